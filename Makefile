@@ -1,0 +1,49 @@
+# Two commands do everything on a machine with Python >= 3.11, make and a C compiler:
+#   make demo    install, then run the main job on the suite in data/
+#   make test    install with the test tools, then run every check
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint bench suite clean help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ninscope needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# The core alone: no torch. `make demo` shows that measuring needs nothing more.
+$(VENV)/core: $(VENV)/created pyproject.toml constraints.txt
+	$(PIP) install --quiet --editable . --constraint constraints.txt
+	touch $@
+
+$(VENV)/tools: $(VENV)/core
+	$(PIP) install --quiet --editable '.[test,train]' --constraint constraints.txt
+	touch $@
+
+demo: $(VENV)/core
+	$(BIN)/ninscope demo
+
+lint: $(VENV)/tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Compiled first; then the kernels once more as plain Python, so that an index error cannot hide in machine code.
+test: lint
+	$(BIN)/python -m pytest
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
+
+#   make bench   speed and memory, each beside the limit or naive version measured in the same run
+bench: $(VENV)/tools
+	$(BIN)/python -m benchmarks
+
+#   make suite   train the suite in data/ again (about half an hour on two cores)
+suite: $(VENV)/tools
+	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-500k --force
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .hypothesis

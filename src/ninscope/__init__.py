@@ -1,0 +1,37 @@
+"""ninscope: the network of neurons inside a model, measured from its weights while it trains.
+
+    import ninscope
+    spectrum = ninscope.measure("path/or/org/repo", revision="step1000")   # .alpha0 .width .q .tau .alpha .f
+    ninscope.emergence(spectrum, ninscope.measure("path/or/org/repo", revision="step0"))
+    run = ninscope.open_run("runs/demo"); run.table("emergence")           # pandas DataFrame
+
+Names are imported when first used, so that `import ninscope` is quick.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "measure": "ninscope.measuring",
+    "measure_all": "ninscope.measuring",
+    "emergence": "ninscope.multifractal.emergence",
+    "spectrum_from_distances": "ninscope.multifractal.spectrum",
+    "node_fractal_dimensions": "ninscope.multifractal.spectrum",
+    "Spectrum": "ninscope.multifractal.spectrum",
+    "open_run": "ninscope.pipeline.runs",
+    "NinscopeError": "ninscope.errors",
+    "RequestError": "ninscope.errors",
+    "CheckpointError": "ninscope.errors",
+}
+__all__ = [*sorted(_HOMES), "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ninscope' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(set(globals()) | set(_HOMES))

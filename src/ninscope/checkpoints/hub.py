@@ -1,0 +1,167 @@
+"""Checkpoints in a Hub repository, read by byte ranges through the real client: unused tensors are never fetched.
+
+A revision is resolved to its commit once, and everything of it is read at that commit. The client retries ranges that fail;
+it does not notice a range that is answered short, nor a server that ignores the range, so lengths are checked here.
+"""
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_file_names
+from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.steps import in_step_order, step_of
+from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.errors import CheckpointError, RequestError
+
+PARALLEL_RANGES = 8
+TIMEOUT_SECONDS = 30.0
+# What the client raises when the network or the server fails; not all of it is an OSError.
+_FAILURES = (HTTPError, OSError)
+
+
+class HubFile:
+    """One file at one commit."""
+
+    reads_are_free = False
+
+    def __init__(self, files: HfFileSystem, repository: str, commit: str, name: str, size: int, label: str):
+        self._files, self._repository, self._commit, self._path = files, repository, commit, name
+        self.name, self.size = label, size
+        self._opened = threading.local()  # a file object has one position, so each thread has its own
+
+    def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
+        """The bytes of every range, several at a time. Raises CheckpointError (missing, corrupt)."""
+        if len(ranges) == 1:
+            return [self._read(ranges[0])]
+        with ThreadPoolExecutor(min(PARALLEL_RANGES, len(ranges) or 1)) as pool:
+            return list(pool.map(self._read, ranges))
+
+    def _read(self, span: tuple[int, int]) -> memoryview:
+        start, stop = span
+        if start == stop:
+            return memoryview(b"")
+        try:
+            if not hasattr(self._opened, "file"):
+                path = f"{self._repository}/{self._path}"
+                self._opened.file = self._files.open(path, "rb", revision=self._commit, cache_type="none")
+            self._opened.file.seek(start)
+            content = self._opened.file.read(stop - start)
+        except FileNotFoundError:
+            raise CheckpointError("missing", f"{self.name}: no longer in {self._repository}") from None
+        except _FAILURES as error:
+            raise CheckpointError("missing", f"{self.name}: cannot be fetched ({_reason(error)}); run again") from None
+        if len(content) != stop - start:
+            raise CheckpointError(
+                "corrupt",
+                f"{self.name}: asked for {stop - start} bytes at {start}, the server sent {len(content)}; run again",
+            )
+        return memoryview(content)
+
+
+class HubSource:
+    """A model repository on the Hub: its step branches (or main, where there are none) are the revisions."""
+
+    def __init__(self, repository: str):
+        self.label = self.repository = repository
+        self._api = HfApi()
+
+    @property
+    def name(self) -> str:
+        return self.repository.split("/")[1]
+
+    @cached_property
+    def _files(self) -> HfFileSystem:
+        return HfFileSystem(skip_instance_cache=True)
+
+    def revisions(self) -> list[str]:
+        """Branches whose names state a step, in step order; "main" where there are none. Raises RequestError."""
+        try:
+            refs = self._api.list_repo_refs(self.repository)
+        except RepositoryNotFoundError:
+            raise RequestError(
+                f"{self.repository}: no such folder, and no such model repository on the Hub (or no access to it)"
+            ) from None
+        except _FAILURES as error:
+            raise RequestError(
+                f"{self.repository}: no such folder, and the Hub cannot be asked ({_reason(error)})"
+            ) from None
+        steps = [branch.name for branch in refs.branches if step_of(branch.name) is not None]
+        return in_step_order(steps) or ["main"]
+
+    def step_of(self, revision: str) -> int | None:
+        return step_of(revision)
+
+    def identify(self, revision: str, known: Mapping[str, FileIdentity] | None = None) -> Identity:
+        """From the Hub's metadata and config.json; no weight is read. Raises CheckpointError."""
+        commit, sizes, digests = self._listing(revision)
+        read = self._reader(revision, commit, sizes)
+        config = read_config(revision, sizes, read)
+        names = weight_file_names(sizes, read, revision)
+        files = tuple(FileIdentity(name, sizes[name], digests[name]) for name in names)
+        return Identity(revision, step_of(revision), files, hashlib.sha256(config).hexdigest(), commit)
+
+    def open(self, revision: str) -> Checkpoint:
+        commit, sizes, _ = self._listing(revision)
+        read = self._reader(revision, commit, sizes)
+        return checkpoint_of_files(
+            revision, sizes, read, lambda name: self._open_file(revision, commit, name, sizes[name])
+        )
+
+    def stamp_path(self, revision: str, file: FileIdentity) -> str:
+        return f"{self.repository}@{revision}/{file.name}"
+
+    def _listing(self, revision: str) -> tuple[str, dict[str, int], dict[str, str]]:
+        """(commit, size by file name, digest by file name) of the files in the repository's top folder: one request."""
+        try:
+            info = self._api.model_info(
+                self.repository, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
+            )
+        except RevisionNotFoundError:
+            raise CheckpointError("missing", f"{revision}: no such revision in {self.repository}") from None
+        except GatedRepoError:
+            raise CheckpointError(
+                "missing", f"{revision}: {self.repository} is gated; log in and accept its terms"
+            ) from None
+        except (RepositoryNotFoundError, EntryNotFoundError):
+            raise CheckpointError(
+                "missing", f"{revision}: no such repository {self.repository}, or no access to it"
+            ) from None
+        except _FAILURES as error:
+            raise CheckpointError(
+                "missing", f"{revision}: {self.repository} cannot be asked ({_reason(error)}); run again"
+            ) from None
+        files = [file for file in info.siblings or () if "/" not in file.rfilename]
+        sizes = {file.rfilename: int(file.size or 0) for file in files}
+        digests = {file.rfilename: file.lfs.sha256 if file.lfs else f"git-{file.blob_id}" for file in files}
+        return str(info.sha), sizes, digests
+
+    def _open_file(self, revision: str, commit: str, name: str, size: int) -> HubFile:
+        return HubFile(self._files, self.repository, commit, name, size, f"{revision}/{name}")
+
+    def _reader(self, revision: str, commit: str, sizes: Mapping[str, int]):
+        def read(name: str, limit: int) -> bytes:
+            if sizes[name] > limit:
+                raise CheckpointError("corrupt", f"{revision}/{name}: {sizes[name]} bytes are too many for such a file")
+            return bytes(self._open_file(revision, commit, name, sizes[name]).read_ranges([(0, sizes[name])])[0])
+
+        return read
+
+
+def hub_source(repository: str) -> HubSource:
+    return HubSource(repository)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160] or type(error).__name__

@@ -1,0 +1,151 @@
+"""Checkpoints in local folders: one checkpoint, or one folder a revision, as a Hub repository is laid out on disk."""
+
+import hashlib
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_file_names
+from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.index_format import INDEX_NAME, SINGLE_NAME
+from ninscope.checkpoints.steps import in_step_order, step_of
+from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.errors import CheckpointError, RequestError
+
+_CHECKPOINT_FILES = ("config.json", SINGLE_NAME, INDEX_NAME)
+
+
+class LocalFile:
+    """A local file, mapped piece by piece: a piece leaves memory when the arrays over it do."""
+
+    reads_are_free = True
+
+    def __init__(self, path: Path, name: str):
+        self.path, self.name = path, name
+        try:
+            self.size = path.stat().st_size
+        except OSError as error:
+            raise CheckpointError("missing", f"{name}: cannot be read ({error.strerror})") from None
+
+    def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
+        try:
+            with open(self.path, "rb") as file:
+                return [self._map(file, start, stop) for start, stop in ranges]
+        except OSError as error:
+            raise CheckpointError("corrupt", f"{self.name}: cannot be read ({error.strerror or error})") from None
+
+    def _map(self, file, start: int, stop: int) -> memoryview:
+        if start == stop:
+            return memoryview(b"")
+        if stop > file.seek(0, 2):  # mapping past the end would end the process at the first access
+            raise CheckpointError("corrupt", f"{self.name}: truncated while it was read; fetch the file again")
+        page_start = start - start % mmap.ALLOCATIONGRANULARITY
+        flags = mmap.MAP_PRIVATE | getattr(
+            mmap, "MAP_POPULATE", 0
+        )  # one call instead of a page fault every few kilobytes
+        mapped = mmap.mmap(file.fileno(), stop - page_start, flags, mmap.PROT_READ, offset=page_start)
+        return memoryview(mapped)[start - page_start :]
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A folder with one checkpoint, or a folder of revision folders.
+
+    label: as the user named it. single: the folder itself is the checkpoint.
+    """
+
+    label: str
+    folder: Path
+    single: bool
+
+    @property
+    def name(self) -> str:
+        """The model's name where the user gives none: the suite folder's."""
+        return (self.folder.parent if self.single and step_of(self.folder.name) is not None else self.folder).name
+
+    def revisions(self) -> list[str]:
+        """Names of the revisions in step order. Raises RequestError when there is none."""
+        if self.single:
+            return [self.folder.name]
+        names = [path.name for path in self.folder.iterdir() if path.is_dir() and _is_revision(path)]
+        if not names:
+            raise RequestError(
+                f"{self.label}: no checkpoint and no revision folders (step0, step1, ...) in it; "
+                "name a folder that holds config.json and model.safetensors, or folders that do"
+            )
+        return in_step_order(names)
+
+    def step_of(self, revision: str) -> int | None:
+        return step_of(revision)
+
+    def identify(self, revision: str, known: Mapping[str, FileIdentity] | None = None) -> Identity:
+        """Hash the revision's weight files; `known` (path -> FileIdentity) spares files whose stamp is unchanged.
+
+        Raises CheckpointError: missing or corrupt.
+        """
+        folder = self._folder_of(revision)
+        read = self._reader(revision)
+        config_raw = read_config(revision, self._names(folder), read)
+        names = weight_file_names(self._names(folder), read, revision)
+        files = tuple(_identify_file(folder / name, name, revision, known or {}) for name in names)
+        return Identity(revision, step_of(revision), files, hashlib.sha256(config_raw).hexdigest())
+
+    def open(self, revision: str) -> Checkpoint:
+        """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
+        folder = self._folder_of(revision)
+        names = self._names(folder)
+        read = self._reader(revision)
+        return checkpoint_of_files(revision, names, read, lambda name: LocalFile(folder / name, f"{revision}/{name}"))
+
+    def stamp_path(self, revision: str, file: FileIdentity) -> str:
+        """The key of `known` in `identify`."""
+        return str(self._folder_of(revision) / file.name)
+
+    def _folder_of(self, revision: str) -> Path:
+        if revision not in self.revisions():
+            raise CheckpointError("missing", f"{self.label}: no revision {revision} in it")
+        return self.folder if self.single else self.folder / revision
+
+    def _names(self, folder: Path) -> set[str]:
+        return {path.name for path in folder.iterdir() if path.is_file()}
+
+    def _reader(self, revision: str):
+        folder = self._folder_of(revision)
+
+        def read(name: str, limit: int) -> bytes:
+            try:
+                size = (folder / name).stat().st_size
+                if size > limit:
+                    raise CheckpointError("corrupt", f"{revision}/{name}: {size} bytes are too many for such a file")
+                return (folder / name).read_bytes()
+            except OSError as error:
+                raise CheckpointError("missing", f"{revision}/{name}: cannot be read ({error.strerror})") from None
+
+        return read
+
+
+def local_source(label: str, folder: Path) -> LocalSource:
+    """The source for an existing folder: single when weights (or a configuration alone) lie directly in it."""
+    present = {name for name in _CHECKPOINT_FILES if (folder / name).is_file()}
+    holds_weights = bool(present - {"config.json"})
+    has_revisions = any(path.is_dir() and _is_revision(path) for path in folder.iterdir())
+    return LocalSource(label, folder.resolve(), single=holds_weights or (bool(present) and not has_revisions))
+
+
+def _is_revision(path: Path) -> bool:
+    return step_of(path.name) is not None or any((path / name).is_file() for name in _CHECKPOINT_FILES)
+
+
+def _identify_file(path: Path, name: str, revision: str, known: Mapping[str, FileIdentity]) -> FileIdentity:
+    try:
+        status = path.stat()
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        before = known.get(str(path))
+        if before is not None and before.stamp == stamp:
+            return before
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError("missing", f"{revision}/{name}: cannot be read ({error.strerror})") from None
+    return FileIdentity(name, status.st_size, digest, stamp)

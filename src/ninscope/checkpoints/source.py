@@ -1,0 +1,53 @@
+"""A source of checkpoints: what a user names, be it a folder or a Hub repository, behind one small interface."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.local import local_source
+from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.errors import RequestError
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+class Source(Protocol):
+    """Where revisions of one model come from."""
+
+    label: str
+
+    @property
+    def name(self) -> str:
+        """The model's name where the user gives none."""
+
+    def revisions(self) -> list[str]:
+        """Names in step order, at least one. Raises RequestError."""
+
+    def step_of(self, revision: str) -> int | None:
+        """The training step of a revision, or None."""
+
+    def identify(self, revision: str, known: Mapping[str, FileIdentity] | None = None) -> Identity:
+        """What the revision is, without reading a weight where a hash is known. Raises CheckpointError."""
+
+    def open(self, revision: str) -> Checkpoint:
+        """The revision as a lazy Checkpoint. Raises CheckpointError."""
+
+
+def open_source(source: str | Path) -> Source:
+    """A folder if there is one of that name, else a Hub repository id.
+
+    Raises RequestError when it is neither.
+    """
+    text = str(source)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return local_source(text, folder)
+    if folder.exists():
+        raise RequestError(f"{text} is a file; name the folder that holds config.json and the weights")
+    if text.startswith((".", "/", "~")) or not _REPOSITORY.fullmatch(text):
+        raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name)")
+    from ninscope.checkpoints.hub import hub_source  # the client is slow to import and local work needs none
+
+    return hub_source(text)

@@ -1,0 +1,150 @@
+"""Tensors that are read when asked for: whole rows, as stored, from whatever holds the file.
+
+`values` below are arrays in the stored type, little-endian: F16 -> float16, F32 -> float32, F64 -> float64, and BF16,
+which numpy lacks, as its uint16 bits until `as_float` widens it to float32 (exactly: bfloat16 is float32's upper half).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ninscope.checkpoints.finite import first_nonfinite
+from ninscope.checkpoints.safetensors_format import TensorEntry
+from ninscope.errors import CheckpointError
+
+STORED_TYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+
+
+class WeightFile(Protocol):
+    """A file of weights that can be read in pieces."""
+
+    name: str
+    size: int
+    reads_are_free: bool  # True where unused rows cost nothing (a mapped local file)
+
+    def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
+        """The bytes [start, stop) of every range, exactly; raises CheckpointError when they cannot be had."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a checkpoint: shape and type now, values when `rows` is called."""
+
+    entry: TensorEntry
+    file: WeightFile
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.entry.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.entry.dtype
+
+    def rows(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read the rows `wanted` of a 2-D tensor, checked for NaN and infinity.
+
+        wanted: sorted distinct row numbers, int64 [k].
+        Returns (values [m, columns], position int64 [k]) with row wanted[i] at values[position[i]]. From a local file
+        values is the whole tensor, mapped and not copied, so every weight of it is checked; from elsewhere it is the
+        rows that were fetched, and those are checked.
+
+        Raises CheckpointError: unsupported (a type that holds no plain floats), corrupt (fewer than 2 dimensions),
+        nonfinite, and what the file raises.
+        """
+        if self.dtype not in STORED_TYPES:
+            raise CheckpointError(
+                "unsupported",
+                f"tensor {self.name} is of type {self.dtype}; only F16, BF16, F32 and F64 weights can be measured",
+            )
+        if len(self.shape) != 2:
+            raise CheckpointError(
+                "corrupt", f"tensor {self.name} has {len(self.shape)} dimensions where a matrix was expected"
+            )
+        stored = np.dtype(STORED_TYPES[self.dtype])
+        row_count, columns = self.shape
+        row_bytes = columns * stored.itemsize
+        spans = [(0, row_count)] if self.file.reads_are_free else row_spans(wanted, row_bytes)
+        base = self.entry.start
+        pieces = self.file.read_ranges([(base + first * row_bytes, base + last * row_bytes) for first, last in spans])
+        arrays = [_array(piece, stored).reshape(-1, columns) for piece in pieces]
+        values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        fetched = np.concatenate([np.arange(first, last) for first, last in spans])
+        self._check_finite(values, fetched)
+        return values, np.searchsorted(fetched, wanted)
+
+    def _check_finite(self, values: np.ndarray, row_numbers: np.ndarray) -> None:
+        found = first_nonfinite(values, self.dtype)
+        if found >= 0:
+            row, column = divmod(found, values.shape[1])
+            raise CheckpointError(
+                "nonfinite",
+                f"tensor {self.name} holds NaN or infinity, first at row {row_numbers[row]}, column {column}; "
+                "its network has no distances there",
+            )
+
+
+def _array(piece: memoryview, stored: np.dtype) -> np.ndarray:
+    array = np.frombuffer(piece, dtype=stored)
+    return array if array.flags.aligned else array.copy()
+
+
+def as_float(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored values as floats numpy can compute with: BF16 bits become the float32 they stand for."""
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return values
+
+
+# A request costs about a kilobyte of headers, so a smaller gap is cheaper fetched than skipped; beyond that, gaps are
+# closed (smallest first) while the total stays within this factor of the rows needed, to keep requests few.
+SMALL_GAP_BYTES = 1024
+OVERFETCH = 1.25
+
+
+def row_spans(wanted: np.ndarray, row_bytes: int) -> list[tuple[int, int]]:
+    """Half-open spans [first, last) of row numbers that cover the rows `wanted` (sorted, distinct, int64).
+
+    Few spans and few spare bytes: gaps of at most SMALL_GAP_BYTES are read through, larger ones as far as OVERFETCH allows.
+    """
+    wanted = np.asarray(wanted, dtype=np.int64)
+    if wanted.size == 0:
+        return []
+    gaps = np.diff(wanted) - 1
+    join = gaps * row_bytes <= SMALL_GAP_BYTES
+    spare = int(wanted.size * (OVERFETCH - 1)) - int(gaps[join].sum())
+    for index in np.argsort(gaps, kind="stable"):
+        if join[index]:
+            continue
+        spare -= int(gaps[index])
+        if spare < 0:
+            break
+        join[index] = True
+    cuts = np.flatnonzero(~join)
+    firsts = np.concatenate(([0], cuts + 1))
+    lasts = np.concatenate((cuts, [wanted.size - 1]))
+    return [(int(wanted[first]), int(wanted[last]) + 1) for first, last in zip(firsts, lasts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One revision of one model: its configuration and a lazy mapping tensor name -> Tensor."""
+
+    revision: str
+    step: int | None
+    config: dict
+    tensors: Mapping[str, Tensor]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers stored in the checkpoint, embeddings and biases included."""
+        return sum(int(np.prod(tensor.shape, dtype=object)) for tensor in self.tensors.values())

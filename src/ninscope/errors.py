@@ -1,0 +1,28 @@
+"""What can go wrong, in two kinds: the request is wrong, or one checkpoint is.
+
+A request that is wrong stops (exit code 2). A checkpoint that is wrong is recorded with its status and message, and the
+others go on (exit code 1). Every message is one line, names the thing and says what to do.
+"""
+
+STATUSES = ("ok", "duplicate", "missing", "corrupt", "nonfinite", "unsupported")
+
+
+class NinscopeError(Exception):
+    """Base of all errors raised on purpose by ninscope."""
+
+
+class RequestError(NinscopeError, ValueError):
+    """What was asked for cannot be done: an unknown key, a missing folder, a value out of range."""
+
+
+class CheckpointError(NinscopeError):
+    """One checkpoint cannot be analysed. `status` is one of STATUSES, as in the table `checkpoints`."""
+
+    def __init__(self, status: str, message: str):
+        if status not in STATUSES or status == "ok":
+            raise ValueError(f"no such checkpoint status: {status!r}")
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self):  # exceptions cross process boundaries on a cluster
+        return (type(self), (self.status, str(self)))

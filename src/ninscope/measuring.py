@@ -1,0 +1,224 @@
+"""From a checkpoint to its spectrum: the one place where checkpoints, architectures, networks and multifractal meet."""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ninscope.architectures import architecture_of
+from ninscope.checkpoints.source import Source, open_source
+from ninscope.errors import CheckpointError, RequestError
+from ninscope.multifractal.emergence import emergence, why_undefined
+from ninscope.multifractal.spectrum import (
+    DERIVATIVES,
+    Spectrum,
+    checked_bounds,
+    checked_q,
+    default_q,
+    spectrum_of_bins,
+)
+from ninscope.networks.sampled import SampledNetwork, sampled_network
+from ninscope.networks.transfer import TRANSFERS, distance_bins
+
+MAX_SAMPLES = 10_000
+MAX_NODES_PER_LAYER = 100_000
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How a sampled network is drawn and analysed; the defaults are the papers' (METHOD sections 1 to 3)."""
+
+    nodes_per_layer: int = 64
+    samples: int = 10
+    seed: int = 0
+    transfer: str = "reciprocal"
+    max_distance: float = 150.0
+    min_degree: int = 10
+    q: np.ndarray = field(default_factory=default_q)
+    derivative: str = "exact"
+
+    def checked(self) -> "Parameters":
+        """Itself, with q as an array. Raises RequestError for a value that makes no sense."""
+        for name, low, high in (
+            ("nodes_per_layer", 1, MAX_NODES_PER_LAYER),
+            ("samples", 1, MAX_SAMPLES),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+                raise RequestError(f"{name} is {value!r}; an integer from {low} to {high} was expected")
+        for name, known in (("transfer", TRANSFERS), ("derivative", DERIVATIVES)):
+            if getattr(self, name) not in known:
+                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)}")
+        checked_bounds(self.max_distance, self.min_degree)
+        object.__setattr__(self, "q", checked_q(self.q))
+        return self
+
+
+@dataclass(frozen=True)
+class SampledSpectrum:
+    """The spectra of a checkpoint's samples; its own q, tau, alpha, f, alpha0 and width are means over them.
+
+    A sample without a spectrum (Spectrum.message says why) is left out of the means, and `message` says how many were.
+    network_nodes: nodes of one sampled network; network_edges: edges with 1 < 1/|w| <= max_distance, for each sample.
+    """
+
+    samples: tuple[Spectrum, ...]
+    network_nodes: int
+    network_edges: tuple[int, ...]
+    message: str = ""
+
+    method = "sampled"
+
+    def _known(self, name: str) -> np.ndarray:
+        values = np.array([getattr(sample, name) for sample in self.samples])
+        known = ~np.isnan(np.array([sample.alpha0 for sample in self.samples]))
+        return values[known]
+
+    def _mean(self, name: str):
+        known = self._known(name)
+        return known.mean(axis=0) if len(known) else np.full(np.shape(getattr(self.samples[0], name)), np.nan)
+
+    def _std(self, name: str) -> float:
+        known = self._known(name)
+        return float(known.std(ddof=1)) if len(known) > 1 else math.nan
+
+    q = property(lambda self: self.samples[0].q)
+    tau = property(lambda self: self._mean("tau"))
+    alpha = property(lambda self: self._mean("alpha"))
+    f = property(lambda self: self._mean("f"))
+    r2 = property(lambda self: self._mean("r2"))
+    alpha0 = property(lambda self: float(self._mean("alpha0")))
+    width = property(lambda self: float(self._mean("width")))
+    alpha0_std = property(lambda self: self._std("alpha0"), doc="over samples, n-1 in the denominator")
+    width_std = property(lambda self: self._std("width"), doc="over samples, n-1 in the denominator")
+    nodes = property(lambda self: self.network_nodes)
+    edges = property(lambda self: float(np.mean(self.network_edges)), doc="mean over samples")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One revision's result: a spectrum, or the status and message that say why there is none."""
+
+    revision: str
+    step: int | None
+    status: str
+    message: str
+    spectrum: SampledSpectrum | None
+    emergence: float = math.nan
+
+
+def analyse_network(network: SampledNetwork, parameters: Parameters) -> SampledSpectrum:
+    """The spectrum of every sample of a network."""
+    spectra, edges = [], []
+    for sample in range(network.samples):
+        indptr, part = network.row_pointer(sample)
+        bins = distance_bins(network.matrix.data[part], parameters.transfer, parameters.max_distance)
+        spectra.append(
+            spectrum_of_bins(
+                indptr,
+                bins,
+                parameters.max_distance,
+                parameters.min_degree,
+                parameters.q,
+                parameters.derivative,
+            )
+        )
+        edges.append(int(np.count_nonzero(bins >= 0)))
+    notes = []
+    without = [spectrum.message for spectrum in spectra if spectrum.message]
+    if without:
+        notes.append(f"{len(without)} of {len(spectra)} samples: {without[0]}")
+    if taken_whole := network.layers_taken_whole(parameters.nodes_per_layer):
+        notes.append(taken_whole)
+    return SampledSpectrum(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes))
+
+
+def measure_revision(source: Source, revision: str, parameters: Parameters) -> SampledSpectrum:
+    """Sample and analyse one revision. Raises CheckpointError."""
+    checkpoint = source.open(revision)
+    network = sampled_network(
+        checkpoint,
+        architecture_of(checkpoint.config),
+        parameters.nodes_per_layer,
+        parameters.samples,
+        parameters.seed,
+        parameters.max_distance,
+    )
+    return analyse_network(network, parameters)
+
+
+def measure(source: str, revision: str | None = None, **parameters) -> SampledSpectrum:
+    """The spectrum of one checkpoint, from its weights alone.
+
+    source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name").
+    revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
+    parameters: fields of `Parameters` (nodes_per_layer, samples, seed, q, transfer, max_distance, min_degree, derivative).
+
+    Raises RequestError: the source does not exist, or has several revisions and none was named, or a parameter is wrong.
+    Raises CheckpointError: this checkpoint is missing, corrupt, nonfinite or unsupported (its `status`).
+    """
+    chosen = _parameters(parameters)
+    opened = open_source(source)
+    if revision is None:
+        revisions = opened.revisions()
+        if len(revisions) > 1:
+            raise RequestError(
+                f"{source} has {len(revisions)} revisions ({revisions[0]} ... {revisions[-1]}); name one with revision="
+            )
+        revision = revisions[0]
+    return measure_revision(opened, revision, chosen)
+
+
+def measure_all(
+    source: str,
+    revision: str | None = None,
+    done: Callable[[Measured], None] = lambda measured: None,
+    workers: int | None = None,
+    **parameters,
+) -> list[Measured]:
+    """Every revision of a source (or the one named), in step order, each with E against step 0 of the same source.
+
+    A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each.
+    workers: threads, default one a core; results do not depend on it. Raises RequestError.
+    """
+    chosen = _parameters(parameters)
+    opened = open_source(source)
+    revisions = [revision] if revision is not None else opened.revisions()
+
+    def one(name: str) -> Measured:
+        try:
+            spectrum = measure_revision(opened, name, chosen)
+            measured = Measured(name, opened.step_of(name), "ok", spectrum.message, spectrum)
+        except CheckpointError as error:
+            measured = Measured(name, opened.step_of(name), error.status, str(error), None)
+        done(measured)
+        return measured
+
+    with ThreadPoolExecutor(workers) as pool:
+        measured = list(pool.map(one, revisions))
+    return list(with_emergence(measured))
+
+
+def with_emergence(measured: list[Measured], baseline_step: int = 0) -> Iterator[Measured]:
+    """The same rows, each with E against the row of `baseline_step`; where there is no E, the message says why."""
+    start = next((row for row in measured if row.step == baseline_step and row.spectrum is not None), None)
+    for row in measured:
+        if row.spectrum is None:
+            yield row
+            continue
+        reason = why_undefined(row.spectrum, start and start.spectrum, baseline_step)
+        value = emergence(row.spectrum, start and start.spectrum)
+        message = "; ".join(note for note in (row.message, reason) if note)
+        yield Measured(row.revision, row.step, row.status, message, row.spectrum, value)
+
+
+def _parameters(given: dict) -> Parameters:
+    try:
+        return Parameters(**{name: value for name, value in given.items() if value is not None}).checked()
+    except TypeError:
+        unknown = sorted(set(given) - set(Parameters.__dataclass_fields__))
+        known = ", ".join(Parameters.__dataclass_fields__)
+        raise RequestError(f"unknown parameter {', '.join(unknown)}; known: {known}") from None

@@ -1,0 +1,179 @@
+"""The multifractal spectrum of a network (METHOD section 3; paper A, 4.2, Algorithms 1, 2 and 5)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ninscope.errors import RequestError
+from ninscope.multifractal.boxes import box_histogram
+from ninscope.multifractal.fits import slopes
+from ninscope.multifractal.node_dimension import mass_radius_fits
+from ninscope.multifractal.partition import PartitionSums, partition_sums
+from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, radius_count
+
+DERIVATIVES = ("exact", "forward")
+MAX_Q = 10_000
+
+
+def default_q() -> np.ndarray:
+    """The papers' q: -3 to 3 in steps of 0.1, float64 [61], with 0 exactly among them."""
+    return np.arange(-30, 31) / 10.0
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The multifractal spectrum of one network; NaN, with `message` saying why, where it does not exist.
+
+    q, tau, r2: float64 [len(q)] (r2: of ln Z_q on ln(r/d)); alpha, f: float64 [len(q)], or [len(q) - 1] by forward
+    differences; alpha0: regularity, alpha at the largest f; width: heterogeneity, max alpha - min alpha. nodes, edges: those
+    that entered the sums, nodes with more than min_degree edges. r2_mass_mean, r2_mass_std: R^2 of ln N_i(r) on ln r over
+    these nodes.
+    """
+
+    q: np.ndarray
+    tau: np.ndarray
+    alpha: np.ndarray
+    f: np.ndarray
+    r2: np.ndarray
+    alpha0: float
+    width: float
+    nodes: int
+    edges: int
+    r2_mass_mean: float = math.nan
+    r2_mass_std: float = math.nan
+    message: str = ""
+
+    @property
+    def r2_partition(self) -> float:
+        """Mean over q of r2, without q = 0, where there is no fit."""
+        known = self.r2[~np.isnan(self.r2)]
+        return float(known.mean()) if known.size else math.nan
+
+
+def spectrum_of_sums(sums: PartitionSums, q: np.ndarray, derivative: str = "exact", **quality) -> Spectrum:
+    """The spectrum from partition sums. derivative: "exact", or "forward" differences as the authors' code takes them."""
+    q = np.asarray(q, dtype=np.float64)
+    radii = np.flatnonzero(sums.seen)
+    if radii.size < 2:
+        return _no_spectrum(sums, q, derivative, radii.size, quality)
+    x = np.log(radii / radii[-1])
+    z, m = sums.z[radii], sums.m[radii]
+    tau, r2 = slopes(x, np.log(z))
+    if derivative == "forward":
+        alpha = np.diff(tau) / np.diff(q)
+        f = q[:-1] * alpha - tau[:-1]
+    else:
+        # tau is linear in ln Z, so its derivative is the slope of d ln Z / dq = M / Z.
+        alpha, _ = slopes(x, m / z)
+        f = q * alpha - tau
+    width = float(alpha.max() - alpha.min())
+    return Spectrum(q, tau, alpha, f, r2, float(alpha[np.argmax(f)]), width, sums.nodes, sums.edges, **quality)
+
+
+def _no_spectrum(sums: PartitionSums, q, derivative, radii, quality) -> Spectrum:
+    missing = np.full(q.size, np.nan)
+    reason = (
+        "no node has enough edges within the distance bounds: alpha0 and width are missing"
+        if sums.nodes == 0
+        else f"all counted edges share {radii} radius: there is no slope, so alpha0 and width are missing"
+    )
+    alpha = missing[: q.size - (derivative == "forward")]
+    return Spectrum(
+        q,
+        missing,
+        alpha,
+        alpha,
+        missing,
+        math.nan,
+        math.nan,
+        sums.nodes,
+        sums.edges,
+        **quality,
+        message=reason,
+    )
+
+
+def spectrum_of_bins(
+    indptr: np.ndarray,
+    bins: np.ndarray,
+    max_distance: float,
+    min_degree: int,
+    q: np.ndarray,
+    derivative: str = "exact",
+) -> Spectrum:
+    """The spectrum of a network given as rows of distance bins.
+
+    indptr: int [nodes + 1]; bins: int16 [edges], as networks.transfer.distance_bins gives them.
+    """
+    histogram = box_histogram(indptr, bins, radius_count(max_distance))
+    _, r2 = mass_radius_fits(histogram, min_degree)
+    r2 = r2[~np.isnan(r2)]
+    quality = {"r2_mass_mean": float(r2.mean()), "r2_mass_std": float(r2.std())} if r2.size else {}
+    return spectrum_of_sums(partition_sums(histogram, min_degree, q), q, derivative, **quality)
+
+
+def spectrum_from_distances(
+    distances: Sequence[np.ndarray],
+    q: np.ndarray | None = None,
+    max_distance: float = 150.0,
+    derivative: str = "exact",
+    min_degree: int = 10,
+) -> Spectrum:
+    """The spectrum of any network given by its nodes' edge distances.
+
+    distances: one 1-D array a node, its edges' distances; an edge counts when 1 < d <= max_distance, a node when more than
+    min_degree of its edges do (METHOD section 1: the authors' bounds). q: increasing, default -3..3 by 0.1.
+
+    Raises RequestError: NaN distances, arrays that are not 1-D, and what `checked_q` and `checked_bounds` raise.
+    """
+    q = checked_q(q)
+    if derivative not in DERIVATIVES:
+        raise RequestError(f"derivative is {derivative!r}; one of {', '.join(DERIVATIVES)}")
+    indptr, bins = _binned_rows(distances, 1.0, max_distance, min_degree)
+    return spectrum_of_bins(indptr, bins, max_distance, min_degree, q, derivative)
+
+
+def node_fractal_dimensions(
+    distances: Sequence[np.ndarray], max_distance: float = 200.0, min_degree: int = 10
+) -> np.ndarray:
+    """Fractal dimension of each node (paper A, Eq. 26), float64 [nodes], in the authors' bounds 0 < d <= max_distance.
+
+    distances: one 1-D array a node. 0 for nodes of min_degree edges or fewer. Raises RequestError as spectrum_from_distances.
+    """
+    indptr, bins = _binned_rows(distances, 0.0, max_distance, min_degree)
+    return mass_radius_fits(box_histogram(indptr, bins, radius_count(max_distance)), min_degree)[0]
+
+
+def _binned_rows(distances, above: float, max_distance: float, min_degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indptr, bins) of rows of distances; an edge counts when above < d <= max_distance."""
+    checked_bounds(max_distance, min_degree)
+    rows = [np.asarray(row, dtype=np.float64) for row in distances]
+    for number, row in enumerate(rows):
+        if row.ndim != 1:
+            raise RequestError(f"distances of node {number} have {row.ndim} dimensions; give one 1-D array a node")
+        if np.isnan(row).any():
+            raise RequestError(f"distances of node {number} hold NaN; remove it or leave the edge out")
+    indptr = np.cumsum([0, *(row.size for row in rows)])
+    flat = np.concatenate(rows) if rows else np.zeros(0)
+    counted = (flat > above) & (flat <= max_distance)
+    return indptr, np.where(counted, np.rint(np.where(counted, flat, 0.0)), UNCOUNTED).astype(np.int16)
+
+
+def checked_q(q) -> np.ndarray:
+    """q as float64 [n], increasing, at least two values. Raises RequestError."""
+    q = default_q() if q is None else np.asarray(q, dtype=np.float64)
+    if q.ndim != 1 or not 2 <= q.size <= MAX_Q or not np.isfinite(q).all() or (np.diff(q) <= 0).any():
+        raise RequestError(f"q must be 2 to {MAX_Q} finite values in increasing order")
+    if np.abs(q).max() > 100:
+        raise RequestError(f"q reaches {np.abs(q).max():g}; beyond 100 its powers leave double precision")
+    return q
+
+
+def checked_bounds(max_distance: float, min_degree: int) -> None:
+    """Raises RequestError unless 2 <= max_distance <= MAX_RADII and min_degree >= 0."""
+    if not 2 <= max_distance <= MAX_RADII:
+        raise RequestError(f"max_distance is {max_distance}; a number from 2 to {MAX_RADII} was expected")
+    if min_degree < 0:
+        raise RequestError(f"min_degree is {min_degree}; 0 or more was expected")

@@ -1,0 +1,1 @@
+"""The neuron interaction network: neurons as nodes, |weight| as closeness."""

@@ -1,0 +1,24 @@
+"""Which neurons a sampled network holds (METHOD section 2; paper A, Definition 4.2).
+
+The choice depends on (seed, sample number, sample group) alone, so it is the same neurons at every checkpoint of a model,
+on every machine and whatever the scheduling. Only a bit generator's raw output is used, which numpy keeps stable over
+versions (its distributions are not), and a smaller sample is part of a larger one with the same seed.
+"""
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+
+
+@lru_cache(maxsize=1 << 14)  # every checkpoint of a model asks for the same samples
+def sampled_neurons(seed: int, sample: int, group: str, size: int, count: int) -> np.ndarray:
+    """Sorted numbers of `count` of `size` neurons, int64 [min(count, size)]; all of them where there are no more."""
+    if count >= size:
+        return np.arange(size, dtype=np.int64)
+    name = np.frombuffer(hashlib.sha256(group.encode()).digest(), dtype="<u4")
+    generator = np.random.PCG64(np.random.SeedSequence([seed, sample, *(int(word) for word in name)]))
+    order = np.argsort(generator.random_raw(size), kind="stable")
+    neurons = np.sort(order[:count]).astype(np.int64)
+    neurons.flags.writeable = False  # shared by everyone who asks
+    return neurons
