@@ -1,0 +1,1 @@
+"""Experiments that ship: one TOML file each, run by `ninscope run NAME`."""

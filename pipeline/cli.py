@@ -1,0 +1,198 @@
+"""The command line. Exit codes: 0 done; 1 done, but some checkpoints are not ok; 2 the request is wrong; 130 interrupted."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ninscope.errors import NinscopeError, RequestError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The network of neurons inside a model, measured from its weights, checkpoint by checkpoint.",
+)
+
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run folders.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a running Dask scheduler (tcp://...).")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Local worker processes (default: one a core).")]
+
+
+@app.command()
+def measure(
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder with one checkpoint or with revision folders, or a Hub repository id."),
+    ],
+    revision: Annotated[str | None, typer.Option("--revision", help="Only this revision.")] = None,
+    nodes_per_layer: Annotated[
+        int | None, typer.Option("--nodes-per-layer", help="Neurons sampled from each layer (64).")
+    ] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="Samples of each checkpoint (10).")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the samples (0).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against step 0."""
+    from ninscope.pipeline import display
+
+    from ninscope.measuring import measure_all
+
+    with display.counting("measuring", quiet=as_json) as done:
+        rows = measure_all(
+            source, revision, lambda _: done(), nodes_per_layer=nodes_per_layer, samples=samples, seed=seed
+        )
+    if as_json:
+        print(display.measured_json(source, rows))
+    else:
+        display.show_measured(source, rows)
+    for row in rows:
+        if row.status != "ok":
+            _say(f"{row.revision}: {row.status}: {row.message}")
+    raise typer.Exit(any(row.status != "ok" for row in rows))
+
+
+@app.command()
+def run(
+    dag: Annotated[
+        str,
+        typer.Argument(metavar="DAG.toml", help="A DAG file, or the name of one that ships: demo, pythia."),
+    ],
+    runs_dir: RunsDir = Path("runs"),
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and do nothing.")] = False,
+) -> None:
+    """Run an experiment: every checkpoint of its models to tables and figures. What is already there is not done again."""
+    _run(dag_path(dag), runs_dir, scheduler, workers, dry_run)
+
+
+@app.command()
+def demo(runs_dir: RunsDir = Path("runs"), workers: Workers = None) -> None:
+    """Run the experiment in dags/demo.toml on the small suite that ships in data/."""
+    _run(dag_path("demo"), runs_dir, None, workers, dry_run=False)
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its name in ./runs.")],
+) -> None:
+    """How far a run is, and which of its checkpoints are not ok."""
+    from ninscope.pipeline import display
+    from ninscope.pipeline.runs import open_run
+    from ninscope.pipeline.summary import progress_of
+
+    path = Path(run)
+    if not (path / "run.toml").is_file() and (Path("runs") / run / "run.toml").is_file():
+        path = Path("runs") / run
+    progress = progress_of(open_run(path))
+    display.show_progress(path, progress)
+    for problem in progress.problems:
+        _say(problem.line())
+    raise typer.Exit(bool(progress.problems))
+
+
+def dag_path(text: str) -> Path:
+    """A DAG file, or the one of that name that ships with ninscope. Raises RequestError."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    import ninscope.dags
+
+    shipped = {file.stem: file for folder in ninscope.dags.__path__ for file in Path(folder).glob("*.toml")}
+    if text in shipped:
+        return shipped[text]
+    raise RequestError(f"{text}: no such DAG file; these ship with ninscope: {', '.join(sorted(shipped))}")
+
+
+def _run(dag_file: Path, runs_dir: Path, scheduler: str | None, workers: int | None, dry_run: bool) -> None:
+    from ninscope.pipeline.dagfile import load_dag
+
+    dag = load_dag(dag_file)
+    if scheduler is not None:
+        from ninscope.pipeline.execute import connected
+
+        with connected(scheduler, workers) as client:
+            raise typer.Exit(_prepared_run(dag, runs_dir, client, workers, dry_run))
+    raise typer.Exit(_prepared_run(dag, runs_dir, None, workers, dry_run))
+
+
+def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: bool) -> int:
+    from ninscope.pipeline import display
+    from ninscope.pipeline.run import perform, prepare, start
+    from ninscope.pipeline.runs import open_run
+    from ninscope.pipeline.summary import notes_of, problems_of, summary_line
+
+    with display.working(f"locating the checkpoints of {dag.name}"):
+        prepared = prepare(dag, runs_dir, client)
+    tasks = prepared.plan.tasks()
+    if dry_run:
+        display.show_plan(prepared, tasks)
+        return 0
+    start(prepared)
+    outcomes = {}
+    if tasks:
+        from ninscope.pipeline.execute import connected
+
+        try:
+            with display.task_progress(dag.name, tasks) as done:
+                if client is not None:
+                    outcomes = perform(prepared, client, done)
+                else:
+                    with connected(None, workers or min(display.cores(), len(tasks))) as local:
+                        outcomes = perform(prepared, local, done)
+        except KeyboardInterrupt:
+            _say(f"interrupted: {display.done_so_far(prepared)}; the same command goes on from there")
+            return 130
+    else:
+        print(f"{dag.name}: everything is there already; nothing to run")
+    for (stage, _), outcome in outcomes.items():
+        if stage in ("tables", "figures", "emergence") and not outcome.ok:
+            _say(f"{stage}: {outcome.message}")
+            return 1
+    result = open_run(prepared.folder.root)
+    problems = problems_of(result.table("checkpoints"))
+    for problem in problems:
+        _say(problem.line())
+    for note in notes_of(result):
+        _say(note)
+    print(summary_line(result))
+    return int(bool(problems))
+
+
+def _say(line: str) -> None:
+    print(f"ninscope: {line}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `ninscope` command."""
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="ninscope")
+    except RequestError as error:
+        _say(str(error))
+        code = 2
+    except NinscopeError as error:
+        _say(str(error))
+        code = 1
+    except typer.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        _say("interrupted")
+        code = 130
+    except Exception as error:
+        code = _usage_error(error)
+    sys.exit(int(code or 0))
+
+
+def _usage_error(error: Exception) -> int:
+    """Unknown options and the like, in one line; anything else is ours and keeps its traceback."""
+    if not hasattr(error, "format_message"):
+        raise error
+    _say(f"{error.format_message()} (ninscope --help)")
+    return 2
+
+
+if __name__ == "__main__":
+    main()

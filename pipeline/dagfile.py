@@ -1,0 +1,165 @@
+"""The DAG file: which models, which revisions, which analysis. TOML, checked key by key; see dags/demo.toml."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ninscope.errors import RequestError
+from ninscope.measuring import Parameters
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"  # becomes part of paths and task names
+Name = Annotated[str, Field(pattern=_NAME)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Model(_Strict):
+    """One model's checkpoints. evaluations: a CSV of losses or benchmark results by revision, shown beside E."""
+
+    suite: Name
+    model: Name
+    source: str = Field(min_length=1)
+    revisions: Literal["all"] | list[Annotated[str, Field(min_length=1)]] = "all"
+    evaluations: str | None = None
+
+    @field_validator("revisions")
+    @classmethod
+    def _some_and_distinct(cls, value):
+        if value != "all" and (not value or len(set(value)) != len(value)):
+            raise ValueError('give "all", or a list of distinct revision names')
+        return value
+
+
+class QGrid(_Strict):
+    start: float
+    stop: float
+    step: float = Field(gt=0)
+
+    def values(self) -> np.ndarray:
+        count = round((self.stop - self.start) / self.step)
+        if not 1 <= count <= 10_000 or abs(self.start + count * self.step - self.stop) > 1e-9 * max(
+            1.0, abs(self.stop)
+        ):
+            raise RequestError(f"q from {self.start} to {self.stop} is not a whole number of steps of {self.step}")
+        return np.round(self.start + np.arange(count + 1) * self.step, 12)
+
+
+class Analysis(_Strict):
+    """The parameters of `ninscope.measure`, by the same names."""
+
+    nodes_per_layer: int = 64
+    samples: int = 10
+    seed: int = 0
+    transfer: str = "reciprocal"
+    max_distance: float = 150.0
+    min_degree: int = 10
+    q: QGrid | list[float] = QGrid(start=-3.0, stop=3.0, step=0.1)
+    derivative: str = "exact"
+
+    def parameters(self) -> Parameters:
+        q = self.q.values() if isinstance(self.q, QGrid) else np.array(self.q, dtype=np.float64)
+        return Parameters(**{**self.model_dump(), "q": q}).checked()
+
+    @model_validator(mode="after")
+    def _makes_sense(self):
+        try:
+            self.parameters()
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class Emergence(_Strict):
+    """E against `baseline_step` of the same model, with a bootstrap interval over samples."""
+
+    baseline_step: int = Field(default=0, ge=0)
+    replicates: int = Field(default=2000, ge=100, le=1_000_000)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Dag(_Strict):
+    """A whole DAG file. `folder` is where it lies: relative sources start there."""
+
+    name: Name
+    models: list[Model] = Field(min_length=1)
+    analysis: Analysis = Analysis()
+    emergence: Emergence = Emergence()
+
+    @model_validator(mode="after")
+    def _models_differ(self):
+        seen = set()
+        for model in self.models:
+            if (model.suite, model.model) in seen:
+                raise ValueError(f"the model {model.suite}/{model.model} is listed twice")
+            seen.add((model.suite, model.model))
+        return self
+
+
+def load_dag(path: Path) -> Dag:
+    """Read and check a DAG file; relative sources and evaluations become paths from the file's own folder.
+
+    Raises RequestError: unreadable, not TOML, an unknown key, a wrong type or value (the message says where).
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not TOML: {error}") from None
+    raw.setdefault("name", path.stem)
+    try:
+        dag = Dag.model_validate(raw)
+    except ValidationError as error:
+        raise RequestError(f"{path}: {_first_error(error)}") from None
+    models = [_resolved(model, path.parent) for model in dag.models]
+    return dag.model_copy(update={"models": models})
+
+
+def _resolved(model: Model, folder: Path) -> Model:
+    return model.model_copy(
+        update={
+            "source": _path_or_repository(model.source, folder),
+            "evaluations": None if model.evaluations is None else str(_absolute(model.evaluations, folder)),
+        }
+    )
+
+
+def _path_or_repository(source: str, folder: Path) -> str:
+    path = _absolute(source, folder)
+    if path.exists() or source.startswith((".", "/", "~")):
+        return str(path)
+    return source
+
+
+def _absolute(text: str, folder: Path) -> Path:
+    return (folder.resolve() / Path(text).expanduser()).resolve()
+
+
+def _first_error(error: ValidationError) -> str:
+    """One line: where in the file, and what is wrong there."""
+    problems = error.errors(include_url=False)
+    # A union reports each of its branches; the deepest location is the branch the user meant.
+    problem: dict[str, Any] = max(problems, key=lambda item: len(item["loc"])) if len(problems) > 1 else problems[0]
+    unknown = next((item for item in problems if item["type"] == "extra_forbidden"), None)
+    problem = unknown or problem
+    where = ".".join(str(part + 1) if isinstance(part, int) else part for part in problem["loc"] if _is_key(part))
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such key"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = (
+        ""
+        if isinstance(problem["input"], dict | list) or problem["type"] == "missing"
+        else f" (it is {problem['input']!r})"
+    )
+    return f"{where}: {message}{shown}" if where else message
+
+
+def _is_key(part) -> bool:
+    """Names of union branches are pydantic's, not keys of the file."""
+    return isinstance(part, int) or (part.islower() and "[" not in part)

@@ -1,0 +1,182 @@
+"""What the commands print: tables, progress bars and JSON. Results go to standard output, progress to standard error."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ninscope.pipeline.plan import Task
+from ninscope.pipeline.run import Prepared
+from ninscope.pipeline.runs import open_run
+from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.summary import Progress as RunProgress
+from ninscope.pipeline.summary import progress_of
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ninscope.measuring import Measured
+
+_STAGE_TITLES = {
+    "nin": "networks", "spectra": "spectra", "emergence": "emergence", "tables": "tables", "figures": "figures",
+}  # fmt: skip
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """A spinner while something of unknown length is done."""
+    with Console(stderr=True).status(text):
+        yield
+
+
+@contextmanager
+def counting(text: str, quiet: bool) -> Iterator:
+    """Count finished checkpoints; yields the function to call at each."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn(text),
+        TextColumn("{task.completed:.0f} checkpoints"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
+def task_progress(name: str, tasks: Sequence[Task]) -> Iterator:
+    """One bar over all tasks with counts and time left; yields done(stage, key, outcome)."""
+    columns = (
+        TextColumn(name),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[stages]}"),
+        TextColumn("left:"),
+        TimeRemainingColumn(compact=True),
+    )
+    total = Counter(task.stage for task in tasks)
+    done_of: Counter[str] = Counter()
+
+    def stages() -> str:
+        return " ".join(
+            f"{_STAGE_TITLES[stage]} {done_of[stage]}/{total[stage]}" for stage in ("nin", "spectra") if stage in total
+        )
+
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=len(tasks), stages=stages())
+
+        def done(stage: str, key: str, outcome: Outcome) -> None:
+            done_of[stage] += 1
+            bar.update(task, advance=1, stages=stages())
+
+        yield done
+
+
+def show_plan(prepared: Prepared, tasks: Sequence[Task]) -> None:
+    """Every task that would run, one a line, then the counts."""
+    for task in tasks:
+        print(f"would run: {task.stage:9} {task.name}")
+    bad = [m.located for m, o in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True) if not o.ok]
+    for located, outcome in zip(bad, (o for o in prepared.plan.outcomes if not o.ok), strict=True):
+        print(f"not ok:    {located.suite}/{located.model} {located.revision}: {outcome.status}: {outcome.message}")
+    counted = Counter(task.stage for task in tasks)
+    listed = ", ".join(f"{number} {_STAGE_TITLES[stage]}" for stage, number in counted.items()) or "nothing"
+    print(
+        f"{prepared.dag.name}: {len(prepared.located)} checkpoints located; would run {listed}, in {prepared.folder.root}"
+    )
+
+
+def show_progress(path: Path, progress: RunProgress) -> None:
+    """The state of a run as a small table."""
+    table = Table("stage", "done", "of", title=str(path))
+    for stage, (done, total) in progress.stages.items():
+        table.add_row(_STAGE_TITLES[stage], str(done), str(total))
+    table.add_row("tables", "1" if progress.finished else "0", "1")
+    Console().print(table)
+    state = "finished" if progress.finished else "not finished: run the same command again to go on"
+    print(f"{path.name}: {state}; {len(progress.problems)} checkpoints not ok")
+
+
+def done_so_far(prepared: Prepared) -> str:
+    """ "networks 7 of 14, spectra 5 of 14 stored" """
+    stages = progress_of(open_run(prepared.folder.root)).stages
+    return ", ".join(f"{_STAGE_TITLES[stage]} {done} of {total}" for stage, (done, total) in stages.items()) + " stored"
+
+
+def show_measured(source: str, rows: Sequence[Measured]) -> None:
+    """One row a revision; what is missing is a dash."""
+    table = Table(title=source)
+    for column, side in (
+        ("revision", "left"),
+        ("status", "left"),
+        *((c, "right") for c in ("alpha0", "width", "E", "nodes", "edges")),
+    ):
+        table.add_column(column, justify=side, no_wrap=True)
+    for row in rows:
+        fields = measured_row(row)
+        table.add_row(
+            row.revision,
+            row.status,
+            _with_spread(fields["alpha0"], fields["alpha0_std"]),
+            _with_spread(fields["width"], fields["width_std"]),
+            _number(fields["emergence"]),
+            _number(fields["nodes"], ".0f"),
+            _number(fields["edges"], ".0f"),
+        )
+    console = Console()
+    console.print(table)
+    notes = Counter(row.message for row in rows if row.status == "ok" and row.message)
+    for note, times in notes.items():
+        console.print(f"{times} of {len(rows)} checkpoints: {note}", highlight=False, markup=False)
+
+
+def measured_row(row: Measured) -> dict:
+    """One row of `measure --json`; absent values are None."""
+    spectrum = row.spectrum
+    values = {
+        name: _or_none(getattr(spectrum, name)) if spectrum is not None else None
+        for name in ("alpha0", "alpha0_std", "width", "width_std")
+    }
+    return {
+        "revision": row.revision,
+        "step": row.step,
+        "status": row.status,
+        "message": row.message or None,
+        "method": spectrum.method if spectrum is not None else None,
+        **values,
+        "emergence": _or_none(row.emergence),
+        "nodes": spectrum.nodes if spectrum is not None else None,
+        "edges": _or_none(spectrum.edges) if spectrum is not None else None,
+    }
+
+
+def measured_json(source: str, rows: Sequence[Measured]) -> str:
+    return json.dumps({"source": source, "rows": [measured_row(row) for row in rows]}, indent=1, allow_nan=False)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _with_spread(value: float | None, spread: float | None) -> str:
+    return _number(value) + ("" if spread is None else f" ± {spread:.4f}")

@@ -1,0 +1,58 @@
+"""Losses and benchmark results that come with a suite: a CSV, columns revision, step, task, metric, value."""
+
+import csv
+import math
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+
+from ninscope.checkpoints.steps import step_of
+from ninscope.errors import RequestError
+
+_COLUMNS = ("revision", "task", "metric", "value")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One result of one revision: task ("held_out"), metric ("loss") and value."""
+
+    revision: str
+    step: int | None
+    task: str
+    metric: str
+    value: float
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    def as_list(self) -> list:
+        return list(astuple(self))
+
+
+def read_evaluations(path: str | None) -> tuple[Evaluation, ...]:
+    """The rows of an evaluations file, none for None. Raises RequestError (says which line)."""
+    if path is None:
+        return ()
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(
+            f"evaluations {path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from None
+    reader = csv.DictReader(text.splitlines())
+    absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+    if absent:
+        raise RequestError(f"evaluations {path}: no column {absent[0]}; columns: revision, step, task, metric, value")
+    return tuple(_evaluation(path, reader.line_num, row) for row in reader)
+
+
+def _evaluation(path: str, line: int, row: dict) -> Evaluation:
+    try:
+        value = float(row["value"])
+        step = int(row["step"]) if row.get("step") else step_of(row["revision"])
+    except (TypeError, ValueError):
+        raise RequestError(f"evaluations {path}, line {line}: value or step is not a number") from None
+    if not math.isfinite(value):
+        raise RequestError(
+            f"evaluations {path}, line {line}: value is {row['value']}; leave the line out where there is none"
+        )
+    return Evaluation(row["revision"], step, row["task"], row["metric"], value)

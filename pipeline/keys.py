@@ -1,0 +1,20 @@
+"""Content keys: an artefact is named by what it was made from, so a stage whose key exists need not run."""
+
+import hashlib
+import json
+
+import numpy as np
+
+
+def content_key(stage: str, version: int, **parts) -> str:
+    """32 hex digits from a stage's name and version and the inputs and parameters that its result depends on."""
+    described = json.dumps([stage, version, parts], sort_keys=True, default=_plain, allow_nan=False)
+    return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+
+def _plain(value):
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be part of a content key")

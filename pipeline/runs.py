@@ -1,0 +1,61 @@
+"""A finished (or unfinished) run, for Python: its tables as DataFrames, its networks as sparse matrices."""
+
+from pathlib import Path
+
+import pandas as pd
+import zarr
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages import network
+from ninscope.pipeline.store import ArtefactStore
+
+from ninscope.errors import RequestError
+from ninscope.networks.sampled import SampledNetwork
+
+
+class Run:
+    """What lies in a run folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._folder = RunFolder(path)
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables there are."""
+        return sorted(file.stem for file in self._folder.tables.glob("*.parquet"))
+
+    @property
+    def figures(self) -> list[Path]:
+        return sorted(self._folder.figures.glob("*.png"))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table as a DataFrame. Raises RequestError when there is none of that name."""
+        if name not in self.tables:
+            known = ", ".join(self.tables) or "none yet; the run has not finished"
+            raise RequestError(f"{self.path}: no table {name!r}; there are: {known}")
+        return pd.read_parquet(self._folder.tables / f"{name}.parquet")
+
+    def network(self, model: str, revision: str) -> SampledNetwork:
+        """The sampled network of one checkpoint, as it is stored. Raises RequestError (no such checkpoint, none stored)."""
+        for entry in self._plan().get("checkpoints", ()):
+            if entry["model"] == model and entry["revision"] == revision and entry["network"]:
+                store = ArtefactStore(self._folder)
+                if store.has(network.STAGE, entry["network"]):
+                    return network.network_of(store.read(network.STAGE, entry["network"], with_matrix=True))
+        raise RequestError(f"{self.path}: no stored network of {model} at {revision}; see the table checkpoints")
+
+    @property
+    def store(self) -> zarr.Group:
+        """The Zarr store, read-only."""
+        return zarr.open_group(self._folder.store, mode="r")
+
+    def _plan(self) -> dict:
+        return self._folder.read_json(self._folder.plan, {})
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a folder ("runs/demo"). Raises RequestError when the folder holds no run."""
+    path = Path(path).expanduser()
+    if not RunFolder(path).asked.is_file():
+        raise RequestError(f"{path}: no run there (no run.toml); name a folder that `ninscope run` made")
+    return Run(path)

@@ -1,0 +1,65 @@
+"""Figures: PNG files drawn from the run's tables (stage `figures`)."""
+
+import io
+import re
+
+import pandas as pd
+from ninscope.pipeline.keys import content_key
+from ninscope.pipeline.manifest import key_of, write_files
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages.outcome import Outcome, attempt
+
+STAGE = "figures"
+VERSION = 1
+
+
+def figures_key(tables_key: str) -> str:
+    """Figures depend on the tables and on how they are drawn."""
+    return content_key(STAGE, VERSION, tables=tables_key)
+
+
+def store_figures(root: str, written: Outcome) -> Outcome:
+    """Draw every figure of the run; passes on the outcome of tables that could not be written."""
+    if not written.ok:
+        return written
+    folder = RunFolder(root)
+
+    def work() -> None:
+        tables = {
+            name: pd.read_parquet(folder.tables / f"{name}.parquet")
+            for name in ("checkpoints", "spectra", "emergence", "benchmarks")
+        }
+        write_files(folder, folder.figures, figures_key(key_of(folder, folder.tables)), draw(tables))
+
+    return attempt(work)
+
+
+def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
+    """PNG bytes by file name: two figures a model, and one that compares the models where there are several."""
+    from ninscope.report import figures  # matplotlib takes half a second to import
+
+    drawn = {}
+    models = tables["checkpoints"][["suite", "model"]].drop_duplicates()
+    for suite, model in models.itertuples(index=False):
+        part = {name: _of(table, suite, model) for name, table in tables.items()}
+        stem = file_stem(suite, model)
+        drawn[f"{stem}-spectra.png"] = _png(figures.spectra_figure(part["spectra"], model))
+        drawn[f"{stem}-emergence.png"] = _png(figures.emergence_figure(part["emergence"], part["benchmarks"], model))
+    if len(models) > 1:
+        drawn["emergence.png"] = _png(figures.comparison_figure(tables["emergence"]))
+    return drawn
+
+
+def file_stem(suite: str, model: str) -> str:
+    """The start of a model's file names; suite and model names hold only letters, digits, dot, dash and underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", model if model.startswith(suite) else f"{suite}-{model}")
+
+
+def _of(table: pd.DataFrame, suite: str, model: str) -> pd.DataFrame:
+    return table[(table["suite"] == suite) & (table["model"] == model)]
+
+
+def _png(figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()

@@ -1,0 +1,75 @@
+"""Network: sample a checkpoint's neurons and store the samples' network (stage `nin`)."""
+
+import json
+
+import numpy as np
+from ninscope.pipeline.keys import content_key
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages.outcome import Outcome, attempt
+from ninscope.pipeline.store import Artefact, ArtefactStore
+
+from ninscope.architectures import architecture_of
+from ninscope.checkpoints.source import open_source
+from ninscope.errors import CheckpointError
+from ninscope.measuring import Parameters
+from ninscope.networks.sampled import SampledNetwork, sampled_network
+
+STAGE = "nin"
+VERSION = 1
+
+
+def network_key(located: Located, parameters: Parameters) -> str:
+    """What a sampled network depends on: the weights, the wiring, and how it is drawn."""
+    return content_key(
+        STAGE,
+        VERSION,
+        weights=located.content_sha256,
+        architecture=located.architecture,
+        nodes_per_layer=parameters.nodes_per_layer,
+        samples=parameters.samples,
+        seed=parameters.seed,
+        max_distance=parameters.max_distance,
+    )
+
+
+def store_network(root: str, located: Located, parameters: Parameters, key: str) -> Outcome:
+    """Build and store the network of one checkpoint; NaN in its weights is stored as a failure."""
+    store = ArtefactStore(RunFolder(root))
+    return attempt(lambda: _store(store, located, parameters, key))
+
+
+def _store(store: ArtefactStore, located: Located, parameters: Parameters, key: str) -> None:
+    if store.has(STAGE, key):  # the same content under another name, or another run was faster
+        if (failure := store.failure(STAGE, key)) is not None:
+            raise failure
+        return
+    checkpoint = open_source(located.source).open(located.revision)
+    try:
+        network = sampled_network(
+            checkpoint,
+            architecture_of(checkpoint.config),
+            parameters.nodes_per_layer,
+            parameters.samples,
+            parameters.seed,
+            parameters.max_distance,
+        )
+    except CheckpointError as error:
+        if error.status == "nonfinite":
+            store.write_failure(STAGE, key, error)
+        raise
+    store.write(STAGE, key, artefact_of(network))
+
+
+def artefact_of(network: SampledNetwork) -> Artefact:
+    return Artefact(
+        {"neurons": network.neurons, "layer_sizes": network.layer_sizes},
+        {"layer_names": json.dumps(network.layer_names)},
+        network.matrix,
+    )
+
+
+def network_of(artefact: Artefact) -> SampledNetwork:
+    names = tuple(json.loads(artefact.attributes["layer_names"]))
+    sizes = np.asarray(artefact.arrays["layer_sizes"])
+    return SampledNetwork(artefact.matrix, names, sizes, artefact.arrays["neurons"])

@@ -1,0 +1,36 @@
+"""What a stage reports: a small value that travels between workers, never an exception."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ninscope.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """status and message as in the table `checkpoints`; trace: the traceback where ninscope itself failed."""
+
+    status: str = "ok"
+    message: str = ""
+    trace: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+def attempt(work: Callable[[], None]) -> Outcome:
+    """Run one stage's work. One bad checkpoint never stops the others, and neither does a fault of ours."""
+    try:
+        work()
+    except CheckpointError as error:
+        return Outcome(error.status, str(error))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        return Outcome(
+            "failed",
+            f"{type(error).__name__}: {reason} (the traceback is in the log)",
+            traceback.format_exc(),
+        )
+    return Outcome()

@@ -1,0 +1,80 @@
+"""What a user is told at the end of a run, and by `ninscope status`."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.runs import Run
+from ninscope.pipeline.store import ArtefactStore
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checkpoint that is not ok."""
+
+    suite: str
+    model: str
+    revision: str
+    status: str
+    message: str
+
+    def line(self) -> str:
+        return f"{self.suite}/{self.model} {self.revision}: {self.status}: {self.message}"
+
+
+def problems_of(checkpoints: pd.DataFrame) -> list[Problem]:
+    bad = checkpoints[checkpoints["status"] != "ok"]
+    return [Problem(*row) for row in bad[["suite", "model", "revision", "status", "message"]].itertuples(index=False)]
+
+
+def notes_of(run: Run) -> list[str]:
+    """What is worth knowing of checkpoints that are ok, each distinct note once, with how many rows it concerns."""
+    notes = []
+    for table in ("checkpoints", "emergence"):
+        rows = run.table(table)
+        rows = rows[rows["message"].fillna("") != ""]
+        if "status" in rows:
+            rows = rows[rows["status"] == "ok"]
+        for (suite, model, message), group in rows.groupby(["suite", "model", "message"], sort=False):
+            where = group["revision"].iloc[0] if len(group) == 1 else f"{len(group)} checkpoints"
+            notes.append(f"{suite}/{model} {where}: {message}")
+    return notes
+
+
+def summary_line(run: Run) -> str:
+    """One line: how many checkpoints, where E went, and what to look at."""
+    checkpoints, emergence = run.table("checkpoints"), run.table("emergence")
+    ok = int((checkpoints["status"] == "ok").sum())
+    parts = [f"{run.path.name}: {ok} of {len(checkpoints)} checkpoints ok"]
+    known = emergence.dropna(subset=["emergence", "step"])
+    if len(known):
+        top = known.loc[known["emergence"].idxmax()]
+        parts.append(f"E is largest in {top['model']} at step {top['step']}: {top['emergence']:.3f}")
+    shown = [path for path in run.figures if path.stem.endswith("emergence")]
+    look = shown[-1] if len(shown) == 1 else run.path / "figures"
+    parts.append(f"look at {look} and ninscope.open_run({str(run.path)!r}).table('emergence')")
+    return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: stage -> (artefacts there, artefacts planned); finished: its tables are written."""
+
+    stages: dict[str, tuple[int, int]]
+    problems: list[Problem]
+    finished: bool
+
+
+def progress_of(run: Run) -> Progress:
+    """From the plan that the run wrote down when it started, and what is in the store now."""
+    folder = RunFolder(run.path)
+    plan = folder.read_json(folder.plan, {"stages": {}, "checkpoints": []})
+    store = ArtefactStore(folder)
+    stages = {stage: (sum(store.has(stage, key) for key in keys), len(keys)) for stage, keys in plan["stages"].items()}
+    finished = "checkpoints" in run.tables
+    if finished:
+        problems = problems_of(run.table("checkpoints"))
+    else:
+        fields = ("suite", "model", "revision", "status", "message")
+        problems = [Problem(*(c[f] for f in fields)) for c in plan["checkpoints"] if c["status"] != "ok"]
+    return Progress(stages, problems, finished)
