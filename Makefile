@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench suite clean help
+.PHONY: demo test lint bench suite figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,6 +44,10 @@ bench: $(VENV)/tools
 #   make suite   train the suite in data/ again (about half an hour on two cores)
 suite: $(VENV)/tools
 	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-500k --force
+
+#   make figures   draw the figure of the README again, from the demo
+figures: demo
+	cp runs/demo/figures/stdlib-neox-500k-emergence.png docs/figures/
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
 import naive
 import numpy as np
 import pytest
-from conftest import JIT
+from modes import JIT
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

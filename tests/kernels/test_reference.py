@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import JIT
+from modes import JIT
 
 import ninscope
 

@@ -3,7 +3,7 @@
 import naive
 import numpy as np
 import pytest
-from conftest import JIT
+from modes import JIT
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -57,7 +57,7 @@ def test_bins_at_the_bounds():
 )
 def test_compress_keeps_what_is_near_enough(weights, max_distance, dtype):
     weights = weights.astype(dtype)
-    targets = np.arange(weights.shape[1])[::-1] + 100
+    targets = np.arange(weights.shape[1], dtype=np.int32)[::-1] + np.int32(100)
     counts, columns, kept = compress_rows(weights, targets, max_distance)
     assert kept.dtype == (np.float64 if dtype == np.float64 else np.float32)
     expected = [
@@ -74,5 +74,5 @@ def test_compress_keeps_what_is_near_enough(weights, max_distance, dtype):
 def test_compress_compiles_for_two_types_only():
     for dtype in (np.float16, np.float32, np.float64):
         for order in "CF":
-            compress_rows(np.ones((2, 3), dtype, order=order), np.arange(3), 150.0)
+            compress_rows(np.ones((2, 3), dtype, order=order), np.arange(3, dtype=np.int32), 150.0)
     assert len(compress._compress.signatures) <= 2

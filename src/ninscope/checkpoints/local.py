@@ -1,10 +1,11 @@
 """Checkpoints in local folders: one checkpoint, or one folder a revision, as a Hub repository is laid out on disk."""
 
 import hashlib
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_file_names
 from ninscope.checkpoints.identity import FileIdentity, Identity
@@ -17,7 +18,11 @@ _CHECKPOINT_FILES = ("config.json", SINGLE_NAME, INDEX_NAME)
 
 
 class LocalFile:
-    """A local file, mapped piece by piece: a piece leaves memory when the arrays over it do."""
+    """A local file, read piece by piece.
+
+    Not mapped: a file cut short while it is mapped ends the process, and from the page cache a read into memory that is used
+    at once is faster than the page faults of a mapping.
+    """
 
     reads_are_free = True
 
@@ -30,22 +35,21 @@ class LocalFile:
 
     def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
         try:
-            with open(self.path, "rb") as file:
-                return [self._map(file, start, stop) for start, stop in ranges]
+            with open(self.path, "rb", buffering=0) as file:
+                return [self._read(file, start, stop) for start, stop in ranges]
         except OSError as error:
             raise CheckpointError("corrupt", f"{self.name}: cannot be read ({error.strerror or error})") from None
 
-    def _map(self, file, start: int, stop: int) -> memoryview:
-        if start == stop:
-            return memoryview(b"")
-        if stop > file.seek(0, 2):  # mapping past the end would end the process at the first access
-            raise CheckpointError("corrupt", f"{self.name}: truncated while it was read; fetch the file again")
-        page_start = start - start % mmap.ALLOCATIONGRANULARITY
-        flags = mmap.MAP_PRIVATE | getattr(
-            mmap, "MAP_POPULATE", 0
-        )  # one call instead of a page fault every few kilobytes
-        mapped = mmap.mmap(file.fileno(), stop - page_start, flags, mmap.PROT_READ, offset=page_start)
-        return memoryview(mapped)[start - page_start :]
+    def _read(self, file, start: int, stop: int) -> memoryview:
+        content = memoryview(np.empty(stop - start, np.uint8))  # not zeroed first, unlike a bytearray
+        file.seek(start)
+        filled = 0
+        while filled < len(content):  # one read gives at most 2 GiB
+            count = file.readinto(content[filled:])
+            if not count:
+                raise CheckpointError("corrupt", f"{self.name}: truncated while it was read; fetch the file again")
+            filled += count
+        return content
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,11 @@ class LocalSource:
         return str(self._folder_of(revision) / file.name)
 
     def _folder_of(self, revision: str) -> Path:
-        if revision not in self.revisions():
+        inside = not any(mark in revision for mark in ("/", "\\", "\0")) and revision not in ("", ".", "..")
+        folder = self.folder if self.single else self.folder / revision
+        if not inside or folder.name != revision or not folder.is_dir():
             raise CheckpointError("missing", f"{self.label}: no revision {revision} in it")
-        return self.folder if self.single else self.folder / revision
+        return folder
 
     def _names(self, folder: Path) -> set[str]:
         return {path.name for path in folder.iterdir() if path.is_file()}

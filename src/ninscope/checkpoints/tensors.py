@@ -22,7 +22,7 @@ class WeightFile(Protocol):
 
     name: str
     size: int
-    reads_are_free: bool  # True where unused rows cost nothing (a mapped local file)
+    reads_are_free: bool  # True where unused rows cost nothing (a local file)
 
     def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
         """The bytes [start, stop) of every range, exactly; raises CheckpointError when they cannot be had."""
@@ -52,8 +52,8 @@ class Tensor:
 
         wanted: sorted distinct row numbers, int64 [k].
         Returns (values [m, columns], position int64 [k]) with row wanted[i] at values[position[i]]. From a local file
-        values is the whole tensor, mapped and not copied, so every weight of it is checked; from elsewhere it is the
-        rows that were fetched, and those are checked.
+        values is the whole tensor, so every weight of it is checked; from elsewhere it is the rows that were fetched, and
+        those are checked.
 
         Raises CheckpointError: unsupported (a type that holds no plain floats), corrupt (fewer than 2 dimensions),
         nonfinite, and what the file raises.

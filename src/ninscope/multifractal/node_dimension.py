@@ -28,20 +28,24 @@ def _fit(histogram, min_degree, logarithm):
     y = np.empty(radii)
     for i in range(nodes):
         points = 0
+        x_mean = 0.0
+        y_mean = 0.0
         inside = 1 + histogram[i, 0]
         for r in range(1, radii):
             if histogram[i, r] > 0:
                 inside += histogram[i, r]
                 x[points] = logarithm[r - 1]
                 y[points] = logarithm[inside - 1]
+                x_mean += x[points]
+                y_mean += y[points]
                 points += 1
         if inside - 1 <= min_degree:
             continue
         if points < 2:
             dimension[i] = np.nan
             continue
-        x_mean = x[:points].mean()
-        y_mean = y[:points].mean()
+        x_mean /= points
+        y_mean /= points
         x_square = 0.0
         y_square = 0.0
         product = 0.0

@@ -9,8 +9,8 @@ from ninscope.networks.transfer import epsilon
 def compress_rows(weights: np.ndarray, targets: np.ndarray, max_distance: float):
     """Keep the edges with 1/|w| <= max_distance.
 
-    weights: float16/32/64 [sources, targets]; targets: int64 [targets], the column number of each.
-    Returns (counts int64 [sources], columns int64 [edges], weights float32 or float64 [edges]), row after row.
+    weights: float16/32/64 [sources, targets]; targets: int32 or int64 [targets], the column number of each.
+    Returns (counts int64 [sources], columns [edges] of targets' type, weights float32 or float64 [edges]), row after row.
     """
     wide = np.float64 if weights.dtype == np.float64 else np.float32
     return _compress(np.ascontiguousarray(weights, dtype=wide), targets, epsilon(max_distance))
@@ -28,7 +28,7 @@ def _compress(weights, targets, epsilon):
         counts[i] = kept
         edges += kept
     # Every edge is written and only kept ones move on: which edge is kept is random, and a branch would be mispredicted.
-    kept_columns = np.empty(edges + 1, np.int64)
+    kept_columns = np.empty(edges + 1, targets.dtype)
     kept_weights = np.empty(edges + 1, weights.dtype)
     at = 0
     for i in range(rows):

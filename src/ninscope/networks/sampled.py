@@ -71,26 +71,33 @@ def sampled_network(
         for sample in range(samples)
     ]
     sizes = np.array([chosen[0][layer.name].size for layer in architecture.layers], dtype=np.int64)
-    starts = dict(zip((layer.name for layer in architecture.layers), np.cumsum(sizes) - sizes, strict=True))
+    starts = np.cumsum(sizes) - sizes
+    order = {layer.name: number for number, layer in enumerate(architecture.layers)}
     nodes = int(sizes.sum())
 
     # Blocks by source layer, in the order their edges stand in a node's row; sources in layer order.
     by_source: dict[str, list] = {}
     for block in architecture.blocks:
         by_source.setdefault(block.source, []).append(block)
+    # Edges number fewer than weights read; where that or the nodes could pass 2^31, indices are 64 bits wide.
+    edges_at_most = samples * sum(
+        int(sizes[order[block.source]]) * int(sizes[order[block.target]]) for block in architecture.blocks
+    )
+    index = np.int32 if max(samples * nodes, edges_at_most) < 2**31 else np.int64
     pieces: list[list] = [[] for _ in range(samples)]  # per sample: (counts, columns, weights) of each source layer
-    position = 0
     for layer, size in zip(architecture.layers, sizes, strict=True):
-        position += size
         blocks = by_source.get(layer.name)
         if not blocks:
             for edges in pieces:
-                edges.append((np.zeros(size, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)))
+                edges.append((np.zeros(size, np.int64), np.zeros(0, index), np.zeros(0, np.float32)))
             continue
         dense = _dense_rows(blocks, layer.name, tensors, chosen)
-        targets = np.concatenate([starts[b.target] + np.arange(chosen[0][b.target].size) for b in blocks])
-        for edges, weights in zip(pieces, dense, strict=True):
-            edges.append(compress_rows(weights, targets, max_distance))
+        targets = np.concatenate(
+            [starts[order[b.target]] + np.arange(sizes[order[b.target]], dtype=index) for b in blocks]
+        )
+        for sample, weights in enumerate(dense):
+            columns = (targets + sample * nodes).astype(index)
+            pieces[sample].append(compress_rows(weights, columns, max_distance))
     return _assemble(pieces, architecture, sizes, nodes, chosen)
 
 
@@ -105,20 +112,18 @@ def _dense_rows(blocks, source, tensors, chosen) -> list[np.ndarray]:
         values, position = tensor.rows(wanted)
         for sample, neurons in enumerate(chosen):
             taken = position[np.searchsorted(wanted, np.concatenate(rows[sample]))]
-            block_weights = values[np.ix_(taken, neurons[source])]
+            block_weights = values.take(taken, axis=0).take(neurons[source], axis=1)
             dense[sample].append(as_float(block_weights, tensor.dtype))
     return [np.concatenate(parts, axis=0).T for parts in dense]
 
 
 def _assemble(pieces, architecture, sizes, nodes, chosen) -> SampledNetwork:
-    counts = np.concatenate([part[0] for edges in pieces for part in edges])
-    columns = np.concatenate([part[1] + sample * nodes for sample, edges in enumerate(pieces) for part in edges])
-    weights = np.concatenate([part[2] for edges in pieces for part in edges])
+    parts = [part for edges in pieces for part in edges]
+    counts, columns, weights = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     total = nodes * len(pieces)
-    index = np.int32 if max(total, columns.size) < 2**31 else np.int64
-    indptr = np.zeros(total + 1, dtype=index)
+    indptr = np.zeros(total + 1, dtype=columns.dtype)
     np.cumsum(counts, out=indptr[1:])
-    matrix = csr_matrix((weights, columns.astype(index), indptr), shape=(total, total))
+    matrix = csr_matrix((weights, columns, indptr), shape=(total, total))
     names = tuple(layer.name for layer in architecture.layers)
     neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in chosen])
     return SampledNetwork(matrix, names, sizes, neurons)

@@ -55,9 +55,10 @@ def distance_bins(weights: np.ndarray, transfer: str, max_distance: float) -> np
     weights: float16, float32 or float64 [n]. Bin 0 occurs (neg_log near |w| = 1): such an edge has mass at every radius, but
     0 is never a radius.
     """
-    magnitudes = np.abs(weights.astype(np.float64))
     if transfer == "reciprocal":
-        return _reciprocal_bins(magnitudes, epsilon(max_distance))
+        exact = weights if weights.dtype == np.float64 else weights.astype(np.float32, copy=False)
+        return _reciprocal_bins(np.ascontiguousarray(exact), epsilon(max_distance))
+    magnitudes = np.abs(weights.astype(np.float64))
     counted = (magnitudes >= epsilon(max_distance)) & (magnitudes < 1.0)
     steps = distances(np.where(counted, magnitudes, 0.5), transfer) / radius_step(transfer, max_distance)
     # coth exceeds its argument's reciprocal by less than |w|/3: the largest distance still belongs to the last radius.
@@ -66,10 +67,11 @@ def distance_bins(weights: np.ndarray, transfer: str, max_distance: float) -> np
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _reciprocal_bins(magnitudes, smallest):
-    bins = np.empty(magnitudes.size, np.int16)
-    for i in range(magnitudes.size):
+def _reciprocal_bins(weights, smallest):
+    bins = np.empty(weights.size, np.int16)
+    for i in range(weights.size):
+        magnitude = abs(np.float64(weights[i]))
         # 1 < 1/m is taken on the quotient: for m just below 1 it may round to 1.
-        distance = 1.0 / magnitudes[i] if magnitudes[i] >= smallest else 0.0
+        distance = 1.0 / magnitude if magnitude >= smallest else 0.0
         bins[i] = np.int16(np.rint(distance)) if distance > 1.0 else np.int16(UNCOUNTED)
     return bins

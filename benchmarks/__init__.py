@@ -1,0 +1,1 @@
+"""Speed and memory, each figure beside a limit or a naive version measured in the same run: `make bench`."""

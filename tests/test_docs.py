@@ -1,0 +1,111 @@
+"""README and docs say what is true: their code runs, their paths exist, their tables' columns are the real ones."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.stages.tables import COLUMNS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGES = {
+    "README.md": README,
+    "docs/architecture.md": ARCHITECTURE,
+    "data/README.md": (ROOT / "data/README.md").read_text(),
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory):
+    """A folder like the repository's root after `make demo`: runs/demo beside data/ and dags/."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("data", "dags"):
+        (folder / name).symlink_to(ROOT / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "ninscope.pipeline.cli", "demo"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "14 of 14 checkpoints ok" in done.stdout
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_in_the_readme_runs(demo_folder, number):
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[number]], cwd=demo_folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_commands_in_the_readme_run(demo_folder):
+    commands = [line.strip().split("#")[0] for line in README.splitlines() if line.startswith("    ninscope ")]
+    assert len(commands) >= 6
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        if "EleutherAI" in command or "pythia" in command:  # needs network; what it names must exist
+            assert load_dag(ROOT / "dags/pythia.toml") if "dags/pythia.toml" in command else True
+            arguments = [arguments[0], "--help"]
+        done = subprocess.run(
+            [sys.executable, "-m", "ninscope.pipeline.cli", *arguments],
+            cwd=demo_folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    options = set(re.findall(r"--[a-z-]+", "".join(commands)))
+    for option in options:
+        helps = [
+            subprocess.run(
+                [sys.executable, "-m", "ninscope.pipeline.cli", name, "--help"],
+                capture_output=True, text=True, check=False, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
+            ).stdout
+            for name in ("measure", "run")
+        ]  # fmt: skip
+        assert any(option in text for text in helps), option
+
+
+def test_the_dag_file_in_the_readme_is_accepted(tmp_path):
+    (example,) = blocks("toml")
+    (tmp_path / "mine.toml").write_text(example)
+    assert load_dag(tmp_path / "mine.toml").name == "mine"
+    assert tomllib.loads(example)
+
+
+def test_the_tables_in_the_readme_have_these_columns():
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (.*) \|$", README, flags=re.MULTILINE))
+    assert set(rows) == set(COLUMNS)
+    for table, text in rows.items():
+        assert re.sub(r"\([^)]*\)", "", text).replace(" ", "").split(",") == list(COLUMNS[table])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
+        if not target.startswith("http"):
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_paths_in_the_architecture_exist():
+    named = set(re.findall(r"`((?:[\w-]+/)+[\w.-]+\.(?:py|toml))`", ARCHITECTURE))
+    assert len(named) > 15
+    for path in named:
+        assert (ROOT / path).exists() or (ROOT / "src" / "ninscope" / path).exists(), path
+
+
+def test_no_file_is_too_long_to_read():
+    for path in [
+        *ROOT.glob("src/**/*.py"),
+        *ROOT.glob("pipeline/**/*.py"),
+        *ROOT.glob("tests/**/*.py"),
+        *ROOT.glob("*/*.py"),
+    ]:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path

@@ -1,0 +1,101 @@
+"""The package as it is installed: the core without torch, dependencies pointing one way, a wheel that holds everything."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SUITE = ROOT / "data" / "stdlib-neox-500k"
+
+BLOCK_TORCH = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "safetensors", "anndata"):
+            raise ImportError(f"{name} must not be needed")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def test_measuring_needs_no_torch():
+    code = BLOCK_TORCH + (
+        "import ninscope\nfrom ninscope.pipeline.cli import main\n"
+        f"print(ninscope.measure({str(SUITE)!r}, revision='step0', nodes_per_layer=32, samples=2).alpha0)\n"
+        f"main(['measure', {str(SUITE / 'step1')!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_is_light():
+    """`import ninscope` itself loads none of the heavy libraries; they come when a function needs them."""
+    code = "import sys, ninscope; print([m for m in ('numba', 'pandas', 'dask', 'matplotlib', 'zarr') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+LAYERS = {  # package -> what it must not import
+    "checkpoints": ("architectures", "networks", "multifractal", "report", "measuring", "pipeline"),
+    "architectures": ("networks", "multifractal", "report", "measuring", "pipeline"),
+    "networks": ("multifractal", "report", "measuring", "pipeline"),
+    "multifractal": ("report", "measuring", "pipeline"),
+    "report": ("measuring", "pipeline"),
+}
+OUTSIDE_SCIENCE = ("dask", "distributed", "zarr", "typer", "rich", "pydantic", "torch")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_dependencies_point_one_way(package):
+    files = list((ROOT / "src" / "ninscope" / package).glob("*.py"))
+    assert files
+    for path in files:
+        for name in imported(path):
+            assert not name.startswith(tuple(f"ninscope.{other}" for other in LAYERS[package])), f"{path}: {name}"
+            assert name.split(".")[0] not in OUTSIDE_SCIENCE, f"{path}: {name}"
+
+
+def test_the_oracle_shares_no_code():
+    assert not any(name.startswith("ninscope") for name in imported(ROOT / "tests" / "naive.py"))
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
+    for needed in (
+        "ninscope/measuring.py", "ninscope/pipeline/cli.py", "ninscope/pipeline/stages/tables.py", "ninscope/dags/demo.toml",
+        "ninscope/dags/pythia.toml", "ninscope/data/stdlib-neox-500k/step0/model.safetensors",
+        "ninscope/data/stdlib-neox-500k/evaluations.csv", "ninscope/data/README.md", "ninscope/py.typed",
+    ):  # fmt: skip
+        assert needed in names, needed
+    assert not [
+        name for name in names if name.split("/")[0] not in ("ninscope", wheel.name.rsplit("-", 3)[0] + ".dist-info")
+    ]
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"
+        "import ninscope; assert 'installed' in ninscope.__file__, ninscope.__file__\n"
+        "from ninscope.pipeline.cli import main\nmain(['demo', '--runs-dir', sys.argv[1]])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "runs"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
