@@ -59,26 +59,36 @@ def orders_of_q(runs: int, nodes: int):
 
 
 def memory(folder: Path, shape: str):
-    """Peak memory of measuring a checkpoint of 10 samples, beyond what the imports take, against its largest tensor."""
+    """Peak memory of a worker that samples, stores and analyses a checkpoint, beyond its imports, against one tensor."""
     checkpoint = write_checkpoint(folder / shape, shape)
     width = SHAPES[shape][1]
     warm = write_checkpoint(folder / "tiny", "tiny")
     code = (
-        "import ninscope\n"
-        f"ninscope.measure({str(warm)!r}, nodes_per_layer=8, samples=1, min_degree=2)\n"
+        "import dataclasses\n"
+        "from ninscope.measuring import Parameters\n"
+        "from ninscope.pipeline.dagfile import Model\n"
+        "from ninscope.pipeline.runfolder import RunFolder\n"
+        "from ninscope.pipeline.stages import locate, network, spectrum\n"
+        f"root = {str(folder / 'memory')!r}\n"
+        "RunFolder(root).create()\n"
+        "def stages(source, nodes_per_layer, samples):\n"
+        "    parameters = Parameters(nodes_per_layer=nodes_per_layer, samples=samples).checked()\n"
+        "    located = locate.locate(Model(suite='x', model='x', source=source), source.rsplit('/', 1)[1], {})\n"
+        "    network_key = network.network_key(located, parameters)\n"
+        "    built = network.store_network(root, located, parameters, network_key)\n"
+        "    key = spectrum.spectrum_key(network_key, parameters)\n"
+        "    done = spectrum.store_spectrum(root, built, network_key, parameters, key)\n"
+        "    assert done.ok, done.message\n"
+        f"stages({str(warm)!r}, 16, 1)\n"
         "before = peak_bytes()\n"
-        f"ninscope.measure({str(checkpoint)!r}, nodes_per_layer=128, samples=10)\n"
+        f"stages({str(checkpoint)!r}, 128, 10)\n"
         "result = peak_bytes() - before\n"
     )
     found = in_new_process(code)
     tensor = 4 * width * width * 2
-    yield (
-        f"memory, {shape} shape, 10 samples",
-        found["result"] / 1e6,
-        "MB",
-        (f"largest tensor {tensor / 1e6:.0f} MB + 400 MB"),
-        (found["result"] / (tensor + 400e6)),
-    )
+    name = f"memory of a worker, {shape} shape, 10 samples of 128"
+    beside = f"largest tensor {tensor / 1e6:.0f} MB + 400 MB"
+    yield name, found["result"] / 1e6, "MB", beside, found["result"] / (tensor + 400e6)
     yield "", found["peak"] / 1e6, "MB", "(whole process, imports included)", None
 
 

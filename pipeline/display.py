@@ -13,7 +13,7 @@ from ninscope.pipeline.run import Prepared
 from ninscope.pipeline.runs import open_run
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.summary import Progress as RunProgress
-from ninscope.pipeline.summary import progress_of
+from ninscope.pipeline.summary import near, progress_of
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -92,13 +92,14 @@ def show_plan(prepared: Prepared, tasks: Sequence[Task]) -> None:
     """Every task that would run, one a line, then the counts."""
     for task in tasks:
         print(f"would run: {task.stage:9} {task.name}")
-    bad = [m.located for m, o in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True) if not o.ok]
-    for located, outcome in zip(bad, (o for o in prepared.plan.outcomes if not o.ok), strict=True):
-        print(f"not ok:    {located.suite}/{located.model} {located.revision}: {outcome.status}: {outcome.message}")
+    for member, outcome in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True):
+        if not outcome.ok:
+            located = member.located
+            print(f"not ok:    {located.suite}/{located.model} {located.revision}: {outcome.status}: {outcome.message}")
     counted = Counter(task.stage for task in tasks)
     listed = ", ".join(f"{number} {_STAGE_TITLES[stage]}" for stage, number in counted.items()) or "nothing"
     print(
-        f"{prepared.dag.name}: {len(prepared.located)} checkpoints located; would run {listed}, in {prepared.folder.root}"
+        f"{prepared.dag.name}: {len(prepared.located)} checkpoints located; would run {listed}, in {near(prepared.folder.root)}"
     )
 
 

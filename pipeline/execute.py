@@ -1,9 +1,12 @@
 """Run a Dask graph: on local worker processes or a running cluster, with progress, until done or interrupted."""
 
 import logging
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from distributed import Client, LocalCluster, as_completed
 from ninscope.pipeline.graph import Graph
@@ -31,18 +34,51 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
         with client:
             yield client
         return
-    # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
-    with (
-        LocalCluster(
+    with _unseen_by_children(signal.SIGINT):
+        # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
+        cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+        )
+        client = Client(cluster, set_as_default=False)
+    try:
         yield client
+    finally:
+        with _ignored(signal.SIGINT):
+            client.close()
+            cluster.close()
+
+
+@contextmanager
+def _unseen_by_children(number: int) -> Iterator[None]:
+    """Processes and threads started meanwhile never see the signal; this thread sees it afterwards.
+
+    A terminal's Ctrl-C goes to every process of the command. Worker processes are to be stopped by us, not by a
+    KeyboardInterrupt each, so they inherit the signal blocked.
+    """
+    # Started by the first process of a program, and it would unblock the signal in the thread that does.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _ignored(number: int) -> Iterator[None]:
+    """A second Ctrl-C while workers are being stopped changes nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def execute(graph: Graph, client: Client, done: Done) -> dict[tuple[str, str], Outcome]:

@@ -1,6 +1,7 @@
 """What a user is told at the end of a run, and by `ninscope status`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from ninscope.pipeline.runfolder import RunFolder
@@ -52,8 +53,13 @@ def summary_line(run: Run) -> str:
         parts.append(f"E is largest in {top['model']} at step {top['step']}: {top['emergence']:.3f}")
     shown = [path for path in run.figures if path.stem.endswith("emergence")]
     look = shown[-1] if len(shown) == 1 else run.path / "figures"
-    parts.append(f"look at {look} and ninscope.open_run({str(run.path)!r}).table('emergence')")
+    parts.append(f"look at {near(look)} and ninscope.open_run({str(near(run.path))!r}).table('emergence')")
     return "; ".join(parts)
+
+
+def near(path: Path) -> Path:
+    """The path as seen from the working directory, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 @dataclass(frozen=True)

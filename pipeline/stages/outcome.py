@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ninscope.errors import CheckpointError
+from ninscope.errors import CheckpointError, RequestError, one_line
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,9 @@ def attempt(work: Callable[[], None]) -> Outcome:
         work()
     except CheckpointError as error:
         return Outcome(error.status, str(error))
+    except RequestError:
+        raise  # not this checkpoint's fault, and the same for all
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else ""
-        return Outcome(
-            "failed",
-            f"{type(error).__name__}: {reason} (the traceback is in the log)",
-            traceback.format_exc(),
-        )
+        reason = one_line(f"{type(error).__name__}: {error}")
+        return Outcome("failed", f"{reason} (the traceback is in the log)", traceback.format_exc())
     return Outcome()

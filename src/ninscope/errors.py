@@ -7,8 +7,20 @@ others go on (exit code 1). Every message is one line, names the thing and says 
 STATUSES = ("ok", "duplicate", "missing", "corrupt", "nonfinite", "unsupported")
 
 
+MAX_MESSAGE = 600
+
+
+def one_line(text: str) -> str:
+    """The text as one printable line of bounded length: names in messages may come from strangers."""
+    plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    return plain if len(plain) <= MAX_MESSAGE else f"{plain[: MAX_MESSAGE // 2]} ... {plain[-MAX_MESSAGE // 2 :]}"
+
+
 class NinscopeError(Exception):
-    """Base of all errors raised on purpose by ninscope."""
+    """Base of all errors raised on purpose by ninscope; the message is one line."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 class RequestError(NinscopeError, ValueError):

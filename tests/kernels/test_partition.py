@@ -3,10 +3,10 @@
 import naive
 import numpy as np
 import pytest
-from modes import JIT
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from modes import JIT
 
 from ninscope.multifractal import boxes, partition
 from ninscope.multifractal.boxes import box_histogram

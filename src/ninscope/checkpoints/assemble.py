@@ -26,17 +26,18 @@ def read_config(revision: str, present: Iterable[str], read: Callable[[str, int]
     return raw
 
 
-def weight_file_names(present: Iterable[str], read: Callable[[str, int], bytes], revision: str) -> list[str]:
-    """The weight files of a revision: model.safetensors, or the shards its index names, in name order.
+def weight_files(present: Iterable[str], read: Callable[[str, int], bytes], revision: str) -> dict[str, list[str]]:
+    """The weight files of a revision and the tensors promised in each: model.safetensors (nothing is promised), or the
+    shards its index names, in name order.
 
     present: names of the files there; read(name, limit) gives a small file's bytes.
     Raises CheckpointError (missing) when there are no weights, and what the index raises.
     """
     present = set(present)
     if SINGLE_NAME in present:
-        return [SINGLE_NAME]
+        return {SINGLE_NAME: []}
     if INDEX_NAME in present:
-        return list(_index(present, read, revision))
+        return shards_of_index(read(INDEX_NAME, MAX_JSON_BYTES), present, f"{revision}/{INDEX_NAME}")
     raise CheckpointError(
         "missing",
         f"{revision}: no {SINGLE_NAME} and no {INDEX_NAME}; the weights are absent or in another format",
@@ -53,13 +54,12 @@ def checkpoint_of_files(
     present = set(present)
     config = read_json_object(read_config(revision, present, read), f"{revision}/config.json")
     tensors: dict[str, Tensor] = {}
-    promised = {} if SINGLE_NAME in present else _index(present, read, revision)
-    for name in weight_file_names(present, read, revision):
+    for name, promised in weight_files(present, read, revision).items():
         file = open_file(name)
         entries = read_header(
             lambda start, stop, file=file: bytes(file.read_ranges([(start, stop)])[0]), file.size, file.name
         )
-        absent = [tensor for tensor in promised.get(name, ()) if tensor not in entries]
+        absent = [tensor for tensor in promised if tensor not in entries]
         if absent:
             raise CheckpointError(
                 "corrupt", f"{file.name}: tensor {absent[0]} is absent, though the index names it here"
@@ -71,7 +71,3 @@ def checkpoint_of_files(
                 )
             tensors[entry.name] = Tensor(entry, file)
     return Checkpoint(revision, step_of(revision), config, tensors)
-
-
-def _index(present: set[str], read: Callable[[str, int], bytes], revision: str) -> dict[str, list[str]]:
-    return shards_of_index(read(INDEX_NAME, MAX_JSON_BYTES), present, f"{revision}/{INDEX_NAME}")

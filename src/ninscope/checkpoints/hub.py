@@ -12,14 +12,15 @@ from functools import cached_property
 
 from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
+    HFValidationError,
     HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_file_names
+from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
@@ -28,7 +29,7 @@ from ninscope.errors import CheckpointError, RequestError
 PARALLEL_RANGES = 8
 TIMEOUT_SECONDS = 30.0
 # What the client raises when the network or the server fails; not all of it is an OSError.
-_FAILURES = (HTTPError, OSError)
+_FAILURES = (HTTPError, OSError, ValueError)  # ValueError: an answer that is not the Hub's JSON
 
 
 class HubFile:
@@ -90,9 +91,7 @@ class HubSource:
         try:
             refs = self._api.list_repo_refs(self.repository)
         except RepositoryNotFoundError:
-            raise RequestError(
-                f"{self.repository}: no such folder, and no such model repository on the Hub (or no access to it)"
-            ) from None
+            raise _no_repository(self.repository) from None
         except _FAILURES as error:
             raise RequestError(
                 f"{self.repository}: no such folder, and the Hub cannot be asked ({_reason(error)})"
@@ -108,7 +107,7 @@ class HubSource:
         commit, sizes, digests = self._listing(revision)
         read = self._reader(revision, commit, sizes)
         config = read_config(revision, sizes, read)
-        names = weight_file_names(sizes, read, revision)
+        names = weight_files(sizes, read, revision)
         files = tuple(FileIdentity(name, sizes[name], digests[name]) for name in names)
         return Identity(revision, step_of(revision), files, hashlib.sha256(config).hexdigest(), commit)
 
@@ -134,10 +133,8 @@ class HubSource:
             raise CheckpointError(
                 "missing", f"{revision}: {self.repository} is gated; log in and accept its terms"
             ) from None
-        except (RepositoryNotFoundError, EntryNotFoundError):
-            raise CheckpointError(
-                "missing", f"{revision}: no such repository {self.repository}, or no access to it"
-            ) from None
+        except RepositoryNotFoundError:
+            raise _no_repository(self.repository) from None
         except _FAILURES as error:
             raise CheckpointError(
                 "missing", f"{revision}: {self.repository} cannot be asked ({_reason(error)}); run again"
@@ -160,7 +157,16 @@ class HubSource:
 
 
 def hub_source(repository: str) -> HubSource:
+    """The source for a repository id. Raises RequestError when it cannot be one."""
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        raise RequestError(f"{repository}: no such folder, and not a Hub repository id (org/name)") from None
     return HubSource(repository)
+
+
+def _no_repository(repository: str) -> RequestError:
+    return RequestError(f"{repository}: no such folder, and no such model repository on the Hub (or no access to it)")
 
 
 def _reason(error: Exception) -> str:

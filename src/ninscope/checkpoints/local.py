@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_file_names
+from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.index_format import INDEX_NAME, SINGLE_NAME
 from ninscope.checkpoints.steps import in_step_order, step_of
@@ -91,7 +91,7 @@ class LocalSource:
         folder = self._folder_of(revision)
         read = self._reader(revision)
         config_raw = read_config(revision, self._names(folder), read)
-        names = weight_file_names(self._names(folder), read, revision)
+        names = weight_files(self._names(folder), read, revision)
         files = tuple(_identify_file(folder / name, name, revision, known or {}) for name in names)
         return Identity(revision, step_of(revision), files, hashlib.sha256(config_raw).hexdigest())
 

@@ -41,10 +41,16 @@ def open_source(source: str | Path) -> Source:
     Raises RequestError when it is neither.
     """
     text = str(source)
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    if not text.strip():
+        raise RequestError("an empty name is no source; name a folder, or a Hub repository id (org/name)")
+    try:
+        folder = Path(text).expanduser()
+        kind = "folder" if folder.is_dir() else "file" if folder.exists() else ""
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a zero byte
+        kind = ""
+    if kind == "folder":
         return local_source(text, folder)
-    if folder.exists():
+    if kind == "file":
         raise RequestError(f"{text} is a file; name the folder that holds config.json and the weights")
     if text.startswith((".", "/", "~")) or not _REPOSITORY.fullmatch(text):
         raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name)")

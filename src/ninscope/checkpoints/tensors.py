@@ -58,6 +58,37 @@ class Tensor:
         Raises CheckpointError: unsupported (a type that holds no plain floats), corrupt (fewer than 2 dimensions),
         nonfinite, and what the file raises.
         """
+        stored = np.dtype(STORED_TYPES[self.checked_float_type()])
+        row_count, columns = self.shape
+        row_bytes = columns * stored.itemsize
+        spans = [(0, row_count)] if self.file.reads_are_free else row_spans(wanted, row_bytes)
+        if not spans:
+            return np.empty((0, columns), stored), np.zeros(0, np.int64)
+        base = self.entry.start
+        pieces = self.file.read_ranges([(base + first * row_bytes, base + last * row_bytes) for first, last in spans])
+        arrays = [_array(piece, stored).reshape(-1, columns) for piece in pieces]
+        values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        fetched = np.concatenate([np.arange(first, last) for first, last in spans])
+        self._check_finite(values, fetched)
+        return values, np.searchsorted(fetched, wanted)
+
+    def row_bits(self, first: int, last: int) -> np.ndarray:
+        """Rows first..last-1 as the unsigned integers [last - first, columns] that they are stored as; nothing is checked.
+
+        Raises CheckpointError: unsupported or corrupt, as `rows`, and what the file raises.
+        """
+        stored = np.dtype(f"<u{np.dtype(STORED_TYPES[self.checked_float_type()]).itemsize}")
+        columns = self.shape[1]
+        start = self.entry.start + first * columns * stored.itemsize
+        (piece,) = self.file.read_ranges([(start, start + (last - first) * columns * stored.itemsize)])
+        return _array(piece, stored).reshape(last - first, columns)
+
+    @property
+    def item_bytes(self) -> int:
+        return np.dtype(STORED_TYPES[self.checked_float_type()]).itemsize
+
+    def checked_float_type(self) -> str:
+        """The stored type, of a matrix of plain floats. Raises CheckpointError: unsupported or corrupt."""
         if self.dtype not in STORED_TYPES:
             raise CheckpointError(
                 "unsupported",
@@ -67,17 +98,7 @@ class Tensor:
             raise CheckpointError(
                 "corrupt", f"tensor {self.name} has {len(self.shape)} dimensions where a matrix was expected"
             )
-        stored = np.dtype(STORED_TYPES[self.dtype])
-        row_count, columns = self.shape
-        row_bytes = columns * stored.itemsize
-        spans = [(0, row_count)] if self.file.reads_are_free else row_spans(wanted, row_bytes)
-        base = self.entry.start
-        pieces = self.file.read_ranges([(base + first * row_bytes, base + last * row_bytes) for first, last in spans])
-        arrays = [_array(piece, stored).reshape(-1, columns) for piece in pieces]
-        values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        fetched = np.concatenate([np.arange(first, last) for first, last in spans])
-        self._check_finite(values, fetched)
-        return values, np.searchsorted(fetched, wanted)
+        return self.dtype
 
     def _check_finite(self, values: np.ndarray, row_numbers: np.ndarray) -> None:
         found = first_nonfinite(values, self.dtype)

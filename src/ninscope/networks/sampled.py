@@ -118,12 +118,21 @@ def _dense_rows(blocks, source, tensors, chosen) -> list[np.ndarray]:
 
 
 def _assemble(pieces, architecture, sizes, nodes, chosen) -> SampledNetwork:
-    parts = [part for edges in pieces for part in edges]
-    counts, columns, weights = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    total = nodes * len(pieces)
+    # One kind of array at a time, its parts let go once joined: edges are what is large here.
+    counts, columns, weights = ([part[kind] for edges in pieces for part in edges] for kind in range(3))
+    samples = len(pieces)
+    pieces.clear()
+    counts, columns, weights = _joined(counts), _joined(columns), _joined(weights)
+    total = nodes * samples
     indptr = np.zeros(total + 1, dtype=columns.dtype)
     np.cumsum(counts, out=indptr[1:])
     matrix = csr_matrix((weights, columns, indptr), shape=(total, total))
     names = tuple(layer.name for layer in architecture.layers)
     neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in chosen])
     return SampledNetwork(matrix, names, sizes, neurons)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole

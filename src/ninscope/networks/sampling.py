@@ -15,7 +15,9 @@ import numpy as np
 def sampled_neurons(seed: int, sample: int, group: str, size: int, count: int) -> np.ndarray:
     """Sorted numbers of `count` of `size` neurons, int64 [min(count, size)]; all of them where there are no more."""
     if count >= size:
-        return np.arange(size, dtype=np.int64)
+        neurons = np.arange(size, dtype=np.int64)
+        neurons.flags.writeable = False
+        return neurons
     name = np.frombuffer(hashlib.sha256(group.encode()).digest(), dtype="<u4")
     generator = np.random.PCG64(np.random.SeedSequence([seed, sample, *(int(word) for word in name)]))
     order = np.argsort(generator.random_raw(size), kind="stable")

@@ -1,0 +1,509 @@
+"""A suite on a Hub, read by the real client from a real server: the same numbers as from disk, and only the bytes they need."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_server import Fault, HubServer, first
+from huggingface_hub import constants
+from suites import (
+    neox_tensors,
+    offsets_of,
+    safetensors_bytes,
+    to_bf16,
+    used_names,
+    write_bf16,
+    write_checkpoint,
+    write_suite,
+)
+
+import ninscope
+from ninscope.architectures import architecture_of
+from ninscope.checkpoints.source import open_source
+from ninscope.checkpoints.tensors import OVERFETCH
+from ninscope.errors import CheckpointError, RequestError
+from ninscope.networks.sampled import sampled_network
+from ninscope.networks.sampling import sampled_neurons
+
+MODEL = "org/tiny"
+WEIGHTS = "model.safetensors"
+SHAPE = {"blocks": 2, "width": 32, "heads": 4}
+SMALL = {"nodes_per_layer": 24, "samples": 2}
+FEW = {"nodes_per_layer": 4, "samples": 1}
+
+
+@pytest.fixture(autouse=True)
+def _private_client(monkeypatch, tmp_path):
+    """No request but those of the package, no token of whoever runs this, and no wait between retries."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    point_client_at(monkeypatch, "http://127.0.0.1:9")  # nobody listens there: until a test serves, nothing is found
+
+
+def point_client_at(monkeypatch, endpoint: str) -> None:
+    """What HF_ENDPOINT does, had it been set before the client was imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+@pytest.fixture
+def suite(tmp_path):
+    return write_suite(tmp_path / "tiny", [0, 1, 10], **SHAPE)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """serve(repositories) -> the running server, with the client pointed at it; closed after the test."""
+    servers = []
+
+    def start(repositories, **kwargs):
+        server = HubServer(repositories, **kwargs)
+        server.__enter__()
+        servers.append(server)
+        point_client_at(monkeypatch, server.endpoint)
+        return server
+
+    yield start
+    for server in servers:
+        server.__exit__()
+
+
+def branches(suite: Path) -> dict[str, Path]:
+    """As Pythia is published: a branch a step, and main, which holds the last."""
+    steps = {folder.name: folder for folder in suite.iterdir()}
+    return {"main": suite / "step10", **steps}
+
+
+@pytest.fixture
+def hub(serve, suite):
+    return serve({MODEL: branches(suite)})
+
+
+def same_spectra(left, right):
+    assert len(left.samples) == len(right.samples)
+    for name in ("q", "tau", "alpha", "f", "r2", "alpha0", "width", "nodes", "edges"):
+        assert np.asarray(getattr(left, name)).tobytes() == np.asarray(getattr(right, name)).tobytes(), name
+
+
+def ranges_of(server, revision: str, name: str = WEIGHTS) -> list[tuple[int, int]]:
+    """What was fetched of a file: half-open byte ranges, sorted. Whole answers are no ranges and fail here."""
+    commit = server.refs[MODEL]["heads"].get(revision, revision)
+    asked = [r for r in server.requests if r.is_file and r.path.endswith(f"/{commit}/{name}")]
+    assert all(r.status == 206 for r in asked)
+    return sorted(r.range for r in asked)
+
+
+class TestSameNumbers:
+    def test_a_suite(self, hub, suite):
+        ours = ninscope.measure_all(MODEL, **SMALL)
+        theirs = ninscope.measure_all(str(suite), **SMALL)
+        assert [(row.revision, row.step, row.status, row.message) for row in ours] == [
+            (row.revision, row.step, row.status, row.message) for row in theirs
+        ]
+        assert [row.emergence for row in ours][1:] == [row.emergence for row in theirs][1:]
+        assert np.isfinite([row.emergence for row in ours]).all()
+        for left, right in zip(ours, theirs, strict=True):
+            same_spectra(left.spectrum, right.spectrum)
+
+    @pytest.mark.parametrize("shards", [2, 3])
+    def test_sharded(self, serve, suite, tmp_path, shards):
+        tensors = neox_tensors(seed=1, **SHAPE)
+        serve({MODEL: {"step1": write_checkpoint(tmp_path / "sharded", tensors, shards=shards)}})
+        same_spectra(ninscope.measure(MODEL, **SMALL), ninscope.measure(str(suite / "step1"), **SMALL))
+
+    def test_bfloat16(self, serve, tmp_path):
+        folder = write_bf16(tmp_path / "step1", neox_tensors(seed=1, **SHAPE, dtype=np.float32))
+        serve({MODEL: {"step1": folder}})
+        same_spectra(ninscope.measure(MODEL, **FEW), ninscope.measure(str(folder), **FEW))
+
+    def test_weights_that_start_at_an_odd_byte(self, serve, tmp_path):
+        tensors = neox_tensors(seed=1, **SHAPE, dtype=np.float32)
+        folder = write_checkpoint(tmp_path / "step1", tensors)
+        entries = {name: ("F32", array.shape, array.tobytes()) for name, array in tensors.items()}
+        content = next(
+            raw
+            for n in range(8)
+            if offsets_of(raw := safetensors_bytes(entries, 1, {"pad": "." * n}))[next(iter(tensors))][0] % 2
+        )
+        about = (folder / "config.json").read_bytes()
+        serve({MODEL: {"step1": {WEIGHTS: content, "config.json": about}}})
+        same_spectra(ninscope.measure(MODEL, **FEW), ninscope.measure(str(folder), **FEW))
+
+    def test_weights_that_the_hub_sends_on_to_its_storage(self, serve, suite):
+        serve({MODEL: branches(suite)}, redirect_lfs=True)
+        same_spectra(ninscope.measure(MODEL, "step1", **SMALL), ninscope.measure(str(suite / "step1"), **SMALL))
+
+    def test_identity_is_that_of_the_local_files(self, hub, suite):
+        ours = open_source(MODEL).identify("step1")
+        theirs = open_source(suite).identify("step1")
+        assert (ours.content_sha256, ours.config_sha256, ours.bytes, ours.step) == (
+            theirs.content_sha256,
+            theirs.config_sha256,
+            theirs.bytes,
+            theirs.step,
+        )
+        assert ours.commit == hub.refs[MODEL]["heads"]["step1"]
+        assert hub.bytes_served(WEIGHTS) == 0  # the Hub states the hash
+
+
+class TestBytes:
+    def test_unused_tensors_are_never_fetched(self, hub, suite):
+        ninscope.measure(MODEL, "step1", **SMALL)
+        offsets = offsets_of((suite / "step1" / WEIGHTS).read_bytes())
+        used = used_names(offsets)
+        assert len(used) == 8
+        unused = [span for name, span in offsets.items() if name not in used]
+        assert len(unused) == len(offsets) - 8 > 10
+        header_end = min(start for start, _ in offsets.values())
+        fetched = ranges_of(hub, "step1")
+        for start, stop in fetched:
+            assert all(stop <= first_byte or start >= after for first_byte, after in unused), (
+                "a range in no unused tensor"
+            )
+            inside = [start >= first_byte and stop <= after for first_byte, after in map(offsets.get, used)]
+            assert stop <= header_end or any(inside), "and in one used tensor, or in the header"
+
+    def test_whole_tensors_once_where_all_neurons_are_taken(self, hub, suite):
+        ninscope.measure(MODEL, "step1", nodes_per_layer=128, samples=3)
+        offsets = offsets_of((suite / "step1" / WEIGHTS).read_bytes())
+        header_end = min(start for start, _ in offsets.values())
+        whole = sorted(offsets[name] for name in used_names(offsets))
+        assert ranges_of(hub, "step1") == [(0, 8), (8, header_end), *whole]
+
+    def test_of_few_neurons_only_their_rows(self, serve, tmp_path):
+        """A model of the width of a real one: the rows that are needed, plus at most the documented over-fetch."""
+        tensors = neox_tensors(1, 1024, 8, seed=0, dtype=np.float16, intermediate=512)
+        folder = write_checkpoint(tmp_path / "step1", tensors)
+        hub = serve({MODEL: {"step1": folder}})
+        parameters = {"nodes_per_layer": 8, "samples": 2, "seed": 3}
+        measured = ninscope.measure(MODEL, "step1", **parameters)
+        same_spectra(measured, ninscope.measure(str(folder), **parameters))
+
+        offsets = offsets_of((folder / WEIGHTS).read_bytes())
+        neurons = {
+            group: np.unique(np.concatenate([sampled_neurons(3, sample, group, size, 8) for sample in range(2)]))
+            for group, size in (("block0.attention", 1024), ("block0.a", 1024), ("block0.m", 512), ("output.x", 1024))
+        }
+        head, within = np.divmod(neurons["block0.attention"], 128)
+        layer = "gpt_neox.layers.0."
+        rows = {
+            layer + "attention.query_key_value.weight": np.sort(
+                [h * 384 + part * 128 + w for h, w in zip(head, within, strict=True) for part in range(3)]
+            ),
+            layer + "attention.dense.weight": neurons["block0.a"],
+            layer + "mlp.dense_h_to_4h.weight": neurons["block0.m"],
+            layer + "mlp.dense_4h_to_h.weight": neurons["output.x"],
+        }
+        fetched = ranges_of(hub, "step1")
+        total = 0
+        for name, wanted in rows.items():
+            start, stop = offsets[name]
+            row_bytes = tensors[name].shape[1] * 2
+            inside = [span for span in fetched if start <= span[0] and span[1] <= stop]
+            got = {row for a, b in inside for row in range((a - start) // row_bytes, (b - start) // row_bytes)}
+            assert all((a - start) % row_bytes == (b - start) % row_bytes == 0 for a, b in inside)
+            assert got >= set(wanted.tolist())
+            size = sum(b - a for a, b in inside)
+            gaps = np.diff(wanted) - 1
+            small = gaps[gaps * row_bytes <= 1024].sum() * row_bytes
+            assert size <= max(OVERFETCH * wanted.size * row_bytes, wanted.size * row_bytes + small)
+            assert size < (stop - start) / 8
+            assert len(inside) > 1
+            total += size
+        header_end = min(start for start, _ in offsets.values())
+        assert sum(b - a for a, b in fetched) == total + header_end == hub.bytes_served(WEIGHTS)
+
+    def test_a_byte_is_not_fetched_twice(self, hub, suite):
+        ninscope.measure(MODEL, "step1", nodes_per_layer=8, samples=4)
+        edges = [edge for span in ranges_of(hub, "step1") for edge in span]
+        assert edges == sorted(edges)
+        assert hub.bytes_served("config.json") == (suite / "step1" / "config.json").stat().st_size
+
+    def test_metadata_requests_do_not_grow_with_the_ranges(self, serve, tmp_path):
+        """A range costs one request; what is asked about the file beside that is a handful for each revision."""
+        folder = write_checkpoint(tmp_path / "step1", neox_tensors(2, 512, 4, seed=0, intermediate=512))
+        hub = serve({MODEL: {"step1": folder}})
+        ninscope.measure(MODEL, "step1", nodes_per_layer=16, samples=4)
+        files = [r for r in hub.requests if r.is_file]
+        assert len(files) > 100
+        assert len(hub.requests) - len(files) < 20
+
+    def test_only_headers_are_read_on_opening(self, hub, suite):
+        checkpoint = open_source(MODEL).open("step1")
+        raw = (suite / "step1" / WEIGHTS).read_bytes()
+        header_end = min(start for start, _ in offsets_of(raw).values())
+        assert hub.bytes_served(WEIGHTS) == header_end
+        assert set(checkpoint) == set(offsets_of(raw))
+
+    def test_sharded_files_are_treated_alike(self, serve, tmp_path):
+        folder = write_checkpoint(tmp_path / "step1", neox_tensors(seed=1, **SHAPE), shards=3)
+        hub = serve({MODEL: {"step1": folder}})
+        ninscope.measure(MODEL, **SMALL)
+        for shard in sorted(folder.glob("model-*.safetensors")):
+            offsets = offsets_of(shard.read_bytes())
+            unused = [span for name, span in offsets.items() if name not in used_names(offsets)]
+            fetched = ranges_of(hub, "step1", shard.name)
+            assert fetched[0] == (0, 8)
+            assert all(b <= start or a >= stop for a, b in fetched for start, stop in unused)
+
+
+class TestRevisions:
+    def test_steps_are_branches(self, hub):
+        source = open_source(MODEL)
+        assert source.revisions() == ["step0", "step1", "step10"]
+        assert (source.name, source.label) == ("tiny", MODEL)
+
+    def test_main_where_there_are_no_steps(self, serve, suite):
+        serve({MODEL: {"main": suite / "step1", "dev": suite / "step0"}})
+        rows = ninscope.measure_all(MODEL, **SMALL)
+        assert [(row.revision, row.step, row.status) for row in rows] == [("main", None, "ok")]
+        same_spectra(rows[0].spectrum, ninscope.measure(str(suite / "step1"), **SMALL))
+        same_spectra(ninscope.measure(MODEL, **SMALL), rows[0].spectrum)
+
+    @pytest.mark.parametrize("kind", ["main", "tag", "commit"])
+    def test_any_revision_that_the_hub_knows_can_be_named(self, hub, suite, kind):
+        names = {
+            "main": "main",
+            "tag": (hub.push(MODEL, "v1.0", suite / "step10", kind="tags"), "v1.0")[1],
+            "commit": hub.refs[MODEL]["heads"]["step10"],
+        }
+        same_spectra(ninscope.measure(MODEL, names[kind], **FEW), ninscope.measure(str(suite / "step10"), **FEW))
+
+    def test_a_branch_whose_name_holds_a_slash(self, serve, suite):
+        serve({MODEL: {"seed1/step0": suite / "step0", "seed1/step10": suite / "step10", "main": suite / "step10"}})
+        rows = ninscope.measure_all(MODEL, **SMALL)
+        assert [(row.revision, row.step, row.status) for row in rows] == [
+            ("seed1/step0", 0, "ok"),
+            ("seed1/step10", 10, "ok"),
+        ]
+
+    def test_a_revision_is_read_at_one_commit(self, hub, suite):
+        """A push between two reads must not mix two checkpoints."""
+        checkpoint = open_source(MODEL).open("step1")
+        hub.push(MODEL, "step1", suite / "step0")
+        name = used_names(checkpoint)[0]
+        values, position = checkpoint.tensors[name].rows(np.array([5]))
+        np.testing.assert_array_equal(values[position][0], neox_tensors(seed=1, **SHAPE)[name][5])
+
+    def test_files_in_folders_of_the_repository_are_not_the_checkpoint(self, serve, suite):
+        files = {f"onnx/{path.name}": path.read_bytes() for path in (suite / "step0").iterdir()}
+        serve({MODEL: {"main": files}})
+        assert [row.status for row in ninscope.measure_all(MODEL)] == ["missing"]
+
+
+def files_of(folder: Path, **changes) -> dict[str, bytes]:
+    """The folder's files by name, with some replaced, or left out where the new content is None."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | changes
+    return {name: content for name, content in files.items() if content is not None}
+
+
+class TestWrong:
+    def test_a_repository_that_does_not_exist(self, hub):
+        for measure in (ninscope.measure, ninscope.measure_all):
+            with pytest.raises(
+                RequestError, match="org/other: no such folder, and no such model repository on the Hub"
+            ):
+                measure("org/other")
+
+    @pytest.mark.parametrize(
+        "name", ["org/a--b", "org/a..b", "org/a.git", "org/a-", "org/a.", "örg/a", "org/" + "a" * 96]
+    )
+    def test_what_cannot_be_a_repository(self, hub, name):
+        with pytest.raises(RequestError, match="no such folder"):
+            ninscope.measure_all(name)
+
+    def test_a_hub_that_cannot_be_reached(self):
+        with pytest.raises(RequestError, match="no such folder, and the Hub cannot be asked"):
+            ninscope.measure_all(MODEL)
+        with pytest.raises(CheckpointError, match=r"org/tiny cannot be asked .*; run again") as caught:
+            ninscope.measure(MODEL, "step1")
+        assert caught.value.status == "missing"
+
+    def test_a_hub_that_may_not_be_reached(self, hub, monkeypatch):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(RequestError, match=r"cannot be asked .*offline"):
+            ninscope.measure_all(MODEL)
+
+    def test_an_answer_that_is_not_the_hubs(self, hub):
+        """A proxy's login page is sent with status 200 and is no JSON."""
+        hub.faults = [lambda request: Fault(flip_bit=6) if "/refs" in request.path else None]
+        with pytest.raises(RequestError, match="the Hub cannot be asked"):
+            ninscope.measure_all(MODEL)
+        hub.faults = [lambda request: Fault(flip_bit=6) if "/revision/" in request.path else None]
+        with pytest.raises(CheckpointError, match="cannot be asked") as caught:
+            ninscope.measure(MODEL, "step1", **FEW)
+        assert caught.value.status == "missing"
+
+    def test_a_revision_that_does_not_exist(self, hub):
+        with pytest.raises(CheckpointError, match="step9: no such revision in org/tiny") as caught:
+            ninscope.measure(MODEL, "step9")
+        assert caught.value.status == "missing"
+        (row,) = ninscope.measure_all(MODEL, "step9")
+        assert (row.status, row.step, row.spectrum) == ("missing", 9, None)
+
+    def test_a_repository_that_does_not_exist_with_a_revision_named(self, hub):
+        """The request is as wrong as without one; an exit code of 1 would say that other checkpoints are fine."""
+        with pytest.raises(RequestError, match=r"org/other: no such folder, and no such model repository"):
+            ninscope.measure("org/other", "step1")
+        with pytest.raises(RequestError, match=r"org/other: no such folder, and no such model repository"):
+            ninscope.measure_all("org/other", "step1")
+
+    @pytest.mark.parametrize(
+        ("files", "status", "match"),
+        [
+            ({"config.json": None}, "missing", r"step1: config\.json is absent"),
+            ({"config.json": b"{"}, "corrupt", r"step1/config\.json: not JSON"),
+            ({"config.json": b""}, "corrupt", r"step1/config\.json: not JSON"),
+            ({"config.json": b"[]"}, "corrupt", r"step1/config\.json: not a JSON object"),
+            ({"config.json": b'{"model_type": "mamba"}'}, "unsupported", "model_type 'mamba' is not supported"),
+            ({WEIGHTS: None}, "missing", r"step1: no model\.safetensors and no"),
+            ({WEIGHTS: None, "pytorch_model.bin": b"x"}, "missing", "weights are absent or in another format"),
+            ({WEIGHTS: b""}, "corrupt", r"step1/model\.safetensors: 0 bytes are too few"),
+            ({WEIGHTS: b"garbage, not weights"}, "corrupt", r"step1/model\.safetensors: not a safetensors file"),
+            (
+                {WEIGHTS: None, "model.safetensors.index.json": b'{"weight_map": {"x": "../config.json"}}'},
+                "corrupt",
+                "not a file name inside the checkpoint; refused",
+            ),
+            (
+                {WEIGHTS: None, "model.safetensors.index.json": b'{"weight_map": {"x": "a.safetensors"}}'},
+                "missing",
+                r"shard a\.safetensors is absent",
+            ),
+        ],
+    )
+    def test_a_damaged_revision_is_told_and_the_others_go_on(self, serve, suite, files, status, match):
+        damaged = files_of(suite / "step1", **files)
+        serve({MODEL: {"step0": suite / "step0", "step1": damaged, "step10": suite / "step10"}})
+        rows = ninscope.measure_all(MODEL, **SMALL)
+        assert [row.status for row in rows] == ["ok", status, "ok"]
+        assert np.isfinite(rows[2].emergence)
+        with pytest.raises(CheckpointError, match=match):
+            ninscope.measure(MODEL, "step1", **SMALL)
+        if WEIGHTS not in damaged:  # then the listing alone tells, and no weight is read
+            with pytest.raises(CheckpointError, match=match):
+                open_source(MODEL).identify("step1")
+
+    @pytest.mark.parametrize("cut", [1, 200])
+    def test_a_truncated_upload(self, serve, suite, cut):
+        raw = (suite / "step1" / WEIGHTS).read_bytes()
+        serve({MODEL: {"step1": files_of(suite / "step1", **{WEIGHTS: raw[:-cut]})}})
+        with pytest.raises(CheckpointError, match=rf"truncated: .* {len(raw)} bytes, the file has {len(raw) - cut}"):
+            ninscope.measure(MODEL, **SMALL)
+
+    def test_weights_that_are_not_finite(self, serve, suite, tmp_path):
+        tensors = neox_tensors(seed=1, **SHAPE)
+        name = "gpt_neox.layers.1.mlp.dense_h_to_4h.weight"
+        tensors[name][77, 5] = np.inf
+        serve({MODEL: {"step1": write_checkpoint(tmp_path / "bad", tensors)}})
+        with pytest.raises(
+            CheckpointError, match=f"tensor {name} holds NaN or infinity, first at row 77, column 5"
+        ) as no:
+            ninscope.measure(MODEL, nodes_per_layer=128)
+        assert no.value.status == "nonfinite"
+
+
+class TestFaults:
+    def fault_in_rows(self, hub, fault):
+        """Hits requests for weights that are not the header's two."""
+        seen = []
+
+        def hook(request):
+            if request.path.endswith(WEIGHTS) and request.range:
+                seen.append(request.range)
+                if len(seen) > 2:
+                    return fault
+            return None
+
+        hub.faults = [hook]
+
+    @pytest.mark.parametrize("fault", [Fault(short=3), Fault(short=0), Fault(ignore_range=True)])
+    def test_an_answer_of_another_length_is_noticed(self, hub, fault):
+        """The client itself does not look: without a check, weights would silently be other weights."""
+        self.fault_in_rows(hub, fault)
+        with pytest.raises(
+            CheckpointError, match=r"step1/model\.safetensors: asked for \d+ bytes at \d+, the server sent"
+        ):
+            ninscope.measure(MODEL, "step1", **SMALL)
+
+    def test_a_short_header_is_noticed(self, hub):
+        hub.faults = [first(1, Fault(short=4), WEIGHTS)]
+        with pytest.raises(CheckpointError, match="asked for 8 bytes at 0, the server sent 4"):
+            ninscope.measure(MODEL, "step1", **SMALL)
+
+    def test_a_short_config_is_noticed(self, hub):
+        hub.faults = [lambda request: Fault(short=4) if request.is_file or "config.json" in request.path else None]
+        with pytest.raises(CheckpointError, match=r"step1/config\.json: asked for"):
+            ninscope.measure(MODEL, "step1", **SMALL)
+
+    @pytest.mark.parametrize("fault", [Fault(status=503), Fault(reset=True), Fault(truncate=5)])
+    def test_what_passes_is_tried_again(self, hub, suite, fault):
+        hub.faults = [first(3, fault, WEIGHTS)]
+        measured = ninscope.measure(MODEL, "step1", **SMALL)
+        same_spectra(measured, ninscope.measure(str(suite / "step1"), **SMALL))
+
+    @pytest.mark.parametrize("status", [403, 404, 410, 500, 503])
+    def test_what_does_not_pass_is_one_row_and_the_others_go_on(self, hub, status):
+        commit = hub.refs[MODEL]["heads"]["step1"]
+        hub.faults = [lambda request: Fault(status=status) if f"{commit}/{WEIGHTS}" in request.path else None]
+        rows = ninscope.measure_all(MODEL, **SMALL)
+        assert [row.status for row in rows] == ["ok", "missing", "ok"]
+        assert "step1/model.safetensors" in rows[1].message
+        assert rows[1].message.isprintable()
+
+    def test_a_listing_that_fails(self, hub):
+        hub.faults = [lambda request: Fault(status=500) if request.path.endswith("/step1") else None]
+        rows = ninscope.measure_all(MODEL, **FEW)
+        assert [row.status for row in rows] == ["ok", "missing", "ok"]
+        assert "step1: org/tiny cannot be asked" in rows[1].message
+
+    def test_a_list_of_branches_that_fails(self, hub):
+        hub.faults = [lambda request: Fault(status=500) if "/refs" in request.path else None]
+        with pytest.raises(RequestError, match="the Hub cannot be asked"):
+            ninscope.measure_all(MODEL)
+
+
+def test_bf16_bits_are_the_weights_that_arrive(serve, tmp_path):
+    """Of the network itself, edge by edge: the values, not only what is computed from them."""
+    tensors = neox_tensors(seed=1, **SHAPE, dtype=np.float32)
+    folder = write_bf16(tmp_path / "step1", tensors)
+    serve({MODEL: {"step1": folder}})
+    checkpoint = open_source(MODEL).open("step1")
+    network = sampled_network(checkpoint, architecture_of(checkpoint.config), 32, 1, 0, 1e6)
+    name = "gpt_neox.layers.0.attention.dense.weight"
+    whole = network.matrix[4 * 32 : 5 * 32, 5 * 32 : 6 * 32].toarray()  # c -> a of block 0
+    np.testing.assert_array_equal(whole.view(np.uint32) >> 16, to_bf16(tensors[name].T))
+
+
+def test_the_command_on_a_repository(hub, suite, tmp_path):
+    """From a process of its own, as a user runs it: nothing in it knows of these tests."""
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    command = [sys.executable, "-m", "ninscope.pipeline.cli", "measure"]
+    options = ["--nodes-per-layer", "24", "--samples", "2", "--json"]
+    done = {
+        source: subprocess.run(
+            [*command, source, *options], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        for source in (MODEL, str(suite))
+    }
+    assert [(result.returncode, result.stderr) for result in done.values()] == [(0, "")] * 2
+    ours, theirs = (json.loads(result.stdout) for result in done.values())
+    assert ours["rows"] == theirs["rows"]
+    assert [row["revision"] for row in ours["rows"]] == ["step0", "step1", "step10"]
+    assert ours["source"] == MODEL
+    offsets = offsets_of((suite / "step1" / WEIGHTS).read_bytes())
+    unused = [span for name, span in offsets.items() if name not in used_names(offsets)]
+    assert all(b <= start or a >= stop for a, b in ranges_of(hub, "step1") for start, stop in unused)
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
