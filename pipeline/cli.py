@@ -1,5 +1,6 @@
 """The command line. Exit codes: 0 done; 1 done, but some checkpoints are not ok; 2 the request is wrong; 130 interrupted."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ninscope.errors import NinscopeError, RequestError
+from ninscope.errors import NinscopeError, RequestError, one_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +18,10 @@ app = typer.Typer(
 )
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run folders.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a running Dask scheduler (tcp://...).")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", help="Address of a running Dask scheduler (tcp://...), instead of local workers."),
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Local worker processes (default: one a core).")]
 
 
@@ -121,9 +125,11 @@ def _run(dag_file: Path, runs_dir: Path, scheduler: str | None, workers: int | N
 
 def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: bool) -> int:
     from ninscope.pipeline import display
-    from ninscope.pipeline.run import perform, prepare, start
+    from ninscope.pipeline.run import finish, perform, prepare, start
     from ninscope.pipeline.runs import open_run
     from ninscope.pipeline.summary import notes_of, problems_of, summary_line
+
+    from ninscope.measuring import cores
 
     with display.working(f"locating the checkpoints of {dag.name}"):
         prepared = prepare(dag, runs_dir, client)
@@ -141,10 +147,10 @@ def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: boo
                 if client is not None:
                     outcomes = perform(prepared, client, done)
                 else:
-                    with connected(None, workers or min(display.cores(), len(tasks))) as local:
+                    with connected(None, workers or min(cores(), len(tasks))) as local:
                         outcomes = perform(prepared, local, done)
         except KeyboardInterrupt:
-            _say(f"interrupted: {display.done_so_far(prepared)}; the same command goes on from there")
+            _say(f"{display.done_so_far(prepared)}; the same command goes on from there")
             return 130
     else:
         print(f"{dag.name}: everything is there already; nothing to run")
@@ -152,6 +158,7 @@ def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: boo
         if stage in ("tables", "figures", "emergence") and not outcome.ok:
             _say(f"{stage}: {outcome.message}")
             return 1
+    finish(prepared)
     result = open_run(prepared.folder.root)
     problems = problems_of(result.table("checkpoints"))
     for problem in problems:
@@ -167,31 +174,42 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the `ninscope` command."""
+    """Entry point of the `ninscope` command: every error is one line, and an exit code."""
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="ninscope")
+        sys.stdout.flush()
     except RequestError as error:
         _say(str(error))
         code = 2
     except NinscopeError as error:
         _say(str(error))
         code = 1
-    except typer.Abort:
-        code = 130
-    except KeyboardInterrupt:
-        _say("interrupted")
+    except SystemExit as end:  # how the command line library ends on Ctrl-C
+        code = end.code
+    except (typer.Abort, KeyboardInterrupt):
         code = 130
     except Exception as error:
-        code = _usage_error(error)
+        code = _unexpected(error)
+    if code == 130:
+        _say("interrupted")
+        sys.stderr.flush()
+        os._exit(130)  # not to wait for threads that measure what nobody wants any more; nothing is being written
     sys.exit(int(code or 0))
 
 
-def _usage_error(error: Exception) -> int:
-    """Unknown options and the like, in one line; anything else is ours and keeps its traceback."""
-    if not hasattr(error, "format_message"):
+def _unexpected(error: Exception) -> int:
+    """Unknown options and the like; a reader that went away; and our own faults, whose traceback can be asked for."""
+    if hasattr(error, "format_message"):
+        if text := error.format_message():
+            _say(f"{text} (ninscope --help)")
+        return 2
+    if isinstance(error, BrokenPipeError):
+        sys.stdout = None
+        return 1
+    if os.environ.get("NINSCOPE_DEBUG"):
         raise error
-    _say(f"{error.format_message()} (ninscope --help)")
-    return 2
+    _say(one_line(f"failed: {type(error).__name__}: {error} (NINSCOPE_DEBUG=1 shows where)"))
+    return 1
 
 
 if __name__ == "__main__":

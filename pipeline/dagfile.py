@@ -1,17 +1,27 @@
 """The DAG file: which models, which revisions, which analysis. TOML, checked key by key; see dags/demo.toml."""
 
+import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ninscope.errors import RequestError
 from ninscope.measuring import Parameters
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"  # becomes part of paths and task names
-Name = Annotated[str, Field(pattern=_NAME)]
+_NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
+Name = Annotated[str, StringConstraints(pattern=re.compile(_NAME))]
 
 
 class _Strict(BaseModel):
@@ -41,7 +51,8 @@ class QGrid(_Strict):
     step: float = Field(gt=0)
 
     def values(self) -> np.ndarray:
-        count = round((self.stop - self.start) / self.step)
+        steps = (self.stop - self.start) / self.step if math.isfinite(self.step) else math.nan
+        count = round(steps) if abs(steps) < 1e6 else 0  # NaN and infinity are neither
         if not 1 <= count <= 10_000 or abs(self.start + count * self.step - self.stop) > 1e-9 * max(
             1.0, abs(self.stop)
         ):
@@ -112,11 +123,13 @@ def load_dag(path: Path) -> Dag:
         raise RequestError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise RequestError(f"{path}: not TOML: nested too deeply") from None
     raw.setdefault("name", path.stem)
     try:
         dag = Dag.model_validate(raw)
     except ValidationError as error:
-        raise RequestError(f"{path}: {_first_error(error)}") from None
+        raise RequestError(f"{path}: {_first_error(error, raw)}") from None
     models = [_resolved(model, path.parent) for model in dag.models]
     return dag.model_copy(update={"models": models})
 
@@ -132,26 +145,39 @@ def _resolved(model: Model, folder: Path) -> Model:
 
 def _path_or_repository(source: str, folder: Path) -> str:
     path = _absolute(source, folder)
-    if path.exists() or source.startswith((".", "/", "~")):
+    if _exists(path) or source.startswith((".", "/", "~")):
         return str(path)
     return source
 
 
 def _absolute(text: str, folder: Path) -> Path:
-    return (folder.resolve() / Path(text).expanduser()).resolve()
+    try:
+        return (folder.resolve() / Path(text).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user's home, a zero byte
+        raise RequestError(f"{text}: no such path ({error})") from None
 
 
-def _first_error(error: ValidationError) -> str:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long a name
+        return False
+
+
+def _first_error(error: ValidationError, raw: dict) -> str:
     """One line: where in the file, and what is wrong there."""
     problems = error.errors(include_url=False)
-    # A union reports each of its branches; the deepest location is the branch the user meant.
-    problem: dict[str, Any] = max(problems, key=lambda item: len(item["loc"])) if len(problems) > 1 else problems[0]
     unknown = next((item for item in problems if item["type"] == "extra_forbidden"), None)
-    problem = unknown or problem
-    where = ".".join(str(part + 1) if isinstance(part, int) else part for part in problem["loc"] if _is_key(part))
-    if problem["type"] == "extra_forbidden":
+    # A union reports each of its branches; the deepest location is the branch the user meant.
+    problem: dict[str, Any] = unknown or max(problems, key=lambda item: len(_place(item, raw)))
+    where = ".".join(_place(problem, raw))
+    if problem is unknown:
         return f"{where}: no such key"
     message = problem["msg"].removeprefix("Value error, ")
+    if where.endswith(".revisions"):
+        message = 'give "all", or a list of distinct revision names'
+    elif where.endswith(".q"):
+        message = "give a list of numbers, or { start = ..., stop = ..., step = ... }"
     shown = (
         ""
         if isinstance(problem["input"], dict | list) or problem["type"] == "missing"
@@ -160,6 +186,17 @@ def _first_error(error: ValidationError) -> str:
     return f"{where}: {message}{shown}" if where else message
 
 
-def _is_key(part) -> bool:
-    """Names of union branches are pydantic's, not keys of the file."""
-    return isinstance(part, int) or (part.islower() and "[" not in part)
+def _place(problem: dict, raw) -> list[str]:
+    """The location as keys of the file; names of union branches, which are pydantic's own, are left out."""
+    place, here = [], raw
+    for depth, part in enumerate(problem["loc"]):
+        last = depth == len(problem["loc"]) - 1
+        if isinstance(here, dict) and part in here:
+            place.append(str(part))
+            here = here[part]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            place.append(str(part + 1))
+            here = here[part]
+        elif last and problem["type"] == "missing":
+            place.append(str(part))
+    return place

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.summary import Progress as RunProgress
 from ninscope.pipeline.summary import near, progress_of
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,15 +34,10 @@ _STAGE_TITLES = {
 }  # fmt: skip
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def working(text: str) -> Iterator[None]:
     """A spinner while something of unknown length is done."""
-    with Console(stderr=True).status(text):
+    with Console(stderr=True).status(escape(text)):
         yield
 
 
@@ -105,11 +101,11 @@ def show_plan(prepared: Prepared, tasks: Sequence[Task]) -> None:
 
 def show_progress(path: Path, progress: RunProgress) -> None:
     """The state of a run as a small table."""
-    table = Table("stage", "done", "of", title=str(path))
+    table = Table("stage", "done", "of", title=escape(str(path)))
     for stage, (done, total) in progress.stages.items():
         table.add_row(_STAGE_TITLES[stage], str(done), str(total))
     table.add_row("tables", "1" if progress.finished else "0", "1")
-    Console().print(table)
+    _print_whole(table)
     state = "finished" if progress.finished else "not finished: run the same command again to go on"
     print(f"{path.name}: {state}; {len(progress.problems)} checkpoints not ok")
 
@@ -122,7 +118,7 @@ def done_so_far(prepared: Prepared) -> str:
 
 def show_measured(source: str, rows: Sequence[Measured]) -> None:
     """One row a revision; what is missing is a dash."""
-    table = Table(title=source)
+    table = Table(title=escape(source))
     for column, side in (
         ("revision", "left"),
         ("status", "left"),
@@ -132,7 +128,7 @@ def show_measured(source: str, rows: Sequence[Measured]) -> None:
     for row in rows:
         fields = measured_row(row)
         table.add_row(
-            row.revision,
+            escape(row.revision),
             row.status,
             _with_spread(fields["alpha0"], fields["alpha0_std"]),
             _with_spread(fields["width"], fields["width_std"]),
@@ -140,11 +136,17 @@ def show_measured(source: str, rows: Sequence[Measured]) -> None:
             _number(fields["nodes"], ".0f"),
             _number(fields["edges"], ".0f"),
         )
-    console = Console()
-    console.print(table)
+    _print_whole(table)
     notes = Counter(row.message for row in rows if row.status == "ok" and row.message)
     for note, times in notes.items():
-        console.print(f"{times} of {len(rows)} checkpoints: {note}", highlight=False, markup=False)
+        print(f"{times} of {len(rows)} checkpoints: {note}")
+
+
+def _print_whole(table: Table) -> None:
+    """Print a table as wide as it is: in a narrow window lines wrap, but no number is cut off."""
+    console = Console()
+    wanted = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    Console(width=max(wanted, 1), soft_wrap=True).print(table)
 
 
 def measured_row(row: Measured) -> dict:

@@ -33,26 +33,35 @@ def read_evaluations(path: str | None) -> tuple[Evaluation, ...]:
     if path is None:
         return ()
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # a spreadsheet puts a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(
             f"evaluations {path}: cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from None
     reader = csv.DictReader(text.splitlines())
-    absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-    if absent:
-        raise RequestError(f"evaluations {path}: no column {absent[0]}; columns: revision, step, task, metric, value")
-    return tuple(_evaluation(path, reader.line_num, row) for row in reader)
+    try:
+        absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if absent:
+            raise RequestError(
+                f"evaluations {path}: no column {absent[0]}; columns: revision, step, task, metric, value"
+            )
+        return tuple(_evaluation(path, reader.line_num, row) for row in reader)
+    except csv.Error as error:
+        raise RequestError(f"evaluations {path}, line {reader.line_num + 1}: not CSV ({error})") from None
 
 
 def _evaluation(path: str, line: int, row: dict) -> Evaluation:
+    where = f"evaluations {path}, line {line}"
+    for column in _COLUMNS:
+        if not row.get(column) and column != "value":
+            raise RequestError(f"{where}: {column} is empty")
     try:
         value = float(row["value"])
         step = int(row["step"]) if row.get("step") else step_of(row["revision"])
     except (TypeError, ValueError):
-        raise RequestError(f"evaluations {path}, line {line}: value or step is not a number") from None
+        raise RequestError(f"{where}: value or step is not a number") from None
     if not math.isfinite(value):
-        raise RequestError(
-            f"evaluations {path}, line {line}: value is {row['value']}; leave the line out where there is none"
-        )
+        raise RequestError(f"{where}: value is {row['value']}; leave the line out where there is none")
+    if step is not None and not 0 <= step < 2**63:
+        raise RequestError(f"{where}: step is {step}, which is no training step")
     return Evaluation(row["revision"], step, row["task"], row["metric"], value)

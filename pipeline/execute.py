@@ -3,7 +3,6 @@
 import logging
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -13,6 +12,8 @@ from ninscope.pipeline.graph import Graph
 from ninscope.pipeline.stages.outcome import Outcome
 
 from ninscope.errors import RequestError
+
+CONNECT_SECONDS = 5
 
 Done = Callable[[str, str, Outcome], None]
 
@@ -25,7 +26,7 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     """
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout=20, set_as_default=False)
+            client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise RequestError(
@@ -40,7 +41,7 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         )
         client = Client(cluster, set_as_default=False)
@@ -83,8 +84,8 @@ def _ignored(number: int) -> Iterator[None]:
 
 def execute(graph: Graph, client: Client, done: Done) -> dict[tuple[str, str], Outcome]:
     """Run every task; done(stage, key, outcome) is called as each ends. A worker that dies fails its task, not the run."""
-    names = list(graph.tasks)
-    futures = client.compute([graph.tasks[name] for name in names])
+    names = list(graph)
+    futures = client.compute([graph[name] for name in names])
     name_of = {future.key: name for future, name in zip(futures, names, strict=True)}
     outcomes: dict[tuple[str, str], Outcome] = {}
     try:
@@ -105,8 +106,3 @@ def _outcome_of(future) -> Outcome:
     error = future.exception()
     reason = (str(error).splitlines() or [""])[0]
     return Outcome("failed", f"the task was lost: {type(error).__name__}: {reason}")
-
-
-def counts(stages) -> str:
-    """ "14 nin, 14 spectra" for a list of stage names."""
-    return ", ".join(f"{number} {stage}" for stage, number in Counter(stages).items())

@@ -1,52 +1,49 @@
-"""From a plan to a Dask graph: networks -> spectra -> emergence per model -> tables -> figures. Building computes nothing."""
+"""From a plan to Dask graphs: networks -> spectra, then emergence -> tables -> figures. Building computes nothing."""
 
-from dataclasses import dataclass
+import hashlib
 
 from dask.delayed import Delayed, delayed
 from ninscope.pipeline.plan import Plan
 from ninscope.pipeline.stages import emergence, figures, network, spectrum, tables
 from ninscope.pipeline.stages.outcome import Outcome
 
-
-@dataclass(frozen=True)
-class Graph:
-    """Delayed tasks by stage and key; each yields an Outcome. members: one a checkpoint, its spectrum's outcome."""
-
-    tasks: dict[tuple[str, str], Delayed]
-    members: list[Delayed | Outcome]
+# Delayed tasks by stage and key; each yields an Outcome.
+Graph = dict[tuple[str, str], Delayed]
 
 
-def build_graph(plan: Plan, root: str) -> Graph:
-    """The Dask graph of a plan's tasks; results pass through the store, only Outcomes travel between workers."""
-    parameters, asked = plan.inputs.parameters, plan.inputs.asked
-    tasks: dict[tuple[str, str], Delayed] = {}
-
-    def add(stage: str, key: str, work, *arguments) -> Delayed:
-        tasks[stage, key] = delayed(work, pure=False, traverse=True)(*arguments, dask_key_name=f"{stage}-{key}")
-        return tasks[stage, key]
-
+def checkpoint_graph(plan: Plan, root: str) -> Graph:
+    """Networks and spectra; results pass through the store, only Outcomes travel between workers."""
+    parameters = plan.inputs.parameters
+    graph: Graph = {}
     for key, located in plan.networks.items():
-        add(network.STAGE, key, network.store_network, root, located, parameters, key)
+        _add(graph, root, network.STAGE, key, network.store_network, located, parameters, key)
     for key, network_key in plan.spectra.items():
-        built = tasks.get((network.STAGE, network_key), Outcome())
-        add(spectrum.STAGE, key, spectrum.store_spectrum, root, built, network_key, parameters, key)
-    members = [
-        tasks.get((spectrum.STAGE, member.spectrum_key), outcome)
-        for member, outcome in zip(plan.inputs.members, plan.outcomes, strict=True)
-    ]
-    by_model = {(m.suite, m.model): [] for m in plan.inputs.models}
-    for member, outcome in zip(plan.inputs.members, members, strict=True):
-        by_model[member.located.suite, member.located.model].append(outcome)
-    emerged = []
-    for model in plan.emerging:
-        history = plan.inputs.history(model)
-        key = emergence.emergence_key(history, asked)
-        built = by_model[model.suite, model.model]
-        emerged.append(add(emergence.STAGE, key, emergence.store_emergence, root, built, history, asked))
+        built = graph.get((network.STAGE, network_key), Outcome())
+        _add(graph, root, spectrum.STAGE, key, spectrum.store_spectrum, built, network_key, parameters, key)
+    return graph
+
+
+def result_graph(plan: Plan, root: str, outcomes: list[Outcome]) -> Graph:
+    """Emergence per model, tables and figures, from what became of each checkpoint (one outcome a member).
+
+    Not one graph with the checkpoints': a task whose worker died takes every task that depends on it along, and a checkpoint
+    that kills its worker must not take the tables.
+    """
+    asked = plan.inputs.asked
+    graph: Graph = {}
+    for key, model in plan.emerging.items():
+        _add(graph, root, emergence.STAGE, key, emergence.store_emergence, plan.inputs.history(model), asked)
+    emerged = list(graph.values())
+    written: Delayed | Outcome = Outcome()
     if plan.write_tables:
-        written = add(tables.STAGE, "all", tables.store_tables, root, plan.inputs, members, emerged)
-    else:
-        written = Outcome()
+        written = _add(graph, root, tables.STAGE, "all", tables.store_tables, plan.inputs, outcomes, emerged)
     if plan.draw_figures:
-        add(figures.STAGE, "all", figures.store_figures, root, written)
-    return Graph(tasks, members)
+        _add(graph, root, figures.STAGE, "all", figures.store_figures, written)
+    return graph
+
+
+def _add(graph: Graph, root: str, stage: str, key: str, work, *arguments) -> Delayed:
+    # Two runs may share a cluster, where tasks of one name are taken for the same.
+    run = hashlib.sha256(root.encode()).hexdigest()[:8]
+    graph[stage, key] = delayed(work, pure=False)(root, *arguments, dask_key_name=f"{stage}-{key}-{run}")
+    return graph[stage, key]

@@ -25,7 +25,7 @@ def write_files(folder: RunFolder, place: Path, key: str, files: Mapping[str, by
 
 def is_current(folder: RunFolder, place: Path, key: str) -> bool:
     manifest = _manifest(folder, place)
-    if manifest.get("key") != key:
+    if manifest.get("key") != key or not manifest.get("files"):
         return False
     return all(_digest(place / Path(name).name) == digest for name, digest in manifest.get("files", {}).items())
 

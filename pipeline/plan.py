@@ -32,7 +32,7 @@ class Plan:
     """The tasks to run, by key and stage, and what is already known of every checkpoint.
 
     networks, spectra: content key -> the checkpoint to make it from (equal content is analysed once). emerging: models whose
-    E is to be computed. outcomes: one a member; ok means that its spectrum is stored or will be.
+    E is to be computed, by the artefact's key. outcomes: one a member; ok means that its spectrum is stored or will be.
     """
 
     inputs: tables.Inputs
@@ -40,7 +40,7 @@ class Plan:
     network_keys: list[str | None]
     networks: dict[str, Located] = field(default_factory=dict)
     spectra: dict[str, str] = field(default_factory=dict)  # spectrum key -> network key
-    emerging: list[Model] = field(default_factory=list)
+    emerging: dict[str, Model] = field(default_factory=dict)  # by key: models of the same history share it
     write_tables: bool = False
     draw_figures: bool = False
 
@@ -53,14 +53,7 @@ class Plan:
             names.setdefault(member.spectrum_key, label)
         listed = [Task(network.STAGE, names[key], key) for key in self.networks]
         listed += [Task(spectrum.STAGE, names[key], key) for key in self.spectra]
-        listed += [
-            Task(
-                emergence.STAGE,
-                f"{m.suite}/{m.model}",
-                emergence.emergence_key(self.inputs.history(m), self.inputs.asked),
-            )
-            for m in self.emerging
-        ]
+        listed += [Task(emergence.STAGE, f"{m.suite}/{m.model}", key) for key, m in self.emerging.items()]
         tables_key = self.inputs.key(self.outcomes)
         listed += [Task(tables.STAGE, "all", tables_key)] * self.write_tables
         return listed + [Task(figures.STAGE, "all", figures.figures_key(tables_key))] * self.draw_figures
@@ -95,8 +88,9 @@ def make_plan(
             plan.networks.setdefault(network_key, member.located)
     for model in dag.models:
         history = inputs.history(model)
-        if history and not store.has(emergence.STAGE, emergence.emergence_key(history, dag.emergence)):
-            plan.emerging.append(model)
+        key = emergence.emergence_key(history, dag.emergence)
+        if history and not store.has(emergence.STAGE, key):
+            plan.emerging.setdefault(key, model)
     tables_key = inputs.key(outcomes)
     plan.write_tables = bool(plan.spectra or plan.emerging) or not is_current(folder, folder.tables, tables_key)
     plan.draw_figures = plan.write_tables or not is_current(folder, folder.figures, figures.figures_key(tables_key))

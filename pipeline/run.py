@@ -11,13 +11,16 @@ import tomli_w
 from dask.delayed import delayed
 from ninscope.pipeline.dagfile import Dag
 from ninscope.pipeline.evaluations import read_evaluations
+from ninscope.pipeline.manifest import key_of
 from ninscope.pipeline.plan import Plan, make_plan
 from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages import spectrum
 from ninscope.pipeline.stages.locate import Located, locate, revisions_of
 from ninscope.pipeline.stages.outcome import Outcome
 
 import ninscope
 from ninscope.checkpoints.identity import FileIdentity
+from ninscope.errors import RequestError
 
 # Locating is metadata requests and hashing, mostly waiting, so threads do and no cluster need be started for it.
 _LOCATE_THREADS = 16
@@ -49,7 +52,10 @@ def prepare(dag: Dag, runs_dir: Path, client=None) -> Prepared:
 
     Raises RequestError when the request itself is wrong: a source that does not exist, an unreadable evaluations file.
     """
-    folder = RunFolder(runs_dir.expanduser().resolve() / dag.name)
+    try:
+        folder = RunFolder(runs_dir.expanduser().resolve() / dag.name)
+    except (OSError, RuntimeError) as error:  # an unknown user's home
+        raise RequestError(f"{runs_dir}: no such folder ({error})") from None
     evaluations = [read_evaluations(model.evaluations) for model in dag.models]
     located = _locate_all(dag, _known_files(folder), client)
     return Prepared(dag, folder, located, make_plan(dag, located, evaluations, folder))
@@ -66,6 +72,7 @@ def start(prepared: Prepared) -> None:
         folder.plan,
         {
             "stages": plan.all_keys(),
+            "tables": plan.inputs.key(plan.outcomes),
             "checkpoints": [
                 {
                     "suite": member.located.suite,
@@ -84,19 +91,31 @@ def start(prepared: Prepared) -> None:
     )
 
 
+def finish(prepared: Prepared) -> None:
+    """Note that the tables there are those of this run: failures found on the way have changed what they are made from."""
+    folder = prepared.folder
+    plan = folder.read_json(folder.plan, {})
+    folder.write_json(folder.plan, plan | {"tables": key_of(folder, folder.tables)})
+
+
 def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None]) -> dict[tuple[str, str], Outcome]:
     """Run the plan's tasks. A task in which ninscope itself failed leaves its traceback in the run's log folder."""
     from ninscope.pipeline.execute import execute
-    from ninscope.pipeline.graph import build_graph
+    from ninscope.pipeline.graph import checkpoint_graph, result_graph
 
-    folder = prepared.folder
+    folder, plan, root = prepared.folder, prepared.plan, str(prepared.folder.root)
 
     def logged(stage: str, key: str, outcome: Outcome) -> None:
         if outcome.trace:
             folder.write_bytes(folder.log / f"{stage}-{key}.txt", outcome.trace.encode())
         done(stage, key, outcome)
 
-    return execute(build_graph(prepared.plan, str(folder.root)), client, logged)
+    outcomes = execute(checkpoint_graph(plan, root), client, logged)
+    members = [
+        outcomes.get((spectrum.STAGE, member.spectrum_key), known)
+        for member, known in zip(plan.inputs.members, plan.outcomes, strict=True)
+    ]
+    return outcomes | execute(result_graph(plan, root, members), client, logged)
 
 
 def _locate_all(dag: Dag, known: dict[str, FileIdentity], client) -> list[Located]:
@@ -111,7 +130,8 @@ def _locate_all(dag: Dag, known: dict[str, FileIdentity], client) -> list[Locate
 
 def _known_files(folder: RunFolder) -> dict[str, FileIdentity]:
     known = {}
-    for path, fields in folder.read_json(folder.known_files, {}).items():
+    stored = folder.read_json(folder.known_files, {})
+    for path, fields in stored.items() if isinstance(stored, dict) else ():
         try:
             known[path] = FileIdentity(fields["name"], fields["size"], fields["digest"], tuple(fields["stamp"]))
         except (KeyError, TypeError):

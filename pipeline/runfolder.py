@@ -30,7 +30,7 @@ class RunFolder:
             for folder in (self.root, self.store, self.tables, self.figures, self._partial):
                 folder.mkdir(parents=True, exist_ok=True)
             self.write_bytes(self.root / ".writable", b"")
-            (self.root / ".writable").unlink()
+            (self.root / ".writable").unlink(missing_ok=True)
         except OSError as error:
             raise RequestError(
                 f"{self.root}: the run folder cannot be written ({error.strerror}); choose another with --runs-dir"
@@ -65,7 +65,7 @@ class RunFolder:
     def _clear_abandoned(self) -> None:
         host = socket.gethostname()
         for path in self._partial.iterdir():
-            owner, pid, _ = ("", *path.name.rsplit("-", 2))[-3:]
+            owner, pid, _ = [*path.name.rsplit("-", 2), "", ""][:3]
             if owner == host and pid.isdigit() and not _alive(int(pid)):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 

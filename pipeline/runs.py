@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import zarr
+from ninscope.pipeline.manifest import is_current
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import network
 from ninscope.pipeline.store import ArtefactStore
@@ -33,11 +34,16 @@ class Run:
         if name not in self.tables:
             known = ", ".join(self.tables) or "none yet; the run has not finished"
             raise RequestError(f"{self.path}: no table {name!r}; there are: {known}")
-        return pd.read_parquet(self._folder.tables / f"{name}.parquet")
+        try:
+            return pd.read_parquet(self._folder.tables / f"{name}.parquet")
+        except (OSError, ValueError) as error:
+            raise RequestError(
+                f"{self.path}: table {name} is damaged ({error}); the same `ninscope run` makes it again"
+            ) from None
 
     def network(self, model: str, revision: str) -> SampledNetwork:
         """The sampled network of one checkpoint, as it is stored. Raises RequestError (no such checkpoint, none stored)."""
-        for entry in self._plan().get("checkpoints", ()):
+        for entry in self.plan["checkpoints"]:
             if entry["model"] == model and entry["revision"] == revision and entry["network"]:
                 store = ArtefactStore(self._folder)
                 if store.has(network.STAGE, entry["network"]):
@@ -49,8 +55,17 @@ class Run:
         """The Zarr store, read-only."""
         return zarr.open_group(self._folder.store, mode="r")
 
-    def _plan(self) -> dict:
-        return self._folder.read_json(self._folder.plan, {})
+    @property
+    def plan(self) -> dict:
+        """What the run set out to make: keys by stage, the tables' key, and one entry a checkpoint."""
+        plan = self._folder.read_json(self._folder.plan, {})
+        whole = isinstance(plan, dict) and all(name in plan for name in ("stages", "tables", "checkpoints"))
+        return plan if whole else {"stages": {}, "tables": "", "checkpoints": []}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the tables are those of what was last asked."""
+        return bool(self.plan["tables"]) and is_current(self._folder, self._folder.tables, self.plan["tables"])
 
 
 def open_run(path: str | Path) -> Run:

@@ -60,11 +60,13 @@ class ArtefactStore:
                 _write_csr(group, "matrix", artefact.matrix)
             for name, array in artefact.arrays.items():
                 _write_array(group, name, array)
+            place = self.folder.store / stage / key
             try:
-                partial.rename(self.folder.store / stage / key)
+                partial.rename(place)
             except OSError:
-                if not self.has(stage, key):
-                    raise
+                if not self.has(stage, key):  # the rest of a broken copy stands in the way
+                    shutil.rmtree(place, ignore_errors=True)
+                    partial.rename(place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -83,16 +85,17 @@ class ArtefactStore:
         if "status" in attributes:
             raise CheckpointError(attributes["status"], attributes["message"])
         matrix = read_csr(group["matrix"]) if with_matrix else None
-        return Artefact({name: group[name][...] for name in attributes["arrays"]}, attributes, matrix)
+        return Artefact({name: _whole(group[name]) for name in attributes["arrays"]}, attributes, matrix)
 
     def _group(self, stage: str, key: str) -> zarr.Group:
         return zarr.open_group(self.folder.store / stage / key, mode="r")
 
 
 def _write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
-    chunks = tuple(min(length, 1 << 22) or 1 for length in array.shape)
+    chunks = tuple(min(length, 1 << 20) or 1 for length in array.shape)
     stored = group.create_array(
         name, shape=array.shape, dtype=array.dtype, chunks=chunks or "auto", compressors=_COMPRESSORS,
+        config={"write_empty_chunks": True},
         attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
     )  # fmt: skip
     if array.size:
@@ -106,6 +109,15 @@ def _write_csr(group: zarr.Group, name: str, matrix: csr_matrix) -> None:
     )
     for field in ("data", "indices", "indptr"):
         _write_array(part, field, getattr(matrix, field))
+
+
+def _whole(array: zarr.Array) -> np.ndarray:
+    """All of an array. Zarr reads a chunk that is absent as zeros; here every chunk was written, so its absence is damage."""
+    if array.size and array.nchunks_initialized != array.nchunks:
+        raise CheckpointError(
+            "corrupt", f"the stored array {array.store_path} lacks a part; delete its folder and run again"
+        )
+    return array[...]
 
 
 def read_csr(group: zarr.Group) -> csr_matrix:

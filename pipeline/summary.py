@@ -73,11 +73,9 @@ class Progress:
 
 def progress_of(run: Run) -> Progress:
     """From the plan that the run wrote down when it started, and what is in the store now."""
-    folder = RunFolder(run.path)
-    plan = folder.read_json(folder.plan, {"stages": {}, "checkpoints": []})
-    store = ArtefactStore(folder)
+    plan, store = run.plan, ArtefactStore(RunFolder(run.path))
     stages = {stage: (sum(store.has(stage, key) for key in keys), len(keys)) for stage, keys in plan["stages"].items()}
-    finished = "checkpoints" in run.tables
+    finished = run.finished
     if finished:
         problems = problems_of(run.table("checkpoints"))
     else:

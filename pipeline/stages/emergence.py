@@ -32,8 +32,8 @@ def present_members(store: ArtefactStore, members: Sequence[Member]) -> list[Mem
     return [member for member in members if store.has(spectrum.STAGE, member[2])]
 
 
-def store_emergence(root: str, built: Sequence[Outcome], members: Sequence[Member], asked: Emergence) -> Outcome:
-    """E over the members that have a spectrum. `built` only orders this after them; their failures are their own."""
+def store_emergence(root: str, members: Sequence[Member], asked: Emergence) -> Outcome:
+    """E over those of a model's members that have a spectrum by now."""
     store = ArtefactStore(RunFolder(root))
     return attempt(lambda: _store(store, present_members(store, members), asked))
 
@@ -66,8 +66,15 @@ def _row(now: SampledSpectrum, start: SampledSpectrum | None, asked: Emergence) 
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
     if reason := why_undefined(now, start, asked.baseline_step):
         return [*own, math.nan, math.nan, math.nan], reason
-    interval = emergence_interval(_pairs(now), _pairs(start), asked.replicates, asked.confidence, asked.seed)
-    return [*own, emergence(now, start), *interval], ""
+    pairs = np.stack([_pairs(now), _pairs(start)])
+    both = np.isfinite(pairs).all(axis=(0, 2))
+    interval = emergence_interval(*pairs[:, both], asked.replicates, asked.confidence, asked.seed)
+    note = (
+        ""
+        if both.all()
+        else f"E's interval is from the {both.sum()} of {both.size} samples with a spectrum at both steps"
+    )
+    return [*own, emergence(now, start), *interval], note
 
 
 def _pairs(measured: SampledSpectrum) -> np.ndarray:

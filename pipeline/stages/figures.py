@@ -1,7 +1,6 @@
 """Figures: PNG files drawn from the run's tables (stage `figures`)."""
 
 import io
-import re
 
 import pandas as pd
 from ninscope.pipeline.keys import content_key
@@ -35,24 +34,22 @@ def store_figures(root: str, written: Outcome) -> Outcome:
 
 
 def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
-    """PNG bytes by file name: two figures a model, and one that compares the models where there are several."""
+    """PNG bytes by file name: two figures a model, and one that compares the models where there are several.
+
+    Names of suites and models are fit for file names (pipeline.dagfile), and neither holds "--".
+    """
     from ninscope.report import figures  # matplotlib takes half a second to import
 
     drawn = {}
     models = tables["checkpoints"][["suite", "model"]].drop_duplicates()
     for suite, model in models.itertuples(index=False):
         part = {name: _of(table, suite, model) for name, table in tables.items()}
-        stem = file_stem(suite, model)
+        stem = model if list(models["model"]).count(model) == 1 else f"{suite}--{model}"
         drawn[f"{stem}-spectra.png"] = _png(figures.spectra_figure(part["spectra"], model))
         drawn[f"{stem}-emergence.png"] = _png(figures.emergence_figure(part["emergence"], part["benchmarks"], model))
     if len(models) > 1:
         drawn["emergence.png"] = _png(figures.comparison_figure(tables["emergence"]))
     return drawn
-
-
-def file_stem(suite: str, model: str) -> str:
-    """The start of a model's file names; suite and model names hold only letters, digits, dot, dash and underscore."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", model if model.startswith(suite) else f"{suite}-{model}")
 
 
 def _of(table: pd.DataFrame, suite: str, model: str) -> pd.DataFrame:

@@ -7,8 +7,9 @@ from ninscope.pipeline.dagfile import Model
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 
 from ninscope.architectures import architecture_of
-from ninscope.checkpoints.identity import FileIdentity
+from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source, open_source
+from ninscope.checkpoints.steps import in_step_order
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,24 @@ class Located:
     revision: str
     step: int | None
     outcome: Outcome
-    content_sha256: str | None = None
+    identity: Identity | None = None
+    kind: str | None = None
     architecture: str | None = None
     parameters: int | None = None
-    bytes: int | None = None
     stamps: tuple[tuple[str, FileIdentity], ...] = ()
+
+    @property
+    def content_sha256(self) -> str | None:
+        return self.identity.content_sha256 if self.identity is not None else None
+
+    @property
+    def bytes(self) -> int | None:
+        return self.identity.bytes if self.identity is not None else None
 
 
 def revisions_of(model: Model) -> list[str]:
     """The revisions a DAG file asks for, in step order. Raises RequestError when the source has none."""
-    return open_source(model.source).revisions() if model.revisions == "all" else list(model.revisions)
+    return open_source(model.source).revisions() if model.revisions == "all" else in_step_order(model.revisions)
 
 
 def locate(model: Model, revision: str, known: Mapping[str, FileIdentity]) -> Located:
@@ -44,13 +53,13 @@ def locate(model: Model, revision: str, known: Mapping[str, FileIdentity]) -> Lo
 
 def _identified(source: Source, revision: str, known: Mapping[str, FileIdentity]) -> dict:
     identity = source.identify(revision, known)
-    checkpoint = source.open(revision)
+    checkpoint = source.open(revision, identity)
     architecture = architecture_of(checkpoint.config)
     architecture.tensors(checkpoint.tensors)
     return {
-        "content_sha256": identity.content_sha256,
+        "identity": identity,
+        "kind": source.kind,
         "architecture": architecture.digest,
         "parameters": checkpoint.parameters,
-        "bytes": identity.bytes,
         "stamps": tuple((source.stamp_path(revision, file), file) for file in identity.files if file.stamp),
     }

@@ -20,11 +20,13 @@ VERSION = 1
 
 
 def network_key(located: Located, parameters: Parameters) -> str:
-    """What a sampled network depends on: the weights, the wiring, and how it is drawn."""
+    """What a sampled network depends on: the weights, what of them is checked, the wiring, and how it is drawn."""
     return content_key(
         STAGE,
         VERSION,
         weights=located.content_sha256,
+        # A local tensor is checked for NaN whole, one on the Hub in the rows that are fetched: not the same question.
+        checked=located.kind,
         architecture=located.architecture,
         nodes_per_layer=parameters.nodes_per_layer,
         samples=parameters.samples,
@@ -44,7 +46,8 @@ def _store(store: ArtefactStore, located: Located, parameters: Parameters, key: 
         if (failure := store.failure(STAGE, key)) is not None:
             raise failure
         return
-    checkpoint = open_source(located.source).open(located.revision)
+    source = open_source(located.source)
+    checkpoint = source.open(located.revision, located.identity)
     try:
         network = sampled_network(
             checkpoint,
@@ -54,8 +57,10 @@ def _store(store: ArtefactStore, located: Located, parameters: Parameters, key: 
             parameters.seed,
             parameters.max_distance,
         )
+        source.check_unchanged(located.identity)
     except CheckpointError as error:
         if error.status == "nonfinite":
+            source.check_unchanged(located.identity)
             store.write_failure(STAGE, key, error)
         raise
     store.write(STAGE, key, artefact_of(network))

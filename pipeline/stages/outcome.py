@@ -30,5 +30,5 @@ def attempt(work: Callable[[], None]) -> Outcome:
         raise  # not this checkpoint's fault, and the same for all
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}")
-        return Outcome("failed", f"{reason} (the traceback is in the log)", traceback.format_exc())
+        return Outcome("failed", f"{reason} (the traceback is in the run's folder log)", traceback.format_exc())
     return Outcome()

@@ -22,10 +22,10 @@ VERSION = 1
 _KEYS = {"suite": "string", "model": "string", "revision": "string", "step": "Int64"}
 _F, _I, _S = "float64", "int64", "string"
 COLUMNS = {
-    "checkpoints": {"content_sha256": _S, "parameters": "Int64", "bytes": "Int64", "status": _S, "message": _S},
+    "checkpoints": {"content_sha256": _S, "parameters": "Int64", "status": _S, "message": _S, "bytes": "Int64"},
     "samples": {
-        "sample": _I, "nodes_per_layer": _I, "alpha0": _F, "width": _F, "nodes": _I, "edges": _I, "nodes_counted": _I,
-        "edges_counted": _I, "r2_mass_mean": _F, "r2_mass_std": _F, "r2_partition": _F, "message": _S,
+        "sample": _I, "nodes_per_layer": _I, "alpha0": _F, "width": _F, "nodes": _I, "edges": _I, "r2_mass_mean": _F,
+        "r2_mass_std": _F, "r2_partition": _F, "nodes_counted": _I, "edges_counted": _I, "message": _S,
     },
     "spectra": {"sample": _I, "q": _F, "tau": _F, "alpha": _F, "f": _F, "r2": _F},
     "emergence": {
@@ -61,13 +61,17 @@ class Inputs:
         """What E of a model is computed over: its checkpoints that have, or will have, a spectrum."""
         return [(m.located.revision, m.located.step, m.spectrum_key) for m in self.of_model(model) if m.spectrum_key]
 
+    def _history(self, model: Model, outcomes: Sequence[Outcome]) -> list[emergence.Member]:
+        ok = {member for member, outcome in zip(self.members, outcomes, strict=True) if outcome.ok}
+        return [(m.located.revision, m.located.step, m.spectrum_key) for m in self.of_model(model) if m in ok]
+
     def key(self, outcomes: Sequence[Outcome]) -> str:
         """Content key of the tables; outcomes: one a member."""
         rows = [
             [
                 *_row_keys(member.located).values(),
                 member.located.content_sha256,
-                member.spectrum_key,
+                member.spectrum_key if outcome.ok else None,
                 outcome.status,
                 outcome.message,
             ]
@@ -77,8 +81,8 @@ class Inputs:
             STAGE,
             VERSION,
             rows=rows,
+            emerged=[emergence.emergence_key(self._history(model, outcomes), self.asked) for model in self.models],
             evaluations=[[evaluation.as_list() for evaluation in of_model] for of_model in self.evaluations],
-            asked=self.asked.model_dump(),
             nodes_per_layer=self.parameters.nodes_per_layer,
         )
 

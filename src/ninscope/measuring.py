@@ -1,6 +1,7 @@
 """From a checkpoint to its spectrum: the one place where checkpoints, architectures, networks and multifractal meet."""
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -181,12 +182,16 @@ def measure_all(
 ) -> list[Measured]:
     """Every revision of a source (or the one named), in step order, each with E against step 0 of the same source.
 
+    For one revision step 0 is measured too where the source has it, for E.
+
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each.
     workers: threads, default one a core; results do not depend on it. Raises RequestError.
     """
     chosen = _parameters(parameters)
     opened = open_source(source)
-    revisions = [revision] if revision is not None else opened.revisions()
+    wanted = opened.revisions() if revision is None else [revision]
+    if revision is not None:  # E needs the start as well
+        wanted = [name for name in opened.revisions() if opened.step_of(name) == 0 and name != revision][:1] + wanted
 
     def one(name: str) -> Measured:
         try:
@@ -197,9 +202,10 @@ def measure_all(
         done(measured)
         return measured
 
-    with ThreadPoolExecutor(workers) as pool:
-        measured = list(pool.map(one, revisions))
-    return list(with_emergence(measured))
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        measured = list(pool.map(one, wanted))
+    rows = list(with_emergence(measured))
+    return rows if revision is None else [row for row in rows if row.revision == revision]
 
 
 def with_emergence(measured: list[Measured], baseline_step: int = 0) -> Iterator[Measured]:
@@ -215,10 +221,14 @@ def with_emergence(measured: list[Measured], baseline_step: int = 0) -> Iterator
         yield Measured(row.revision, row.step, row.status, message, row.spectrum, value)
 
 
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _parameters(given: dict) -> Parameters:
-    try:
-        return Parameters(**{name: value for name, value in given.items() if value is not None}).checked()
-    except TypeError:
-        unknown = sorted(set(given) - set(Parameters.__dataclass_fields__))
-        known = ", ".join(Parameters.__dataclass_fields__)
-        raise RequestError(f"unknown parameter {', '.join(unknown)}; known: {known}") from None
+    known = Parameters.__dataclass_fields__
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise RequestError(f"unknown parameter {', '.join(unknown)}; known: {', '.join(known)}")
+    return Parameters(**{name: value for name, value in given.items() if value is not None}).checked()

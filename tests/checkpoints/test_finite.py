@@ -12,7 +12,7 @@ BITS = {"F16": np.uint16, "BF16": np.uint16, "F32": np.uint32, "F64": np.uint64}
 FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 INFINITY = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
 LARGEST = {dtype: bits - 1 for dtype, bits in INFINITY.items()}
-CHUNK = 1 << 14  # the search goes by chunks; the first and the last element of one are where it could slip
+CHUNK = 1 << 14  # a multiple of what the search takes at a time: at its ends it could slip
 
 
 def stored(bits: np.ndarray, dtype: str) -> np.ndarray:
@@ -30,12 +30,27 @@ def expected(bits: np.ndarray, dtype: str) -> int:
 @pytest.mark.parametrize("dtype", BITS)
 @given(data=st.data(), rows=st.integers(0, 5), columns=st.integers(1, 5))
 def test_same_as_numpy_on_random_bits(dtype, data, rows, columns):
-    """Half of the draws have exponents of ones, which random bits of the wider types hardly ever have."""
+    """Half of the draws are about infinity, of either sign, which random bits of the wider types hardly ever are."""
     limit = np.iinfo(BITS[dtype]).max
-    pattern = st.one_of(st.integers(0, limit), st.integers(LARGEST[dtype] - 2, LARGEST[dtype] + 3))
+    near = st.integers(LARGEST[dtype] - 2, LARGEST[dtype] + 3).flatmap(
+        lambda x: st.sampled_from([x, x + limit // 2 + 1])
+    )
+    pattern = st.one_of(st.integers(0, limit), near)
     drawn = data.draw(st.lists(pattern, min_size=rows * columns, max_size=rows * columns))
     bits = np.array(drawn, dtype=BITS[dtype]).reshape(rows, columns)
     assert first_nonfinite(stored(bits, dtype), dtype) == expected(bits.reshape(-1), dtype)
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@given(before=st.integers(0, 4), size=st.integers(1, 20), data=st.data())
+def test_wherever_in_memory_it_starts(dtype, before, size, data):
+    """Several weights are looked at in one word of memory: those outside must not be, whatever they are."""
+    at = data.draw(st.one_of(st.none(), st.integers(0, size - 1)))
+    bits = np.full(before + size + 4, INFINITY[dtype], BITS[dtype])
+    bits[before : before + size] = LARGEST[dtype]
+    if at is not None:
+        bits[before + at] = INFINITY[dtype]
+    assert first_nonfinite(stored(bits, dtype)[before : before + size], dtype) == (-1 if at is None else at)
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])

@@ -58,8 +58,11 @@ def test_bins_at_the_bounds():
 def test_compress_keeps_what_is_near_enough(weights, max_distance, dtype):
     weights = weights.astype(dtype)
     targets = np.arange(weights.shape[1], dtype=np.int32)[::-1] + np.int32(100)
-    counts, columns, kept = compress_rows(weights, targets, max_distance)
-    assert kept.dtype == (np.float64 if dtype == np.float64 else np.float32)
+    wide = np.float64 if dtype == np.float64 else np.float32
+    columns, kept = np.full(weights.size + 4, -7, np.int32), np.full(weights.size + 4, -7, wide)
+    counts, end = compress_rows(weights, targets, max_distance, columns, kept, 2)
+    assert columns[:2].tolist() == kept[:2].tolist() == [-7, -7]  # what was there before stays
+    columns, kept = columns[2:end], kept[2:end]
     expected = [
         (i, int(targets[j]), float(w))
         for i, row in enumerate(weights)
@@ -74,5 +77,12 @@ def test_compress_keeps_what_is_near_enough(weights, max_distance, dtype):
 def test_compress_compiles_for_two_types_only():
     for dtype in (np.float16, np.float32, np.float64):
         for order in "CF":
-            compress_rows(np.ones((2, 3), dtype, order=order), np.arange(3, dtype=np.int32), 150.0)
+            wide = np.float64 if dtype == np.float64 else np.float32
+            room = np.empty(9, np.int32), np.empty(9, wide)
+            compress_rows(np.ones((2, 3), dtype, order=order), np.arange(3, dtype=np.int32), 150.0, *room, 0)
     assert len(compress._compress.signatures) <= 2
+
+
+def test_compress_refuses_arrays_that_are_too_small():
+    with pytest.raises(ValueError, match="6 weights may not fit behind position 3"):
+        compress_rows(np.ones((2, 3)), np.arange(3), 150.0, np.empty(9, np.int64), np.empty(9), 3)

@@ -72,7 +72,8 @@ class Architecture:
     def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The used tensors by the names in `blocks`, present and of the right shape.
 
-        Raises CheckpointError (corrupt): a tensor is absent, or its shape differs from what the configuration implies.
+        Raises CheckpointError: corrupt (a tensor is absent, or its shape differs from what the configuration implies),
+        unsupported (a tensor holds no plain floats).
         """
         prefix = next((p for p in self.prefixes if any(p + name in found for name in self.shapes)), self.prefixes[0])
         used = {}
@@ -88,6 +89,7 @@ class Architecture:
                     "corrupt",
                     f"tensor {prefix + name} has shape {list(tensor.shape)}, config.json ({self.family}) implies {list(shape)}",
                 )
+            tensor.checked_float_type()
             used[name] = tensor
         return used
 

@@ -4,10 +4,10 @@ A revision is resolved to its commit once, and everything of it is read at that 
 it does not notice a range that is answered short, nor a server that ignores the range, so lengths are checked here.
 """
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 
 from huggingface_hub import HfApi, HfFileSystem
@@ -74,13 +74,12 @@ class HubFile:
 class HubSource:
     """A model repository on the Hub: its step branches (or main, where there are none) are the revisions."""
 
+    kind = "hub"
+
     def __init__(self, repository: str):
         self.label = self.repository = repository
         self._api = HfApi()
-
-    @property
-    def name(self) -> str:
-        return self.repository.split("/")[1]
+        self._listings: dict[str, _Listing] = {}
 
     @cached_property
     def _files(self) -> HfFileSystem:
@@ -104,29 +103,35 @@ class HubSource:
 
     def identify(self, revision: str, known: Mapping[str, FileIdentity] | None = None) -> Identity:
         """From the Hub's metadata and config.json; no weight is read. Raises CheckpointError."""
-        commit, sizes, digests = self._listing(revision)
-        read = self._reader(revision, commit, sizes)
-        config = read_config(revision, sizes, read)
-        names = weight_files(sizes, read, revision)
-        files = tuple(FileIdentity(name, sizes[name], digests[name]) for name in names)
-        return Identity(revision, step_of(revision), files, hashlib.sha256(config).hexdigest(), commit)
+        listing = self._listing(revision)
+        read = self._reader(revision, listing)
+        read_config(revision, listing.sizes, read)
+        names = weight_files(listing.sizes, read, revision)
+        files = tuple(FileIdentity(name, listing.sizes[name], listing.digests[name]) for name in names)
+        return Identity(revision, step_of(revision), files, listing.commit)
 
-    def open(self, revision: str) -> Checkpoint:
-        commit, sizes, _ = self._listing(revision)
-        read = self._reader(revision, commit, sizes)
-        return checkpoint_of_files(
-            revision, sizes, read, lambda name: self._open_file(revision, commit, name, sizes[name])
-        )
+    def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
+        """The checkpoint; at the commit of `identity` where one is given, wherever the branch stands by now."""
+        listing = self._listing(revision, identity.commit if identity is not None else None)
+        read = self._reader(revision, listing)
+        return checkpoint_of_files(revision, listing.sizes, read, lambda name: self._open_file(revision, listing, name))
+
+    def check_unchanged(self, identity: Identity) -> None:
+        """A commit cannot change."""
 
     def stamp_path(self, revision: str, file: FileIdentity) -> str:
         return f"{self.repository}@{revision}/{file.name}"
 
-    def _listing(self, revision: str) -> tuple[str, dict[str, int], dict[str, str]]:
-        """(commit, size by file name, digest by file name) of the files in the repository's top folder: one request."""
+    def _listing(self, revision: str, commit: str | None = None) -> "_Listing":
+        """The files in the repository's top folder at a revision, or at a commit: one request, once."""
+        at = commit or revision
+        if at not in self._listings:
+            self._listings[at] = self._fetch_listing(revision, at)
+        return self._listings[at]
+
+    def _fetch_listing(self, revision: str, at: str) -> "_Listing":
         try:
-            info = self._api.model_info(
-                self.repository, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
-            )
+            info = self._api.model_info(self.repository, revision=at, files_metadata=True, timeout=TIMEOUT_SECONDS)
         except RevisionNotFoundError:
             raise CheckpointError("missing", f"{revision}: no such revision in {self.repository}") from None
         except GatedRepoError:
@@ -142,18 +147,28 @@ class HubSource:
         files = [file for file in info.siblings or () if "/" not in file.rfilename]
         sizes = {file.rfilename: int(file.size or 0) for file in files}
         digests = {file.rfilename: file.lfs.sha256 if file.lfs else f"git-{file.blob_id}" for file in files}
-        return str(info.sha), sizes, digests
+        return _Listing(str(info.sha), sizes, digests)
 
-    def _open_file(self, revision: str, commit: str, name: str, size: int) -> HubFile:
-        return HubFile(self._files, self.repository, commit, name, size, f"{revision}/{name}")
+    def _open_file(self, revision: str, listing: "_Listing", name: str) -> HubFile:
+        return HubFile(self._files, self.repository, listing.commit, name, listing.sizes[name], f"{revision}/{name}")
 
-    def _reader(self, revision: str, commit: str, sizes: Mapping[str, int]):
+    def _reader(self, revision: str, listing: "_Listing"):
         def read(name: str, limit: int) -> bytes:
-            if sizes[name] > limit:
-                raise CheckpointError("corrupt", f"{revision}/{name}: {sizes[name]} bytes are too many for such a file")
-            return bytes(self._open_file(revision, commit, name, sizes[name]).read_ranges([(0, sizes[name])])[0])
+            size = listing.sizes[name]
+            if size > limit:
+                raise CheckpointError("corrupt", f"{revision}/{name}: {size} bytes are too many for such a file")
+            return bytes(self._open_file(revision, listing, name).read_ranges([(0, size)])[0])
 
         return read
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """Files at one commit: size and digest by name."""
+
+    commit: str
+    sizes: dict[str, int]
+    digests: dict[str, str]
 
 
 def hub_source(repository: str) -> HubSource:

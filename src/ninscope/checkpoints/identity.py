@@ -19,12 +19,11 @@ class FileIdentity:
 
 @dataclass(frozen=True)
 class Identity:
-    """A revision's files. config_sha256 covers the bytes of config.json, which decide how the weights are read."""
+    """A revision's weight files. commit: where they lie at, in a Hub repository."""
 
     revision: str
     step: int | None
     files: tuple[FileIdentity, ...]
-    config_sha256: str
     commit: str | None = None
 
     @property

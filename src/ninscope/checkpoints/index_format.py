@@ -9,7 +9,7 @@ from ninscope.errors import CheckpointError
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-MAX_JSON_BYTES = 100_000_000
+MAX_JSON_BYTES = 16_000_000
 
 
 def read_json_object(raw: bytes, where: str) -> dict:

@@ -38,7 +38,7 @@ class LocalFile:
             with open(self.path, "rb", buffering=0) as file:
                 return [self._read(file, start, stop) for start, stop in ranges]
         except OSError as error:
-            raise CheckpointError("corrupt", f"{self.name}: cannot be read ({error.strerror or error})") from None
+            raise CheckpointError("missing", f"{self.name}: cannot be read ({error.strerror or error})") from None
 
     def _read(self, file, start: int, stop: int) -> memoryview:
         content = memoryview(np.empty(stop - start, np.uint8))  # not zeroed first, unlike a bytearray
@@ -54,25 +54,25 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A folder with one checkpoint, or a folder of revision folders.
+    """A folder with one checkpoint, a folder of revision folders, or both (a trainer's output).
 
-    label: as the user named it. single: the folder itself is the checkpoint.
+    label: as the user named it. own: the folder itself holds a checkpoint; its revision is the folder's name.
     """
+
+    kind = "local"
 
     label: str
     folder: Path
-    single: bool
-
-    @property
-    def name(self) -> str:
-        """The model's name where the user gives none: the suite folder's."""
-        return (self.folder.parent if self.single and step_of(self.folder.name) is not None else self.folder).name
+    own: bool
 
     def revisions(self) -> list[str]:
-        """Names of the revisions in step order. Raises RequestError when there is none."""
-        if self.single:
-            return [self.folder.name]
-        names = [path.name for path in self.folder.iterdir() if path.is_dir() and _is_revision(path)]
+        """Names of the revisions in step order. Raises RequestError when there is none, or one cannot be named."""
+        names = [path.name for path in _listed(self.label, self.folder) if _is_revision(path)]
+        for name in names:
+            if not name.isprintable():
+                raise RequestError(f"{self.label}: the folder name {name!r} is no plain text; rename it")
+        if self.own and self.folder.name not in names:
+            names.append(self.folder.name)
         if not names:
             raise RequestError(
                 f"{self.label}: no checkpoint and no revision folders (step0, step1, ...) in it; "
@@ -90,17 +90,27 @@ class LocalSource:
         """
         folder = self._folder_of(revision)
         read = self._reader(revision)
-        config_raw = read_config(revision, self._names(folder), read)
-        names = weight_files(self._names(folder), read, revision)
+        present = self._names(folder)
+        read_config(revision, present, read)
+        names = weight_files(present, read, revision)
         files = tuple(_identify_file(folder / name, name, revision, known or {}) for name in names)
-        return Identity(revision, step_of(revision), files, hashlib.sha256(config_raw).hexdigest())
+        return Identity(revision, step_of(revision), files)
 
-    def open(self, revision: str) -> Checkpoint:
+    def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
         folder = self._folder_of(revision)
         names = self._names(folder)
         read = self._reader(revision)
         return checkpoint_of_files(revision, names, read, lambda name: LocalFile(folder / name, f"{revision}/{name}"))
+
+    def check_unchanged(self, identity: Identity) -> None:
+        """Raises CheckpointError (corrupt) when a file is not the one that was identified: call it after reading."""
+        folder = self._folder_of(identity.revision)
+        for file in identity.files:
+            if _stamp(folder / file.name) != file.stamp:
+                raise CheckpointError(
+                    "corrupt", f"{identity.revision}/{file.name}: changed while it was being read; run again"
+                )
 
     def stamp_path(self, revision: str, file: FileIdentity) -> str:
         """The key of `known` in `identify`."""
@@ -108,13 +118,18 @@ class LocalSource:
 
     def _folder_of(self, revision: str) -> Path:
         inside = not any(mark in revision for mark in ("/", "\\", "\0")) and revision not in ("", ".", "..")
-        folder = self.folder if self.single else self.folder / revision
-        if not inside or folder.name != revision or not folder.is_dir():
-            raise CheckpointError("missing", f"{self.label}: no revision {revision} in it")
-        return folder
+        folder = self.folder / revision
+        if inside and folder.is_dir():
+            return folder
+        if self.own and revision == self.folder.name:
+            return self.folder
+        raise CheckpointError("missing", f"{self.label}: no revision {revision} in it")
 
     def _names(self, folder: Path) -> set[str]:
-        return {path.name for path in folder.iterdir() if path.is_file()}
+        try:
+            return {path.name for path in folder.iterdir() if path.is_file()}
+        except OSError as error:
+            raise CheckpointError("missing", f"{folder.name}: cannot be read ({error.strerror})") from None
 
     def _reader(self, revision: str):
         folder = self._folder_of(revision)
@@ -132,26 +147,52 @@ class LocalSource:
 
 
 def local_source(label: str, folder: Path) -> LocalSource:
-    """The source for an existing folder: single when weights (or a configuration alone) lie directly in it."""
-    present = {name for name in _CHECKPOINT_FILES if (folder / name).is_file()}
+    """The source for an existing folder. A configuration alone counts as a checkpoint where there is nothing else."""
+    folders = _listed(label, folder)
+    present = {name for name in _CHECKPOINT_FILES if _has(folder, name)}
     holds_weights = bool(present - {"config.json"})
-    has_revisions = any(path.is_dir() and _is_revision(path) for path in folder.iterdir())
-    return LocalSource(label, folder.resolve(), single=holds_weights or (bool(present) and not has_revisions))
+    has_revisions = any(_is_revision(path) for path in folders)
+    return LocalSource(label, folder.resolve(), own=holds_weights or (bool(present) and not has_revisions))
 
 
 def _is_revision(path: Path) -> bool:
-    return step_of(path.name) is not None or any((path / name).is_file() for name in _CHECKPOINT_FILES)
+    return step_of(path.name) is not None or any(_has(path, name) for name in _CHECKPOINT_FILES)
+
+
+def _listed(label: str, folder: Path) -> list[Path]:
+    """The folders in a folder. Raises RequestError when it may not be read."""
+    try:
+        return [path for path in folder.iterdir() if path.is_dir()]
+    except OSError as error:
+        raise RequestError(f"{label}: the folder cannot be read ({error.strerror})") from None
+
+
+def _has(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_file()
+    except OSError:  # a folder that may not be entered
+        return False
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells that a file was written since: nothing where there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _identify_file(path: Path, name: str, revision: str, known: Mapping[str, FileIdentity]) -> FileIdentity:
+    stamp = _stamp(path)
+    before = known.get(str(path))
+    if stamp and before is not None and before.stamp == stamp:
+        return before
     try:
-        status = path.stat()
-        stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        before = known.get(str(path))
-        if before is not None and before.stamp == stamp:
-            return before
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError("missing", f"{revision}/{name}: cannot be read ({error.strerror})") from None
-    return FileIdentity(name, status.st_size, digest, stamp)
+    if _stamp(path) != stamp:
+        raise CheckpointError("corrupt", f"{revision}/{name}: changed while it was being read; run again")
+    return FileIdentity(name, stamp[0], digest, stamp)

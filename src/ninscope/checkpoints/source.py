@@ -17,10 +17,7 @@ class Source(Protocol):
     """Where revisions of one model come from."""
 
     label: str
-
-    @property
-    def name(self) -> str:
-        """The model's name where the user gives none."""
+    kind: str  # "local" (tensors are read, and checked, whole) or "hub" (only the rows that are wanted)
 
     def revisions(self) -> list[str]:
         """Names in step order, at least one. Raises RequestError."""
@@ -31,8 +28,14 @@ class Source(Protocol):
     def identify(self, revision: str, known: Mapping[str, FileIdentity] | None = None) -> Identity:
         """What the revision is, without reading a weight where a hash is known. Raises CheckpointError."""
 
-    def open(self, revision: str) -> Checkpoint:
-        """The revision as a lazy Checkpoint. Raises CheckpointError."""
+    def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
+        """The revision as a lazy Checkpoint, that of `identity` where one is given. Raises CheckpointError."""
+
+    def check_unchanged(self, identity: Identity) -> None:
+        """To be called after reading. Raises CheckpointError when what was read may not be what was identified."""
+
+    def stamp_path(self, revision: str, file: FileIdentity) -> str:
+        """The key of `known` in `identify`."""
 
 
 def open_source(source: str | Path) -> Source:

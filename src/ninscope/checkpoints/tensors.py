@@ -4,7 +4,7 @@
 which numpy lacks, as its uint16 bits until `as_float` widens it to float32 (exactly: bfloat16 is float32's upper half).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,9 +161,6 @@ class Checkpoint:
     step: int | None
     config: dict
     tensors: Mapping[str, Tensor]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
 
     @property
     def parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""Least squares of many ordinates on one abscissa, in a fixed order of summation (no BLAS: same bits on every machine)."""
+"""Least squares of many ordinates on one abscissa, in a fixed order of summation (no BLAS, whose order depends on its threads)."""
 
 import numpy as np
 

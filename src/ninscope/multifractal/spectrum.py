@@ -15,6 +15,8 @@ from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, radius_count
 
 DERIVATIVES = ("exact", "forward")
 MAX_Q = 10_000
+MAX_ABS_Q = 20
+MAX_DEGREE = 2**31 - 1
 
 
 def default_q() -> np.ndarray:
@@ -163,17 +165,20 @@ def _binned_rows(distances, above: float, max_distance: float, min_degree: int) 
 
 def checked_q(q) -> np.ndarray:
     """q as float64 [n], increasing, at least two values. Raises RequestError."""
-    q = default_q() if q is None else np.asarray(q, dtype=np.float64)
+    try:
+        q = default_q() if q is None else np.asarray(q, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise RequestError("q must be numbers in increasing order") from None
     if q.ndim != 1 or not 2 <= q.size <= MAX_Q or not np.isfinite(q).all() or (np.diff(q) <= 0).any():
         raise RequestError(f"q must be 2 to {MAX_Q} finite values in increasing order")
-    if np.abs(q).max() > 100:
-        raise RequestError(f"q reaches {np.abs(q).max():g}; beyond 100 its powers leave double precision")
+    if np.abs(q).max() > MAX_ABS_Q:
+        raise RequestError(f"q reaches {np.abs(q).max():g}; beyond {MAX_ABS_Q} single nodes outweigh all others")
     return q
 
 
 def checked_bounds(max_distance: float, min_degree: int) -> None:
-    """Raises RequestError unless 2 <= max_distance <= MAX_RADII and min_degree >= 0."""
-    if not 2 <= max_distance <= MAX_RADII:
-        raise RequestError(f"max_distance is {max_distance}; a number from 2 to {MAX_RADII} was expected")
-    if min_degree < 0:
-        raise RequestError(f"min_degree is {min_degree}; 0 or more was expected")
+    """Raises RequestError unless 2 <= max_distance <= MAX_RADII and 0 <= min_degree <= MAX_DEGREE."""
+    if not isinstance(max_distance, int | float | np.number) or not 2 <= max_distance <= MAX_RADII:
+        raise RequestError(f"max_distance is {max_distance!r}; a number from 2 to {MAX_RADII} was expected")
+    if not isinstance(min_degree, int | np.integer) or not 0 <= min_degree <= MAX_DEGREE:
+        raise RequestError(f"min_degree is {min_degree!r}; an integer from 0 to {MAX_DEGREE} was expected")

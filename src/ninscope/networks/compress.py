@@ -1,4 +1,4 @@
-"""Dense rows of weights to compressed sparse rows: two passes over the rows, count and fill."""
+"""Dense rows of weights to compressed sparse rows, written straight into the arrays that will hold all edges."""
 
 import numpy as np
 from numba import njit
@@ -6,34 +6,42 @@ from numba import njit
 from ninscope.networks.transfer import epsilon
 
 
-def compress_rows(weights: np.ndarray, targets: np.ndarray, max_distance: float):
-    """Keep the edges with 1/|w| <= max_distance.
+def compress_rows(
+    weights: np.ndarray,
+    targets: np.ndarray,
+    max_distance: float,
+    columns: np.ndarray,
+    values: np.ndarray,
+    at: int,
+) -> tuple[np.ndarray, int]:
+    """Append the edges with 1/|w| <= max_distance, row after row, to `columns` and `values` from position `at`.
 
-    weights: float16/32/64 [sources, targets]; targets: int32 or int64 [targets], the column number of each.
-    Returns (counts int64 [sources], columns [edges] of targets' type, weights float32 or float64 [edges]), row after row.
+    weights: float16/32/64 [sources, targets]; targets: int32 or int64 [targets], the column number of each; columns: of the
+    same type; values: float32 or float64. Both must have room for every weight and one more.
+    Returns (edges of each row, int64 [sources], the position after the last edge).
     """
-    wide = np.float64 if weights.dtype == np.float64 else np.float32
-    return _compress(np.ascontiguousarray(weights, dtype=wide), targets, epsilon(max_distance))
+    if (
+        at + weights.size >= min(columns.size, values.size)
+        or columns.dtype != targets.dtype
+        or targets.size != weights.shape[1]
+    ):
+        raise ValueError(
+            f"{weights.size} weights may not fit behind position {at}: compiled code would leave the arrays"
+        )
+    wide = np.ascontiguousarray(weights, dtype=values.dtype)
+    return _compress(wide, np.ascontiguousarray(targets), epsilon(max_distance), columns, values, at)
 
 
 @njit(cache=True, nogil=True)
-def _compress(weights, targets, epsilon):
-    rows, columns = weights.shape
+def _compress(weights, targets, smallest, columns, values, at):
+    rows, width = weights.shape
     counts = np.zeros(rows, np.int64)
-    edges = 0
     for i in range(rows):
-        kept = 0
-        for j in range(columns):
-            kept += abs(np.float64(weights[i, j])) >= epsilon
-        counts[i] = kept
-        edges += kept
-    # Every edge is written and only kept ones move on: which edge is kept is random, and a branch would be mispredicted.
-    kept_columns = np.empty(edges + 1, targets.dtype)
-    kept_weights = np.empty(edges + 1, weights.dtype)
-    at = 0
-    for i in range(rows):
-        for j in range(columns):
-            kept_columns[at] = targets[j]
-            kept_weights[at] = weights[i, j]
-            at += abs(np.float64(weights[i, j])) >= epsilon
-    return counts, kept_columns[:edges], kept_weights[:edges]
+        before = at
+        for j in range(width):
+            # Every edge is written and only kept ones move on: which are kept is random, and a branch would be mispredicted.
+            columns[at] = targets[j]
+            values[at] = weights[i, j]
+            at += abs(np.float64(weights[i, j])) >= smallest
+        counts[i] = at - before
+    return counts, at

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ninscope.architectures.layout import Architecture
+from ninscope.architectures.layout import Architecture, WeightBlock
 from ninscope.checkpoints.tensors import Checkpoint, as_float
+from ninscope.errors import CheckpointError
 from ninscope.networks.compress import compress_rows
 from ninscope.networks.sampling import sampled_neurons
+
+MAX_EDGES = 1_000_000_000  # 8 GB of them; whoever needs more wants the exact analysis
 
 
 @dataclass(frozen=True)
@@ -63,42 +66,88 @@ def sampled_network(
     A layer with fewer neurons gives all of them. One tensor is held at a time. Raises CheckpointError.
     """
     tensors = architecture.tensors(checkpoint.tensors)
-    chosen = [
-        {
-            layer.name: sampled_neurons(seed, sample, layer.sample_group, layer.size, nodes_per_layer)
-            for layer in architecture.layers
-        }
-        for sample in range(samples)
-    ]
-    sizes = np.array([chosen[0][layer.name].size for layer in architecture.layers], dtype=np.int64)
-    starts = np.cumsum(sizes) - sizes
-    order = {layer.name: number for number, layer in enumerate(architecture.layers)}
-    nodes = int(sizes.sum())
-
-    # Blocks by source layer, in the order their edges stand in a node's row; sources in layer order.
-    by_source: dict[str, list] = {}
-    for block in architecture.blocks:
-        by_source.setdefault(block.source, []).append(block)
-    # Edges number fewer than weights read; where that or the nodes could pass 2^31, indices are 64 bits wide.
-    edges_at_most = samples * sum(
-        int(sizes[order[block.source]]) * int(sizes[order[block.target]]) for block in architecture.blocks
-    )
-    index = np.int32 if max(samples * nodes, edges_at_most) < 2**31 else np.int64
-    pieces: list[list] = [[] for _ in range(samples)]  # per sample: (counts, columns, weights) of each source layer
-    for layer, size in zip(architecture.layers, sizes, strict=True):
-        blocks = by_source.get(layer.name)
-        if not blocks:
-            for edges in pieces:
-                edges.append((np.zeros(size, np.int64), np.zeros(0, index), np.zeros(0, np.float32)))
-            continue
-        dense = _dense_rows(blocks, layer.name, tensors, chosen)
-        targets = np.concatenate(
-            [starts[order[b.target]] + np.arange(sizes[order[b.target]], dtype=index) for b in blocks]
+    plan = _Plan(architecture, nodes_per_layer, samples, seed)
+    if plan.edges_at_most > MAX_EDGES:
+        raise CheckpointError(
+            "unsupported",
+            f"{samples} samples of {nodes_per_layer} neurons a layer may hold {plan.edges_at_most:.2g} edges, more than "
+            f"{MAX_EDGES:.2g}; take fewer samples or fewer neurons, or measure it exactly",
         )
-        for sample, weights in enumerate(dense):
-            columns = (targets + sample * nodes).astype(index)
-            pieces[sample].append(compress_rows(weights, columns, max_distance))
-    return _assemble(pieces, architecture, sizes, nodes, chosen)
+    edges = _Edges(plan, np.float64 if any(tensor.dtype == "F64" for tensor in tensors.values()) else np.float32)
+    for number, layer in enumerate(architecture.layers):
+        blocks = plan.by_source.get(layer.name, ())
+        if blocks:
+            targets = np.concatenate([plan.rows_of(block.target) for block in blocks])
+            for sample, weights in enumerate(_dense_rows(blocks, layer.name, tensors, plan.chosen)):
+                edges.append(sample, number, weights, targets, max_distance)
+    names = tuple(layer.name for layer in architecture.layers)
+    neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in plan.chosen])
+    return SampledNetwork(edges.matrix(), names, plan.sizes, neurons)
+
+
+class _Plan:
+    """Which neurons are drawn, and where their rows stand."""
+
+    def __init__(self, architecture: Architecture, nodes_per_layer: int, samples: int, seed: int):
+        layers = architecture.layers
+        self.samples = samples
+        self.chosen = [
+            {layer.name: sampled_neurons(seed, n, layer.sample_group, layer.size, nodes_per_layer) for layer in layers}
+            for n in range(samples)
+        ]
+        self.sizes = np.array([self.chosen[0][layer.name].size for layer in layers], dtype=np.int64)
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        self.nodes = int(self.sizes.sum())
+        self._number = {layer.name: number for number, layer in enumerate(layers)}
+        # Blocks by source layer, in the order their edges stand in a node's row.
+        self.by_source: dict[str, list[WeightBlock]] = {}
+        for block in architecture.blocks:
+            self.by_source.setdefault(block.source, []).append(block)
+        size = {layer.name: int(n) for layer, n in zip(layers, self.sizes, strict=True)}
+        self.edges_of_one = sum(size[block.source] * size[block.target] for block in architecture.blocks)
+        self.edges_at_most = samples * self.edges_of_one
+
+    def rows_of(self, layer: str) -> np.ndarray:
+        """Row numbers, within one sample, of a layer's neurons."""
+        number = self._number[layer]
+        return self.starts[number] + np.arange(self.sizes[number])
+
+
+class _Edges:
+    """The edges of all samples, written where they will stay.
+
+    Each sample has room for every edge it could have; memory that is never written to takes none. At the end the samples are
+    moved together. So the peak is the matrix itself, which for a 12B model is what matters.
+    """
+
+    def __init__(self, plan: _Plan, dtype):
+        self._plan = plan
+        self._room = plan.edges_of_one + 1
+        total = plan.samples * self._room
+        index = np.int32 if max(plan.samples * plan.nodes, total) < 2**31 else np.int64
+        self._columns, self._values = np.empty(total, index), np.empty(total, dtype)
+        self._ends = [sample * self._room for sample in range(plan.samples)]
+        self._counts = np.zeros((plan.samples, plan.nodes), np.int64)
+
+    def append(self, sample: int, layer: int, weights, targets: np.ndarray, max_distance: float) -> None:
+        columns = (targets + sample * self._plan.nodes).astype(self._columns.dtype)
+        counts, self._ends[sample] = compress_rows(
+            weights, columns, max_distance, self._columns, self._values, self._ends[sample]
+        )
+        first = self._plan.starts[layer]
+        self._counts[sample, first : first + counts.size] = counts
+
+    def matrix(self) -> csr_matrix:
+        total = 0
+        for sample, end in enumerate(self._ends):
+            start = sample * self._room
+            for array in (self._columns, self._values):
+                array[total : total + end - start] = array[start:end]
+            total += end - start
+        indptr = np.zeros(self._counts.size + 1, dtype=self._columns.dtype)
+        np.cumsum(self._counts, out=indptr[1:])
+        shape = (self._counts.size, self._counts.size)
+        return csr_matrix((self._values[:total], self._columns[:total], indptr), shape=shape)
 
 
 def _dense_rows(blocks, source, tensors, chosen) -> list[np.ndarray]:
@@ -115,24 +164,3 @@ def _dense_rows(blocks, source, tensors, chosen) -> list[np.ndarray]:
             block_weights = values.take(taken, axis=0).take(neurons[source], axis=1)
             dense[sample].append(as_float(block_weights, tensor.dtype))
     return [np.concatenate(parts, axis=0).T for parts in dense]
-
-
-def _assemble(pieces, architecture, sizes, nodes, chosen) -> SampledNetwork:
-    # One kind of array at a time, its parts let go once joined: edges are what is large here.
-    counts, columns, weights = ([part[kind] for edges in pieces for part in edges] for kind in range(3))
-    samples = len(pieces)
-    pieces.clear()
-    counts, columns, weights = _joined(counts), _joined(columns), _joined(weights)
-    total = nodes * samples
-    indptr = np.zeros(total + 1, dtype=columns.dtype)
-    np.cumsum(counts, out=indptr[1:])
-    matrix = csr_matrix((weights, columns, indptr), shape=(total, total))
-    names = tuple(layer.name for layer in architecture.layers)
-    neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in chosen])
-    return SampledNetwork(matrix, names, sizes, neurons)
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    whole = np.concatenate(parts)
-    parts.clear()
-    return whole

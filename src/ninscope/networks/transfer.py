@@ -12,7 +12,7 @@ from numba import njit
 
 TRANSFERS = ("reciprocal", "coth", "neg_log")
 UNCOUNTED = -1
-MAX_RADII = 30_000
+MAX_RADII = 10_000
 
 
 def radius_count(max_distance: float) -> int:

@@ -1,0 +1,270 @@
+"""The same bytes whatever the workers and wherever they are; the Dask graph itself; clusters that are not there."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dask
+import pytest
+from dask.base import collections_to_expr
+from distributed import Client, LocalCluster
+from driving import COMMAND, command, contents, process, write_dag
+from ninscope.pipeline import graph as graphs
+from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.run import perform, prepare, start
+from ninscope.pipeline.stages import network
+from suites import write_suite
+
+import ninscope
+
+SHAPE = {"blocks": 2, "width": 24, "heads": 3}
+STEPS = (0, 1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def dag(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("determinism")
+    write_suite(place / "tiny", STEPS, **SHAPE)
+    return write_dag(place / "tiny.toml", Path("tiny"), nodes_per_layer=20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unanswered(dag):
+    """(address, runs folder, how a run ended and how long it took): it waits while the other tests go on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    runs = dag.parent / "unanswered"
+
+    def wait():
+        before = time.monotonic()
+        return process("run", dag, "--runs-dir", runs, "--scheduler", address), time.monotonic() - before
+
+    with ThreadPoolExecutor(1) as waiting:
+        yield address, runs, waiting.submit(wait)
+
+
+def ran(dag: Path, *arguments) -> Path:
+    """The folder of a first run of its own, by a process of its own."""
+    runs = dag.parent / f"runs-{len(list(dag.parent.iterdir()))}"
+    ended = process("run", dag, "--runs-dir", runs, *arguments)
+    assert (ended.code, ended.says) == (0, [])
+    return runs / "tiny"
+
+
+@pytest.fixture(scope="module")
+def one_worker(dag) -> Path:
+    return ran(dag, "--workers", 1)
+
+
+@contextlib.contextmanager
+def separate_cluster(place: Path):
+    """Address of `dask scheduler` with two `dask worker` processes, as a user starts them by hand."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": place}
+    file = place / "scheduler.json"
+    common = ("--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard")
+    dask_command = (sys.executable, "-m", "dask")
+    started = [subprocess.Popen([*dask_command, "scheduler", *common[:4], "--port", "0", "--no-dashboard"], **quiet)]
+    try:
+        for _ in range(2):
+            worker = [*dask_command, "worker", *common, "--nthreads", "1", "--no-nanny"]
+            started.append(subprocess.Popen(worker, **quiet))
+        with Client(scheduler_file=str(file), timeout=30, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=30)
+            yield client.scheduler.address
+    finally:
+        for process_ in reversed(started):
+            process_.send_signal(signal.SIGTERM)
+        for process_ in started:
+            process_.wait(20)
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    for part in ("tables", "store.zarr", "figures"):
+        assert contents(run / part) == contents(reference / part)
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_bytes_that_one_makes(dag, one_worker):
+    assert_same(ran(dag, "--workers", 2), one_worker)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_processes_makes_the_bytes_that_one_worker_makes(dag, one_worker, tmp_path):
+    with separate_cluster(tmp_path) as address:
+        assert_same(ran(dag, "--scheduler", address), one_worker)
+
+
+@pytest.mark.slow
+def test_threads_of_one_worker_make_the_same_bytes(dag, one_worker, tmp_path):
+    with LocalCluster(
+        n_workers=1, threads_per_worker=4, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp"
+    ) as cluster:
+        ended = command("run", dag, "--runs-dir", tmp_path, "--scheduler", cluster.scheduler_address)
+    assert ended.code == 0
+    assert_same(tmp_path / "tiny", one_worker)
+
+
+@pytest.mark.slow
+def test_a_run_in_two_halves_makes_the_bytes_of_one(dag, one_worker, tmp_path, scheduler):
+    """Half of the revisions first, then all: what is stored does not depend on what was asked before."""
+    arguments = ("--runs-dir", tmp_path, "--scheduler", scheduler)
+    half = write_dag(tmp_path / "tiny.toml", dag.parent / "tiny", nodes_per_layer=20, revisions=["step0", "step4"])
+    assert command("run", half, *arguments).code == 0
+    assert command("run", dag, *arguments).code == 0
+    run, reference = tmp_path / "tiny", one_worker
+    assert contents(run / "tables") == contents(reference / "tables")
+    for stage in ("nin", "spectra"):
+        assert contents(run / "store.zarr" / stage) == contents(reference / "store.zarr" / stage)
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_folder_at_once_disturb_nothing(dag, one_worker, tmp_path, scheduler):
+    arguments = [*COMMAND, "run", str(dag), "--runs-dir", str(tmp_path), "--scheduler", scheduler]
+    started = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
+    ended = [(one.communicate(timeout=60), one.returncode) for one in started]
+    assert [code for _, code in ended] == [0, 0], ended
+    assert_same(tmp_path / "tiny", one_worker)
+
+
+@pytest.mark.slow
+def test_two_runs_on_one_cluster_at_once_are_two_runs(dag, one_worker, tmp_path, scheduler):
+    """Two users of one cluster: the same suite, each into a folder of their own."""
+    started = [
+        subprocess.Popen(
+            [*COMMAND, "run", str(dag), "--runs-dir", str(tmp_path / name), "--scheduler", scheduler],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    ended = [(one.communicate(timeout=60), one.returncode) for one in started]
+    assert [code for _, code in ended] == [0, 0], ended
+    for name in "ab":
+        assert_same(tmp_path / name / "tiny", one_worker)
+
+
+# The graph
+
+
+@pytest.fixture
+def prepared(dag, tmp_path):
+    return prepare(load_dag(dag), tmp_path)
+
+
+def test_building_the_graph_computes_nothing(prepared, monkeypatch):
+    def computed(*_, **__):
+        raise AssertionError("something was computed while the graph was built")
+
+    monkeypatch.setattr(dask, "compute", computed)
+    for function in ("dask.threaded.get", "dask.local.get_sync", "dask.multiprocessing.get"):
+        monkeypatch.setattr(function, computed)
+    monkeypatch.setattr(network, "sampled_network", computed)
+    graphs.build_graph(prepared.plan, str(prepared.folder.root))
+    assert not prepared.folder.root.exists()
+
+
+def test_the_graph_has_one_task_for_every_task_of_the_plan(prepared):
+    graph = graphs.build_graph(prepared.plan, str(prepared.folder.root))
+    stages = [stage for stage, _ in graph.tasks]
+    assert {stage: stages.count(stage) for stage in stages} == {
+        "nin": 5, "spectra": 5, "emergence": 1, "tables": 1, "figures": 1,
+    }  # fmt: skip
+    assert len(graph.tasks) == len(prepared.plan.tasks())
+    assert sorted(stages) == sorted(task.stage for task in prepared.plan.tasks())
+    # Dask's own count: nothing is added but perhaps one plain value a task.
+    assert 13 <= len(collections_to_expr(list(graph.tasks.values()), optimize_graph=False).__dask_graph__()) <= 26
+    assert len(graph.members) == 5
+
+
+def test_the_graph_of_a_finished_run_is_empty(dag, one_worker):
+    prepared = prepare(load_dag(dag), one_worker.parent)
+    graph = graphs.build_graph(prepared.plan, str(prepared.folder.root))
+    assert graph.tasks == {}
+    assert all(outcome.ok for outcome in graph.members)
+
+
+def test_tasks_of_different_run_folders_have_different_names(dag, tmp_path):
+    """A shared scheduler takes equal names for one task, and would do it for one of the two runs alone."""
+    names = []
+    for folder in ("a", "b"):
+        prepared = prepare(load_dag(dag), tmp_path / folder)
+        graph = graphs.build_graph(prepared.plan, str(prepared.folder.root))
+        names.append({task.key for task in graph.tasks.values()})
+    assert len(names[0]) == 13
+    assert names[0].isdisjoint(names[1])
+
+
+def _dies_at_step4(root, located, parameters, key):
+    if located.revision == "step4":
+        os._exit(1)  # what a worker looks like when the system kills it for memory
+    return network.store_network(root, located, parameters, key)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_kills_its_worker_stops_no_other(dag, tmp_path, monkeypatch):
+    real = network.store_network
+    prepared = prepare(load_dag(dag), tmp_path)
+    start(prepared)
+    monkeypatch.setattr(network, "store_network", _dies_at_step4)
+    graph = graphs.build_graph(prepared.plan, str(prepared.folder.root))
+    monkeypatch.setattr(network, "store_network", real)
+    monkeypatch.setattr(graphs, "build_graph", lambda *_: graph)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        outcomes = perform(prepared, client, lambda *_: None)
+    assert len(outcomes) == 13
+    run = ninscope.open_run(prepared.folder.root)
+    assert run.table("emergence")["revision"].tolist() == ["step0", "step1", "step2", "step8"]
+    rows = run.table("checkpoints").set_index("revision")
+    assert rows.loc["step4", "status"] != "ok"
+    assert rows.loc["step4", "message"] != ""
+
+
+# Clusters that are not there
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_does_not_answer_is_one_line_in_reasonable_time(unanswered):
+    address, runs, waiting = unanswered
+    ended, seconds = waiting.result()
+    assert seconds < 40
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"ninscope: no Dask scheduler answers at {address}")
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("address", ["carrier-pigeon://127.0.0.1:1", "tcp://"])
+def test_an_address_that_is_none_is_one_line_at_once(dag, tmp_path, address):
+    """In a process of its own: clients that failed to start can block the next one in the same process."""
+    before = time.monotonic()
+    ended = process("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", address)
+    assert time.monotonic() - before < 15
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"ninscope: no Dask scheduler answers at {address}")
+
+
+@pytest.mark.slow
+def test_a_run_beside_another_dask_cluster_says_nothing_of_it(dag, tmp_path):
+    """Port 8787 is Dask's own for its dashboard: it is taken wherever another cluster runs."""
+    with contextlib.ExitStack() as stack:
+        taken = stack.enter_context(socket.socket())
+        with contextlib.suppress(OSError):  # taken already
+            taken.bind(("", 8787))
+            taken.listen()
+        ended = process("run", dag, "--runs-dir", tmp_path, "--workers", 1)
+    assert ended.code == 0
+    assert "arning" not in ended.err
+    assert "8787" not in ended.err
