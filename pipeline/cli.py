@@ -150,7 +150,7 @@ def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: boo
                     with connected(None, workers or min(cores(), len(tasks))) as local:
                         outcomes = perform(prepared, local, done)
         except KeyboardInterrupt:
-            _say(f"{display.done_so_far(prepared)}; the same command goes on from there")
+            _say(f"interrupted: {display.done_so_far(prepared)}; the same command goes on from there")
             return 130
     else:
         print(f"{dag.name}: everything is there already; nothing to run")
@@ -175,6 +175,7 @@ def _say(line: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `ninscope` command: every error is one line, and an exit code."""
+    interrupted = False
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="ninscope")
         sys.stdout.flush()
@@ -185,12 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(str(error))
         code = 1
     except SystemExit as end:  # how the command line library ends on Ctrl-C
-        code = end.code
+        code, interrupted = end.code, end.code == 130
     except (typer.Abort, KeyboardInterrupt):
-        code = 130
+        interrupted = True
     except Exception as error:
         code = _unexpected(error)
-    if code == 130:
+    if interrupted:
         _say("interrupted")
         sys.stderr.flush()
         os._exit(130)  # not to wait for threads that measure what nobody wants any more; nothing is being written

@@ -50,7 +50,8 @@ def counting(text: str, quiet: bool) -> Iterator:
         TextColumn("{task.completed:.0f} checkpoints"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(text, total=None)
         yield lambda: bar.advance(task)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 from distributed import Client, LocalCluster, as_completed
+from distributed.comm.registry import backends
 from ninscope.pipeline.graph import Graph
 from ninscope.pipeline.stages.outcome import Outcome
 
@@ -25,6 +26,7 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     Raises RequestError when the scheduler does not answer.
     """
     if scheduler is not None:
+        _check_address(scheduler)
         try:
             client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
@@ -51,6 +53,13 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
         with _ignored(signal.SIGINT):
             client.close()
             cluster.close()
+
+
+def _check_address(address: str) -> None:
+    """Raises RequestError for what cannot be an address: the client would only find out slowly, and not quietly."""
+    scheme, _, place = address.rpartition("://")
+    if (scheme or "tcp") not in backends or not place.strip("/"):
+        raise RequestError(f"{address!r} is no address of a Dask scheduler; tcp://HOST:PORT was expected")
 
 
 @contextmanager
@@ -105,4 +114,4 @@ def _outcome_of(future) -> Outcome:
         return future.result()
     error = future.exception()
     reason = (str(error).splitlines() or [""])[0]
-    return Outcome("failed", f"the task was lost: {type(error).__name__}: {reason}")
+    return Outcome("failed", f"the worker died over it, perhaps for lack of memory ({reason})", lost=True)

@@ -125,6 +125,6 @@ def read_csr(group: zarr.Group) -> csr_matrix:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return csr_matrix(
-            (group["data"][...], group["indices"][...], group["indptr"][...]),
+            (_whole(group["data"]), _whole(group["indices"]), _whole(group["indptr"])),
             shape=tuple(group.attrs["shape"]),
         )

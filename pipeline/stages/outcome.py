@@ -9,11 +9,13 @@ from ninscope.errors import CheckpointError, RequestError, one_line
 
 @dataclass(frozen=True)
 class Outcome:
-    """status and message as in the table `checkpoints`; trace: the traceback where ninscope itself failed."""
+    """status and message as in the table `checkpoints`; trace: the traceback where ninscope itself failed;
+    lost: the worker died, over this task or over another that it had."""
 
     status: str = "ok"
     message: str = ""
     trace: str = ""
+    lost: bool = False
 
     @property
     def ok(self) -> bool:

@@ -159,6 +159,13 @@ def prepared(dag, tmp_path):
     return prepare(load_dag(dag), tmp_path)
 
 
+def whole_graph(prepared) -> dict:
+    """Every task of a plan, as if all checkpoints will be ok."""
+    root = str(prepared.folder.root)
+    results = graphs.result_graph(prepared.plan, root, prepared.plan.outcomes)
+    return graphs.checkpoint_graph(prepared.plan, root) | results
+
+
 def test_building_the_graph_computes_nothing(prepared, monkeypatch):
     def computed(*_, **__):
         raise AssertionError("something was computed while the graph was built")
@@ -167,28 +174,25 @@ def test_building_the_graph_computes_nothing(prepared, monkeypatch):
     for function in ("dask.threaded.get", "dask.local.get_sync", "dask.multiprocessing.get"):
         monkeypatch.setattr(function, computed)
     monkeypatch.setattr(network, "sampled_network", computed)
-    graphs.build_graph(prepared.plan, str(prepared.folder.root))
+    whole_graph(prepared)
     assert not prepared.folder.root.exists()
 
 
 def test_the_graph_has_one_task_for_every_task_of_the_plan(prepared):
-    graph = graphs.build_graph(prepared.plan, str(prepared.folder.root))
-    stages = [stage for stage, _ in graph.tasks]
+    graph = whole_graph(prepared)
+    stages = [stage for stage, _ in graph]
     assert {stage: stages.count(stage) for stage in stages} == {
         "nin": 5, "spectra": 5, "emergence": 1, "tables": 1, "figures": 1,
     }  # fmt: skip
-    assert len(graph.tasks) == len(prepared.plan.tasks())
     assert sorted(stages) == sorted(task.stage for task in prepared.plan.tasks())
     # Dask's own count: nothing is added but perhaps one plain value a task.
-    assert 13 <= len(collections_to_expr(list(graph.tasks.values()), optimize_graph=False).__dask_graph__()) <= 26
-    assert len(graph.members) == 5
+    assert 13 <= len(collections_to_expr(list(graph.values()), optimize_graph=False).__dask_graph__()) <= 26
 
 
 def test_the_graph_of_a_finished_run_is_empty(dag, one_worker):
     prepared = prepare(load_dag(dag), one_worker.parent)
-    graph = graphs.build_graph(prepared.plan, str(prepared.folder.root))
-    assert graph.tasks == {}
-    assert all(outcome.ok for outcome in graph.members)
+    assert whole_graph(prepared) == {}
+    assert all(outcome.ok for outcome in prepared.plan.outcomes)
 
 
 def test_tasks_of_different_run_folders_have_different_names(dag, tmp_path):
@@ -196,8 +200,7 @@ def test_tasks_of_different_run_folders_have_different_names(dag, tmp_path):
     names = []
     for folder in ("a", "b"):
         prepared = prepare(load_dag(dag), tmp_path / folder)
-        graph = graphs.build_graph(prepared.plan, str(prepared.folder.root))
-        names.append({task.key for task in graph.tasks.values()})
+        names.append({task.key for task in whole_graph(prepared).values()})
     assert len(names[0]) == 13
     assert names[0].isdisjoint(names[1])
 
@@ -214,9 +217,9 @@ def test_a_checkpoint_that_kills_its_worker_stops_no_other(dag, tmp_path, monkey
     prepared = prepare(load_dag(dag), tmp_path)
     start(prepared)
     monkeypatch.setattr(network, "store_network", _dies_at_step4)
-    graph = graphs.build_graph(prepared.plan, str(prepared.folder.root))
+    graph = graphs.checkpoint_graph(prepared.plan, str(prepared.folder.root))
     monkeypatch.setattr(network, "store_network", real)
-    monkeypatch.setattr(graphs, "build_graph", lambda *_: graph)
+    monkeypatch.setattr(graphs, "checkpoint_graph", lambda *_: graph)
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
