@@ -150,8 +150,8 @@ def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: boo
                     with connected(None, workers or min(cores(), len(tasks))) as local:
                         outcomes = perform(prepared, local, done)
         except KeyboardInterrupt:
-            _say(f"interrupted: {display.done_so_far(prepared)}; the same command goes on from there")
-            return 130
+            reached = display.done_so_far(prepared)
+            raise _InterruptedRun(f"interrupted: {reached}; the same command goes on from there") from None
     else:
         print(f"{dag.name}: everything is there already; nothing to run")
     for (stage, _), outcome in outcomes.items():
@@ -169,6 +169,10 @@ def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: boo
     return int(bool(problems))
 
 
+class _InterruptedRun(NinscopeError):
+    """Ctrl-C during a run, its workers stopped."""
+
+
 def _say(line: str) -> None:
     print(f"ninscope: {line}", file=sys.stderr)
 
@@ -176,19 +180,24 @@ def _say(line: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `ninscope` command: every error is one line, and an exit code."""
     interrupted = False
+    code: int | str | None
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="ninscope")
         sys.stdout.flush()
+        interrupted = code == 130
     except RequestError as error:
         _say(str(error))
         code = 2
+    except _InterruptedRun as error:
+        _say(str(error))
+        code = 130
     except NinscopeError as error:
         _say(str(error))
         code = 1
     except SystemExit as end:  # how the command line library ends on Ctrl-C
         code, interrupted = end.code, end.code == 130
     except (typer.Abort, KeyboardInterrupt):
-        interrupted = True
+        code, interrupted = 130, True
     except Exception as error:
         code = _unexpected(error)
     if interrupted:

@@ -12,7 +12,7 @@ from distributed.comm.registry import backends
 from ninscope.pipeline.graph import Graph
 from ninscope.pipeline.stages.outcome import Outcome
 
-from ninscope.errors import RequestError
+from ninscope.errors import RequestError, one_line
 
 CONNECT_SECONDS = 5
 
@@ -37,29 +37,31 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
         with client:
             yield client
         return
-    with _unseen_by_children(signal.SIGINT):
-        # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        )
-        client = Client(cluster, set_as_default=False)
+    cluster = client = None
     try:
+        with _unseen_by_children(signal.SIGINT):
+            # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+            client = Client(cluster, set_as_default=False)
         yield client
     finally:
         with _ignored(signal.SIGINT):
-            client.close()
-            cluster.close()
+            for part in (client, cluster):
+                if part is not None:
+                    part.close()
 
 
 def _check_address(address: str) -> None:
     """Raises RequestError for what cannot be an address: the client would only find out slowly, and not quietly."""
     scheme, _, place = address.rpartition("://")
     if (scheme or "tcp") not in backends or not place.strip("/"):
-        raise RequestError(f"{address!r} is no address of a Dask scheduler; tcp://HOST:PORT was expected")
+        raise RequestError(f"no Dask scheduler answers at {address}: tcp://HOST:PORT was expected")
 
 
 @contextmanager
@@ -103,6 +105,11 @@ def execute(graph: Graph, client: Client, done: Done) -> dict[tuple[str, str], O
             outcome = _outcome_of(future)
             outcomes[stage, key] = outcome
             done(stage, key, outcome)
+        # A dying worker takes all its tasks along. Each goes once more, by itself, so that only those that kill stay lost.
+        for future in futures:
+            if outcomes[name_of[future.key]].lost:
+                future.retry()
+                outcomes[name_of[future.key]] = _outcome_of(future)
     except BaseException:
         client.cancel(futures, force=True)
         raise
@@ -110,8 +117,9 @@ def execute(graph: Graph, client: Client, done: Done) -> dict[tuple[str, str], O
 
 
 def _outcome_of(future) -> Outcome:
-    if future.status == "finished":
-        return future.result()
+    """What a task returned, once it has ended."""
     error = future.exception()
-    reason = (str(error).splitlines() or [""])[0]
+    if error is None:
+        return future.result()
+    reason = one_line(str(error))
     return Outcome("failed", f"the worker died over it, perhaps for lack of memory ({reason})", lost=True)

@@ -14,7 +14,7 @@ from ninscope.pipeline.evaluations import read_evaluations
 from ninscope.pipeline.manifest import key_of
 from ninscope.pipeline.plan import Plan, make_plan
 from ninscope.pipeline.runfolder import RunFolder
-from ninscope.pipeline.stages import network, spectrum
+from ninscope.pipeline.stages import spectrum
 from ninscope.pipeline.stages.locate import Located, locate, revisions_of
 from ninscope.pipeline.stages.outcome import Outcome
 
@@ -110,12 +110,7 @@ def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None
             folder.write_bytes(folder.log / f"{stage}-{key}.txt", outcome.trace.encode())
         done(stage, key, outcome)
 
-    graph = checkpoint_graph(plan, root)
-    outcomes = execute(graph, client, logged)
-    # A dying worker takes all its tasks along. Each goes once more, by itself, so that only those that kill stay lost.
-    for key in [key for (stage, key), outcome in outcomes.items() if stage == spectrum.STAGE and outcome.lost]:
-        names = [(network.STAGE, plan.spectra[key]), (spectrum.STAGE, key)]
-        outcomes |= execute({name: graph[name] for name in names if name in graph}, client, lambda *_: None)
+    outcomes = execute(checkpoint_graph(plan, root), client, logged)
     members = [
         outcomes.get((spectrum.STAGE, member.spectrum_key), known)
         for member, known in zip(plan.inputs.members, plan.outcomes, strict=True)

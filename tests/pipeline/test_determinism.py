@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 from driving import COMMAND, command, contents, process, write_dag
 from ninscope.pipeline import graph as graphs
 from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.execute import connected
 from ninscope.pipeline.run import perform, prepare, start
 from ninscope.pipeline.stages import network
 from suites import write_suite
@@ -220,11 +221,7 @@ def test_a_checkpoint_that_kills_its_worker_stops_no_other(dag, tmp_path, monkey
     graph = graphs.checkpoint_graph(prepared.plan, str(prepared.folder.root))
     monkeypatch.setattr(network, "store_network", real)
     monkeypatch.setattr(graphs, "checkpoint_graph", lambda *_: graph)
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with connected(None, 2) as client:
         outcomes = perform(prepared, client, lambda *_: None)
     assert len(outcomes) == 13
     run = ninscope.open_run(prepared.folder.root)
@@ -256,7 +253,8 @@ def test_an_address_that_is_none_is_one_line_at_once(dag, tmp_path, address):
     assert time.monotonic() - before < 15
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
-    assert line.startswith(f"ninscope: no Dask scheduler answers at {address}")
+    assert line.startswith("ninscope: ")
+    assert address in line
 
 
 @pytest.mark.slow
