@@ -14,6 +14,7 @@ import ninscope
 from benchmarks.measures import in_new_process, timed
 from benchmarks.naive_numpy import measure_one_sample
 from benchmarks.shapes import SHAPES, write_checkpoint
+from ninscope.measuring import measure_all
 from ninscope.multifractal.partition import partition_sums
 
 
@@ -41,6 +42,22 @@ def one_sample(folder: Path, shape: str, runs: int):
     )
     yield "", ours.median * 1e3, "ms", f"naive numpy {naive.median * 1e3:.0f} ms", ours.median / naive.median
     yield "", ours.best * 1e3, "ms", "(best of the runs)", None
+
+
+def whole_network(folder: Path, shape: str, runs: int):
+    """The exact measure of a checkpoint from the page cache: every weight, in one thread and on all cores."""
+    checkpoint = write_checkpoint(folder / shape, shape)
+    weights = ninscope.measure(checkpoint, exact=True).samples[0].edges
+    alone = timed(lambda: measure_all(checkpoint, exact=True, workers=1), runs)
+    together = timed(lambda: ninscope.measure(checkpoint, exact=True), runs)
+    name = f"exact, {shape} shape ({weights / 1e6:.0f}M counted edges)"
+    yield (
+        f"{name}, all cores",
+        together.median * 1e3,
+        "ms",
+        f"one thread {alone.median * 1e3:.0f} ms",
+        (together.median / alone.median),
+    )
 
 
 def orders_of_q(runs: int, nodes: int):
@@ -130,6 +147,7 @@ def main() -> None:
         folder = Path(scratch)
         cases = [
             one_sample(folder, "tiny" if small else "70m", 2 if small else 25),
+            whole_network(folder, "tiny" if small else "70m", 2 if small else 10),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "1.4b"),
             imports(),

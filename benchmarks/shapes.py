@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 # blocks, width, heads (paper A, Table 1)
-SHAPES = {"tiny": (2, 64, 4), "70m": (6, 512, 8), "410m": (24, 1024, 16), "1.4b": (24, 2048, 16)}
+SHAPES = {"tiny": (2, 64, 4), "deep": (36, 512, 8), "70m": (6, 512, 8), "410m": (24, 1024, 16), "1.4b": (24, 2048, 16)}
 
 
 def write_checkpoint(folder: Path, shape: str, seed: int = 0, vocabulary: int = 512) -> Path:

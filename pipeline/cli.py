@@ -37,6 +37,7 @@ def measure(
     ] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="Samples of each checkpoint (10).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the samples (0).")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Every neuron and every weight, instead of samples.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against step 0."""
@@ -46,7 +47,13 @@ def measure(
 
     with display.counting("measuring", quiet=as_json) as done:
         rows = measure_all(
-            source, revision, lambda _: done(), nodes_per_layer=nodes_per_layer, samples=samples, seed=seed
+            source,
+            revision,
+            lambda _: done(),
+            exact=exact,
+            nodes_per_layer=nodes_per_layer,
+            samples=samples,
+            seed=seed,
         )
     if as_json:
         print(display.measured_json(source, rows))

@@ -11,7 +11,7 @@ from ninscope.pipeline.stages import spectrum
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
-from ninscope.measuring import SampledSpectrum
+from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence, emergence_interval, why_undefined
 
 STAGE = "emergence"
@@ -62,7 +62,7 @@ def _store(store: ArtefactStore, members: Sequence[Member], asked: Emergence) ->
     )
 
 
-def _row(now: SampledSpectrum, start: SampledSpectrum | None, asked: Emergence) -> tuple[list[float], str]:
+def _row(now: Measurement, start: Measurement | None, asked: Emergence) -> tuple[list[float], str]:
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
     if reason := why_undefined(now, start, asked.baseline_step):
         return [*own, math.nan, math.nan, math.nan], reason
@@ -77,7 +77,7 @@ def _row(now: SampledSpectrum, start: SampledSpectrum | None, asked: Emergence) 
     return [*own, emergence(now, start), *interval], note
 
 
-def _pairs(measured: SampledSpectrum) -> np.ndarray:
+def _pairs(measured: Measurement) -> np.ndarray:
     return np.array([[sample.alpha0, sample.width] for sample in measured.samples])
 
 

@@ -7,7 +7,7 @@ from ninscope.pipeline.stages import network
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
-from ninscope.measuring import Parameters, SampledSpectrum, analyse_network
+from ninscope.measuring import Measurement, Parameters, analyse_network
 from ninscope.multifractal.spectrum import Spectrum
 
 STAGE = "spectra"
@@ -47,7 +47,7 @@ def _store(store: ArtefactStore, of_network: str, parameters: Parameters, key: s
     store.write(STAGE, key, artefact_of(analyse_network(stored, parameters)))
 
 
-def artefact_of(measured: SampledSpectrum) -> Artefact:
+def artefact_of(measured: Measurement) -> Artefact:
     q = measured.q
     curves = np.full((len(measured.samples), len(_CURVES), q.size), np.nan)
     for number, sample in enumerate(measured.samples):
@@ -72,7 +72,7 @@ def artefact_of(measured: SampledSpectrum) -> Artefact:
     )
 
 
-def spectrum_of(artefact: Artefact) -> SampledSpectrum:
+def spectrum_of(artefact: Artefact) -> Measurement:
     """The measurement that `artefact_of` stored."""
     q, attributes = artefact.arrays["q"], artefact.attributes
     length = q.size - bool(attributes["forward"])
@@ -85,4 +85,4 @@ def spectrum_of(artefact: Artefact) -> SampledSpectrum:
         value |= {"nodes": int(value["nodes"]), "edges": int(value["edges"])}
         samples.append(Spectrum(q=q, tau=tau, alpha=alpha[:length], f=f[:length], r2=r2, message=message, **value))
     edges = tuple(int(count) for count in artefact.arrays["network_edges"])
-    return SampledSpectrum(tuple(samples), attributes["network_nodes"], edges, attributes["message"])
+    return Measurement(tuple(samples), attributes["network_nodes"], edges, attributes["message"])

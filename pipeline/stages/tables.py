@@ -14,7 +14,7 @@ from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import ArtefactStore
 
-from ninscope.measuring import Parameters, SampledSpectrum
+from ninscope.measuring import Measurement, Parameters
 
 STAGE = "tables"
 VERSION = 1
@@ -138,7 +138,7 @@ def _row_keys(located: Located) -> dict:
     }
 
 
-def _sample_rows(measured: SampledSpectrum, nodes_per_layer: int):
+def _sample_rows(measured: Measurement, nodes_per_layer: int):
     for number, (sample, edges) in enumerate(zip(measured.samples, measured.network_edges, strict=True)):
         yield {
             "sample": number,
@@ -156,7 +156,7 @@ def _sample_rows(measured: SampledSpectrum, nodes_per_layer: int):
         }
 
 
-def _spectrum_rows(measured: SampledSpectrum):
+def _spectrum_rows(measured: Measurement):
     for number, sample in enumerate(measured.samples):
         for position, q in enumerate(sample.q):
             ends = position >= sample.alpha.size  # forward differences have one value fewer
@@ -177,7 +177,7 @@ def _emergence_rows(store: ArtefactStore, inputs: Inputs, model: Model):
     located = {member.located.revision: member.located for member in inputs.of_model(model)}
     stored = store.read(emergence.STAGE, emergence.emergence_key(present, inputs.asked))
     for row in emergence.rows_of(stored):
-        baseline = {"method": SampledSpectrum.method, "baseline_step": inputs.asked.baseline_step}
+        baseline = {"method": "sampled", "baseline_step": inputs.asked.baseline_step}
         yield _row_keys(located[row["revision"]]) | baseline | row
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.exact import exact_spectrum
 from ninscope.multifractal.emergence import emergence, why_undefined
 from ninscope.multifractal.spectrum import (
     DERIVATIVES,
@@ -59,19 +60,19 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class SampledSpectrum:
-    """The spectra of a checkpoint's samples; its own q, tau, alpha, f, alpha0 and width are means over them.
+class Measurement:
+    """The spectra of one checkpoint: of its samples, or, exact, of the whole network (then there is one).
 
-    A sample without a spectrum (Spectrum.message says why) is left out of the means, and `message` says how many were.
-    network_nodes: nodes of one sampled network; network_edges: edges with 1 < 1/|w| <= max_distance, for each sample.
+    Its own q, tau, alpha, f, r2, alpha0 and width are means over the samples. A sample without a spectrum (Spectrum.message
+    says why) is left out of the means, and `message` says how many were. network_nodes: nodes of one network;
+    network_edges: edges with 1 < 1/|w| <= max_distance, for each. method: "sampled" or "exact".
     """
 
     samples: tuple[Spectrum, ...]
     network_nodes: int
     network_edges: tuple[int, ...]
     message: str = ""
-
-    method = "sampled"
+    method: str = "sampled"
 
     def _known(self, name: str) -> np.ndarray:
         values = np.array([getattr(sample, name) for sample in self.samples])
@@ -96,7 +97,12 @@ class SampledSpectrum:
     alpha0_std = property(lambda self: self._std("alpha0"), doc="over samples, n-1 in the denominator")
     width_std = property(lambda self: self._std("width"), doc="over samples, n-1 in the denominator")
     nodes = property(lambda self: self.network_nodes)
-    edges = property(lambda self: float(np.mean(self.network_edges)), doc="mean over samples")
+
+    @property
+    def edges(self) -> float:
+        """Mean over samples; a whole number where there is one."""
+        mean = float(np.mean(self.network_edges))
+        return int(mean) if mean.is_integer() else mean
 
 
 @dataclass(frozen=True)
@@ -107,11 +113,11 @@ class Measured:
     step: int | None
     status: str
     message: str
-    spectrum: SampledSpectrum | None
+    spectrum: Measurement | None
     emergence: float = math.nan
 
 
-def analyse_network(network: SampledNetwork, parameters: Parameters) -> SampledSpectrum:
+def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
     """The spectrum of every sample of a network."""
     spectra, edges = [], []
     for sample in range(network.samples):
@@ -134,10 +140,10 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> SampledS
         notes.append(f"{len(without)} of {len(spectra)} samples: {without[0]}")
     if taken_whole := network.layers_taken_whole(parameters.nodes_per_layer):
         notes.append(taken_whole)
-    return SampledSpectrum(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes))
+    return Measurement(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes))
 
 
-def measure_revision(source: Source, revision: str, parameters: Parameters) -> SampledSpectrum:
+def measure_revision(source: Source, revision: str, parameters: Parameters) -> Measurement:
     """Sample and analyse one revision. Raises CheckpointError."""
     checkpoint = source.open(revision)
     network = sampled_network(
@@ -151,17 +157,39 @@ def measure_revision(source: Source, revision: str, parameters: Parameters) -> S
     return analyse_network(network, parameters)
 
 
-def measure(source: str, revision: str | None = None, **parameters) -> SampledSpectrum:
+def measure_revision_exactly(source: Source, revision: str, parameters: Parameters, workers: int = 1) -> Measurement:
+    """Analyse the whole network of one revision; workers: threads, on which the result does not depend.
+
+    Raises CheckpointError.
+    """
+    checkpoint = source.open(revision)
+    spectrum, nodes, edges = exact_spectrum(
+        checkpoint,
+        architecture_of(checkpoint.config),
+        parameters.q,
+        parameters.transfer,
+        parameters.max_distance,
+        parameters.min_degree,
+        parameters.derivative,
+        workers,
+    )
+    return Measurement((spectrum,), nodes, (edges,), spectrum.message, "exact")
+
+
+def measure(source: str, revision: str | None = None, exact: bool = False, **parameters) -> Measurement:
     """The spectrum of one checkpoint, from its weights alone.
 
     source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name").
     revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
-    parameters: fields of `Parameters` (nodes_per_layer, samples, seed, q, transfer, max_distance, min_degree, derivative).
+    exact: every neuron and every weight, streamed, instead of samples. Sampled values depend on the number of neurons taken
+    (METHOD section 2), the exact one is what they approach.
+    parameters: fields of `Parameters` (q, transfer, max_distance, min_degree, derivative; nodes_per_layer, samples and seed
+    where samples are taken).
 
     Raises RequestError: the source does not exist, or has several revisions and none was named, or a parameter is wrong.
     Raises CheckpointError: this checkpoint is missing, corrupt, nonfinite or unsupported (its `status`).
     """
-    chosen = _parameters(parameters)
+    chosen = _parameters(parameters, exact)
     opened = open_source(source)
     if revision is None:
         revisions = opened.revisions()
@@ -170,6 +198,8 @@ def measure(source: str, revision: str | None = None, **parameters) -> SampledSp
                 f"{source} has {len(revisions)} revisions ({revisions[0]} ... {revisions[-1]}); name one with revision="
             )
         revision = revisions[0]
+    if exact:
+        return measure_revision_exactly(opened, revision, chosen, cores())
     return measure_revision(opened, revision, chosen)
 
 
@@ -178,6 +208,7 @@ def measure_all(
     revision: str | None = None,
     done: Callable[[Measured], None] = lambda measured: None,
     workers: int | None = None,
+    exact: bool = False,
     **parameters,
 ) -> list[Measured]:
     """Every revision of a source (or the one named), in step order, each with E against step 0 of the same source.
@@ -187,22 +218,28 @@ def measure_all(
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each.
     workers: threads, default one a core; results do not depend on it. Raises RequestError.
     """
-    chosen = _parameters(parameters)
+    chosen = _parameters(parameters, exact)
     opened = open_source(source)
     wanted = opened.revisions() if revision is None else [revision]
     if revision is not None:  # E needs the start as well
         wanted = [name for name in opened.revisions() if opened.step_of(name) == 0 and name != revision][:1] + wanted
 
+    threads = workers or cores()
+
+    def measure_exact(name: str) -> Measurement:
+        # One checkpoint is split over the threads; of several, each has a thread of its own.
+        return measure_revision_exactly(opened, name, chosen, threads if len(wanted) == 1 else 1)
+
     def one(name: str) -> Measured:
         try:
-            spectrum = measure_revision(opened, name, chosen)
+            spectrum = measure_exact(name) if exact else measure_revision(opened, name, chosen)
             measured = Measured(name, opened.step_of(name), "ok", spectrum.message, spectrum)
         except CheckpointError as error:
             measured = Measured(name, opened.step_of(name), error.status, str(error), None)
         done(measured)
         return measured
 
-    with ThreadPoolExecutor(workers or cores()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         measured = list(pool.map(one, wanted))
     rows = list(with_emergence(measured))
     return rows if revision is None else [row for row in rows if row.revision == revision]
@@ -226,7 +263,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _parameters(given: dict) -> Parameters:
+def _parameters(given: dict, exact: bool) -> Parameters:
+    senseless = [name for name in ("nodes_per_layer", "samples", "seed") if given.get(name) is not None]
+    if exact and senseless:
+        raise RequestError(f"an exact measurement takes every neuron; leave out {' and '.join(senseless)}")
     known = Parameters.__dataclass_fields__
     unknown = sorted(set(given) - set(known))
     if unknown:

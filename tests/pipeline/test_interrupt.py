@@ -122,7 +122,8 @@ def test_ctrl_c_ends_a_run_quietly_and_the_same_command_goes_on(dag, undisturbed
         if (fault := not_quiet(code, err)) and not (code == 0 and moment == "at the tables"):
             faults.append(f"{moment}: {fault}")
         assert_nothing_is_half_written(run, undisturbed)
-    assert_the_same_command_completes(dag, run, undisturbed)
+    if story == "once":
+        assert_the_same_command_completes(dag, run, undisturbed)
     assert not faults, "\n".join(faults)
 
 
