@@ -46,11 +46,16 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
+def listening() -> None:
+    """As in a terminal: what is started in the background, these tests perhaps among it, inherits the signal ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(dag: Path, runs: Path, moment: str, *signals: signal.Signals, pause: float = 0.05):
     """(exit code, standard error) of a run whose whole process group gets signals at a moment."""
     group = subprocess.Popen(
         [*COMMAND, "run", str(dag), "--runs-dir", str(runs), "--workers", "2"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
@@ -145,7 +150,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(dag, undisturbed, 
 def test_ctrl_c_while_libraries_are_imported_is_quiet_too(dag, tmp_path, library):
     group = subprocess.Popen(
         [*COMMAND, "run", str(dag), "--runs-dir", str(tmp_path / "runs"), "--workers", "2"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening,
     )  # fmt: skip
     while group.poll() is None and library not in Path(f"/proc/{group.pid}/maps").read_text():
         time.sleep(0.005)
