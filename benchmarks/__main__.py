@@ -76,7 +76,10 @@ def orders_of_q(runs: int, nodes: int):
 
 
 def memory(folder: Path, shape: str):
-    """Peak memory of a worker that samples, stores and analyses a checkpoint, beyond its imports, against one tensor."""
+    """Peak memory of a worker that samples, stores and analyses a checkpoint, beyond its imports, against one tensor.
+
+    "deep" has the 36 blocks of a 12B model: what a worker holds grows with blocks and sampled neurons, not with width.
+    """
     checkpoint = write_checkpoint(folder / shape, shape)
     width = SHAPES[shape][1]
     warm = write_checkpoint(folder / "tiny", "tiny")
@@ -149,7 +152,7 @@ def main() -> None:
             one_sample(folder, "tiny" if small else "70m", 2 if small else 25),
             whole_network(folder, "tiny" if small else "70m", 2 if small else 10),
             orders_of_q(2 if small else 10, 100 if small else 5376),
-            memory(folder, "tiny" if small else "1.4b"),
+            memory(folder, "tiny" if small else "deep"),
             imports(),
             *([] if small else [demo(folder)]),
         ]

@@ -1,6 +1,7 @@
 """The command line. Exit codes: 0 done; 1 done, but some checkpoints are not ok; 2 the request is wrong; 130 interrupted."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,6 +158,7 @@ def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: boo
                     with connected(None, workers or min(cores(), len(tasks))) as local:
                         outcomes = perform(prepared, local, done)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: what is left is to say so and to end
             reached = display.done_so_far(prepared)
             raise _InterruptedRun(f"interrupted: {reached}; the same command goes on from there") from None
     else:

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 _COLOURS = mpl.colormaps["viridis"]
 _STYLE = {
@@ -70,7 +70,7 @@ def emergence_figure(emergence: pd.DataFrame, benchmarks: pd.DataFrame, title: s
         ticks = _thinned(steps)
         panels[2].set_xticks(_position(ticks), labels=[_count(step) for step in ticks])
         panels[2].xaxis.set_minor_locator(NullLocator())
-        panels[2].set_xlabel("training step (log axis; step 0 at the left edge)")
+        panels[2].set_xlabel(f"training step (log axis{'; step 0 at the left edge' if 0 in steps else ''})")
         return figure
 
 
@@ -83,15 +83,11 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
         for ((_, model), rows), colour in zip(models, colours, strict=False):
             rows = rows.sort_values("step")
-            axes.plot(
-                _position(rows["step"].to_numpy(np.int64)),
-                rows["emergence"],
-                "o-",
-                color=colour,
-                markersize=3,
-                label=model,
-            )
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(round(2**value - 1))))
+            label = model if rows["emergence"].notna().any() else f"{model} (no E)"
+            x = _position(rows["step"].to_numpy(np.int64))
+            axes.plot(x, rows["emergence"], "o-", color=colour, markersize=3, label=label)
+        ticks = _thinned(np.array(sorted(emergence["step"].dropna().unique()), dtype=np.int64))
+        axes.set_xticks(_position(ticks), labels=[_count(step) for step in ticks])
         axes.set(xlabel="training step (log axis)", ylabel="degree of emergence E", title="Degree of emergence")
         if len(models):
             axes.legend(fontsize=8)
@@ -110,10 +106,13 @@ def _emergence_panel(axes, rows: pd.DataFrame, x: np.ndarray, benchmarks: pd.Dat
     )
     values = rows["emergence"].to_numpy(float)
     lines = axes.plot(x, values, "o-", color=green, markersize=4, label="E (band: bootstrap interval over samples)")
-    axes.axhline(0, color="black", linewidth=0.6)
     axes.set_ylabel("degree of emergence E", color=green)
     if np.isnan(values).all():
+        lines = []
+        axes.set_yticks([])
         _say_nothing(axes, rows["message"].iloc[0] if len(rows) else "no checkpoint has a spectrum")
+    else:
+        axes.axhline(0, color="black", linewidth=0.6)
     loss = benchmarks[(benchmarks["task"] == "held_out") & (benchmarks["metric"] == "loss")].dropna(subset=["step"])
     if len(loss):
         loss = loss.sort_values("step")
@@ -129,7 +128,8 @@ def _emergence_panel(axes, rows: pd.DataFrame, x: np.ndarray, benchmarks: pd.Dat
             label="held-out loss",
         )
         beside.set_ylabel("held-out loss", color=grey)
-    axes.legend(handles=lines, loc="upper center", fontsize=8)
+    if lines:
+        axes.legend(handles=lines, loc="upper center", fontsize=8)
 
 
 def _position(step):
