@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -158,7 +159,6 @@ def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: boo
                     with connected(None, workers or min(cores(), len(tasks))) as local:
                         outcomes = perform(prepared, local, done)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: what is left is to say so and to end
             reached = display.done_so_far(prepared)
             raise _InterruptedRun(f"interrupted: {reached}; the same command goes on from there") from None
     else:
@@ -188,6 +188,25 @@ def _say(line: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `ninscope` command: every error is one line, and an exit code."""
+    # Not where it is ignored, as under nohup, nor in a thread, which cannot.
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
+    try:
+        code = _exit_code(arguments)
+    finally:
+        if signal.getsignal(signal.SIGINT) is _interrupt_once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(code)
+
+
+def _interrupt_once(number, frame) -> None:
+    """Ctrl-C ends the command in order, and a second one while it is ending changes nothing."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
     interrupted = False
     code: int | str | None
     try:
@@ -213,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say("interrupted")
         sys.stderr.flush()
         os._exit(130)  # not to wait for threads that measure what nobody wants any more; nothing is being written
-    sys.exit(int(code or 0))
+    return int(code or 0)
 
 
 def _unexpected(error: Exception) -> int:

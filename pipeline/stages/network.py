@@ -69,7 +69,7 @@ def _store(store: ArtefactStore, located: Located, parameters: Parameters, key: 
 def artefact_of(network: SampledNetwork) -> Artefact:
     return Artefact(
         {"neurons": network.neurons, "layer_sizes": network.layer_sizes},
-        {"layer_names": json.dumps(network.layer_names)},
+        {"layer_names": json.dumps(network.layer_names), "sources": json.dumps(network.sources)},
         network.matrix,
     )
 
@@ -77,4 +77,5 @@ def artefact_of(network: SampledNetwork) -> Artefact:
 def network_of(artefact: Artefact) -> SampledNetwork:
     names = tuple(json.loads(artefact.attributes["layer_names"]))
     sizes = np.asarray(artefact.arrays["layer_sizes"])
-    return SampledNetwork(artefact.matrix, names, sizes, artefact.arrays["neurons"])
+    sources = tuple(json.loads(artefact.attributes["sources"]))
+    return SampledNetwork(artefact.matrix, names, sizes, artefact.arrays["neurons"], sources)

@@ -7,7 +7,7 @@ node layers are added in the architecture's order. So the result does not depend
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,7 +83,16 @@ def exact_spectrum(
     for layer in layers[1:]:
         total = total + layer.sums
     spectrum = spectrum_of_sums(total, q, derivative, **quality)
+    silent = [layer.layer for layer in layers if layer.sums.nodes == 0]
+    if silent and not spectrum.message:
+        spectrum = replace(spectrum, message=uncounted_layers(silent))
     return spectrum, sum(sizes.values()), sum(layer.edges for layer in layers)
+
+
+def uncounted_layers(names: list[str]) -> str:
+    """One clause that says in which node layers no node had enough edges to count."""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"no node of {shown} has enough edges within the distance bounds; the rest was analysed without"
 
 
 def outgoing(architecture: Architecture, tensors: dict[str, Tensor]) -> list[Outgoing]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import Source, open_source
+from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.exact import exact_spectrum
+from ninscope.exact import exact_spectrum, uncounted_layers
 from ninscope.multifractal.emergence import emergence, why_undefined
 from ninscope.multifractal.spectrum import (
     DERIVATIVES,
@@ -119,25 +120,24 @@ class Measured:
 
 def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
     """The spectrum of every sample of a network."""
-    spectra, edges = [], []
+    spectra = []
+    degrees = np.zeros((network.samples, network.nodes), np.int64)
     for sample in range(network.samples):
         indptr, part = network.row_pointer(sample)
         bins = distance_bins(network.matrix.data[part], parameters.transfer, parameters.max_distance)
         spectra.append(
             spectrum_of_bins(
-                indptr,
-                bins,
-                parameters.max_distance,
-                parameters.min_degree,
-                parameters.q,
-                parameters.derivative,
+                indptr, bins, parameters.max_distance, parameters.min_degree, parameters.q, parameters.derivative
             )
         )
-        edges.append(int(np.count_nonzero(bins >= 0)))
+        degrees[sample] = np.diff(np.append(0, np.cumsum(bins >= 0))[indptr])
+    edges = degrees.sum(axis=1).tolist()
     notes = []
     without = [spectrum.message for spectrum in spectra if spectrum.message]
     if without:
         notes.append(f"{len(without)} of {len(spectra)} samples: {without[0]}")
+    elif silent := network.layers_without_nodes(degrees, parameters.min_degree):
+        notes.append(uncounted_layers(silent))
     if taken_whole := network.layers_taken_whole(parameters.nodes_per_layer):
         notes.append(taken_whole)
     return Measurement(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes))
@@ -157,12 +157,11 @@ def measure_revision(source: Source, revision: str, parameters: Parameters) -> M
     return analyse_network(network, parameters)
 
 
-def measure_revision_exactly(source: Source, revision: str, parameters: Parameters, workers: int = 1) -> Measurement:
-    """Analyse the whole network of one revision; workers: threads, on which the result does not depend.
+def measure_exactly(checkpoint: Checkpoint, parameters: Parameters, workers: int = 1) -> Measurement:
+    """Analyse the whole network of a checkpoint; workers: threads, on which the result does not depend.
 
     Raises CheckpointError.
     """
-    checkpoint = source.open(revision)
     spectrum, nodes, edges = exact_spectrum(
         checkpoint,
         architecture_of(checkpoint.config),
@@ -199,7 +198,7 @@ def measure(source: str, revision: str | None = None, exact: bool = False, **par
             )
         revision = revisions[0]
     if exact:
-        return measure_revision_exactly(opened, revision, chosen, cores())
+        return measure_exactly(opened.open(revision), chosen, cores())
     return measure_revision(opened, revision, chosen)
 
 
@@ -228,7 +227,7 @@ def measure_all(
 
     def measure_exact(name: str) -> Measurement:
         # One checkpoint is split over the threads; of several, each has a thread of its own.
-        return measure_revision_exactly(opened, name, chosen, threads if len(wanted) == 1 else 1)
+        return measure_exactly(opened.open(name), chosen, threads if len(wanted) == 1 else 1)
 
     def one(name: str) -> Measured:
         try:

@@ -20,7 +20,8 @@ class SampledNetwork:
 
     matrix: CSR [samples * nodes, samples * nodes], W of source row and target column, float32 (float64 for F64 weights);
     only edges with 1/|w| <= max_distance are stored. layer_sizes: int64 [layers], neurons sampled from each node layer, in
-    the order of layer_names; neurons: int64 [samples, nodes], the neuron's number in its layer. A node of sample s and
+    the order of layer_names; neurons: int64 [samples, nodes], the neuron's number in its layer; sources: layers that
+    edges leave. A node of sample s and
     layer l is row s * nodes + sum(layer_sizes[:l]) + position.
     """
 
@@ -28,6 +29,7 @@ class SampledNetwork:
     layer_names: tuple[str, ...]
     layer_sizes: np.ndarray
     neurons: np.ndarray
+    sources: tuple[str, ...]
 
     @property
     def samples(self) -> int:
@@ -46,6 +48,18 @@ class SampledNetwork:
             if smaller
             else ""
         )
+
+    def layers_without_nodes(self, degrees: np.ndarray, min_degree: int) -> list[str]:
+        """Source layers in which no node of any sample has more than min_degree edges.
+
+        degrees: int [samples, nodes], counted edges of each node.
+        """
+        most = np.maximum.reduceat(degrees.max(axis=0), np.cumsum(self.layer_sizes) - self.layer_sizes)
+        return [
+            name
+            for name, edges in zip(self.layer_names, most, strict=True)
+            if name in self.sources and edges <= min_degree
+        ]
 
     def row_pointer(self, sample: int) -> tuple[np.ndarray, slice]:
         """(indptr of one sample's rows starting at 0, the slice of matrix.data that it points into)."""
@@ -82,7 +96,8 @@ def sampled_network(
                 edges.append(sample, number, weights, targets, max_distance)
     names = tuple(layer.name for layer in architecture.layers)
     neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in plan.chosen])
-    return SampledNetwork(edges.matrix(), names, plan.sizes, neurons)
+    sources = tuple(name for name in names if name in plan.by_source)
+    return SampledNetwork(edges.matrix(), names, plan.sizes, neurons, sources)
 
 
 class _Plan:
