@@ -13,6 +13,7 @@ from ninscope.checkpoints.source import Source, open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact import exact_spectrum, uncounted_layers
+from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import emergence, why_undefined
 from ninscope.multifractal.spectrum import (
     DERIVATIVES,
@@ -20,10 +21,10 @@ from ninscope.multifractal.spectrum import (
     checked_bounds,
     checked_q,
     default_q,
-    spectrum_of_bins,
+    spectrum_of_counts,
 )
 from ninscope.networks.sampled import SampledNetwork, sampled_network
-from ninscope.networks.transfer import TRANSFERS, distance_bins
+from ninscope.networks.transfer import TRANSFERS, distance_bins, radius_count
 
 MAX_SAMPLES = 10_000
 MAX_NODES_PER_LAYER = 100_000
@@ -125,12 +126,9 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
     for sample in range(network.samples):
         indptr, part = network.row_pointer(sample)
         bins = distance_bins(network.matrix.data[part], parameters.transfer, parameters.max_distance)
-        spectra.append(
-            spectrum_of_bins(
-                indptr, bins, parameters.max_distance, parameters.min_degree, parameters.q, parameters.derivative
-            )
-        )
-        degrees[sample] = np.diff(np.append(0, np.cumsum(bins >= 0))[indptr])
+        counts = box_histogram(indptr, bins, radius_count(parameters.max_distance))
+        spectra.append(spectrum_of_counts(counts, parameters.min_degree, parameters.q, parameters.derivative))
+        degrees[sample] = counts.sum(axis=1)
     edges = degrees.sum(axis=1).tolist()
     notes = []
     without = [spectrum.message for spectrum in spectra if spectrum.message]

@@ -97,19 +97,8 @@ def _no_spectrum(sums: PartitionSums, q, derivative, radii, quality) -> Spectrum
     )
 
 
-def spectrum_of_bins(
-    indptr: np.ndarray,
-    bins: np.ndarray,
-    max_distance: float,
-    min_degree: int,
-    q: np.ndarray,
-    derivative: str = "exact",
-) -> Spectrum:
-    """The spectrum of a network given as rows of distance bins.
-
-    indptr: int [nodes + 1]; bins: int16 [edges], as networks.transfer.distance_bins gives them.
-    """
-    histogram = box_histogram(indptr, bins, radius_count(max_distance))
+def spectrum_of_counts(histogram: np.ndarray, min_degree: int, q: np.ndarray, derivative: str = "exact") -> Spectrum:
+    """The spectrum of a network given as edges per node and distance bin, int32 [nodes, K + 1] (`box_histogram`)."""
     _, r2 = mass_radius_fits(histogram, min_degree)
     r2 = r2[~np.isnan(r2)]
     quality = {"r2_mass_mean": float(r2.mean()), "r2_mass_std": float(r2.std())} if r2.size else {}
@@ -134,7 +123,7 @@ def spectrum_from_distances(
     if derivative not in DERIVATIVES:
         raise RequestError(f"derivative is {derivative!r}; one of {', '.join(DERIVATIVES)}")
     indptr, bins = _binned_rows(distances, 1.0, max_distance, min_degree)
-    return spectrum_of_bins(indptr, bins, max_distance, min_degree, q, derivative)
+    return spectrum_of_counts(box_histogram(indptr, bins, radius_count(max_distance)), min_degree, q, derivative)
 
 
 def node_fractal_dimensions(
