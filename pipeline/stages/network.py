@@ -9,11 +9,10 @@ from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
-from ninscope.measuring import Parameters
-from ninscope.networks.sampled import SampledNetwork, sampled_network
+from ninscope.measuring import Parameters, sample_network
+from ninscope.networks.sampled import SampledNetwork
 
 STAGE = "nin"
 VERSION = 1
@@ -49,14 +48,7 @@ def _store(store: ArtefactStore, located: Located, parameters: Parameters, key: 
     source = open_source(located.source)
     checkpoint = source.open(located.revision, located.identity)
     try:
-        network = sampled_network(
-            checkpoint,
-            architecture_of(checkpoint.config),
-            parameters.nodes_per_layer,
-            parameters.samples,
-            parameters.seed,
-            parameters.max_distance,
-        )
+        network = sample_network(checkpoint, parameters)
         source.check_unchanged(located.identity)
     except CheckpointError as error:
         if error.status == "nonfinite":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ninscope.architectures import architecture_of
-from ninscope.checkpoints.source import Source, open_source
+from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact import exact_spectrum, uncounted_layers
@@ -141,10 +141,9 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
     return Measurement(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes))
 
 
-def measure_revision(source: Source, revision: str, parameters: Parameters) -> Measurement:
-    """Sample and analyse one revision. Raises CheckpointError."""
-    checkpoint = source.open(revision)
-    network = sampled_network(
+def sample_network(checkpoint: Checkpoint, parameters: Parameters) -> SampledNetwork:
+    """All samples of a checkpoint's network. Raises CheckpointError."""
+    return sampled_network(
         checkpoint,
         architecture_of(checkpoint.config),
         parameters.nodes_per_layer,
@@ -152,7 +151,6 @@ def measure_revision(source: Source, revision: str, parameters: Parameters) -> M
         parameters.seed,
         parameters.max_distance,
     )
-    return analyse_network(network, parameters)
 
 
 def measure_exactly(checkpoint: Checkpoint, parameters: Parameters, workers: int = 1) -> Measurement:
@@ -197,7 +195,7 @@ def measure(source: str, revision: str | None = None, exact: bool = False, **par
         revision = revisions[0]
     if exact:
         return measure_exactly(opened.open(revision), chosen, cores())
-    return measure_revision(opened, revision, chosen)
+    return analyse_network(sample_network(opened.open(revision), chosen), chosen)
 
 
 def measure_all(
@@ -229,7 +227,9 @@ def measure_all(
 
     def one(name: str) -> Measured:
         try:
-            spectrum = measure_exact(name) if exact else measure_revision(opened, name, chosen)
+            spectrum = (
+                measure_exact(name) if exact else analyse_network(sample_network(opened.open(name), chosen), chosen)
+            )
             measured = Measured(name, opened.step_of(name), "ok", spectrum.message, spectrum)
         except CheckpointError as error:
             measured = Measured(name, opened.step_of(name), error.status, str(error), None)

@@ -184,7 +184,7 @@ def test_building_the_graph_computes_nothing(prepared, monkeypatch):
     monkeypatch.setattr(dask, "compute", computed)
     for function in ("dask.threaded.get", "dask.local.get_sync", "dask.multiprocessing.get"):
         monkeypatch.setattr(function, computed)
-    monkeypatch.setattr(network, "sampled_network", computed)
+    monkeypatch.setattr(network, "sample_network", computed)
     whole_graph(prepared)
     assert not prepared.folder.root.exists()
 
