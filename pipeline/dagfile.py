@@ -63,14 +63,14 @@ class QGrid(_Strict):
 class Analysis(_Strict):
     """The parameters of `ninscope.measure`, by the same names."""
 
-    nodes_per_layer: int = 64
-    samples: int = 10
-    seed: int = 0
-    transfer: str = "reciprocal"
-    max_distance: float = 150.0
-    min_degree: int = 10
+    nodes_per_layer: int = Parameters.nodes_per_layer
+    samples: int = Parameters.samples
+    seed: int = Parameters.seed
+    transfer: str = Parameters.transfer
+    max_distance: float = Parameters.max_distance
+    min_degree: int = Parameters.min_degree
     q: QGrid | list[float] = QGrid(start=-3.0, stop=3.0, step=0.1)
-    derivative: str = "exact"
+    derivative: str = Parameters.derivative
 
     def parameters(self) -> Parameters:
         q = self.q.values() if isinstance(self.q, QGrid) else np.array(self.q, dtype=np.float64)

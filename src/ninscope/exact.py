@@ -17,7 +17,7 @@ from ninscope.errors import CheckpointError
 from ninscope.multifractal.boxes import column_histogram
 from ninscope.multifractal.node_dimension import mass_radius_fits
 from ninscope.multifractal.partition import PartitionSums, partition_sums
-from ninscope.multifractal.spectrum import Spectrum, spectrum_of_sums
+from ninscope.multifractal.spectrum import Spectrum, mass_quality, spectrum_of_sums
 from ninscope.networks.bin_table import BinTable, bin_table
 
 BAND_BYTES = 8_000_000  # read and counted at a time by one thread: small beside memory, large beside a disk's latency
@@ -77,8 +77,7 @@ def exact_spectrum(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    r2 = np.concatenate([layer.r2 for layer in layers])
-    quality = {"r2_mass_mean": float(r2.mean()), "r2_mass_std": float(r2.std())} if r2.size else {}
+    quality = mass_quality(np.concatenate([layer.r2 for layer in layers]))
     total = layers[0].sums
     for layer in layers[1:]:
         total = total + layer.sums

@@ -193,9 +193,7 @@ def measure(source: str, revision: str | None = None, exact: bool = False, **par
                 f"{source} has {len(revisions)} revisions ({revisions[0]} ... {revisions[-1]}); name one with revision="
             )
         revision = revisions[0]
-    if exact:
-        return measure_exactly(opened.open(revision), chosen, cores())
-    return analyse_network(sample_network(opened.open(revision), chosen), chosen)
+    return _measured(opened.open(revision), chosen, exact, cores())
 
 
 def measure_all(
@@ -220,16 +218,12 @@ def measure_all(
         wanted = [name for name in opened.revisions() if opened.step_of(name) == 0 and name != revision][:1] + wanted
 
     threads = workers or cores()
-
-    def measure_exact(name: str) -> Measurement:
-        # One checkpoint is split over the threads; of several, each has a thread of its own.
-        return measure_exactly(opened.open(name), chosen, threads if len(wanted) == 1 else 1)
+    # One checkpoint is split over the threads; of several, each has a thread of its own.
+    threads_of_one = threads if len(wanted) == 1 else 1
 
     def one(name: str) -> Measured:
         try:
-            spectrum = (
-                measure_exact(name) if exact else analyse_network(sample_network(opened.open(name), chosen), chosen)
-            )
+            spectrum = _measured(opened.open(name), chosen, exact, threads_of_one)
             measured = Measured(name, opened.step_of(name), "ok", spectrum.message, spectrum)
         except CheckpointError as error:
             measured = Measured(name, opened.step_of(name), error.status, str(error), None)
@@ -240,6 +234,12 @@ def measure_all(
         measured = list(pool.map(one, wanted))
     rows = list(with_emergence(measured))
     return rows if revision is None else [row for row in rows if row.revision == revision]
+
+
+def _measured(checkpoint: Checkpoint, parameters: Parameters, exact: bool, threads: int) -> Measurement:
+    if exact:
+        return measure_exactly(checkpoint, parameters, threads)
+    return analyse_network(sample_network(checkpoint, parameters), parameters)
 
 
 def with_emergence(measured: list[Measured], baseline_step: int = 0) -> Iterator[Measured]:

@@ -100,9 +100,13 @@ def _no_spectrum(sums: PartitionSums, q, derivative, radii, quality) -> Spectrum
 def spectrum_of_counts(histogram: np.ndarray, min_degree: int, q: np.ndarray, derivative: str = "exact") -> Spectrum:
     """The spectrum of a network given as edges per node and distance bin, int32 [nodes, K + 1] (`box_histogram`)."""
     _, r2 = mass_radius_fits(histogram, min_degree)
-    r2 = r2[~np.isnan(r2)]
-    quality = {"r2_mass_mean": float(r2.mean()), "r2_mass_std": float(r2.std())} if r2.size else {}
+    quality = mass_quality(r2[~np.isnan(r2)])
     return spectrum_of_sums(partition_sums(histogram, min_degree, q), q, derivative, **quality)
+
+
+def mass_quality(r2: np.ndarray) -> dict[str, float]:
+    """Mean and spread of the counted nodes' R^2, float64 [nodes], as Spectrum names them; nothing where no node is counted."""
+    return {"r2_mass_mean": float(r2.mean()), "r2_mass_std": float(r2.std())} if r2.size else {}
 
 
 def spectrum_from_distances(
