@@ -45,9 +45,12 @@ bench: $(VENV)/tools
 suite: $(VENV)/tools
 	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-500k --force
 
-#   make figures   draw the figure of the README again, from the demo
-figures: demo
+#   make figures   draw the figures of the README and of docs/ again
+figures: demo $(VENV)/tools
 	cp runs/demo/figures/stdlib-neox-500k-emergence.png docs/figures/
+	$(BIN)/ninscope bias data/stdlib-neox-500k --figure docs/figures/bias-stdlib-neox-500k.png
+	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0
+	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -2,20 +2,27 @@
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from safetensors.numpy import load_file, save_file
 
 import ninscope
 from benchmarks.measures import in_new_process, timed
-from benchmarks.naive_numpy import measure_one_sample
+from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.shapes import SHAPES, write_checkpoint
+from ninscope.exact.bands import BAND_BYTES
 from ninscope.measuring import measure_all
+from ninscope.multifractal.boxes import column_histogram
 from ninscope.multifractal.partition import partition_sums
+from ninscope.networks.bin_table import bin_table
+from ninscope.networks.radii import IntegerRadii
 
 
 def one_sample(folder: Path, shape: str, runs: int):
@@ -44,20 +51,100 @@ def one_sample(folder: Path, shape: str, runs: int):
     yield "", ours.best * 1e3, "ms", "(best of the runs)", None
 
 
-def whole_network(folder: Path, shape: str, runs: int):
-    """The exact measure of a checkpoint from the page cache: every weight, in one thread and on all cores."""
-    checkpoint = write_checkpoint(folder / shape, shape)
-    weights = ninscope.measure(checkpoint, exact=True).samples[0].edges
-    alone = timed(lambda: measure_all(checkpoint, exact=True, workers=1), runs)
-    together = timed(lambda: ninscope.measure(checkpoint, exact=True), runs)
-    name = f"exact, {shape} shape ({weights / 1e6:.0f}M counted edges)"
+def histogram(runs: int, side: int):
+    """Counting one matrix, per weight, in one thread: bins and distances of every column, from memory."""
+    generator = np.random.default_rng(0)
+    weights = (generator.standard_normal((side, side), dtype=np.float32) * 0.02).astype(np.float32)
+    kinds = {
+        "F16": weights.astype(np.float16).view(np.uint16),
+        "BF16": (weights.view(np.uint32) >> np.uint32(16)).astype(np.uint16),
+        "F32": weights.view(np.uint32),
+    }
+    for kind, bits in kinds.items():
+        table = bin_table(kind, IntegerRadii())
+        ours = timed(lambda bits=bits, table=table: _count(bits, table), runs)
+        reading = timed(lambda bits=bits: bits.sum(dtype=bits.dtype), runs)
+        each = 1e9 / bits.size
+        name = f"histogram, {kind}, one core"
+        limit = f"pure read {reading.best * each:.2f} ns"
+        yield name, ours.best * each, "ns/weight", limit, ours.best / reading.best
+        if kind != "BF16":  # which numpy lacks
+            values = bits.view(f"f{bits.itemsize}")
+            naive = timed(lambda values=values: count_columns(values), max(runs // 5, 1))
+            yield "", ours.best * each, "ns/weight", f"naive numpy {naive.best * each:.0f} ns", ours.best / naive.best
+        halves = np.array_split(bits, 2)
+
+        def both(halves=halves, table=table) -> None:
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda half: _count(half, table), halves))
+
+        together = timed(both, runs)
+        yield "", together.best * each, "ns/weight", "(two threads; beside one)", together.best / ours.best
+
+
+def _count(bits, table) -> None:
+    column_histogram(bits, table, np.zeros((bits.shape[1], table.width), np.int32), np.zeros(bits.shape[1], np.int64))
+
+
+def whole_network(folder: Path, shape: str, runs: int, wanted: str):
+    """The exact measure of a checkpoint from the page cache: every weight, in one thread and on all cores; peak memory."""
+    checkpoint = write_checkpoint(folder / shape / "step0", shape)
+    file = checkpoint / "model.safetensors"
+    buffer = bytearray(BAND_BYTES)
+
+    def read() -> None:
+        with open(file, "rb", buffering=0) as opened:
+            while opened.readinto(buffer):
+                pass
+
+    weights = file.stat().st_size / 2
+    together = timed(lambda: ninscope.measure(checkpoint), runs)
+    alone = timed(lambda: measure_all(checkpoint, workers=1), runs)
+    reading = timed(read, runs)
+    name = f"exact, {shape} shape ({weights / 1e6:.0f}M weights), all cores"
+    yield name, together.median * 1e3, "ms", f"one thread {alone.median * 1e3:.0f} ms", together.median / alone.median
+    limit = f"pure read of the file {reading.median * 1e3:.0f} ms"
+    yield "", together.median * 1e3, "ms", limit, together.median / reading.median
+    yield "", together.best * 1e3, "ms", f"(best of the runs; {wanted})", None
+    found = in_new_process(f"import ninscope\nninscope.measure({str(checkpoint)!r})\nresult = 0\n")
+    yield "", found["peak"] / 1e6, "MB", "(peak memory of a whole process; wanted: under 700 MB)", found["peak"] / 700e6
+
+
+def naive_whole_network(folder: Path, shape: str):
+    """The whole network of one checkpoint against numpy, matrix after matrix."""
+    checkpoint = write_checkpoint(folder / shape / "step0", shape)
+    q = np.arange(-30, 31) / 10
+    ours = timed(lambda: ninscope.measure(checkpoint), 5)
+    naive = timed(lambda: measure_one_sample(checkpoint, 10**9, q), 1)
     yield (
-        f"{name}, all cores",
-        together.median * 1e3,
+        f"exact, {shape} shape, all cores",
+        ours.median * 1e3,
         "ms",
-        f"one thread {alone.median * 1e3:.0f} ms",
-        (together.median / alone.median),
+        f"naive numpy {naive.median * 1e3:.0f} ms",
+        ours.median / naive.median,
     )
+
+
+def suite(folder: Path, shape: str, count: int):
+    """A whole suite in one command, exactly: from files in the page cache to tables and figures; then once more."""
+    base = write_checkpoint(folder / shape / "step0", shape)
+    tensors = load_file(base / "model.safetensors")
+    source = folder / f"suite-{shape}"
+    for step in range(count):
+        place = source / f"step{step}"
+        place.mkdir(parents=True)
+        scale = np.float16(1 + step / count)
+        save_file({name: values * scale for name, values in tensors.items()}, place / "model.safetensors")
+        (place / "config.json").write_text((base / "config.json").read_text())
+    dag = folder / "suite.toml"
+    dag.write_text(f"[[models]]\nsuite = 'x'\nmodel = 'x'\nsource = '{source}'\n[analysis]\nnodes_per_layer = 'all'\n")
+    code = f"from ninscope.pipeline.cli import main\nsys.argv = ['ninscope', 'run', {str(dag)!r}, '--runs-dir', "
+    code += f"{str(folder)!r}]\ntry:\n    main()\nexcept SystemExit as end:\n    result = end.code\n"
+    first, again = in_new_process(code), in_new_process(code)
+    name = f"exact run of {count} checkpoints, {shape} shape"
+    yield name, first["seconds"], "s", "wanted: under 20 s", first["seconds"] / 20
+    yield f"{name}, again", again["seconds"], "s", "wanted: under 5 s", again["seconds"] / 5
+    shutil.rmtree(source)
 
 
 def orders_of_q(runs: int, nodes: int):
@@ -150,7 +237,11 @@ def main() -> None:
         folder = Path(scratch)
         cases = [
             one_sample(folder, "tiny" if small else "70m", 2 if small else 25),
-            whole_network(folder, "tiny" if small else "70m", 2 if small else 10),
+            histogram(2 if small else 10, 64 if small else 4096),
+            whole_network(folder, "tiny" if small else "70m", 2 if small else 20, "wanted: 60 ms"),
+            naive_whole_network(folder, "tiny" if small else "70m"),
+            *([] if small else [whole_network(folder, "1.4b", 3, "wanted: 3 s")]),
+            suite(folder, "tiny" if small else "70m", 3 if small else 154),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
             imports(),

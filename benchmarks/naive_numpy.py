@@ -6,6 +6,17 @@ import numpy as np
 from safetensors.numpy import load_file
 
 
+def count_columns(weights: np.ndarray) -> np.ndarray:
+    """Edges per column and rounded distance of a weight matrix, int64 [columns, 151]."""
+    with np.errstate(divide="ignore"):
+        distances = 1 / np.abs(weights.T.astype(np.float64))
+    counts = np.zeros((len(distances), 151), np.int64)
+    for node, row in enumerate(distances):
+        counted = row[(row > 1) & (row <= 150)]
+        counts[node] = np.bincount(np.rint(counted).astype(int), minlength=151)
+    return counts
+
+
 def measure_one_sample(folder: Path, nodes_per_layer: int, q: np.ndarray) -> tuple[float, float]:
     """(alpha0, width) of one sample of a GPT-NeoX checkpoint, neurons drawn anew."""
     tensors = {name: value.astype(np.float32) for name, value in load_file(folder / "model.safetensors").items()}

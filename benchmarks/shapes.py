@@ -1,13 +1,21 @@
 """Checkpoints of real models' shapes with random weights of Pythia's initialisation, made on the spot."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
 # blocks, width, heads (paper A, Table 1)
-SHAPES = {"tiny": (2, 64, 4), "deep": (36, 512, 8), "70m": (6, 512, 8), "410m": (24, 1024, 16), "1.4b": (24, 2048, 16)}
+SHAPES = {
+    "tiny": (2, 64, 4),
+    "deep": (36, 512, 8),
+    "70m": (6, 512, 8),
+    "160m": (12, 768, 12),
+    "410m": (24, 1024, 16),
+    "1.4b": (24, 2048, 16),
+}
 
 
 def write_checkpoint(folder: Path, shape: str, seed: int = 0, vocabulary: int = 512) -> Path:
@@ -37,3 +45,7 @@ def write_checkpoint(folder: Path, shape: str, seed: int = 0, vocabulary: int = 
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+if __name__ == "__main__":  # python -m benchmarks.shapes SHAPE FOLDER
+    write_checkpoint(Path(sys.argv[2]), sys.argv[1])

@@ -34,12 +34,15 @@ def measure(
         typer.Argument(help="A folder with one checkpoint or with revision folders, or a Hub repository id."),
     ],
     revision: Annotated[str | None, typer.Option("--revision", help="Only this revision.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Every neuron and every weight: what is done unless samples are asked for.")
+    ] = False,
     nodes_per_layer: Annotated[
-        int | None, typer.Option("--nodes-per-layer", help="Neurons sampled from each layer (64).")
+        str | None,
+        typer.Option("--nodes-per-layer", metavar="N|all", help="Take samples, of N neurons of each layer (64)."),
     ] = None,
-    samples: Annotated[int | None, typer.Option("--samples", help="Samples of each checkpoint (10).")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the samples (0).")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Every neuron and every weight, instead of samples.")] = False,
+    samples: Annotated[int | None, typer.Option("--samples", help="Take so many samples (10).")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Take samples with this seed (0).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against step 0."""
@@ -52,8 +55,8 @@ def measure(
             source,
             revision,
             lambda _: done(),
-            exact=exact,
-            nodes_per_layer=nodes_per_layer,
+            exact=exact or None,
+            nodes_per_layer=_nodes_per_layer(nodes_per_layer),
             samples=samples,
             seed=seed,
         )
@@ -65,6 +68,65 @@ def measure(
         if row.status != "ok":
             _say(f"{row.revision}: {row.status}: {row.message}")
     raise typer.Exit(any(row.status != "ok" for row in rows))
+
+
+def _nodes_per_layer(text: str | None) -> int | str | None:
+    """A number, or "all"; what else is written is left for the check of parameters to name."""
+    try:
+        return text if text is None else int(text)
+    except ValueError:
+        return text
+
+
+@app.command()
+def bias(
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder with one checkpoint or with revision folders, or a Hub repository id."),
+    ],
+    revision: Annotated[str | None, typer.Option("--revision", help="Which revision (the last by step).")] = None,
+    nodes_per_layer: Annotated[
+        str | None,
+        typer.Option("--nodes-per-layer", metavar="N,N,...", help="Neurons of each layer (16,32,64,... up to all)."),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Samples of each size.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
+    figure: Annotated[Path, typer.Option("--figure", help="PNG file to draw.")] = Path("bias.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Measure what sampling does to a checkpoint: alpha0, width and E for more and more neurons a layer, up to all."""
+    from ninscope.pipeline import display
+
+    from ninscope.bias import sampling_bias
+    from ninscope.report.bias_figure import bias_figure
+
+    _check_writable(figure)
+    with display.working(f"measuring samples of {source}", quiet=as_json):
+        table = sampling_bias(source, revision, _numbers(nodes_per_layer), samples, seed)
+    place = Path(source)
+    name = (place.resolve().name if place.exists() else source) + (f", {table['revision'][0]}" if len(table) else "")
+    bias_figure(table, name).savefig(figure, format="png", metadata={"Software": None})
+    if as_json:
+        print(display.bias_json(source, table))
+    else:
+        display.show_bias(source, table)
+        print(f"look at {figure}")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RequestError(f"--nodes-per-layer is {text!r}; numbers parted by commas were expected, 16,32,64") from None
+
+
+def _check_writable(path: Path) -> None:
+    """Before hours of work. Raises RequestError."""
+    try:
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be written ({error.strerror}); name another file with --figure") from None
 
 
 @app.command()

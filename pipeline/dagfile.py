@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from ninscope.errors import RequestError
-from ninscope.measuring import Parameters
+from ninscope.multifractal.nulls import NULLS
+from ninscope.parameters import ALL, Parameters
 
 _NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
 Name = Annotated[str, StringConstraints(pattern=re.compile(_NAME))]
@@ -60,10 +61,20 @@ class QGrid(_Strict):
         return np.round(self.start + np.arange(count + 1) * self.step, 12)
 
 
-class Analysis(_Strict):
-    """The parameters of `ninscope.measure`, by the same names."""
+class LogRadii(_Strict):
+    """K radii evenly spaced in the logarithm of distance."""
 
-    nodes_per_layer: int = Parameters.nodes_per_layer
+    log: int
+
+
+class Analysis(_Strict):
+    """The parameters of `ninscope.measure`, by the same names.
+
+    exact: the whole network beside samples; nodes_per_layer = "all": the whole network and no samples.
+    """
+
+    exact: bool | None = None
+    nodes_per_layer: int | Literal["all"] = Parameters.nodes_per_layer
     samples: int = Parameters.samples
     seed: int = Parameters.seed
     transfer: str = Parameters.transfer
@@ -71,18 +82,56 @@ class Analysis(_Strict):
     min_degree: int = Parameters.min_degree
     q: QGrid | list[float] = QGrid(start=-3.0, stop=3.0, step=0.1)
     derivative: str = Parameters.derivative
+    radii: Literal["integer"] | LogRadii = "integer"
+    per_node: bool = Parameters.per_node
 
-    def parameters(self) -> Parameters:
+    def methods(self) -> dict[str, Parameters]:
+        """The parameters of each analysis that is asked for, by its method: sampled, exact or both."""
         q = self.q.values() if isinstance(self.q, QGrid) else np.array(self.q, dtype=np.float64)
-        return Parameters(**{**self.model_dump(), "q": q}).checked()
+        given = {**self.model_dump(exclude={"exact"}), "q": q}
+        found = {}
+        if self.nodes_per_layer != ALL:
+            found["sampled"] = Parameters(**{**given, "per_node": False}).checked()
+        if self.exact or self.nodes_per_layer == ALL:
+            unused = {name: getattr(Parameters, name) for name in ("samples", "seed")}
+            found["exact"] = Parameters(**{**given, **unused, "nodes_per_layer": ALL}).checked()
+        return found
 
     @model_validator(mode="after")
     def _makes_sense(self):
+        if self.nodes_per_layer == ALL:
+            if self.exact is False:
+                raise ValueError('nodes_per_layer = "all" is the exact analysis; exact = false contradicts it')
+            if useless := [name for name in ("samples", "seed") if name in self.model_fields_set]:
+                raise ValueError(f'nodes_per_layer = "all" takes every neuron; leave out {" and ".join(useless)}')
         try:
-            self.parameters()
+            methods = self.methods()
         except RequestError as error:
             raise ValueError(str(error)) from None
+        if self.per_node and "exact" not in methods:
+            raise ValueError("per_node is of the exact analysis; add exact = true")
         return self
+
+
+class Nulls(_Strict):
+    """Null models of every checkpoint's whole network, drawn `samples` times each (analytic: once)."""
+
+    models: list[Literal["shuffled", "gaussian", "analytic"]] = Field(default=list(NULLS), min_length=1)
+    samples: int = Field(default=3, ge=1, le=1000)
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, value):
+        if len(set(value)) != len(value):
+            raise ValueError("give distinct null models")
+        return value
+
+
+class Execution(_Strict):
+    """How the work is split; no result depends on it. part_bytes: weights that one task of an exact analysis reads."""
+
+    part_bytes: int = Field(default=2_000_000_000, ge=1000)
 
 
 class Emergence(_Strict):
@@ -101,6 +150,14 @@ class Dag(_Strict):
     models: list[Model] = Field(min_length=1)
     analysis: Analysis = Analysis()
     emergence: Emergence = Emergence()
+    nulls: Nulls | None = None
+    execution: Execution = Execution()
+
+    @model_validator(mode="after")
+    def _nulls_have_an_original(self):
+        if self.nulls is not None and "exact" not in self.analysis.methods():
+            raise ValueError("[nulls] are compared with the exact analysis; add exact = true to [analysis]")
+        return self
 
     @model_validator(mode="after")
     def _models_differ(self):

@@ -4,12 +4,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import pandas as pd
 from ninscope.pipeline.plan import Task
 from ninscope.pipeline.run import Prepared
 from ninscope.pipeline.runs import open_run
+from ninscope.pipeline.stages.inputs import overall
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.summary import Progress as RunProgress
 from ninscope.pipeline.summary import near, progress_of
@@ -30,14 +32,16 @@ from rich.table import Table
 from ninscope.measuring import Measured
 
 _STAGE_TITLES = {
-    "nin": "networks", "spectra": "spectra", "emergence": "emergence", "tables": "tables", "figures": "figures",
+    "nin": "networks", "spectra": "spectra", "ranges": "ranges of parts", "parts": "parts", "exact": "exact spectra",
+    "nulls": "null models", "emergence": "emergence", "tables": "tables", "figures": "figures",
 }  # fmt: skip
+_OF_CHECKPOINTS = ("nin", "spectra", "ranges", "parts", "exact", "nulls")
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
+def working(text: str, quiet: bool = False) -> Iterator[None]:
     """A spinner while something of unknown length is done."""
-    with Console(stderr=True).status(escape(text)):
+    with nullcontext() if quiet else Console(stderr=True).status(escape(text)):
         yield
 
 
@@ -72,7 +76,7 @@ def task_progress(name: str, tasks: Sequence[Task]) -> Iterator:
 
     def stages() -> str:
         return " ".join(
-            f"{_STAGE_TITLES[stage]} {done_of[stage]}/{total[stage]}" for stage in ("nin", "spectra") if stage in total
+            f"{_STAGE_TITLES[stage]} {done_of[stage]}/{total[stage]}" for stage in _OF_CHECKPOINTS if stage in total
         )
 
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -89,7 +93,8 @@ def show_plan(prepared: Prepared, tasks: Sequence[Task]) -> None:
     """Every task that would run, one a line, then the counts."""
     for task in tasks:
         print(f"would run: {task.stage:9} {task.name}")
-    for member, outcome in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True):
+    for member, outcomes in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True):
+        outcome = overall(outcomes)
         if not outcome.ok:
             located = member.located
             print(f"not ok:    {located.suite}/{located.model} {located.revision}: {outcome.status}: {outcome.message}")
@@ -138,9 +143,35 @@ def show_measured(source: str, rows: Sequence[Measured]) -> None:
             _number(fields["edges"], ".0f"),
         )
     _print_whole(table)
-    notes = Counter(row.message for row in rows if row.status == "ok" and row.message)
+    usable = [row for row in rows if row.spectrum is not None]
+    notes = Counter(note for row in usable for note in (row.message, row.spectrum.warning) if note)
     for note, times in notes.items():
         print(f"{times} of {len(rows)} checkpoints: {note}")
+
+
+def bias_json(source: str, table: pd.DataFrame) -> str:
+    """One JSON document: the rows of `ninscope.sampling_bias`; absent values are null."""
+    rows = [
+        {name: None if pd.isna(value) or value == "" else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
+    return json.dumps({"source": source, "rows": rows}, indent=1, allow_nan=False)
+
+
+def show_bias(source: str, table: pd.DataFrame) -> None:
+    """One row a number of neurons, the whole network last."""
+    shown = Table(title=escape(f"{source} {table['revision'][0]}"))
+    for column in ("neurons a layer", "nodes", "alpha0", "width", "E"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row in json.loads(bias_json(source, table))["rows"]:
+        shown.add_row(
+            "all" if row["nodes_per_layer"] is None else str(row["nodes_per_layer"]),
+            str(row["nodes"]),
+            *(_with_spread(row[name], row[f"{name}_std"]) for name in ("alpha0", "width", "emergence")),
+        )
+    _print_whole(shown)
+    for note in dict.fromkeys(note for note in table["message"] if note):
+        print(note)
 
 
 def _print_whole(table: Table) -> None:

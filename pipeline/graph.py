@@ -1,38 +1,72 @@
-"""From a plan to Dask graphs: networks -> spectra, then emergence -> tables -> figures. Building computes nothing."""
+"""From a plan to Dask graphs: checkpoints to spectra, then emergence -> tables -> figures. Building computes nothing."""
 
 import hashlib
+from collections.abc import Sequence
 
 from dask.delayed import Delayed, delayed
 from ninscope.pipeline.plan import Plan
-from ninscope.pipeline.stages import emergence, figures, network, spectrum, tables
+from ninscope.pipeline.stages import emergence, exact, figures, network, nulls, spectrum, tables
+from ninscope.pipeline.stages.inputs import SPECTRA_STAGES, Outcomes
+from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.store import ArtefactStore
 
 # Delayed tasks by stage and key; each yields an Outcome.
 Graph = dict[tuple[str, str], Delayed]
 
 
 def checkpoint_graph(plan: Plan, root: str) -> Graph:
-    """Networks and spectra; results pass through the store, only Outcomes travel between workers."""
-    parameters = plan.inputs.parameters
+    """Everything that is made of single checkpoints; results pass through the store, only Outcomes travel."""
+    methods, asked = plan.inputs.methods, plan.inputs.nulls
     graph: Graph = {}
     for key, located in plan.networks.items():
-        _add(graph, root, network.STAGE, key, network.store_network, located, parameters, key)
+        _add(graph, root, network.STAGE, key, network.store_network, located, methods["sampled"], key)
     for key, network_key in plan.spectra.items():
         built = graph.get((network.STAGE, network_key), Outcome())
-        _add(graph, root, spectrum.STAGE, key, spectrum.store_spectrum, built, network_key, parameters, key)
+        _add(graph, root, spectrum.STAGE, key, spectrum.store_spectrum, built, network_key, methods["sampled"], key)
+    for key, located in plan.exact.items():
+        _add_exact(graph, root, plan, key, located)
+    for key, exact_key in plan.nulls.items():
+        analysed = graph.get((exact.STAGE, exact_key), Outcome())
+        _add(graph, root, nulls.STAGE, key, nulls.store_nulls, analysed, exact_key, methods["exact"], asked, key)
     return graph
 
 
-def result_graph(plan: Plan, root: str, outcomes: list[Outcome]) -> Graph:
-    """Emergence per model, tables and figures, from what became of each checkpoint (one outcome a member).
+def _add_exact(graph: Graph, root: str, plan: Plan, key: str, located: Located) -> None:
+    """One task, or for a large checkpoint one a part and one that adds them up."""
+    parameters, matrices = plan.inputs.methods["exact"], plan.inputs.nulls is not None
+    count = plan.parts.get(key, 1)
+    if count == 1:
+        _add(graph, root, exact.STAGE, key, exact.store_exact, located, parameters, matrices, key)
+        return
+    names = [exact.part_key(key, number, count) for number in range(count)]
+    ranges = []
+    if parameters.log_count is not None:
+        ranges = [
+            _add(graph, root, exact.RANGES, name, exact.store_range, located, key, number, count)
+            for number, name in enumerate(names)
+        ]
+    parts = [
+        _add(
+            graph, root, exact.PARTS, name, exact.store_part, ranges, located, parameters, matrices, key, number, count
+        )
+        for number, name in enumerate(names)
+    ]
+    _add(graph, root, exact.STAGE, key, exact.store_combined, parts, located, parameters, key)
+
+
+def result_graph(plan: Plan, root: str, outcomes: Sequence[Outcomes], store: ArtefactStore) -> Graph:
+    """Emergence per model and method, tables and figures, from what became of each checkpoint (one entry a member).
 
     Not one graph with the checkpoints': a task whose worker died takes every task that depends on it along, and a checkpoint
     that kills its worker must not take the tables.
     """
     asked = plan.inputs.asked
     graph: Graph = {}
-    for key, model in plan.emerging.items():
-        _add(graph, root, emergence.STAGE, key, emergence.store_emergence, plan.inputs.history(model), asked)
+    for key, (method, _, history) in plan.inputs.emerging(outcomes).items():
+        if not store.has(emergence.STAGE, key):
+            stage = SPECTRA_STAGES[method]
+            _add(graph, root, emergence.STAGE, key, emergence.store_emergence, stage, history, asked)
     emerged = list(graph.values())
     written: Delayed | Outcome = Outcome()
     if plan.write_tables:

@@ -3,19 +3,18 @@
 Content keys follow from what `locate` found and from the DAG file, so the whole plan is: which keys exist?
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ninscope.pipeline.dagfile import Dag, Model
+from ninscope.pipeline.dagfile import Dag
 from ninscope.pipeline.evaluations import Evaluation
 from ninscope.pipeline.manifest import is_current
 from ninscope.pipeline.runfolder import RunFolder
-from ninscope.pipeline.stages import emergence, figures, network, spectrum, tables
+from ninscope.pipeline.stages import emergence, exact, figures, network, nulls, spectrum, tables
+from ninscope.pipeline.stages.inputs import STAGES, Inputs, Member, Outcomes, settled
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.store import ArtefactStore
-
-from ninscope.measuring import Parameters
 
 
 @dataclass(frozen=True)
@@ -31,77 +30,130 @@ class Task:
 class Plan:
     """The tasks to run, by key and stage, and what is already known of every checkpoint.
 
-    networks, spectra: content key -> the checkpoint to make it from (equal content is analysed once). emerging: models whose
-    E is to be computed, by the artefact's key. outcomes: one a member; ok means that its spectrum is stored or will be.
+    networks, exact: content key -> the checkpoint to make it from (equal content is analysed once); spectra, nulls: content
+    key -> the key of the artefact it is made from. outcomes: one entry a member; ok means that it is stored or will be.
+    parts: of how many parts each exact analysis consists.
     """
 
-    inputs: tables.Inputs
-    outcomes: list[Outcome]
+    inputs: Inputs
+    outcomes: list[Outcomes]
     network_keys: list[str | None]
     networks: dict[str, Located] = field(default_factory=dict)
-    spectra: dict[str, str] = field(default_factory=dict)  # spectrum key -> network key
-    emerging: dict[str, Model] = field(default_factory=dict)  # by key: models of the same history share it
+    spectra: dict[str, str] = field(default_factory=dict)
+    exact: dict[str, Located] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
+    nulls: dict[str, str] = field(default_factory=dict)
+    emerging: dict[str, str] = field(default_factory=dict)  # key -> what a user reads
     write_tables: bool = False
     draw_figures: bool = False
 
     def tasks(self) -> list[Task]:
         """All tasks to run, in the order in which they could."""
-        names = {}
-        for member, key in zip(self.inputs.members, self.network_keys, strict=True):
+        names: dict[str | None, str] = {}
+        for member, network_key in zip(self.inputs.members, self.network_keys, strict=True):
             label = f"{member.located.suite}/{member.located.model} {member.located.revision}"
-            names.setdefault(key, label)
-            names.setdefault(member.spectrum_key, label)
+            for key in (network_key, *member.keys.values()):
+                names.setdefault(key, label)
         listed = [Task(network.STAGE, names[key], key) for key in self.networks]
         listed += [Task(spectrum.STAGE, names[key], key) for key in self.spectra]
-        listed += [Task(emergence.STAGE, f"{m.suite}/{m.model}", key) for key, m in self.emerging.items()]
-        tables_key = self.inputs.key(self.outcomes)
+        listed += [
+            Task(stage, f"{names[key]} part {number + 1} of {count}", exact.part_key(key, number, count))
+            for key, count in self.parts.items()
+            for stage in (exact.RANGES, exact.PARTS)
+            for number in range(count)
+            if stage == exact.PARTS or self.inputs.methods["exact"].log_count is not None
+        ]
+        listed += [Task(exact.STAGE, names[key], key) for key in self.exact]
+        listed += [Task(nulls.STAGE, names[key], key) for key in self.nulls]
+        listed += [Task(emergence.STAGE, name, key) for key, name in self.emerging.items()]
+        tables_key = tables.tables_key(self.inputs, self.outcomes)
         listed += [Task(tables.STAGE, "all", tables_key)] * self.write_tables
         return listed + [Task(figures.STAGE, "all", figures.figures_key(tables_key))] * self.draw_figures
 
     def all_keys(self) -> dict[str, list[str]]:
         """Every artefact the run consists of, done or not: what `ninscope status` counts."""
-        return {
-            network.STAGE: sorted({key for key in self.network_keys if key}),
-            spectrum.STAGE: sorted({m.spectrum_key for m in self.inputs.members if m.spectrum_key}),
-        }
+        found = {network.STAGE: sorted({key for key in self.network_keys if key})}
+        for name, stage in STAGES.items():
+            found[stage] = sorted({key for member in self.inputs.members if (key := member.keys.get(name))})
+        return {stage: keys for stage, keys in found.items() if stage in self._asked_stages()}
+
+    def _asked_stages(self) -> set[str]:
+        asked = {STAGES[method] for method in self.inputs.methods}
+        asked |= {network.STAGE} if "sampled" in self.inputs.methods else set()
+        return asked | ({nulls.STAGE} if self.inputs.nulls is not None else set())
 
 
 def make_plan(
     dag: Dag, located: Sequence[Located], evaluations: Sequence[tuple[Evaluation, ...]], folder: RunFolder
 ) -> Plan:
     """Compare what is asked with what is stored. Reads metadata only and computes nothing."""
-    parameters = dag.analysis.parameters()
     store = ArtefactStore(folder)
     members, outcomes, network_keys = [], [], []
     for one in located:
-        network_key, spectrum_key, outcome = _keys_of(one, parameters, store)
+        network_key, keys, each = _keys_of(one, dag, store)
+        each = settled(each)
+        members.append(Member(one, {name: key if each[name].ok else None for name, key in keys.items()}))
+        outcomes.append(each)
         network_keys.append(network_key)
-        members.append(tables.Member(one, spectrum_key))
-        outcomes.append(outcome)
-    inputs = tables.Inputs(tuple(members), tuple(dag.models), tuple(evaluations), parameters, dag.emergence)
-    plan = Plan(inputs, outcomes, network_keys)
+    plan = Plan(Inputs.of(dag, members, evaluations), outcomes, network_keys)
     for member, network_key in zip(members, network_keys, strict=True):
-        if member.spectrum_key is None or store.has(spectrum.STAGE, member.spectrum_key):
-            continue
-        plan.spectra.setdefault(member.spectrum_key, network_key)
-        if not store.has(network.STAGE, network_key):
-            plan.networks.setdefault(network_key, member.located)
-    for model in dag.models:
-        history = inputs.history(model)
-        key = emergence.emergence_key(history, dag.emergence)
-        if history and not store.has(emergence.STAGE, key):
-            plan.emerging.setdefault(key, model)
-    tables_key = inputs.key(outcomes)
-    plan.write_tables = bool(plan.spectra or plan.emerging) or not is_current(folder, folder.tables, tables_key)
+        _plan_checkpoint(plan, member, network_key, store, dag.execution.part_bytes)
+    plan.emerging = {
+        key: f"{model.suite}/{model.model}"
+        if len(plan.inputs.methods) == 1
+        else f"{model.suite}/{model.model} {method}"
+        for key, (method, model, _) in plan.inputs.emerging(outcomes).items()
+        if not store.has(emergence.STAGE, key)
+    }
+    tables_key = tables.tables_key(plan.inputs, outcomes)
+    made = plan.spectra or plan.exact or plan.nulls or plan.emerging
+    plan.write_tables = bool(made) or not is_current(folder, folder.tables, tables_key)
     plan.draw_figures = plan.write_tables or not is_current(folder, folder.figures, figures.figures_key(tables_key))
     return plan
 
 
-def _keys_of(located: Located, parameters: Parameters, store: ArtefactStore) -> tuple[str | None, str | None, Outcome]:
-    """(network key, spectrum key, outcome); the spectrum key is None where it is known that there can be none."""
+def _plan_checkpoint(
+    plan: Plan, member: Member, network_key: str | None, store: ArtefactStore, part_bytes: int
+) -> None:
+    located, keys = member.located, member.keys
+    if (key := keys.get("sampled")) and not store.has(spectrum.STAGE, key):
+        plan.spectra.setdefault(key, network_key)
+        if not store.has(network.STAGE, network_key):
+            plan.networks.setdefault(network_key, located)
+    if (key := keys.get("exact")) and not store.has(exact.STAGE, key):
+        plan.exact.setdefault(key, located)
+        count = -(-located.weight_bytes // part_bytes)
+        if count > 1:
+            plan.parts.setdefault(key, count)
+    if (key := keys.get("nulls")) and not store.has(nulls.STAGE, key):
+        plan.nulls.setdefault(key, keys["exact"])
+
+
+def _keys_of(
+    located: Located, dag: Dag, store: ArtefactStore
+) -> tuple[str | None, Mapping[str, str | None], Mapping[str, Outcome]]:
+    """(network key, other keys by method, outcomes by method); outcomes say what is already known to be impossible."""
+    methods = dag.analysis.methods()
+    names = [*methods, "nulls"] if dag.nulls is not None else [*methods]
     if not located.outcome.ok:
-        return None, None, located.outcome
-    network_key = network.network_key(located, parameters)
-    if store.has(network.STAGE, network_key) and (failure := store.failure(network.STAGE, network_key)) is not None:
-        return network_key, None, Outcome(failure.status, str(failure))
-    return network_key, spectrum.spectrum_key(network_key, parameters), Outcome()
+        return None, dict.fromkeys(names), dict.fromkeys(names, located.outcome)
+    keys: dict[str, str | None] = {}
+    outcomes = dict.fromkeys(names, Outcome())
+    network_key = None
+    if "sampled" in methods:
+        network_key = network.network_key(located, methods["sampled"])
+        keys["sampled"] = spectrum.spectrum_key(network_key, methods["sampled"])
+        outcomes["sampled"] = _stored_outcome(store, network.STAGE, network_key)
+    if "exact" in methods:
+        keys["exact"] = exact.exact_key(located, methods["exact"], matrices=dag.nulls is not None)
+        outcomes["exact"] = _stored_outcome(store, exact.STAGE, keys["exact"])
+        if dag.nulls is not None:
+            keys["nulls"] = nulls.nulls_key(keys["exact"], dag.nulls)
+            outcomes["nulls"] = outcomes["exact"]
+    return network_key, keys, outcomes
+
+
+def _stored_outcome(store: ArtefactStore, stage: str, key: str) -> Outcome:
+    if store.has(stage, key) and (failure := store.failure(stage, key)) is not None:
+        return Outcome(failure.status, str(failure))
+    return Outcome()

@@ -14,9 +14,11 @@ from ninscope.pipeline.evaluations import read_evaluations
 from ninscope.pipeline.manifest import key_of
 from ninscope.pipeline.plan import Plan, make_plan
 from ninscope.pipeline.runfolder import RunFolder
-from ninscope.pipeline.stages import spectrum
+from ninscope.pipeline.stages.inputs import STAGES, overall, settled
 from ninscope.pipeline.stages.locate import Located, locate, revisions_of
 from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.stages.tables import tables_key
+from ninscope.pipeline.store import ArtefactStore
 
 import ninscope
 from ninscope.checkpoints.identity import FileIdentity
@@ -72,18 +74,18 @@ def start(prepared: Prepared) -> None:
         folder.plan,
         {
             "stages": plan.all_keys(),
-            "tables": plan.inputs.key(plan.outcomes),
+            "tables": tables_key(plan.inputs, plan.outcomes),
             "checkpoints": [
                 {
                     "suite": member.located.suite,
                     "model": member.located.model,
                     "revision": member.located.revision,
                     "network": network_key,
-                    "spectrum": member.spectrum_key,
-                    "status": outcome.status,
-                    "message": outcome.message,
+                    **member.keys,
+                    "status": overall(outcomes).status,
+                    "message": overall(outcomes).message,
                 }
-                for member, network_key, outcome in zip(
+                for member, network_key, outcomes in zip(
                     plan.inputs.members, plan.network_keys, plan.outcomes, strict=True
                 )
             ],
@@ -112,10 +114,10 @@ def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None
 
     outcomes = execute(checkpoint_graph(plan, root), client, logged)
     members = [
-        outcomes.get((spectrum.STAGE, member.spectrum_key), known)
-        for member, known in zip(plan.inputs.members, plan.outcomes, strict=True)
+        settled({name: outcomes.get((STAGES[name], member.keys[name]), known) for name, known in each.items()})
+        for member, each in zip(plan.inputs.members, plan.outcomes, strict=True)
     ]
-    return outcomes | execute(result_graph(plan, root, members), client, logged)
+    return outcomes | execute(result_graph(plan, root, members, ArtefactStore(folder)), client, logged)
 
 
 def _locate_all(dag: Dag, known: dict[str, FileIdentity], client) -> list[Located]:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import zarr
 from ninscope.pipeline.manifest import is_current
 from ninscope.pipeline.runfolder import RunFolder
-from ninscope.pipeline.stages import network
+from ninscope.pipeline.stages import exact, network, spectrum
 from ninscope.pipeline.store import ArtefactStore
 
 from ninscope.errors import RequestError
@@ -49,6 +50,29 @@ class Run:
                 if store.has(network.STAGE, entry["network"]):
                     return network.network_of(store.read(network.STAGE, entry["network"], with_matrix=True))
         raise RequestError(f"{self.path}: no stored network of {model} at {revision}; see the table checkpoints")
+
+    def nodes(self, model: str, revision: str) -> pd.DataFrame:
+        """Every neuron of a checkpoint's exact analysis, where the DAG file says per_node = true.
+
+        One row a neuron of a layer with outgoing edges: layer, neuron, edges, degree, dimension, r2, as
+        `ninscope.exact.layers.NodeValues` says. Raises RequestError (no such checkpoint, none stored).
+        """
+        store = ArtefactStore(self._folder)
+        for entry in self.plan["checkpoints"]:
+            key = entry.get("exact")
+            if entry["model"] == model and entry["revision"] == revision and key and store.has(exact.STAGE, key):
+                nodes = spectrum.spectrum_of(store.read(exact.STAGE, key)).nodes_of
+                if nodes:
+                    return pd.concat(
+                        [
+                            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
+                            for layer, values in nodes.items()
+                        ],
+                        ignore_index=True,
+                    )
+        raise RequestError(
+            f"{self.path}: no values of single neurons of {model} at {revision}; [analysis] per_node = true keeps them"
+        )
 
     @property
     def store(self) -> zarr.Group:

@@ -7,7 +7,7 @@ Sparse matrices are in AnnData's on-disk encoding (csr_matrix 0.1.0), so anndata
 
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,19 +73,30 @@ class ArtefactStore:
     def write_failure(self, stage: str, key: str, error: CheckpointError) -> None:
         self.write(stage, key, Artefact({}, {"status": error.status, "message": str(error)}))
 
+    def remove(self, stage: str, pattern: str) -> None:
+        """Delete artefacts that are of no more use, by a pattern of keys. Each vanishes at once, then its files."""
+        for place in (self.folder.store / stage).glob(pattern):
+            aside = self.folder.partial()
+            try:
+                place.rename(aside)
+            except FileNotFoundError:  # somebody else did
+                continue
+            shutil.rmtree(aside, ignore_errors=True)
+
     def failure(self, stage: str, key: str) -> CheckpointError | None:
         """The failure stored under a key, if it is one."""
         attributes = self._group(stage, key).attrs
         return CheckpointError(attributes["status"], attributes["message"]) if "status" in attributes else None
 
-    def read(self, stage: str, key: str, with_matrix: bool = False) -> Artefact:
-        """Read an artefact whole. Raises CheckpointError when it is a failure."""
+    def read(self, stage: str, key: str, with_matrix: bool = False, only: Collection[str] | None = None) -> Artefact:
+        """Read an artefact, or `only` those of its arrays. Raises CheckpointError when it is a failure."""
         group = self._group(stage, key)
         attributes = group.attrs.asdict()
         if "status" in attributes:
             raise CheckpointError(attributes["status"], attributes["message"])
         matrix = read_csr(group["matrix"]) if with_matrix else None
-        return Artefact({name: _whole(group[name]) for name in attributes["arrays"]}, attributes, matrix)
+        names = [name for name in attributes["arrays"] if only is None or name in only]
+        return Artefact({name: _whole(group[name]) for name in names}, attributes, matrix)
 
     def _group(self, stage: str, key: str) -> zarr.Group:
         return zarr.open_group(self.folder.store / stage / key, mode="r")

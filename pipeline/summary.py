@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.runs import Run
+from ninscope.pipeline.stages import network
+from ninscope.pipeline.stages.inputs import STAGES
 from ninscope.pipeline.store import ArtefactStore
 
 
@@ -48,9 +50,12 @@ def summary_line(run: Run) -> str:
     ok = int((checkpoints["status"] == "ok").sum())
     parts = [f"{run.path.name}: {ok} of {len(checkpoints)} checkpoints ok"]
     known = emergence.dropna(subset=["emergence", "step"])
+    if (known["method"] == "exact").any():
+        known = known[known["method"] == "exact"]
     if len(known):
         top = known.loc[known["emergence"].idxmax()]
-        parts.append(f"E is largest in {top['model']} at step {top['step']}: {top['emergence']:.3f}")
+        where = f"{top['model']} at step {top['step']}"
+        parts.append(f"E is largest in {where}: {top['emergence']:.3f} ({top['method']})")
     shown = [path for path in run.figures if path.stem.endswith("emergence")]
     look = shown[-1] if len(shown) == 1 else run.path / "figures"
     parts.append(f"look at {near(look)} and ninscope.open_run({str(near(run.path))!r}).table('emergence')")
@@ -74,7 +79,8 @@ class Progress:
 def progress_of(run: Run) -> Progress:
     """From the plan that the run wrote down when it started, and what is in the store now."""
     plan, store = run.plan, ArtefactStore(RunFolder(run.path))
-    stages = {stage: (sum(store.has(stage, key) for key in keys), len(keys)) for stage, keys in plan["stages"].items()}
+    planned = {stage: plan["stages"][stage] for stage in (network.STAGE, *STAGES.values()) if stage in plan["stages"]}
+    stages = {stage: (sum(store.has(stage, key) for key in keys), len(keys)) for stage, keys in planned.items()}
     finished = run.finished
     if finished:
         problems = problems_of(run.table("checkpoints"))

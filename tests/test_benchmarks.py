@@ -11,5 +11,13 @@ def test_small_benchmarks_run():
         cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for case in ("one sample", "partition sums", "memory", "import ninscope"):
+    for case in (
+        "one sample",
+        "histogram, F32",
+        "exact, tiny",
+        "exact run of 3",
+        "partition sums",
+        "memory",
+        "import ninscope",
+    ):
         assert case in done.stdout

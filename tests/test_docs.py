@@ -11,10 +11,14 @@ import pytest
 from ninscope.pipeline.dagfile import load_dag
 from ninscope.pipeline.stages.tables import COLUMNS
 
+import ninscope
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+SAMPLING = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
 PAGES = {
+    "docs/sampling.md": SAMPLING,
     "README.md": README,
     "docs/architecture.md": ARCHITECTURE,
     "data/README.md": (ROOT / "data/README.md").read_text(),
@@ -68,7 +72,7 @@ def test_commands_in_the_readme_run(demo_folder):
                 [sys.executable, "-m", "ninscope.pipeline.cli", name, "--help"],
                 capture_output=True, text=True, check=False, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
             ).stdout
-            for name in ("measure", "run")
+            for name in ("measure", "run", "bias")
         ]  # fmt: skip
         assert any(option in text for text in helps), option
 
@@ -85,6 +89,18 @@ def test_the_tables_in_the_readme_have_these_columns():
     assert set(rows) == set(COLUMNS)
     for table, text in rows.items():
         assert re.sub(r"\([^)]*\)", "", text).replace(" ", "").split(",") == list(COLUMNS[table])
+
+
+def test_the_numbers_of_the_sampling_page_are_measured():
+    """Of the suite that ships; those of the random initialisation take longer to make."""
+    page = SAMPLING.split("## A random initialisation")[0]
+    written = re.findall(r"^\| (\w+) \| ([\d.]+)(?: ± ([\d.]+))? \| ([\d.]+).*? \| ([\d.]+).*? \|$", page, re.MULTILINE)
+    table = ninscope.sampling_bias(ROOT / "data" / "stdlib-neox-500k")
+    assert len(written) == len(table)
+    for (number, *values), row in zip(written, table.itertuples(), strict=True):
+        assert number == ("all" if row.method == "exact" else str(row.nodes_per_layer))
+        spread = "" if row.method == "exact" else f"{row.alpha0_std:.3f}"
+        assert values == [f"{row.alpha0:.3f}", spread, f"{row.width:.3f}", f"{row.emergence:.3f}"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -15,39 +15,42 @@ from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence, emergence_interval, why_undefined
 
 STAGE = "emergence"
-VERSION = 1
+VERSION = 2
 
-_COLUMNS = ("alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high")
+_COLUMNS = (
+    "alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high", "r2_mass_mean",
+    "r2_partition",
+)  # fmt: skip
 
 # A member of a model's history: (revision, step, spectrum key).
 Member = tuple[str, int | None, str]
 
 
-def emergence_key(members: Sequence[Member], asked: Emergence) -> str:
-    return content_key(STAGE, VERSION, members=[list(member) for member in members], asked=asked.model_dump())
+def emergence_key(stage: str, members: Sequence[Member], asked: Emergence) -> str:
+    """stage: where the members' spectra are stored."""
+    return content_key(
+        STAGE, VERSION, spectra=stage, members=[list(member) for member in members], asked=asked.model_dump()
+    )
 
 
-def present_members(store: ArtefactStore, members: Sequence[Member]) -> list[Member]:
-    """Those whose spectrum is stored: a checkpoint that failed on the way has none."""
-    return [member for member in members if store.has(spectrum.STAGE, member[2])]
+def store_emergence(root: str, stage: str, members: Sequence[Member], asked: Emergence) -> Outcome:
+    """E of a model's members, whose spectra are stored under `stage`."""
+    return attempt(lambda: _store(ArtefactStore(RunFolder(root)), stage, members, asked))
 
 
-def store_emergence(root: str, members: Sequence[Member], asked: Emergence) -> Outcome:
-    """E over those of a model's members that have a spectrum by now."""
-    store = ArtefactStore(RunFolder(root))
-    return attempt(lambda: _store(store, present_members(store, members), asked))
-
-
-def _store(store: ArtefactStore, members: Sequence[Member], asked: Emergence) -> None:
-    key = emergence_key(members, asked)
+def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: Emergence) -> None:
+    key = emergence_key(stage, members, asked)
     if store.has(STAGE, key):
         return
-    measured = [spectrum.spectrum_of(store.read(spectrum.STAGE, key)) for _, _, key in members]
+    measured = [
+        spectrum.spectrum_of(store.read(stage, spectrum_key, only=spectrum.SUMMARY)) for _, _, spectrum_key in members
+    ]
     start = next(
         (one for (_, step, _), one in zip(members, measured, strict=True) if step == asked.baseline_step),
         None,
     )
     rows = [_row(one, start, asked) for one in measured]
+    warnings = [one.warning for one in measured]
     store.write(
         STAGE,
         key,
@@ -57,6 +60,7 @@ def _store(store: ArtefactStore, members: Sequence[Member], asked: Emergence) ->
                 "columns": list(_COLUMNS),
                 "revisions": [revision for revision, _, _ in members],
                 "messages": [message for _, message in rows],
+                "warnings": warnings,
             },
         ),
     )
@@ -64,8 +68,9 @@ def _store(store: ArtefactStore, members: Sequence[Member], asked: Emergence) ->
 
 def _row(now: Measurement, start: Measurement | None, asked: Emergence) -> tuple[list[float], str]:
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
+    fit = [now.r2_mass_mean, now.r2_partition]
     if reason := why_undefined(now, start, asked.baseline_step):
-        return [*own, math.nan, math.nan, math.nan], reason
+        return [*own, math.nan, math.nan, math.nan, *fit], reason
     pairs = np.stack([_pairs(now), _pairs(start)])
     both = np.isfinite(pairs).all(axis=(0, 2))
     interval = emergence_interval(*pairs[:, both], asked.replicates, asked.confidence, asked.seed)
@@ -74,7 +79,7 @@ def _row(now: Measurement, start: Measurement | None, asked: Emergence) -> tuple
         if both.all()
         else f"E's interval is from the {both.sum()} of {both.size} samples with a spectrum at both steps"
     )
-    return [*own, emergence(now, start), *interval], note
+    return [*own, emergence(now, start), *interval, *fit], note
 
 
 def _pairs(measured: Measurement) -> np.ndarray:
@@ -82,12 +87,18 @@ def _pairs(measured: Measurement) -> np.ndarray:
 
 
 def rows_of(artefact: Artefact) -> list[dict]:
-    """One dict a revision: revision, message and the columns."""
+    """One dict a revision: revision, message, warning and the columns."""
     return [
-        {"revision": revision, "message": message, **dict(zip(_COLUMNS, values.tolist(), strict=True))}
-        for revision, message, values in zip(
+        {
+            "revision": revision,
+            "message": message,
+            "warning": warning,
+            **dict(zip(_COLUMNS, values.tolist(), strict=True)),
+        }
+        for revision, message, warning, values in zip(
             artefact.attributes["revisions"],
             artefact.attributes["messages"],
+            artefact.attributes["warnings"],
             artefact.arrays["values"],
             strict=True,
         )

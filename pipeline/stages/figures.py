@@ -9,7 +9,7 @@ from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 
 STAGE = "figures"
-VERSION = 1
+VERSION = 2
 
 
 def figures_key(tables_key: str) -> str:
@@ -26,7 +26,7 @@ def store_figures(root: str, written: Outcome) -> Outcome:
     def work() -> None:
         tables = {
             name: pd.read_parquet(folder.tables / f"{name}.parquet")
-            for name in ("checkpoints", "spectra", "emergence", "benchmarks")
+            for name in ("checkpoints", "spectra", "emergence", "benchmarks", "nulls")
         }
         write_files(folder, folder.figures, figures_key(key_of(folder, folder.tables)), draw(tables))
 
@@ -46,7 +46,9 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
         part = {name: _of(table, suite, model) for name, table in tables.items()}
         stem = model if list(models["model"]).count(model) == 1 else f"{suite}--{model}"
         drawn[f"{stem}-spectra.png"] = _png(figures.spectra_figure(part["spectra"], model))
-        drawn[f"{stem}-emergence.png"] = _png(figures.emergence_figure(part["emergence"], part["benchmarks"], model))
+        drawn[f"{stem}-emergence.png"] = _png(
+            figures.emergence_figure(part["emergence"], part["benchmarks"], model, part["nulls"])
+        )
     if len(models) > 1:
         drawn["emergence.png"] = _png(figures.comparison_figure(tables["emergence"]))
     return drawn

@@ -1,5 +1,6 @@
 """Locate: what each revision is, from metadata, hashes and headers, before a weight is read."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class Located:
     kind: str | None = None
     architecture: str | None = None
     parameters: int | None = None
+    weight_bytes: int | None = None  # of the tensors that an exact analysis reads
     stamps: tuple[tuple[str, FileIdentity], ...] = ()
 
     @property
@@ -55,11 +57,12 @@ def _identified(source: Source, revision: str, known: Mapping[str, FileIdentity]
     identity = source.identify(revision, known)
     checkpoint = source.open(revision, identity)
     architecture = architecture_of(checkpoint.config)
-    architecture.tensors(checkpoint.tensors)
+    used = architecture.tensors(checkpoint.tensors)
     return {
         "identity": identity,
         "kind": source.kind,
         "architecture": architecture.digest,
         "parameters": checkpoint.parameters,
+        "weight_bytes": sum(math.prod(tensor.shape) * tensor.item_bytes for tensor in used.values()),
         "stamps": tuple((source.stamp_path(revision, file), file) for file in identity.files if file.stamp),
     }

@@ -11,8 +11,9 @@ from ninscope.pipeline.store import Artefact, ArtefactStore
 
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
-from ninscope.measuring import Parameters, sample_network
+from ninscope.measuring import sample_network
 from ninscope.networks.sampled import SampledNetwork
+from ninscope.parameters import Parameters
 
 STAGE = "nin"
 VERSION = 1
@@ -30,7 +31,7 @@ def network_key(located: Located, parameters: Parameters) -> str:
         nodes_per_layer=parameters.nodes_per_layer,
         samples=parameters.samples,
         seed=parameters.seed,
-        max_distance=parameters.max_distance,
+        max_distance=parameters.max_distance if parameters.log_count is None else None,
     )
 
 

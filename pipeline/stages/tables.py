@@ -1,94 +1,80 @@
 """Tables: what is known of a run, one fact a row, rebuilt whole from artefacts (stage `tables`)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
-from ninscope.pipeline.dagfile import Emergence, Model
-from ninscope.pipeline.evaluations import Evaluation
+from ninscope.pipeline.dagfile import Model
 from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.manifest import write_files
 from ninscope.pipeline.runfolder import RunFolder
-from ninscope.pipeline.stages import emergence, spectrum
-from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages import emergence, nulls, spectrum
+from ninscope.pipeline.stages.inputs import SPECTRA_STAGES, Inputs, Member, Outcomes, overall
+from ninscope.pipeline.stages.nulls import NullModel
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import ArtefactStore
 
-from ninscope.measuring import Measurement, Parameters
+from ninscope.measuring import Measurement
+from ninscope.multifractal.emergence import emergence_of
+from ninscope.multifractal.spectrum import fit_warning
 
 STAGE = "tables"
-VERSION = 1
+VERSION = 2
+
+EXACT_SAMPLE = -1  # in the column `sample`: no sample, the whole network
 
 _KEYS = {"suite": "string", "model": "string", "revision": "string", "step": "Int64"}
-_F, _I, _S = "float64", "int64", "string"
+_F, _I, _N, _S = "float64", "int64", "Int64", "string"
 COLUMNS = {
-    "checkpoints": {"content_sha256": _S, "parameters": "Int64", "status": _S, "message": _S, "bytes": "Int64"},
+    "checkpoints": {"content_sha256": _S, "parameters": _N, "status": _S, "message": _S, "bytes": _N},
     "samples": {
-        "sample": _I, "nodes_per_layer": _I, "alpha0": _F, "width": _F, "nodes": _I, "edges": _I, "r2_mass_mean": _F,
-        "r2_mass_std": _F, "r2_partition": _F, "nodes_counted": _I, "edges_counted": _I, "message": _S,
+        "sample": _I, "nodes_per_layer": _N, "alpha0": _F, "width": _F, "nodes": _I, "edges": _I, "r2_mass_mean": _F,
+        "r2_mass_std": _F, "r2_partition": _F, "nodes_counted": _I, "edges_counted": _I, "message": _S, "warning": _S,
     },
     "spectra": {"sample": _I, "q": _F, "tau": _F, "alpha": _F, "f": _F, "r2": _F},
     "emergence": {
         "method": _S, "alpha0": _F, "alpha0_std": _F, "width": _F, "width_std": _F, "emergence": _F, "emergence_low": _F,
-        "emergence_high": _F, "baseline_step": "Int64", "message": _S,
+        "emergence_high": _F, "baseline_step": _N, "message": _S, "r2_mass_mean": _F, "r2_partition": _F, "warning": _S,
+    },
+    "degrees": {
+        "layer": _S, "mean": _F, "std": _F, "kurtosis": _F, "nodes": _I, "nodes_counted": _I, "dimension_mean": _F,
+        "dimension_std": _F, "r2_mass_mean": _F, "r2_mass_std": _F,
+    },
+    "nulls": {
+        "null": _S, "alpha0": _F, "width": _F, "emergence": _F, "alpha0_std": _F, "width_std": _F, "emergence_std": _F,
+        "samples": _I, "message": _S,
     },
     "benchmarks": {"task": _S, "metric": _S, "value": _F},
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Member:
-    """One checkpoint of a run: what it is, and the key its spectrum has or would have (None where there can be none)."""
-
-    located: Located
-    spectrum_key: str | None
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Everything the tables are made from, artefacts aside: small, and the same whatever ran or was already there."""
-
-    members: tuple[Member, ...]
-    models: tuple[Model, ...]
-    evaluations: tuple[tuple[Evaluation, ...], ...]  # one a model
-    parameters: Parameters
-    asked: Emergence
-
-    def of_model(self, model: Model) -> list[Member]:
-        return [m for m in self.members if (m.located.suite, m.located.model) == (model.suite, model.model)]
-
-    def history(self, model: Model) -> list[emergence.Member]:
-        """What E of a model is computed over: its checkpoints that have, or will have, a spectrum."""
-        return [(m.located.revision, m.located.step, m.spectrum_key) for m in self.of_model(model) if m.spectrum_key]
-
-    def _history(self, model: Model, outcomes: Sequence[Outcome]) -> list[emergence.Member]:
-        ok = {member for member, outcome in zip(self.members, outcomes, strict=True) if outcome.ok}
-        return [(m.located.revision, m.located.step, m.spectrum_key) for m in self.of_model(model) if m in ok]
-
-    def key(self, outcomes: Sequence[Outcome]) -> str:
-        """Content key of the tables; outcomes: one a member."""
-        rows = [
-            [
-                *_row_keys(member.located).values(),
-                member.located.content_sha256,
-                member.spectrum_key if outcome.ok else None,
-                outcome.status,
-                outcome.message,
-            ]
-            for member, outcome in zip(self.members, outcomes, strict=True)
+def tables_key(inputs: Inputs, outcomes: Sequence[Outcomes]) -> str:
+    """Content key of the tables; outcomes: one entry a member."""
+    rows = [
+        [
+            *member.row_keys.values(),
+            member.located.content_sha256,
+            {
+                name: [member.keys[name] if outcome.ok else None, outcome.status, outcome.message]
+                for name, outcome in each.items()
+            },
         ]
-        return content_key(
-            STAGE,
-            VERSION,
-            rows=rows,
-            emerged=[emergence.emergence_key(self._history(model, outcomes), self.asked) for model in self.models],
-            evaluations=[[evaluation.as_list() for evaluation in of_model] for of_model in self.evaluations],
-            nodes_per_layer=self.parameters.nodes_per_layer,
-        )
+        for member, each in zip(inputs.members, outcomes, strict=True)
+    ]
+    return content_key(
+        STAGE,
+        VERSION,
+        rows=rows,
+        emerged=list(inputs.emerging(outcomes)),
+        evaluations=[[evaluation.as_list() for evaluation in of_model] for of_model in inputs.evaluations],
+        nodes_per_layer={method: parameters.nodes_per_layer for method, parameters in inputs.methods.items()},
+    )
 
 
-def store_tables(root: str, inputs: Inputs, outcomes: Sequence[Outcome], emerged: Sequence[Outcome]) -> Outcome:
-    """Write every table. outcomes: one a member; emerged: one a model, whose failures are this stage's too."""
+def store_tables(root: str, inputs: Inputs, outcomes: Sequence[Outcomes], emerged: Sequence[Outcome]) -> Outcome:
+    """Write every table. outcomes: one entry a member; emerged: of emergence tasks, whose failures are this stage's too."""
     failed = next((outcome for outcome in emerged if not outcome.ok), None)
     if failed is not None:
         return failed
@@ -96,53 +82,61 @@ def store_tables(root: str, inputs: Inputs, outcomes: Sequence[Outcome], emerged
 
     def work() -> None:
         files = {f"{name}.parquet": parquet_bytes(table) for name, table in tables(folder, inputs, outcomes).items()}
-        write_files(folder, folder.tables, inputs.key(outcomes), files)
+        write_files(folder, folder.tables, tables_key(inputs, outcomes), files)
 
     return attempt(work)
 
 
-def tables(folder: RunFolder, inputs: Inputs, outcomes: Sequence[Outcome]) -> dict[str, pd.DataFrame]:
-    """All tables of a run by name, typed as COLUMNS says, rows in the order of models and steps."""
+def tables(folder: RunFolder, inputs: Inputs, outcomes: Sequence[Outcomes]) -> dict[str, pd.DataFrame]:
+    """All tables of a run by name, typed as COLUMNS says, rows in the order of models, steps and methods."""
     store = ArtefactStore(folder)
     rows: dict[str, list[dict]] = {name: [] for name in COLUMNS}
-    status = dict(zip(inputs.members, outcomes, strict=True))
     for model, evaluations in zip(inputs.models, inputs.evaluations, strict=True):
-        for member in inputs.of_model(model):
-            located, outcome = member.located, status[member]
-            keys = _row_keys(located)
-            described = {
-                "content_sha256": located.content_sha256,
-                "parameters": located.parameters,
-                "bytes": located.bytes,
-            }
-            measured = None
-            if outcome.ok:
-                measured = spectrum.spectrum_of(store.read(spectrum.STAGE, member.spectrum_key))
-                rows["samples"] += [keys | row for row in _sample_rows(measured, inputs.parameters.nodes_per_layer)]
-                rows["spectra"] += [keys | row for row in _spectrum_rows(measured)]
-            message = measured.message if measured else outcome.message
-            rows["checkpoints"].append(keys | described | {"status": outcome.status, "message": message})
-        rows["emergence"] += _emergence_rows(store, inputs, model)
+        members = inputs.of_model(model, outcomes)
+        for member, each in members:
+            _add_checkpoint(rows, store, inputs, member, each)
+        rows["emergence"] += _emergence_rows(store, inputs, model, outcomes)
+        rows["nulls"] += _null_rows(store, inputs, members)
         rows["benchmarks"] += [
             {"suite": model.suite, "model": model.model, **evaluation.as_dict()} for evaluation in evaluations
         ]
     return {name: _typed(rows[name], COLUMNS[name]) for name in COLUMNS}
 
 
-def _row_keys(located: Located) -> dict:
-    return {
-        "suite": located.suite,
-        "model": located.model,
-        "revision": located.revision,
-        "step": located.step,
+def _add_checkpoint(rows: dict[str, list[dict]], store, inputs: Inputs, member: Member, outcomes: Outcomes) -> None:
+    located, keys = member.located, member.row_keys
+    notes = []
+    for method, parameters in inputs.methods.items():
+        if not outcomes[method].ok:
+            continue
+        measured = spectrum.spectrum_of(store.read(SPECTRA_STAGES[method], member.keys[method], only=spectrum.SUMMARY))
+        rows["samples"] += [keys | row for row in _sample_rows(measured, parameters.nodes_per_layer)]
+        rows["spectra"] += [keys | row for row in _spectrum_rows(measured)]
+        rows["degrees"] += [keys | asdict(layer) for layer in measured.layers]
+        if measured.message:
+            notes.append(measured.message if len(inputs.methods) == 1 else f"{method}: {measured.message}")
+    status = overall(outcomes)
+    described = {
+        "content_sha256": located.content_sha256,
+        "parameters": located.parameters,
+        "bytes": located.bytes,
+        "status": status.status,
+        "message": "; ".join(notes) if status.ok else status.message,
     }
+    rows["checkpoints"].append(keys | described)
 
 
-def _sample_rows(measured: Measurement, nodes_per_layer: int):
-    for number, (sample, edges) in enumerate(zip(measured.samples, measured.network_edges, strict=True)):
+def _numbered(measured: Measurement):
+    """(what the column `sample` says, the spectrum, the network's edges) of each."""
+    numbers = [EXACT_SAMPLE] if measured.method == "exact" else range(len(measured.samples))
+    return zip(numbers, measured.samples, measured.network_edges, strict=True)
+
+
+def _sample_rows(measured: Measurement, nodes_per_layer: int | str) -> Iterator[dict]:
+    for number, sample, edges in _numbered(measured):
         yield {
             "sample": number,
-            "nodes_per_layer": nodes_per_layer,
+            "nodes_per_layer": pd.NA if measured.method == "exact" else nodes_per_layer,
             "alpha0": sample.alpha0,
             "width": sample.width,
             "nodes": measured.network_nodes,
@@ -153,32 +147,71 @@ def _sample_rows(measured: Measurement, nodes_per_layer: int):
             "r2_mass_std": sample.r2_mass_std,
             "r2_partition": sample.r2_partition,
             "message": sample.message,
+            "warning": fit_warning(sample.r2_mass_mean, sample.r2),
         }
 
 
-def _spectrum_rows(measured: Measurement):
-    for number, sample in enumerate(measured.samples):
+def _spectrum_rows(measured: Measurement) -> Iterator[dict]:
+    for number, sample, _ in _numbered(measured):
         for position, q in enumerate(sample.q):
             ends = position >= sample.alpha.size  # forward differences have one value fewer
             yield {
                 "sample": number,
                 "q": q,
                 "tau": sample.tau[position],
-                "alpha": float("nan") if ends else sample.alpha[position],
-                "f": float("nan") if ends else sample.f[position],
+                "alpha": math.nan if ends else sample.alpha[position],
+                "f": math.nan if ends else sample.f[position],
                 "r2": sample.r2[position],
             }
 
 
-def _emergence_rows(store: ArtefactStore, inputs: Inputs, model: Model):
-    present = emergence.present_members(store, inputs.history(model))
-    if not present:
+def _emergence_rows(store: ArtefactStore, inputs: Inputs, model: Model, outcomes: Sequence[Outcomes]) -> list[dict]:
+    members = {member.located.revision: member for member, _ in inputs.of_model(model, outcomes)}
+    found = []
+    for method in inputs.methods:
+        if history := inputs.history(model, method, outcomes):
+            stored = store.read(emergence.STAGE, emergence.emergence_key(SPECTRA_STAGES[method], history, inputs.asked))
+            by_revision = {row["revision"]: row for row in emergence.rows_of(stored)}
+            baseline = {"method": method, "baseline_step": inputs.asked.baseline_step}
+            found += [
+                (list(members).index(revision), member.row_keys | baseline | by_revision[revision])
+                for revision, member in members.items()
+                if revision in by_revision
+            ]
+    return [row for _, row in sorted(found, key=lambda each: each[0])]  # the methods of a checkpoint side by side
+
+
+def _null_rows(store: ArtefactStore, inputs: Inputs, members: Sequence[tuple[Member, Outcomes]]) -> Iterator[dict]:
+    """E of a null model is against the same null model of the baseline step, sample by sample."""
+    if inputs.nulls is None:
         return
-    located = {member.located.revision: member.located for member in inputs.of_model(model)}
-    stored = store.read(emergence.STAGE, emergence.emergence_key(present, inputs.asked))
-    for row in emergence.rows_of(stored):
-        baseline = {"method": "sampled", "baseline_step": inputs.asked.baseline_step}
-        yield _row_keys(located[row["revision"]]) | baseline | row
+    present = [
+        (member, nulls.nulls_of(store.read(nulls.STAGE, member.keys["nulls"])))
+        for member, each in members
+        if each["nulls"].ok
+    ]
+    start = next((found for member, found in present if member.located.step == inputs.asked.baseline_step), [])
+    baseline = {null.null: null for null in start}
+    for member, found in present:
+        for null in found:
+            yield member.row_keys | _null_row(null, baseline.get(null.null))
+
+
+def _null_row(now: NullModel, start: NullModel | None) -> dict:
+    alpha0, width = now.alpha0.mean(), now.width.mean()
+    mean, spread = math.nan, math.nan
+    if start is not None:
+        mean = emergence_of(alpha0, width, start.alpha0.mean(), start.width.mean())
+        pairs = zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
+        spread = _std(np.array([emergence_of(*numbers) for numbers in pairs]))
+    return {
+        "null": now.null, "alpha0": alpha0, "width": width, "emergence": mean, "alpha0_std": _std(now.alpha0),
+        "width_std": _std(now.width), "emergence_std": spread, "samples": now.alpha0.size, "message": now.message,
+    }  # fmt: skip
+
+
+def _std(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) if values.size > 1 else math.nan
 
 
 def _typed(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:

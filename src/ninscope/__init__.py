@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "measure": "ninscope.measuring",
     "measure_all": "ninscope.measuring",
+    "sampling_bias": "ninscope.bias",
     "emergence": "ninscope.multifractal.emergence",
     "spectrum_from_distances": "ninscope.multifractal.spectrum",
     "node_fractal_dimensions": "ninscope.multifractal.spectrum",

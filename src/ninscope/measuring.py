@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,53 +12,14 @@ from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.exact import exact_spectrum, uncounted_layers
+from ninscope.exact.layers import LayerStatistics, NodeValues
+from ninscope.exact.whole import ExactAnalysis, exact_analysis, uncounted_layers
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import emergence, why_undefined
-from ninscope.multifractal.spectrum import (
-    DERIVATIVES,
-    Spectrum,
-    checked_bounds,
-    checked_q,
-    default_q,
-    spectrum_of_counts,
-)
+from ninscope.multifractal.spectrum import Spectrum, fit_warning, spectrum_of_counts
+from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
-from ninscope.networks.transfer import TRANSFERS, distance_bins, radius_count
-
-MAX_SAMPLES = 10_000
-MAX_NODES_PER_LAYER = 100_000
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """How a sampled network is drawn and analysed; the defaults are the papers' (METHOD sections 1 to 3)."""
-
-    nodes_per_layer: int = 64
-    samples: int = 10
-    seed: int = 0
-    transfer: str = "reciprocal"
-    max_distance: float = 150.0
-    min_degree: int = 10
-    q: np.ndarray = field(default_factory=default_q)
-    derivative: str = "exact"
-
-    def checked(self) -> "Parameters":
-        """Itself, with q as an array. Raises RequestError for a value that makes no sense."""
-        for name, low, high in (
-            ("nodes_per_layer", 1, MAX_NODES_PER_LAYER),
-            ("samples", 1, MAX_SAMPLES),
-            ("seed", 0, 2**63 - 1),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-                raise RequestError(f"{name} is {value!r}; an integer from {low} to {high} was expected")
-        for name, known in (("transfer", TRANSFERS), ("derivative", DERIVATIVES)):
-            if getattr(self, name) not in known:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)}")
-        checked_bounds(self.max_distance, self.min_degree)
-        object.__setattr__(self, "q", checked_q(self.q))
-        return self
+from ninscope.parameters import ALL, Parameters
 
 
 @dataclass(frozen=True)
@@ -67,7 +28,9 @@ class Measurement:
 
     Its own q, tau, alpha, f, r2, alpha0 and width are means over the samples. A sample without a spectrum (Spectrum.message
     says why) is left out of the means, and `message` says how many were. network_nodes: nodes of one network;
-    network_edges: edges with 1 < 1/|w| <= max_distance, for each. method: "sampled" or "exact".
+    network_edges: edges within the distance bounds, for each. method: "sampled" or "exact". layers: of an exact measurement,
+    statistics of every node layer with outgoing edges; nodes_of: by layer, the values of its single neurons, where
+    Parameters.per_node asks for them.
     """
 
     samples: tuple[Spectrum, ...]
@@ -75,6 +38,8 @@ class Measurement:
     network_edges: tuple[int, ...]
     message: str = ""
     method: str = "sampled"
+    layers: tuple[LayerStatistics, ...] = ()
+    nodes_of: Mapping[str, NodeValues] = field(default_factory=dict)
 
     def _known(self, name: str) -> np.ndarray:
         values = np.array([getattr(sample, name) for sample in self.samples])
@@ -98,6 +63,11 @@ class Measurement:
     width = property(lambda self: float(self._mean("width")))
     alpha0_std = property(lambda self: self._std("alpha0"), doc="over samples, n-1 in the denominator")
     width_std = property(lambda self: self._std("width"), doc="over samples, n-1 in the denominator")
+    r2_mass_mean = property(lambda self: float(self._mean("r2_mass_mean")))
+    r2_partition = property(lambda self: float(self._mean("r2_partition")))
+    warning = property(
+        lambda self: fit_warning(self.r2_mass_mean, self.r2), doc="why not to trust it; empty if nothing is"
+    )
     nodes = property(lambda self: self.network_nodes)
 
     @property
@@ -125,9 +95,14 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
     degrees = np.zeros((network.samples, network.nodes), np.int64)
     for sample in range(network.samples):
         indptr, part = network.row_pointer(sample)
-        bins = distance_bins(network.matrix.data[part], parameters.transfer, parameters.max_distance)
-        counts = box_histogram(indptr, bins, radius_count(parameters.max_distance))
-        spectra.append(spectrum_of_counts(counts, parameters.min_degree, parameters.q, parameters.derivative))
+        weights = network.matrix.data[part]
+        radii = parameters.integer_radii
+        if parameters.log_count is not None:
+            radii = log_radii(parameters.log_count, np.abs(weights))
+        counts = box_histogram(indptr, radii.bins(weights), radii.count)
+        spectra.append(
+            spectrum_of_counts(counts, parameters.min_degree, parameters.q, radii.logarithms, parameters.derivative)
+        )
         degrees[sample] = counts.sum(axis=1)
     edges = degrees.sum(axis=1).tolist()
     notes = []
@@ -149,42 +124,33 @@ def sample_network(checkpoint: Checkpoint, parameters: Parameters) -> SampledNet
         parameters.nodes_per_layer,
         parameters.samples,
         parameters.seed,
-        parameters.max_distance,
+        parameters.edge_bound,
     )
 
 
-def measure_exactly(checkpoint: Checkpoint, parameters: Parameters, workers: int = 1) -> Measurement:
-    """Analyse the whole network of a checkpoint; workers: threads, on which the result does not depend.
-
-    Raises CheckpointError.
-    """
-    spectrum, nodes, edges = exact_spectrum(
-        checkpoint,
-        architecture_of(checkpoint.config),
-        parameters.q,
-        parameters.transfer,
-        parameters.max_distance,
-        parameters.min_degree,
-        parameters.derivative,
-        workers,
+def exact_measurement(analysis: ExactAnalysis, parameters: Parameters) -> Measurement:
+    """An exact analysis as a measurement of one network; single neurons' values where they are asked for."""
+    spectrum = analysis.spectrum
+    nodes_of = analysis.values if parameters.per_node else {}
+    return Measurement(
+        (spectrum,), analysis.nodes, (analysis.edges,), spectrum.message, "exact", analysis.layers, nodes_of
     )
-    return Measurement((spectrum,), nodes, (edges,), spectrum.message, "exact")
 
 
-def measure(source: str, revision: str | None = None, exact: bool = False, **parameters) -> Measurement:
+def measure(source: str, revision: str | None = None, exact: bool | None = None, **parameters) -> Measurement:
     """The spectrum of one checkpoint, from its weights alone.
 
     source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name").
     revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
-    exact: every neuron and every weight, streamed, instead of samples. Sampled values depend on the number of neurons taken
-    (METHOD section 2), the exact one is what they approach.
-    parameters: fields of `Parameters` (q, transfer, max_distance, min_degree, derivative; nodes_per_layer, samples and seed
-    where samples are taken).
+    exact: every neuron and every weight, streamed, instead of samples; the default unless nodes_per_layer, samples or seed
+    are given. Sampled values depend on the number of neurons taken (METHOD section 2), the exact one is what they approach.
+    parameters: fields of `Parameters` (q, transfer, max_distance, min_degree, derivative, radii, per_node; nodes_per_layer,
+    samples and seed where samples are taken).
 
     Raises RequestError: the source does not exist, or has several revisions and none was named, or a parameter is wrong.
     Raises CheckpointError: this checkpoint is missing, corrupt, nonfinite or unsupported (its `status`).
     """
-    chosen = _parameters(parameters, exact)
+    chosen = asked_parameters(parameters, exact)
     opened = open_source(source)
     if revision is None:
         revisions = opened.revisions()
@@ -193,7 +159,7 @@ def measure(source: str, revision: str | None = None, exact: bool = False, **par
                 f"{source} has {len(revisions)} revisions ({revisions[0]} ... {revisions[-1]}); name one with revision="
             )
         revision = revisions[0]
-    return _measured(opened.open(revision), chosen, exact, cores())
+    return _measured(opened.open(revision), chosen, cores())
 
 
 def measure_all(
@@ -201,7 +167,7 @@ def measure_all(
     revision: str | None = None,
     done: Callable[[Measured], None] = lambda measured: None,
     workers: int | None = None,
-    exact: bool = False,
+    exact: bool | None = None,
     **parameters,
 ) -> list[Measured]:
     """Every revision of a source (or the one named), in step order, each with E against step 0 of the same source.
@@ -209,9 +175,9 @@ def measure_all(
     For one revision step 0 is measured too where the source has it, for E.
 
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each.
-    workers: threads, default one a core; results do not depend on it. Raises RequestError.
+    workers: threads, default one a core; results do not depend on it. exact, parameters: as `measure`. Raises RequestError.
     """
-    chosen = _parameters(parameters, exact)
+    chosen = asked_parameters(parameters, exact)
     opened = open_source(source)
     wanted = opened.revisions() if revision is None else [revision]
     if revision is not None:  # E needs the start as well
@@ -223,7 +189,7 @@ def measure_all(
 
     def one(name: str) -> Measured:
         try:
-            spectrum = _measured(opened.open(name), chosen, exact, threads_of_one)
+            spectrum = _measured(opened.open(name), chosen, threads_of_one)
             measured = Measured(name, opened.step_of(name), "ok", spectrum.message, spectrum)
         except CheckpointError as error:
             measured = Measured(name, opened.step_of(name), error.status, str(error), None)
@@ -236,9 +202,10 @@ def measure_all(
     return rows if revision is None else [row for row in rows if row.revision == revision]
 
 
-def _measured(checkpoint: Checkpoint, parameters: Parameters, exact: bool, threads: int) -> Measurement:
-    if exact:
-        return measure_exactly(checkpoint, parameters, threads)
+def _measured(checkpoint: Checkpoint, parameters: Parameters, threads: int) -> Measurement:
+    if parameters.exact:
+        analysis = exact_analysis(checkpoint, architecture_of(checkpoint.config), parameters, threads)
+        return exact_measurement(analysis, parameters)
     return analyse_network(sample_network(checkpoint, parameters), parameters)
 
 
@@ -260,12 +227,26 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _parameters(given: dict, exact: bool) -> Parameters:
-    senseless = [name for name in ("nodes_per_layer", "samples", "seed") if given.get(name) is not None]
-    if exact and senseless:
-        raise RequestError(f"an exact measurement takes every neuron; leave out {' and '.join(senseless)}")
+def asked_parameters(given: Mapping, exact: bool | None) -> Parameters:
+    """Parameters as a caller gave them; None stands for a default. Raises RequestError.
+
+    exact: None takes samples where one of the three sampling parameters is given, and else the whole network.
+    """
     known = Parameters.__dataclass_fields__
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise RequestError(f"unknown parameter {', '.join(unknown)}; known: {', '.join(known)}")
-    return Parameters(**{name: value for name, value in given.items() if value is not None}).checked()
+    given = {name: value for name, value in given.items() if value is not None}
+    sampling = [name for name in ("nodes_per_layer", "samples", "seed") if name in given]
+    if given.get("nodes_per_layer") == ALL:
+        if exact is False:
+            raise RequestError('nodes_per_layer "all" is the exact measurement; leave exact=False out')
+        exact = True
+        sampling.remove("nodes_per_layer")
+    if exact is None:
+        exact = not sampling
+    if exact and sampling:
+        raise RequestError(f"an exact measurement takes every neuron; leave out {' and '.join(sampling)}")
+    if not exact and given.get("per_node"):
+        raise RequestError("per_node is of the exact measurement; leave out the sampling or per_node")
+    return replace(Parameters(**given), **({"nodes_per_layer": ALL} if exact else {})).checked()

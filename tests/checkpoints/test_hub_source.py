@@ -20,6 +20,7 @@ from suites import (
 import ninscope
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import OVERFETCH
+from ninscope.exact import bands
 from ninscope.networks.sampling import sampled_neurons
 
 MODEL = "org/tiny"
@@ -90,6 +91,29 @@ def ranges_of(server, revision: str, name: str = WEIGHTS) -> list[tuple[int, int
     asked = [r for r in server.requests if r.is_file and r.path.endswith(f"/{commit}/{name}")]
     assert all(r.status == 206 for r in asked)
     return sorted(r.range for r in asked)
+
+
+class TestWholeNetworks:
+    @pytest.mark.parametrize("given", [{}, {"radii": {"log": 30}}], ids=str)
+    def test_are_those_on_disk_to_the_last_bit(self, hub, suite, given):
+        ours, theirs = (ninscope.measure(source, "step1", **given) for source in (MODEL, str(suite)))
+        assert ours.method == "exact"
+        same_spectra(ours, theirs)
+        assert repr(ours.layers) == repr(theirs.layers)
+
+    def test_every_weight_travels_once(self, hub, suite):
+        ninscope.measure(MODEL, "step1", exact=True)
+        raw = (suite / "step1" / WEIGHTS).read_bytes()
+        offsets = offsets_of(raw)
+        wanted = sorted(offsets[name] for name in used_names(neox_tensors(**SHAPE, seed=1)))
+        body = 8 + int.from_bytes(raw[:8], "little")
+        fetched = [span for span in ranges_of(hub, "step1") if span[0] >= body]
+        assert fetched == wanted
+
+    def test_in_bands_over_the_wire(self, hub, suite, monkeypatch):
+        expected = ninscope.measure(str(suite), "step1")
+        monkeypatch.setattr(bands, "BAND_BYTES", 3000)
+        same_spectra(ninscope.measure(MODEL, "step1"), expected)
 
 
 class TestSameNumbers:

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from suites import neox_tensors, write_bf16, write_checkpoint, write_suite
 
 import ninscope
-from ninscope import exact
 from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.exact import bands
+from ninscope.exact.whole import exact_analysis
 from ninscope.networks.transfer import TRANSFERS
+from ninscope.parameters import Parameters
 
 SHAPE = {"blocks": 2, "width": 24, "heads": 3}
 ALL = {"nodes_per_layer": 1000, "samples": 1}
@@ -27,9 +29,9 @@ def folder(tmp_path_factory):
 def spectrum_of(folder, workers=1, transfer="reciprocal", min_degree=10):
     checkpoint = open_source(folder).open(folder.name)
     wiring = architecture_of(checkpoint.config)
-    return exact.exact_spectrum(
-        checkpoint, wiring, np.arange(-30, 31) / 10, transfer, 150.0, min_degree, workers=workers
-    )
+    parameters = Parameters("all", transfer=transfer, min_degree=min_degree).checked()
+    found = exact_analysis(checkpoint, wiring, parameters, workers)
+    return found.spectrum, found.nodes, found.edges
 
 
 def same_bits(first, second):
@@ -82,7 +84,7 @@ def test_equals_the_naive_twin(tmp_path_factory, seed, shape, min_degree):
 def test_no_split_changes_a_bit(folder, monkeypatch):
     reference, *_ = spectrum_of(folder)
     for band_bytes in (1, 100, 3000, 10**9):
-        monkeypatch.setattr(exact, "BAND_BYTES", band_bytes)
+        monkeypatch.setattr(bands, "BAND_BYTES", band_bytes)
         for workers in (1, 2, 5):
             found, *_ = spectrum_of(folder, workers)
             assert same_bits(found, reference)
@@ -101,7 +103,7 @@ def test_sharded_is_single(folder, tmp_path):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("band_bytes", [100, 10**9])
 def test_nonfinite_weights_are_found_where_they_are(tmp_path, monkeypatch, bad, band_bytes):
-    monkeypatch.setattr(exact, "BAND_BYTES", band_bytes)
+    monkeypatch.setattr(bands, "BAND_BYTES", band_bytes)
     tensors = neox_tensors(**SHAPE, seed=4)
     name = "gpt_neox.layers.1.mlp.dense_4h_to_h.weight"
     tensors[name][17, 60] = bad

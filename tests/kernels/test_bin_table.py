@@ -12,6 +12,7 @@ from modes import JIT
 from ninscope.multifractal import boxes
 from ninscope.multifractal.boxes import column_histogram
 from ninscope.networks.bin_table import bin_table
+from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.transfer import TRANSFERS, UNCOUNTED, distance_bins, radius_step
 
 PATTERN = {"F16": np.uint16, "BF16": np.uint16, "F32": np.uint32, "F64": np.uint64}
@@ -38,7 +39,7 @@ def expected_bin(weight: float, transfer: str, max_distance: float) -> int:
 def looked_up(bits: np.ndarray, table) -> list[int]:
     """The bin of each pattern, from the counts of one column each."""
     counts = np.zeros((bits.size, table.width), np.int32)
-    column_histogram(bits.reshape(1, -1), table, counts)
+    column_histogram(bits.reshape(1, -1), table, counts, np.zeros(bits.size, np.int64))
     assert (counts.sum(axis=1) == 1).all()
     return counts.argmax(axis=1).tolist()
 
@@ -48,7 +49,7 @@ def looked_up(bits: np.ndarray, table) -> list[int]:
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_every_16_bit_pattern(dtype, transfer):
     bits = np.arange(65536, dtype=np.uint16)
-    found = looked_up(bits, bin_table(dtype, transfer, 150.0))
+    found = looked_up(bits, bin_table(dtype, IntegerRadii(transfer, 150.0)))
     weights = floats(bits, dtype).astype(np.float64).tolist()
     assert found == [expected_bin(weight, transfer, 150.0) for weight in weights]
 
@@ -59,7 +60,7 @@ def test_every_16_bit_pattern(dtype, transfer):
 @pytest.mark.parametrize("max_distance", [150.0, 200.0, 37.5, 1000.0])
 def test_every_edge_of_wide_types(dtype, transfer, max_distance):
     """Three patterns either side of every place where the bin changes, of 0, of the bounds and of infinity."""
-    table = bin_table(dtype, transfer, max_distance)
+    table = bin_table(dtype, IntegerRadii(transfer, max_distance))
     near = np.concatenate([table.starts[:-1] + PATTERN[dtype](step) for step in range(4)])
     near = np.concatenate([near, *(table.starts[1:-1] - PATTERN[dtype](step) for step in range(1, 4))])
     near = np.concatenate([near, near | ~table.magnitude])  # the same with a minus sign
@@ -81,7 +82,7 @@ def test_random_patterns_of_wide_types(dtype, transfer, seed):
     generator = np.random.default_rng(seed)
     weights = np.concatenate([generator.normal(0, 0.05, 60), 10.0 ** generator.uniform(-40, 38, 20)])
     bits = weights.astype(np.float32 if dtype == "F32" else np.float64).view(PATTERN[dtype])
-    found = looked_up(bits, bin_table(dtype, transfer, 150.0))
+    found = looked_up(bits, bin_table(dtype, IntegerRadii(transfer, 150.0)))
     assert found == [expected_bin(float(w), transfer, 150.0) for w in floats(bits, dtype)]
 
 
@@ -90,10 +91,11 @@ def test_random_patterns_of_wide_types(dtype, transfer, seed):
 def test_columns_are_nodes(rng, dtype, shape):
     weights = rng.normal(0, 0.1, shape).astype({"F16": np.float16, "F64": np.float64}.get(dtype, np.float32))
     bits = (weights.view(np.uint32) >> 16).astype(np.uint16) if dtype == "BF16" else weights.view(PATTERN[dtype])
-    table = bin_table(dtype, "reciprocal", 150.0)
+    table = bin_table(dtype, IntegerRadii("reciprocal", 150.0))
     counts = np.zeros((shape[1], table.width), np.int32)
-    column_histogram(bits[: shape[0] // 2], table, counts)
-    column_histogram(bits[shape[0] // 2 :], table, counts)  # in two bands: counts add
+    distances = np.zeros(shape[1], np.int64)
+    column_histogram(bits[: shape[0] // 2], table, counts, distances)
+    column_histogram(bits[shape[0] // 2 :], table, counts, distances)  # in two bands: counts add
     stored = floats(np.ascontiguousarray(bits), dtype).astype(np.float64)
     for column in range(shape[1]):
         expected = np.bincount(

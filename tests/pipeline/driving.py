@@ -58,7 +58,8 @@ def process(*arguments, **options) -> Finished:
 
 
 def write_dag(path: Path, *sources: Path, **changes) -> Path:
-    """A DAG file over suites on disk. changes: keys of the file, of [analysis], of [emergence] or of every model."""
+    """A DAG file over suites on disk. changes: keys of the file, of [analysis], of [emergence] or of every model;
+    one that is None is left out."""
     dag: dict = {"name": path.stem, "analysis": dict(ANALYSIS), "emergence": dict(EMERGENCE)}
     models = [{"suite": "tiny", "model": source.name, "source": str(source)} for source in sources]
     for key, value in changes.items():
@@ -66,10 +67,11 @@ def write_dag(path: Path, *sources: Path, **changes) -> Path:
             models = [model | {key: value} for model in models]
         elif key in ("baseline_step", "replicates", "confidence"):
             dag["emergence"][key] = value
-        elif key in ("name", "models"):
+        elif key in ("name", "models", "nulls", "execution"):
             dag[key] = value
         else:
             dag["analysis"][key] = value
+    dag["analysis"] = {key: value for key, value in dag["analysis"].items() if value is not None}
     path.write_text(tomli_w.dumps({**dag, "models": models} if "models" not in changes else dag))
     return path
 

@@ -190,7 +190,8 @@ def test_the_files_that_ship_load(name, models):
     dag = load_dag(SHIPPED / f"{name}.toml")
     assert dag.name == name
     assert len(dag.models) == models
-    assert dag.analysis.parameters().samples == 10
+    assert list(dag.analysis.methods()) == ["sampled", "exact"]
+    assert dag.analysis.methods()["sampled"].samples == 10
 
 
 def test_the_demo_reads_what_ships_wherever_it_is_started(tmp_path, monkeypatch):
@@ -239,10 +240,10 @@ def test_a_file_without_a_name_is_named_after_itself(tmp_path):
 
 def test_a_q_grid_holds_its_ends_and_zero_exactly(tmp_path):
     (tmp_path / "x.toml").write_text(f"{GOOD}\n[analysis]\nq = {{ start = -3.0, stop = 3.0, step = 0.1 }}\n")
-    q = load_dag(tmp_path / "x.toml").analysis.parameters().q
+    q = load_dag(tmp_path / "x.toml").analysis.methods()["sampled"].q
     assert np.array_equal(q, np.arange(-30, 31) / 10)
     (tmp_path / "x.toml").write_text(f"{GOOD}\n[analysis]\nq = [-1, 0, 2]\n")
-    assert load_dag(tmp_path / "x.toml").analysis.parameters().q.tolist() == [-1.0, 0.0, 2.0]
+    assert load_dag(tmp_path / "x.toml").analysis.methods()["sampled"].q.tolist() == [-1.0, 0.0, 2.0]
 
 
 COLUMNS = "revision,step,task,metric,value"

@@ -18,7 +18,9 @@ from ninscope.pipeline import graph as graphs
 from ninscope.pipeline.dagfile import load_dag
 from ninscope.pipeline.execute import connected
 from ninscope.pipeline.run import perform, prepare, start
+from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import network
+from ninscope.pipeline.store import ArtefactStore
 from suites import write_suite
 
 import ninscope
@@ -173,7 +175,7 @@ def prepared(dag, tmp_path):
 def whole_graph(prepared) -> dict:
     """Every task of a plan, as if all checkpoints will be ok."""
     root = str(prepared.folder.root)
-    results = graphs.result_graph(prepared.plan, root, prepared.plan.outcomes)
+    results = graphs.result_graph(prepared.plan, root, prepared.plan.outcomes, ArtefactStore(RunFolder(root)))
     return graphs.checkpoint_graph(prepared.plan, root) | results
 
 
@@ -203,7 +205,7 @@ def test_the_graph_has_one_task_for_every_task_of_the_plan(prepared):
 def test_the_graph_of_a_finished_run_is_empty(dag, one_worker):
     prepared = prepare(load_dag(dag), one_worker.parent)
     assert whole_graph(prepared) == {}
-    assert all(outcome.ok for outcome in prepared.plan.outcomes)
+    assert all(outcome.ok for each in prepared.plan.outcomes for outcome in each.values())
 
 
 def test_tasks_of_different_run_folders_have_different_names(dag, tmp_path):

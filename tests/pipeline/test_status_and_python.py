@@ -157,7 +157,7 @@ def test_open_run_takes_a_string_or_a_path(finished, monkeypatch):
 
 
 def test_a_run_lists_its_tables_and_figures(run):
-    assert run.tables == ["benchmarks", "checkpoints", "emergence", "samples", "spectra"]
+    assert run.tables == ["benchmarks", "checkpoints", "degrees", "emergence", "nulls", "samples", "spectra"]
     assert [path.name for path in run.figures] == ["tiny-emergence.png", "tiny-spectra.png"]
     assert all(path.is_file() for path in run.figures)
 
@@ -198,9 +198,9 @@ def test_what_is_no_run_is_refused_by_name(tmp_path):
         ninscope.open_run("absent")
 
 
-@pytest.mark.parametrize("name", ["degrees", "", "../run", "emergence.parquet"])
+@pytest.mark.parametrize("name", ["powers", "", "../run", "emergence.parquet"])
 def test_a_table_that_is_not_there_is_refused_with_those_that_are(run, name):
-    with pytest.raises(ninscope.RequestError, match=r"no table .*there are: benchmarks, checkpoints, emergence"):
+    with pytest.raises(ninscope.RequestError, match=r"no table .*there are: benchmarks, checkpoints, degrees"):
         run.table(name)
 
 

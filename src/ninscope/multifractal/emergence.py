@@ -21,7 +21,14 @@ def emergence(now: HasSpectrum, start: HasSpectrum | None) -> float:
     """
     if why_undefined(now, start):
         return math.nan
-    return now.width / start.width * math.log(start.alpha0 / now.alpha0)
+    return emergence_of(now.alpha0, now.width, start.alpha0, start.width)
+
+
+def emergence_of(alpha0: float, width: float, start_alpha0: float, start_width: float) -> float:
+    """E from its four numbers; NaN where it is undefined."""
+    if not (start_width > 0 and start_alpha0 > 0 and alpha0 > 0):
+        return math.nan
+    return width / start_width * math.log(start_alpha0 / alpha0)
 
 
 def why_undefined(now: HasSpectrum, start: HasSpectrum | None, baseline_step: int = 0) -> str:

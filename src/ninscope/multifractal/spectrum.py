@@ -11,6 +11,7 @@ from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.fits import slopes
 from ninscope.multifractal.node_dimension import mass_radius_fits
 from ninscope.multifractal.partition import PartitionSums, partition_sums
+from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, radius_count
 
 DERIVATIVES = ("exact", "forward")
@@ -54,13 +55,19 @@ class Spectrum:
         return float(known.mean()) if known.size else math.nan
 
 
-def spectrum_of_sums(sums: PartitionSums, q: np.ndarray, derivative: str = "exact", **quality) -> Spectrum:
-    """The spectrum from partition sums. derivative: "exact", or "forward" differences as the authors' code takes them."""
+def spectrum_of_sums(
+    sums: PartitionSums, q: np.ndarray, log_radii: np.ndarray, derivative: str = "exact", **quality
+) -> Spectrum:
+    """The spectrum from partition sums.
+
+    log_radii: float64 [K + 1], ln r of the sums' radii up to a constant. derivative: "exact", or "forward" differences as the
+    authors' code takes them.
+    """
     q = np.asarray(q, dtype=np.float64)
     radii = np.flatnonzero(sums.seen)
     if radii.size < 2:
         return _no_spectrum(sums, q, derivative, radii.size, quality)
-    x = np.log(radii / radii[-1])
+    x = log_radii[radii] - log_radii[radii[-1]]
     z, m = sums.z[radii], sums.m[radii]
     tau, r2 = slopes(x, np.log(z))
     if derivative == "forward":
@@ -71,6 +78,8 @@ def spectrum_of_sums(sums: PartitionSums, q: np.ndarray, derivative: str = "exac
         alpha, _ = slopes(x, m / z)
         f = q * alpha - tau
     width = float(alpha.max() - alpha.min())
+    if width <= 1e-11 * np.abs(alpha).max():  # every node alike, but for rounding, which no E may be divided by
+        width = 0.0
     return Spectrum(q, tau, alpha, f, r2, float(alpha[np.argmax(f)]), width, sums.nodes, sums.edges, **quality)
 
 
@@ -97,11 +106,30 @@ def _no_spectrum(sums: PartitionSums, q, derivative, radii, quality) -> Spectrum
     )
 
 
-def spectrum_of_counts(histogram: np.ndarray, min_degree: int, q: np.ndarray, derivative: str = "exact") -> Spectrum:
-    """The spectrum of a network given as edges per node and distance bin, int32 [nodes, K + 1] (`box_histogram`)."""
-    _, r2 = mass_radius_fits(histogram, min_degree)
+def spectrum_of_counts(
+    histogram: np.ndarray, min_degree: int, q: np.ndarray, log_radii: np.ndarray, derivative: str = "exact"
+) -> Spectrum:
+    """The spectrum of a network given as edges per node and distance bin, int32 [nodes, K + 1] (`box_histogram`).
+
+    log_radii: float64 [K + 1], ln r of every bin up to a constant.
+    """
+    _, r2 = mass_radius_fits(histogram, min_degree, log_radii)
     quality = mass_quality(r2[~np.isnan(r2)])
-    return spectrum_of_sums(partition_sums(histogram, min_degree, q), q, derivative, **quality)
+    return spectrum_of_sums(partition_sums(histogram, min_degree, q), q, log_radii, derivative, **quality)
+
+
+LEAST_R2 = 0.7
+
+
+def fit_warning(r2_mass_mean: float, r2: np.ndarray) -> str:
+    """One clause that says which power law does not hold (an R^2 below LEAST_R2); empty where both do.
+
+    r2: float64 [len(q)], of ln Z_q on ln(r/d); NaN is no fit, and no warning.
+    """
+    found = ["mass against radius"] if r2_mass_mean < LEAST_R2 else []
+    if (r2 < LEAST_R2).any():
+        found.append("partition sums against radius")
+    return f"a power law does not hold well (r2 below {LEAST_R2}): {', '.join(found)}" if found else ""
 
 
 def mass_quality(r2: np.ndarray) -> dict[str, float]:
@@ -127,7 +155,8 @@ def spectrum_from_distances(
     if derivative not in DERIVATIVES:
         raise RequestError(f"derivative is {derivative!r}; one of {', '.join(DERIVATIVES)}")
     indptr, bins = _binned_rows(distances, 1.0, max_distance, min_degree)
-    return spectrum_of_counts(box_histogram(indptr, bins, radius_count(max_distance)), min_degree, q, derivative)
+    histogram = box_histogram(indptr, bins, radius_count(max_distance))
+    return spectrum_of_counts(histogram, min_degree, q, IntegerRadii("reciprocal", max_distance).logarithms, derivative)
 
 
 def node_fractal_dimensions(

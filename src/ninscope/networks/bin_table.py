@@ -5,17 +5,19 @@ runs of consecutive bit patterns. A 16-bit type has so few patterns that a table
 lead to the run that holds the smallest such pattern, and comparisons with the starts of the next runs find the right one.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from ninscope.networks.transfer import UNCOUNTED, distance_bins, radius_count
+from ninscope.networks.radii import IntegerRadii, Radii
+from ninscope.networks.transfer import UNCOUNTED
 
-# Magnitudes are compared as their bits; these are the patterns of infinity, from which on there is no number, and of 1.
+# Magnitudes are compared as their bits; these are the patterns of infinity, from which on there is no number.
 _UNSIGNED = {"F16": np.uint16, "BF16": np.uint16, "F32": np.uint32, "F64": np.uint64}
 _INFINITY = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
-_ONE = {"F16": 0x3C00, "BF16": 0x3F80, "F32": 0x3F800000, "F64": 0x3FF0000000000000}
+_ONE = {"F16": 0x3C00, "BF16": 0x3F80, "F32": 0x3F800000, "F64": 0x3FF0000000000000}  # and of 1
 # Exponent bits and 8 of the mantissa: among numbers that agree in these, bins of up to 255 radii change at most once.
 _PREFIX_BITS = {"F32": 8 + 8, "F64": 11 + 8}
 
@@ -27,15 +29,21 @@ class BinTable:
     Bins 0..K are distance bins; K + 1 stands for an edge that does not count, K + 2 for NaN or infinity. magnitude: mask that
     takes the sign away; shift: from magnitude bits to table entries; table: bin (16-bit types, shift 0) or number of the run
     that holds the entry's smallest pattern; bins: the bin of each run of patterns; starts: its first pattern, and
-    one more that is beyond all.
+    one more that is beyond all. distances: of the patterns of a 16-bit type, in units of 2**-distance_shift(radii), 0 where
+    the edge does not count and on a logarithmic grid; empty for wider types.
     """
 
-    radius_count: int
+    radii: Radii
     magnitude: np.unsignedinteger
     shift: int
     table: np.ndarray
     starts: np.ndarray
     bins: np.ndarray
+    distances: np.ndarray
+
+    @property
+    def radius_count(self) -> int:
+        return self.radii.count
 
     @property
     def uncounted(self) -> int:
@@ -51,30 +59,52 @@ class BinTable:
         return self.radius_count + 3
 
 
+# Sums of distances are kept as integers, so that no order of summation matters: a node's sum stays below 2**62 with as many
+# edges as this, and each distance is off by less than 2**-37 of the largest that counts.
+MAX_EDGES_OF_A_NODE = 1 << 24
+_SUM_BITS = 62 - 24
+
+
+def distance_shift(radii: IntegerRadii) -> int:
+    """Distances are summed as whole numbers of 2**-shift."""
+    return _SUM_BITS - math.ceil(math.log2(radii.largest_distance))
+
+
 @lru_cache(maxsize=32)
-def bin_table(dtype: str, transfer: str, max_distance: float) -> BinTable:
-    """The table for a stored type (F16, BF16, F32, F64), a transfer function and its bound."""
+def bin_table(dtype: str, radii: Radii) -> BinTable:
+    """The table for a stored type (F16, BF16, F32, F64) and a grid of radii."""
     unsigned, infinity = _UNSIGNED[dtype], _INFINITY[dtype]
     bits = 8 * np.dtype(unsigned).itemsize
-    count = radius_count(max_distance)
+    count = radii.count
 
     def bins_of(patterns: np.ndarray) -> np.ndarray:
-        found = distance_bins(_floats(patterns, dtype), transfer, max_distance).astype(np.int64)
+        found = radii.bins(_floats(patterns, dtype)).astype(np.int64)
         return np.where(found == UNCOUNTED, count + 1, found)
 
-    starts = _run_starts(bins_of, _ONE[dtype], infinity, unsigned)
+    starts = _run_starts(bins_of, _ONE[dtype] if radii.beyond == 1.0 else infinity, infinity, unsigned)
     bins = np.append(bins_of(starts[:-1]), count + 2).astype(np.uint16)
     magnitude = unsigned((1 << (bits - 1)) - 1)
+    scaled = np.zeros(0, np.int64)
     if bits == 16:
         patterns = np.arange(1 << 15, dtype=np.uint16)
         table, shift = bins[np.searchsorted(starts, patterns, side="right") - 1], 0
+        scaled = _scaled_distances(patterns, table <= count, dtype, radii)
         table = table.astype(np.uint8 if count + 2 < 256 else np.uint16)
     else:
         shift = bits - 1 - _PREFIX_BITS[dtype]
         smallest = np.arange(1 << _PREFIX_BITS[dtype], dtype=unsigned) << unsigned(shift)
         table = (np.searchsorted(starts, smallest, side="right") - 1).astype(np.uint16)
     beyond = np.array([np.iinfo(unsigned).max], dtype=unsigned)
-    return BinTable(count, magnitude, shift, table, np.concatenate([starts, beyond]), bins)
+    starts = np.concatenate([starts, beyond])
+    return BinTable(radii, magnitude, shift, table, starts, bins, scaled)
+
+
+def _scaled_distances(patterns: np.ndarray, counted: np.ndarray, dtype: str, radii: Radii) -> np.ndarray:
+    found = np.zeros(patterns.size, np.int64)
+    if isinstance(radii, IntegerRadii):
+        magnitudes = _floats(patterns[counted], dtype).astype(np.float64)
+        found[counted] = np.rint(np.ldexp(radii.distances(magnitudes), distance_shift(radii)))
+    return found
 
 
 def _floats(patterns: np.ndarray, dtype: str) -> np.ndarray:
@@ -84,18 +114,34 @@ def _floats(patterns: np.ndarray, dtype: str) -> np.ndarray:
     return patterns.view({"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype])
 
 
-def _run_starts(bins_of, one: int, infinity: int, unsigned) -> np.ndarray:
+def _run_starts(bins_of, beyond: int, infinity: int, unsigned) -> np.ndarray:
     """First pattern of every run of equal bins, ascending, then infinity: by bisection, all runs at once.
 
-    From 0 to just below `one` bins fall, from uncounted (K + 1) over K to the last; from `one` on nothing counts.
+    From 0 to just below `beyond` bins fall, from uncounted (K + 1) over K to the last; from `beyond` on nothing counts.
     """
-    most, least = (int(bins_of(np.array([pattern], dtype=unsigned))[0]) for pattern in (0, one - 1))
+    most, least = (int(bins_of(np.array([pattern], dtype=unsigned))[0]) for pattern in (0, beyond - 1))
     wanted = np.arange(most - 1, least - 1, -1)
     before = np.zeros(wanted.size, dtype=unsigned)  # bin > wanted
-    reached = np.full(wanted.size, one - 1, dtype=unsigned)  # bin <= wanted
+    reached = np.full(wanted.size, beyond - 1, dtype=unsigned)  # bin <= wanted
     while (reached - before > 1).any():
         middle = before + (reached - before) // unsigned(2)
         there = bins_of(middle) <= wanted
         reached, before = np.where(there, middle, reached), np.where(there, before, middle)
-    ends = np.array([0, one, infinity], dtype=unsigned)  # not mixed with signed integers: that would round
+    ends = np.array([0, beyond, infinity], dtype=unsigned)  # not mixed with signed integers: that would round
     return np.unique(np.concatenate([ends, reached]))
+
+
+def magnitude_range(bits: np.ndarray, dtype: str) -> tuple[float, float]:
+    """The smallest |w| above 0, and the largest, of stored weights; (0, 0) where there is none but 0. NaN counts as infinity.
+
+    bits: weights of the type `dtype` as unsigned integers, any shape.
+    """
+    unsigned = _UNSIGNED[dtype]
+    magnitudes = bits & unsigned((1 << (8 * bits.itemsize - 1)) - 1)
+    largest = min(int(magnitudes.max(initial=0)), _INFINITY[dtype])
+    # One less each, so that 0 becomes the largest of all and drops out.
+    beyond = np.iinfo(unsigned).max
+    less = int((magnitudes - unsigned(1)).min(initial=beyond))
+    smallest = 0 if less == beyond else min(less + 1, _INFINITY[dtype])
+    both = _floats(np.array([smallest, largest], dtype=unsigned), dtype).astype(np.float64)
+    return float(both[0]), float(both[1])

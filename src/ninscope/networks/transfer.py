@@ -28,7 +28,11 @@ def radius_step(transfer: str, max_distance: float) -> float:
 
 
 def epsilon(max_distance: float) -> float:
-    """The smallest float64 |w| with 1/|w| <= max_distance in float64 arithmetic: comparing with it saves the division."""
+    """The smallest float64 |w| with 1/|w| <= max_distance in float64 arithmetic: comparing with it saves the division.
+
+    For no bound (infinity) the smallest number that is not 0."""
+    if math.isinf(max_distance):
+        return math.ulp(0.0)
     bound = 1.0 / max_distance
     while 1.0 / bound <= max_distance:
         bound = np.nextafter(bound, 0.0)

@@ -8,65 +8,78 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from ninscope.report.style import STYLE, say_nothing
+
 _COLOURS = mpl.colormaps["viridis"]
-_STYLE = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-    "axes.titlesize": 10, "legend.frameon": False,
-}  # fmt: skip
+# How each method is drawn: the whole network in full, samples lighter.
+_LINES = {
+    "exact": {"linestyle": "-", "marker": "o", "markersize": 4},
+    "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
+}
+_NULLS = {"shuffled": "#b5651d", "gaussian": "#6c757d", "analytic": "#9d4edd"}
 
 
 def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
-    """f(alpha) at every step, mean over samples, colour = step, with a dot at alpha0.
+    """f(alpha) at every step, colour = step, with a dot at alpha0; one panel for samples (their mean), one for the exact.
 
-    spectra: rows of the table `spectra` of one model (step, sample, q, alpha, f).
+    spectra: rows of the table `spectra` of one model (step, sample, q, alpha, f); sample -1 is the whole network.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=150)
-        axes = figure.add_subplot()
+    with mpl.rc_context(STYLE):
         known = spectra.dropna(subset=["step", "alpha", "f"])
         steps = np.array(sorted(known["step"].unique()), dtype=np.int64)
+        of_exact = spectra["sample"] < 0
+        parts = {"whole network": known[known["sample"] < 0], "samples, mean": known[known["sample"] >= 0]}
+        shown = {name: part for name, part in parts.items() if name == "samples, mean" or of_exact.any()}
+        if of_exact.all() and len(spectra):
+            del shown["samples, mean"]
+        figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4), layout="constrained", dpi=150)
+        panels = np.atleast_1d(figure.subplots(1, len(shown), sharex=True, sharey=True))
         norm = Normalize(0, max(float(_position(steps).max(initial=0)), 1.0))
-        for step in steps:
-            curve = known[known["step"] == step].groupby("q")[["alpha", "f"]].mean()
-            colour = _COLOURS(norm(_position(step)))
-            axes.plot(curve["alpha"], curve["f"], color=colour, linewidth=1.4)
-            peak = curve.loc[curve["f"].idxmax()]
-            axes.plot(peak["alpha"], peak["f"], "o", color=colour, markersize=4)
-        axes.set(
-            xlabel=r"Lipschitz–Hölder exponent $\alpha$",
-            ylabel=r"$f(\alpha)$",
-            title=f"{title}: spectra over training",
-        )
-        if steps.size == 0:
-            _say_nothing(axes, "no checkpoint has a spectrum")
-        else:
-            bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, label="training step", pad=0.02)
+        for axes, (name, part) in zip(panels, shown.items(), strict=True):
+            for step, rows in part.groupby("step"):
+                curve = rows.groupby("q")[["alpha", "f"]].mean()
+                colour = _COLOURS(norm(_position(step)))
+                axes.plot(curve["alpha"], curve["f"], color=colour, linewidth=1.4)
+                peak = curve.loc[curve["f"].idxmax()]
+                axes.plot(peak["alpha"], peak["f"], "o", color=colour, markersize=4)
+            axes.set(xlabel=r"Lipschitz–Hölder exponent $\alpha$", title=name if len(shown) > 1 else "")
+            if part.empty:
+                say_nothing(axes, "no checkpoint has a spectrum")
+        panels[0].set_ylabel(r"$f(\alpha)$")
+        figure.suptitle(f"{title}: spectra over training", fontsize=10)
+        if steps.size:
+            bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(panels), label="training step", pad=0.02)
             ticks = _thinned(steps)
             bar.set_ticks(_position(ticks), labels=[_count(step) for step in ticks])
         return figure
 
 
-def emergence_figure(emergence: pd.DataFrame, benchmarks: pd.DataFrame, title: str) -> Figure:
-    """alpha0, width and E against step, with the spread over samples; the held-out loss beside E where it is known.
+def emergence_figure(
+    emergence: pd.DataFrame, benchmarks: pd.DataFrame, title: str, nulls: pd.DataFrame | None = None
+) -> Figure:
+    """alpha0, width and E against step: of the whole network, of samples with their spread, and of null models as bands.
 
-    emergence, benchmarks: rows of these tables of one model.
+    emergence, benchmarks, nulls: rows of these tables of one model. The held-out loss stands beside E where it is known.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 7.2), layout="constrained", dpi=150)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 7.6), layout="constrained", dpi=150)
         panels = figure.subplots(3, 1, sharex=True)
         rows = emergence.dropna(subset=["step"]).sort_values("step")
-        steps = rows["step"].to_numpy(dtype=np.int64)
-        x = _position(steps)
+        steps = np.array(sorted(rows["step"].unique()), dtype=np.int64)
         for axes, name, label, colour in (
             (panels[0], "alpha0", r"regularity $\alpha_0$", "#2a6f97"),
             (panels[1], "width", r"heterogeneity $w$", "#8d5524"),
         ):
-            mean, spread = rows[name].to_numpy(float), rows[f"{name}_std"].to_numpy(float)
-            axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(x, mean, "o-", color=colour, markersize=4)
+            _null_bands(axes, nulls, name, f"{name}_std")
+            for method, part in _methods(rows):
+                x, mean = _x(part), part[name].to_numpy(float)
+                spread = part[f"{name}_std"].to_numpy(float)
+                axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+                axes.plot(x, mean, color=colour, label=_method_label(method), **_LINES[method])
             axes.set_ylabel(label)
-        panels[0].set_title(f"{title} over training (bands: ±1 standard deviation over samples)")
-        _emergence_panel(panels[2], rows, x, benchmarks)
+        _legend(panels[0])
+        panels[0].set_title(f"{title} over training (bands of samples: ±1 standard deviation)")
+        _emergence_panel(panels[2], rows, benchmarks, nulls)
         ticks = _thinned(steps)
         panels[2].set_xticks(_position(ticks), labels=[_count(step) for step in ticks])
         panels[2].xaxis.set_minor_locator(NullLocator())
@@ -74,44 +87,78 @@ def emergence_figure(emergence: pd.DataFrame, benchmarks: pd.DataFrame, title: s
         return figure
 
 
+def _methods(rows: pd.DataFrame):
+    """(method, its rows), the exact one last, so that it is drawn on top."""
+    for method in ("sampled", "exact"):
+        part = rows[rows["method"] == method]
+        if len(part):
+            yield method, part
+
+
+def _method_label(method: str) -> str:
+    return {"exact": "whole network", "sampled": "samples (mean)"}[method]
+
+
+def _x(rows: pd.DataFrame) -> np.ndarray:
+    return _position(rows["step"].to_numpy(np.int64))
+
+
+def _null_bands(axes, nulls: pd.DataFrame | None, name: str, spread_name: str) -> list:
+    """Each null model as a band of ±2 standard deviations over its draws, with its mean; returns what a legend shows."""
+    shown = []
+    if nulls is None:
+        return shown
+    nulls = nulls.dropna(subset=["step"]).sort_values("step")
+    for null, colour in _NULLS.items():
+        part = nulls[nulls["null"] == null]
+        if part[name].notna().any():
+            x, mean = _x(part), part[name].to_numpy(float)
+            spread = np.nan_to_num(2 * part[spread_name].to_numpy(float))
+            axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.3, linewidth=0)
+            shown += axes.plot(x, mean, color=colour, linewidth=1, linestyle=":", label=f"null: {null}")
+    return shown
+
+
+def _legend(axes, handles: list | None = None) -> None:
+    if handles or axes.get_legend_handles_labels()[0]:
+        axes.legend(**({"handles": handles} if handles else {}), fontsize=7)
+
+
 def comparison_figure(emergence: pd.DataFrame) -> Figure:
-    """E against step of all models of a run, one line a model. emergence: the whole table."""
-    with mpl.rc_context(_STYLE):
+    """E against step of all models of a run, one line a model and method. emergence: the whole table."""
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.8, 4.4), layout="constrained", dpi=150)
         axes = figure.add_subplot()
         models = emergence.dropna(subset=["step"]).groupby(["suite", "model"], sort=False)
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
+        several = emergence["method"].nunique() > 1
         for ((_, model), rows), colour in zip(models, colours, strict=False):
-            rows = rows.sort_values("step")
-            label = model if rows["emergence"].notna().any() else f"{model} (no E)"
-            x = _position(rows["step"].to_numpy(np.int64))
-            axes.plot(x, rows["emergence"], "o-", color=colour, markersize=3, label=label)
+            for method, part in _methods(rows.sort_values("step")):
+                label = f"{model}, {_method_label(method)}" if several else model
+                label = label if part["emergence"].notna().any() else f"{label} (no E)"
+                axes.plot(_x(part), part["emergence"], color=colour, label=label, **_LINES[method])
         ticks = _thinned(np.array(sorted(emergence["step"].dropna().unique()), dtype=np.int64))
         axes.set_xticks(_position(ticks), labels=[_count(step) for step in ticks])
         axes.set(xlabel="training step (log axis)", ylabel="degree of emergence E", title="Degree of emergence")
-        if len(models):
-            axes.legend(fontsize=8)
+        _legend(axes)
         return figure
 
 
-def _emergence_panel(axes, rows: pd.DataFrame, x: np.ndarray, benchmarks: pd.DataFrame) -> None:
+def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: pd.DataFrame | None) -> None:
     green, grey = "#2d6a4f", "#6c757d"
-    axes.fill_between(
-        x,
-        rows["emergence_low"].to_numpy(float),
-        rows["emergence_high"].to_numpy(float),
-        color=green,
-        alpha=0.2,
-        linewidth=0,
-    )
-    values = rows["emergence"].to_numpy(float)
-    lines = axes.plot(x, values, "o-", color=green, markersize=4, label="E (band: bootstrap interval over samples)")
+    lines = []
     axes.set_ylabel("degree of emergence E", color=green)
-    if np.isnan(values).all():
-        lines = []
+    if rows["emergence"].isna().all():
         axes.set_yticks([])
-        _say_nothing(axes, rows["message"].iloc[0] if len(rows) else "no checkpoint has a spectrum")
+        say_nothing(axes, rows["message"].iloc[0] if len(rows) else "no checkpoint has a spectrum")
     else:
+        _null_bands(axes, nulls, "emergence", "emergence_std")
+        for method, part in _methods(rows):
+            x = _x(part)
+            low, high = (part[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
+            axes.fill_between(x, low, high, color=green, alpha=0.2, linewidth=0)
+            label = "E, whole network" if method == "exact" else "E, samples (band: bootstrap interval)"
+            lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **_LINES[method])
         axes.axhline(0, color="black", linewidth=0.6)
     loss = benchmarks[(benchmarks["task"] == "held_out") & (benchmarks["metric"] == "loss")].dropna(subset=["step"])
     if len(loss):
@@ -120,16 +167,11 @@ def _emergence_panel(axes, rows: pd.DataFrame, x: np.ndarray, benchmarks: pd.Dat
         beside.spines["right"].set_visible(True)
         beside.grid(visible=False)
         lines += beside.plot(
-            _position(loss["step"].to_numpy(np.int64)),
-            loss["value"],
-            "s--",
-            color=grey,
-            markersize=3,
-            label="held-out loss",
+            _x(loss), loss["value"], marker="s", linestyle="-.", color=grey, markersize=3, label="held-out loss"
         )
         beside.set_ylabel("held-out loss", color=grey)
     if lines:
-        axes.legend(handles=lines, loc="upper center", fontsize=8)
+        axes.legend(handles=lines, loc="upper center", fontsize=7)
 
 
 def _position(step):
@@ -148,7 +190,3 @@ def _thinned(steps: np.ndarray, least: float = 0.7) -> np.ndarray:
 
 def _count(step: int) -> str:
     return f"{step // 1000}k" if step >= 1000 and step % 1000 == 0 else str(step)
-
-
-def _say_nothing(axes, message: str) -> None:
-    axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", wrap=True)

@@ -1,0 +1,174 @@
+"""Exact: the whole network of a checkpoint, streamed; nothing of it is stored but the results (stage `exact`).
+
+A large checkpoint is analysed in parts, each a task of its own (stage `parts`), on whichever machine: counts of edges are
+integers, so no bit depends on it. Logarithmic radii need the range of all weights first (stage `ranges`, in the same parts).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ninscope.pipeline.keys import content_key
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages import part_artefacts, spectrum
+from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages.outcome import Outcome, attempt
+from ninscope.pipeline.store import Artefact, ArtefactStore
+
+from ninscope.architectures import architecture_of
+from ninscope.architectures.layout import Architecture
+from ninscope.checkpoints.source import open_source
+from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.errors import CheckpointError
+from ninscope.exact.counting import magnitudes
+from ninscope.exact.whole import Radii, analyse_piece, combine, exact_analysis
+from ninscope.measuring import exact_measurement
+from ninscope.networks.radii import LogRadii, log_radii
+from ninscope.parameters import Parameters
+
+STAGE, PARTS, RANGES = "exact", "parts", "ranges"
+VERSION = 1
+MATRIX_ARRAYS = part_artefacts.MATRIX_ARRAYS
+
+
+def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
+    """What an exact spectrum depends on: the weights, the wiring, the analysis. matrices: whether null models will follow."""
+    return content_key(
+        STAGE,
+        VERSION,
+        weights=located.content_sha256,
+        architecture=located.architecture,
+        transfer=parameters.transfer,
+        max_distance=parameters.max_distance if parameters.log_count is None else None,
+        radii=parameters.radii,
+        min_degree=parameters.min_degree,
+        q=parameters.q,
+        derivative=parameters.derivative,
+        per_node=parameters.per_node,
+        matrices=matrices,
+    )
+
+
+def part_key(key: str, number: int, count: int) -> str:
+    return f"{key}-{number + 1}-of-{count}"
+
+
+def store_exact(root: str, located: Located, parameters: Parameters, matrices: bool, key: str) -> Outcome:
+    """Analyse and store a checkpoint in one go; NaN in its weights is stored as a failure."""
+
+    def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
+        return artefact_of(exact_analysis(checkpoint, architecture, parameters, matrices=matrices), parameters)
+
+    return attempt(lambda: _store(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
+
+
+def store_range(root: str, located: Located, key: str, number: int, count: int) -> Outcome:
+    """The smallest and the largest weight of one part of a checkpoint."""
+
+    def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
+        return Artefact({"magnitudes": magnitudes(checkpoint, architecture, number, count)}, {})
+
+    store = ArtefactStore(RunFolder(root))
+    return attempt(lambda: _store(store, RANGES, part_key(key, number, count), located, work))
+
+
+def store_part(
+    root: str,
+    ranges: Sequence[Outcome],
+    located: Located,
+    parameters: Parameters,
+    matrices: bool,
+    key: str,
+    number: int,
+    count: int,
+) -> Outcome:
+    """Count one part of a checkpoint. ranges: outcomes of all its ranges, where the radii need them."""
+    if failed := _first_failure(ranges):
+        return failed
+    store = ArtefactStore(RunFolder(root))
+
+    def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
+        radii = _radii(store, parameters, key, count)
+        (piece,) = analyse_piece(checkpoint, architecture, parameters, radii, number, count, matrices=matrices)
+        return part_artefacts.artefact_of(piece)
+
+    return attempt(lambda: _store(store, PARTS, part_key(key, number, count), located, work))
+
+
+def store_combined(root: str, parts: Sequence[Outcome], located: Located, parameters: Parameters, key: str) -> Outcome:
+    """Add up the parts of a checkpoint and clear them away. parts: their outcomes, in order; the first failure is passed on."""
+    store = ArtefactStore(RunFolder(root))
+    if failed := _first_failure(parts):
+        if failed.status == "nonfinite" and not store.has(STAGE, key):
+            store.write_failure(STAGE, key, CheckpointError(failed.status, failed.message))
+            _clear_parts(store, key)
+        return failed
+
+    def work() -> None:
+        if store.has(STAGE, key):
+            return
+        source = open_source(located.source)
+        architecture = architecture_of(source.open(located.revision, located.identity).config)
+        pieces = [
+            part_artefacts.piece_of(store.read(PARTS, part_key(key, number, len(parts))))
+            for number in range(len(parts))
+        ]
+        analysis = combine(pieces, architecture, parameters, _radii(store, parameters, key, len(parts)))
+        store.write(STAGE, key, artefact_of(analysis, parameters))
+        _clear_parts(store, key)
+
+    return attempt(work)
+
+
+def artefact_of(analysis, parameters: Parameters) -> Artefact:
+    """A spectrum's artefact, with the statistics of layers, and nodes and matrices where they are asked for."""
+    artefact = spectrum.artefact_of(exact_measurement(analysis, parameters))
+    arrays, attributes = part_artefacts.matrices_as_arrays(analysis.matrices)
+    bounds = [analysis.radii.smallest_weight, analysis.radii.largest_weight] if parameters.log_count else None
+    return Artefact({**artefact.arrays, **arrays}, {**artefact.attributes, **attributes, "log_bounds": bounds})
+
+
+def radii_of(artefact: Artefact, parameters: Parameters) -> Radii:
+    """The grid of radii that a stored analysis was made on."""
+    if parameters.log_count is None:
+        return parameters.integer_radii
+    return LogRadii(parameters.log_count, *artefact.attributes["log_bounds"])
+
+
+def _store(
+    store: ArtefactStore,
+    stage: str,
+    key: str,
+    located: Located,
+    work: Callable[[Checkpoint, Architecture], Artefact],
+) -> None:
+    if store.has(stage, key):  # the same content under another name, or an interrupted run was here
+        if (failure := store.failure(stage, key)) is not None:
+            raise failure
+        return
+    source = open_source(located.source)
+    checkpoint = source.open(located.revision, located.identity)
+    try:
+        artefact = work(checkpoint, architecture_of(checkpoint.config))
+        source.check_unchanged(located.identity)
+    except CheckpointError as error:
+        if error.status == "nonfinite":
+            source.check_unchanged(located.identity)
+            store.write_failure(stage, key, error)
+        raise
+    store.write(stage, key, artefact)
+
+
+def _radii(store: ArtefactStore, parameters: Parameters, key: str, count: int) -> Radii:
+    if parameters.log_count is None:
+        return parameters.integer_radii
+    found = [store.read(RANGES, part_key(key, number, count)).arrays["magnitudes"] for number in range(count)]
+    return log_radii(parameters.log_count, np.concatenate(found))
+
+
+def _first_failure(outcomes: Sequence[Outcome]) -> Outcome | None:
+    return next((outcome for outcome in outcomes if not outcome.ok), None)
+
+
+def _clear_parts(store: ArtefactStore, key: str) -> None:
+    for stage in (PARTS, RANGES):
+        store.remove(stage, f"{key}-*")

@@ -1,0 +1,93 @@
+"""What the tables of a run are made from: its checkpoints, the keys of what is made of each, and what became of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ninscope.pipeline.dagfile import Dag, Emergence, Model, Nulls
+from ninscope.pipeline.evaluations import Evaluation
+from ninscope.pipeline.stages import emergence, exact, nulls, spectrum
+from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages.outcome import Outcome
+
+from ninscope.parameters import Parameters
+
+# Where the spectra of each method are stored, in the order in which the tables show them.
+SPECTRA_STAGES = {"sampled": spectrum.STAGE, "exact": exact.STAGE}
+# Everything that is made of a checkpoint and may fail by itself.
+STAGES = {**SPECTRA_STAGES, "nulls": nulls.STAGE}
+
+# What became of one checkpoint: one outcome a method (and one for its null models).
+Outcomes = Mapping[str, Outcome]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One checkpoint of a run. keys: of what is made of it, by method; None where it is known that it cannot be."""
+
+    located: Located
+    keys: Mapping[str, str | None]
+
+    @property
+    def row_keys(self) -> dict:
+        """The columns every table begins with."""
+        located = self.located
+        return {
+            "suite": located.suite, "model": located.model, "revision": located.revision, "step": located.step,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything the tables are made from, artefacts aside: small, and the same whatever ran or was already there."""
+
+    members: tuple[Member, ...]
+    models: tuple[Model, ...]
+    evaluations: tuple[tuple[Evaluation, ...], ...]  # one a model
+    methods: Mapping[str, Parameters]
+    asked: Emergence
+    nulls: Nulls | None
+
+    @classmethod
+    def of(cls, dag: Dag, members: Sequence[Member], evaluations: Sequence[tuple[Evaluation, ...]]) -> "Inputs":
+        methods = dag.analysis.methods()
+        return cls(tuple(members), tuple(dag.models), tuple(evaluations), methods, dag.emergence, dag.nulls)
+
+    def of_model(self, model: Model, outcomes: Sequence[Outcomes]) -> list[tuple[Member, Outcomes]]:
+        """Its checkpoints with what became of them. outcomes: one entry a member."""
+        return [
+            (member, each)
+            for member, each in zip(self.members, outcomes, strict=True)
+            if (member.located.suite, member.located.model) == (model.suite, model.model)
+        ]
+
+    def history(self, model: Model, method: str, outcomes: Sequence[Outcomes]) -> list[emergence.Member]:
+        """What E of a model is computed over: its checkpoints that have, or will have, a spectrum of this method."""
+        return [
+            (member.located.revision, member.located.step, member.keys[method])
+            for member, each in self.of_model(model, outcomes)
+            if each[method].ok
+        ]
+
+    def emerging(self, outcomes: Sequence[Outcomes]) -> dict[str, tuple[str, Model, list[emergence.Member]]]:
+        """By content key of each emergence artefact of the run: (method, model, history). Equal histories share one."""
+        found = {}
+        for model in self.models:
+            for method in self.methods:
+                if history := self.history(model, method, outcomes):
+                    key = emergence.emergence_key(SPECTRA_STAGES[method], history, self.asked)
+                    found.setdefault(key, (method, model, history))
+        return found
+
+
+def settled(outcomes: Outcomes) -> Outcomes:
+    """What counts once everything that is made of a checkpoint has an outcome.
+
+    Where its own bytes are at fault in one analysis, no other is trusted; where ninscope failed, the others stand.
+    """
+    fault = next((each for each in outcomes.values() if not each.ok and each.status != "failed"), None)
+    return outcomes if fault is None else dict.fromkeys(outcomes, fault)
+
+
+def overall(outcomes: Outcomes) -> Outcome:
+    """One outcome for the table `checkpoints`: the first that is not ok."""
+    return next((each for each in outcomes.values() if not each.ok), Outcome())

@@ -1,0 +1,157 @@
+"""How sampling changes what is measured: alpha0, width and E against the number of neurons taken from each layer.
+
+The paper takes the sampled network for the whole one (A, Eq. 28); METHOD section 2 has it that values depend on the sample's
+size. This measures it on a checkpoint: samples of every size and the whole network, all from one pass over the weights.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ninscope.architectures import architecture_of
+from ninscope.architectures.layout import Architecture
+from ninscope.checkpoints.source import Source, open_source
+from ninscope.errors import RequestError
+from ninscope.exact.bands import Chosen
+from ninscope.exact.whole import analyse_piece, combine
+from ninscope.measuring import asked_parameters, cores
+from ninscope.multifractal.emergence import emergence, emergence_of, why_undefined
+from ninscope.multifractal.spectrum import Spectrum
+from ninscope.networks.sampling import sampled_neurons
+from ninscope.parameters import Parameters
+
+SMALLEST = 16
+COLUMNS = {
+    "revision": "string", "step": "Int64", "method": "string", "nodes_per_layer": "Int64", "samples": "int64",
+    "nodes": "int64", "alpha0": "float64", "alpha0_std": "float64", "width": "float64", "width_std": "float64",
+    "emergence": "float64", "emergence_std": "float64", "message": "string",
+}  # fmt: skip
+
+
+def sampling_bias(
+    source: str,
+    revision: str | None = None,
+    nodes_per_layer: Sequence[int] | None = None,
+    samples: int = Parameters.samples,
+    seed: int = Parameters.seed,
+    workers: int | None = None,
+    **parameters,
+) -> pd.DataFrame:
+    """One row for each number of neurons per layer, then one for the whole network (method exact, nodes_per_layer missing).
+
+    source: as `ninscope.measure`; revision: default the last by step. nodes_per_layer: default 16, 32, 64, ... as long as the
+    largest layer has more. samples, seed: the same neurons as `measure` takes with them. parameters: q, transfer,
+    max_distance, min_degree, derivative. workers: threads, default one a core.
+
+    alpha0, width: means over samples, with their standard deviations (n - 1); emergence: E of the means against step 0 of the
+    same source, from samples of the same size; emergence_std: over samples, each against its own neurons at step 0. Values
+    are missing where they do not exist, and `message` says why.
+
+    Raises RequestError: a wrong source, revision or parameter. Raises CheckpointError: the checkpoint cannot be analysed, or
+    step 0 cannot.
+    """
+    chosen = asked_parameters({**parameters, "nodes_per_layer": 1, "samples": samples, "seed": seed}, exact=False)
+    if chosen.log_count is not None:
+        raise RequestError("logarithmic radii depend on the sample; the sampling bias is measured on integer radii")
+    opened = open_source(source)
+    revision = opened.revisions()[-1] if revision is None else revision
+    start = next((name for name in opened.revisions() if opened.step_of(name) == 0), None)
+    now, sizes, nodes = _spectra(opened, revision, nodes_per_layer, chosen, workers or cores())
+    before = now
+    if start is None:
+        before = {}
+    elif start != revision:
+        before, *_ = _spectra(opened, start, sizes, chosen, workers or cores())
+    rows = [
+        {"revision": revision, "step": opened.step_of(revision), "nodes": nodes[size]}
+        | _row(size, now[size], before.get(size, []))
+        for size in now
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _spectra(
+    opened: Source, revision: str, asked: Sequence[int] | None, parameters: Parameters, workers: int
+) -> tuple[dict[int | None, list[Spectrum]], list[int], dict[int | None, int]]:
+    """(spectra of every sample by neurons per layer, None for the whole network; the numbers; nodes of one network)."""
+    checkpoint = opened.open(revision)
+    architecture = architecture_of(checkpoint.config)
+    sizes = _checked_sizes(asked, architecture)
+    networks: list[tuple[int | None, Chosen]] = [
+        (size, _neurons(architecture, size, sample, parameters.seed))
+        for size in sizes
+        for sample in range(parameters.samples)
+    ]
+    networks.append((None, None))
+    radii = parameters.integer_radii
+    choices = [choice for _, choice in networks]
+    pieces = analyse_piece(checkpoint, architecture, parameters, radii, workers=workers, networks=choices)
+    spectra: dict[int | None, list[Spectrum]] = {}
+    nodes = {}
+    for (size, choice), piece in zip(networks, pieces, strict=True):
+        analysis = combine([piece], architecture, parameters, radii, choice)
+        spectra.setdefault(size, []).append(analysis.spectrum)
+        nodes[size] = analysis.nodes
+    return spectra, sizes, nodes
+
+
+def _checked_sizes(asked: Sequence[int] | None, architecture: Architecture) -> list[int]:
+    largest = max(layer.size for layer in architecture.layers)
+    if asked is None:
+        doubled = [SMALLEST << step for step in range(32)]
+        return [size for size in doubled if size < largest]
+    sizes = list(asked)
+    if not sizes or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in sizes):
+        raise RequestError(f"nodes_per_layer is {sizes!r}; a list of positive integers was expected")
+    return sorted({int(size) for size in sizes})
+
+
+def _neurons(architecture: Architecture, size: int, sample: int, seed: int) -> dict[str, np.ndarray]:
+    return {
+        layer.name: sampled_neurons(seed, sample, layer.sample_group, layer.size, size) for layer in architecture.layers
+    }
+
+
+def _row(size: int | None, now: list[Spectrum], start: list[Spectrum]) -> dict:
+    mean, mean_start = _Mean(now), _Mean(start)
+    pairs = zip(now, start, strict=True) if start else ()
+    of_samples = [emergence_of(one.alpha0, one.width, other.alpha0, other.width) for one, other in pairs]
+    notes = [next((spectrum.message for spectrum in now if spectrum.message), "")]
+    notes.append(why_undefined(mean, mean_start if start else None))
+    return {
+        "method": "exact" if size is None else "sampled",
+        "nodes_per_layer": pd.NA if size is None else size,
+        "samples": len(now),
+        "alpha0": mean.alpha0,
+        "alpha0_std": _std([spectrum.alpha0 for spectrum in now]),
+        "width": mean.width,
+        "width_std": _std([spectrum.width for spectrum in now]),
+        "emergence": emergence(mean, mean_start if start else None),
+        "emergence_std": _std(of_samples),
+        "message": "; ".join(note for note in notes if note),
+    }
+
+
+class _Mean:
+    """The means over samples that have a spectrum."""
+
+    def __init__(self, spectra: Sequence[Spectrum]):
+        self.alpha0 = _mean([spectrum.alpha0 for spectrum in spectra])
+        self.width = _mean([spectrum.width for spectrum in spectra])
+
+
+def _known(values: Sequence[float]) -> np.ndarray:
+    found = np.array(values, dtype=np.float64)
+    return found[~np.isnan(found)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = _known(values)
+    return float(known.mean()) if known.size else math.nan
+
+
+def _std(values: Sequence[float]) -> float:
+    known = _known(values)
+    return float(known.std(ddof=1)) if known.size > 1 else math.nan

@@ -1,0 +1,107 @@
+"""What the exact analysis reads, and in which pieces: tensors in the order of the node layers, each in bands of rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ninscope.architectures.layout import Architecture, WeightBlock
+from ninscope.checkpoints.tensors import Tensor
+from ninscope.errors import CheckpointError
+from ninscope.networks.bin_table import MAX_EDGES_OF_A_NODE
+
+BAND_BYTES = 8_000_000  # read and counted at a time by one thread: small beside memory, large beside a disk's latency
+
+# Neurons by node layer, sorted int64; None is the whole network.
+Chosen = Mapping[str, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """All edges that leave one node layer through one tensor, for each network that is looked at.
+
+    rows, columns: one entry a network: sorted int64, or None for all of the tensor's. targets: each matrix in it by the name
+    of the layer that it leads to, and its rows.
+    """
+
+    layer: str
+    tensor: Tensor
+    rows: tuple[np.ndarray | None, ...]
+    columns: tuple[np.ndarray | None, ...]
+    targets: Mapping[str, np.ndarray]
+
+    @property
+    def bytes(self) -> int:
+        return self.tensor.shape[0] * self.tensor.shape[1] * self.tensor.item_bytes
+
+    def spans(self, band_bytes: int) -> Iterator[tuple[int, int]]:
+        """Half-open spans of row numbers of about band_bytes each."""
+        total, columns = self.tensor.shape
+        height = max(band_bytes // max(columns * self.tensor.item_bytes, 1), 1)
+        for first in range(0, total, height):
+            yield first, min(first + height, total)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows first..last-1 of what leaves a layer through a tensor."""
+
+    part: Outgoing
+    first: int
+    last: int
+
+    @property
+    def bytes(self) -> int:
+        return (self.last - self.first) * self.part.tensor.shape[1] * self.part.tensor.item_bytes
+
+    def inside(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the sorted rows that lie in this band."""
+        return rows[np.searchsorted(rows, self.first) : np.searchsorted(rows, self.last)]
+
+
+def outgoing(
+    architecture: Architecture, tensors: Mapping[str, Tensor], networks: Sequence[Chosen] = (None,)
+) -> list[Outgoing]:
+    """Which rows and columns of which tensors hold the edges of each node layer, layers in the architecture's order.
+
+    Raises CheckpointError (unsupported) for a layer whose neurons may have more edges than their distances can be summed for.
+    """
+    grouped: dict[tuple[str, str], list[WeightBlock]] = {}
+    edges: dict[str, int] = {}
+    sizes = {layer.name: layer.size for layer in architecture.layers}
+    for block in architecture.blocks:
+        grouped.setdefault((block.source, block.tensor), []).append(block)
+        edges[block.source] = edges.get(block.source, 0) + sizes[block.target]
+        if edges[block.source] > MAX_EDGES_OF_A_NODE:
+            raise CheckpointError(
+                "unsupported",
+                f"a neuron of {block.source} may have {edges[block.source]} edges, more than {MAX_EDGES_OF_A_NODE}",
+            )
+    order = {layer.name: number for number, layer in enumerate(architecture.layers)}
+    found = []
+    for (source, name), blocks in grouped.items():
+        rows, columns = [], []
+        for chosen in networks:
+            targets = [np.arange(sizes[b.target]) if chosen is None else chosen[b.target] for b in blocks]
+            taken = np.sort(np.concatenate([b.rows.rows(t) for b, t in zip(blocks, targets, strict=True)]))
+            rows.append(None if taken.size == tensors[name].shape[0] else taken)
+            columns.append(None if chosen is None or chosen[source].size == sizes[source] else chosen[source])
+        matrices = {block.target: block.rows.rows(np.arange(sizes[block.target])) for block in blocks}
+        found.append(Outgoing(source, tensors[name], tuple(rows), tuple(columns), matrices))
+    return sorted(found, key=lambda part: order[part.layer])
+
+
+def bands_of(parts: Sequence[Outgoing], number: int = 0, count: int = 1) -> tuple[list[Band], list[Band]]:
+    """(every band in the order of layers and rows, those of piece `number` of `count`).
+
+    Pieces are consecutive bands of about the same number of bytes, and together all of them.
+    """
+    total = sum(part.bytes for part in parts)
+    band_bytes = min(BAND_BYTES, -(-total // count))
+    bands = [Band(part, first, last) for part in parts for first, last in part.spans(band_bytes)]
+    before, piece = 0, []
+    for band in bands:
+        if before * count // max(total, 1) == number:
+            piece.append(band)
+        before += band.bytes
+    return bands, piece

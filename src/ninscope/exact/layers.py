@@ -1,0 +1,102 @@
+"""What the exact analysis keeps of a node layer: its partition sums, and what it says of its nodes one by one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ninscope.exact.blocks import BlockTally
+from ninscope.exact.counting import LayerCounts
+from ninscope.multifractal.node_dimension import mass_radius_fits
+from ninscope.multifractal.partition import PartitionSums, partition_sums
+from ninscope.networks.bin_table import distance_shift
+from ninscope.networks.radii import IntegerRadii, LogRadii
+from ninscope.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class NodeValues:
+    """The neurons of one layer, one entry each, in the order of their numbers.
+
+    edges: int64, those that count; degree: float64, average weighted degree, the mean distance of these edges (paper A, 5.1),
+    NaN without any, and on a logarithmic grid: where no distance is too long, a mean is that of the few longest; dimension:
+    float64, node fractal dimension (Eq. 26) over the radii of the analysis, 0 for nodes of min_degree edges or fewer, NaN
+    where all edges share one radius; r2: float64, of its fit.
+    """
+
+    edges: np.ndarray
+    degree: np.ndarray
+    dimension: np.ndarray
+    r2: np.ndarray
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Moments over the nodes of one layer that count, those with more than min_degree edges; NaN where there are none.
+
+    mean, std, kurtosis: of the average weighted degree (std with n in the denominator; kurtosis E[((X - mean)/std)^4], 3 for
+    a normal distribution, NaN where all are alike); dimension_mean, dimension_std: of the node fractal dimension;
+    r2_mass_mean, r2_mass_std: of R^2 of ln N on ln r.
+    """
+
+    layer: str
+    nodes: int
+    nodes_counted: int
+    mean: float
+    std: float
+    kurtosis: float
+    dimension_mean: float
+    dimension_std: float
+    r2_mass_mean: float
+    r2_mass_std: float
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One node layer: sums that add over layers, and its nodes' values."""
+
+    layer: str
+    sums: PartitionSums
+    nodes: NodeValues
+    matrices: Mapping[str, BlockTally] = field(default_factory=dict)
+
+    def statistics(self, min_degree: int) -> LayerStatistics:
+        counted = self.nodes.edges > min_degree
+        degree = self.nodes.degree[counted]
+        mean, std = _moments(degree)
+        kurtosis = float((((degree - mean) / std) ** 4).mean()) if std > 0 else math.nan
+        fitted = counted & ~np.isnan(self.nodes.dimension)
+        return LayerStatistics(
+            self.layer,
+            counted.size,
+            int(counted.sum()),
+            mean,
+            std,
+            kurtosis,
+            *_moments(self.nodes.dimension[fitted]),
+            *_moments(self.nodes.r2[~np.isnan(self.nodes.r2)]),
+        )
+
+
+def _moments(values: np.ndarray) -> tuple[float, float]:
+    if values.size == 0:
+        return math.nan, math.nan
+    if (values == values[0]).all():  # whose mean may differ from them by a rounding error
+        return float(values[0]), 0.0
+    return float(values.mean()), float(values.std())
+
+
+def layer_result(
+    layer: str, counts: LayerCounts, radii: IntegerRadii | LogRadii, parameters: Parameters
+) -> LayerResult:
+    """Partition sums and node values of one layer from all its counts."""
+    histogram = np.ascontiguousarray(counts.histogram)
+    edges = histogram.sum(axis=1, dtype=np.int64)
+    degree = np.full(edges.size, np.nan)
+    if isinstance(radii, IntegerRadii):
+        np.divide(counts.distances, edges, out=degree, where=edges > 0)
+        degree = np.ldexp(degree, -distance_shift(radii))
+    dimension, r2 = mass_radius_fits(histogram, parameters.min_degree, radii.logarithms)
+    sums = partition_sums(histogram, parameters.min_degree, parameters.q)
+    return LayerResult(layer, sums, NodeValues(edges, degree, dimension, r2), counts.matrices)

@@ -1,0 +1,86 @@
+"""The exact analysis of a checkpoint's null models, from what was tallied of its matrices."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ninscope.architectures.layout import Architecture
+from ninscope.exact.blocks import BlockTally
+from ninscope.multifractal.nulls import (
+    bin_probabilities,
+    expected_sums,
+    gaussian_counts,
+    generator_of,
+    shuffled_counts,
+)
+from ninscope.multifractal.partition import PartitionSums, partition_sums
+from ninscope.multifractal.spectrum import Spectrum, spectrum_of_sums
+from ninscope.networks.radii import IntegerRadii, LogRadii
+from ninscope.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is kept of one weight matrix. totals: int64 [K + 2], weights per distance bin, then those that are no edges."""
+
+    source: str
+    target: str
+    rows: int
+    columns: int
+    std: float
+    totals: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} -> {self.target}"
+
+
+def matrices_of(tallies: Mapping[str, BlockTally], architecture: Architecture) -> tuple[Matrix, ...]:
+    """In the architecture's order. tallies: complete, by the name of the matrix."""
+    found = []
+    for block in architecture.blocks:
+        tally = tallies[f"{block.source} -> {block.target}"]
+        found.append(Matrix(block.source, block.target, tally.rows, tally.columns, tally.std, tally.totals))
+    return tuple(found)
+
+
+def null_spectrum(
+    null: str,
+    matrices: Sequence[Matrix],
+    radii: IntegerRadii | LogRadii,
+    parameters: Parameters,
+    seed: int = 0,
+    sample: int = 0,
+) -> Spectrum:
+    """The spectrum of the whole network under a null model, on the radii of the network itself.
+
+    null: "shuffled", the weights of each matrix permuted at random; "gaussian", each matrix drawn with mean 0 and its own
+    standard deviation; "analytic", every node with the counts expected of that Gaussian, which leaves no chance (and no
+    difference between nodes of a layer). seed, sample: of the random ones.
+    """
+    by_source: dict[str, list[Matrix]] = {}
+    for matrix in matrices:
+        by_source.setdefault(matrix.source, []).append(matrix)
+    sums = [_layer_sums(null, of_layer, radii, parameters, seed, sample) for of_layer in by_source.values()]
+    total = sums[0]
+    for layer in sums[1:]:
+        total = total + layer
+    return spectrum_of_sums(total, parameters.q, radii.logarithms, parameters.derivative)
+
+
+def _layer_sums(null, matrices: list[Matrix], radii, parameters: Parameters, seed: int, sample: int) -> PartitionSums:
+    if null == "analytic":
+        expected = sum(matrix.rows * bin_probabilities(matrix.std, radii)[:-1] for matrix in matrices)
+        return expected_sums(expected, matrices[0].columns, parameters.min_degree, parameters.q)
+    counts = np.zeros((matrices[0].columns, radii.count + 1), np.int32)
+    for matrix in matrices:
+        generator = generator_of(seed, sample, null, matrix.name)
+        if null == "shuffled":
+            counts += shuffled_counts(matrix.totals, matrix.columns, generator)
+        elif null == "gaussian":
+            probabilities = bin_probabilities(matrix.std, radii)
+            counts += gaussian_counts(probabilities, matrix.rows, matrix.columns, generator)
+        else:
+            raise ValueError(f"unknown null model {null!r}; one of shuffled, gaussian, analytic")
+    return partition_sums(counts, parameters.min_degree, parameters.q)

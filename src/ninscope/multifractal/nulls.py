@@ -1,0 +1,138 @@
+"""Null models (METHOD section 3): what the weights' distribution alone would give, without any structure.
+
+The analysis sees of a matrix only how many weights of each column fall into each bin. So a null needs no weights: which
+counts a column gets when the matrix is shuffled, or drawn from a Gaussian, can be drawn directly, and is distributed exactly
+as if the weights had been.
+"""
+
+import hashlib
+
+import numpy as np
+from numba import njit
+from scipy.special import erf
+
+from ninscope.multifractal.partition import PartitionSums
+from ninscope.networks.bin_table import bin_table
+from ninscope.networks.radii import IntegerRadii, LogRadii
+
+NULLS = ("shuffled", "gaussian", "analytic")
+_DRAWN_AT_ONCE = 1 << 20
+
+
+def shuffled_counts(totals: np.ndarray, columns: int, generator: np.random.PCG64) -> np.ndarray:
+    """Counts of a matrix whose weights are permuted at random, every permutation alike, int32 [columns, K + 1].
+
+    totals: int64 [K + 2], the matrix's weights per distance bin, then those that are no edges; they must fill `columns`
+    columns evenly. Only raw output of the generator is used, which numpy keeps stable.
+    """
+    entries = int(totals.sum())
+    if columns < 1 or entries % columns:
+        raise ValueError(f"{entries} weights do not fill {columns} columns")
+    cell = np.uint8 if totals.size <= 256 else np.uint16
+    pool = np.repeat(np.arange(totals.size, dtype=cell), totals)
+    counts = np.zeros((columns, totals.size), np.int32)
+    rows = entries // columns
+    step = max(_DRAWN_AT_ONCE // max(rows, 1), 1)
+    for first in range(0, columns if rows else 0, step):
+        some = min(step, columns - first)
+        _deal(pool, first * rows, generator.random_raw(some * rows), rows, counts[first : first + some])
+    return np.ascontiguousarray(counts[:, :-1])
+
+
+def gaussian_counts(probabilities: np.ndarray, rows: int, columns: int, generator: np.random.PCG64) -> np.ndarray:
+    """Counts of a matrix of independent weights, int32 [columns, K + 1].
+
+    probabilities: float64 [K + 2], of each distance bin, then of no edge (`bin_probabilities`).
+    """
+    threshold, alias = _alias_table(probabilities)
+    counts = np.zeros((columns, probabilities.size), np.int32)
+    step = max(_DRAWN_AT_ONCE // max(rows, 1), 1)
+    for first in range(0, columns if rows else 0, step):
+        some = min(step, columns - first)
+        _draw(threshold, alias, generator.random_raw(some * rows), rows, counts[first : first + some])
+    return np.ascontiguousarray(counts[:, :-1])
+
+
+def bin_probabilities(std: float, radii: IntegerRadii | LogRadii) -> np.ndarray:
+    """Probability that a Gaussian weight (mean 0) falls into each distance bin, then that it is no edge, float64 [K + 2].
+
+    P(|w| < x) = erf(x / (std sqrt 2)), at the very weights where the bin of a float64 changes.
+    """
+    table = bin_table("F64", radii)
+    edges = table.starts[:-1].view(np.float64)  # of the runs of equal bins; the last is infinity
+    found = np.zeros(radii.count + 2)
+    if std == 0:
+        found[-1] = 1.0
+        return found
+    below = erf(edges / (std * np.sqrt(2.0)))
+    np.add.at(found, np.minimum(table.bins[:-1], radii.count + 1), np.diff(below))
+    return found
+
+
+def expected_sums(expected: np.ndarray, nodes: int, min_degree: int, q: np.ndarray) -> PartitionSums:
+    """Partition sums of a layer of `nodes` nodes that all have the expected counts: the analytic null.
+
+    expected: float64 [K + 1], edges of a node per distance bin. A radius is seen where the layer expects an edge.
+    """
+    degree = expected.sum()
+    zero = np.zeros((expected.size, q.size))
+    if degree <= min_degree:
+        return PartitionSums(zero, zero, np.zeros(expected.size, np.bool_), 0, 0)
+    mass = 1.0 + np.cumsum(expected)
+    log_p = np.log(mass / mass[-1])
+    z = nodes * np.exp(log_p[:, None] * q)
+    seen = nodes * expected >= 0.5
+    seen[0] = False
+    return PartitionSums(z, z * log_p[:, None], seen, nodes, round(nodes * degree))
+
+
+def generator_of(seed: int, sample: int, null: str, matrix: str) -> np.random.PCG64:
+    """The random numbers of one null of one matrix: by names, so the same at every checkpoint and whatever the scheduling."""
+    words = np.frombuffer(hashlib.sha256(f"{null} {matrix}".encode()).digest(), dtype="<u4")
+    return np.random.PCG64(np.random.SeedSequence([seed, sample, *(int(word) for word in words)]))
+
+
+@njit(cache=True, nogil=True)
+def _deal(pool, start, raw, rows, counts):
+    """Go on shuffling `pool` (Fisher and Yates) from position `start`, column after column, and count what each column got."""
+    columns = counts.shape[0]
+    drawn = 0
+    for c in range(columns):
+        for _ in range(rows):
+            here = start + drawn
+            uniform = np.float64(raw[drawn] >> np.uint64(11)) * 2.0**-53
+            there = here + np.int64(uniform * np.float64(pool.size - here))
+            cell = pool[there]
+            pool[there] = pool[here]
+            counts[c, cell] += 1
+            drawn += 1
+
+
+@njit(cache=True, nogil=True)
+def _draw(threshold, alias, raw, rows, counts):
+    """Draw each column's weights by Walker's alias method, one random number a weight."""
+    columns = counts.shape[0]
+    drawn = 0
+    for c in range(columns):
+        for _ in range(rows):
+            place = np.float64(raw[drawn] >> np.uint64(11)) * 2.0**-53 * threshold.size
+            cell = np.int64(place)
+            if place - cell >= threshold[cell]:
+                cell = alias[cell]
+            counts[c, cell] += 1
+            drawn += 1
+
+
+def _alias_table(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vose's construction: (threshold float64 [n], alias int64 [n])."""
+    scaled = probabilities / probabilities.sum() * probabilities.size
+    threshold, alias = np.ones(scaled.size), np.arange(scaled.size)
+    small = [i for i in range(scaled.size) if scaled[i] < 1]
+    large = [i for i in range(scaled.size) if scaled[i] >= 1]
+    while small and large:
+        low, high = small.pop(), large[-1]
+        threshold[low], alias[low] = scaled[low], high
+        scaled[high] -= 1 - scaled[low]
+        if scaled[high] < 1:
+            small.append(large.pop())
+    return threshold, alias

@@ -1,0 +1,49 @@
+"""The figure of a sampling bias study: what is measured against how many neurons of each layer are taken."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from ninscope.report.style import STYLE, say_nothing
+
+
+def bias_figure(table: pd.DataFrame, title: str) -> Figure:
+    """alpha0, width and E against neurons per layer, with the spread over samples; the whole network as a line.
+
+    table: as `ninscope.sampling_bias` returns it.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 6.6), layout="constrained", dpi=150)
+        panels = figure.subplots(3, 1, sharex=True)
+        sampled, exact = table[table["method"] == "sampled"], table[table["method"] == "exact"].iloc[0]
+        taken = sampled["nodes_per_layer"].to_numpy(np.int64)
+        x = np.log2(taken.astype(np.float64))
+        for axes, name, label, colour in (
+            (panels[0], "alpha0", r"regularity $\alpha_0$", "#2a6f97"),
+            (panels[1], "width", r"heterogeneity $w$", "#8d5524"),
+            (panels[2], "emergence", "degree of emergence E", "#2d6a4f"),
+        ):
+            axes.set_ylabel(label)
+            reason = _why_empty(table, name)
+            if reason:
+                axes.set_yticks([])
+                say_nothing(axes, reason)
+                continue
+            mean, spread = sampled[name].to_numpy(float), sampled[f"{name}_std"].to_numpy(float)
+            axes.errorbar(x, mean, spread, fmt="o--", color=colour, markersize=4, capsize=3, label="samples")
+            axes.axhline(exact[name], color=colour, linewidth=1.6, label="whole network")
+            axes.margins(y=0.1)
+        panels[0].legend(fontsize=8)
+        panels[0].set_title(f"What sampling does: {title}\n(bars: ±1 standard deviation over samples)")
+        panels[2].set_xticks(x, labels=[str(number) for number in taken])
+        panels[2].xaxis.set_minor_locator(NullLocator())
+        panels[2].set_xlabel("neurons taken from each layer (log axis)")
+        return figure
+
+
+def _why_empty(table: pd.DataFrame, name: str) -> str:
+    if name == "emergence" and (table["step"] == 0).all():
+        return "step 0 is what E compares with: it is 0 there"
+    return str(table["message"].iloc[-1]) if table[name].isna().all() else ""

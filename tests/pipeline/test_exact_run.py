@@ -1,0 +1,250 @@
+"""Runs that analyse whole networks: their tables, their parts, and what fails."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from driving import ANALYSIS, artefacts, command, contents, made, process, results, write_dag
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.store import ArtefactStore
+from suites import neox_tensors, write_checkpoint, write_suite
+
+import ninscope
+from ninscope.errors import RequestError
+
+SHAPE = {"blocks": 2, "width": 24, "heads": 3}
+STEPS = (0, 1, 8)
+ONLY_EXACT = {"nodes_per_layer": "all", "samples": None}
+NULLS = {"models": ["shuffled", "analytic"], "samples": 2, "seed": 5}
+PARAMETERS = {"min_degree": ANALYSIS["min_degree"], "q": np.linspace(-2, 2, 9)}
+TABLES = ("checkpoints", "samples", "spectra", "emergence", "degrees", "nulls")
+PART = 4000  # bytes: a checkpoint of this shape has seven such parts, and no tensor is read in one
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, scheduler) -> Path:
+    """A suite and its finished run, exact and sampled, with null models; look, do not touch."""
+    place = tmp_path_factory.mktemp("exact-run")
+    write_suite(place / "weights", STEPS, **SHAPE)
+    ended = run(place, scheduler, dag(place, exact=True, nulls=NULLS, per_node=True))
+    assert (ended.code, ended.says) == (0, [])
+    return place
+
+
+def dag(place: Path, **changes) -> Path:
+    return write_dag(place / "tiny.toml", Path("weights"), **changes)
+
+
+def run(place: Path, scheduler: str, dag_file: Path, runs: str = "runs"):
+    return command("run", dag_file, "--runs-dir", place / runs, "--scheduler", scheduler)
+
+
+def table(place: Path, name: str, runs: str = "runs") -> pd.DataFrame:
+    return pd.read_parquet(place / runs / "tiny" / "tables" / f"{name}.parquet")
+
+
+def measured(place: Path, step: int, **parameters):
+    return ninscope.measure(place / "weights", f"step{step}", exact=True, **PARAMETERS, **parameters)
+
+
+def test_the_whole_network_is_sample_minus_one(finished):
+    samples, spectra = table(finished, "samples"), table(finished, "spectra")
+    assert samples["sample"].tolist() == [0, 1, 2, -1] * len(STEPS)
+    exact = samples[samples["sample"] == -1].set_index("step")
+    assert exact["nodes_per_layer"].isna().all()
+    assert (samples[samples["sample"] >= 0]["nodes_per_layer"] == ANALYSIS["nodes_per_layer"]).all()
+    for step in STEPS:
+        (expected,) = measured(finished, step).samples
+        row = exact.loc[step]
+        for name in ("alpha0", "width", "r2_mass_mean", "r2_mass_std", "r2_partition"):
+            assert row[name] == getattr(expected, name)
+        assert (row["nodes_counted"], row["edges_counted"]) == (expected.nodes, expected.edges)
+        curve = spectra[(spectra["step"] == step) & (spectra["sample"] == -1)]
+        for name in ("q", "tau", "alpha", "f", "r2"):
+            assert curve[name].to_numpy().tobytes() == getattr(expected, name).tobytes()
+
+
+def test_emergence_has_a_row_for_each_method(finished):
+    rows = table(finished, "emergence")
+    assert rows[["step", "method"]].values.tolist() == [[s, m] for s in STEPS for m in ("sampled", "exact")]
+    exact = rows[rows["method"] == "exact"].set_index("step")
+    start = measured(finished, 0)
+    for step in STEPS:
+        now = measured(finished, step)
+        assert exact.loc[step, "emergence"] == ninscope.emergence(now, start)
+        assert (exact.loc[step, "r2_mass_mean"], exact.loc[step, "r2_partition"]) == (
+            now.r2_mass_mean,
+            now.r2_partition,
+        )
+    assert exact[["alpha0_std", "width_std", "emergence_low", "emergence_high"]].isna().all(axis=None)
+    assert rows[rows["method"] == "sampled"]["alpha0_std"].notna().all()
+
+
+def test_degrees_are_those_of_every_layer_with_edges(finished):
+    rows = table(finished, "degrees")
+    assert list(rows.columns[:8]) == ["suite", "model", "revision", "step", "layer", "mean", "std", "kurtosis"]
+    for step in STEPS:
+        expected = pd.DataFrame([asdict(layer) for layer in measured(finished, step).layers])
+        found = rows[rows["step"] == step].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found[list(expected.columns)], expected, check_exact=True, check_dtype=False)
+
+
+def test_single_neurons_are_kept_where_asked_for(finished):
+    found = ninscope.open_run(finished / "runs" / "tiny").nodes("weights", "step1")
+    expected = measured(finished, 1, per_node=True).nodes_of
+    assert list(found.columns) == ["layer", "neuron", "edges", "degree", "dimension", "r2"]
+    assert found["layer"].drop_duplicates().tolist() == list(expected)
+    for layer, values in expected.items():
+        part = found[found["layer"] == layer]
+        assert part["neuron"].tolist() == list(range(len(part)))
+        for name in ("edges", "degree", "dimension", "r2"):
+            np.testing.assert_array_equal(part[name].to_numpy(), getattr(values, name))
+
+
+def test_nulls_are_compared_with_their_own_start(finished):
+    rows = table(finished, "nulls")
+    assert rows[["step", "null"]].values.tolist() == [[s, n] for s in STEPS for n in NULLS["models"]]
+    assert rows["samples"].tolist() == [2, 1] * len(STEPS)
+    for _, of_null in rows.groupby("null"):
+        of_null = of_null.set_index("step")
+        start = of_null.loc[0]
+        assert start["emergence"] == 0
+        for step in STEPS:
+            now = of_null.loc[step]
+            expected = now["width"] / start["width"] * np.log(start["alpha0"] / now["alpha0"])
+            assert now["emergence"] == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_parts_change_no_byte_of_tables_and_store(finished, scheduler):
+    whole = finished / "runs" / "tiny"
+    for name, part_bytes, cluster in (("parts", PART, ["--scheduler", scheduler]), ("one", 9000, ["--workers", 1])):
+        asked = dag(finished, exact=True, nulls=NULLS, per_node=True, execution={"part_bytes": part_bytes})
+        listed = command("run", asked, "--runs-dir", finished / name, "--dry-run").would_run
+        assert sum(stage == "parts" for stage, _ in listed) >= 3 * len(STEPS)
+        ended = process("run", asked, "--runs-dir", finished / name, *cluster)
+        assert (ended.code, ended.says) == (0, [])
+        other = finished / name / "tiny"
+        assert contents(other / "tables") == contents(whole / "tables")
+        assert contents(other / "figures") == contents(whole / "figures")
+        assert contents(other / "store.zarr" / "exact") == contents(whole / "store.zarr" / "exact")
+        assert not artefacts(other)["parts"]  # they have served
+
+
+def test_logarithmic_radii_in_parts(finished, scheduler):
+    expected = {step: measured(finished, step, radii={"log": 40}) for step in STEPS}
+    for name, execution in (("log", {}), ("log-parts", {"part_bytes": PART})):
+        asked = dag(finished, **ONLY_EXACT, radii={"log": 40}, nulls=NULLS, execution=execution)
+        assert run(finished, scheduler, asked, name).says == []
+        samples = table(finished, "samples", name).set_index("step")
+        assert samples["sample"].tolist() == [-1] * len(STEPS)
+        for step in STEPS:
+            assert samples.loc[step, "alpha0"] == expected[step].alpha0
+            assert samples.loc[step, "width"] == expected[step].width
+    logs = (finished / "log" / "tiny" / "tables", finished / "log-parts" / "tiny" / "tables")
+    assert contents(logs[0]) == contents(logs[1])
+
+
+def test_what_is_there_is_not_done_again(finished, scheduler, tmp_path):
+    place = shutil.copytree(finished, tmp_path / "place")
+    folder = place / "runs" / "tiny"
+    before, stored = results(folder), artefacts(folder)
+    again = run(place, scheduler, dag(place, exact=True, nulls=NULLS, per_node=True, execution={"part_bytes": PART}))
+    assert again.code == 0
+    assert results(folder) == before  # how work is split is no reason to do it again
+    run(place, scheduler, dag(place, exact=True, nulls=NULLS | {"seed": 6}, per_node=True))
+    assert made(stored, artefacts(folder)) == {
+        "nin": 0, "spectra": 0, "exact": 0, "nulls": len(STEPS), "emergence": 0,
+    }  # fmt: skip
+    write_checkpoint(place / "weights" / "step2", neox_tensors(**SHAPE, seed=9))
+    run(place, scheduler, dag(place, exact=True, nulls=NULLS, per_node=True))
+    assert made(stored, artefacts(folder)) == {
+        "nin": 1, "spectra": 1, "exact": 1, "nulls": len(STEPS) + 1, "emergence": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("execution", [{}, {"part_bytes": PART}])
+def test_nan_spoils_its_checkpoint_and_no_other(tmp_path, scheduler, execution):
+    write_suite(tmp_path / "weights", STEPS, **SHAPE)
+    tensors = neox_tensors(**SHAPE, seed=1)
+    for number, place in ((1, (3, 5)), (0, (9, 2))):
+        tensors[f"gpt_neox.layers.{number}.mlp.dense_4h_to_h.weight"][place] = np.nan
+    write_checkpoint(tmp_path / "weights" / "step1", tensors)
+    asked = dag(tmp_path, exact=True, nulls=NULLS, execution=execution)
+    ended = run(tmp_path, scheduler, asked)
+    says = "layers.0.mlp.dense_4h_to_h.weight holds NaN or infinity, first at row 9, column 2"
+    assert ended.code == 1
+    assert len(ended.says) == 1
+    assert says in ended.says[0]
+    rows = table(tmp_path, "checkpoints").set_index("step")
+    assert rows["status"].tolist() == ["ok", "nonfinite", "ok"]
+    for name in ("samples", "spectra", "emergence", "degrees", "nulls"):
+        assert set(table(tmp_path, name)["step"]) == {0, 8}
+    before = results(tmp_path / "runs" / "tiny")
+    again = run(tmp_path, scheduler, asked)
+    assert (again.code, again.says) == (1, ended.says)
+    assert results(tmp_path / "runs" / "tiny") == before  # what cannot change is not tried again
+
+
+def test_parts_of_an_interrupted_run_are_used(finished, scheduler, tmp_path):
+    """Parts that another run of the same content left in the store are not counted again."""
+    place = shutil.copytree(finished, tmp_path / "place")
+    shutil.rmtree(place / "runs")
+    asked = dag(place, **ONLY_EXACT, revisions=["step1"], execution={"part_bytes": PART})
+    assert run(place, scheduler, asked).code == 0
+    (key,) = artefacts(place / "runs" / "tiny")["exact"]
+    expected = contents(place / "runs" / "tiny" / "tables")
+    shutil.rmtree(place / "runs" / "tiny" / "store.zarr" / "exact")
+    from ninscope.pipeline.dagfile import load_dag
+    from ninscope.pipeline.run import prepare
+    from ninscope.pipeline.stages import exact
+
+    prepared = prepare(load_dag(asked), place / "runs")
+    (located,) = prepared.located
+    count = prepared.plan.parts[key]
+    parameters = prepared.plan.inputs.methods["exact"]
+    root = str(place / "runs" / "tiny")
+    done = exact.store_part(root, [], located, parameters, False, key, 1, count)
+    assert done.ok
+    store = ArtefactStore(RunFolder(root))
+    assert store.has("parts", exact.part_key(key, 1, count))
+    assert run(place, scheduler, asked).code == 0
+    assert contents(place / "runs" / "tiny" / "tables") == expected
+    assert not artefacts(place / "runs" / "tiny")["parts"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({**ONLY_EXACT, "exact": False}, "is the exact analysis; exact = false contradicts it"),
+        ({"nodes_per_layer": "all"}, "takes every neuron; leave out samples"),
+        ({"nodes_per_layer": "most"}, r"analysis\.nodes_per_layer"),
+        ({"per_node": True}, "per_node is of the exact analysis; add exact = true"),
+        ({"nulls": NULLS}, r"compared with the exact analysis; add exact = true to \[analysis\]"),
+        ({"exact": True, "nulls": {"models": []}}, r"nulls\.models"),
+        ({"exact": True, "nulls": {"models": ["gaussian", "gaussian"]}}, "give distinct null models"),
+        ({"exact": True, "nulls": {"models": ["noise"]}}, r"nulls\.models"),
+        ({"exact": True, "radii": {"log": 1}}, "an integer from 2 to 10000 was expected"),
+        ({"exact": True, "radii": {"log": 9}, "transfer": "coth"}, "go with transfer reciprocal, not coth"),
+        ({"exact": True, "radii": "wide"}, r"analysis\.radii"),
+        ({"exact": True, "execution": {"part_bytes": 1}}, r"execution\.part_bytes"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path, changes, says):
+    write_suite(tmp_path / "weights", [0], **SHAPE)
+    ended = command("run", dag(tmp_path, **changes), "--runs-dir", tmp_path / "runs")
+    assert ended.code == 2
+    (line,) = ended.says
+    import re
+
+    assert re.search(says, line), line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nodes_that_were_not_kept_are_not_there(finished, scheduler):
+    asked = dag(finished, **ONLY_EXACT)
+    run(finished, scheduler, asked, "bare")
+    with pytest.raises(RequestError, match="no values of single neurons of weights at step1"):
+        ninscope.open_run(finished / "bare" / "tiny").nodes("weights", "step1")
