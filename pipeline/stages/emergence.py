@@ -43,7 +43,7 @@ def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: E
     if store.has(STAGE, key):
         return
     measured = [
-        spectrum.spectrum_of(store.read(stage, spectrum_key, only=spectrum.SUMMARY)) for _, _, spectrum_key in members
+        spectrum.spectrum_of(store.read(stage, spectrum_key, only=spectrum.SPECTRA)) for _, _, spectrum_key in members
     ]
     start = next(
         (one for (_, step, _), one in zip(members, measured, strict=True) if step == asked.baseline_step),

@@ -17,15 +17,17 @@ from ninscope.parameters import Parameters
 STAGE = "spectra"
 VERSION = 2
 
-# Columns of the array `values`, one row a sample; nodes and edges are exact in float64.
+# Columns of the array `values`, one row a sample, then the network's edges; counts are exact in float64. Few arrays, since
+# each costs a millisecond or two to read.
 _VALUES = ("alpha0", "width", "nodes", "edges", "r2_mass_mean", "r2_mass_std")
-# Rows of the array `curves` [samples, 4, q]; alpha and f end with NaN where forward differences give one value fewer.
-_CURVES = ("tau", "alpha", "f", "r2")
+# Rows of the array `curves` [samples, 5, q]; alpha and f end with NaN where forward differences give one value fewer.
+_CURVES = ("q", "tau", "alpha", "f", "r2")
 # Columns of the array `layers`, one row a node layer of an exact analysis; node counts are exact in float64.
 _LAYER = tuple(field.name for field in fields(LayerStatistics) if field.name != "layer")
 NODE_FIELDS = tuple(field.name for field in fields(NodeValues))
-# What the tables are made from: not the values of single nodes, nor the matrices.
-SUMMARY = ("q", "values", "curves", "network_edges", "layers")
+# What is needed of a measurement: by the tables, and by emergence. Not the values of single nodes, nor the matrices.
+SUMMARY = ("values", "curves", "layers")
+SPECTRA = ("values", "curves")
 
 
 def spectrum_key(of_network: str, parameters: Parameters) -> str:
@@ -65,22 +67,21 @@ def artefact_of(measured: Measurement) -> Artefact:
         for row, name in enumerate(_CURVES):
             curve = getattr(sample, name)
             curves[number, row, : curve.size] = curve
+    values = [
+        [*(float(getattr(sample, name)) for name in _VALUES), float(edges)]
+        for sample, edges in zip(measured.samples, measured.network_edges, strict=True)
+    ]
     return Artefact(
         {
-            "q": q,
-            "values": np.array([[float(getattr(sample, name)) for name in _VALUES] for sample in measured.samples]),
+            "values": np.array(values),
             "curves": curves,
-            "network_edges": np.array(measured.network_edges, dtype=np.int64),
-            "layers": np.array(
-                [[getattr(layer, name) for name in _LAYER] for layer in measured.layers], dtype=np.float64
-            ),
-            **{f"node_{name}": _joined(measured, name) for name in NODE_FIELDS if measured.nodes_of},
+            **_arrays_of_layers(measured),
         },
         {
             "method": measured.method,
             "layer_columns": list(_LAYER),
             "layer_names": [layer.layer for layer in measured.layers],
-            "columns": list(_VALUES),
+            "columns": [*_VALUES, "network_edges"],
             "rows": list(_CURVES),
             "network_nodes": measured.network_nodes,
             "message": measured.message,
@@ -90,36 +91,50 @@ def artefact_of(measured: Measurement) -> Artefact:
     )
 
 
-def _joined(measured: Measurement, field: str) -> np.ndarray:
-    return np.concatenate([getattr(values, field) for values in measured.nodes_of.values()])
+def _arrays_of_layers(measured: Measurement) -> dict[str, np.ndarray]:
+    """Statistics of layers, which an exact measurement has, and values of single nodes, where it keeps them."""
+    found = {}
+    if measured.layers:
+        rows = [[getattr(layer, name) for name in _LAYER] for layer in measured.layers]
+        found["layers"] = np.array(rows, dtype=np.float64)
+    if measured.nodes_of:
+        for name in NODE_FIELDS:
+            found[f"node_{name}"] = np.concatenate([getattr(nodes, name) for nodes in measured.nodes_of.values()])
+    return found
+
+
+def _layers_of(artefact: Artefact) -> tuple[tuple[LayerStatistics, ...], dict[str, NodeValues]]:
+    arrays = artefact.arrays
+    layers = tuple(
+        LayerStatistics(name, int(values[0]), int(values[1]), *values[2:].tolist())
+        for name, values in zip(artefact.attributes["layer_names"], arrays.get("layers", ()), strict=False)
+    )
+    nodes, first = {}, 0
+    for layer in layers if "node_edges" in arrays else ():
+        part = slice(first, first + layer.nodes)
+        nodes[layer.layer] = NodeValues(*(arrays[f"node_{name}"][part] for name in NODE_FIELDS))
+        first += layer.nodes
+    return layers, nodes
 
 
 def spectrum_of(artefact: Artefact) -> Measurement:
     """The measurement that `artefact_of` stored, as far as its arrays were read."""
-    q, attributes = artefact.arrays["q"], artefact.attributes
-    length = q.size - bool(attributes["forward"])
-    samples = []
-    for values, curves, message in zip(
-        artefact.arrays["values"], artefact.arrays["curves"], attributes["sample_messages"], strict=True
+    attributes = artefact.attributes
+    samples, edges = [], []
+    for (*values, network_edges), curves, message in zip(
+        artefact.arrays["values"].tolist(), artefact.arrays["curves"], attributes["sample_messages"], strict=True
     ):
-        value = dict(zip(_VALUES, values.tolist(), strict=True))
-        tau, alpha, f, r2 = curves
+        value = dict(zip(_VALUES, values, strict=True))
+        q, tau, alpha, f, r2 = curves
+        length = q.size - bool(attributes["forward"])
         value |= {"nodes": int(value["nodes"]), "edges": int(value["edges"])}
         samples.append(Spectrum(q=q, tau=tau, alpha=alpha[:length], f=f[:length], r2=r2, message=message, **value))
-    edges = tuple(int(count) for count in artefact.arrays["network_edges"])
-    layers = tuple(
-        LayerStatistics(name, int(values[0]), int(values[1]), *values[2:].tolist())
-        for name, values in zip(attributes["layer_names"], artefact.arrays["layers"], strict=True)
-    )
-    nodes, first = {}, 0
-    for layer in layers if "node_edges" in artefact.arrays else ():
-        part = slice(first, first + layer.nodes)
-        nodes[layer.layer] = NodeValues(*(artefact.arrays[f"node_{name}"][part] for name in NODE_FIELDS))
-        first += layer.nodes
+        edges.append(int(network_edges))
+    layers, nodes = _layers_of(artefact)
     return Measurement(
         tuple(samples),
         attributes["network_nodes"],
-        edges,
+        tuple(edges),
         attributes["message"],
         attributes["method"],
         layers,
