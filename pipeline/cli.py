@@ -103,13 +103,16 @@ def bias(
     _check_writable(figure)
     with display.working(f"measuring samples of {source}", quiet=as_json):
         table = sampling_bias(source, revision, _numbers(nodes_per_layer), samples, seed)
+    print(display.bias_json(source, table)) if as_json else display.show_bias(source, table)
     place = Path(source)
-    name = (place.resolve().name if place.exists() else source) + (f", {table['revision'][0]}" if len(table) else "")
-    bias_figure(table, name).savefig(figure, format="png", metadata={"Software": None})
-    if as_json:
-        print(display.bias_json(source, table))
-    else:
-        display.show_bias(source, table)
+    drawn = bias_figure(table, f"{place.resolve().name if place.exists() else source}, {table['revision'][0]}")
+    try:
+        drawn.savefig(figure, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise RequestError(
+            f"{figure}: the figure cannot be written ({error.strerror}); the numbers are complete"
+        ) from None
+    if not as_json:
         print(f"look at {figure}")
 
 
@@ -121,12 +124,15 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 def _check_writable(path: Path) -> None:
-    """Before hours of work. Raises RequestError."""
+    """Before hours of work, and leaving nothing behind. Raises RequestError."""
+    existed = path.exists()
     try:
         with open(path, "ab"):
             pass
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror}); name another file with --figure") from None
+    if not existed:
+        path.unlink()
 
 
 @app.command()

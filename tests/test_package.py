@@ -95,6 +95,11 @@ def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
         "ninscope/data/stdlib-neox-500k/evaluations.csv", "ninscope/data/README.md", "ninscope/py.typed",
     ):  # fmt: skip
         assert needed in names, needed
+    code_files = {
+        f"ninscope/{path.relative_to(ROOT / 'src/ninscope')}" for path in (ROOT / "src/ninscope").rglob("*.py")
+    }
+    code_files |= {f"ninscope/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline").rglob("*.py")}
+    assert not code_files - names
     assert not [
         name for name in names if name.split("/")[0] not in ("ninscope", wheel.name.rsplit("-", 3)[0] + ".dist-info")
     ]

@@ -25,7 +25,7 @@ def artefact_of(piece: Piece) -> Artefact:
         described = {"name": name, "matrices": []}
         for place, (matrix, tally) in enumerate(part.matrices.items()):
             described["matrices"].append([matrix, tally.source, tally.target, tally.columns])
-            arrays[f"{number}.totals.{place}"], arrays[f"{number}.rows.{place}"] = tally.totals, tally.row_sums
+            arrays[f"{number}.totals.{place}"], arrays[f"{number}.rows.{place}"] = tally.totals, tally.row_moments
         if isinstance(part, LayerResult):
             described |= {"nodes": part.sums.nodes, "edges": part.sums.edges}
             arrays |= {f"{number}.{field}": getattr(part.sums, field) for field in _SUMS}

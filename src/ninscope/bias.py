@@ -13,14 +13,14 @@ import pandas as pd
 from ninscope.architectures import architecture_of
 from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.source import Source, open_source
-from ninscope.errors import RequestError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import Chosen
 from ninscope.exact.whole import analyse_piece, combine
-from ninscope.measuring import asked_parameters, cores
+from ninscope.measuring import asked_parameters, threads_of
 from ninscope.multifractal.emergence import emergence, emergence_of, why_undefined
 from ninscope.multifractal.spectrum import Spectrum
 from ninscope.networks.sampling import sampled_neurons
-from ninscope.parameters import Parameters
+from ninscope.parameters import MAX_NODES_PER_LAYER, Parameters
 
 SMALLEST = 16
 COLUMNS = {
@@ -49,7 +49,7 @@ def sampling_bias(
     same source, from samples of the same size; emergence_std: over samples, each against its own neurons at step 0. Values
     are missing where they do not exist, and `message` says why.
 
-    Raises RequestError: a wrong source, revision or parameter. Raises CheckpointError: the checkpoint cannot be analysed, or
+    Raises RequestError: a wrong source or parameter. Raises CheckpointError: the checkpoint is missing or cannot be analysed, or
     step 0 cannot.
     """
     chosen = asked_parameters({**parameters, "nodes_per_layer": 1, "samples": samples, "seed": seed}, exact=False)
@@ -58,33 +58,35 @@ def sampling_bias(
     opened = open_source(source)
     revision = opened.revisions()[-1] if revision is None else revision
     start = next((name for name in opened.revisions() if opened.step_of(name) == 0), None)
-    now, sizes, nodes = _spectra(opened, revision, nodes_per_layer, chosen, workers or cores())
+    now, nodes = _spectra(opened, revision, nodes_per_layer, chosen, threads_of(workers))
     before = now
     if start is None:
         before = {}
     elif start != revision:
-        before, *_ = _spectra(opened, start, sizes, chosen, workers or cores())
-    rows = [
-        {"revision": revision, "step": opened.step_of(revision), "nodes": nodes[size]}
-        | _row(size, now[size], before.get(size, []))
-        for size in now
-    ]
+        try:
+            before, _ = _spectra(opened, start, nodes_per_layer, chosen, threads_of(workers))
+        except CheckpointError as error:
+            raise CheckpointError(error.status, f"{start}, which E compares with: {error}") from None
+    keys = {"revision": revision, "step": opened.step_of(revision)}
+    sizes = [*(size for size in now if size is not None), None]
+    rows = [keys | _row(size, nodes[size], now[size], before.get(size, [])) for size in sizes]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def _spectra(
     opened: Source, revision: str, asked: Sequence[int] | None, parameters: Parameters, workers: int
-) -> tuple[dict[int | None, list[Spectrum]], list[int], dict[int | None, int]]:
-    """(spectra of every sample by neurons per layer, None for the whole network; the numbers; nodes of one network)."""
+) -> tuple[dict[int | None, list[Spectrum]], dict[int | None, int]]:
+    """(spectra of every sample, nodes of one network), both by neurons per layer, None for the whole network."""
     checkpoint = opened.open(revision)
     architecture = architecture_of(checkpoint.config)
     sizes = _checked_sizes(asked, architecture)
-    networks: list[tuple[int | None, Chosen]] = [
+    # The whole network first: what is not finite is found where it first stands, not where a sample first has it.
+    networks: list[tuple[int | None, Chosen]] = [(None, None)]
+    networks += [
         (size, _neurons(architecture, size, sample, parameters.seed))
         for size in sizes
         for sample in range(parameters.samples)
     ]
-    networks.append((None, None))
     radii = parameters.integer_radii
     choices = [choice for _, choice in networks]
     pieces = analyse_piece(checkpoint, architecture, parameters, radii, workers=workers, networks=choices)
@@ -94,7 +96,7 @@ def _spectra(
         analysis = combine([piece], architecture, parameters, radii, choice)
         spectra.setdefault(size, []).append(analysis.spectrum)
         nodes[size] = analysis.nodes
-    return spectra, sizes, nodes
+    return spectra, nodes
 
 
 def _checked_sizes(asked: Sequence[int] | None, architecture: Architecture) -> list[int]:
@@ -102,9 +104,12 @@ def _checked_sizes(asked: Sequence[int] | None, architecture: Architecture) -> l
     if asked is None:
         doubled = [SMALLEST << step for step in range(32)]
         return [size for size in doubled if size < largest]
-    sizes = list(asked)
-    if not sizes or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in sizes):
-        raise RequestError(f"nodes_per_layer is {sizes!r}; a list of positive integers was expected")
+    sizes = list(asked) if isinstance(asked, Sequence | np.ndarray) and not isinstance(asked, str) else []
+    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in sizes)
+    if not sizes or not whole or not all(1 <= n <= MAX_NODES_PER_LAYER for n in sizes):
+        raise RequestError(
+            f"nodes_per_layer is {asked!r}; a list of integers from 1 to {MAX_NODES_PER_LAYER} was expected"
+        )
     return sorted({int(size) for size in sizes})
 
 
@@ -114,16 +119,18 @@ def _neurons(architecture: Architecture, size: int, sample: int, seed: int) -> d
     }
 
 
-def _row(size: int | None, now: list[Spectrum], start: list[Spectrum]) -> dict:
+def _row(size: int | None, nodes: int, now: list[Spectrum], start: list[Spectrum]) -> dict:
     mean, mean_start = _Mean(now), _Mean(start)
     pairs = zip(now, start, strict=True) if start else ()
     of_samples = [emergence_of(one.alpha0, one.width, other.alpha0, other.width) for one, other in pairs]
-    notes = [next((spectrum.message for spectrum in now if spectrum.message), "")]
+    said = [spectrum.message for spectrum in now if spectrum.message]
+    notes = [said[0] if said and len(now) == 1 else f"{len(said)} of {len(now)} samples: {said[0]}" if said else ""]
     notes.append(why_undefined(mean, mean_start if start else None))
     return {
         "method": "exact" if size is None else "sampled",
         "nodes_per_layer": pd.NA if size is None else size,
         "samples": len(now),
+        "nodes": nodes,
         "alpha0": mean.alpha0,
         "alpha0_std": _std([spectrum.alpha0 for spectrum in now]),
         "width": mean.width,

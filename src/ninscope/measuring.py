@@ -183,7 +183,7 @@ def measure_all(
     if revision is not None:  # E needs the start as well
         wanted = [name for name in opened.revisions() if opened.step_of(name) == 0 and name != revision][:1] + wanted
 
-    threads = workers or cores()
+    threads = threads_of(workers)
     # One checkpoint is split over the threads; of several, each has a thread of its own.
     threads_of_one = threads if len(wanted) == 1 else 1
 
@@ -225,6 +225,13 @@ def with_emergence(measured: list[Measured], baseline_step: int = 0) -> Iterator
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of(workers: int | None) -> int:
+    """So many threads; one a core where none are asked for. Raises RequestError."""
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise RequestError(f"workers is {workers!r}; a positive number of threads was expected")
+    return workers or cores()
 
 
 def asked_parameters(given: Mapping, exact: bool | None) -> Parameters:

@@ -12,7 +12,12 @@ from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact import bands
+from ninscope.exact.counting import Tally, count_band
 from ninscope.exact.whole import exact_analysis
+from ninscope.multifractal.boxes import box_histogram
+from ninscope.networks.bin_table import bin_table
+from ninscope.networks.radii import IntegerRadii
+from ninscope.networks.sampled import sampled_network
 from ninscope.networks.transfer import TRANSFERS
 from ninscope.parameters import Parameters
 
@@ -57,6 +62,29 @@ def test_equals_sampling_every_neuron(tmp_path, dtype, transfer):
     assert one.alpha0 == pytest.approx(other.alpha0, rel=1e-12)
     assert one.r2_mass_mean == pytest.approx(other.r2_mass_mean, rel=1e-12)
     assert np.isnan(whole.alpha0_std)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("transfer", TRANSFERS)
+def test_counts_are_those_of_sampling_every_neuron_bit_for_bit(tmp_path, dtype, transfer):
+    folder = write_checkpoint(tmp_path / "step0", neox_tensors(**SHAPE, seed=4, dtype=dtype))
+    checkpoint = open_source(folder).open("step0")
+    wiring = architecture_of(checkpoint.config)
+    radii = IntegerRadii(transfer)
+    network = sampled_network(checkpoint, wiring, 1000, 1, 0, radii.max_distance)
+    indptr, part = network.row_pointer(0)
+    sampled = box_histogram(indptr, radii.bins(network.matrix.data[part]), radii.count)
+    firsts = dict(zip(network.layer_names, np.cumsum(network.layer_sizes) - network.layer_sizes, strict=True))
+    tallies = {}
+    for band in bands.bands_of(bands.outgoing(wiring, wiring.tensors(checkpoint.tensors)))[0]:
+        table = bin_table(band.part.tensor.dtype, radii)
+        tally = tallies.setdefault(band.part.layer, Tally(band.part.tensor.shape[1], table))
+        count_band(band, table, [tally])
+    assert list(tallies) == list(network.sources)
+    for layer, tally in tallies.items():
+        exact = tally.counts.histogram
+        assert (exact == sampled[firsts[layer] : firsts[layer] + len(exact)]).all()
+        assert exact.sum() > 0
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 6, 2), (2, 12, 3), (1, 15, 1)]), st.sampled_from([0, 5, 10]))

@@ -17,37 +17,37 @@ _LANES = 64
 
 @dataclass(frozen=True)
 class BlockTally:
-    """Some rows of one matrix. totals: int64 [K + 2], weights per distance bin, then those that are no edges; row_sums:
-    float64 [rows, 2], each row's sum of weights and of their squares. They add in any order: `std` sums without rounding.
+    """Some rows of one matrix. totals: int64 [K + 2], weights per distance bin, then those that are no edges; row_moments:
+    float64 [rows, 2], each row's mean and variance. They add in any order: `std` sums without rounding.
     """
 
     source: str
     target: str
     columns: int
     totals: np.ndarray
-    row_sums: np.ndarray
+    row_moments: np.ndarray
 
     def __add__(self, other: "BlockTally") -> "BlockTally":
-        rows = np.concatenate([self.row_sums, other.row_sums])
+        rows = np.concatenate([self.row_moments, other.row_moments])
         return BlockTally(self.source, self.target, self.columns, self.totals + other.totals, rows)
 
     @property
     def rows(self) -> int:
-        return len(self.row_sums)
+        return len(self.row_moments)
 
     @property
     def std(self) -> float:
         """Standard deviation of the weights, n in the denominator; 0 for weights that are all alike."""
-        count = self.rows * self.columns
-        mean = math.fsum(self.row_sums[:, 0]) / count
-        return math.sqrt(max(math.fsum(self.row_sums[:, 1]) / count - mean * mean, 0.0))
+        means, variances = self.row_moments.T
+        mean = math.fsum(means) / self.rows
+        std = math.sqrt((math.fsum(variances) + math.fsum((means - mean) ** 2)) / self.rows)
+        return std if std > 1e-14 * abs(mean) else 0.0  # means differ from weights that are all alike by rounding
 
 
 def block_tally(source: str, target: str, bits: np.ndarray, dtype: str, table: BinTable) -> BlockTally:
     """bits: whole rows of one matrix, as stored, unsigned integers [rows, columns], all finite."""
     values = as_float(bits if dtype == "BF16" else bits.view(f"f{bits.itemsize}"), dtype)
-    squares = np.square(values, dtype=np.float64)
-    row_sums = np.stack([values.sum(axis=1, dtype=np.float64), squares.sum(axis=1)], axis=1)
+    row_moments = np.stack([values.mean(axis=1, dtype=np.float64), values.var(axis=1, dtype=np.float64)], axis=1)
     # Every weight alike counts for the matrix; a few counters side by side are faster than one.
     flat = bits.reshape(-1)
     counts, unused = np.zeros((_LANES, table.width), np.int32), np.zeros(_LANES, np.int64)
@@ -55,4 +55,4 @@ def block_tally(source: str, target: str, bits: np.ndarray, dtype: str, table: B
     column_histogram(flat[:even].reshape(-1, _LANES), table, counts, unused)
     column_histogram(flat[even:].reshape(1, -1), table, counts[: flat.size - even], unused[: flat.size - even])
     totals = counts[:, : table.radius_count + 2].sum(axis=0, dtype=np.int64)
-    return BlockTally(source, target, bits.shape[1], totals, row_sums)
+    return BlockTally(source, target, bits.shape[1], totals, row_moments)

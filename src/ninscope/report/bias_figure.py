@@ -35,8 +35,10 @@ def bias_figure(table: pd.DataFrame, title: str) -> Figure:
             axes.errorbar(x, mean, spread, fmt="o--", color=colour, markersize=4, capsize=3, label="samples")
             axes.axhline(exact[name], color=colour, linewidth=1.6, label="whole network")
             axes.margins(y=0.1)
-        panels[0].legend(fontsize=8)
-        panels[0].set_title(f"What sampling does: {title}\n(bars: ±1 standard deviation over samples)")
+        if panels[0].get_legend_handles_labels()[0]:
+            panels[0].legend(fontsize=8)
+        what = f"What sampling does: {title}\n(bars: ±1 standard deviation over samples)"
+        panels[0].set_title(what, parse_math=False)  # a folder's name may hold any sign
         panels[2].set_xticks(x, labels=[str(number) for number in taken])
         panels[2].xaxis.set_minor_locator(NullLocator())
         panels[2].set_xlabel("neurons taken from each layer (log axis)")
@@ -44,6 +46,6 @@ def bias_figure(table: pd.DataFrame, title: str) -> Figure:
 
 
 def _why_empty(table: pd.DataFrame, name: str) -> str:
-    if name == "emergence" and (table["step"] == 0).all():
+    if name == "emergence" and (table["step"].fillna(-1) == 0).all():
         return "step 0 is what E compares with: it is 0 there"
     return str(table["message"].iloc[-1]) if table[name].isna().all() else ""
