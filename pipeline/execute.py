@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
+import dask
 from distributed import Client, LocalCluster, as_completed
 from distributed.comm.registry import backends
 from ninscope.pipeline.graph import Graph
@@ -15,6 +16,13 @@ from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.errors import RequestError, one_line
 
 CONNECT_SECONDS = 5
+
+# Of local workers. Dask has them give every freed buffer back to the system at once: with a buffer a band, half of the time
+# would go into getting its pages again. And it samples their stacks, for a dashboard that nobody has been told of.
+_LOCAL = {
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
+    "distributed.worker.profile.enabled": False,
+}
 
 Done = Callable[[str, str, Outcome], None]
 
@@ -39,7 +47,7 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
         return
     cluster = client = None
     try:
-        with _unseen_by_children(signal.SIGINT):
+        with _unseen_by_children(signal.SIGINT), dask.config.set(_LOCAL):
             # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
             cluster = LocalCluster(
                 n_workers=workers,

@@ -49,7 +49,7 @@ def partition_sums(histogram: np.ndarray, min_degree: int, q: np.ndarray) -> Par
     degrees = histogram.sum(axis=1, dtype=np.int64)
     logarithm = np.log(np.arange(1, int(degrees.max(initial=0)) + 2, dtype=np.float64))
     cell_width = 1.0 / max(float(np.abs(q).max(initial=0.0)), 0.1)
-    cells = int(logarithm[-1] / cell_width) + 1
+    cells = int(logarithm[-1] / cell_width) + 2  # one to spare for rounding
     moments = np.zeros((histogram.shape[1], cells, _TERMS))
     seen = np.zeros(histogram.shape[1], np.bool_)
     nodes, edges = _sum_moments(histogram, degrees, min_degree, logarithm, cell_width, moments, seen)
@@ -64,7 +64,9 @@ _TERMS = 16
 def _sum_moments(histogram, degrees, min_degree, logarithm, cell_width, moments, seen):
     """Add every counted node, at every radius, to the moments [radii, cells, _TERMS] of the cell its ln p lies in."""
     nodes, radii = histogram.shape
-    powers = np.empty(_TERMS)
+    per_width = 1.0 / cell_width
+    cells = np.empty(radii, np.int64)
+    offsets = np.empty(radii)
     counted_nodes = 0
     counted_edges = 0
     for i in range(nodes):
@@ -73,27 +75,29 @@ def _sum_moments(histogram, degrees, min_degree, logarithm, cell_width, moments,
         counted_nodes += 1
         counted_edges += degrees[i]
         inside = 0  # the table starts at N = 1, so N = 1 + inside is entry `inside`
-        cell = 0
+        # Two loops, the second without anything that one radius would have to wait for of another.
         for r in range(radii):
-            here = histogram[i, r]
-            if here > 0 or r == 0:
-                inside += here
-                seen[r] |= here > 0 and r > 0
-                depth = logarithm[degrees[i]] - logarithm[inside]  # -ln p
-                cell = int(depth / cell_width)
-                x = (cell + 0.5) * cell_width - depth
-                square = x * x
-                powers[0] = 1.0
-                powers[1] = x
-                powers[2] = square
-                powers[3] = square * x
-                for k in range(4):
-                    powers[4 + k] = powers[k] * (square * square)
-                eighth = square * square * (square * square)
-                for k in range(8):
-                    powers[8 + k] = powers[k] * eighth
-            for k in range(_TERMS):
-                moments[r, cell, k] += powers[k]
+            inside += histogram[i, r]
+            seen[r] |= histogram[i, r] > 0 and r > 0
+            depth = logarithm[degrees[i]] - logarithm[inside]  # -ln p
+            cells[r] = int(depth * per_width)
+            offsets[r] = (cells[r] + 0.5) * cell_width - depth
+        for r in range(radii):
+            x = offsets[r]
+            square = x * x
+            fourth = square * square
+            cell = moments[r, cells[r]]
+            power = 1.0
+            for first in range(0, _TERMS, 8):
+                cell[first] += power
+                cell[first + 1] += power * x
+                cell[first + 2] += power * square
+                cell[first + 3] += power * (square * x)
+                cell[first + 4] += power * fourth
+                cell[first + 5] += power * (fourth * x)
+                cell[first + 6] += power * (fourth * square)
+                cell[first + 7] += power * (fourth * square * x)
+                power *= fourth * fourth
     return counted_nodes, counted_edges
 
 
