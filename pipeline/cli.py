@@ -45,7 +45,10 @@ def measure(
     seed: Annotated[int | None, typer.Option("--seed", help="Take samples with this seed (0).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
-    """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against step 0."""
+    """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against step 0.
+
+    The whole networks, unless samples are asked for: every weight is read, or from the Hub fetched, once.
+    """
     from ninscope.pipeline import display
 
     from ninscope.measuring import measure_all
@@ -91,7 +94,9 @@ def bias(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", help="Samples of each size.")] = 10,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
-    figure: Annotated[Path, typer.Option("--figure", help="PNG file to draw.")] = Path("bias.png"),
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="PNG file to draw (bias.png; with --json none).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Measure what sampling does to a checkpoint: alpha0, width and E for more and more neurons a layer, up to all."""
@@ -100,10 +105,15 @@ def bias(
     from ninscope.bias import sampling_bias
     from ninscope.report.bias_figure import bias_figure
 
-    _check_writable(figure)
+    if figure is None and not as_json:
+        figure = Path("bias.png")
+    if figure is not None:
+        _check_writable(figure)
     with display.working(f"measuring samples of {source}", quiet=as_json):
         table = sampling_bias(source, revision, _numbers(nodes_per_layer), samples, seed)
     print(display.bias_json(source, table)) if as_json else display.show_bias(source, table)
+    if figure is None:
+        return
     place = Path(source)
     drawn = bias_figure(table, f"{place.resolve().name if place.exists() else source}, {table['revision'][0]}")
     try:
@@ -125,6 +135,8 @@ def _numbers(text: str | None) -> list[int] | None:
 
 def _check_writable(path: Path) -> None:
     """Before hours of work, and leaving nothing behind. Raises RequestError."""
+    if path.suffix.lower() != ".png" and not path.is_dir():
+        raise RequestError(f"{path}: the figure is a PNG; name it so with --figure")
     existed = path.exists()
     try:
         with open(path, "ab"):

@@ -114,14 +114,20 @@ def execute(graph: Graph, client: Client, done: Done) -> dict[tuple[str, str], O
             outcomes[stage, key] = outcome
             done(stage, key, outcome)
         # A dying worker takes all its tasks along. Each goes once more, by itself, so that only those that kill stay lost.
-        for future in futures:
-            if outcomes[name_of[future.key]].lost:
+        for future, name in zip(futures, names, strict=True):
+            if outcomes[name].lost and not _lost_before(graph, name, outcomes):
                 future.retry()
-                outcomes[name_of[future.key]] = _outcome_of(future)
+                outcomes[name] = _outcome_of(future)
     except BaseException:
         client.cancel(futures, force=True)
         raise
     return outcomes
+
+
+def _lost_before(graph: Graph, name: tuple[str, str], outcomes: dict[tuple[str, str], Outcome]) -> bool:
+    """Whether something that this task waits for is still lost: it would only be killed once more."""
+    upstream = set(graph[name].__dask_graph__())
+    return any(graph[other].key in upstream for other in graph if other != name and outcomes[other].lost)
 
 
 def _outcome_of(future) -> Outcome:

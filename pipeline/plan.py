@@ -16,6 +16,10 @@ from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.store import ArtefactStore
 
+from ninscope.errors import RequestError
+
+MAX_PARTS = 10_000  # of one checkpoint
+
 
 @dataclass(frozen=True)
 class Task:
@@ -123,6 +127,11 @@ def _plan_checkpoint(
     if (key := keys.get("exact")) and not store.has(exact.STAGE, key):
         plan.exact.setdefault(key, located)
         count = -(-located.weight_bytes // part_bytes)
+        if count > MAX_PARTS:
+            raise RequestError(
+                f"{located.suite}/{located.model} {located.revision}: {located.weight_bytes} bytes of weights in parts of "
+                f"{part_bytes} are {count} parts, more than {MAX_PARTS}; give a larger part_bytes"
+            )
         if count > 1:
             plan.parts.setdefault(key, count)
     if (key := keys.get("nulls")) and not store.has(nulls.STAGE, key):
@@ -145,7 +154,7 @@ def _keys_of(
         keys["sampled"] = spectrum.spectrum_key(network_key, methods["sampled"])
         outcomes["sampled"] = _stored_outcome(store, network.STAGE, network_key)
     if "exact" in methods:
-        keys["exact"] = exact.exact_key(located, methods["exact"], matrices=dag.nulls is not None)
+        keys["exact"] = exact.stored_key(located, methods["exact"], dag.nulls is not None, store)
         outcomes["exact"] = _stored_outcome(store, exact.STAGE, keys["exact"])
         if dag.nulls is not None:
             keys["nulls"] = nulls.nulls_key(keys["exact"], dag.nulls)

@@ -14,6 +14,7 @@ from ninscope.pipeline.evaluations import read_evaluations
 from ninscope.pipeline.manifest import key_of
 from ninscope.pipeline.plan import Plan, make_plan
 from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages.exact import clear_leftovers
 from ninscope.pipeline.stages.inputs import STAGES, overall, settled
 from ninscope.pipeline.stages.locate import Located, locate, revisions_of
 from ninscope.pipeline.stages.outcome import Outcome
@@ -94,8 +95,12 @@ def start(prepared: Prepared) -> None:
 
 
 def finish(prepared: Prepared) -> None:
-    """Note that the tables there are those of this run: failures found on the way have changed what they are made from."""
+    """Note that the tables there are those of this run: failures found on the way have changed what they are made from.
+
+    What is left of parts that have served goes.
+    """
     folder = prepared.folder
+    clear_leftovers(ArtefactStore(folder), list(prepared.plan.exact))
     plan = folder.read_json(folder.plan, {})
     folder.write_json(folder.plan, plan | {"tables": key_of(folder, folder.tables)})
 
@@ -144,9 +149,15 @@ def _known_files(folder: RunFolder) -> dict[str, FileIdentity]:
 def _asked(dag: Dag) -> dict:
     versions = {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
     return {
-        "asked": _without_none(dag.model_dump()),
+        "asked": _without_none(dag.model_dump() | {"analysis": _analysis(dag)}),
         "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **versions},
     }
+
+
+def _analysis(dag: Dag) -> dict:
+    """[analysis] as it would be accepted again: without samples there is no number and no seed of them."""
+    sampling = () if "sampled" in dag.analysis.methods() else ("samples", "seed")
+    return dag.analysis.model_dump(exclude=set(sampling))
 
 
 def _without_none(value):

@@ -49,7 +49,10 @@ class Run:
                 store = ArtefactStore(self._folder)
                 if store.has(network.STAGE, entry["network"]):
                     return network.network_of(store.read(network.STAGE, entry["network"], with_matrix=True))
-        raise RequestError(f"{self.path}: no stored network of {model} at {revision}; see the table checkpoints")
+        raise RequestError(
+            f"{self.path}: no stored network of {model} at {revision}; see the table checkpoints (whole networks are not stored, "
+            "only samples are)"
+        )
 
     def nodes(self, model: str, revision: str) -> pd.DataFrame:
         """Every neuron of a checkpoint's exact analysis, where the DAG file says per_node = true.

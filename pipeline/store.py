@@ -40,6 +40,11 @@ class ArtefactStore:
     def has(self, stage: str, key: str) -> bool:
         return (self.folder.store / stage / key / "zarr.json").is_file()
 
+    def keys(self, stage: str) -> list[str]:
+        """Keys of all artefacts of a stage."""
+        place = self.folder.store / stage
+        return sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+
     def write(self, stage: str, key: str, artefact: Artefact) -> None:
         """Store an artefact; it appears whole. Where another worker was first with the same key, theirs stays."""
         for path in (self.folder.store, self.folder.store / stage):

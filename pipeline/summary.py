@@ -39,7 +39,8 @@ def notes_of(run: Run) -> list[str]:
         if "status" in rows:
             rows = rows[rows["status"] == "ok"]
         for (suite, model, message), group in rows.groupby(["suite", "model", "message"], sort=False):
-            where = group["revision"].iloc[0] if len(group) == 1 else f"{len(group)} checkpoints"
+            revisions = group["revision"].unique()
+            where = revisions[0] if len(revisions) == 1 else f"{len(revisions)} checkpoints"
             notes.append(f"{suite}/{model} {where}: {message}")
     return notes
 

@@ -4,13 +4,15 @@ A large checkpoint is analysed in parts, each a task of its own (stage `parts`),
 integers, so no bit depends on it. Logarithmic radii need the range of all weights first (stage `ranges`, in the same parts).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import part_artefacts, spectrum
 from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages.of_checkpoint import store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
@@ -26,7 +28,7 @@ from ninscope.networks.radii import LogRadii, log_radii
 from ninscope.parameters import Parameters
 
 STAGE, PARTS, RANGES = "exact", "parts", "ranges"
-VERSION = 1
+VERSION = 2
 MATRIX_ARRAYS = part_artefacts.MATRIX_ARRAYS
 
 
@@ -48,6 +50,19 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
     )
 
 
+def stored_key(located: Located, parameters: Parameters, matrices: bool, store: ArtefactStore) -> str:
+    """Its key, or that of a stored analysis that holds all of it and more (single nodes, matrices)."""
+    wanted = exact_key(located, parameters, matrices)
+    if store.has(STAGE, wanted):
+        return wanted
+    richer = (
+        exact_key(located, replace(parameters, per_node=per_node), with_matrices)
+        for per_node in {parameters.per_node, True}
+        for with_matrices in {matrices, True}
+    )
+    return next((key for key in sorted(richer) if store.has(STAGE, key)), wanted)
+
+
 def part_key(key: str, number: int, count: int) -> str:
     return f"{key}-{number + 1}-of-{count}"
 
@@ -58,7 +73,7 @@ def store_exact(root: str, located: Located, parameters: Parameters, matrices: b
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
         return artefact_of(exact_analysis(checkpoint, architecture, parameters, matrices=matrices), parameters)
 
-    return attempt(lambda: _store(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
+    return attempt(lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
 
 
 def store_range(root: str, located: Located, key: str, number: int, count: int) -> Outcome:
@@ -68,7 +83,7 @@ def store_range(root: str, located: Located, key: str, number: int, count: int) 
         return Artefact({"magnitudes": magnitudes(checkpoint, architecture, number, count)}, {})
 
     store = ArtefactStore(RunFolder(root))
-    return attempt(lambda: _store(store, RANGES, part_key(key, number, count), located, work))
+    return attempt(lambda: store_of_checkpoint(store, RANGES, part_key(key, number, count), located, work))
 
 
 def store_part(
@@ -91,7 +106,7 @@ def store_part(
         (piece,) = analyse_piece(checkpoint, architecture, parameters, radii, number, count, matrices=matrices)
         return part_artefacts.artefact_of(piece)
 
-    return attempt(lambda: _store(store, PARTS, part_key(key, number, count), located, work))
+    return attempt(lambda: store_of_checkpoint(store, PARTS, part_key(key, number, count), located, work))
 
 
 def store_combined(root: str, parts: Sequence[Outcome], located: Located, parameters: Parameters, key: str) -> Outcome:
@@ -100,7 +115,7 @@ def store_combined(root: str, parts: Sequence[Outcome], located: Located, parame
     if failed := _first_failure(parts):
         if failed.status == "nonfinite" and not store.has(STAGE, key):
             store.write_failure(STAGE, key, CheckpointError(failed.status, failed.message))
-            _clear_parts(store, key)
+            clear_parts(store, key)
         return failed
 
     def work() -> None:
@@ -114,14 +129,14 @@ def store_combined(root: str, parts: Sequence[Outcome], located: Located, parame
         ]
         analysis = combine(pieces, architecture, parameters, _radii(store, parameters, key, len(parts)))
         store.write(STAGE, key, artefact_of(analysis, parameters))
-        _clear_parts(store, key)
+        clear_parts(store, key)
 
     return attempt(work)
 
 
 def artefact_of(analysis, parameters: Parameters) -> Artefact:
     """A spectrum's artefact, with the statistics of layers, and nodes and matrices where they are asked for."""
-    artefact = spectrum.artefact_of(exact_measurement(analysis, parameters))
+    artefact = spectrum.artefact_of(exact_measurement(analysis))
     arrays, attributes = part_artefacts.matrices_as_arrays(analysis.matrices)
     bounds = [analysis.radii.smallest_weight, analysis.radii.largest_weight] if parameters.log_count else None
     return Artefact({**artefact.arrays, **arrays}, {**artefact.attributes, **attributes, "log_bounds": bounds})
@@ -132,30 +147,6 @@ def radii_of(artefact: Artefact, parameters: Parameters) -> Radii:
     if parameters.log_count is None:
         return parameters.integer_radii
     return LogRadii(parameters.log_count, *artefact.attributes["log_bounds"])
-
-
-def _store(
-    store: ArtefactStore,
-    stage: str,
-    key: str,
-    located: Located,
-    work: Callable[[Checkpoint, Architecture], Artefact],
-) -> None:
-    if store.has(stage, key):  # the same content under another name, or an interrupted run was here
-        if (failure := store.failure(stage, key)) is not None:
-            raise failure
-        return
-    source = open_source(located.source)
-    checkpoint = source.open(located.revision, located.identity)
-    try:
-        artefact = work(checkpoint, architecture_of(checkpoint.config))
-        source.check_unchanged(located.identity)
-    except CheckpointError as error:
-        if error.status == "nonfinite":
-            source.check_unchanged(located.identity)
-            store.write_failure(stage, key, error)
-        raise
-    store.write(stage, key, artefact)
 
 
 def _radii(store: ArtefactStore, parameters: Parameters, key: str, count: int) -> Radii:
@@ -169,6 +160,14 @@ def _first_failure(outcomes: Sequence[Outcome]) -> Outcome | None:
     return next((outcome for outcome in outcomes if not outcome.ok), None)
 
 
-def _clear_parts(store: ArtefactStore, key: str) -> None:
+def clear_leftovers(store: ArtefactStore, planned: Sequence[str]) -> None:
+    """Delete parts that nobody will add up: of analyses that are done, or no more asked for. planned: keys of exact analyses."""
+    for stage in (PARTS, RANGES):
+        for key in {part.split("-")[0] for part in store.keys(stage)}:
+            if store.has(STAGE, key) or key not in planned:
+                clear_parts(store, key)
+
+
+def clear_parts(store: ArtefactStore, key: str) -> None:
     for stage in (PARTS, RANGES):
         store.remove(stage, f"{key}-*")

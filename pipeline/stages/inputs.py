@@ -79,15 +79,25 @@ class Inputs:
         return found
 
 
+# Statuses that follow from a checkpoint's bytes; others (a server that did not answer, memory) may concern one analysis alone.
+_FAULTS_OF_BYTES = ("corrupt", "nonfinite")
+
+
 def settled(outcomes: Outcomes) -> Outcomes:
     """What counts once everything that is made of a checkpoint has an outcome.
 
-    Where its own bytes are at fault in one analysis, no other is trusted; where ninscope failed, the others stand.
+    Where its own bytes are at fault in one analysis, no other is trusted; after any other failure the others stand.
     """
-    fault = next((each for each in outcomes.values() if not each.ok and each.status != "failed"), None)
+    fault = next((each for each in outcomes.values() if each.status in _FAULTS_OF_BYTES), None)
     return outcomes if fault is None else dict.fromkeys(outcomes, fault)
 
 
 def overall(outcomes: Outcomes) -> Outcome:
-    """One outcome for the table `checkpoints`: the first that is not ok."""
-    return next((each for each in outcomes.values() if not each.ok), Outcome())
+    """One outcome for the table `checkpoints`: the first that is not ok, and of which analysis where others are."""
+    failed = {name: each for name, each in outcomes.items() if not each.ok}
+    if not failed:
+        return Outcome()
+    name, first = next(iter(failed.items()))
+    if len(failed) == len(outcomes):
+        return first
+    return Outcome(first.status, f"{name}: {first.message}")

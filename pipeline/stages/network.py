@@ -6,11 +6,12 @@ import numpy as np
 from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages.of_checkpoint import store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
-from ninscope.checkpoints.source import open_source
-from ninscope.errors import CheckpointError
+from ninscope.architectures.layout import Architecture
+from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.measuring import sample_network
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.parameters import Parameters
@@ -37,26 +38,11 @@ def network_key(located: Located, parameters: Parameters) -> str:
 
 def store_network(root: str, located: Located, parameters: Parameters, key: str) -> Outcome:
     """Build and store the network of one checkpoint; NaN in its weights is stored as a failure."""
-    store = ArtefactStore(RunFolder(root))
-    return attempt(lambda: _store(store, located, parameters, key))
 
+    def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
+        return artefact_of(sample_network(checkpoint, parameters))
 
-def _store(store: ArtefactStore, located: Located, parameters: Parameters, key: str) -> None:
-    if store.has(STAGE, key):  # the same content under another name, or another run was faster
-        if (failure := store.failure(STAGE, key)) is not None:
-            raise failure
-        return
-    source = open_source(located.source)
-    checkpoint = source.open(located.revision, located.identity)
-    try:
-        network = sample_network(checkpoint, parameters)
-        source.check_unchanged(located.identity)
-    except CheckpointError as error:
-        if error.status == "nonfinite":
-            source.check_unchanged(located.identity)
-            store.write_failure(STAGE, key, error)
-        raise
-    store.write(STAGE, key, artefact_of(network))
+    return attempt(lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
 
 
 def artefact_of(network: SampledNetwork) -> Artefact:

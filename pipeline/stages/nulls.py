@@ -14,7 +14,7 @@ from ninscope.exact.null_models import null_spectrum
 from ninscope.parameters import Parameters
 
 STAGE = "nulls"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def _store(store: ArtefactStore, of_exact: str, parameters: Parameters, asked: N
         samples = 1 if null == "analytic" else asked.samples
         spectra = [null_spectrum(null, matrices, radii, parameters, asked.seed, sample) for sample in range(samples)]
         arrays[null] = np.array([[spectrum.alpha0, spectrum.width] for spectrum in spectra])
-        messages[null] = next((spectrum.message for spectrum in spectra if spectrum.message), "")
+        said = [spectrum.message for spectrum in spectra if spectrum.message]
+        messages[null] = f"{len(said)} of {len(spectra)} draws: {said[0]}" if said else ""
     store.write(STAGE, key, Artefact(arrays, {"columns": ["alpha0", "width"], "messages": messages}))
 
 

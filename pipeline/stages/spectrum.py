@@ -15,7 +15,7 @@ from ninscope.multifractal.spectrum import Spectrum
 from ninscope.parameters import Parameters
 
 STAGE = "spectra"
-VERSION = 2
+VERSION = 3
 
 # Columns of the array `values`, one row a sample, then the network's edges; counts are exact in float64. Few arrays, since
 # each costs a millisecond or two to read.

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-import numpy as np
 import pandas as pd
 from ninscope.pipeline.dagfile import Model
 from ninscope.pipeline.keys import content_key
@@ -17,11 +16,13 @@ from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import ArtefactStore
 
 from ninscope.measuring import Measurement
-from ninscope.multifractal.emergence import emergence_of
+from ninscope.multifractal.emergence import emergence as emergence_between
+from ninscope.multifractal.emergence import emergence_of, why_undefined
+from ninscope.multifractal.means import known_mean, known_std
 from ninscope.multifractal.spectrum import fit_warning
 
 STAGE = "tables"
-VERSION = 2
+VERSION = 3
 
 EXACT_SAMPLE = -1  # in the column `sample`: no sample, the whole network
 
@@ -40,7 +41,7 @@ COLUMNS = {
     },
     "degrees": {
         "layer": _S, "mean": _F, "std": _F, "kurtosis": _F, "nodes": _I, "nodes_counted": _I, "dimension_mean": _F,
-        "dimension_std": _F, "r2_mass_mean": _F, "r2_mass_std": _F,
+        "dimension_std": _F, "r2_mass_mean": _F, "r2_mass_std": _F, "p5": _F, "p25": _F, "p50": _F, "p75": _F, "p95": _F,
     },
     "nulls": {
         "null": _S, "alpha0": _F, "width": _F, "emergence": _F, "alpha0_std": _F, "width_std": _F, "emergence_std": _F,
@@ -147,7 +148,7 @@ def _sample_rows(measured: Measurement, nodes_per_layer: int | str) -> Iterator[
             "r2_mass_std": sample.r2_mass_std,
             "r2_partition": sample.r2_partition,
             "message": sample.message,
-            "warning": fit_warning(sample.r2_mass_mean, sample.r2),
+            "warning": fit_warning(sample.r2_mass_mean, sample.r2_partition),
         }
 
 
@@ -194,24 +195,27 @@ def _null_rows(store: ArtefactStore, inputs: Inputs, members: Sequence[tuple[Mem
     baseline = {null.null: null for null in start}
     for member, found in present:
         for null in found:
-            yield member.row_keys | _null_row(null, baseline.get(null.null))
+            yield member.row_keys | _null_row(null, baseline.get(null.null), inputs.asked.baseline_step)
 
 
-def _null_row(now: NullModel, start: NullModel | None) -> dict:
-    alpha0, width = now.alpha0.mean(), now.width.mean()
-    mean, spread = math.nan, math.nan
-    if start is not None:
-        mean = emergence_of(alpha0, width, start.alpha0.mean(), start.width.mean())
-        pairs = zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
-        spread = _std(np.array([emergence_of(*numbers) for numbers in pairs]))
+class _Means:
+    """Of the draws that have a spectrum."""
+
+    def __init__(self, null: NullModel):
+        self.alpha0, self.width = known_mean(null.alpha0), known_mean(null.width)
+
+
+def _null_row(now: NullModel, start: NullModel | None, baseline_step: int) -> dict:
+    means = _Means(now)
+    start_means = None if start is None else _Means(start)
+    pairs = () if start is None else zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
+    of_draws = [emergence_of(*numbers) for numbers in pairs]
+    notes = (now.message, why_undefined(means, start_means, baseline_step))
     return {
-        "null": now.null, "alpha0": alpha0, "width": width, "emergence": mean, "alpha0_std": _std(now.alpha0),
-        "width_std": _std(now.width), "emergence_std": spread, "samples": now.alpha0.size, "message": now.message,
+        "null": now.null, "alpha0": means.alpha0, "width": means.width, "emergence": emergence_between(means, start_means),
+        "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(of_draws),
+        "samples": now.alpha0.size, "message": "; ".join(note for note in notes if note),
     }  # fmt: skip
-
-
-def _std(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if values.size > 1 else math.nan
 
 
 def _typed(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:

@@ -4,7 +4,6 @@ The paper takes the sampled network for the whole one (A, Eq. 28); METHOD sectio
 size. This measures it on a checkpoint: samples of every size and the whole network, all from one pass over the weights.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,9 +14,10 @@ from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import Chosen
-from ninscope.exact.whole import analyse_piece, combine
+from ninscope.exact.whole import analyse_networks
 from ninscope.measuring import asked_parameters, threads_of
 from ninscope.multifractal.emergence import emergence, emergence_of, why_undefined
+from ninscope.multifractal.means import known_mean, known_std
 from ninscope.multifractal.spectrum import Spectrum
 from ninscope.networks.sampling import sampled_neurons
 from ninscope.parameters import MAX_NODES_PER_LAYER, Parameters
@@ -87,13 +87,11 @@ def _spectra(
         for size in sizes
         for sample in range(parameters.samples)
     ]
-    radii = parameters.integer_radii
     choices = [choice for _, choice in networks]
-    pieces = analyse_piece(checkpoint, architecture, parameters, radii, workers=workers, networks=choices)
+    analyses = analyse_networks(checkpoint, architecture, parameters, parameters.integer_radii, choices, workers)
     spectra: dict[int | None, list[Spectrum]] = {}
     nodes = {}
-    for (size, choice), piece in zip(networks, pieces, strict=True):
-        analysis = combine([piece], architecture, parameters, radii, choice)
+    for (size, _), analysis in zip(networks, analyses, strict=True):
         spectra.setdefault(size, []).append(analysis.spectrum)
         nodes[size] = analysis.nodes
     return spectra, nodes
@@ -132,11 +130,11 @@ def _row(size: int | None, nodes: int, now: list[Spectrum], start: list[Spectrum
         "samples": len(now),
         "nodes": nodes,
         "alpha0": mean.alpha0,
-        "alpha0_std": _std([spectrum.alpha0 for spectrum in now]),
+        "alpha0_std": known_std([spectrum.alpha0 for spectrum in now]),
         "width": mean.width,
-        "width_std": _std([spectrum.width for spectrum in now]),
+        "width_std": known_std([spectrum.width for spectrum in now]),
         "emergence": emergence(mean, mean_start if start else None),
-        "emergence_std": _std(of_samples),
+        "emergence_std": known_std(of_samples),
         "message": "; ".join(note for note in notes if note),
     }
 
@@ -145,20 +143,5 @@ class _Mean:
     """The means over samples that have a spectrum."""
 
     def __init__(self, spectra: Sequence[Spectrum]):
-        self.alpha0 = _mean([spectrum.alpha0 for spectrum in spectra])
-        self.width = _mean([spectrum.width for spectrum in spectra])
-
-
-def _known(values: Sequence[float]) -> np.ndarray:
-    found = np.array(values, dtype=np.float64)
-    return found[~np.isnan(found)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = _known(values)
-    return float(known.mean()) if known.size else math.nan
-
-
-def _std(values: Sequence[float]) -> float:
-    known = _known(values)
-    return float(known.std(ddof=1)) if known.size > 1 else math.nan
+        self.alpha0 = known_mean([spectrum.alpha0 for spectrum in spectra])
+        self.width = known_mean([spectrum.width for spectrum in spectra])

@@ -16,6 +16,7 @@ from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.exact.whole import ExactAnalysis, exact_analysis, uncounted_layers
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import emergence, why_undefined
+from ninscope.multifractal.means import known_std
 from ninscope.multifractal.spectrum import Spectrum, fit_warning, spectrum_of_counts
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
@@ -51,8 +52,7 @@ class Measurement:
         return known.mean(axis=0) if len(known) else np.full(np.shape(getattr(self.samples[0], name)), np.nan)
 
     def _std(self, name: str) -> float:
-        known = self._known(name)
-        return float(known.std(ddof=1)) if len(known) > 1 else math.nan
+        return known_std([getattr(sample, name) for sample in self.samples])
 
     q = property(lambda self: self.samples[0].q)
     tau = property(lambda self: self._mean("tau"))
@@ -66,7 +66,7 @@ class Measurement:
     r2_mass_mean = property(lambda self: float(self._mean("r2_mass_mean")))
     r2_partition = property(lambda self: float(self._mean("r2_partition")))
     warning = property(
-        lambda self: fit_warning(self.r2_mass_mean, self.r2), doc="why not to trust it; empty if nothing is"
+        lambda self: fit_warning(self.r2_mass_mean, self.r2_partition), doc="why not to trust it; empty if nothing is"
     )
     nodes = property(lambda self: self.network_nodes)
 
@@ -128,12 +128,11 @@ def sample_network(checkpoint: Checkpoint, parameters: Parameters) -> SampledNet
     )
 
 
-def exact_measurement(analysis: ExactAnalysis, parameters: Parameters) -> Measurement:
-    """An exact analysis as a measurement of one network; single neurons' values where they are asked for."""
+def exact_measurement(analysis: ExactAnalysis) -> Measurement:
+    """An exact analysis as a measurement of one network."""
     spectrum = analysis.spectrum
-    nodes_of = analysis.values if parameters.per_node else {}
     return Measurement(
-        (spectrum,), analysis.nodes, (analysis.edges,), spectrum.message, "exact", analysis.layers, nodes_of
+        (spectrum,), analysis.nodes, (analysis.edges,), spectrum.message, "exact", analysis.layers, analysis.values
     )
 
 
@@ -184,8 +183,8 @@ def measure_all(
         wanted = [name for name in opened.revisions() if opened.step_of(name) == 0 and name != revision][:1] + wanted
 
     threads = threads_of(workers)
-    # One checkpoint is split over the threads; of several, each has a thread of its own.
-    threads_of_one = threads if len(wanted) == 1 else 1
+    # Checkpoints are measured side by side; where there are fewer than threads, each is split over several.
+    threads_of_one = max(threads // len(wanted), 1)
 
     def one(name: str) -> Measured:
         try:
@@ -193,6 +192,9 @@ def measure_all(
             measured = Measured(name, opened.step_of(name), "ok", spectrum.message, spectrum)
         except CheckpointError as error:
             measured = Measured(name, opened.step_of(name), error.status, str(error), None)
+        except MemoryError:
+            message = f"{name}: there is not enough memory to measure it; use fewer workers or fewer radii"
+            measured = Measured(name, opened.step_of(name), "failed", message, None)
         done(measured)
         return measured
 
@@ -205,7 +207,7 @@ def measure_all(
 def _measured(checkpoint: Checkpoint, parameters: Parameters, threads: int) -> Measurement:
     if parameters.exact:
         analysis = exact_analysis(checkpoint, architecture_of(checkpoint.config), parameters, threads)
-        return exact_measurement(analysis, parameters)
+        return exact_measurement(analysis)
     return analyse_network(sample_network(checkpoint, parameters), parameters)
 
 

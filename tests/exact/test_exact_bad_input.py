@@ -11,6 +11,7 @@ from suites import neox_config, neox_tensors, used_names, write_checkpoint, writ
 
 import ninscope
 from ninscope.errors import CheckpointError
+from ninscope.exact import counting
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 FUSED = "gpt_neox.layers.0.attention.query_key_value.weight"
@@ -88,6 +89,16 @@ def test_a_matrix_that_is_none_is_corrupt(tmp_path, shape):
         CheckpointError, match=r"attention.dense.weight has shape \[.*\], config.json .* implies \[16, 16\]"
     ):
         ninscope.measure(write_checkpoint(tmp_path / "step0", tensors))
+
+
+def test_counts_that_would_not_fit_are_refused_before_they_are_made(monkeypatch, tmp_path):
+    folder = write_checkpoint(tmp_path / "step0", neox_tensors(**SHAPE, seed=3))
+    monkeypatch.setattr(counting, "MAX_TALLY_BYTES", 4 * 16 * 153)
+    with pytest.raises(
+        CheckpointError, match=r"counts of a layer of 64 neurons at 150 radii would take .* fewer radii"
+    ):
+        ninscope.measure(folder)
+    assert ninscope.measure(folder, max_distance=30).alpha0 > 0
 
 
 def test_bad_checkpoints_stop_no_other(tmp_path):

@@ -134,7 +134,7 @@ def test_chosen_neurons_equal_the_naive_twin(tmp_path_factory, seed, dtype, kind
     shape, count, q = (2, 12, 3), 7, [-2.0, 0.0, 1.5]
     folder, stored = written(tmp_path_factory.mktemp("chosen") / "step0", drawn(seed, shape), dtype)
     radii = "integer" if kind == "integer" else {"log": count}
-    checkpoint, wiring, parameters, grid_of_all = analysed(folder, min_degree=2, q=q, radii=radii)
+    checkpoint, wiring, parameters, grid_of_all = analysed(folder, min_degree=2, q=q, radii=radii, per_node=True)
     generator = np.random.default_rng(seed)
     networks = [
         {

@@ -19,6 +19,7 @@ from ninscope.multifractal.nulls import (
     expected_sums,
     gaussian_counts,
     generator_of,
+    seen_radii,
     shuffled_counts,
 )
 from ninscope.multifractal.partition import partition_sums
@@ -333,7 +334,9 @@ def test_expected_sums_are_those_of_nodes_that_are_alike(counts, nodes, min_degr
     found = expected_sums(counts.astype(np.float64), nodes, min_degree, q)
     expected = partition_sums(np.tile(counts, (nodes, 1)).astype(np.int32), min_degree, q)
     assert (found.nodes, found.edges) == (expected.nodes, expected.edges)
-    assert found.seen.tolist() == expected.seen.tolist()
+    assert not found.seen.any()
+    counted = nodes * counts.astype(np.float64) * (found.nodes > 0)
+    assert seen_radii(counted).tolist() == expected.seen.tolist()
     assert (found.z.shape, found.m.shape) == (expected.z.shape, expected.m.shape)
     np.testing.assert_allclose(found.z, expected.z, rtol=1e-12)
     # M is 0 where p reaches 1; what enters the spectrum is M / Z.
@@ -341,11 +344,11 @@ def test_expected_sums_are_those_of_nodes_that_are_alike(counts, nodes, min_degr
 
 
 def test_expected_sums_of_fractions():
-    """By definition, from counts that no node can have; a radius is seen where the layer expects half an edge or more."""
-    expected = np.array([0.3, 0.05, 4.7, 0.04999, 8.2, 0.0])
+    """By definition, from counts that no node can have; a radius is seen where an edge is more likely than none: ln 2 of them."""
+    expected = np.array([0.3, 0.0694, 4.7, 0.0693, 8.2, 0.0])
     found = expected_sums(expected, 10, 12, Q)
     assert (found.nodes, found.edges) == (10, 133)
-    assert found.seen.tolist() == [False, True, True, False, True, False]
+    assert seen_radii(10 * expected).tolist() == [False, True, True, False, True, False]
     for r in range(expected.size):
         p = (1 + math.fsum(expected[: r + 1])) / (1 + math.fsum(expected))
         for k, order in enumerate(Q):

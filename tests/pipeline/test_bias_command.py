@@ -100,6 +100,10 @@ def test_a_process_measures_and_draws(suite, figure, tmp_path):
     (tmp_path / "own").mkdir()
     ended = process("bias", suite, *FEW, "--json", cwd=tmp_path / "own")
     assert (ended.code, ended.err) == (0, "")
+    assert list((tmp_path / "own").iterdir()) == []  # with --json only where it is asked for
+    drawn = process("bias", suite, *FEW, cwd=tmp_path / "own")
+    assert drawn.code == 0
+    assert drawn.out.splitlines()[-1] == "look at bias.png"
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["bias.png"]
     here = command("bias", suite, *FEW, "--json", "--figure", figure)
     assert document(ended.out) == document(here.out)

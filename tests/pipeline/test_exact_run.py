@@ -1,5 +1,6 @@
 """Runs that analyse whole networks: their tables, their parts, and what fails."""
 
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from driving import ANALYSIS, artefacts, command, contents, made, process, results, write_dag
+from ninscope.pipeline import plan
+from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.run import prepare
 from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages import emergence, exact, nulls, spectrum
+from ninscope.pipeline.stages.inputs import overall, settled
+from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.store import ArtefactStore
 from suites import neox_tensors, write_checkpoint, write_suite
 
@@ -197,10 +204,6 @@ def test_parts_of_an_interrupted_run_are_used(finished, scheduler, tmp_path):
     (key,) = artefacts(place / "runs" / "tiny")["exact"]
     expected = contents(place / "runs" / "tiny" / "tables")
     shutil.rmtree(place / "runs" / "tiny" / "store.zarr" / "exact")
-    from ninscope.pipeline.dagfile import load_dag
-    from ninscope.pipeline.run import prepare
-    from ninscope.pipeline.stages import exact
-
     prepared = prepare(load_dag(asked), place / "runs")
     (located,) = prepared.located
     count = prepared.plan.parts[key]
@@ -213,6 +216,110 @@ def test_parts_of_an_interrupted_run_are_used(finished, scheduler, tmp_path):
     assert run(place, scheduler, asked).code == 0
     assert contents(place / "runs" / "tiny" / "tables") == expected
     assert not artefacts(place / "runs" / "tiny")["parts"]
+
+
+def test_leftovers_of_interrupted_runs_go(finished, scheduler, tmp_path):
+    place = shutil.copytree(finished, tmp_path / "place")
+    folder = place / "runs" / "tiny"
+    for stage in ("parts", "ranges"):
+        abandoned = folder / "store.zarr" / stage / f"{'0' * 32}-1-of-7"
+        abandoned.mkdir(parents=True)
+        (abandoned / "zarr.json").write_text("{}")
+    assert run(place, scheduler, dag(place, exact=True, nulls=NULLS | {"seed": 8}, per_node=True)).code == 0
+    assert not artefacts(folder)["parts"]
+    assert not artefacts(folder)["ranges"]
+
+
+def test_an_analysis_that_holds_more_is_used_as_it_is(finished, scheduler, tmp_path):
+    place = shutil.copytree(finished, tmp_path / "place")
+    for changes in ({"exact": True}, {"exact": True, "per_node": True}, ONLY_EXACT):
+        asked = dag(place, **changes)
+        listed = command("run", asked, "--runs-dir", place / "runs", "--dry-run").would_run
+        assert "exact" not in {stage for stage, _ in listed}
+
+
+OK = Outcome()
+NO_SAMPLES = Outcome("unsupported", "10000 samples may hold too many edges")
+NO_ANSWER = Outcome("missing", "cannot be fetched (timeout); run again")
+OURS = Outcome("failed", "ValueError: no")
+NAN = Outcome("nonfinite", "tensor x holds NaN")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "ok", "status", "message"),
+    [
+        ({"sampled": OK, "exact": OK, "nulls": OK}, ["sampled", "exact", "nulls"], "ok", ""),
+        ({"sampled": NO_SAMPLES, "exact": OK}, ["exact"], "unsupported", f"sampled: {NO_SAMPLES.message}"),
+        (
+            {"sampled": OK, "exact": NO_ANSWER, "nulls": NO_ANSWER},
+            ["sampled"],
+            "missing",
+            f"exact: {NO_ANSWER.message}",
+        ),
+        ({"exact": OK, "nulls": OURS}, ["exact"], "failed", f"nulls: {OURS.message}"),
+        (
+            {"sampled": OK, "exact": NAN, "nulls": NAN},
+            [],
+            "nonfinite",
+            NAN.message,
+        ),  # bytes at fault: nothing is trusted
+        ({"sampled": OURS, "exact": OURS}, [], "failed", OURS.message),
+    ],
+)
+def test_a_failure_of_one_analysis_spoils_others_only_where_the_bytes_are_at_fault(outcomes, ok, status, message):
+    found = settled(outcomes)
+    assert [name for name, outcome in found.items() if outcome.ok] == ok
+    assert (overall(found).status, overall(found).message) == (status, message)
+
+
+def test_nulls_without_a_start_say_so(tmp_path, scheduler):
+    write_suite(tmp_path / "weights", (1, 8), **SHAPE)
+    assert run(tmp_path, scheduler, dag(tmp_path, **ONLY_EXACT, nulls=NULLS)).code == 0
+    rows = table(tmp_path, "nulls")
+    assert rows["emergence"].isna().all()
+    assert set(rows["message"]) == {"no E: there is no usable step0 to compare with"}
+
+
+def test_too_many_parts_are_refused(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "MAX_PARTS", 3)
+    ended = command("run", dag(finished, **ONLY_EXACT, execution={"part_bytes": PART}), "--runs-dir", tmp_path)
+    assert ended.code == 2
+    (line,) = ended.says
+    assert "tiny/weights step0: 27648 bytes of weights in parts of 4000 are 7 parts, more than 3" in line
+
+
+def test_stored_layouts_change_with_their_versions(finished):
+    """What an artefact holds is part of what its key stands for: who changes one raises the stage's VERSION, and this."""
+    store = ArtefactStore(RunFolder(finished / "runs" / "tiny"))
+    layouts = {}
+    for stage, version in (("spectra", 3), ("exact", 2), ("nulls", 2), ("emergence", 2)):
+        stored = store.read(stage, store.keys(stage)[0])
+        columns = {name: stored.attributes.get(name) for name in ("columns", "rows", "layer_columns")}
+        layouts[stage] = (version, list(stored.arrays), {name: value for name, value in columns.items() if value})
+    spectra = {
+        "columns": ["alpha0", "width", "nodes", "edges", "r2_mass_mean", "r2_mass_std", "network_edges"],
+        "rows": ["q", "tau", "alpha", "f", "r2"],
+        "layer_columns": [
+            "nodes", "nodes_counted", "mean", "std", "kurtosis", "dimension_mean", "dimension_std", "r2_mass_mean",
+            "r2_mass_std", "p5", "p25", "p50", "p75", "p95",
+        ],
+    }  # fmt: skip
+    nodes = ["node_edges", "node_degree", "node_dimension", "node_r2"]
+    assert layouts == {
+        "spectra": (spectrum.VERSION, ["values", "curves"], spectra),
+        "exact": (exact.VERSION, ["values", "curves", "layers", *nodes, "matrix_totals", "matrix_std"], spectra),
+        "nulls": (nulls.VERSION, NULLS["models"], {"columns": ["alpha0", "width"]}),
+        "emergence": (
+            emergence.VERSION,
+            ["values"],
+            {
+                "columns": [
+                    "alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high",
+                    "r2_mass_mean", "r2_partition",
+                ]
+            },
+        ),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -237,8 +344,6 @@ def test_contradictions_are_refused(tmp_path, changes, says):
     ended = command("run", dag(tmp_path, **changes), "--runs-dir", tmp_path / "runs")
     assert ended.code == 2
     (line,) = ended.says
-    import re
-
     assert re.search(says, line), line
     assert not (tmp_path / "runs").exists()
 

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ninscope.checkpoints.tensors import as_float
+from ninscope.errors import CheckpointError
 from ninscope.multifractal.boxes import column_histogram
 from ninscope.networks.bin_table import BinTable
 
 _LANES = 64
+_ROWS = 64
+_LARGEST = 1e150
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,22 @@ class BlockTally:
 
 
 def block_tally(source: str, target: str, bits: np.ndarray, dtype: str, table: BinTable) -> BlockTally:
-    """bits: whole rows of one matrix, as stored, unsigned integers [rows, columns], all finite."""
+    """bits: whole rows of one matrix, as stored, unsigned integers [rows, columns], all finite.
+
+    Raises CheckpointError (unsupported) where the weights' variance is beyond float64.
+    """
     values = as_float(bits if dtype == "BF16" else bits.view(f"f{bits.itemsize}"), dtype)
-    row_moments = np.stack([values.mean(axis=1, dtype=np.float64), values.var(axis=1, dtype=np.float64)], axis=1)
+    largest = float(np.abs(values).max(initial=0))
+    if largest > _LARGEST:
+        raise CheckpointError(
+            "unsupported",
+            f"weights of {source} -> {target} reach {largest:g}, too large for a variance; ask for no [nulls]",
+        )
+    row_moments = np.empty((len(values), 2))
+    for first in range(0, len(values), _ROWS):  # a few rows in float64 at a time
+        some = values[first : first + _ROWS]
+        row_moments[first : first + _ROWS, 0] = some.mean(axis=1, dtype=np.float64)
+        row_moments[first : first + _ROWS, 1] = some.var(axis=1, dtype=np.float64)
     # Every weight alike counts for the matrix; a few counters side by side are faster than one.
     flat = bits.reshape(-1)
     counts, unused = np.zeros((_LANES, table.width), np.int32), np.zeros(_LANES, np.int64)

@@ -13,7 +13,7 @@ from ninscope.exact.bands import Band, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, block_tally
 from ninscope.multifractal.boxes import column_histogram
 from ninscope.networks.bin_table import BinTable, bin_table, magnitude_range
-from ninscope.networks.radii import IntegerRadii, LogRadii, log_radii
+from ninscope.networks.radii import IntegerRadii, Radii, log_radii
 from ninscope.parameters import Parameters
 
 
@@ -36,10 +36,23 @@ class LayerCounts:
         return LayerCounts(self.histogram + other.histogram, self.distances + other.distances, matrices)
 
 
+MAX_TALLY_BYTES = 4_000_000_000  # a layer of 20,480 neurons at 10,000 radii, the most there may be, takes 0.8e9
+
+
 class Tally:
-    """Counts of a layer that grow band by band, as one thread makes them."""
+    """Counts of a layer that grow band by band, as one thread makes them.
+
+    Raises CheckpointError (unsupported) for a layer of so many neurons that their counts would not fit into memory.
+    """
 
     def __init__(self, nodes: int, table: BinTable):
+        needed = 4 * nodes * table.width
+        if needed > MAX_TALLY_BYTES:
+            raise CheckpointError(
+                "unsupported",
+                f"counts of a layer of {nodes} neurons at {table.radius_count} radii would take {needed / 1e9:.0f} GB, more "
+                f"than {MAX_TALLY_BYTES / 1e9:.0f}; ask for fewer radii (max_distance, or radii = {{ log = K }})",
+            )
         self._histogram = np.zeros((nodes, table.width), np.int32)
         self._distances = np.zeros(nodes, np.int64)
         self._kept = table.radius_count + 1
@@ -55,9 +68,7 @@ class Tally:
         return LayerCounts(self._histogram[:, : self._kept], self._distances)
 
 
-def radii_of(
-    checkpoint: Checkpoint, architecture: Architecture, parameters: Parameters, workers: int = 1
-) -> IntegerRadii | LogRadii:
+def radii_of(checkpoint: Checkpoint, architecture: Architecture, parameters: Parameters, workers: int = 1) -> Radii:
     """The grid of radii of a checkpoint's whole network; a logarithmic one takes a pass over its weights, in threads.
 
     Raises CheckpointError.

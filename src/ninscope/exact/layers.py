@@ -11,8 +11,10 @@ from ninscope.exact.counting import LayerCounts
 from ninscope.multifractal.node_dimension import mass_radius_fits
 from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.networks.bin_table import distance_shift
-from ninscope.networks.radii import IntegerRadii, LogRadii
+from ninscope.networks.radii import IntegerRadii, Radii
 from ninscope.parameters import Parameters
+
+_PERCENTILES = (5, 25, 50, 75, 95)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class LayerStatistics:
 
     mean, std, kurtosis: of the average weighted degree (std with n in the denominator; kurtosis E[((X - mean)/std)^4], 3 for
     a normal distribution, NaN where all are alike); dimension_mean, dimension_std: of the node fractal dimension;
-    r2_mass_mean, r2_mass_std: of R^2 of ln N on ln r.
+    r2_mass_mean, r2_mass_std: of R^2 of ln N on ln r; p5 to p95: percentiles of the average weighted degree. On a logarithmic
+    grid there is no weighted degree (NodeValues), and all that is said of it is NaN.
     """
 
     layer: str
@@ -50,6 +53,11 @@ class LayerStatistics:
     dimension_std: float
     r2_mass_mean: float
     r2_mass_std: float
+    p5: float
+    p25: float
+    p50: float
+    p75: float
+    p95: float
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class LayerResult:
             kurtosis,
             *_moments(self.nodes.dimension[fitted]),
             *_moments(self.nodes.r2[~np.isnan(self.nodes.r2)]),
+            *(np.percentile(degree, _PERCENTILES).tolist() if degree.size else [math.nan] * len(_PERCENTILES)),
         )
 
 
@@ -87,9 +96,7 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std())
 
 
-def layer_result(
-    layer: str, counts: LayerCounts, radii: IntegerRadii | LogRadii, parameters: Parameters
-) -> LayerResult:
+def layer_result(layer: str, counts: LayerCounts, radii: Radii, parameters: Parameters) -> LayerResult:
     """Partition sums and node values of one layer from all its counts."""
     histogram = np.ascontiguousarray(counts.histogram)
     edges = histogram.sum(axis=1, dtype=np.int64)

@@ -1,7 +1,9 @@
 """The exact analysis of a checkpoint's null models, from what was tallied of its matrices."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -12,11 +14,12 @@ from ninscope.multifractal.nulls import (
     expected_sums,
     gaussian_counts,
     generator_of,
+    seen_radii,
     shuffled_counts,
 )
 from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.multifractal.spectrum import Spectrum, spectrum_of_sums
-from ninscope.networks.radii import IntegerRadii, LogRadii
+from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
 
 
@@ -48,7 +51,7 @@ def matrices_of(tallies: Mapping[str, BlockTally], architecture: Architecture) -
 def null_spectrum(
     null: str,
     matrices: Sequence[Matrix],
-    radii: IntegerRadii | LogRadii,
+    radii: Radii,
     parameters: Parameters,
     seed: int = 0,
     sample: int = 0,
@@ -62,25 +65,40 @@ def null_spectrum(
     by_source: dict[str, list[Matrix]] = {}
     for matrix in matrices:
         by_source.setdefault(matrix.source, []).append(matrix)
-    sums = [_layer_sums(null, of_layer, radii, parameters, seed, sample) for of_layer in by_source.values()]
-    total = sums[0]
-    for layer in sums[1:]:
-        total = total + layer
+    draw = {"shuffled": _shuffled, "gaussian": _gaussian}.get(null)
+    if null == "analytic":
+        total = _analytic_sums(list(by_source.values()), radii, parameters)
+    elif draw is not None:
+        sums = (_drawn_sums(null, draw, of_layer, radii, parameters, seed, sample) for of_layer in by_source.values())
+        total = reduce(add, sums)
+    else:
+        raise ValueError(f"unknown null model {null!r}; one of shuffled, gaussian, analytic")
     return spectrum_of_sums(total, parameters.q, radii.logarithms, parameters.derivative)
 
 
-def _layer_sums(null, matrices: list[Matrix], radii, parameters: Parameters, seed: int, sample: int) -> PartitionSums:
-    if null == "analytic":
-        expected = sum(matrix.rows * bin_probabilities(matrix.std, radii)[:-1] for matrix in matrices)
-        return expected_sums(expected, matrices[0].columns, parameters.min_degree, parameters.q)
+def _drawn_sums(
+    null: str, draw, matrices: list[Matrix], radii: Radii, parameters: Parameters, seed: int, sample: int
+) -> PartitionSums:
     counts = np.zeros((matrices[0].columns, radii.count + 1), np.int32)
     for matrix in matrices:
-        generator = generator_of(seed, sample, null, matrix.name)
-        if null == "shuffled":
-            counts += shuffled_counts(matrix.totals, matrix.columns, generator)
-        elif null == "gaussian":
-            probabilities = bin_probabilities(matrix.std, radii)
-            counts += gaussian_counts(probabilities, matrix.rows, matrix.columns, generator)
-        else:
-            raise ValueError(f"unknown null model {null!r}; one of shuffled, gaussian, analytic")
+        counts += draw(matrix, radii, generator_of(seed, sample, null, matrix.name))
     return partition_sums(counts, parameters.min_degree, parameters.q)
+
+
+def _shuffled(matrix: Matrix, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
+    return shuffled_counts(matrix.totals, matrix.columns, generator)
+
+
+def _gaussian(matrix: Matrix, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
+    return gaussian_counts(bin_probabilities(matrix.std, radii), matrix.rows, matrix.columns, generator)
+
+
+def _analytic_sums(layers: list[list[Matrix]], radii: Radii, parameters: Parameters) -> PartitionSums:
+    """Of the expected counts. Radii are the network's, not a layer's: a rare weight anywhere is enough for one."""
+    sums, everywhere = [], np.zeros(radii.count + 1)
+    for matrices in layers:
+        nodes = matrices[0].columns
+        expected = sum(matrix.rows * bin_probabilities(matrix.std, radii)[:-1] for matrix in matrices)
+        sums.append(expected_sums(expected, nodes, parameters.min_degree, parameters.q))
+        everywhere += nodes * expected * (sums[-1].nodes > 0)
+    return replace(reduce(add, sums), seen=seen_radii(everywhere))

@@ -5,7 +5,8 @@ node layers are added in the architecture's order. So the result does not depend
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -18,12 +19,12 @@ from ninscope.exact.blocks import BlockTally
 from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
 from ninscope.exact.null_models import Matrix, matrices_of
+from ninscope.multifractal.partition import PartitionSums
 from ninscope.multifractal.spectrum import Spectrum, mass_quality, spectrum_of_sums
 from ninscope.networks.bin_table import BinTable, bin_table
-from ninscope.networks.radii import IntegerRadii, LogRadii
+from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
 
-Radii = IntegerRadii | LogRadii
 # What is known of each node layer from one piece of the work: the layer's result where all of it was there, else its counts.
 Piece = Mapping[str, LayerResult | LayerCounts]
 
@@ -31,7 +32,8 @@ Piece = Mapping[str, LayerResult | LayerCounts]
 @dataclass(frozen=True)
 class ExactAnalysis:
     """The whole network (or the part of it that was chosen). edges: within the bounds; nodes: all, of every node layer;
-    layers, values: of every layer with outgoing edges; matrices: where null models are wanted.
+    layers: of every layer with outgoing edges; values: of their nodes, where Parameters.per_node asks; matrices: where null
+    models are wanted.
     """
 
     spectrum: Spectrum
@@ -55,8 +57,28 @@ def exact_analysis(
     Raises CheckpointError.
     """
     radii = radii_of(checkpoint, architecture, parameters, workers)
-    (piece,) = analyse_piece(checkpoint, architecture, parameters, radii, workers=workers, matrices=matrices)
-    return combine([piece], architecture, parameters, radii)
+    (analysis,) = analyse_networks(checkpoint, architecture, parameters, radii, [None], workers, matrices)
+    return analysis
+
+
+def analyse_networks(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    parameters: Parameters,
+    radii: Radii,
+    networks: Sequence[Chosen],
+    workers: int = 1,
+    matrices: bool = False,
+) -> list[ExactAnalysis]:
+    """Analyse several networks of a checkpoint, each all of it or chosen neurons, from one pass over its weights.
+
+    A layer's sums are added as soon as they are there, so what is held does not grow with layers. Raises CheckpointError.
+    """
+    growing = [_Growing(architecture, parameters, radii, chosen) for chosen in networks]
+    for _, found in _layers(checkpoint, architecture, parameters, radii, 0, 1, workers, networks, matrices):
+        for one, result in zip(growing, found, strict=True):
+            one.add(result)
+    return [one.analysis() for one in growing]
 
 
 def analyse_piece(
@@ -71,25 +93,13 @@ def analyse_piece(
     matrices: bool = False,
 ) -> list[Piece]:
     """Piece `number` of `count` of the work on a checkpoint, for each network that is looked at. Raises CheckpointError."""
-    parts = outgoing(architecture, architecture.tensors(checkpoint.tensors), networks)
-    every, here = bands_of(parts, number, count)
-    wanted: dict[str, list[Band]] = {}
-    for band in here:
-        wanted.setdefault(band.part.layer, []).append(band)
-    bands = {name: sum(band.part.layer == name for band in every) for name in wanted}
-    with ThreadPoolExecutor(workers) as pool:
-        started = [
-            _LayerWork(name, of_layer, radii, parameters, len(of_layer) == bands[name], matrices).start(pool)
-            for name, of_layer in wanted.items()
-        ]
-        try:
-            found = [work.result() for work in started]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    return [
-        {work.layer: results[at] for work, results in zip(started, found, strict=True)} for at in range(len(networks))
-    ]
+    pieces: list[dict] = [{} for _ in networks]
+    for layer, found in _layers(
+        checkpoint, architecture, parameters, radii, number, count, workers, networks, matrices
+    ):
+        for piece, part in zip(pieces, found, strict=True):
+            piece[layer] = part
+    return pieces
 
 
 def combine(
@@ -100,36 +110,82 @@ def combine(
     chosen: Chosen = None,
 ) -> ExactAnalysis:
     """The analysis of one network from all its pieces, in any order."""
-    sizes = {layer.name: layer.size if chosen is None else chosen[layer.name].size for layer in architecture.layers}
-    sources = {block.source for block in architecture.blocks}
-    results = []
-    for layer in (layer.name for layer in architecture.layers if layer.name in sources):
+    growing = _Growing(architecture, parameters, radii, chosen)
+    for layer in growing.layers:
         parts = [piece[layer] for piece in pieces if layer in piece]
+        if not parts:
+            raise ValueError(f"no piece holds the counts of {layer}")
         whole = next((part for part in parts if isinstance(part, LayerResult)), None)
-        if whole is None:
-            nothing = LayerCounts(np.zeros((sizes[layer], radii.count + 1), np.int32), np.zeros(sizes[layer], np.int64))
-            counts = sum(parts[1:], start=parts[0]) if parts else nothing
-            whole = layer_result(layer, counts, radii, parameters)
-        results.append(whole)
-    analysis = _analysis(results, sizes, radii, parameters)
-    tallies = {name: tally for result in results for name, tally in result.matrices.items()}
-    return replace(analysis, matrices=matrices_of(tallies, architecture)) if tallies else analysis
+        growing.add(whole or layer_result(layer, sum(parts[1:], start=parts[0]), radii, parameters))
+    return growing.analysis()
 
 
-def _analysis(results: list[LayerResult], sizes: dict[str, int], radii: Radii, parameters: Parameters) -> ExactAnalysis:
-    r2 = np.concatenate([result.nodes.r2 for result in results])
-    total = results[0].sums
-    for result in results[1:]:
-        total = total + result.sums
-    quality = mass_quality(r2[~np.isnan(r2)])
-    spectrum = spectrum_of_sums(total, parameters.q, radii.logarithms, parameters.derivative, **quality)
-    silent = [result.layer for result in results if result.sums.nodes == 0]
-    if silent and not spectrum.message:
-        spectrum = replace(spectrum, message=uncounted_layers(silent))
-    edges = int(sum(result.nodes.edges.sum() for result in results))
-    layers = tuple(result.statistics(parameters.min_degree) for result in results)
-    values = {result.layer: result.nodes for result in results}
-    return ExactAnalysis(spectrum, sum(sizes.values()), edges, layers, values, radii)
+def _layers(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    parameters: Parameters,
+    radii: Radii,
+    number: int,
+    count: int,
+    workers: int,
+    networks: Sequence[Chosen],
+    matrices: bool,
+) -> Iterator[tuple[str, list[LayerResult | LayerCounts]]]:
+    """The layers of a piece in the architecture's order, one entry a network each, as they are done."""
+    every, here = bands_of(outgoing(architecture, architecture.tensors(checkpoint.tensors), networks), number, count)
+    wanted: dict[str, list[Band]] = {}
+    for band in here:
+        wanted.setdefault(band.part.layer, []).append(band)
+    bands = Counter(band.part.layer for band in every)
+    with ThreadPoolExecutor(workers) as pool:
+        started = deque(
+            _LayerWork(name, of_layer, radii, parameters, len(of_layer) == bands[name], matrices).start(pool)
+            for name, of_layer in wanted.items()
+        )
+        try:
+            while started:
+                work = started.popleft()
+                yield work.layer, work.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+class _Growing:
+    """The analysis of one network, layer after layer in the architecture's order."""
+
+    def __init__(self, architecture: Architecture, parameters: Parameters, radii: Radii, chosen: Chosen):
+        sources = {block.source for block in architecture.blocks}
+        self.layers = [layer.name for layer in architecture.layers if layer.name in sources]
+        self._nodes = sum(layer.size if chosen is None else chosen[layer.name].size for layer in architecture.layers)
+        self._architecture, self._parameters, self._radii = architecture, parameters, radii
+        self._sums: PartitionSums | None = None
+        self._edges = 0
+        self._r2: list[np.ndarray] = []
+        self._silent: list[str] = []
+        self._statistics: list[LayerStatistics] = []
+        self._values: dict[str, NodeValues] = {}
+        self._tallies: dict[str, BlockTally] = {}
+
+    def add(self, result: LayerResult) -> None:
+        self._sums = result.sums if self._sums is None else self._sums + result.sums
+        self._edges += int(result.nodes.edges.sum())
+        self._r2.append(result.nodes.r2[~np.isnan(result.nodes.r2)])
+        if result.sums.nodes == 0:
+            self._silent.append(result.layer)
+        self._statistics.append(result.statistics(self._parameters.min_degree))
+        if self._parameters.per_node:
+            self._values[result.layer] = result.nodes
+        self._tallies |= result.matrices
+
+    def analysis(self) -> ExactAnalysis:
+        parameters, radii = self._parameters, self._radii
+        quality = mass_quality(np.concatenate(self._r2))
+        spectrum = spectrum_of_sums(self._sums, parameters.q, radii.logarithms, parameters.derivative, **quality)
+        if self._silent and not spectrum.message:
+            spectrum = replace(spectrum, message=uncounted_layers(self._silent))
+        matrices = matrices_of(self._tallies, self._architecture) if self._tallies else ()
+        return ExactAnalysis(spectrum, self._nodes, self._edges, tuple(self._statistics), self._values, radii, matrices)
 
 
 def uncounted_layers(names: list[str]) -> str:

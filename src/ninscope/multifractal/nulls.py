@@ -13,7 +13,7 @@ from scipy.special import erf
 
 from ninscope.multifractal.partition import PartitionSums
 from ninscope.networks.bin_table import bin_table
-from ninscope.networks.radii import IntegerRadii, LogRadii
+from ninscope.networks.radii import Radii
 
 NULLS = ("shuffled", "gaussian", "analytic")
 _DRAWN_AT_ONCE = 1 << 20
@@ -53,7 +53,7 @@ def gaussian_counts(probabilities: np.ndarray, rows: int, columns: int, generato
     return np.ascontiguousarray(counts[:, :-1])
 
 
-def bin_probabilities(std: float, radii: IntegerRadii | LogRadii) -> np.ndarray:
+def bin_probabilities(std: float, radii: Radii) -> np.ndarray:
     """Probability that a Gaussian weight (mean 0) falls into each distance bin, then that it is no edge, float64 [K + 2].
 
     P(|w| < x) = erf(x / (std sqrt 2)), at the very weights where the bin of a float64 changes.
@@ -70,20 +70,30 @@ def bin_probabilities(std: float, radii: IntegerRadii | LogRadii) -> np.ndarray:
 
 
 def expected_sums(expected: np.ndarray, nodes: int, min_degree: int, q: np.ndarray) -> PartitionSums:
-    """Partition sums of a layer of `nodes` nodes that all have the expected counts: the analytic null.
+    """Partition sums of a layer of `nodes` nodes that all have the expected counts, of which the analytic null is the sum.
 
-    expected: float64 [K + 1], edges of a node per distance bin. A radius is seen where the layer expects an edge.
+    expected: float64 [K + 1], edges of a node per distance bin. Nothing is `seen` yet: a radius is where the whole network
+    expects an edge (`seen_radii`).
     """
     degree = expected.sum()
     zero = np.zeros((expected.size, q.size))
+    unseen = np.zeros(expected.size, np.bool_)
     if degree <= min_degree:
-        return PartitionSums(zero, zero, np.zeros(expected.size, np.bool_), 0, 0)
+        return PartitionSums(zero, zero, unseen, 0, 0)
     mass = 1.0 + np.cumsum(expected)
     log_p = np.log(mass / mass[-1])
     z = nodes * np.exp(log_p[:, None] * q)
-    seen = nodes * expected >= 0.5
+    return PartitionSums(z, z * log_p[:, None], unseen, nodes, round(nodes * degree))
+
+
+def seen_radii(expected: np.ndarray) -> np.ndarray:
+    """Which radii a network has, bool [K + 1]: those where more likely than not it has an edge.
+
+    expected: float64 [K + 1], edges of all its counted nodes per distance bin. Their number is Poisson's, nearly.
+    """
+    seen = -np.expm1(-expected) >= 0.5
     seen[0] = False
-    return PartitionSums(z, z * log_p[:, None], seen, nodes, round(nodes * degree))
+    return seen
 
 
 def generator_of(seed: int, sample: int, null: str, matrix: str) -> np.random.PCG64:

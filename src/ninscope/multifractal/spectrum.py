@@ -121,13 +121,10 @@ def spectrum_of_counts(
 LEAST_R2 = 0.7
 
 
-def fit_warning(r2_mass_mean: float, r2: np.ndarray) -> str:
-    """One clause that says which power law does not hold (an R^2 below LEAST_R2); empty where both do.
-
-    r2: float64 [len(q)], of ln Z_q on ln(r/d); NaN is no fit, and no warning.
-    """
+def fit_warning(r2_mass_mean: float, r2_partition: float) -> str:
+    """One clause that says which power law does not hold (its R^2 is below LEAST_R2); empty where both do, or NaN, no fit."""
     found = ["mass against radius"] if r2_mass_mean < LEAST_R2 else []
-    if (r2 < LEAST_R2).any():
+    if r2_partition < LEAST_R2:
         found.append("partition sums against radius")
     return f"a power law does not hold well (r2 below {LEAST_R2}): {', '.join(found)}" if found else ""
 

@@ -16,7 +16,7 @@ _LINES = {
     "exact": {"linestyle": "-", "marker": "o", "markersize": 4},
     "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
 }
-_NULLS = {"shuffled": "#b5651d", "gaussian": "#6c757d", "analytic": "#9d4edd"}
+_NULLS = {"shuffled": "#b5651d", "gaussian": "#d62898", "analytic": "#9d4edd"}
 
 
 def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
@@ -78,7 +78,7 @@ def emergence_figure(
                 axes.plot(x, mean, color=colour, label=_method_label(method), **_LINES[method])
             axes.set_ylabel(label)
         _legend(panels[0])
-        panels[0].set_title(f"{title} over training (bands of samples: ±1 standard deviation)")
+        panels[0].set_title(f"{title} over training (bands: ±1 standard deviation of samples, of draws)")
         _emergence_panel(panels[2], rows, benchmarks, nulls)
         ticks = _thinned(steps)
         panels[2].set_xticks(_position(ticks), labels=[_count(step) for step in ticks])
@@ -104,7 +104,7 @@ def _x(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _null_bands(axes, nulls: pd.DataFrame | None, name: str, spread_name: str) -> list:
-    """Each null model as a band of ±2 standard deviations over its draws, with its mean; returns what a legend shows."""
+    """Each null model as a band of ±1 standard deviation over its draws, with its mean; returns what a legend shows."""
     shown = []
     if nulls is None:
         return shown
@@ -113,7 +113,7 @@ def _null_bands(axes, nulls: pd.DataFrame | None, name: str, spread_name: str) -
         part = nulls[nulls["null"] == null]
         if part[name].notna().any():
             x, mean = _x(part), part[name].to_numpy(float)
-            spread = np.nan_to_num(2 * part[spread_name].to_numpy(float))
+            spread = np.nan_to_num(part[spread_name].to_numpy(float))
             axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.3, linewidth=0)
             shown += axes.plot(x, mean, color=colour, linewidth=1, linestyle=":", label=f"null: {null}")
     return shown
@@ -152,13 +152,14 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
         axes.set_yticks([])
         say_nothing(axes, rows["message"].iloc[0] if len(rows) else "no checkpoint has a spectrum")
     else:
-        _null_bands(axes, nulls, "emergence", "emergence_std")
+        dotted = _null_bands(axes, nulls, "emergence", "emergence_std")
         for method, part in _methods(rows):
             x = _x(part)
             low, high = (part[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=green, alpha=0.2, linewidth=0)
             label = "E, whole network" if method == "exact" else "E, samples (band: bootstrap interval)"
             lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **_LINES[method])
+        lines += dotted
         axes.axhline(0, color="black", linewidth=0.6)
     loss = benchmarks[(benchmarks["task"] == "held_out") & (benchmarks["metric"] == "loss")].dropna(subset=["step"])
     if len(loss):
@@ -171,7 +172,7 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
         )
         beside.set_ylabel("held-out loss", color=grey)
     if lines:
-        axes.legend(handles=lines, loc="upper center", fontsize=7)
+        axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(0.25, 1.0), fontsize=7)
 
 
 def _position(step):

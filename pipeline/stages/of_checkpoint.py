@@ -1,0 +1,40 @@
+"""What stages that read a checkpoint have in common: it may be there already, and it may fail for what its bytes are."""
+
+from collections.abc import Callable
+
+from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.store import Artefact, ArtefactStore
+
+from ninscope.architectures import architecture_of
+from ninscope.architectures.layout import Architecture
+from ninscope.checkpoints.source import open_source
+from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.errors import CheckpointError
+
+
+def store_of_checkpoint(
+    store: ArtefactStore,
+    stage: str,
+    key: str,
+    located: Located,
+    work: Callable[[Checkpoint, Architecture], Artefact],
+) -> None:
+    """Store what `work` makes of a checkpoint, unless it is there; NaN in its weights is stored as a failure.
+
+    Raises CheckpointError: what work raises, and changed files.
+    """
+    if store.has(stage, key):  # the same content under another name, or another run was faster
+        if (failure := store.failure(stage, key)) is not None:
+            raise failure
+        return
+    source = open_source(located.source)
+    checkpoint = source.open(located.revision, located.identity)
+    try:
+        artefact = work(checkpoint, architecture_of(checkpoint.config))
+        source.check_unchanged(located.identity)
+    except CheckpointError as error:
+        if error.status == "nonfinite":
+            source.check_unchanged(located.identity)
+            store.write_failure(stage, key, error)
+        raise
+    store.write(stage, key, artefact)
