@@ -172,7 +172,7 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
         )
         beside.set_ylabel("held-out loss", color=grey)
     if lines:
-        axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(0.25, 1.0), fontsize=7)
+        axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.55, 1.0), fontsize=7)
 
 
 def _position(step):
