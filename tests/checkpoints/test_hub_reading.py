@@ -101,7 +101,8 @@ class TestWrong:
             ({"config.json": b"[]"}, "corrupt", r"step1/config\.json: not a JSON object"),
             ({"config.json": b'{"model_type": "mamba"}'}, "unsupported", "model_type 'mamba' is not supported"),
             ({WEIGHTS: None}, "missing", r"step1: no model\.safetensors and no"),
-            ({WEIGHTS: None, "pytorch_model.bin": b"x"}, "missing", "weights are absent or in another format"),
+            ({WEIGHTS: None, "flax_model.msgpack": b"x"}, "missing", "weights are absent or in another format"),
+            ({WEIGHTS: None, "pytorch_model.bin": b"x"}, "unsupported", r"step1/pytorch_model\.bin: not a zip file"),
             ({WEIGHTS: b""}, "corrupt", r"step1/model\.safetensors: 0 bytes are too few"),
             ({WEIGHTS: b"garbage, not weights"}, "corrupt", r"step1/model\.safetensors: not a safetensors file"),
             (
@@ -124,7 +125,7 @@ class TestWrong:
         assert np.isfinite(rows[2].emergence)
         with pytest.raises(CheckpointError, match=match):
             ninscope.measure(MODEL, "step1", **SMALL)
-        if WEIGHTS not in damaged:  # then the listing alone tells, and no weight is read
+        if not {WEIGHTS, "pytorch_model.bin"} & set(damaged):  # then the listing alone tells, and no weight is read
             with pytest.raises(CheckpointError, match=match):
                 open_source(MODEL).identify("step1")
 

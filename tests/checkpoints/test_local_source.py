@@ -118,7 +118,7 @@ class TestWrongRequests:
 
     def test_a_folder_of_other_things(self, tmp_path):
         (tmp_path / "photos").mkdir()
-        (tmp_path / "pytorch_model.bin").write_bytes(b"")
+        (tmp_path / "flax_model.msgpack").write_bytes(b"")
         with pytest.raises(RequestError, match=r"name a folder that holds config\.json and model\.safetensors"):
             ninscope.measure_all(str(tmp_path))
 
@@ -255,7 +255,7 @@ DAMAGES = {
     "width unknown": (configured(hidden_size=None), "corrupt", "hidden_size is None; an integer from 1"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "missing", r"no model\.safetensors and no"),
     "other weights": (
-        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+        lambda folder: (folder / "model.safetensors").rename(folder / "flax_model.msgpack"),
         "missing",
         "weights are absent or in another format",
     ),

@@ -6,12 +6,16 @@ from ninscope.checkpoints.index_format import (
     INDEX_NAME,
     MAX_JSON_BYTES,
     SINGLE_NAME,
+    TORCH_INDEX_NAME,
+    TORCH_SINGLE_NAME,
     read_json_object,
     shards_of_index,
 )
-from ninscope.checkpoints.safetensors_format import read_header
+from ninscope.checkpoints.safetensors_format import TensorEntry, read_header
 from ninscope.checkpoints.steps import step_of
-from ninscope.checkpoints.tensors import Checkpoint, Tensor, WeightFile
+from ninscope.checkpoints.tensors import Checkpoint, Tensor
+from ninscope.checkpoints.torch_format import TorchFile, read_directory
+from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 MAX_CONFIG_BYTES = 10_000_000
@@ -28,20 +32,33 @@ def read_config(revision: str, present: Iterable[str], read: Callable[[str, int]
 
 def weight_files(present: Iterable[str], read: Callable[[str, int], bytes], revision: str) -> dict[str, list[str]]:
     """The weight files of a revision and the tensors promised in each: model.safetensors (nothing is promised), or the
-    shards its index names, in name order.
+    shards its index names, in name order; where there are neither, pytorch_model.bin or its shards.
 
     present: names of the files there; read(name, limit) gives a small file's bytes.
     Raises CheckpointError (missing) when there are no weights, and what the index raises.
     """
     present = set(present)
-    if SINGLE_NAME in present:
-        return {SINGLE_NAME: []}
-    if INDEX_NAME in present:
-        return shards_of_index(read(INDEX_NAME, MAX_JSON_BYTES), present, f"{revision}/{INDEX_NAME}")
+    for single, index in ((SINGLE_NAME, INDEX_NAME), (TORCH_SINGLE_NAME, TORCH_INDEX_NAME)):
+        if single in present:
+            return {single: []}
+        if index in present:
+            return shards_of_index(read(index, MAX_JSON_BYTES), present, f"{revision}/{index}")
     raise CheckpointError(
         "missing",
-        f"{revision}: no {SINGLE_NAME} and no {INDEX_NAME}; the weights are absent or in another format",
+        f"{revision}: no {SINGLE_NAME} and no {INDEX_NAME}, nor {TORCH_SINGLE_NAME}; the weights are absent or in another format",
     )
+
+
+def _entries(file: WeightFile) -> tuple[dict[str, TensorEntry], WeightFile]:
+    """The tensors of a weight file, and the file to read them from. Raises CheckpointError."""
+
+    def read(start: int, stop: int) -> bytes:
+        return bytes(file.read_ranges([(start, stop)])[0])
+
+    if file.name.endswith(".bin"):
+        directory = read_directory(read, file.size, file.name)
+        return directory.tensors, TorchFile(file, directory.storages)
+    return read_header(read, file.size, file.name), file
 
 
 def checkpoint_of_files(
@@ -55,10 +72,7 @@ def checkpoint_of_files(
     config = read_json_object(read_config(revision, present, read), f"{revision}/config.json")
     tensors: dict[str, Tensor] = {}
     for name, promised in weight_files(present, read, revision).items():
-        file = open_file(name)
-        entries = read_header(
-            lambda start, stop, file=file: bytes(file.read_ranges([(start, stop)])[0]), file.size, file.name
-        )
+        entries, file = _entries(open_file(name))
         absent = [tensor for tensor in promised if tensor not in entries]
         if absent:
             raise CheckpointError(

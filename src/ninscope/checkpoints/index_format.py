@@ -1,4 +1,4 @@
-"""The index of a sharded checkpoint (model.safetensors.index.json): {"weight_map": {tensor name: shard file}}.
+"""The index of a sharded checkpoint (*.index.json): {"weight_map": {tensor name: shard file}}.
 
 Shard names come from strangers, so only plain file names inside the checkpoint's own folder are followed.
 """
@@ -7,8 +7,9 @@ import json
 
 from ninscope.errors import CheckpointError
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
+# The files that weights come in, the first that is there being taken: one file, or an index of shards.
+SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
+TORCH_SINGLE_NAME, TORCH_INDEX_NAME = "pytorch_model.bin", "pytorch_model.bin.index.json"
 MAX_JSON_BYTES = 16_000_000
 
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.index_format import INDEX_NAME, SINGLE_NAME
+from ninscope.checkpoints.index_format import INDEX_NAME, SINGLE_NAME, TORCH_INDEX_NAME, TORCH_SINGLE_NAME
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 
-_CHECKPOINT_FILES = ("config.json", SINGLE_NAME, INDEX_NAME)
+_CHECKPOINT_FILES = ("config.json", SINGLE_NAME, INDEX_NAME, TORCH_SINGLE_NAME, TORCH_INDEX_NAME)
 
 
 class LocalFile:

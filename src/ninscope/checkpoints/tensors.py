@@ -6,26 +6,15 @@ which numpy lacks, as its uint16 bits until `as_float` widens it to float32 (exa
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from ninscope.checkpoints.finite import first_nonfinite
 from ninscope.checkpoints.safetensors_format import TensorEntry
+from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 STORED_TYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
-
-
-class WeightFile(Protocol):
-    """A file of weights that can be read in pieces."""
-
-    name: str
-    size: int
-    reads_are_free: bool  # True where unused rows cost nothing (a local file)
-
-    def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
-        """The bytes [start, stop) of every range, exactly; raises CheckpointError when they cannot be had."""
 
 
 @dataclass(frozen=True)
