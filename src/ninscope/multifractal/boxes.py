@@ -32,6 +32,9 @@ def _histogram(indptr, bins, radius_count):
     return counts
 
 
+_CACHED = (
+    1 << 19
+)  # weights that a second look still finds in a cache; fewer would mean to go over all counts more often
 _TILE = 256  # columns whose counts stay in the second-level cache while rows pass by
 
 
@@ -57,9 +60,12 @@ def column_histogram(bits: np.ndarray, table: BinTable, counts: np.ndarray, dist
         _count_by_table(bits, table.magnitude, table.table, table.distances, counts, distances)
     else:
         shift = table.magnitude.dtype.type(table.shift)  # one type: unsigned and signed integers together become floats
-        _count_by_runs(bits, table.magnitude, shift, table.table, table.starts, table.bins, counts)
-        if isinstance(table.radii, IntegerRadii):
-            _add_distances(bits.view(f"f{bits.itemsize}"), table.radii, distances)
+        step = max(_CACHED // max(bits.shape[1], 1), 1)
+        for first in range(0, len(bits), step):
+            some = bits[first : first + step]
+            _count_by_runs(some, table.magnitude, shift, table.table, table.starts, table.bins, counts)
+            if isinstance(table.radii, IntegerRadii):
+                _add_distances(some.view(f"f{bits.itemsize}"), table.radii, distances)
 
 
 def _add_distances(weights: np.ndarray, radii: IntegerRadii, distances: np.ndarray) -> None:
