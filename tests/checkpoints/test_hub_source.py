@@ -1,5 +1,6 @@
 """A suite on a Hub, read by the real client from a real server: the same numbers as from disk, and only the bytes they need."""
 
+import io
 import time
 from pathlib import Path
 
@@ -114,6 +115,39 @@ class TestWholeNetworks:
         expected = ninscope.measure(str(suite), "step1")
         monkeypatch.setattr(bands, "BAND_BYTES", 3000)
         same_spectra(ninscope.measure(MODEL, "step1"), expected)
+
+
+class TestTorchFiles:
+    """pytorch_model.bin over the wire: as exact, and as frugal."""
+
+    NAME = "pytorch_model.bin"
+
+    @pytest.fixture
+    def served(self, serve, suite, tmp_path):
+        torch = pytest.importorskip("torch")
+        tensors = neox_tensors(seed=1, **SHAPE)
+        content = io.BytesIO()
+        torch.save({name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, content)
+        about = (suite / "step1" / "config.json").read_bytes()
+        return serve({MODEL: {"step1": {self.NAME: content.getvalue(), "config.json": about}}}), tensors
+
+    @pytest.mark.parametrize("given", [{}, SMALL], ids=["whole", "samples"])
+    def test_the_same_numbers(self, served, suite, given):
+        same_spectra(ninscope.measure(MODEL, "step1", **given), ninscope.measure(str(suite / "step1"), **given))
+
+    def test_every_weight_travels_once_and_little_else(self, served):
+        server, tensors = served
+        ninscope.measure(MODEL, "step1", exact=True)
+        used = [tensors[name] for name in used_names(tensors)]
+        spans = ranges_of(server, "step1", self.NAME)
+        size = max(stop for _, stop in spans)
+        ends = [span for span in spans if span[0] == 0 or span[1] == size]  # the pickle, and the zip's directory
+        assert len(ends) == 2
+        bodies = sorted(stop - start for start, stop in spans if (start, stop) not in ends)
+        expected = sorted(array.nbytes for array in used)
+        assert len(bodies) == len(expected)
+        for fetched, wanted in zip(bodies, expected, strict=True):
+            assert wanted <= fetched <= wanted + 128  # with the local header that stands before it
 
 
 class TestSameNumbers:

@@ -1,0 +1,162 @@
+"""The pickle inside a pytorch_model.bin, read without running any of it.
+
+It is untrusted: its opcodes are checked one by one before anything is built, it may name the functions that rebuild tensors,
+the types of storages and OrderedDict, and what these names lead to here is code of this module that only notes what it is
+told.
+"""
+
+import io
+import pickle
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ninscope.checkpoints.safetensors_format import MAX_DIMENSIONS
+from ninscope.errors import CheckpointError
+
+# torch's storage types by safetensors' names.
+_STORAGES = {
+    "HalfStorage": "F16", "BFloat16Storage": "BF16", "FloatStorage": "F32", "DoubleStorage": "F64", "LongStorage": "I64",
+    "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
+}  # fmt: skip
+_DTYPES = {
+    "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "int16": "I16",
+    "int8": "I8", "uint8": "U8", "bool": "BOOL", "half": "F16", "float": "F32", "double": "F64",
+}  # fmt: skip
+# What a state dictionary of tensors is written with, in pickle protocols 2 to 5; whatever else there is makes something else.
+_OPCODES = frozenset({
+    "PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "EMPTY_TUPLE", "EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
+    "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GLOBAL",
+    "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StorageNote:
+    """What a pickle says of a storage: its type as safetensors names it, its key, how many numbers it holds."""
+
+    dtype: str
+    key: str
+    items: int
+
+
+@dataclass(frozen=True)
+class TensorNote:
+    """What a pickle says of a tensor; offset and stride in numbers."""
+
+    storage: StorageNote
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def state_dict(raw: bytes, corrupt: Callable[[str], CheckpointError]) -> dict[str, TensorNote]:
+    """The tensors of a state dictionary by name; other values in it (a step, None) are left out.
+
+    corrupt: makes the error that names the file from a reason. Raises it: the pickle makes no sense, or names what no tensor
+    needs.
+    """
+    try:
+        for opcode, _, _ in pickletools.genops(raw):
+            if opcode.name not in _OPCODES:
+                raise corrupt(f"its pickle uses {opcode.name}, which no tensor needs; nothing of it was run")
+        loaded = _Notes(raw, corrupt).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a broken pickle leads to
+        raise corrupt(f"its pickle makes no sense ({type(error).__name__})") from None
+    if isinstance(loaded, dict) and "state_dict" in loaded and isinstance(loaded["state_dict"], dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict):
+        raise corrupt("its pickle holds no dictionary of tensors")
+    return {name: tensor for name, tensor in loaded.items() if isinstance(name, str) and isinstance(tensor, TensorNote)}
+
+
+class _Notes(pickle._Unpickler):
+    """Builds dictionaries, lists, tuples and notes of tensors. The pure Python class: its memo is a dictionary, where the
+    compiled one allocates as many entries as a stranger's number says.
+    """
+
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, raw: bytes, corrupt):
+        super().__init__(io.BytesIO(raw), encoding="utf-8")
+        self._corrupt = corrupt
+
+    def load_build(self) -> None:
+        """Attributes, which torch hangs on a state dictionary (`_metadata`), are dropped: nothing here has any."""
+        self.stack.pop()
+        if type(self.stack[-1]) is not dict:
+            raise ValueError("attributes of something that is no dictionary")
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def load_setitems(self) -> None:
+        self._set(self.pop_mark())
+
+    def _set(self, items: list) -> None:
+        # Keys of nested tuples could take for ever to hash.
+        if type(self.stack[-1]) is not dict or not all(type(key) in (str, int) for key in items[::2]):
+            raise ValueError("not a dictionary by names")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("collections", "OrderedDict"):
+            return _new_dictionary
+        if module == "torch._utils" and name == "_rebuild_tensor_v2":
+            return _rebuild_tensor
+        if module == "torch._utils" and name == "_rebuild_parameter":
+            return _rebuild_parameter
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if module == "torch.storage" and name == "UntypedStorage":
+            return "U8"
+        raise self._corrupt(f"its pickle names {module}.{name}, which no tensor needs; nothing of it was run")
+
+    def persistent_load(self, identity) -> StorageNote:
+        kind, dtype, key, _, items = identity
+        if kind != "storage" or not isinstance(dtype, str) or not _count(items) or not isinstance(key, str):
+            raise ValueError("not a storage")
+        if not key or any(mark in key for mark in ("/", "\\", "\0")):
+            raise ValueError("not a storage's key")
+        return StorageNote(dtype, key, items)
+
+    def get_extension(self, code) -> None:
+        raise ValueError("extensions are not known")
+
+
+def _new_dictionary() -> dict:
+    return {}
+
+
+def _rebuild_tensor(storage, offset, shape, stride, *_) -> TensorNote:
+    if (
+        not isinstance(storage, StorageNote)
+        or not _count(offset)
+        or len(shape) != len(stride)
+        or len(shape) > MAX_DIMENSIONS
+    ):
+        raise ValueError("not a tensor")
+    if not all(map(_count, (*shape, *stride))):
+        raise ValueError("not a tensor's shape")
+    return TensorNote(storage, offset, tuple(shape), tuple(stride))
+
+
+def _rebuild_parameter(tensor, *_) -> TensorNote:
+    if not isinstance(tensor, TensorNote):
+        raise ValueError("not a tensor")
+    return tensor
+
+
+def _count(value) -> bool:
+    return type(value) is int and 0 <= value < 2**63
