@@ -12,6 +12,8 @@ MAX_MESSAGE = 600
 
 def one_line(text: str) -> str:
     """The text as one printable line of bounded length: names in messages may come from strangers."""
+    if len(text) > MAX_MESSAGE:  # before anything is made of it
+        text = f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
     plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
     return plain if len(plain) <= MAX_MESSAGE else f"{plain[: MAX_MESSAGE // 2]} ... {plain[-MAX_MESSAGE // 2 :]}"
 

@@ -10,8 +10,9 @@ import math
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from ninscope.checkpoints.safetensors_format import ITEM_BYTES, TensorEntry
 from ninscope.checkpoints.torch_pickle import TensorNote, state_dict
@@ -19,7 +20,8 @@ from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 16_000_000
-MAX_DIRECTORY_BYTES = 16_000_000
+MAX_DIRECTORY_BYTES = 4_000_000  # of some 60,000 storages
+MAX_MOVED = 10_000  # storages whose headers are read one by one, where they are not as torch pads them
 # The pickle stands at the beginning, the directory at the end; of some 300 tensors these hold either: two requests.
 HEAD_BYTES, TAIL_BYTES = 1 << 15, 1 << 15
 LOCAL_HEADER_BYTES = 30
@@ -62,7 +64,11 @@ def read_directory(read: Callable[[int, int], bytes], size: int, where: str) -> 
     def corrupt(reason: str) -> CheckpointError:
         return CheckpointError("corrupt", f"{where}: {reason}; fetch the file again")
 
-    read = _Ends(read, size).read
+    read = _Ends(read, size, corrupt).read
+
+    def unsupported(reason: str) -> CheckpointError:
+        return CheckpointError("unsupported", f"{where}: {reason}; convert it to safetensors")
+
     if size < 4 or not is_zip(read(0, 4)):
         raise CheckpointError(
             "unsupported",
@@ -87,16 +93,41 @@ def read_directory(read: Callable[[int, int], bytes], size: int, where: str) -> 
         and _content(read, found[root + "byteorder"], 16, corrupt) != b"little"
     ):
         raise CheckpointError("unsupported", f"{where}: written by a big-endian machine; convert it to safetensors")
-    described = state_dict(_content(read, found[pickles[0]], MAX_PICKLE_BYTES, corrupt), corrupt)
+    described = state_dict(_content(read, found[pickles[0]], MAX_PICKLE_BYTES, corrupt), corrupt, unsupported)
     storages: dict[str, Storage] = {}
-    tensors = {}
     for name, tensor in described.items():
         member = found.get(f"{root}data/{tensor.storage.key}")
         if member is None:
             raise corrupt(f"the storage {tensor.storage.key!r} of tensor {name} is not in it")
-        storage = storages.setdefault(member.filename, _storage(member, size, corrupt))
-        tensors[name] = _entry(name, tensor, storage, where, corrupt)
+        if tensor.storage.key not in storages:
+            storages[tensor.storage.key] = _storage(member, size, corrupt)
+    storages = _apart(storages, read, size, where, corrupt)
+    tensors = {
+        name: _entry(name, tensor, storages[tensor.storage.key], where, corrupt) for name, tensor in described.items()
+    }
     return TorchDirectory(tensors, tuple(sorted(storages.values(), key=lambda storage: storage.start)))
+
+
+def _apart(storages: dict[str, Storage], read, size: int, where: str, corrupt) -> dict[str, Storage]:
+    """The storages, none in another's place: where torch's padding would have them overlap, at their real places."""
+    if not _overlap(storages.values()):
+        return storages
+    if len(storages) > MAX_MOVED:
+        raise corrupt(f"its {len(storages)} storages are not where torch would have put them")
+    moved = {
+        key: replace(
+            storage, start=data_start(read(storage.header, storage.header + LOCAL_HEADER_BYTES), storage, where)
+        )
+        for key, storage in storages.items()
+    }
+    if _overlap(moved.values()) or any(storage.start + storage.bytes > size for storage in moved.values()):
+        raise corrupt("its storages overlap, or lead out of the file")
+    return moved
+
+
+def _overlap(storages: Iterable[Storage]) -> bool:
+    ordered = sorted(storages, key=lambda storage: (storage.header, storage.start))
+    return any(one.start + one.bytes > other.header or one.start >= other.start for one, other in pairwise(ordered))
 
 
 def data_start(header: bytes, storage: Storage, where: str) -> int:
@@ -204,12 +235,14 @@ def _entry(name: str, tensor: TensorNote, storage: Storage, where: str, corrupt)
 class _Ends:
     """The two ends of a file, each fetched when it is first needed; what lies between is fetched as it is asked for."""
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int):
-        self._read = read
+    def __init__(self, read: Callable[[int, int], bytes], size: int, corrupt):
+        self._read, self._size, self._corrupt = read, size, corrupt
         self._spans = ((0, min(HEAD_BYTES, size)), (max(size - TAIL_BYTES, 0), size))
         self._held: dict[tuple[int, int], bytes] = {}
 
     def read(self, start: int, stop: int) -> bytes:
+        if not 0 <= start <= stop <= self._size:
+            raise self._corrupt("its zip leads out of the file (a truncated download?)")
         for first, last in self._spans:
             if first <= start and stop <= last:
                 if (first, last) not in self._held:

@@ -15,6 +15,10 @@ from typing import ClassVar
 from ninscope.checkpoints.safetensors_format import MAX_DIMENSIONS
 from ninscope.errors import CheckpointError
 
+# A tensor takes about 30 steps of a pickle, two or four of them calls: enough for some 30,000 tensors.
+MAX_STEPS, MAX_TENSORS = 1_000_000, 200_000
+MAX_ARGUMENTS, MAX_KEY = 8, 100
+
 # torch's storage types by safetensors' names.
 _STORAGES = {
     "HalfStorage": "F16", "BFloat16Storage": "BF16", "FloatStorage": "F32", "DoubleStorage": "F64", "LongStorage": "I64",
@@ -33,7 +37,14 @@ _OPCODES = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """A storage's type. No pickle can make one: a name in a string is not one."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class StorageNote:
     """What a pickle says of a storage: its type as safetensors names it, its key, how many numbers it holds."""
 
@@ -42,7 +53,7 @@ class StorageNote:
     items: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorNote:
     """What a pickle says of a tensor; offset and stride in numbers."""
 
@@ -52,17 +63,25 @@ class TensorNote:
     stride: tuple[int, ...]
 
 
-def state_dict(raw: bytes, corrupt: Callable[[str], CheckpointError]) -> dict[str, TensorNote]:
+def state_dict(
+    raw: bytes, corrupt: Callable[[str], CheckpointError], unsupported: Callable[[str], CheckpointError]
+) -> dict[str, TensorNote]:
     """The tensors of a state dictionary by name; other values in it (a step, None) are left out.
 
-    corrupt: makes the error that names the file from a reason. Raises it: the pickle makes no sense, or names what no tensor
-    needs.
+    corrupt, unsupported: make the error that names the file from a reason. Raises them: the pickle makes no sense; it names
+    what no tensor needs.
     """
     try:
-        for opcode, _, _ in pickletools.genops(raw):
-            if opcode.name not in _OPCODES:
-                raise corrupt(f"its pickle uses {opcode.name}, which no tensor needs; nothing of it was run")
-        loaded = _Notes(raw, corrupt).load()
+        steps = {"REDUCE": 0, "BINPERSID": 0}
+        for count, (opcode, _, _) in enumerate(pickletools.genops(raw)):
+            name = opcode.name
+            if name not in _OPCODES:
+                raise unsupported(f"its pickle uses {name}, which no tensor needs; nothing of it was run")
+            if name in steps:
+                steps[name] += 1
+            if count >= MAX_STEPS or steps.get(name, 0) >= MAX_TENSORS:
+                raise corrupt("its pickle was made to be long; nothing of it was run")
+        loaded = _Notes(raw, unsupported).load()
     except CheckpointError:
         raise
     except Exception as error:  # whatever a broken pickle leads to
@@ -81,9 +100,9 @@ class _Notes(pickle._Unpickler):
 
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, raw: bytes, corrupt):
+    def __init__(self, raw: bytes, unsupported):
         super().__init__(io.BytesIO(raw), encoding="utf-8")
-        self._corrupt = corrupt
+        self._unsupported = unsupported
 
     def load_build(self) -> None:
         """Attributes, which torch hangs on a state dictionary (`_metadata`), are dropped: nothing here has any."""
@@ -99,11 +118,20 @@ class _Notes(pickle._Unpickler):
         self._set(self.pop_mark())
 
     def _set(self, items: list) -> None:
-        # Keys of nested tuples could take for ever to hash.
-        if type(self.stack[-1]) is not dict or not all(type(key) in (str, int) for key in items[::2]):
-            raise ValueError("not a dictionary by names")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        if type(self.stack[-1]) is not dict:
+            raise ValueError("items of something that is no dictionary")
+        # Names alone: other keys could be made to take for ever to hash, and name no tensor.
+        pairs = zip(items[::2], items[1::2], strict=True)
+        self.stack[-1].update((key, value) for key, value in pairs if type(key) is str)
 
+    def load_reduce(self) -> None:
+        """Arguments are few: a long tuple would be copied at every call."""
+        arguments = self.stack.pop()
+        if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+            raise ValueError("not the arguments of a tensor")
+        self.stack[-1] = self.stack[-1](*arguments)
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
@@ -116,20 +144,22 @@ class _Notes(pickle._Unpickler):
         if module == "torch._utils" and name == "_rebuild_parameter":
             return _rebuild_parameter
         if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+            return _Type(_STORAGES[name])
         if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
+            return _Type(_DTYPES[name])
         if module == "torch.storage" and name == "UntypedStorage":
-            return "U8"
-        raise self._corrupt(f"its pickle names {module}.{name}, which no tensor needs; nothing of it was run")
+            return _Type("U8")
+        raise self._unsupported(
+            f"its pickle names {module[:60]}.{name[:60]}, which no tensor needs; nothing of it was run"
+        )
 
     def persistent_load(self, identity) -> StorageNote:
         kind, dtype, key, _, items = identity
-        if kind != "storage" or not isinstance(dtype, str) or not _count(items) or not isinstance(key, str):
+        if kind != "storage" or type(dtype) is not _Type or not _count(items) or type(key) is not str:
             raise ValueError("not a storage")
-        if not key or any(mark in key for mark in ("/", "\\", "\0")):
+        if not 0 < len(key) <= MAX_KEY or any(mark in key for mark in ("/", "\\", "\0")):
             raise ValueError("not a storage's key")
-        return StorageNote(dtype, key, items)
+        return StorageNote(dtype.name, key, items)
 
     def get_extension(self, code) -> None:
         raise ValueError("extensions are not known")
@@ -139,17 +169,19 @@ def _new_dictionary() -> dict:
     return {}
 
 
-def _rebuild_tensor(storage, offset, shape, stride, *_) -> TensorNote:
+def _rebuild_tensor(storage, offset, shape, stride, requires_grad=False, hooks=None, metadata=None) -> TensorNote:
     if (
         not isinstance(storage, StorageNote)
         or not _count(offset)
-        or len(shape) != len(stride)
-        or len(shape) > MAX_DIMENSIONS
+        or type(shape) is not tuple
+        or type(stride) is not tuple
     ):
         raise ValueError("not a tensor")
-    if not all(map(_count, (*shape, *stride))):
+    if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS or not all(map(_count, (*shape, *stride))):
         raise ValueError("not a tensor's shape")
-    return TensorNote(storage, offset, tuple(shape), tuple(stride))
+    if metadata:  # a view that negates, say: what is stored is not what is meant
+        raise ValueError("a tensor with metadata")
+    return TensorNote(storage, offset, shape, stride)
 
 
 def _rebuild_parameter(tensor, *_) -> TensorNote:
