@@ -19,6 +19,10 @@ app = typer.Typer(
     help="The network of neurons inside a model, measured from its weights, checkpoint by checkpoint.",
 )
 
+Source = Annotated[
+    str,
+    typer.Argument(help="A folder with one checkpoint or with revision folders, or a Hub repository id."),
+]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run folders.")]
 Scheduler = Annotated[
     str | None,
@@ -29,10 +33,7 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Local wor
 
 @app.command()
 def measure(
-    source: Annotated[
-        str,
-        typer.Argument(help="A folder with one checkpoint or with revision folders, or a Hub repository id."),
-    ],
+    source: Source,
     revision: Annotated[str | None, typer.Option("--revision", help="Only this revision.")] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Every neuron and every weight: what is done unless samples are asked for.")
@@ -83,10 +84,7 @@ def _nodes_per_layer(text: str | None) -> int | str | None:
 
 @app.command()
 def bias(
-    source: Annotated[
-        str,
-        typer.Argument(help="A folder with one checkpoint or with revision folders, or a Hub repository id."),
-    ],
+    source: Source,
     revision: Annotated[str | None, typer.Option("--revision", help="Which revision (the last by step).")] = None,
     nodes_per_layer: Annotated[
         str | None,
@@ -111,7 +109,10 @@ def bias(
         _check_writable(figure)
     with display.working(f"measuring samples of {source}", quiet=as_json):
         table = sampling_bias(source, revision, _numbers(nodes_per_layer), samples, seed)
-    print(display.bias_json(source, table)) if as_json else display.show_bias(source, table)
+    if as_json:
+        print(display.bias_json(source, table))
+    else:
+        display.show_bias(source, table)
     if figure is None:
         return
     place = Path(source)

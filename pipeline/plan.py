@@ -6,7 +6,7 @@ Content keys follow from what `locate` found and from the DAG file, so the whole
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ninscope.pipeline.dagfile import Dag
+from ninscope.pipeline.dagfile import Dag, Nulls
 from ninscope.pipeline.evaluations import Evaluation
 from ninscope.pipeline.manifest import is_current
 from ninscope.pipeline.runfolder import RunFolder
@@ -17,6 +17,7 @@ from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.store import ArtefactStore
 
 from ninscope.errors import RequestError
+from ninscope.parameters import Parameters
 
 MAX_PARTS = 10_000  # of one checkpoint
 
@@ -92,9 +93,10 @@ def make_plan(
 ) -> Plan:
     """Compare what is asked with what is stored. Reads metadata only and computes nothing."""
     store = ArtefactStore(folder)
+    methods = dag.analysis.methods()
     members, outcomes, network_keys = [], [], []
     for one in located:
-        network_key, keys, each = _keys_of(one, dag, store)
+        network_key, keys, each = _keys_of(one, methods, dag.nulls, store)
         each = settled(each)
         members.append(Member(one, {name: key if each[name].ok else None for name, key in keys.items()}))
         outcomes.append(each)
@@ -139,11 +141,10 @@ def _plan_checkpoint(
 
 
 def _keys_of(
-    located: Located, dag: Dag, store: ArtefactStore
+    located: Located, methods: Mapping[str, Parameters], asked: Nulls | None, store: ArtefactStore
 ) -> tuple[str | None, Mapping[str, str | None], Mapping[str, Outcome]]:
     """(network key, other keys by method, outcomes by method); outcomes say what is already known to be impossible."""
-    methods = dag.analysis.methods()
-    names = [*methods, "nulls"] if dag.nulls is not None else [*methods]
+    names = [*methods, "nulls"] if asked is not None else [*methods]
     if not located.outcome.ok:
         return None, dict.fromkeys(names), dict.fromkeys(names, located.outcome)
     keys: dict[str, str | None] = {}
@@ -154,10 +155,10 @@ def _keys_of(
         keys["sampled"] = spectrum.spectrum_key(network_key, methods["sampled"])
         outcomes["sampled"] = _stored_outcome(store, network.STAGE, network_key)
     if "exact" in methods:
-        keys["exact"] = exact.stored_key(located, methods["exact"], dag.nulls is not None, store)
+        keys["exact"] = exact.stored_key(located, methods["exact"], asked is not None, store)
         outcomes["exact"] = _stored_outcome(store, exact.STAGE, keys["exact"])
-        if dag.nulls is not None:
-            keys["nulls"] = nulls.nulls_key(keys["exact"], dag.nulls)
+        if asked is not None:
+            keys["nulls"] = nulls.nulls_key(keys["exact"], asked)
             outcomes["nulls"] = outcomes["exact"]
     return network_key, keys, outcomes
 

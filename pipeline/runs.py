@@ -44,11 +44,9 @@ class Run:
 
     def network(self, model: str, revision: str) -> SampledNetwork:
         """The sampled network of one checkpoint, as it is stored. Raises RequestError (no such checkpoint, none stored)."""
-        for entry in self.plan["checkpoints"]:
-            if entry["model"] == model and entry["revision"] == revision and entry["network"]:
-                store = ArtefactStore(self._folder)
-                if store.has(network.STAGE, entry["network"]):
-                    return network.network_of(store.read(network.STAGE, entry["network"], with_matrix=True))
+        key = self._stored(model, revision, "network", network.STAGE)
+        if key is not None:
+            return network.network_of(ArtefactStore(self._folder).read(network.STAGE, key, with_matrix=True))
         raise RequestError(
             f"{self.path}: no stored network of {model} at {revision}; see the table checkpoints (whole networks are not stored, "
             "only samples are)"
@@ -60,22 +58,27 @@ class Run:
         One row a neuron of a layer with outgoing edges: layer, neuron, edges, degree, dimension, r2, as
         `ninscope.exact.layers.NodeValues` says. Raises RequestError (no such checkpoint, none stored).
         """
+        key = self._stored(model, revision, "exact", exact.STAGE)
+        nodes = {} if key is None else spectrum.spectrum_of(ArtefactStore(self._folder).read(exact.STAGE, key)).nodes_of
+        if not nodes:
+            raise RequestError(
+                f"{self.path}: no values of single neurons of {model} at {revision}; [analysis] per_node = true keeps them"
+            )
+        of_layers = [
+            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
+            for layer, values in nodes.items()
+        ]
+        return pd.concat(of_layers, ignore_index=True)
+
+    def _stored(self, model: str, revision: str, name: str, stage: str) -> str | None:
+        """The key of what is stored of a checkpoint under `name` in the plan, if it is."""
         store = ArtefactStore(self._folder)
-        for entry in self.plan["checkpoints"]:
-            key = entry.get("exact")
-            if entry["model"] == model and entry["revision"] == revision and key and store.has(exact.STAGE, key):
-                nodes = spectrum.spectrum_of(store.read(exact.STAGE, key)).nodes_of
-                if nodes:
-                    return pd.concat(
-                        [
-                            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
-                            for layer, values in nodes.items()
-                        ],
-                        ignore_index=True,
-                    )
-        raise RequestError(
-            f"{self.path}: no values of single neurons of {model} at {revision}; [analysis] per_node = true keeps them"
+        keys = (
+            entry.get(name)
+            for entry in self.plan["checkpoints"]
+            if entry["model"] == model and entry["revision"] == revision
         )
+        return next((key for key in keys if key and store.has(stage, key)), None)
 
     @property
     def store(self) -> zarr.Group:

@@ -148,6 +148,19 @@ def write_bf16(folder: Path, tensors: Mapping[str, np.ndarray], config: dict | N
     return folder
 
 
+FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+
+def written(folder, tensors, dtype):
+    """The checkpoint in `folder` with weights of this type, and the weights as they are stored, float64."""
+    if dtype == "BF16":
+        stored = {name: from_bf16(to_bf16(array)).astype(np.float64) for name, array in tensors.items()}
+        return write_bf16(folder, tensors), stored
+    typed = {name: np.ascontiguousarray(array, dtype=FLOATS[dtype]) for name, array in tensors.items()}
+    stored = {name: array.astype(np.float64) for name, array in typed.items()}
+    return write_checkpoint(folder, typed, tensors.config), stored
+
+
 def safetensors_bytes(
     entries: Mapping[str, tuple[str, Iterable[int], bytes]], multiple: int = 8, metadata: dict | None = None
 ) -> bytes:

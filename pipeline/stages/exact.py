@@ -22,14 +22,13 @@ from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.exact.counting import magnitudes
-from ninscope.exact.whole import Radii, analyse_piece, combine, exact_analysis
+from ninscope.exact.whole import analyse_piece, combine, exact_analysis
 from ninscope.measuring import exact_measurement
-from ninscope.networks.radii import LogRadii, log_radii
+from ninscope.networks.radii import LogRadii, Radii, log_radii
 from ninscope.parameters import Parameters
 
 STAGE, PARTS, RANGES = "exact", "parts", "ranges"
 VERSION = 2
-MATRIX_ARRAYS = part_artefacts.MATRIX_ARRAYS
 
 
 def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:

@@ -11,6 +11,7 @@ from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
 from ninscope.exact.null_models import null_spectrum
+from ninscope.multifractal.means import without_spectrum
 from ninscope.parameters import Parameters
 
 STAGE = "nulls"
@@ -42,7 +43,7 @@ def store_nulls(root: str, analysed: Outcome, of_exact: str, parameters: Paramet
 def _store(store: ArtefactStore, of_exact: str, parameters: Parameters, asked: Nulls, key: str) -> None:
     if store.has(STAGE, key):
         return
-    original = store.read(exact.STAGE, of_exact, only=exact.MATRIX_ARRAYS)
+    original = store.read(exact.STAGE, of_exact, only=part_artefacts.MATRIX_ARRAYS)
     matrices = part_artefacts.matrices_of(original.arrays, original.attributes)
     radii = exact.radii_of(original, parameters)
     arrays, messages = {}, {}
@@ -50,8 +51,7 @@ def _store(store: ArtefactStore, of_exact: str, parameters: Parameters, asked: N
         samples = 1 if null == "analytic" else asked.samples
         spectra = [null_spectrum(null, matrices, radii, parameters, asked.seed, sample) for sample in range(samples)]
         arrays[null] = np.array([[spectrum.alpha0, spectrum.width] for spectrum in spectra])
-        said = [spectrum.message for spectrum in spectra if spectrum.message]
-        messages[null] = f"{len(said)} of {len(spectra)} draws: {said[0]}" if said else ""
+        messages[null] = without_spectrum([spectrum.message for spectrum in spectra], "draws")
     store.write(STAGE, key, Artefact(arrays, {"columns": ["alpha0", "width"], "messages": messages}))
 
 

@@ -18,7 +18,7 @@ from ninscope.pipeline.store import ArtefactStore
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence as emergence_between
 from ninscope.multifractal.emergence import emergence_of, why_undefined
-from ninscope.multifractal.means import known_mean, known_std
+from ninscope.multifractal.means import MeanSpectrum, known_std
 from ninscope.multifractal.spectrum import fit_warning
 
 STAGE = "tables"
@@ -198,16 +198,9 @@ def _null_rows(store: ArtefactStore, inputs: Inputs, members: Sequence[tuple[Mem
             yield member.row_keys | _null_row(null, baseline.get(null.null), inputs.asked.baseline_step)
 
 
-class _Means:
-    """Of the draws that have a spectrum."""
-
-    def __init__(self, null: NullModel):
-        self.alpha0, self.width = known_mean(null.alpha0), known_mean(null.width)
-
-
 def _null_row(now: NullModel, start: NullModel | None, baseline_step: int) -> dict:
-    means = _Means(now)
-    start_means = None if start is None else _Means(start)
+    means = MeanSpectrum(now.alpha0, now.width)
+    start_means = None if start is None else MeanSpectrum(start.alpha0, start.width)
     pairs = () if start is None else zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
     of_draws = [emergence_of(*numbers) for numbers in pairs]
     notes = (now.message, why_undefined(means, start_means, baseline_step))

@@ -17,7 +17,7 @@ from ninscope.exact.bands import Chosen
 from ninscope.exact.whole import analyse_networks
 from ninscope.measuring import asked_parameters, threads_of
 from ninscope.multifractal.emergence import emergence, emergence_of, why_undefined
-from ninscope.multifractal.means import known_mean, known_std
+from ninscope.multifractal.means import MeanSpectrum, known_std, without_spectrum
 from ninscope.multifractal.spectrum import Spectrum
 from ninscope.networks.sampling import sampled_neurons
 from ninscope.parameters import MAX_NODES_PER_LAYER, Parameters
@@ -118,12 +118,11 @@ def _neurons(architecture: Architecture, size: int, sample: int, seed: int) -> d
 
 
 def _row(size: int | None, nodes: int, now: list[Spectrum], start: list[Spectrum]) -> dict:
-    mean, mean_start = _Mean(now), _Mean(start)
+    mean, mean_start = _mean(now), _mean(start) if start else None
     pairs = zip(now, start, strict=True) if start else ()
     of_samples = [emergence_of(one.alpha0, one.width, other.alpha0, other.width) for one, other in pairs]
-    said = [spectrum.message for spectrum in now if spectrum.message]
-    notes = [said[0] if said and len(now) == 1 else f"{len(said)} of {len(now)} samples: {said[0]}" if said else ""]
-    notes.append(why_undefined(mean, mean_start if start else None))
+    messages = [spectrum.message for spectrum in now]
+    notes = (messages[0] if len(now) == 1 else without_spectrum(messages, "samples"), why_undefined(mean, mean_start))
     return {
         "method": "exact" if size is None else "sampled",
         "nodes_per_layer": pd.NA if size is None else size,
@@ -133,15 +132,11 @@ def _row(size: int | None, nodes: int, now: list[Spectrum], start: list[Spectrum
         "alpha0_std": known_std([spectrum.alpha0 for spectrum in now]),
         "width": mean.width,
         "width_std": known_std([spectrum.width for spectrum in now]),
-        "emergence": emergence(mean, mean_start if start else None),
+        "emergence": emergence(mean, mean_start),
         "emergence_std": known_std(of_samples),
         "message": "; ".join(note for note in notes if note),
     }
 
 
-class _Mean:
-    """The means over samples that have a spectrum."""
-
-    def __init__(self, spectra: Sequence[Spectrum]):
-        self.alpha0 = known_mean([spectrum.alpha0 for spectrum in spectra])
-        self.width = known_mean([spectrum.width for spectrum in spectra])
+def _mean(spectra: Sequence[Spectrum]) -> MeanSpectrum:
+    return MeanSpectrum([spectrum.alpha0 for spectrum in spectra], [spectrum.width for spectrum in spectra])

@@ -16,7 +16,7 @@ from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.exact.whole import ExactAnalysis, exact_analysis, uncounted_layers
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import emergence, why_undefined
-from ninscope.multifractal.means import known_std
+from ninscope.multifractal.means import known_std, without_spectrum
 from ninscope.multifractal.spectrum import Spectrum, fit_warning, spectrum_of_counts
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
@@ -106,9 +106,8 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
         degrees[sample] = counts.sum(axis=1)
     edges = degrees.sum(axis=1).tolist()
     notes = []
-    without = [spectrum.message for spectrum in spectra if spectrum.message]
-    if without:
-        notes.append(f"{len(without)} of {len(spectra)} samples: {without[0]}")
+    if without := without_spectrum([spectrum.message for spectrum in spectra], "samples"):
+        notes.append(without)
     elif silent := network.layers_without_nodes(degrees, parameters.min_degree):
         notes.append(uncounted_layers(silent))
     if taken_whole := network.layers_taken_whole(parameters.nodes_per_layer):

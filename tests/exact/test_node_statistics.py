@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from suites import from_bf16, neox_tensors, to_bf16, used_names, write_bf16, write_checkpoint
+from suites import neox_tensors, used_names, write_checkpoint, written
 
 import ninscope
 from ninscope.architectures import architecture_of
@@ -24,7 +24,6 @@ from ninscope.networks.radii import log_radii
 from ninscope.networks.transfer import TRANSFERS
 from ninscope.parameters import Parameters
 
-FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 SHAPES = [(1, 6, 2), (2, 12, 3), (1, 15, 1)]
 VALUES = ("edges", "degree", "dimension", "r2")
 MOMENTS = ("mean", "std", "dimension_mean", "dimension_std", "r2_mass_mean", "r2_mass_std")
@@ -32,16 +31,6 @@ QUERY, DENSE, UP, DOWN = (
     f"gpt_neox.layers.0.{name}.weight"
     for name in ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 )
-
-
-def written(folder, tensors, dtype):
-    """The checkpoint in `folder` with weights of this type, and the weights as they are stored, float64."""
-    if dtype == "BF16":
-        stored = {name: from_bf16(to_bf16(array)).astype(np.float64) for name, array in tensors.items()}
-        return write_bf16(folder, tensors), stored
-    typed = {name: np.ascontiguousarray(array, dtype=FLOATS[dtype]) for name, array in tensors.items()}
-    stored = {name: array.astype(np.float64) for name, array in typed.items()}
-    return write_checkpoint(folder, typed, tensors.config), stored
 
 
 def drawn(seed, shape):

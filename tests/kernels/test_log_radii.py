@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from suites import from_bf16, neox_tensors, offsets_of, to_bf16, used_names, write_bf16, write_checkpoint
+from suites import (
+    FLOATS,
+    neox_tensors,
+    offsets_of,
+    to_bf16,
+    used_names,
+    written,
+)
 
 import ninscope
 from ninscope.errors import CheckpointError, RequestError
@@ -18,7 +25,6 @@ from ninscope.networks.radii import LogRadii, log_radii
 from ninscope.networks.transfer import UNCOUNTED
 
 PATTERN = {"F16": np.uint16, "BF16": np.uint16, "F32": np.uint32, "F64": np.uint64}
-FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 INFINITY = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
 SMALLEST = {"F16": 2.0**-24, "BF16": 2.0**-133, "F32": 2.0**-149, "F64": 2.0**-1074}
 CURVES = ("tau", "alpha", "f")
@@ -58,16 +64,6 @@ def expected_bins(weights, radii):
     bins = radii.bins(np.where(np.isfinite(weights), weights, 0.0)).astype(np.int64)
     bins = np.where(bins == UNCOUNTED, radii.count + 1, bins)
     return np.where(np.isfinite(weights), bins, radii.count + 2).tolist()
-
-
-def written(folder, tensors, dtype):
-    """The checkpoint in `folder` with weights of this type, and the weights as they are stored, float64."""
-    if dtype == "BF16":
-        stored = {name: from_bf16(to_bf16(array)).astype(np.float64) for name, array in tensors.items()}
-        return write_bf16(folder, tensors), stored
-    typed = {name: np.ascontiguousarray(array, dtype=FLOATS[dtype]) for name, array in tensors.items()}
-    stored = {name: array.astype(np.float64) for name, array in typed.items()}
-    return write_checkpoint(folder, typed, tensors.config), stored
 
 
 def drawn(seed, shape=SHAPE, zeros=0.1):

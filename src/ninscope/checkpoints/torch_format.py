@@ -64,11 +64,10 @@ def read_directory(read: Callable[[int, int], bytes], size: int, where: str) -> 
     def corrupt(reason: str) -> CheckpointError:
         return CheckpointError("corrupt", f"{where}: {reason}; fetch the file again")
 
-    read = _Ends(read, size, corrupt).read
-
     def unsupported(reason: str) -> CheckpointError:
         return CheckpointError("unsupported", f"{where}: {reason}; convert it to safetensors")
 
+    read = _Ends(read, size, corrupt).read
     if size < 4 or not is_zip(read(0, 4)):
         raise CheckpointError(
             "unsupported",
@@ -92,7 +91,7 @@ def read_directory(read: Callable[[int, int], bytes], size: int, where: str) -> 
         found.get(root + "byteorder") is not None
         and _content(read, found[root + "byteorder"], 16, corrupt) != b"little"
     ):
-        raise CheckpointError("unsupported", f"{where}: written by a big-endian machine; convert it to safetensors")
+        raise unsupported("written by a big-endian machine")
     described = state_dict(_content(read, found[pickles[0]], MAX_PICKLE_BYTES, corrupt), corrupt, unsupported)
     storages: dict[str, Storage] = {}
     for name, tensor in described.items():
@@ -103,7 +102,8 @@ def read_directory(read: Callable[[int, int], bytes], size: int, where: str) -> 
             storages[tensor.storage.key] = _storage(member, size, corrupt)
     storages = _apart(storages, read, size, where, corrupt)
     tensors = {
-        name: _entry(name, tensor, storages[tensor.storage.key], where, corrupt) for name, tensor in described.items()
+        name: _entry(name, tensor, storages[tensor.storage.key], corrupt, unsupported)
+        for name, tensor in described.items()
     }
     return TorchDirectory(tensors, tuple(sorted(storages.values(), key=lambda storage: storage.start)))
 
@@ -206,16 +206,15 @@ def _storage(member: zipfile.ZipInfo, size: int, corrupt) -> Storage:
     if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
         raise corrupt(f"{member.filename} is compressed, which torch does not do")
     name = len(member.orig_filename.encode())
-    unpadded = (
-        member.header_offset + LOCAL_HEADER_BYTES + name + 4
-    )  # torch's padding is an extra field of 4 bytes and more
+    # torch's padding is an extra field of 4 bytes and more
+    unpadded = member.header_offset + LOCAL_HEADER_BYTES + name + 4
     start = -(-unpadded // ALIGNMENT) * ALIGNMENT
     if member.header_offset < 0 or start + member.file_size > size:
         raise corrupt(f"{member.filename} leads out of the file (a truncated download?)")
     return Storage(member.header_offset, start, member.file_size, name)
 
 
-def _entry(name: str, tensor: TensorNote, storage: Storage, where: str, corrupt) -> TensorEntry:
+def _entry(name: str, tensor: TensorNote, storage: Storage, corrupt, unsupported) -> TensorEntry:
     dtype, shape = tensor.storage.dtype, tensor.shape
     item = ITEM_BYTES[dtype]
     items = math.prod(shape)
@@ -223,9 +222,7 @@ def _entry(name: str, tensor: TensorNote, storage: Storage, where: str, corrupt)
     if items and any(
         stride != wanted for stride, wanted, n in zip(tensor.stride, expected, shape, strict=True) if n > 1
     ):
-        raise CheckpointError(
-            "unsupported", f"{where}: tensor {name} is not stored row by row; convert it to safetensors"
-        )
+        raise unsupported(f"tensor {name} is not stored row by row")
     if tensor.storage.items * item != storage.bytes or tensor.offset + items > tensor.storage.items:
         raise corrupt(f"tensor {name} of type {dtype} and shape {list(shape)} does not fit its storage")
     start = storage.start + tensor.offset * item

@@ -4,6 +4,7 @@ A matrix is what connects two node layers, so GPT-NeoX's fused query_key_value i
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,11 @@ from ninscope.networks.bin_table import BinTable
 _LANES = 64
 _ROWS = 64
 _LARGEST = 1e150
+
+
+def matrix_name(source: str, target: str) -> str:
+    """What a matrix is called, in messages and as the name of its random numbers."""
+    return f"{source} -> {target}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,10 @@ class BlockTally:
         return BlockTally(self.source, self.target, self.columns, self.totals + other.totals, rows)
 
     @property
+    def name(self) -> str:
+        return matrix_name(self.source, self.target)
+
+    @property
     def rows(self) -> int:
         return len(self.row_moments)
 
@@ -47,6 +57,14 @@ class BlockTally:
         return std if std > 1e-14 * abs(mean) else 0.0  # means differ from weights that are all alike by rounding
 
 
+def merged(one: Mapping[str, BlockTally], other: Mapping[str, BlockTally]) -> dict[str, BlockTally]:
+    """Tallies by the matrix's name, added where both have one."""
+    found = dict(one)
+    for name, tally in other.items():
+        found[name] = found[name] + tally if name in found else tally
+    return found
+
+
 def block_tally(source: str, target: str, bits: np.ndarray, dtype: str, table: BinTable) -> BlockTally:
     """bits: whole rows of one matrix, as stored, unsigned integers [rows, columns], all finite.
 
@@ -57,7 +75,7 @@ def block_tally(source: str, target: str, bits: np.ndarray, dtype: str, table: B
     if largest > _LARGEST:
         raise CheckpointError(
             "unsupported",
-            f"weights of {source} -> {target} reach {largest:g}, too large for a variance; ask for no [nulls]",
+            f"weights of {matrix_name(source, target)} reach {largest:g}, too large for a variance; ask for no [nulls]",
         )
     row_moments = np.empty((len(values), 2))
     for first in range(0, len(values), _ROWS):  # a few rows in float64 at a time

@@ -10,7 +10,7 @@ from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.exact.bands import Band, bands_of, outgoing
-from ninscope.exact.blocks import BlockTally, block_tally
+from ninscope.exact.blocks import BlockTally, block_tally, merged
 from ninscope.multifractal.boxes import column_histogram
 from ninscope.networks.bin_table import BinTable, bin_table, magnitude_range
 from ninscope.networks.radii import IntegerRadii, Radii, log_radii
@@ -30,9 +30,7 @@ class LayerCounts:
     matrices: Mapping[str, BlockTally] = field(default_factory=dict)
 
     def __add__(self, other: "LayerCounts") -> "LayerCounts":
-        matrices = dict(self.matrices)
-        for name, tally in other.matrices.items():
-            matrices[name] = matrices[name] + tally if name in matrices else tally
+        matrices = merged(self.matrices, other.matrices)
         return LayerCounts(self.histogram + other.histogram, self.distances + other.distances, matrices)
 
 
@@ -134,5 +132,5 @@ def _block_tallies(band: Band, bits: np.ndarray, table: BinTable) -> dict[str, B
         inside = band.inside(rows)
         if inside.size:
             tally = block_tally(band.part.layer, target, bits[inside - band.first], band.part.tensor.dtype, table)
-            found[f"{tally.source} -> {tally.target}"] = tally
+            found[tally.name] = tally
     return found

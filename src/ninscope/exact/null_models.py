@@ -8,7 +8,7 @@ from operator import add
 import numpy as np
 
 from ninscope.architectures.layout import Architecture
-from ninscope.exact.blocks import BlockTally
+from ninscope.exact.blocks import BlockTally, matrix_name
 from ninscope.multifractal.nulls import (
     bin_probabilities,
     expected_sums,
@@ -36,14 +36,14 @@ class Matrix:
 
     @property
     def name(self) -> str:
-        return f"{self.source} -> {self.target}"
+        return matrix_name(self.source, self.target)
 
 
 def matrices_of(tallies: Mapping[str, BlockTally], architecture: Architecture) -> tuple[Matrix, ...]:
     """In the architecture's order. tallies: complete, by the name of the matrix."""
     found = []
     for block in architecture.blocks:
-        tally = tallies[f"{block.source} -> {block.target}"]
+        tally = tallies[matrix_name(block.source, block.target)]
         found.append(Matrix(block.source, block.target, tally.rows, tally.columns, tally.std, tally.totals))
     return tuple(found)
 

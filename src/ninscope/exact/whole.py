@@ -15,7 +15,7 @@ import numpy as np
 from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.exact.bands import Band, Chosen, bands_of, outgoing
-from ninscope.exact.blocks import BlockTally
+from ninscope.exact.blocks import BlockTally, merged
 from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
 from ninscope.exact.null_models import Matrix, matrices_of
@@ -225,8 +225,7 @@ class _LayerWork:
         blocks = count_band(band, table, tallies, self.matrices)
         with self._lock:
             self._idle.append(tallies)
-            for name, block in blocks.items():
-                self._blocks[name] = self._blocks[name] + block if name in self._blocks else block
+            self._blocks = merged(self._blocks, blocks)
             self._left -= 1
             if self._left:
                 return

@@ -32,9 +32,8 @@ def _histogram(indptr, bins, radius_count):
     return counts
 
 
-_CACHED = (
-    1 << 19
-)  # weights that a second look still finds in a cache; fewer would mean to go over all counts more often
+# Weights that a second look still finds in a cache; fewer would mean to go over all counts more often.
+_CACHED = 1 << 19
 _TILE = 256  # columns whose counts stay in the second-level cache while rows pass by
 
 

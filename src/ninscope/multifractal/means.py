@@ -18,6 +18,19 @@ def known_std(values: Sequence[float] | np.ndarray) -> float:
     return float(known.std(ddof=1)) if known.size > 1 else math.nan
 
 
+class MeanSpectrum:
+    """alpha0 and width as means over the samples that have a spectrum."""
+
+    def __init__(self, alpha0: Sequence[float] | np.ndarray, width: Sequence[float] | np.ndarray):
+        self.alpha0, self.width = known_mean(alpha0), known_mean(width)
+
+
+def without_spectrum(messages: Sequence[str], what: str) -> str:
+    """One clause on those that say why they have none ("2 of 10 samples: ..."), with the first reason; empty where none does."""
+    said = [message for message in messages if message]
+    return f"{len(said)} of {len(messages)} {what}: {said[0]}" if said else ""
+
+
 def _known(values) -> np.ndarray:
     found = np.asarray(values, dtype=np.float64)
     return found[~np.isnan(found)]

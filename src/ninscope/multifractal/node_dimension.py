@@ -4,19 +4,15 @@ import numpy as np
 from numba import njit
 
 
-def mass_radius_fits(
-    histogram: np.ndarray, min_degree: int, log_radii: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def mass_radius_fits(histogram: np.ndarray, min_degree: int, log_radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares slope and R^2 of ln N_i(r) on ln r, over each node's own radii.
 
     histogram: int32 [nodes, K + 1], as box_histogram gives it. N counts the node itself, and edges in bin 0 have mass at
     every radius, but 0 is no radius (its logarithm does not exist). log_radii: float64 [K + 1], ln r of every bin up to a
-    constant; whole numbers of steps where it is not given.
+    constant.
     Returns (dimension [nodes], r2 [nodes]), float64: dimension 0 and r2 NaN for nodes of `min_degree` edges or fewer, as in
     the authors' code; both NaN where all edges share one radius, since one point has no slope.
     """
-    if log_radii is None:
-        log_radii = np.log(np.maximum(np.arange(histogram.shape[1]), 1))
     if log_radii.size < histogram.shape[1]:
         raise ValueError(f"{log_radii.size} radii for {histogram.shape[1]} bins: compiled code would leave the array")
     return _fit(histogram, min_degree, log_radii, np.log(np.arange(1, histogram.sum(axis=1).max(initial=0) + 2)))

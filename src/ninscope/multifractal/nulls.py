@@ -6,6 +6,7 @@ as if the weights had been.
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 from numba import njit
@@ -32,10 +33,8 @@ def shuffled_counts(totals: np.ndarray, columns: int, generator: np.random.PCG64
     pool = np.repeat(np.arange(totals.size, dtype=cell), totals)
     counts = np.zeros((columns, totals.size), np.int32)
     rows = entries // columns
-    step = max(_DRAWN_AT_ONCE // max(rows, 1), 1)
-    for first in range(0, columns if rows else 0, step):
-        some = min(step, columns - first)
-        _deal(pool, first * rows, generator.random_raw(some * rows), rows, counts[first : first + some])
+    for first, last, raw in _drawn(rows, columns, generator):
+        _deal(pool, first * rows, raw, rows, counts[first:last])
     return np.ascontiguousarray(counts[:, :-1])
 
 
@@ -46,11 +45,17 @@ def gaussian_counts(probabilities: np.ndarray, rows: int, columns: int, generato
     """
     threshold, alias = _alias_table(probabilities)
     counts = np.zeros((columns, probabilities.size), np.int32)
+    for first, last, raw in _drawn(rows, columns, generator):
+        _draw(threshold, alias, raw, rows, counts[first:last])
+    return np.ascontiguousarray(counts[:, :-1])
+
+
+def _drawn(rows: int, columns: int, generator: np.random.PCG64) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Columns first..last-1 at a time, with a random number for each of their weights."""
     step = max(_DRAWN_AT_ONCE // max(rows, 1), 1)
     for first in range(0, columns if rows else 0, step):
-        some = min(step, columns - first)
-        _draw(threshold, alias, generator.random_raw(some * rows), rows, counts[first : first + some])
-    return np.ascontiguousarray(counts[:, :-1])
+        last = min(first + step, columns)
+        yield first, last, generator.random_raw((last - first) * rows)
 
 
 def bin_probabilities(std: float, radii: Radii) -> np.ndarray:

@@ -164,7 +164,8 @@ def node_fractal_dimensions(
     distances: one 1-D array a node. 0 for nodes of min_degree edges or fewer. Raises RequestError as spectrum_from_distances.
     """
     indptr, bins = _binned_rows(distances, 0.0, max_distance, min_degree)
-    return mass_radius_fits(box_histogram(indptr, bins, radius_count(max_distance)), min_degree)[0]
+    histogram = box_histogram(indptr, bins, radius_count(max_distance))
+    return mass_radius_fits(histogram, min_degree, IntegerRadii("reciprocal", max_distance).logarithms)[0]
 
 
 def _binned_rows(distances, above: float, max_distance: float, min_degree: int) -> tuple[np.ndarray, np.ndarray]:

@@ -65,7 +65,6 @@ class LogRadii:
     largest_weight: float
 
     beyond = math.inf
-    transfer = "reciprocal"
 
     @cached_property
     def logarithms(self) -> np.ndarray:

@@ -70,7 +70,7 @@ def emergence_figure(
             (panels[0], "alpha0", r"regularity $\alpha_0$", "#2a6f97"),
             (panels[1], "width", r"heterogeneity $w$", "#8d5524"),
         ):
-            _null_bands(axes, nulls, name, f"{name}_std")
+            _null_bands(axes, nulls, name)
             for method, part in _methods(rows):
                 x, mean = _x(part), part[name].to_numpy(float)
                 spread = part[f"{name}_std"].to_numpy(float)
@@ -103,7 +103,7 @@ def _x(rows: pd.DataFrame) -> np.ndarray:
     return _position(rows["step"].to_numpy(np.int64))
 
 
-def _null_bands(axes, nulls: pd.DataFrame | None, name: str, spread_name: str) -> list:
+def _null_bands(axes, nulls: pd.DataFrame | None, name: str) -> list:
     """Each null model as a band of ±1 standard deviation over its draws, with its mean; returns what a legend shows."""
     shown = []
     if nulls is None:
@@ -113,15 +113,15 @@ def _null_bands(axes, nulls: pd.DataFrame | None, name: str, spread_name: str) -
         part = nulls[nulls["null"] == null]
         if part[name].notna().any():
             x, mean = _x(part), part[name].to_numpy(float)
-            spread = np.nan_to_num(part[spread_name].to_numpy(float))
+            spread = np.nan_to_num(part[f"{name}_std"].to_numpy(float))
             axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.3, linewidth=0)
             shown += axes.plot(x, mean, color=colour, linewidth=1, linestyle=":", label=f"null: {null}")
     return shown
 
 
-def _legend(axes, handles: list | None = None) -> None:
-    if handles or axes.get_legend_handles_labels()[0]:
-        axes.legend(**({"handles": handles} if handles else {}), fontsize=7)
+def _legend(axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)
 
 
 def comparison_figure(emergence: pd.DataFrame) -> Figure:
@@ -152,7 +152,7 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
         axes.set_yticks([])
         say_nothing(axes, rows["message"].iloc[0] if len(rows) else "no checkpoint has a spectrum")
     else:
-        dotted = _null_bands(axes, nulls, "emergence", "emergence_std")
+        dotted = _null_bands(axes, nulls, "emergence")
         for method, part in _methods(rows):
             x = _x(part)
             low, high = (part[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
