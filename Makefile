@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench suite figures clean help
+.PHONY: demo test soak lint bench suite figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +36,10 @@ lint: $(VENV)/tools
 test: lint
 	$(BIN)/python -m pytest
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
+
+#   make soak    kill runs at 200 random moments (ten minutes or more); NINSCOPE_TEST_SEED=1 takes others
+soak: $(VENV)/tools
+	NINSCOPE_TEST_KILLS=200 $(BIN)/python -m pytest tests/pipeline/test_kills.py -k random
 
 #   make bench   speed and memory, each beside the limit or naive version measured in the same run
 bench: $(VENV)/tools

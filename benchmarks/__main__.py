@@ -15,8 +15,10 @@ from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
 import ninscope
+from benchmarks import overhead
 from benchmarks.measures import in_new_process, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
+from benchmarks.network import auditing, hub
 from benchmarks.shapes import SHAPES, write_checkpoint
 from ninscope.exact.bands import BAND_BYTES
 from ninscope.measuring import measure_all
@@ -186,14 +188,14 @@ def memory(folder: Path, shape: str):
     code = (
         "import dataclasses\n"
         "from ninscope.measuring import Parameters\n"
-        "from ninscope.pipeline.dagfile import Model\n"
         "from ninscope.pipeline.runfolder import RunFolder\n"
         "from ninscope.pipeline.stages import locate, network, spectrum\n"
         f"root = {str(folder / 'memory')!r}\n"
         "RunFolder(root).create()\n"
         "def stages(source, nodes_per_layer, samples):\n"
         "    parameters = Parameters(nodes_per_layer=nodes_per_layer, samples=samples).checked()\n"
-        "    located = locate.locate(Model(suite='x', model='x', source=source), source.rsplit('/', 1)[1], {})\n"
+        "    revision = source.rsplit('/', 1)[1]\n"
+        "    located = locate.locate(locate.Located('x', 'x', source, revision, None), {})\n"
         "    network_key = network.network_key(located, parameters)\n"
         "    built = network.store_network(root, located, parameters, network_key)\n"
         "    key = spectrum.spectrum_key(network_key, parameters)\n"
@@ -255,8 +257,12 @@ def main() -> None:
             naive_whole_network(folder, "tiny" if small else "70m"),
             *([] if small else [whole_network(folder, "1.4b", 3, "wanted: 3 s")]),
             suite(folder, "tiny" if small else "70m", 3 if small else 154),
+            hub(folder, "tiny" if small else "70m", "tiny" if small else "2.8b"),
+            auditing(folder, 4 if small else 154),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
+            overhead.tasks(folder, 40 if small else 5000),
+            overhead.repeat(folder, 3 if small else 1540),
             imports(),
             *([] if small else [demo(folder)]),
         ]

@@ -15,12 +15,13 @@ SHAPES = {
     "160m": (12, 768, 12),
     "410m": (24, 1024, 16),
     "1.4b": (24, 2048, 16),
+    "2.8b": (32, 2560, 32),
 }
 
 
 def write_checkpoint(folder: Path, shape: str, seed: int = 0, vocabulary: int = 512) -> Path:
     """An fp16 GPT-NeoX checkpoint in `folder`; the vocabulary is small, since embeddings are not read."""
-    blocks, width, heads = SHAPES[shape]
+    blocks, width, _ = SHAPES[shape]
     generator = np.random.default_rng(seed)
 
     def normal(rows: int, columns: int, deviation: float) -> np.ndarray:
@@ -37,14 +38,48 @@ def write_checkpoint(folder: Path, shape: str, seed: int = 0, vocabulary: int = 
         tensors[name + "attention.dense.weight"] = normal(width, width, residual)
         tensors[name + "mlp.dense_h_to_4h.weight"] = normal(4 * width, width, small)
         tensors[name + "mlp.dense_4h_to_h.weight"] = normal(width, 4 * width, residual)
-    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder, shape)
     save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def used_shapes(shape: str) -> dict[str, tuple[int, int]]:
+    """The matrices that a network is made of, as the file names them."""
+    blocks, width, _ = SHAPES[shape]
+    return {
+        f"gpt_neox.layers.{block}.{name}.weight": size
+        for block in range(blocks)
+        for name, size in {
+            "attention.query_key_value": (3 * width, width),
+            "attention.dense": (width, width),
+            "mlp.dense_h_to_4h": (4 * width, width),
+            "mlp.dense_4h_to_h": (width, 4 * width),
+        }.items()
+    }
+
+
+def write_empty_checkpoint(folder: Path, shape: str) -> Path:
+    """An fp16 checkpoint whose weights are all zero: whatever its size, it takes no room on disk."""
+    _write_config(folder, shape)
+    header, stop = {}, 0
+    for name, size in sorted(used_shapes(shape).items()):
+        start, stop = stop, stop + 2 * size[0] * size[1]
+        header[name] = {"dtype": "F16", "shape": size, "data_offsets": [start, stop]}
+    raw = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + stop)
+    return folder
+
+
+def _write_config(folder: Path, shape: str) -> None:
+    blocks, width, heads = SHAPES[shape]
     config = {
         "model_type": "gpt_neox", "num_hidden_layers": blocks, "hidden_size": width, "num_attention_heads": heads,
-        "intermediate_size": 4 * width, "vocab_size": vocabulary,
+        "intermediate_size": 4 * width,
     }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 if __name__ == "__main__":  # python -m benchmarks.shapes SHAPE FOLDER

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ninscope.errors import NinscopeError, RequestError, one_line
+from ninscope.errors import InterruptedRun, NinscopeError, RequestError, one_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,9 +26,12 @@ Source = Annotated[
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run folders.")]
 Scheduler = Annotated[
     str | None,
-    typer.Option("--scheduler", help="Address of a running Dask scheduler (tcp://...), instead of local workers."),
+    typer.Option("--scheduler", help='Address of a running Dask scheduler (tcp://...), or "local"; before [cluster].'),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Local worker processes (default: one a core).")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes (local ones: one a core).")]
+TrustDuplicates = Annotated[
+    bool, typer.Option("--trust-duplicates", help="Give E also where two steps have the same weights.")
+]
 
 
 @app.command()
@@ -44,6 +47,7 @@ def measure(
     ] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="Take so many samples (10).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Take samples with this seed (0).")] = None,
+    trust_duplicates: TrustDuplicates = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against step 0.
@@ -52,9 +56,10 @@ def measure(
     """
     from ninscope.pipeline import display
 
+    from ninscope.checkpoints.traffic import counted
     from ninscope.measuring import measure_all
 
-    with display.counting("measuring", quiet=as_json) as done:
+    with display.counting("measuring", quiet=as_json) as done, counted() as traffic:
         rows = measure_all(
             source,
             revision,
@@ -63,15 +68,53 @@ def measure(
             nodes_per_layer=_nodes_per_layer(nodes_per_layer),
             samples=samples,
             seed=seed,
+            trust_duplicates=trust_duplicates,
         )
     if as_json:
         print(display.measured_json(source, rows))
     else:
         display.show_measured(source, rows)
+        display.show_fetched(traffic.fetched)
     for row in rows:
         if row.status != "ok":
             _say(f"{row.revision}: {row.status}: {row.message}")
     raise typer.Exit(any(row.status != "ok" for row in rows))
+
+
+@app.command()
+def audit(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folders, or Hub repository ids.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Look for revisions that are missing, or duplicates of others, or unlike their siblings, before weights are read.
+
+    From the Hub's metadata alone; local files are hashed, and again only once they have changed.
+    """
+    from ninscope.pipeline import display
+
+    from ninscope.auditing import audit_findings
+
+    found, refused = {}, []
+    for source in dict.fromkeys(sources):
+        with display.counting(f"auditing {source}", quiet=as_json) as done:
+            try:
+                found[source] = audit_findings(source, done)
+            except RequestError as error:
+                refused.append(error)
+    if as_json and found:
+        print(display.audit_json(found, len(dict.fromkeys(sources)) > 1))
+    for source, rows in found.items():
+        if not as_json:
+            display.show_audit(source, rows)
+        where = f"{source} " if len(found) > 1 else ""
+        for row in rows:
+            if row.status != "ok":
+                _say(f"{where}{row.revision}: {row.status}: {row.message}")
+    for error in refused:
+        _say(str(error))
+    if refused:
+        raise typer.Exit(2)
+    raise typer.Exit(any(row.status != "ok" for rows in found.values() for row in rows))
 
 
 def _nodes_per_layer(text: str | None) -> int | str | None:
@@ -92,6 +135,7 @@ def bias(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", help="Samples of each size.")] = 10,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
+    trust_duplicates: TrustDuplicates = False,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="PNG file to draw (bias.png; with --json none).")
     ] = None,
@@ -101,6 +145,7 @@ def bias(
     from ninscope.pipeline import display
 
     from ninscope.bias import sampling_bias
+    from ninscope.checkpoints.audit import OVERRIDE
     from ninscope.report.bias_figure import bias_figure
 
     if figure is None and not as_json:
@@ -108,13 +153,18 @@ def bias(
     if figure is not None:
         _check_writable(figure)
     with display.working(f"measuring samples of {source}", quiet=as_json):
-        table = sampling_bias(source, revision, _numbers(nodes_per_layer), samples, seed)
+        table = sampling_bias(
+            source, revision, _numbers(nodes_per_layer), samples, seed, trust_duplicates=trust_duplicates
+        )
     if as_json:
         print(display.bias_json(source, table))
     else:
         display.show_bias(source, table)
+    withheld = next((message for message in table["message"] if OVERRIDE in message), None)
+    if withheld is not None:
+        _say(f"{table['revision'][0]}: duplicate: {withheld}")
     if figure is None:
-        return
+        raise typer.Exit(withheld is not None)
     place = Path(source)
     drawn = bias_figure(table, f"{place.resolve().name if place.exists() else source}, {table['revision'][0]}")
     try:
@@ -125,6 +175,7 @@ def bias(
         ) from None
     if not as_json:
         print(f"look at {figure}")
+    raise typer.Exit(withheld is not None)
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -152,21 +203,28 @@ def _check_writable(path: Path) -> None:
 def run(
     dag: Annotated[
         str,
-        typer.Argument(metavar="DAG.toml", help="A DAG file, or the name of one that ships: demo, pythia."),
+        typer.Argument(
+            metavar="DAG.toml", help="A DAG file, or the name of one that ships: demo, pythia, polypythias."
+        ),
     ],
     runs_dir: RunsDir = Path("runs"),
     scheduler: Scheduler = None,
     workers: Workers = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and do nothing.")] = False,
+    trust_duplicates: TrustDuplicates = False,
 ) -> None:
     """Run an experiment: every checkpoint of its models to tables and figures. What is already there is not done again."""
-    _run(dag_path(dag), runs_dir, scheduler, workers, dry_run)
+    from ninscope.pipeline.running import dag_path, run_dag
+
+    raise typer.Exit(run_dag(dag_path(dag), runs_dir, _say, scheduler, workers, dry_run, trust_duplicates))
 
 
 @app.command()
 def demo(runs_dir: RunsDir = Path("runs"), workers: Workers = None) -> None:
     """Run the experiment in dags/demo.toml on the small suite that ships in data/."""
-    _run(dag_path("demo"), runs_dir, None, workers, dry_run=False)
+    from ninscope.pipeline.running import dag_path, run_dag
+
+    raise typer.Exit(run_dag(dag_path("demo"), runs_dir, _say, workers=workers))
 
 
 @app.command()
@@ -186,81 +244,6 @@ def status(
     for problem in progress.problems:
         _say(problem.line())
     raise typer.Exit(bool(progress.problems))
-
-
-def dag_path(text: str) -> Path:
-    """A DAG file, or the one of that name that ships with ninscope. Raises RequestError."""
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path
-    import ninscope.dags
-
-    shipped = {file.stem: file for folder in ninscope.dags.__path__ for file in Path(folder).glob("*.toml")}
-    if text in shipped:
-        return shipped[text]
-    raise RequestError(f"{text}: no such DAG file; these ship with ninscope: {', '.join(sorted(shipped))}")
-
-
-def _run(dag_file: Path, runs_dir: Path, scheduler: str | None, workers: int | None, dry_run: bool) -> None:
-    from ninscope.pipeline.dagfile import load_dag
-
-    dag = load_dag(dag_file)
-    if scheduler is not None:
-        from ninscope.pipeline.execute import connected
-
-        with connected(scheduler, workers) as client:
-            raise typer.Exit(_prepared_run(dag, runs_dir, client, workers, dry_run))
-    raise typer.Exit(_prepared_run(dag, runs_dir, None, workers, dry_run))
-
-
-def _prepared_run(dag, runs_dir: Path, client, workers: int | None, dry_run: bool) -> int:
-    from ninscope.pipeline import display
-    from ninscope.pipeline.run import finish, perform, prepare, start
-    from ninscope.pipeline.runs import open_run
-    from ninscope.pipeline.summary import notes_of, problems_of, summary_line
-
-    from ninscope.measuring import cores
-
-    with display.working(f"locating the checkpoints of {dag.name}"):
-        prepared = prepare(dag, runs_dir, client)
-    tasks = prepared.plan.tasks()
-    if dry_run:
-        display.show_plan(prepared, tasks)
-        return 0
-    start(prepared)
-    outcomes = {}
-    if tasks:
-        from ninscope.pipeline.execute import connected
-
-        try:
-            with display.task_progress(dag.name, tasks) as done:
-                if client is not None:
-                    outcomes = perform(prepared, client, done)
-                else:
-                    with connected(None, workers or min(cores(), len(tasks))) as local:
-                        outcomes = perform(prepared, local, done)
-        except KeyboardInterrupt:
-            reached = display.done_so_far(prepared)
-            raise _InterruptedRun(f"interrupted: {reached}; the same command goes on from there") from None
-    else:
-        print(f"{dag.name}: everything is there already; nothing to run")
-    for (stage, _), outcome in outcomes.items():
-        if stage in ("tables", "figures", "emergence") and not outcome.ok:
-            _say(f"{stage}: {outcome.message}")
-            return 1
-    finish(prepared)
-    result = open_run(prepared.folder.root)
-    problems = problems_of(result.table("checkpoints"))
-    for problem in problems:
-        _say(problem.line())
-    for note in notes_of(result):
-        _say(note)
-    print(summary_line(result))
-    return int(bool(problems))
-
-
-class _InterruptedRun(NinscopeError):
-    """Ctrl-C during a run, its workers stopped."""
 
 
 def _say(line: str) -> None:
@@ -297,7 +280,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     except RequestError as error:
         _say(str(error))
         code = 2
-    except _InterruptedRun as error:
+    except InterruptedRun as error:
         _say(str(error))
         code = 130
     except NinscopeError as error:

@@ -1,52 +1,21 @@
 """The DAG file: which models, which revisions, which analysis. TOML, checked key by key; see dags/demo.toml."""
 
 import math
-import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from ninscope.pipeline.cluster import Cluster
+from ninscope.pipeline.models import REVISIONS, Model, Name, Strict, Suite
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ninscope.errors import RequestError
 from ninscope.multifractal.nulls import NULLS
 from ninscope.parameters import ALL, Parameters
 
-_NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
-Name = Annotated[str, StringConstraints(pattern=re.compile(_NAME))]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Model(_Strict):
-    """One model's checkpoints. evaluations: a CSV of losses or benchmark results by revision, shown beside E."""
-
-    suite: Name
-    model: Name
-    source: str = Field(min_length=1)
-    revisions: Literal["all"] | list[Annotated[str, Field(min_length=1)]] = "all"
-    evaluations: str | None = None
-
-    @field_validator("revisions")
-    @classmethod
-    def _some_and_distinct(cls, value):
-        if value != "all" and (not value or len(set(value)) != len(value)):
-            raise ValueError('give "all", or a list of distinct revision names')
-        return value
-
-
-class QGrid(_Strict):
+class QGrid(Strict):
     start: float
     stop: float
     step: float = Field(gt=0)
@@ -61,13 +30,13 @@ class QGrid(_Strict):
         return np.round(self.start + np.arange(count + 1) * self.step, 12)
 
 
-class LogRadii(_Strict):
+class LogRadii(Strict):
     """K radii evenly spaced in the logarithm of distance."""
 
     log: int
 
 
-class Analysis(_Strict):
+class Analysis(Strict):
     """The parameters of `ninscope.measure`, by the same names.
 
     exact: the whole network beside samples; nodes_per_layer = "all": the whole network and no samples.
@@ -113,7 +82,7 @@ class Analysis(_Strict):
         return self
 
 
-class Nulls(_Strict):
+class Nulls(Strict):
     """Null models of every checkpoint's whole network, drawn `samples` times each (analytic: once)."""
 
     models: list[Literal["shuffled", "gaussian", "analytic"]] = Field(default=list(NULLS), min_length=1)
@@ -128,30 +97,36 @@ class Nulls(_Strict):
         return value
 
 
-class Execution(_Strict):
+class Execution(Strict):
     """How the work is split; no result depends on it. part_bytes: weights that one task of an exact analysis reads."""
 
     part_bytes: int = Field(default=2_000_000_000, ge=1000)
 
 
-class Emergence(_Strict):
-    """E against `baseline_step` of the same model, with a bootstrap interval over samples."""
+class Emergence(Strict):
+    """E against `baseline_step` of the same model, with a bootstrap interval over samples.
+
+    trust_duplicates: E also where another step has the same weights, so that one of them must be false.
+    """
 
     baseline_step: int = Field(default=0, ge=0)
     replicates: int = Field(default=2000, ge=100, le=1_000_000)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
+    trust_duplicates: bool = False
 
 
-class Dag(_Strict):
-    """A whole DAG file. `folder` is where it lies: relative sources start there."""
+class Dag(Strict):
+    """A whole DAG file. Once loaded, `models` has one entry a seed; `all_models` are those of suites too."""
 
     name: Name
-    models: list[Model] = Field(min_length=1)
+    models: list[Model] = Field(default=[])
+    suites: list[Suite] = Field(default=[])
     analysis: Analysis = Analysis()
     emergence: Emergence = Emergence()
     nulls: Nulls | None = None
     execution: Execution = Execution()
+    cluster: Cluster = Cluster()
 
     @model_validator(mode="after")
     def _nulls_have_an_original(self):
@@ -162,11 +137,20 @@ class Dag(_Strict):
     @model_validator(mode="after")
     def _models_differ(self):
         seen = set()
-        for model in self.models:
+        if not self.models and not self.suites:
+            raise ValueError("no [[models]] and no [[suites]]; nothing is asked for")
+        for model in self.all_models():
             if (model.suite, model.model) in seen:
                 raise ValueError(f"the model {model.suite}/{model.model} is listed twice")
             seen.add((model.suite, model.model))
         return self
+
+    def trusting_duplicates(self) -> "Dag":
+        return self.model_copy(update={"emergence": self.emergence.model_copy(update={"trust_duplicates": True})})
+
+    def all_models(self) -> list[Model]:
+        """Each by itself, in the order of the file, those of suites last."""
+        return [one for listed in (*self.models, *self.suites) for one in listed.each()]
 
 
 def load_dag(path: Path) -> Dag:
@@ -187,7 +171,7 @@ def load_dag(path: Path) -> Dag:
         dag = Dag.model_validate(raw)
     except ValidationError as error:
         raise RequestError(f"{path}: {_first_error(error, raw)}") from None
-    models = [_resolved(model, path.parent) for model in dag.models]
+    models = [_resolved(one, path.parent) for model in dag.models for one in model.each()]
     return dag.model_copy(update={"models": models})
 
 
@@ -225,14 +209,17 @@ def _first_error(error: ValidationError, raw: dict) -> str:
     """One line: where in the file, and what is wrong there."""
     problems = error.errors(include_url=False)
     unknown = next((item for item in problems if item["type"] == "extra_forbidden"), None)
-    # A union reports each of its branches; the deepest location is the branch the user meant.
-    problem: dict[str, Any] = unknown or max(problems, key=lambda item: len(_place(item, raw)))
+    # A union reports each of its branches; the deepest location is the branch the user meant, and so is one that says why.
+    problem: dict[str, Any] = unknown or max(
+        problems, key=lambda item: (len(_place(item, raw)), item["type"] == "value_error")
+    )
     where = ".".join(_place(problem, raw))
     if problem is unknown:
         return f"{where}: no such key"
     message = problem["msg"].removeprefix("Value error, ")
-    if where.endswith(".revisions"):
-        message = 'give "all", or a list of distinct revision names'
+    if where.endswith(".revisions") and problem["type"] != "value_error":
+        table = "a table: { from = ..., to = ..., log = ... }"
+        message = f"give {table}" if where.startswith("suites.") else f"{REVISIONS}, or {table}"
     elif where.endswith(".q"):
         message = "give a list of numbers, or { start = ..., stop = ..., step = ... }"
     shown = (

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import pandas as pd
 from ninscope.pipeline.plan import Task
 from ninscope.pipeline.run import Prepared
 from ninscope.pipeline.runs import open_run
-from ninscope.pipeline.stages.inputs import overall
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.summary import Progress as RunProgress
 from ninscope.pipeline.summary import near, progress_of
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import (
@@ -29,6 +29,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from ninscope.auditing import COLUMNS
+from ninscope.checkpoints.audit import Finding, verdict
+from ninscope.checkpoints.traffic import Fetched
 from ninscope.measuring import Measured
 
 _STAGE_TITLES = {
@@ -50,7 +53,7 @@ def counting(text: str, quiet: bool) -> Iterator:
     """Count finished checkpoints; yields the function to call at each."""
     columns = (
         SpinnerColumn(),
-        TextColumn(text),
+        TextColumn("{task.description}", markup=False),
         TextColumn("{task.completed:.0f} checkpoints"),
         TimeElapsedColumn(),
     )
@@ -89,20 +92,28 @@ def task_progress(name: str, tasks: Sequence[Task]) -> Iterator:
         yield done
 
 
-def show_plan(prepared: Prepared, tasks: Sequence[Task]) -> None:
-    """Every task that would run, one a line, then the counts."""
+def show_plan(prepared: Prepared, tasks: Sequence[Task], to_fetch: Mapping[str, int]) -> None:
+    """Every task that would run, one a line, the bytes that each model's would fetch, then the counts."""
     for task in tasks:
         print(f"would run: {task.stage:9} {task.name}")
     for member, outcomes in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True):
-        outcome = overall(outcomes)
+        outcome = prepared.plan.inputs.standing(member, outcomes)
         if not outcome.ok:
             located = member.located
             print(f"not ok:    {located.suite}/{located.model} {located.revision}: {outcome.status}: {outcome.message}")
+    for model, size in to_fetch.items():
+        print(f"would fetch: {decimal(size)} ({size} bytes) of weights for {model}")
     counted = Counter(task.stage for task in tasks)
     listed = ", ".join(f"{number} {_STAGE_TITLES[stage]}" for stage, number in counted.items()) or "nothing"
     print(
         f"{prepared.dag.name}: {len(prepared.located)} checkpoints located; would run {listed}, in {near(prepared.folder.root)}"
     )
+
+
+def show_fetched(fetched: Fetched) -> None:
+    """What came over the network, if anything did."""
+    if fetched.requests:
+        print(f"fetched {decimal(fetched.bytes)} ({fetched.bytes} bytes) in {fetched.requests} requests")
 
 
 def show_progress(path: Path, progress: RunProgress) -> None:
@@ -147,6 +158,40 @@ def show_measured(source: str, rows: Sequence[Measured]) -> None:
     notes = Counter(note for row in usable for note in (row.message, row.spectrum.warning) if note)
     for note, times in notes.items():
         print(f"{times} of {len(rows)} checkpoints: {note}")
+
+
+def audit_json(found: Mapping[str, Sequence[Finding]], several: bool) -> str:
+    """One JSON document; of several sources a list of what is printed of one. Absent values are null."""
+    documents = [
+        {
+            "source": source,
+            "rows": [{name: getattr(row, name) for name in COLUMNS} | {"message": row.message or None} for row in rows],
+        }
+        for source, rows in found.items()
+    ]
+    return json.dumps(documents if several else documents[0], indent=1, allow_nan=False)
+
+
+def show_audit(source: str, rows: Sequence[Finding]) -> None:
+    """One row a revision and one line that sums up."""
+    table = Table(title=escape(source))
+    for column, side in (("revision", "left"), ("step", "right"), ("status", "left"), ("bytes", "right")):
+        table.add_column(column, justify=side, no_wrap=True)
+    table.add_column("sha256", no_wrap=True)
+    table.add_column("message")
+    for row in rows:
+        style = None if row.status == "ok" else "red"
+        table.add_row(
+            escape(row.revision),
+            "-" if row.step is None else str(row.step),
+            row.status,
+            "-" if row.bytes is None else f"{row.bytes:,}",
+            (row.content_sha256 or "-")[:12],
+            escape(row.message),
+            style=style,
+        )
+    _print_whole(table)
+    print(f"{source}: {verdict(rows)}")
 
 
 def bias_json(source: str, table: pd.DataFrame) -> str:

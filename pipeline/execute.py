@@ -3,17 +3,20 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 import dask
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.comm import CommClosedError
 from distributed.comm.registry import backends
 from ninscope.pipeline.graph import Graph
-from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.stages.outcome import Outcome, with_log
 
-from ninscope.errors import RequestError, one_line
+from ninscope.errors import NinscopeError, RequestError
 
 CONNECT_SECONDS = 5
 
@@ -24,7 +27,13 @@ _LOCAL = {
     "distributed.worker.profile.enabled": False,
 }
 
+TaskName = tuple[str, str]  # stage and key
 Done = Callable[[str, str, Outcome], None]
+Died = Callable[[str, Sequence[TaskName]], None]
+
+
+class ClusterError(NinscopeError):
+    """The cluster that a run was on is gone."""
 
 
 @contextmanager
@@ -40,14 +49,14 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
         except (OSError, ValueError, TimeoutError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise RequestError(
-                f"no Dask scheduler answers at {scheduler} ({reason}); start one or leave --scheduler out"
+                f"no Dask scheduler answers at {scheduler} ({reason}); start one, or run elsewhere (--scheduler local: here)"
             ) from None
         with client:
             yield client
         return
     cluster = client = None
     try:
-        with _unseen_by_children(signal.SIGINT), dask.config.set(_LOCAL):
+        with unseen_by_children(signal.SIGINT), dask.config.set(_LOCAL):
             # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
             cluster = LocalCluster(
                 n_workers=workers,
@@ -59,7 +68,7 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
             client = Client(cluster, set_as_default=False)
         yield client
     finally:
-        with _ignored(signal.SIGINT):
+        with ignored(signal.SIGINT):
             for part in (client, cluster):
                 if part is not None:
                     part.close()
@@ -73,7 +82,7 @@ def _check_address(address: str) -> None:
 
 
 @contextmanager
-def _unseen_by_children(number: int) -> Iterator[None]:
+def unseen_by_children(number: int) -> Iterator[None]:
     """Processes and threads started meanwhile never see the signal; this thread sees it afterwards.
 
     A terminal's Ctrl-C goes to every process of the command. Worker processes are to be stopped by us, not by a
@@ -89,7 +98,7 @@ def _unseen_by_children(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def _ignored(number: int) -> Iterator[None]:
+def ignored(number: int) -> Iterator[None]:
     """A second Ctrl-C while workers are being stopped changes nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -101,39 +110,104 @@ def _ignored(number: int) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def execute(graph: Graph, client: Client, done: Done) -> dict[tuple[str, str], Outcome]:
-    """Run every task; done(stage, key, outcome) is called as each ends. A worker that dies fails its task, not the run."""
-    names = list(graph)
-    futures = client.compute([graph[name] for name in names])
-    name_of = {future.key: name for future, name in zip(futures, names, strict=True)}
-    outcomes: dict[tuple[str, str], Outcome] = {}
-    try:
-        for future in as_completed(futures, loop=client.loop):
-            stage, key = name_of[future.key]
-            outcome = _outcome_of(future)
-            outcomes[stage, key] = outcome
-            done(stage, key, outcome)
-        # A dying worker takes all its tasks along. Each goes once more, by itself, so that only those that kill stay lost.
-        for future, name in zip(futures, names, strict=True):
-            if outcomes[name].lost and not _lost_before(graph, name, outcomes):
-                future.retry()
-                outcomes[name] = _outcome_of(future)
-    except BaseException:
-        client.cancel(futures, force=True)
-        raise
+def execute(graph: Graph, client: Client, done: Done, died: Died = lambda *_: None) -> dict[TaskName, Outcome]:
+    """Run every task. A worker that dies fails its task at most, not the run.
+
+    done(stage, key, outcome) is called as each ends, died(worker, tasks) for each worker that died with tasks of this graph.
+    Raises what a task raises because it concerns all (RequestError, StoreError), the other tasks cancelled; ClusterError when
+    the scheduler is lost.
+    """
+    outcomes: dict[TaskName, Outcome] = {}
+    with scheduler_kept(client):
+        futures = client.compute([graph[name] for name in graph])
+        name_of = {future.key: name for future, name in zip(futures, graph, strict=True)}
+        try:
+            for batch in as_completed(futures, loop=client.loop).batches():
+                for future, outcome in zip(batch, _outcomes_of(batch, name_of, client), strict=True):
+                    outcomes[name_of[future.key]] = outcome
+                    if not outcome.lost:
+                        done(*name_of[future.key], outcome)
+            for worker, tasks in _deaths(client):
+                if ours := [name_of[key] for key in tasks if key in name_of]:
+                    died(worker, ours)
+            _try_again(graph, futures, name_of, outcomes, done)
+        except BaseException:
+            if client.status == "running":
+                client.cancel(futures, force=True)
+            raise
     return outcomes
 
 
-def _lost_before(graph: Graph, name: tuple[str, str], outcomes: dict[tuple[str, str], Outcome]) -> bool:
-    """Whether something that this task waits for is still lost: it would only be killed once more."""
-    upstream = set(graph[name].__dask_graph__())
-    return any(graph[other].key in upstream for other in graph if other != name and outcomes[other].lost)
+@contextmanager
+def scheduler_kept(client: Client) -> Iterator[None]:
+    """Raises ClusterError when the scheduler is lost meanwhile."""
+    # It would tell of every attempt to find the scheduler again, long after we have said that it is gone.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    place = "" if client.scheduler is None else f" at {client.scheduler.address}"
+    try:
+        yield
+    except NinscopeError:
+        raise
+    except Exception as error:
+        if client.status == "running" and not isinstance(error, (CancelledError, CommClosedError)):
+            raise
+        raise ClusterError(
+            f"the Dask scheduler{place} is gone; start it and run the same command again, which goes on from there"
+        ) from None
 
 
-def _outcome_of(future) -> Outcome:
-    """What a task returned, once it has ended."""
-    error = future.exception()
-    if error is None:
+def _try_again(
+    graph: Graph,
+    futures: Sequence[Future],
+    name_of: Mapping[str, TaskName],
+    outcomes: dict[TaskName, Outcome],
+    done: Done,
+) -> None:
+    """A dying worker takes all its tasks along. Each goes once more, by itself, so that only those that kill stay lost."""
+    lost = {graph[name].key for name, outcome in outcomes.items() if outcome.lost}
+    for future in futures:
+        name = name_of[future.key]
+        if future.key not in lost:
+            continue
+        # What waits for something that is still lost would only be killed once more.
+        if not lost & (set(graph[name].__dask_graph__()) - {future.key}):
+            future.retry()
+            outcomes[name] = outcome_of(future, name_of)
+            if not outcomes[name].lost:
+                lost.discard(future.key)
+        done(*name, outcomes[name])
+
+
+def _outcomes_of(futures: Sequence[Future], name_of: Mapping[str, TaskName], client: Client) -> list[Outcome]:
+    """What tasks that have ended returned, in one request where none of them failed."""
+    try:
+        return client.gather(futures)
+    except Exception:
+        return [outcome_of(future, name_of) for future in futures]
+
+
+def outcome_of(future: Future, name_of: Mapping[str, TaskName]) -> Outcome:
+    """What a task returned, once it has ended, or what became of it. Raises what concerns all tasks."""
+    try:
         return future.result()
-    reason = one_line(str(error))
-    return Outcome("failed", f"the worker died over it, perhaps for lack of memory ({reason})", lost=True)
+    except KilledWorker as error:
+        # Tasks that wait for the one that was being run have the same error, and nothing to add to its log.
+        name = name_of.get(error.task, name_of[future.key])
+        said = with_log("the worker died over it each time, perhaps for lack of memory", *name)
+        return Outcome("failed", said, f"{error}\n" if name == name_of[future.key] else "", lost=True)
+    except NinscopeError:
+        raise
+    except Exception as error:
+        if future.status != "error":
+            raise
+        said = with_log(f"{type(error).__name__}: {error}", *name_of[future.key])  # the worker lacks ninscope, say
+        return Outcome("failed", said, "".join(traceback.format_exception(error)))
+
+
+def _deaths(client: Client) -> list[tuple[str, set[str]]]:
+    """(address, tasks it had) of each worker that died, as far as the scheduler remembers."""
+    return [
+        (event["worker"], event["processing-tasks"])
+        for _, event in client.get_events("all")
+        if event.get("action") == "remove-worker" and not event["expected"]
+    ]

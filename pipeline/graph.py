@@ -1,6 +1,6 @@
 """From a plan to Dask graphs: checkpoints to spectra, then emergence -> tables -> figures. Building computes nothing."""
 
-import hashlib
+import uuid
 from collections.abc import Sequence
 
 from dask.delayed import Delayed, delayed
@@ -77,7 +77,7 @@ def result_graph(plan: Plan, root: str, outcomes: Sequence[Outcomes], store: Art
 
 
 def _add(graph: Graph, root: str, stage: str, key: str, work, *arguments) -> Delayed:
-    # Two runs may share a cluster, where tasks of one name are taken for the same.
-    run = hashlib.sha256(root.encode()).hexdigest()[:8]
-    graph[stage, key] = delayed(work, pure=False)(root, *arguments, dask_key_name=f"{stage}-{key}-{run}")
+    # Two runs may share a cluster, of one folder even, where tasks of one name are taken for the same: what one run cancels
+    # the other would lose, and tables are not of one run what they are of another.
+    graph[stage, key] = delayed(work, pure=False)(root, *arguments, dask_key_name=f"{stage}-{key}-{uuid.uuid4().hex}")
     return graph[stage, key]

@@ -13,14 +13,18 @@ _MANIFEST = "manifest.json"
 
 
 def write_files(folder: RunFolder, place: Path, key: str, files: Mapping[str, bytes]) -> None:
-    """Write each file at once and the manifest last; files of an earlier set that are no longer made are removed."""
-    earlier = _manifest(folder, place).get("files", {})
-    for name, content in files.items():
-        folder.write_bytes(place / name, content)
-    for name in set(earlier) - set(files):
-        (place / Path(name).name).unlink(missing_ok=True)
+    """Write each file at once and the manifest last; files of an earlier set that are no longer made are removed.
+
+    Of two runs that write at the same time one comes after the other. Raises StoreError.
+    """
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    folder.write_json(place / _MANIFEST, {"key": key, "files": digests})
+    with folder.locked(place.name), folder.writing():
+        earlier = _manifest(folder, place).get("files", {})
+        for name, content in files.items():
+            folder.write_bytes(place / name, content)
+        for name in set(earlier) - set(files):
+            (place / Path(name).name).unlink(missing_ok=True)
+        folder.write_json(place / _MANIFEST, {"key": key, "files": digests})
 
 
 def is_current(folder: RunFolder, place: Path, key: str) -> bool:

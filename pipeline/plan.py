@@ -14,9 +14,9 @@ from ninscope.pipeline.stages import emergence, exact, figures, network, nulls, 
 from ninscope.pipeline.stages.inputs import STAGES, Inputs, Member, Outcomes, settled
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.store import ArtefactStore, DamagedArtefact
 
-from ninscope.errors import RequestError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.parameters import Parameters
 
 MAX_PARTS = 10_000  # of one checkpoint
@@ -49,6 +49,7 @@ class Plan:
     parts: dict[str, int] = field(default_factory=dict)
     nulls: dict[str, str] = field(default_factory=dict)
     emerging: dict[str, str] = field(default_factory=dict)  # key -> what a user reads
+    moved: list[tuple[str, str]] = field(default_factory=list)  # whole artefacts whose records say other times
     write_tables: bool = False
     draw_figures: bool = False
 
@@ -88,11 +89,38 @@ class Plan:
         return asked | ({nulls.STAGE} if self.inputs.nulls is not None else set())
 
 
+class _Seen(ArtefactStore):
+    """The store as it is while one plan is made: each artefact is looked at once."""
+
+    def __init__(self, folder: RunFolder, thorough: bool):
+        super().__init__(folder, thorough)
+        self._seen: dict[tuple[str, str], bool] = {}
+
+    def has(self, stage: str, key: str) -> bool:
+        if (stage, key) not in self._seen:
+            self._seen[stage, key] = super().has(stage, key)
+        return self._seen[stage, key]
+
+    def failure(self, stage: str, key: str) -> CheckpointError | None:
+        try:
+            return super().failure(stage, key)
+        except DamagedArtefact:
+            self._seen[stage, key] = False
+            return None
+
+
 def make_plan(
-    dag: Dag, located: Sequence[Located], evaluations: Sequence[tuple[Evaluation, ...]], folder: RunFolder
+    dag: Dag,
+    located: Sequence[Located],
+    evaluations: Sequence[tuple[Evaluation, ...]],
+    folder: RunFolder,
+    thorough: bool = False,
 ) -> Plan:
-    """Compare what is asked with what is stored. Reads metadata only and computes nothing."""
-    store = ArtefactStore(folder)
+    """Compare what is asked with what is stored. Reads metadata only and computes nothing.
+
+    thorough: every artefact is read, and removed where it is damaged. Raises RequestError (too many parts), StoreError.
+    """
+    store = _Seen(folder, thorough)
     methods = dag.analysis.methods()
     members, outcomes, network_keys = [], [], []
     for one in located:
@@ -114,6 +142,7 @@ def make_plan(
     tables_key = tables.tables_key(plan.inputs, outcomes)
     made = plan.spectra or plan.exact or plan.nulls or plan.emerging
     plan.write_tables = bool(made) or not is_current(folder, folder.tables, tables_key)
+    plan.moved = store.moved
     plan.draw_figures = plan.write_tables or not is_current(folder, folder.figures, figures.figures_key(tables_key))
     return plan
 
@@ -124,8 +153,8 @@ def _plan_checkpoint(
     located, keys = member.located, member.keys
     if (key := keys.get("sampled")) and not store.has(spectrum.STAGE, key):
         plan.spectra.setdefault(key, network_key)
-        if not store.has(network.STAGE, network_key):
-            plan.networks.setdefault(network_key, located)
+    if key and not store.has(network.STAGE, network_key):
+        plan.networks.setdefault(network_key, located)
     if (key := keys.get("exact")) and not store.has(exact.STAGE, key):
         plan.exact.setdefault(key, located)
         count = -(-located.weight_bytes // part_bytes)

@@ -2,31 +2,32 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import dask
 import tomli_w
-from dask.delayed import delayed
 from ninscope.pipeline.dagfile import Dag
 from ninscope.pipeline.evaluations import read_evaluations
+from ninscope.pipeline.locating import Found, locate_all
 from ninscope.pipeline.manifest import key_of
 from ninscope.pipeline.plan import Plan, make_plan
+from ninscope.pipeline.remembered import remember
 from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.runlog import RunLog
 from ninscope.pipeline.stages.exact import clear_leftovers
-from ninscope.pipeline.stages.inputs import STAGES, overall, settled
-from ninscope.pipeline.stages.locate import Located, locate, revisions_of
+from ninscope.pipeline.stages.inputs import STAGES, settled
+from ninscope.pipeline.stages.locate import STAGE as LOCATE
+from ninscope.pipeline.stages.locate import Located, task_key
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.stages.tables import tables_key
 from ninscope.pipeline.store import ArtefactStore
 
 import ninscope
-from ninscope.checkpoints.identity import FileIdentity
 from ninscope.errors import RequestError
 
-# Locating is metadata requests and hashing, mostly waiting, so threads do and no cluster need be started for it.
-_LOCATE_THREADS = 16
+# How often a plan is made and run while stored artefacts turn out to be damaged: after the first time none should.
+_ROUNDS = 3
 _RECORDED_VERSIONS = (
     "ninscope",
     "numpy",
@@ -46,8 +47,12 @@ class Prepared:
 
     dag: Dag
     folder: RunFolder
-    located: list[Located]
+    found: Found
     plan: Plan
+
+    @property
+    def located(self) -> list[Located]:
+        return self.found.located
 
 
 def prepare(dag: Dag, runs_dir: Path, client=None) -> Prepared:
@@ -59,97 +64,110 @@ def prepare(dag: Dag, runs_dir: Path, client=None) -> Prepared:
         folder = RunFolder(runs_dir.expanduser().resolve() / dag.name)
     except (OSError, RuntimeError) as error:  # an unknown user's home
         raise RequestError(f"{runs_dir}: no such folder ({error})") from None
-    evaluations = [read_evaluations(model.evaluations) for model in dag.models]
-    located = _locate_all(dag, _known_files(folder), client)
-    return Prepared(dag, folder, located, make_plan(dag, located, evaluations, folder))
+    evaluations = [read_evaluations(model.evaluations) for model in dag.all_models()]
+    found = locate_all(dag, folder, client)
+    return Prepared(dag, folder, found, make_plan(dag, found.located, evaluations, folder))
 
 
 def start(prepared: Prepared) -> None:
-    """Make the run folder and write down what is asked. Raises RequestError when it cannot be written."""
+    """Make the run folder and write down what is asked.
+
+    Raises RequestError when the folder cannot be written, StoreError when the disk is full.
+    """
     folder, plan = prepared.folder, prepared.plan
     folder.create()
-    folder.write_bytes(folder.asked, tomli_w.dumps(_asked(prepared.dag)).encode())
-    stamps = {path: asdict(file) for one in prepared.located for path, file in one.stamps}
-    folder.write_json(folder.known_files, stamps)
-    folder.write_json(
-        folder.plan,
-        {
-            "stages": plan.all_keys(),
-            "tables": tables_key(plan.inputs, plan.outcomes),
-            "checkpoints": [
-                {
-                    "suite": member.located.suite,
-                    "model": member.located.model,
-                    "revision": member.located.revision,
-                    "network": network_key,
-                    **member.keys,
-                    "status": overall(outcomes).status,
-                    "message": overall(outcomes).message,
-                }
-                for member, network_key, outcomes in zip(
-                    plan.inputs.members, plan.network_keys, plan.outcomes, strict=True
-                )
-            ],
-        },
-    )
+    store, log = ArtefactStore(folder), RunLog(folder)
+    store.mend_groups(store.stages())
+    for stage, key in plan.moved:
+        store.restamp(stage, key)
+    remember(folder, prepared.located, prepared.found.beside)
+    _write_down(prepared, plan, tables_key(plan.inputs, plan.outcomes))
+    log.forget_stored(store)
+    for one in prepared.located:
+        log.note(LOCATE, task_key(one.suite, one.model, one.revision), one.outcome)
 
 
 def finish(prepared: Prepared) -> None:
-    """Note that the tables there are those of this run: failures found on the way have changed what they are made from.
-
-    What is left of parts that have served goes.
-    """
-    folder = prepared.folder
-    clear_leftovers(ArtefactStore(folder), list(prepared.plan.exact))
-    plan = folder.read_json(folder.plan, {})
-    folder.write_json(folder.plan, plan | {"tables": key_of(folder, folder.tables)})
+    """Clear away what is left of parts that have served. Raises StoreError."""
+    with prepared.folder.alone() as alone:
+        clear_leftovers(ArtefactStore(prepared.folder), list(prepared.plan.exact), alone)
 
 
 def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None]) -> dict[tuple[str, str], Outcome]:
-    """Run the plan's tasks. A task in which ninscope itself failed leaves its traceback in the run's log folder."""
+    """Run the plan's tasks. A task in which ninscope itself failed leaves its traceback in the run's folder log.
+
+    Where a stored artefact turns out to be damaged, all are checked and what is damaged is made again.
+    Raises RequestError, StoreError, ClusterError (the scheduler is lost).
+    """
     from ninscope.pipeline.execute import execute
     from ninscope.pipeline.graph import checkpoint_graph, result_graph
 
-    folder, plan, root = prepared.folder, prepared.plan, str(prepared.folder.root)
+    folder, plan, log = prepared.folder, prepared.plan, RunLog(prepared.folder)
 
     def logged(stage: str, key: str, outcome: Outcome) -> None:
-        if outcome.trace:
-            folder.write_bytes(folder.log / f"{stage}-{key}.txt", outcome.trace.encode())
+        log.note(stage, key, outcome)
         done(stage, key, outcome)
 
-    outcomes = execute(checkpoint_graph(plan, root), client, logged)
-    members = [
-        settled({name: outcomes.get((STAGES[name], member.keys[name]), known) for name, known in each.items()})
-        for member, each in zip(plan.inputs.members, plan.outcomes, strict=True)
-    ]
-    return outcomes | execute(result_graph(plan, root, members, ArtefactStore(folder)), client, logged)
+    def run(graph) -> dict[tuple[str, str], Outcome]:
+        return execute(graph, client, logged, log.note_death)
+
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    with folder.occupied():
+        for left in reversed(range(_ROUNDS)):
+            found = run(checkpoint_graph(plan, str(folder.root)))
+            members = [
+                settled({name: found.get((STAGES[name], member.keys[name]), known) for name, known in each.items()})
+                for member, each in zip(plan.inputs.members, plan.outcomes, strict=True)
+            ]
+            if not (left and _any_damaged(found)):
+                found |= run(result_graph(plan, str(folder.root), members, ArtefactStore(folder)))
+            outcomes |= found
+            if not _any_damaged(found):
+                break
+            if left:
+                outcomes = {name: outcome for name, outcome in outcomes.items() if not outcome.damaged}
+                plan = make_plan(prepared.dag, prepared.located, plan.inputs.evaluations, folder, thorough=True)
+    _write_down(prepared, plan, tables_key(plan.inputs, members), only_of_tables=True)
+    return outcomes
 
 
-def _locate_all(dag: Dag, known: dict[str, FileIdentity], client) -> list[Located]:
-    """Every revision of every model, in the order of the file and of the steps."""
-    asked = [(model, revision) for model in dag.models for revision in revisions_of(model)]
-    shared = delayed(known, pure=False)
-    tasks = [delayed(locate, pure=False)(model, revision, shared) for model, revision in asked]
-    if client is not None:
-        return client.gather(client.compute(tasks))
-    return list(dask.compute(*tasks, scheduler="threads", num_workers=_LOCATE_THREADS))
+def _any_damaged(outcomes: Mapping[tuple[str, str], Outcome]) -> bool:
+    return any(outcome.damaged for outcome in outcomes.values())
 
 
-def _known_files(folder: RunFolder) -> dict[str, FileIdentity]:
-    known = {}
-    stored = folder.read_json(folder.known_files, {})
-    for path, fields in stored.items() if isinstance(stored, dict) else ():
-        try:
-            known[path] = FileIdentity(fields["name"], fields["size"], fields["digest"], tuple(fields["stamp"]))
-        except (KeyError, TypeError):
-            continue  # hashed again
-    return known
+def _write_down(prepared: Prepared, plan: Plan, key: str, only_of_tables: bool = False) -> None:
+    """run.toml and plan.json: what is asked. key: of the tables. only_of_tables: unless those that lie there are others.
+
+    At the end that is known which they are: failures found on the way have changed what they are made from, or another run
+    of this folder has written its own.
+    """
+    folder = prepared.folder
+    described = {
+        "stages": plan.all_keys(),
+        "tables": key,
+        "checkpoints": [
+            {
+                "suite": member.located.suite,
+                "model": member.located.model,
+                "revision": member.located.revision,
+                "network": network_key,
+                **member.keys,
+                "status": (standing := plan.inputs.standing(member, outcomes)).status,
+                "message": standing.message,
+            }
+            for member, network_key, outcomes in zip(plan.inputs.members, plan.network_keys, plan.outcomes, strict=True)
+        ],
+    }
+    with folder.locked("plan"):
+        if not only_of_tables or key_of(folder, folder.tables) == key:
+            folder.write_bytes(folder.asked, tomli_w.dumps(_asked(prepared.dag)).encode())
+            folder.write_json(folder.plan, described)
 
 
 def _asked(dag: Dag) -> dict:
     versions = {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
     return {
-        "asked": _without_none(dag.model_dump() | {"analysis": _analysis(dag)}),
+        "asked": _without_none(dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}),
         "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **versions},
     }
 

@@ -36,7 +36,7 @@ def notes_of(run: Run) -> list[str]:
     for table in ("checkpoints", "emergence"):
         rows = run.table(table)
         rows = rows[rows["message"].fillna("") != ""]
-        if "status" in rows:
+        if table == "checkpoints":
             rows = rows[rows["status"] == "ok"]
         for (suite, model, message), group in rows.groupby(["suite", "model", "message"], sort=False):
             revisions = group["revision"].unique()

@@ -1,6 +1,7 @@
 """Shared by all tests: seeds that are printed and can be set, hypothesis profiles, whether kernels are compiled."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -23,3 +24,18 @@ def pytest_report_header():
 def rng() -> np.random.Generator:
     """Random numbers from the seed that the report's header shows."""
     return np.random.default_rng(SEED)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user(tmp_path_factory):
+    """What the audit remembers of files is not to be read from, or written to, the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept_from_the_hub():
+    """Small files are kept by their digests for as long as a process lives, and tests would take each other's."""
+    if (hub := sys.modules.get("ninscope.checkpoints.hub")) is not None:
+        hub.SMALL.clear()

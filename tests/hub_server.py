@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 Files = Path | Mapping[str, bytes]
 FaultHook = Callable[["Request"], "Fault | None"]
 _Answer = tuple[int, Mapping[str, str], "bytes | _File"]  # status, headers, body
+SIGNATURE = "Expires=1&Signature=not-to-be-seen"
 LFS_SUFFIXES = (".safetensors", ".bin")
 
 
@@ -39,6 +40,8 @@ class Request:
     status: int = 0
     bytes_sent: int = 0  # of the body; counted just before each write, so never behind what a client has read
     is_file: bool = False  # the body is file content, not JSON
+    query: str = ""
+    authorization: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Fault:
     truncate: int | None = None  # close after this many body bytes, with a Content-Length that says more
     short: int | None = None  # as many body bytes, with headers that agree: HTTP alone cannot tell
     reset: bool = False  # end with a TCP reset, after `truncate` bytes if set, else instead of an answer
+    more: int = 0  # zero bytes after the right ones, with a Content-Length that counts them
+    trickle: float = 0.0  # seconds of silence after every byte of the body
     flip_bit: int | None = None  # flip this bit, counted from the first body byte sent
     ignore_range: bool = False  # answer a range request with 200 and the whole file
 
@@ -122,13 +127,22 @@ class HubServer(ThreadingHTTPServer):
     """A Hub on a free port of 127.0.0.1: a context manager, with `endpoint` to give to the client.
 
     `repositories` maps repository -> branch -> files. With `redirect_lfs`, weights redirect to another path
-    of this server, as on the Hub to its storage: each range of them then costs two requests.
+    of this server, or of another that has the same repositories, as on the Hub to its storage, with a signed
+    query: each range of them then costs two requests. `latency`: seconds before each answer. `tokens`: what
+    private repositories ask for; `gated`: what must be shown for files alone.
     """
 
     daemon_threads = True
     request_queue_size = 128  # clients open many connections at once
 
-    def __init__(self, repositories: Mapping[str, Mapping[str, Files]], redirect_lfs: bool = False) -> None:
+    def __init__(
+        self,
+        repositories: Mapping[str, Mapping[str, Files]],
+        redirect_lfs: bool | HubServer = False,
+        latency: float = 0.0,
+        tokens: Mapping[str, str] | None = None,
+        gated: Mapping[str, str] | None = None,
+    ) -> None:
         self.requests: list[Request] = []
         self.faults: list[FaultHook] = []  # asked in order before each answer; the first fault is applied
         self.commits: dict[str, dict[str, _Snapshot]] = {repo: {} for repo in repositories}
@@ -138,7 +152,8 @@ class HubServer(ThreadingHTTPServer):
                 self.push(repo, branch, files)
         self.stopping = threading.Event()  # so that a stalled answer does not outlive the test
         self.connections: list[socket.socket] = []
-        self.redirect_lfs = redirect_lfs
+        self.storage = self if redirect_lfs is True else redirect_lfs or None
+        self.latency, self.tokens, self.gated = latency, tokens or {}, gated or {}
         super().__init__(("127.0.0.1", 0), _Handler)
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -190,8 +205,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         form = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        self.seen = Request(self.command, unquote(url.path))
+        self.seen = Request(self.command, unquote(url.path), query=url.query)
+        self.seen.authorization = self.headers.get("Authorization")
         self.server.requests.append(self.seen)
+        self.server.stopping.wait(self.server.latency)
         parts = [unquote(part) for part in url.path.split("/")[1:]]
         answer = self._route(parts, parse_qs(form or url.query))
         self.seen.status = answer[0]
@@ -208,6 +225,10 @@ class _Handler(BaseHTTPRequestHandler):
         repo, parts = "/".join(parts[:2]), parts[2:]
         if repo not in self.server.commits:
             return _error(404, "Repository not found", "RepoNotFound")
+        if not stored and not self._shows(self.server.tokens.get(repo)):
+            return _error(401, "Invalid username or password.", "RepoNotFound")
+        if not stored and not api and not self._shows(self.server.gated.get(repo)):
+            return _error(403, f"Access to model {repo} is restricted.", "GatedRepo")
         verb, revision, *names = [*parts, *["revision", "main"][len(parts) :]]
         path, found = "/".join(names), None
         refs = self.server.refs[repo]
@@ -236,13 +257,16 @@ class _Handler(BaseHTTPRequestHandler):
             return _error(404, "Entry not found", "EntryNotFound", snapshot.sha)
         return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
 
+    def _shows(self, token: str | None) -> bool:
+        return token is None or self.seen.authorization == f"Bearer {token}"
+
     def _resolve(self, repo: str, snapshot: _Snapshot, file: _File, stored: bool) -> _Answer:
         headers = {"X-Repo-Commit": snapshot.sha, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
         if file.lfs:
             headers |= {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.etag}"'}
-            if self.server.redirect_lfs and not stored:
+            if self.server.storage is not None and not stored:
                 there = quote(f"/cdn/{repo}/resolve/{snapshot.sha}/{file.path}")
-                return 302, {**headers, "Location": self.server.endpoint + there}, b""
+                return 302, {**headers, "Location": f"{self.server.storage.endpoint}{there}?{SIGNATURE}"}, b""
         asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if asked is None or asked[0] == "bytes=-" or self.command != "GET":
             return 200, headers, file  # several ranges at once too: the standard allows to ignore them
@@ -266,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not fault.reset or fault.truncate is not None:
             self.send_response(status)
             part = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"} if status == 206 else {}
-            for item in {**headers, **part, "Content-Length": str(stop - start), **fault.headers}.items():
+            for item in {**headers, **part, "Content-Length": str(stop - start + fault.more), **fault.headers}.items():
                 self.send_header(*item)
             self.end_headers()
             end = min(stop, start + (size if fault.truncate is None else fault.truncate))
@@ -278,14 +302,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
 
     def _send_body(self, chunks: Iterable[bytes], fault: Fault) -> None:
-        if fault.stall_at is not None or fault.flip_bit is not None:
-            whole = bytearray().join(chunks)
+        if fault.trickle:
+            chunks = [bytes([byte]) for chunk in chunks for byte in chunk]
+        elif fault.stall_at is not None or fault.flip_bit is not None or fault.more:
+            whole = bytearray().join(chunks) + bytes(fault.more)
             if fault.flip_bit is not None and fault.flip_bit < 8 * len(whole):
                 whole[fault.flip_bit // 8] ^= 1 << fault.flip_bit % 8
             cut = len(whole) if fault.stall_at is None else fault.stall_at
             chunks = [whole[:cut], whole[cut:]]
         for number, chunk in enumerate(chunks):
-            self._stall(fault.stall if number and fault.stall_at is not None else 0)
+            self._stall(fault.trickle or (fault.stall if number and fault.stall_at is not None else 0))
             self.seen.bytes_sent += len(chunk)
             self.wfile.write(chunk)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -195,3 +196,16 @@ def offsets_of(content: bytes) -> dict[str, tuple[int, int]]:
     header = json.loads(content[8:base])
     header.pop("__metadata__", None)
     return {name: (base + about["data_offsets"][0], base + about["data_offsets"][1]) for name, about in header.items()}
+
+
+def copy_weights(suite: Path, of: str, to: str) -> None:
+    """The weights of one step, or its last shard, in another."""
+    file = sorted((suite / of).glob("*.safetensors"))[-1].name
+    shutil.copy(suite / of / file, suite / to / file)
+
+
+def copied_clause(suite: Path, of: str) -> str:
+    """What the audit says of it, of suites in one file or in three shards."""
+    if (suite / of / "model.safetensors").exists():
+        return f"the same weights as {of}"
+    return f"model-00003-of-00003.safetensors (of 3 shards) is that of {of}"

@@ -16,8 +16,12 @@ def test_small_benchmarks_run():
         "histogram, F32",
         "exact, tiny",
         "exact run of 3",
+        "exact from a Hub",
+        "one sample of 64 a layer from a Hub",
         "partition sums",
         "memory",
+        "overhead of a task, 40 tasks",
+        "run of 3 tiny checkpoints, again",
         "import ninscope",
     ):
         assert case in done.stdout

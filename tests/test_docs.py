@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 SAMPLING = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
+SUITES = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
+CLUSTER = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 PAGES = {
+    "docs/suites.md": SUITES,
+    "docs/cluster.md": CLUSTER,
     "docs/sampling.md": SAMPLING,
     "README.md": README,
     "docs/architecture.md": ARCHITECTURE,
@@ -25,8 +28,13 @@ PAGES = {
 }
 
 
+# All but what needs a cluster, which is tested by itself.
+HERE = "\n".join(text for page, text in PAGES.items() if page != "docs/cluster.md")
+
+
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    """Of every page, in the order of PAGES."""
+    return re.findall(rf"```{language}\n(.*?)```", HERE, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,7 @@ def demo_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_in_the_readme_runs(demo_folder, number):
+def test_python_in_the_pages_runs(demo_folder, number):
     done = subprocess.run(
         [sys.executable, "-c", blocks("python")[number]], cwd=demo_folder, capture_output=True, text=True, check=False
     )
@@ -52,8 +60,8 @@ def test_python_in_the_readme_runs(demo_folder, number):
     assert done.stdout
 
 
-def test_commands_in_the_readme_run(demo_folder):
-    commands = [line.strip().split("#")[0] for line in README.splitlines() if line.startswith("    ninscope ")]
+def test_commands_in_the_pages_run(demo_folder):
+    commands = [line.strip().split("#")[0] for line in HERE.splitlines() if line.startswith("    ninscope ")]
     assert len(commands) >= 6
     for command in commands:
         arguments = shlex.split(command)[1:]
@@ -65,23 +73,47 @@ def test_commands_in_the_readme_run(demo_folder):
             cwd=demo_folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
-    options = set(re.findall(r"--[a-z-]+", "".join(commands)))
+    options = set(re.findall(r"--[a-z-]+", "\n".join(commands)))
     for option in options:
         helps = [
             subprocess.run(
                 [sys.executable, "-m", "ninscope.pipeline.cli", name, "--help"],
                 capture_output=True, text=True, check=False, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
             ).stdout
-            for name in ("measure", "run", "bias")
+            for name in ("measure", "run", "bias", "audit")
         ]  # fmt: skip
         assert any(option in text for text in helps), option
 
 
-def test_the_dag_file_in_the_readme_is_accepted(tmp_path):
-    (example,) = blocks("toml")
+@pytest.mark.parametrize("number", range(len(blocks("toml"))))
+def test_dag_files_in_the_pages_are_accepted(tmp_path, number):
+    (tmp_path / "mine.toml").write_text(blocks("toml")[number])
+    dag = load_dag(tmp_path / "mine.toml")
+    assert dag.name == "mine"
+    assert dag.all_models()
+
+
+@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", CLUSTER, flags=re.DOTALL))
+def test_the_dag_files_of_the_cluster_page_are_accepted(tmp_path, example):
+    """By dask-jobqueue's own classes; the first is run on a real SLURM in tests/pipeline/test_slurm.py."""
     (tmp_path / "mine.toml").write_text(example)
-    assert load_dag(tmp_path / "mine.toml").name == "mine"
-    assert tomllib.loads(example)
+    assert load_dag(tmp_path / "mine.toml").cluster.kind in ("slurm", "pbs", "address")
+
+
+def test_the_commands_of_the_cluster_page_know_their_options():
+    commands = re.findall(r"^    ((?:ninscope|dask) (?!:).*)$", CLUSTER, flags=re.MULTILINE)
+    programs = {"ninscope": ("-m", "ninscope.pipeline.cli"), "dask": ("-m", "dask")}
+    asked = {}
+    for command in commands:
+        program, name, *arguments = shlex.split(command, comments=True)
+        asked.setdefault((program, name), set()).update(a for a in arguments if a.startswith("--"))
+    assert {name for _, name in asked} == {"run", "status", "scheduler", "worker"}
+    for (program, name), options in asked.items():
+        known = subprocess.run(
+            [sys.executable, *programs[program], name, "--help"],
+            capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
+        ).stdout  # fmt: skip
+        assert all(option in known for option in options), (program, name)
 
 
 def test_the_tables_in_the_readme_have_these_columns():

@@ -8,22 +8,22 @@ from ninscope.pipeline.dagfile import Emergence
 from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import spectrum
-from ninscope.pipeline.stages.outcome import Outcome, attempt
+from ninscope.pipeline.stages.outcome import Outcome, attempt, with_log
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence, emergence_interval, why_undefined
 
 STAGE = "emergence"
-VERSION = 2
+VERSION = 3
 
 _COLUMNS = (
     "alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high", "r2_mass_mean",
     "r2_partition",
 )  # fmt: skip
 
-# A member of a model's history: (revision, step, spectrum key).
-Member = tuple[str, int | None, str]
+# A member of a model's history: (revision, step, spectrum key, why the audit allows no E).
+Member = tuple[str, int | None, str, str]
 
 
 def emergence_key(stage: str, members: Sequence[Member], asked: Emergence) -> str:
@@ -35,21 +35,22 @@ def emergence_key(stage: str, members: Sequence[Member], asked: Emergence) -> st
 
 def store_emergence(root: str, stage: str, members: Sequence[Member], asked: Emergence) -> Outcome:
     """E of a model's members, whose spectra are stored under `stage`."""
-    return attempt(lambda: _store(ArtefactStore(RunFolder(root)), stage, members, asked))
-
-
-def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: Emergence) -> None:
     key = emergence_key(stage, members, asked)
+    return attempt(STAGE, key, lambda: _store(ArtefactStore(RunFolder(root)), stage, members, asked, key))
+
+
+def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: Emergence, key: str) -> None:
     if store.has(STAGE, key):
         return
     measured = [
-        spectrum.spectrum_of(store.read(stage, spectrum_key, only=spectrum.SPECTRA)) for _, _, spectrum_key in members
+        spectrum.spectrum_of(store.read(stage, spectrum_key, only=spectrum.SPECTRA))
+        for _, _, spectrum_key, _ in members
     ]
     start = next(
-        (one for (_, step, _), one in zip(members, measured, strict=True) if step == asked.baseline_step),
+        (one for (_, step, _, _), one in zip(members, measured, strict=True) if step == asked.baseline_step),
         None,
     )
-    rows = [_row(one, start, asked) for one in measured]
+    rows = [_row(one, start, asked, no_e) for one, (_, _, _, no_e) in zip(measured, members, strict=True)]
     warnings = [one.warning for one in measured]
     store.write(
         STAGE,
@@ -58,7 +59,8 @@ def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: E
             {"values": np.array([values for values, _ in rows]).reshape(-1, len(_COLUMNS))},
             {
                 "columns": list(_COLUMNS),
-                "revisions": [revision for revision, _, _ in members],
+                "revisions": [revision for revision, _, _, _ in members],
+                "statuses": ["duplicate" if no_e else "ok" for _, _, _, no_e in members],
                 "messages": [message for _, message in rows],
                 "warnings": warnings,
             },
@@ -66,10 +68,10 @@ def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: E
     )
 
 
-def _row(now: Measurement, start: Measurement | None, asked: Emergence) -> tuple[list[float], str]:
+def _row(now: Measurement, start: Measurement | None, asked: Emergence, no_e: str) -> tuple[list[float], str]:
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
     fit = [now.r2_mass_mean, now.r2_partition]
-    if reason := why_undefined(now, start, asked.baseline_step):
+    if reason := no_e or why_undefined(now, start, asked.baseline_step):
         return [*own, math.nan, math.nan, math.nan, *fit], reason
     pairs = np.stack([_pairs(now), _pairs(start)])
     both = np.isfinite(pairs).all(axis=(0, 2))
@@ -87,19 +89,36 @@ def _pairs(measured: Measurement) -> np.ndarray:
 
 
 def rows_of(artefact: Artefact) -> list[dict]:
-    """One dict a revision: revision, message, warning and the columns."""
+    """One dict a revision: revision, status, message, warning and the columns."""
     return [
         {
             "revision": revision,
+            "status": status,
             "message": message,
             "warning": warning,
             **dict(zip(_COLUMNS, values.tolist(), strict=True)),
         }
-        for revision, message, warning, values in zip(
+        for revision, status, message, warning, values in zip(
             artefact.attributes["revisions"],
+            artefact.attributes["statuses"],
             artefact.attributes["messages"],
             artefact.attributes["warnings"],
             artefact.arrays["values"],
             strict=True,
         )
+    ]
+
+
+def failed_rows(members: Sequence[Member], key: str) -> list[dict]:
+    """As `rows_of`, where there is no artefact."""
+    message = with_log("E could not be computed", STAGE, key)
+    return [
+        {
+            "revision": revision,
+            "status": "failed",
+            "message": message,
+            "warning": "",
+            **dict.fromkeys(_COLUMNS, math.nan),
+        }
+        for revision, _, _, _ in members
     ]

@@ -12,7 +12,7 @@ from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import part_artefacts, spectrum
 from ninscope.pipeline.stages.locate import Located
-from ninscope.pipeline.stages.of_checkpoint import store_of_checkpoint
+from ninscope.pipeline.stages.of_checkpoint import Work, is_stored, store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
@@ -72,7 +72,7 @@ def store_exact(root: str, located: Located, parameters: Parameters, matrices: b
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
         return artefact_of(exact_analysis(checkpoint, architecture, parameters, matrices=matrices), parameters)
 
-    return attempt(lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
+    return attempt(STAGE, key, lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
 
 
 def store_range(root: str, located: Located, key: str, number: int, count: int) -> Outcome:
@@ -81,8 +81,7 @@ def store_range(root: str, located: Located, key: str, number: int, count: int) 
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
         return Artefact({"magnitudes": magnitudes(checkpoint, architecture, number, count)}, {})
 
-    store = ArtefactStore(RunFolder(root))
-    return attempt(lambda: store_of_checkpoint(store, RANGES, part_key(key, number, count), located, work))
+    return _attempt_part(root, RANGES, key, part_key(key, number, count), located, work)
 
 
 def store_part(
@@ -97,7 +96,7 @@ def store_part(
 ) -> Outcome:
     """Count one part of a checkpoint. ranges: outcomes of all its ranges, where the radii need them."""
     if failed := _first_failure(ranges):
-        return failed
+        return failed.passed_on()
     store = ArtefactStore(RunFolder(root))
 
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
@@ -105,7 +104,17 @@ def store_part(
         (piece,) = analyse_piece(checkpoint, architecture, parameters, radii, number, count, matrices=matrices)
         return part_artefacts.artefact_of(piece)
 
-    return attempt(lambda: store_of_checkpoint(store, PARTS, part_key(key, number, count), located, work))
+    return _attempt_part(root, PARTS, key, part_key(key, number, count), located, work)
+
+
+def _attempt_part(root: str, stage: str, key: str, of_part: str, located: Located, work: Work) -> Outcome:
+    store = ArtefactStore(RunFolder(root))
+
+    def unless_done() -> None:
+        if not is_stored(store, STAGE, key):  # another run may have been faster, and has cleared the parts away
+            store_of_checkpoint(store, stage, of_part, located, work)
+
+    return attempt(stage, of_part, unless_done)
 
 
 def store_combined(root: str, parts: Sequence[Outcome], located: Located, parameters: Parameters, key: str) -> Outcome:
@@ -115,10 +124,10 @@ def store_combined(root: str, parts: Sequence[Outcome], located: Located, parame
         if failed.status == "nonfinite" and not store.has(STAGE, key):
             store.write_failure(STAGE, key, CheckpointError(failed.status, failed.message))
             clear_parts(store, key)
-        return failed
+        return failed.passed_on()
 
     def work() -> None:
-        if store.has(STAGE, key):
+        if is_stored(store, STAGE, key):
             return
         source = open_source(located.source)
         architecture = architecture_of(source.open(located.revision, located.identity).config)
@@ -130,7 +139,7 @@ def store_combined(root: str, parts: Sequence[Outcome], located: Located, parame
         store.write(STAGE, key, artefact_of(analysis, parameters))
         clear_parts(store, key)
 
-    return attempt(work)
+    return attempt(STAGE, key, work)
 
 
 def artefact_of(analysis, parameters: Parameters) -> Artefact:
@@ -159,11 +168,14 @@ def _first_failure(outcomes: Sequence[Outcome]) -> Outcome | None:
     return next((outcome for outcome in outcomes if not outcome.ok), None)
 
 
-def clear_leftovers(store: ArtefactStore, planned: Sequence[str]) -> None:
-    """Delete parts that nobody will add up: of analyses that are done, or no more asked for. planned: keys of exact analyses."""
+def clear_leftovers(store: ArtefactStore, planned: Sequence[str], alone: bool) -> None:
+    """Delete parts that nobody will add up: of analyses that are done, or no more asked for.
+
+    planned: keys of exact analyses. alone: no other run may be asking for any.
+    """
     for stage in (PARTS, RANGES):
         for key in {part.split("-")[0] for part in store.keys(stage)}:
-            if store.has(STAGE, key) or key not in planned:
+            if store.has(STAGE, key) or (alone and key not in planned):
                 clear_parts(store, key)
 
 

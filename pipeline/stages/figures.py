@@ -20,17 +20,19 @@ def figures_key(tables_key: str) -> str:
 def store_figures(root: str, written: Outcome) -> Outcome:
     """Draw every figure of the run; passes on the outcome of tables that could not be written."""
     if not written.ok:
-        return written
+        return written.passed_on()
     folder = RunFolder(root)
 
     def work() -> None:
-        tables = {
-            name: pd.read_parquet(folder.tables / f"{name}.parquet")
-            for name in ("checkpoints", "spectra", "emergence", "benchmarks", "nulls")
-        }
-        write_files(folder, folder.figures, figures_key(key_of(folder, folder.tables)), draw(tables))
+        with folder.locked("tables"):  # all of one set, that of another run perhaps
+            key = key_of(folder, folder.tables)
+            tables = {
+                name: pd.read_parquet(folder.tables / f"{name}.parquet")
+                for name in ("checkpoints", "spectra", "emergence", "benchmarks", "nulls")
+            }
+        write_files(folder, folder.figures, figures_key(key), draw(tables))
 
-    return attempt(work)
+    return attempt(STAGE, "all", work)
 
 
 def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """What the tables of a run are made from: its checkpoints, the keys of what is made of each, and what became of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ninscope.pipeline.dagfile import Dag, Emergence, Model, Nulls
 from ninscope.pipeline.evaluations import Evaluation
@@ -27,6 +27,19 @@ class Member:
     located: Located
     keys: Mapping[str, str | None]
 
+    def standing(self, outcomes: Outcomes, trust_duplicates: bool) -> Outcome:
+        """What the table `checkpoints` says of it: what became of it, and, where nothing is wrong with that, the audit."""
+        found, outcome = self.located.finding, overall(outcomes)
+        notes = [self.located.unsure] if outcome.ok else []
+        if found is not None and found.content_sha256 is not None and found.message and found.unlike != "shape":
+            if found.status == "duplicate" and not trust_duplicates:
+                outcome = replace(outcome, status="duplicate") if outcome.ok else outcome
+                notes.append(found.message)
+            else:  # trusted; or of another size, and yet read and found whole
+                notes.append(f"trusted: {found.message}" if found.copies else found.message)
+        notes = [note for note in (outcome.message, *notes) if note]
+        return replace(outcome, message="; ".join(notes))
+
     @property
     def row_keys(self) -> dict:
         """The columns every table begins with."""
@@ -50,7 +63,10 @@ class Inputs:
     @classmethod
     def of(cls, dag: Dag, members: Sequence[Member], evaluations: Sequence[tuple[Evaluation, ...]]) -> "Inputs":
         methods = dag.analysis.methods()
-        return cls(tuple(members), tuple(dag.models), tuple(evaluations), methods, dag.emergence, dag.nulls)
+        return cls(tuple(members), tuple(dag.all_models()), tuple(evaluations), methods, dag.emergence, dag.nulls)
+
+    def standing(self, member: Member, outcomes: Outcomes) -> Outcome:
+        return member.standing(outcomes, self.asked.trust_duplicates)
 
     def of_model(self, model: Model, outcomes: Sequence[Outcomes]) -> list[tuple[Member, Outcomes]]:
         """Its checkpoints with what became of them. outcomes: one entry a member."""
@@ -63,7 +79,7 @@ class Inputs:
     def history(self, model: Model, method: str, outcomes: Sequence[Outcomes]) -> list[emergence.Member]:
         """What E of a model is computed over: its checkpoints that have, or will have, a spectrum of this method."""
         return [
-            (member.located.revision, member.located.step, member.keys[method])
+            (member.located.revision, member.located.step, member.keys[method], member.located.no_e)
             for member, each in self.of_model(model, outcomes)
             if each[method].ok
         ]

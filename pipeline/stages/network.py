@@ -42,7 +42,7 @@ def store_network(root: str, located: Located, parameters: Parameters, key: str)
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
         return artefact_of(sample_network(checkpoint, parameters))
 
-    return attempt(lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
+    return attempt(STAGE, key, lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
 
 
 def artefact_of(network: SampledNetwork) -> Artefact:

@@ -36,8 +36,8 @@ def nulls_key(of_exact: str, asked: Nulls) -> str:
 def store_nulls(root: str, analysed: Outcome, of_exact: str, parameters: Parameters, asked: Nulls, key: str) -> Outcome:
     """Draw and analyse; passes on the outcome of an exact analysis that failed."""
     if not analysed.ok:
-        return analysed
-    return attempt(lambda: _store(ArtefactStore(RunFolder(root)), of_exact, parameters, asked, key))
+        return analysed.passed_on()
+    return attempt(STAGE, key, lambda: _store(ArtefactStore(RunFolder(root)), of_exact, parameters, asked, key))
 
 
 def _store(store: ArtefactStore, of_exact: str, parameters: Parameters, asked: Nulls, key: str) -> None:

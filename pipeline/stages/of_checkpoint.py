@@ -11,21 +11,24 @@ from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 
+Work = Callable[[Checkpoint, Architecture], Artefact]
 
-def store_of_checkpoint(
-    store: ArtefactStore,
-    stage: str,
-    key: str,
-    located: Located,
-    work: Callable[[Checkpoint, Architecture], Artefact],
-) -> None:
+
+def is_stored(store: ArtefactStore, stage: str, key: str) -> bool:
+    """Whether an artefact is there. Raises CheckpointError when it is a failure."""
+    if not store.has(stage, key):
+        return False
+    if (failure := store.failure(stage, key)) is not None:
+        raise failure
+    return True
+
+
+def store_of_checkpoint(store: ArtefactStore, stage: str, key: str, located: Located, work: Work) -> None:
     """Store what `work` makes of a checkpoint, unless it is there; NaN in its weights is stored as a failure.
 
     Raises CheckpointError: what work raises, and changed files.
     """
-    if store.has(stage, key):  # the same content under another name, or another run was faster
-        if (failure := store.failure(stage, key)) is not None:
-            raise failure
+    if is_stored(store, stage, key):  # the same content under another name, or another run was faster
         return
     source = open_source(located.source)
     checkpoint = source.open(located.revision, located.identity)

@@ -47,9 +47,9 @@ def spectrum_key(of_network: str, parameters: Parameters) -> str:
 def store_spectrum(root: str, built: Outcome, of_network: str, parameters: Parameters, key: str) -> Outcome:
     """Analyse and store; passes on the outcome of a network that could not be built."""
     if not built.ok:
-        return built
+        return built.passed_on()
     store = ArtefactStore(RunFolder(root))
-    return attempt(lambda: _store(store, of_network, parameters, key))
+    return attempt(STAGE, key, lambda: _store(store, of_network, parameters, key))
 
 
 def _store(store: ArtefactStore, of_network: str, parameters: Parameters, key: str) -> None:

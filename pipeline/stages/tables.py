@@ -10,7 +10,7 @@ from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.manifest import write_files
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import emergence, nulls, spectrum
-from ninscope.pipeline.stages.inputs import SPECTRA_STAGES, Inputs, Member, Outcomes, overall
+from ninscope.pipeline.stages.inputs import SPECTRA_STAGES, Inputs, Member, Outcomes
 from ninscope.pipeline.stages.nulls import NullModel
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import ArtefactStore
@@ -22,7 +22,7 @@ from ninscope.multifractal.means import MeanSpectrum, known_std
 from ninscope.multifractal.spectrum import fit_warning
 
 STAGE = "tables"
-VERSION = 3
+VERSION = 4
 
 EXACT_SAMPLE = -1  # in the column `sample`: no sample, the whole network
 
@@ -37,7 +37,8 @@ COLUMNS = {
     "spectra": {"sample": _I, "q": _F, "tau": _F, "alpha": _F, "f": _F, "r2": _F},
     "emergence": {
         "method": _S, "alpha0": _F, "alpha0_std": _F, "width": _F, "width_std": _F, "emergence": _F, "emergence_low": _F,
-        "emergence_high": _F, "baseline_step": _N, "message": _S, "r2_mass_mean": _F, "r2_partition": _F, "warning": _S,
+        "emergence_high": _F, "baseline_step": _N, "status": _S, "message": _S, "r2_mass_mean": _F, "r2_partition": _F,
+        "warning": _S,
     },
     "degrees": {
         "layer": _S, "mean": _F, "std": _F, "kurtosis": _F, "nodes": _I, "nodes_counted": _I, "dimension_mean": _F,
@@ -57,6 +58,7 @@ def tables_key(inputs: Inputs, outcomes: Sequence[Outcomes]) -> str:
         [
             *member.row_keys.values(),
             member.located.content_sha256,
+            [inputs.standing(member, each).status, inputs.standing(member, each).message, member.located.no_e],
             {
                 name: [member.keys[name] if outcome.ok else None, outcome.status, outcome.message]
                 for name, outcome in each.items()
@@ -75,17 +77,19 @@ def tables_key(inputs: Inputs, outcomes: Sequence[Outcomes]) -> str:
 
 
 def store_tables(root: str, inputs: Inputs, outcomes: Sequence[Outcomes], emerged: Sequence[Outcome]) -> Outcome:
-    """Write every table. outcomes: one entry a member; emerged: of emergence tasks, whose failures are this stage's too."""
-    failed = next((outcome for outcome in emerged if not outcome.ok), None)
-    if failed is not None:
-        return failed
+    """Write every table. outcomes: one entry a member; emerged: of emergence tasks. What these could not make is rows of status
+    failed, unless they found something damaged: then all is made again.
+    """
+    damaged = next((outcome for outcome in emerged if outcome.damaged), None)
+    if damaged is not None:
+        return damaged.passed_on()
     folder = RunFolder(root)
 
     def work() -> None:
         files = {f"{name}.parquet": parquet_bytes(table) for name, table in tables(folder, inputs, outcomes).items()}
         write_files(folder, folder.tables, tables_key(inputs, outcomes), files)
 
-    return attempt(work)
+    return attempt(STAGE, "all", work)
 
 
 def tables(folder: RunFolder, inputs: Inputs, outcomes: Sequence[Outcomes]) -> dict[str, pd.DataFrame]:
@@ -116,7 +120,9 @@ def _add_checkpoint(rows: dict[str, list[dict]], store, inputs: Inputs, member: 
         rows["degrees"] += [keys | asdict(layer) for layer in measured.layers]
         if measured.message:
             notes.append(measured.message if len(inputs.methods) == 1 else f"{method}: {measured.message}")
-    status = overall(outcomes)
+    status = inputs.standing(member, outcomes)
+    if status.ok and status.message:
+        notes.append(status.message)
     described = {
         "content_sha256": located.content_sha256,
         "parameters": located.parameters,
@@ -171,8 +177,12 @@ def _emergence_rows(store: ArtefactStore, inputs: Inputs, model: Model, outcomes
     found = []
     for method in inputs.methods:
         if history := inputs.history(model, method, outcomes):
-            stored = store.read(emergence.STAGE, emergence.emergence_key(SPECTRA_STAGES[method], history, inputs.asked))
-            by_revision = {row["revision"]: row for row in emergence.rows_of(stored)}
+            key = emergence.emergence_key(SPECTRA_STAGES[method], history, inputs.asked)
+            if store.has(emergence.STAGE, key):
+                rows = emergence.rows_of(store.read(emergence.STAGE, key))
+            else:
+                rows = emergence.failed_rows(history, key)
+            by_revision = {row["revision"]: row for row in rows}
             baseline = {"method": method, "baseline_step": inputs.asked.baseline_step}
             found += [
                 (list(members).index(revision), member.row_keys | baseline | by_revision[revision])
@@ -195,15 +205,17 @@ def _null_rows(store: ArtefactStore, inputs: Inputs, members: Sequence[tuple[Mem
     baseline = {null.null: null for null in start}
     for member, found in present:
         for null in found:
-            yield member.row_keys | _null_row(null, baseline.get(null.null), inputs.asked.baseline_step)
+            no_e = member.located.no_e
+            before = None if no_e else baseline.get(null.null)
+            yield member.row_keys | _null_row(null, before, inputs.asked.baseline_step, no_e)
 
 
-def _null_row(now: NullModel, start: NullModel | None, baseline_step: int) -> dict:
+def _null_row(now: NullModel, start: NullModel | None, baseline_step: int, no_e: str) -> dict:
     means = MeanSpectrum(now.alpha0, now.width)
     start_means = None if start is None else MeanSpectrum(start.alpha0, start.width)
     pairs = () if start is None else zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
     of_draws = [emergence_of(*numbers) for numbers in pairs]
-    notes = (now.message, why_undefined(means, start_means, baseline_step))
+    notes = (now.message, no_e or why_undefined(means, start_means, baseline_step))
     return {
         "null": now.null, "alpha0": means.alpha0, "width": means.width, "emergence": emergence_between(means, start_means),
         "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(of_draws),

@@ -3,6 +3,7 @@
     import ninscope
     spectrum = ninscope.measure("path/or/org/repo", revision="step1000")   # .alpha0 .width .q .tau .alpha .f
     ninscope.emergence(spectrum, ninscope.measure("path/or/org/repo", revision="step0"))
+    ninscope.audit("org/repo")                                             # DataFrame, one row a revision
     run = ninscope.open_run("runs/demo"); run.table("emergence")           # pandas DataFrame
 
 Names are imported when first used, so that `import ninscope` is quick.
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "measure": "ninscope.measuring",
     "measure_all": "ninscope.measuring",
+    "audit": "ninscope.auditing",
     "sampling_bias": "ninscope.bias",
     "emergence": "ninscope.multifractal.emergence",
     "spectrum_from_distances": "ninscope.multifractal.spectrum",

@@ -11,16 +11,19 @@ import pandas as pd
 
 from ninscope.architectures import architecture_of
 from ninscope.architectures.layout import Architecture
+from ninscope.auditing import siblings
+from ninscope.checkpoints.audit import falsified
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import Chosen
 from ninscope.exact.whole import analyse_networks
-from ninscope.measuring import asked_parameters, threads_of
+from ninscope.measuring import asked_parameters
 from ninscope.multifractal.emergence import emergence, emergence_of, why_undefined
 from ninscope.multifractal.means import MeanSpectrum, known_std, without_spectrum
 from ninscope.multifractal.spectrum import Spectrum
 from ninscope.networks.sampling import sampled_neurons
 from ninscope.parameters import MAX_NODES_PER_LAYER, Parameters
+from ninscope.threads import threads_of
 
 SMALLEST = 16
 COLUMNS = {
@@ -37,6 +40,7 @@ def sampling_bias(
     samples: int = Parameters.samples,
     seed: int = Parameters.seed,
     workers: int | None = None,
+    trust_duplicates: bool = False,
     **parameters,
 ) -> pd.DataFrame:
     """One row for each number of neurons per layer, then one for the whole network (method exact, nodes_per_layer missing).
@@ -47,7 +51,8 @@ def sampling_bias(
 
     alpha0, width: means over samples, with their standard deviations (n - 1); emergence: E of the means against step 0 of the
     same source, from samples of the same size; emergence_std: over samples, each against its own neurons at step 0. Values
-    are missing where they do not exist, and `message` says why.
+    are missing where they do not exist, or where the audit found that E would be false (unless trust_duplicates), and `message`
+    says why.
 
     Raises RequestError: a wrong source or parameter. Raises CheckpointError: the checkpoint is missing or cannot be analysed, or
     step 0 cannot.
@@ -56,20 +61,24 @@ def sampling_bias(
     if chosen.log_count is not None:
         raise RequestError("logarithmic radii depend on the sample; the sampling bias is measured on integer radii")
     opened = open_source(source)
-    revision = opened.revisions()[-1] if revision is None else revision
-    start = next((name for name in opened.revisions() if opened.step_of(name) == 0), None)
+    found, _ = siblings(opened, revision)
+    revision = list(found)[-1] if revision is None else revision
+    start = next((name for name in found if opened.step_of(name) == 0), None)
+    no_e = "" if trust_duplicates else falsified(list(found.values())).get(revision, "")
+    found[revision].check_shape()
     now, nodes = _spectra(opened, revision, nodes_per_layer, chosen, threads_of(workers))
     before = now
-    if start is None:
+    if start is None or no_e:
         before = {}
     elif start != revision:
         try:
+            found[start].check_shape()
             before, _ = _spectra(opened, start, nodes_per_layer, chosen, threads_of(workers))
         except CheckpointError as error:
             raise CheckpointError(error.status, f"{start}, which E compares with: {error}") from None
     keys = {"revision": revision, "step": opened.step_of(revision)}
     sizes = [*(size for size in now if size is not None), None]
-    rows = [keys | _row(size, nodes[size], now[size], before.get(size, [])) for size in sizes]
+    rows = [keys | _row(size, nodes[size], now[size], before.get(size, []), no_e) for size in sizes]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -117,12 +126,13 @@ def _neurons(architecture: Architecture, size: int, sample: int, seed: int) -> d
     }
 
 
-def _row(size: int | None, nodes: int, now: list[Spectrum], start: list[Spectrum]) -> dict:
+def _row(size: int | None, nodes: int, now: list[Spectrum], start: list[Spectrum], no_e: str) -> dict:
     mean, mean_start = _mean(now), _mean(start) if start else None
     pairs = zip(now, start, strict=True) if start else ()
     of_samples = [emergence_of(one.alpha0, one.width, other.alpha0, other.width) for one, other in pairs]
     messages = [spectrum.message for spectrum in now]
-    notes = (messages[0] if len(now) == 1 else without_spectrum(messages, "samples"), why_undefined(mean, mean_start))
+    undefined = no_e or why_undefined(mean, mean_start)
+    notes = (messages[0] if len(now) == 1 else without_spectrum(messages, "samples"), undefined)
     return {
         "method": "exact" if size is None else "sampled",
         "nodes_per_layer": pd.NA if size is None else size,

@@ -29,14 +29,25 @@ class RequestError(NinscopeError, ValueError):
     """What was asked for cannot be done: an unknown key, a missing folder, a value out of range."""
 
 
-class CheckpointError(NinscopeError):
-    """One checkpoint cannot be analysed. `status` is one of STATUSES, as in the table `checkpoints`."""
+class NoRepository(RequestError):
+    """A Hub has no such repository, or shows it to others only."""
 
-    def __init__(self, status: str, message: str):
+
+class InterruptedRun(NinscopeError):
+    """Ctrl-C during a run, its workers stopped."""
+
+
+class CheckpointError(NinscopeError):
+    """One checkpoint cannot be analysed. `status` is one of STATUSES, as in the table `checkpoints`.
+
+    passing: nothing was learned about it, since a server did not answer, and it may well be there another time.
+    """
+
+    def __init__(self, status: str, message: str, passing: bool = False):
         if status not in STATUSES or status == "ok":
             raise ValueError(f"no such checkpoint status: {status!r}")
         super().__init__(message)
-        self.status = status
+        self.status, self.passing = status, passing
 
     def __reduce__(self):  # exceptions cross process boundaries on a cluster
-        return (type(self), (self.status, str(self)))
+        return (type(self), (self.status, str(self), self.passing))

@@ -1,14 +1,16 @@
 """From a checkpoint to its spectrum: the one place where checkpoints, architectures, networks and multifractal meet."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from ninscope.architectures import architecture_of
+from ninscope.auditing import siblings
+from ninscope.checkpoints.audit import falsified
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
@@ -21,6 +23,7 @@ from ninscope.multifractal.spectrum import Spectrum, fit_warning, spectrum_of_co
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope.parameters import ALL, Parameters
+from ninscope.threads import cores, threads_of
 
 
 @dataclass(frozen=True)
@@ -166,20 +169,24 @@ def measure_all(
     done: Callable[[Measured], None] = lambda measured: None,
     workers: int | None = None,
     exact: bool | None = None,
+    trust_duplicates: bool = False,
     **parameters,
 ) -> list[Measured]:
     """Every revision of a source (or the one named), in step order, each with E against step 0 of the same source.
 
-    For one revision step 0 is measured too where the source has it, for E.
+    For one revision step 0 is measured too where the source has it, for E. All revisions are audited first, and where two
+    steps have the same weights there is no E that either would falsify (status duplicate), unless trust_duplicates.
 
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each.
     workers: threads, default one a core; results do not depend on it. exact, parameters: as `measure`. Raises RequestError.
     """
     chosen = asked_parameters(parameters, exact)
     opened = open_source(source)
-    wanted = opened.revisions() if revision is None else [revision]
+    found, unknown = siblings(opened, revision)
+    wanted = list(found) if revision is None else [revision]
     if revision is not None:  # E needs the start as well
-        wanted = [name for name in opened.revisions() if opened.step_of(name) == 0 and name != revision][:1] + wanted
+        wanted = [name for name in found if opened.step_of(name) == 0 and name != revision][:1] + wanted
+    no_e = {} if trust_duplicates else falsified(list(found.values()))
 
     threads = threads_of(workers)
     # Checkpoints are measured side by side; where there are fewer than threads, each is split over several.
@@ -187,8 +194,16 @@ def measure_all(
 
     def one(name: str) -> Measured:
         try:
-            spectrum = _measured(opened.open(name), chosen, threads_of_one)
-            measured = Measured(name, opened.step_of(name), "ok", spectrum.message, spectrum)
+            finding = found[name]
+            finding.check_known()
+            checkpoint = opened.open(name)
+            architecture_of(checkpoint.config).tensors(checkpoint.tensors)  # says more, where it is no model at all
+            finding.check_shape()
+            spectrum = _measured(checkpoint, chosen, threads_of_one)
+            notes = (spectrum.message, finding.message if finding.unlike else "", unknown)
+            status = "duplicate" if name in no_e else "ok"
+            message = "; ".join(note for note in notes if note)
+            measured = Measured(name, opened.step_of(name), status, message, spectrum)
         except CheckpointError as error:
             measured = Measured(name, opened.step_of(name), error.status, str(error), None)
         except MemoryError:
@@ -199,7 +214,7 @@ def measure_all(
 
     with ThreadPoolExecutor(threads) as pool:
         measured = list(pool.map(one, wanted))
-    rows = list(with_emergence(measured))
+    rows = list(with_emergence(measured, no_e))
     return rows if revision is None else [row for row in rows if row.revision == revision]
 
 
@@ -210,29 +225,22 @@ def _measured(checkpoint: Checkpoint, parameters: Parameters, threads: int) -> M
     return analyse_network(sample_network(checkpoint, parameters), parameters)
 
 
-def with_emergence(measured: list[Measured], baseline_step: int = 0) -> Iterator[Measured]:
-    """The same rows, each with E against the row of `baseline_step`; where there is no E, the message says why."""
+def with_emergence(
+    measured: list[Measured], no_e: Mapping[str, str] = MappingProxyType({}), baseline_step: int = 0
+) -> Iterator[Measured]:
+    """The same rows, each with E against the row of `baseline_step`; where there is no E, the message says why.
+
+    no_e: revisions whose E would be false, with the reason.
+    """
     start = next((row for row in measured if row.step == baseline_step and row.spectrum is not None), None)
     for row in measured:
         if row.spectrum is None:
             yield row
             continue
-        reason = why_undefined(row.spectrum, start and start.spectrum, baseline_step)
-        value = emergence(row.spectrum, start and start.spectrum)
+        reason = no_e.get(row.revision) or why_undefined(row.spectrum, start and start.spectrum, baseline_step)
+        value = math.nan if reason else emergence(row.spectrum, start.spectrum)
         message = "; ".join(note for note in (row.message, reason) if note)
         yield Measured(row.revision, row.step, row.status, message, row.spectrum, value)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_of(workers: int | None) -> int:
-    """So many threads; one a core where none are asked for. Raises RequestError."""
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise RequestError(f"workers is {workers!r}; a positive number of threads was expected")
-    return workers or cores()
 
 
 def asked_parameters(given: Mapping, exact: bool | None) -> Parameters:

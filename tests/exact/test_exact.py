@@ -76,10 +76,12 @@ def test_counts_are_those_of_sampling_every_neuron_bit_for_bit(tmp_path, dtype, 
     sampled = box_histogram(indptr, radii.bins(network.matrix.data[part]), radii.count)
     firsts = dict(zip(network.layer_names, np.cumsum(network.layer_sizes) - network.layer_sizes, strict=True))
     tallies = {}
-    for band in bands.bands_of(bands.outgoing(wiring, wiring.tensors(checkpoint.tensors)))[0]:
+    every, _ = bands.bands_of(bands.outgoing(wiring, wiring.tensors(checkpoint.tensors)))
+    reader = bands.BandReader(every)
+    for band in every:
         table = bin_table(band.part.tensor.dtype, radii)
         tally = tallies.setdefault(band.part.layer, Tally(band.part.tensor.shape[1], table))
-        count_band(band, table, [tally])
+        count_band(band, reader.bits(band), table, [tally])
     assert list(tallies) == list(network.sources)
     for layer, tally in tallies.items():
         exact = tally.counts.histogram

@@ -65,9 +65,9 @@ def write_dag(path: Path, *sources: Path, **changes) -> Path:
     for key, value in changes.items():
         if key in ("revisions", "evaluations"):
             models = [model | {key: value} for model in models]
-        elif key in ("baseline_step", "replicates", "confidence"):
+        elif key in ("baseline_step", "replicates", "confidence", "trust_duplicates"):
             dag["emergence"][key] = value
-        elif key in ("name", "models", "nulls", "execution"):
+        elif key in ("name", "models", "suites", "nulls", "execution", "cluster"):
             dag[key] = value
         else:
             dag["analysis"][key] = value

@@ -35,7 +35,7 @@ def figure(tmp_path):
 
 @pytest.fixture
 def nothing_is_measured(monkeypatch):
-    monkeypatch.setattr("ninscope.bias.sampling_bias", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr("ninscope.bias.sampling_bias", lambda *_, **__: pytest.fail("work was begun"))
 
 
 def document(text):

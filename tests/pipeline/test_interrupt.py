@@ -52,14 +52,23 @@ def listening() -> None:
 
 
 def interrupted(dag: Path, runs: Path, moment: str, *signals: signal.Signals, pause: float = 0.05):
-    """(exit code, standard error) of a run whose whole process group gets signals at a moment."""
+    """(exit code, standard error) of a run whose whole process group gets signals at a moment of its own.
+
+    Not at one that an earlier run of the folder has reached: then Python itself may not have started yet.
+    """
+    asked = runs / "tiny" / "run.toml"
+    before = asked.stat().st_mtime_ns if asked.exists() else None
+
+    def reached() -> bool:
+        return asked.exists() and asked.stat().st_mtime_ns != before and MOMENTS[moment](runs / "tiny")
+
     group = subprocess.Popen(
         [*COMMAND, "run", str(dag), "--runs-dir", str(runs), "--workers", "2"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
-        while group.poll() is None and not MOMENTS[moment](runs / "tiny") and time.monotonic() < deadline:
+        while group.poll() is None and not reached() and time.monotonic() < deadline:
             time.sleep(0.005)
         for one in signals:
             if group.poll() is None:

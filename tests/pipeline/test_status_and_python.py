@@ -137,8 +137,9 @@ def test_status_of_a_run_whose_plan_is_lost_is_no_traceback(finished, tmp_path, 
 
 def test_a_run_whose_known_files_are_damaged_hashes_again(finished, tmp_path, scheduler):
     place = shutil.copytree(finished, tmp_path / "place")
-    for content in ("{", '{"a": 1}', '{"a": {}}'):
-        (place / "runs" / "whole" / "known-files.json").write_text(content)
+    facts = '{"version": 2, "files": {"a": 1}, "facts": {"a": {"identity": 3}, "b": 4}}'
+    for content in ("{", '{"a": 1}', '{"version": 2, "files": {}, "facts": []}', facts):
+        (place / "runs" / "whole" / "known.json").write_text(content)
         assert command("run", place / "whole.toml", "--runs-dir", place / "runs", "--scheduler", scheduler).code == 0
 
 

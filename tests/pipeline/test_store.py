@@ -18,9 +18,9 @@ import zarr
 from driving import contents, stamps
 from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.manifest import is_current, key_of, write_files
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.runfolder import RunFolder, StoreError
 from ninscope.pipeline.stages import network, spectrum
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.store import Artefact, ArtefactStore, DamagedArtefact
 from suites import neox_tensors, write_checkpoint
 
 from ninscope.architectures import architecture_of
@@ -179,9 +179,10 @@ def test_the_first_of_two_writers_stays(folder, store):
 
 
 def write_one_key(root: str, number: int) -> None:
-    """Write a key of which every byte tells who wrote it; for processes of their own."""
-    arrays = {name: np.full(50_000, number, np.int64) for name in ("a", "b", "c")}
-    ArtefactStore(RunFolder(root)).write("stage", "key", Artefact(arrays, {"by": number}))
+    """Write what every writer of a content key writes, the same bytes; for processes of their own."""
+    arrays = {name: np.arange(50_000) for name in ("a", "b", "c")}
+    for key in range(number, number + 3):
+        ArtefactStore(RunFolder(root)).write("stage", f"key{key % 4}", Artefact(arrays, {}))
 
 
 @pytest.mark.parametrize("pool", ["threads", "processes"])
@@ -192,9 +193,10 @@ def test_of_writers_at_the_same_time_one_wins_whole(folder, store, pool):
     else:
         with get_context("spawn").Pool(2) as workers:
             workers.starmap(write_one_key, [(str(folder.root), number) for number in range(4)])
-    read = store.read("stage", "key")
-    for array in read.arrays.values():
-        assert (array == read.attributes["by"]).all()
+    for key in range(4):
+        assert ArtefactStore(folder, thorough=True).has("stage", f"key{key}")
+        for array in store.read("stage", f"key{key}").arrays.values():
+            np.testing.assert_array_equal(array, np.arange(50_000))
     assert list((folder.root / ".partial").iterdir()) == []
 
 
@@ -221,10 +223,11 @@ def test_what_a_broken_copy_left_does_not_stand_in_the_way(folder, store):
 def test_an_artefact_that_lost_a_part_is_not_read_as_zeros(folder, store, sampled, array):
     """Zarr gives zeros for a chunk whose file is absent; a network of zeros would look like a result."""
     store.write(network.STAGE, "key", network.artefact_of(sampled))
-    chunks = folder.store / "nin" / "key" / array / "c"
-    shutil.rmtree(chunks)
-    with pytest.raises(CheckpointError, match="lacks a part"):
+    shutil.rmtree(folder.store / "nin" / "key" / array / "c")
+    assert not store.has(network.STAGE, "key")
+    with pytest.raises(DamagedArtefact, match="nin key: the stored artefact is damaged; run the same command again"):
         store.read(network.STAGE, "key", with_matrix=True)
+    assert store.keys(network.STAGE) == []
 
 
 def test_zeros_are_stored_as_any_values_are(store):
@@ -243,9 +246,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreError, match=r"run: the disk is full .*; free space and run the same command again"):
         folder.write_bytes(path, b"new, and longer")
     assert path.read_bytes() == b"old"
+    assert list((folder.root / ".partial").iterdir()) == []
 
 
 def test_a_reader_never_sees_half_a_file(folder):

@@ -1,6 +1,7 @@
 """From the files of one revision, wherever they are, to a Checkpoint: the part local folders and the Hub share."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from ninscope.checkpoints.index_format import (
     INDEX_NAME,
@@ -19,15 +20,14 @@ from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 MAX_CONFIG_BYTES = 10_000_000
+PARALLEL_FILES = 8
 
 
-def read_config(revision: str, present: Iterable[str], read: Callable[[str, int], bytes]) -> bytes:
-    """The bytes of config.json, known to be a JSON object. Raises CheckpointError (missing, corrupt)."""
+def read_config(revision: str, present: Iterable[str], read: Callable[[str, int], bytes]) -> dict:
+    """The JSON object in config.json. Raises CheckpointError (missing, corrupt)."""
     if "config.json" not in set(present):
         raise CheckpointError("missing", f"{revision}: config.json is absent; it tells how the weights are joined")
-    raw = read("config.json", MAX_CONFIG_BYTES)
-    read_json_object(raw, f"{revision}/config.json")
-    return raw
+    return read_json_object(read("config.json", MAX_CONFIG_BYTES), f"{revision}/config.json")
 
 
 def weight_files(present: Iterable[str], read: Callable[[str, int], bytes], revision: str) -> dict[str, list[str]]:
@@ -61,6 +61,14 @@ def _entries(file: WeightFile) -> tuple[dict[str, TensorEntry], WeightFile]:
     return read_header(read, file.size, file.name), file
 
 
+def _opened(files: list[WeightFile]) -> Iterable[tuple[dict[str, TensorEntry], WeightFile]]:
+    """The entries of every file, in order; side by side where that is mostly waiting."""
+    if len(files) == 1 or files[0].reads_are_free:
+        return map(_entries, files)
+    with ThreadPoolExecutor(min(PARALLEL_FILES, len(files))) as pool:
+        return list(pool.map(_entries, files))
+
+
 def checkpoint_of_files(
     revision: str,
     present: Iterable[str],
@@ -69,10 +77,10 @@ def checkpoint_of_files(
 ) -> Checkpoint:
     """Read config.json and every weight file's header. Raises CheckpointError."""
     present = set(present)
-    config = read_json_object(read_config(revision, present, read), f"{revision}/config.json")
+    config = read_config(revision, present, read)
     tensors: dict[str, Tensor] = {}
-    for name, promised in weight_files(present, read, revision).items():
-        entries, file = _entries(open_file(name))
+    promises = weight_files(present, read, revision)
+    for promised, (entries, file) in zip(promises.values(), _opened(list(map(open_file, promises))), strict=True):
         absent = [tensor for tensor in promised if tensor not in entries]
         if absent:
             raise CheckpointError(

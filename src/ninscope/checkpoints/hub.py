@@ -1,74 +1,66 @@
 """Checkpoints in a Hub repository, read by byte ranges through the real client: unused tensors are never fetched.
 
-A revision is resolved to its commit once, and everything of it is read at that commit. The client retries ranges that fail;
-it does not notice a range that is answered short, nor a server that ignores the range, so lengths are checked here.
+A revision is resolved to its commit once, and everything of it is read at that commit.
 """
 
 import threading
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from typing import TypeVar
+from urllib.parse import quote
 
-from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
-    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
 
 from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
-from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.hub_file import NO_DIGEST, HubFile
+from ninscope.checkpoints.hub_http import Refused, ask_json
+from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
+from ninscope.checkpoints.index_format import INDEX_NAME, TORCH_INDEX_NAME
+from ninscope.checkpoints.retries import Passing, persistently
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
-from ninscope.errors import CheckpointError, RequestError
+from ninscope.checkpoints.traffic import current_traffic
+from ninscope.errors import CheckpointError, NoRepository, RequestError
 
-PARALLEL_RANGES = 8
-TIMEOUT_SECONDS = 30.0
-# What the client raises when the network or the server fails; not all of it is an OSError.
-_FAILURES = (HTTPError, OSError, ValueError)  # ValueError: an answer that is not the Hub's JSON
+# Of one checkpoint at a time: rows of a few KB, far apart, are mostly waited for.
+PARALLEL_REQUESTS = 32
+_KEPT_BYTES, _KEPT_FILES = 1_000_000, 32
+
+Answer = TypeVar("Answer")
 
 
-class HubFile:
-    """One file at one commit."""
+class _Small:
+    """Contents of small files by digest, the latest few: config.json is the same in every revision."""
 
-    reads_are_free = False
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._contents: OrderedDict[str, bytes] = OrderedDict()
 
-    def __init__(self, files: HfFileSystem, repository: str, commit: str, name: str, size: int, label: str):
-        self._files, self._repository, self._commit, self._path = files, repository, commit, name
-        self.name, self.size = label, size
-        self._opened = threading.local()  # a file object has one position, so each thread has its own
+    def get(self, digest: str) -> bytes | None:
+        with self._lock:
+            return self._contents.get(digest)
 
-    def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
-        """The bytes of every range, several at a time. Raises CheckpointError (missing, corrupt)."""
-        if len(ranges) == 1:
-            return [self._read(ranges[0])]
-        with ThreadPoolExecutor(min(PARALLEL_RANGES, len(ranges) or 1)) as pool:
-            return list(pool.map(self._read, ranges))
+    def put(self, digest: str, content: bytes) -> None:
+        with self._lock:
+            self._contents[digest] = content
+            while len(self._contents) > _KEPT_FILES:
+                self._contents.popitem(last=False)
 
-    def _read(self, span: tuple[int, int]) -> memoryview:
-        start, stop = span
-        if start == stop:
-            return memoryview(b"")
-        try:
-            if not hasattr(self._opened, "file"):
-                path = f"{self._repository}/{self._path}"
-                self._opened.file = self._files.open(path, "rb", revision=self._commit, cache_type="none")
-            self._opened.file.seek(start)
-            content = self._opened.file.read(stop - start)
-        except FileNotFoundError:
-            raise CheckpointError("missing", f"{self.name}: no longer in {self._repository}") from None
-        except _FAILURES as error:
-            raise CheckpointError("missing", f"{self.name}: cannot be fetched ({_reason(error)}); run again") from None
-        if len(content) != stop - start:
-            raise CheckpointError(
-                "corrupt",
-                f"{self.name}: asked for {stop - start} bytes at {start}, the server sent {len(content)}; run again",
-            )
-        return memoryview(content)
+    def clear(self) -> None:
+        with self._lock:
+            self._contents.clear()
+
+
+SMALL = _Small()
 
 
 class HubSource:
@@ -78,43 +70,64 @@ class HubSource:
 
     def __init__(self, repository: str):
         self.label = self.repository = repository
-        self._api = HfApi()
+        self._endpoint = constants.ENDPOINT
+        self._traffic = current_traffic()
         self._listings: dict[str, _Listing] = {}
+        self._commits: dict[str, str] | None = None  # by branch, once asked
 
-    @cached_property
-    def _files(self) -> HfFileSystem:
-        return HfFileSystem(skip_instance_cache=True)
+    def names(self) -> list[str]:
+        """All branches. Raises RequestError."""
+        return list(self._branches())
 
     def revisions(self) -> list[str]:
         """Branches whose names state a step, in step order; "main" where there are none. Raises RequestError."""
+        return in_step_order(name for name in self._branches() if step_of(name) is not None) or ["main"]
+
+    def _branches(self) -> dict[str, str]:
+        """Commit by branch: one request, once. Raises RequestError."""
+        if self._commits is not None:
+            return self._commits
         try:
-            refs = self._api.list_repo_refs(self.repository)
-        except RepositoryNotFoundError:
-            raise _no_repository(self.repository) from None
-        except _FAILURES as error:
+            commits = self._told("refs", _commits_of)
+        except (Passing, Refused) as fault:
+            if isinstance(fault, Refused) and _no_access(fault):
+                raise _no_repository(self.repository) from None
             raise RequestError(
-                f"{self.repository}: no such folder, and the Hub cannot be asked ({_reason(error)})"
+                f"{self.repository}: no such folder, and the Hub cannot be asked ({fault.reason})"
             ) from None
-        steps = [branch.name for branch in refs.branches if step_of(branch.name) is not None]
-        return in_step_order(steps) or ["main"]
+        self._commits = {name: f"{self.repository}@{commit}" for name, commit in commits.items()}
+        return self._commits
 
     def step_of(self, revision: str) -> int | None:
         return step_of(revision)
 
-    def identify(self, revision: str, known: Mapping[str, FileIdentity] | None = None) -> Identity:
+    def identify(
+        self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
+    ) -> Identity:
         """From the Hub's metadata and config.json; no weight is read. Raises CheckpointError."""
         listing = self._listing(revision)
         read = self._reader(revision, listing)
-        read_config(revision, listing.sizes, read)
+        shape = shape_of(read_config(revision, listing.sizes, read))
         names = weight_files(listing.sizes, read, revision)
-        files = tuple(FileIdentity(name, listing.sizes[name], listing.digests[name]) for name in names)
-        return Identity(revision, step_of(revision), files, listing.commit)
+        beside = [name for name in ("config.json", INDEX_NAME, TORCH_INDEX_NAME) if name in listing.sizes]
+        return Identity(
+            revision, step_of(revision), listing.of(names), listing.commit, shape=shape, beside=listing.of(beside)
+        )
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint; at the commit of `identity` where one is given, wherever the branch stands by now."""
-        listing = self._listing(revision, identity.commit if identity is not None else None)
-        read = self._reader(revision, listing)
-        return checkpoint_of_files(revision, listing.sizes, read, lambda name: self._open_file(revision, listing, name))
+        listing = self._listing(revision) if identity is None else _listing_in(identity)
+        pool = ThreadPoolExecutor(PARALLEL_REQUESTS)
+        return checkpoint_of_files(
+            revision,
+            listing.sizes,
+            self._reader(revision, listing),
+            lambda name: self._open_file(revision, listing, name, pool),
+        )
+
+    def fingerprint(self, revision: str) -> str | None:
+        """The commit of a branch. Raises RequestError."""
+        return self._branches().get(revision)
 
     def check_unchanged(self, identity: Identity) -> None:
         """A commit cannot change."""
@@ -122,44 +135,72 @@ class HubSource:
     def stamp_path(self, revision: str, file: FileIdentity) -> str:
         return f"{self.repository}@{revision}/{file.name}"
 
-    def _listing(self, revision: str, commit: str | None = None) -> "_Listing":
-        """The files in the repository's top folder at a revision, or at a commit: one request, once."""
-        at = commit or revision
-        if at not in self._listings:
-            self._listings[at] = self._fetch_listing(revision, at)
-        return self._listings[at]
+    def _listing(self, revision: str) -> "_Listing":
+        """The files in the repository's top folder at a revision: one request, once."""
+        if revision not in self._listings:
+            self._listings[revision] = self._fetch_listing(revision)
+        return self._listings[revision]
 
-    def _fetch_listing(self, revision: str, at: str) -> "_Listing":
+    def _fetch_listing(self, revision: str) -> "_Listing":
         try:
-            info = self._api.model_info(self.repository, revision=at, files_metadata=True, timeout=TIMEOUT_SECONDS)
-        except RevisionNotFoundError:
-            raise CheckpointError("missing", f"{revision}: no such revision in {self.repository}") from None
-        except GatedRepoError:
-            raise CheckpointError(
-                "missing", f"{revision}: {self.repository} is gated; log in and accept its terms"
-            ) from None
-        except RepositoryNotFoundError:
-            raise _no_repository(self.repository) from None
-        except _FAILURES as error:
-            raise CheckpointError(
-                "missing", f"{revision}: {self.repository} cannot be asked ({_reason(error)}); run again"
-            ) from None
-        files = [file for file in info.siblings or () if "/" not in file.rfilename]
-        sizes = {file.rfilename: int(file.size or 0) for file in files}
-        digests = {file.rfilename: file.lfs.sha256 if file.lfs else f"git-{file.blob_id}" for file in files}
-        return _Listing(str(info.sha), sizes, digests)
+            return self._told(f"revision/{quote(revision, safe='')}?blobs=True", _listing_of)
+        except Passing as fault:
+            reason = fault.reason
+        except Refused as fault:
+            if isinstance(fault.error, RevisionNotFoundError):
+                raise CheckpointError("missing", f"{revision}: no such revision in {self.repository}") from None
+            if isinstance(fault.error, GatedRepoError):
+                raise CheckpointError(
+                    "missing", f"{revision}: {self.repository} is gated; log in and accept its terms"
+                ) from None
+            if _no_access(fault):
+                raise _no_repository(self.repository) from None
+            reason = fault.reason
+        raise CheckpointError(
+            "missing", f"{revision}: {self.repository} cannot be asked ({reason}); run again", passing=True
+        )
 
-    def _open_file(self, revision: str, listing: "_Listing", name: str) -> HubFile:
-        return HubFile(self._files, self.repository, listing.commit, name, listing.sizes[name], f"{revision}/{name}")
+    def _told(self, path: str, read: Callable[[dict], Answer]) -> Answer:
+        """What `read` makes of the Hub's answer about this repository. Raises Passing, Refused."""
+
+        def once() -> Answer:
+            told = ask_json(f"{self._endpoint}/api/models/{self.repository}/{path}", self._traffic)
+            try:
+                return read(told)
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+                raise Passing("its answer is not the Hub's") from None
+
+        return persistently(once)
+
+    def _open_file(
+        self, revision: str, listing: "_Listing", name: str, pool: Executor, ahead: int | None = None
+    ) -> HubFile:
+        url = hf_hub_url(self.repository, name, revision=listing.commit, endpoint=self._endpoint)
+        size, digest = listing.sizes[name], listing.digests[name]
+        return HubFile(url, f"{revision}/{name}", size, digest, pool, self._traffic, ahead)
 
     def _reader(self, revision: str, listing: "_Listing"):
         def read(name: str, limit: int) -> bytes:
-            size = listing.sizes[name]
+            size, digest = listing.sizes[name], listing.digests[name]
             if size > limit:
                 raise CheckpointError("corrupt", f"{revision}/{name}: {size} bytes are too many for such a file")
-            return bytes(self._open_file(revision, listing, name).read_ranges([(0, size)])[0])
+            if (kept := SMALL.get(digest)) is not None:
+                return kept
+            unused = ThreadPoolExecutor(1)  # what the first request brings is fetched in this thread
+            content = bytes(self._open_file(revision, listing, name, unused, size).read_ranges([(0, size)])[0])
+            if size <= _KEPT_BYTES and not digest.startswith(NO_DIGEST):
+                SMALL.put(digest, content)
+            return content
 
         return read
+
+
+def _commits_of(told: dict) -> dict[str, str]:
+    """Commit by branch. Raises what a senseless answer makes of itself."""
+    found = {str(branch["name"]): str(branch["targetCommit"]) for branch in told["branches"]}
+    if not all(name.isprintable() for name in found):
+        raise ValueError("a branch that git would not allow")
+    return found
 
 
 @dataclass(frozen=True)
@@ -169,6 +210,34 @@ class _Listing:
     commit: str
     sizes: dict[str, int]
     digests: dict[str, str]
+
+    def of(self, names: Iterable[str]) -> tuple[FileIdentity, ...]:
+        return tuple(FileIdentity(name, self.sizes[name], self.digests[name]) for name in names)
+
+
+def _listing_in(identity: Identity) -> _Listing:
+    """What identifying a revision found of its files: no need to ask again."""
+    files = (*identity.files, *identity.beside)
+    return _Listing(
+        identity.commit, {file.name: file.size for file in files}, {file.name: file.digest for file in files}
+    )
+
+
+def _listing_of(told: dict) -> _Listing:
+    """The files in the repository's top folder. Raises what a senseless answer makes of itself."""
+    files = {str(file["rfilename"]): file for file in told["siblings"] if "/" not in file["rfilename"]}
+    sizes = {name: int(file.get("size") or 0) for name, file in files.items()}
+    if min(sizes.values(), default=0) < 0:
+        raise ValueError("a file of less than no bytes")
+    digests = {
+        name: str(file["lfs"]["sha256"])
+        if file.get("lfs")
+        else f"git-{file['blobId']}"
+        if file.get("blobId")
+        else f"{NO_DIGEST}{told['sha']}-{name}"
+        for name, file in files.items()
+    }
+    return _Listing(str(told["sha"]), sizes, digests)
 
 
 def hub_source(repository: str) -> HubSource:
@@ -180,9 +249,12 @@ def hub_source(repository: str) -> HubSource:
     return HubSource(repository)
 
 
-def _no_repository(repository: str) -> RequestError:
-    return RequestError(f"{repository}: no such folder, and no such model repository on the Hub (or no access to it)")
+def _no_access(fault: Refused) -> bool:
+    """Whether the repository is absent or private, which the Hub does not tell apart."""
+    return isinstance(fault.error, RepositoryNotFoundError) or fault.code == 401
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160] or type(error).__name__
+def _no_repository(repository: str) -> NoRepository:
+    return NoRepository(
+        f"{repository}: no such folder, and no such model repository on the Hub (or no access to it: hf auth login, or HF_TOKEN)"
+    )

@@ -1,12 +1,20 @@
 """What a checkpoint is, told from its files' hashes without reading a weight: the first part of every content key."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+# What configurations of every family call a model's dimensions. Others differ between revisions for no reason of shape.
+_DIMENSIONS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "vocab_size", "n_embd", "n_inner", "n_layer", "n_head", "d_model", "d_ff", "n_layers", "n_heads", "mlp_hidden_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """One weight file. digest: sha256 in hex, or `git-<blob id>` where a Hub states no more.
+    """One weight file. digest: sha256 in hex, or `git-<blob id>` where a Hub states no more, or, where it states
+    nothing at all, something that no other file has.
 
     stamp: (size, mtime_ns, ctime_ns) of a local file, by which a digest computed once can be trusted again; empty elsewhere.
     """
@@ -16,20 +24,35 @@ class FileIdentity:
     digest: str
     stamp: tuple[int, ...] = ()
 
+    @classmethod
+    def of_json(cls, fields: Mapping) -> "FileIdentity":
+        """From what became of one in a JSON file. Raises TypeError, KeyError where that makes no sense."""
+        found = cls(fields["name"], fields["size"], fields["digest"], tuple(fields["stamp"]))
+        types = type(found.name), type(found.size), type(found.digest), *map(type, found.stamp)
+        if types != (str, int, str, *[int] * len(found.stamp)):
+            raise TypeError(f"no file's identity: {found}")
+        return found
+
 
 @dataclass(frozen=True)
 class Identity:
-    """A revision's weight files. commit: where they lie at, in a Hub repository."""
+    """A revision's weight files.
+
+    commit: where they lie at, in a Hub repository; beside: what else is read there (configuration, index). shape: dimensions
+    that the configuration states.
+    """
 
     revision: str
     step: int | None
     files: tuple[FileIdentity, ...]
     commit: str | None = None
+    shape: tuple[tuple[str, int], ...] = ()
+    beside: tuple[FileIdentity, ...] = ()
 
     @property
     def content_sha256(self) -> str:
         """The weights' sha256: the file's own where there is one file (the Hub shows the same), else over `digest  name` lines."""
-        if len(self.files) == 1 and not self.files[0].digest.startswith("git-"):
+        if len(self.files) == 1 and "-" not in self.files[0].digest:
             return self.files[0].digest
         lines = "".join(f"{file.digest}  {file.name}\n" for file in sorted(self.files, key=lambda file: file.name))
         return hashlib.sha256(lines.encode()).hexdigest()
@@ -37,3 +60,8 @@ class Identity:
     @property
     def bytes(self) -> int:
         return sum(file.size for file in self.files)
+
+
+def shape_of(config: Mapping) -> tuple[tuple[str, int], ...]:
+    """The dimensions that a configuration states, by name."""
+    return tuple((name, config[name]) for name in _DIMENSIONS if type(config.get(name)) is int)

@@ -1,19 +1,21 @@
 """Checkpoints in local folders: one checkpoint, or one folder a revision, as a Hub repository is laid out on disk."""
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
-from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
 from ninscope.checkpoints.index_format import INDEX_NAME, SINGLE_NAME, TORCH_INDEX_NAME, TORCH_SINGLE_NAME
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 
+LOOKS, LOOK_BYTES = 33, 4096  # what is read of a file to tell it from another
 _CHECKPOINT_FILES = ("config.json", SINGLE_NAME, INDEX_NAME, TORCH_SINGLE_NAME, TORCH_INDEX_NAME)
 
 
@@ -80,21 +82,29 @@ class LocalSource:
             )
         return in_step_order(names)
 
+    def names(self) -> list[str]:
+        """Those of `revisions`: what is no checkpoint is only a folder. Raises RequestError."""
+        return self.revisions()
+
     def step_of(self, revision: str) -> int | None:
         return step_of(revision)
 
-    def identify(self, revision: str, known: Mapping[str, FileIdentity] | None = None) -> Identity:
+    def identify(
+        self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
+    ) -> Identity:
         """Hash the revision's weight files; `known` (path -> FileIdentity) spares files whose stamp is unchanged.
+
+        thorough: False hashes parts of each file, which tell files apart but do not prove them equal.
 
         Raises CheckpointError: missing or corrupt.
         """
         folder = self._folder_of(revision)
         read = self._reader(revision)
         present = self._names(folder)
-        read_config(revision, present, read)
+        shape = shape_of(read_config(revision, present, read))
         names = weight_files(present, read, revision)
-        files = tuple(_identify_file(folder / name, name, revision, known or {}) for name in names)
-        return Identity(revision, step_of(revision), files)
+        files = tuple(_identify_file(folder / name, name, revision, known or {}, thorough) for name in names)
+        return Identity(revision, step_of(revision), files, shape=shape)
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
@@ -111,6 +121,15 @@ class LocalSource:
                 raise CheckpointError(
                     "corrupt", f"{identity.revision}/{file.name}: changed while it was being read; run again"
                 )
+
+    def fingerprint(self, revision: str) -> str | None:
+        """Something else whenever a file of the revision is: names, sizes and times. None where it cannot be told."""
+        try:
+            folder = self._folder_of(revision)
+            stamps = sorted((name, *_stamp(folder / name)) for name in self._names(folder))
+        except CheckpointError:
+            return None
+        return hashlib.sha256(repr((str(folder), stamps)).encode()).hexdigest()
 
     def stamp_path(self, revision: str, file: FileIdentity) -> str:
         """The key of `known` in `identify`."""
@@ -151,20 +170,21 @@ def local_source(label: str, folder: Path) -> LocalSource:
     folders = _listed(label, folder)
     present = {name for name in _CHECKPOINT_FILES if _has(folder, name)}
     holds_weights = bool(present - {"config.json"})
-    has_revisions = any(_is_revision(path) for path in folders)
-    return LocalSource(label, folder.resolve(), own=holds_weights or (bool(present) and not has_revisions))
+    own = holds_weights or (bool(present) and not any(_is_revision(path) for path in folders))
+    return LocalSource(label, folder.resolve(), own)
 
 
 def _is_revision(path: Path) -> bool:
     return step_of(path.name) is not None or any(_has(path, name) for name in _CHECKPOINT_FILES)
 
 
-def _listed(label: str, folder: Path) -> list[Path]:
-    """The folders in a folder. Raises RequestError when it may not be read."""
+def _listed(label: str, folder: Path) -> Iterator[Path]:
+    """The folders in a folder, each looked at when it is asked for. Raises RequestError, at once, when it may not be read."""
     try:
-        return [path for path in folder.iterdir() if path.is_dir()]
+        names = os.listdir(folder)  # noqa: PTH208  iterdir may only find out later
     except OSError as error:
         raise RequestError(f"{label}: the folder cannot be read ({error.strerror})") from None
+    return (folder / name for name in names if (folder / name).is_dir())
 
 
 def _has(folder: Path, name: str) -> bool:
@@ -183,16 +203,27 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _identify_file(path: Path, name: str, revision: str, known: Mapping[str, FileIdentity]) -> FileIdentity:
+def _identify_file(
+    path: Path, name: str, revision: str, known: Mapping[str, FileIdentity], thorough: bool
+) -> FileIdentity:
     stamp = _stamp(path)
     before = known.get(str(path))
     if stamp and before is not None and before.stamp == stamp:
         return before
     try:
         with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if thorough else _digest_of_parts(file, stamp[0])
     except OSError as error:
         raise CheckpointError("missing", f"{revision}/{name}: cannot be read ({error.strerror})") from None
     if _stamp(path) != stamp:
         raise CheckpointError("corrupt", f"{revision}/{name}: changed while it was being read; run again")
-    return FileIdentity(name, stamp[0], digest, stamp)
+    return FileIdentity(name, stamp[0], digest, stamp if thorough else ())
+
+
+def _digest_of_parts(file, size: int) -> str:
+    """Of pieces spread over a file: two steps of a training differ nearly everywhere, and equal files always agree."""
+    digest = hashlib.sha256()
+    for number in range(LOOKS):
+        file.seek(number * max(size - LOOK_BYTES, 0) // (LOOKS - 1))
+        digest.update(file.read(LOOK_BYTES))
+    return f"parts-{digest.hexdigest()}"

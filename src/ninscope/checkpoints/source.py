@@ -22,11 +22,25 @@ class Source(Protocol):
     def revisions(self) -> list[str]:
         """Names in step order, at least one. Raises RequestError."""
 
+    def names(self) -> list[str]:
+        """Names of all that could be a revision, whether they state a step or not. Raises RequestError."""
+
     def step_of(self, revision: str) -> int | None:
         """The training step of a revision, or None."""
 
-    def identify(self, revision: str, known: Mapping[str, FileIdentity] | None = None) -> Identity:
-        """What the revision is, without reading a weight where a hash is known. Raises CheckpointError."""
+    def identify(
+        self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
+    ) -> Identity:
+        """What the revision is, without reading a weight where a hash is known. Raises CheckpointError.
+
+        thorough: False makes do with digests that tell files apart, where a true one would take reading all of them.
+        """
+
+    def fingerprint(self, revision: str) -> str | None:
+        """Something that changes whenever the revision's files do, had for next to nothing; None where it is not known.
+
+        Raises RequestError.
+        """
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The revision as a lazy Checkpoint, that of `identity` where one is given. Raises CheckpointError."""

@@ -4,12 +4,13 @@
 which numpy lacks, as its uint16 bits until `as_float` widens it to float32 (exactly: bfloat16 is float32's upper half).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ninscope.checkpoints.finite import first_nonfinite
+from ninscope.checkpoints.read_ahead import Wanted
 from ninscope.checkpoints.safetensors_format import TensorEntry
 from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
@@ -47,30 +48,42 @@ class Tensor:
         Raises CheckpointError: unsupported (a type that holds no plain floats), corrupt (fewer than 2 dimensions),
         nonfinite, and what the file raises.
         """
+        wanted = np.asarray(wanted, dtype=np.int64)
+        return self.rows_in(self.file.read_ranges(self.wanted_rows(wanted).ranges), wanted)
+
+    def wanted_rows(self, wanted: np.ndarray) -> Wanted:
+        """What `rows` reads. Raises CheckpointError as `rows` does for a tensor's type and shape."""
+        return Wanted(self.file, [self._bytes_of(first, last) for first, last in self._row_spans(wanted)])
+
+    def rows_in(self, pieces: Sequence[memoryview], wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `rows` returns, from the bytes of `wanted_rows`. Raises CheckpointError (nonfinite)."""
         stored = np.dtype(STORED_TYPES[self.checked_float_type()])
-        row_count, columns = self.shape
-        row_bytes = columns * stored.itemsize
-        spans = [(0, row_count)] if self.file.reads_are_free else row_spans(wanted, row_bytes)
+        columns = self.shape[1]
+        spans = self._row_spans(wanted)
         if not spans:
             return np.empty((0, columns), stored), np.zeros(0, np.int64)
-        base = self.entry.start
-        pieces = self.file.read_ranges([(base + first * row_bytes, base + last * row_bytes) for first, last in spans])
         arrays = [_array(piece, stored).reshape(-1, columns) for piece in pieces]
         values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         fetched = np.concatenate([np.arange(first, last) for first, last in spans])
         self._check_finite(values, fetched)
         return values, np.searchsorted(fetched, wanted)
 
-    def row_bits(self, first: int, last: int) -> np.ndarray:
-        """Rows first..last-1 as the unsigned integers [last - first, columns] that they are stored as; nothing is checked.
+    def wanted_bits(self, first: int, last: int) -> Wanted:
+        """What `bits_in` makes the rows first..last-1 of. Raises CheckpointError: unsupported or corrupt, as `rows`."""
+        return Wanted(self.file, [self._bytes_of(first, last)])
 
-        Raises CheckpointError: unsupported or corrupt, as `rows`, and what the file raises.
-        """
-        stored = np.dtype(f"<u{np.dtype(STORED_TYPES[self.checked_float_type()]).itemsize}")
-        columns = self.shape[1]
-        start = self.entry.start + first * columns * stored.itemsize
-        (piece,) = self.file.read_ranges([(start, start + (last - first) * columns * stored.itemsize)])
-        return _array(piece, stored).reshape(last - first, columns)
+    def bits_in(self, pieces: Sequence[memoryview]) -> np.ndarray:
+        """Rows as the unsigned integers [rows, columns] that they are stored as; nothing is checked."""
+        (piece,) = pieces
+        return _array(piece, np.dtype(f"<u{self.item_bytes}")).reshape(-1, self.shape[1])
+
+    def _row_spans(self, wanted: np.ndarray) -> list[tuple[int, int]]:
+        """Half-open spans of row numbers, all of them where that costs nothing."""
+        return [(0, self.shape[0])] if self.file.reads_are_free else row_spans(wanted, self.item_bytes * self.shape[1])
+
+    def _bytes_of(self, first: int, last: int) -> tuple[int, int]:
+        row_bytes = self.item_bytes * self.shape[1]
+        return self.entry.start + first * row_bytes, self.entry.start + last * row_bytes
 
     @property
     def item_bytes(self) -> int:
@@ -115,7 +128,7 @@ def as_float(values: np.ndarray, dtype: str) -> np.ndarray:
 # A request costs about a kilobyte of headers, so a smaller gap is cheaper fetched than skipped; beyond that, gaps are
 # closed (smallest first) while the total stays within this factor of the rows needed, to keep requests few.
 SMALL_GAP_BYTES = 1024
-OVERFETCH = 1.25
+OVERFETCH = 1.28
 
 
 def row_spans(wanted: np.ndarray, row_bytes: int) -> list[tuple[int, int]]:

@@ -140,6 +140,18 @@ def data_start(header: bytes, storage: Storage, where: str) -> int:
     return storage.header + LOCAL_HEADER_BYTES + name + extra
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a file for some ranges: for each its storage, where it should be, and how much of a local header comes
+    before it; then the storages whose headers come alone; and all of it as spans."""
+
+    places: list[int]
+    wanted: list[tuple[int, int]]
+    leads: list[int]
+    alone: list[int]
+    spans: list[tuple[int, int]]
+
+
 class TorchFile:
     """The file of a `TorchDirectory`, read at its tensors' predicted places.
 
@@ -154,8 +166,20 @@ class TorchFile:
         self._predicted = [storage.start for storage in storages]
         self._real: dict[int, int] = {}  # place in `storages` -> where its bytes begin
 
-    def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """The bytes at predicted places [start, stop), each within one storage. Raises CheckpointError."""
+        asked = self._asked(ranges)
+        return self._found(asked, ranges, self._file.read_ranges(asked.spans))
+
+    def start_ranges(self, ranges: Sequence[tuple[int, int]]) -> Callable[[], list[memoryview]]:
+        asked = self._asked(ranges)
+        read = self._file.start_ranges(asked.spans)
+        return lambda: self._found(asked, ranges, read())
+
+    def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        return self._file.spans(self._asked(ranges).spans)
+
+    def _asked(self, ranges: Sequence[tuple[int, int]]) -> "_Asked":
         places = [bisect_right(self._predicted, start) - 1 for start, _ in ranges]
         wanted = [self._moved(at, span) for at, span in zip(places, ranges, strict=True)]
         unknown = set(places) - self._real.keys()
@@ -166,21 +190,20 @@ class TorchFile:
                 leads[number] = start - self._storages[at].header
                 unknown.discard(at)
         alone = sorted(unknown)
-        pieces = self._file.read_ranges(
-            [
-                *((start - lead, stop) for (start, stop), lead in zip(wanted, leads, strict=True)),
-                *((self._storages[at].header, self._storages[at].header + LOCAL_HEADER_BYTES) for at in alone),
-            ]
-        )
-        for at, header in zip(alone, pieces[len(ranges) :], strict=True):
+        spans = [(start - lead, stop) for (start, stop), lead in zip(wanted, leads, strict=True)]
+        spans += [(self._storages[at].header, self._storages[at].header + LOCAL_HEADER_BYTES) for at in alone]
+        return _Asked(places, wanted, leads, alone, spans)
+
+    def _found(self, asked: "_Asked", ranges: Sequence[tuple[int, int]], pieces: list[memoryview]) -> list[memoryview]:
+        for at, header in zip(asked.alone, pieces[len(ranges) :], strict=True):
             self._learn(at, header)
         found = []
-        for at, piece, lead in zip(places, pieces, leads, strict=False):
+        for at, piece, lead in zip(asked.places, pieces, asked.leads, strict=False):
             if lead:
                 self._learn(at, piece)
             found.append(piece[lead:])
-        moved = [self._moved(at, span) for at, span in zip(places, ranges, strict=True)]
-        again = [number for number, (one, other) in enumerate(zip(wanted, moved, strict=True)) if one != other]
+        moved = [self._moved(at, span) for at, span in zip(asked.places, ranges, strict=True)]
+        again = [number for number, (one, other) in enumerate(zip(asked.wanted, moved, strict=True)) if one != other]
         for number, piece in zip(
             again, self._file.read_ranges([moved[n] for n in again]) if again else (), strict=True
         ):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ninscope.architectures.layout import Architecture, WeightBlock
+from ninscope.checkpoints.read_ahead import ReadAhead
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
 from ninscope.networks.bin_table import MAX_EDGES_OF_A_NODE
@@ -54,9 +55,26 @@ class Band:
     def bytes(self) -> int:
         return (self.last - self.first) * self.part.tensor.shape[1] * self.part.tensor.item_bytes
 
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """What no other band of a network has."""
+        return self.part.layer, self.part.tensor.name, self.first
+
     def inside(self, rows: np.ndarray) -> np.ndarray:
         """Those of the sorted rows that lie in this band."""
         return rows[np.searchsorted(rows, self.first) : np.searchsorted(rows, self.last)]
+
+
+class BandReader:
+    """The weights of bands that are read once each, about in this order, by any thread."""
+
+    def __init__(self, bands: Sequence[Band]):
+        self._numbers = {band.place: number for number, band in enumerate(bands)}
+        self._reads = ReadAhead([band.part.tensor.wanted_bits(band.first, band.last) for band in bands])
+
+    def bits(self, band: Band) -> np.ndarray:
+        """Its weights, unsigned integers [rows, columns]. Raises CheckpointError."""
+        return band.part.tensor.bits_in(self._reads.take(self._numbers[band.place]))
 
 
 def outgoing(

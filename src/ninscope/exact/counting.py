@@ -9,7 +9,7 @@ import numpy as np
 from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
-from ninscope.exact.bands import Band, bands_of, outgoing
+from ninscope.exact.bands import Band, BandReader, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, block_tally, merged
 from ninscope.multifractal.boxes import column_histogram
 from ninscope.networks.bin_table import BinTable, bin_table, magnitude_range
@@ -81,14 +81,15 @@ def magnitudes(
 ) -> np.ndarray:
     """The smallest and largest |w| of every band of a piece of a checkpoint, float64 [n]. Raises CheckpointError."""
     _, bands = bands_of(outgoing(architecture, architecture.tensors(checkpoint.tensors)), number, count)
+    reader = BandReader(bands)
     with ThreadPoolExecutor(workers) as pool:
-        return np.array(list(pool.map(magnitudes_of, bands)), dtype=np.float64).reshape(-1)
+        found = pool.map(lambda band: magnitudes_of(band, reader.bits(band)), bands)
+        return np.array(list(found), dtype=np.float64).reshape(-1)
 
 
-def magnitudes_of(band: Band) -> tuple[float, float]:
+def magnitudes_of(band: Band, bits: np.ndarray) -> tuple[float, float]:
     """The smallest |w| above 0 and the largest |w| of a band; 0 where there is none. Raises CheckpointError (nonfinite)."""
     tensor = band.part.tensor
-    bits = tensor.row_bits(band.first, band.last)
     (rows,) = band.part.rows
     if rows is not None:
         bits = bits[band.inside(rows) - band.first]
@@ -98,13 +99,15 @@ def magnitudes_of(band: Band) -> tuple[float, float]:
     return smallest, largest
 
 
-def count_band(band: Band, table: BinTable, tallies: Sequence[Tally], matrices: bool = False) -> dict[str, BlockTally]:
-    """Add one band to the tallies, one for each network that is looked at; matrices: returns what null models need of it.
+def count_band(
+    band: Band, bits: np.ndarray, table: BinTable, tallies: Sequence[Tally], matrices: bool = False
+) -> dict[str, BlockTally]:
+    """Add one band, of these weights, to the tallies, one for each network that is looked at; matrices: returns what null
+    models need of it.
 
     Raises CheckpointError (nonfinite).
     """
     part = band.part
-    bits = part.tensor.row_bits(band.first, band.last)
     for rows, columns, tally in zip(part.rows, part.columns, tallies, strict=True):
         chosen = bits if rows is None else bits[band.inside(rows) - band.first]
         chosen = chosen if columns is None else chosen.take(columns, axis=1)

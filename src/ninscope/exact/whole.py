@@ -14,7 +14,7 @@ import numpy as np
 
 from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.tensors import Checkpoint
-from ninscope.exact.bands import Band, Chosen, bands_of, outgoing
+from ninscope.exact.bands import Band, BandReader, Chosen, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, merged
 from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
@@ -137,9 +137,10 @@ def _layers(
     for band in here:
         wanted.setdefault(band.part.layer, []).append(band)
     bands = Counter(band.part.layer for band in every)
+    reader = BandReader(here)
     with ThreadPoolExecutor(workers) as pool:
         started = deque(
-            _LayerWork(name, of_layer, radii, parameters, len(of_layer) == bands[name], matrices).start(pool)
+            _LayerWork(name, of_layer, reader, radii, parameters, len(of_layer) == bands[name], matrices).start(pool)
             for name, of_layer in wanted.items()
         )
         try:
@@ -197,8 +198,17 @@ def uncounted_layers(names: list[str]) -> str:
 class _LayerWork:
     """The bands of one node layer, counted by the pool's threads; whoever finishes the last one takes the sums."""
 
-    def __init__(self, layer, bands: list[Band], radii: Radii, parameters: Parameters, complete: bool, matrices: bool):
-        self.layer, self.bands, self.radii, self.parameters = layer, bands, radii, parameters
+    def __init__(
+        self,
+        layer: str,
+        bands: list[Band],
+        reader: BandReader,
+        radii: Radii,
+        parameters: Parameters,
+        complete: bool,
+        matrices: bool,
+    ):
+        self.layer, self.bands, self.reader, self.radii, self.parameters = layer, bands, reader, radii, parameters
         self.complete, self.matrices = complete, matrices
         self._lock = threading.Lock()
         self._left = len(bands)
@@ -222,7 +232,7 @@ class _LayerWork:
     def _count(self, band: Band) -> None:
         table = bin_table(band.part.tensor.checked_float_type(), self.radii)
         tallies = self._taken(band, table)
-        blocks = count_band(band, table, tallies, self.matrices)
+        blocks = count_band(band, self.reader.bits(band), table, tallies, self.matrices)
         with self._lock:
             self._idle.append(tallies)
             self._blocks = merged(self._blocks, blocks)

@@ -1,12 +1,14 @@
 """The sampled neuron interaction network: all samples of one checkpoint as one block-diagonal sparse matrix."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from ninscope.architectures.layout import Architecture, WeightBlock
-from ninscope.checkpoints.tensors import Checkpoint, as_float
+from ninscope.checkpoints.read_ahead import ReadAhead, bytes_to_fetch
+from ninscope.checkpoints.tensors import Checkpoint, Tensor, as_float
 from ninscope.errors import CheckpointError
 from ninscope.networks.compress import compress_rows
 from ninscope.networks.sampling import sampled_neurons
@@ -77,7 +79,8 @@ def sampled_network(
 ) -> SampledNetwork:
     """Sample `nodes_per_layer` neurons of every node layer, `samples` times, and keep the edges among them.
 
-    A layer with fewer neurons gives all of them. One tensor is held at a time. Raises CheckpointError.
+    A layer with fewer neurons gives all of them. One tensor is held at a time, and from elsewhere than a local file the next
+    ones' rows while they arrive. Raises CheckpointError.
     """
     tensors = architecture.tensors(checkpoint.tensors)
     plan = _Plan(architecture, nodes_per_layer, samples, seed)
@@ -87,17 +90,46 @@ def sampled_network(
             f"{samples} samples of {nodes_per_layer} neurons a layer may hold {plan.edges_at_most:.2g} edges, more than "
             f"{MAX_EDGES:.2g}; take fewer samples or fewer neurons, or measure it exactly",
         )
+    reads = plan.reads()
+    ahead = ReadAhead([tensors[read.tensor].wanted_rows(read.wanted) for read in reads])
     edges = _Edges(plan, np.float64 if any(tensor.dtype == "F64" for tensor in tensors.values()) else np.float32)
+    place = 0
     for number, layer in enumerate(architecture.layers):
         blocks = plan.by_source.get(layer.name, ())
         if blocks:
             targets = np.concatenate([plan.rows_of(block.target) for block in blocks])
-            for sample, weights in enumerate(_dense_rows(blocks, layer.name, tensors, plan.chosen)):
+            of_layer = [read for read in reads[place:] if read.source == layer.name]
+            pieces = (ahead.take(at) for at in range(place, place + len(of_layer)))
+            place += len(of_layer)
+            for sample, weights in enumerate(_dense_rows(of_layer, pieces, tensors, plan.chosen)):
                 edges.append(sample, number, weights, targets, max_distance)
     names = tuple(layer.name for layer in architecture.layers)
     neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in plan.chosen])
     sources = tuple(name for name in names if name in plan.by_source)
     return SampledNetwork(edges.matrix(), names, plan.sizes, neurons, sources)
+
+
+def sampled_bytes(
+    checkpoint: Checkpoint, architecture: Architecture, nodes_per_layer: int, samples: int, seed: int
+) -> int:
+    """Bytes of weights that `sampled_network` fetches for a checkpoint that is not local; none is read. Raises CheckpointError."""
+    tensors = architecture.tensors(checkpoint.tensors)
+    reads = _Plan(architecture, nodes_per_layer, samples, seed).reads()
+    return bytes_to_fetch([tensors[read.tensor].wanted_rows(read.wanted) for read in reads])
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One tensor to read for one source layer. wanted: the rows of all samples, sorted and distinct, int64."""
+
+    source: str
+    tensor: str
+    blocks: tuple[WeightBlock, ...]
+    wanted: np.ndarray
+
+    def rows(self, neurons: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The rows that one sample takes, in the order of the blocks."""
+        return np.concatenate([block.rows.rows(neurons[block.target]) for block in self.blocks])
 
 
 class _Plan:
@@ -121,6 +153,17 @@ class _Plan:
         size = {layer.name: int(n) for layer, n in zip(layers, self.sizes, strict=True)}
         self.edges_of_one = sum(size[block.source] * size[block.target] for block in architecture.blocks)
         self.edges_at_most = samples * self.edges_of_one
+
+    def reads(self) -> list[_Read]:
+        """What is read, in order: layer after layer, every tensor once."""
+        found = []
+        for layer, blocks in sorted(self.by_source.items(), key=lambda item: self._number[item[0]]):
+            for name in dict.fromkeys(block.tensor for block in blocks):
+                read = _Read(
+                    layer, name, tuple(block for block in blocks if block.tensor == name), np.zeros(0, np.int64)
+                )
+                found.append(replace(read, wanted=np.unique(np.concatenate([read.rows(each) for each in self.chosen]))))
+        return found
 
     def rows_of(self, layer: str) -> np.ndarray:
         """Row numbers, within one sample, of a layer's neurons."""
@@ -165,17 +208,16 @@ class _Edges:
         return csr_matrix((self._values[:total], self._columns[:total], indptr), shape=shape)
 
 
-def _dense_rows(blocks, source, tensors, chosen) -> list[np.ndarray]:
-    """For each sample the weights [source neurons, targets of all blocks]; every tensor is read once."""
+def _dense_rows(
+    reads: Sequence[_Read], pieces: Iterator[list[memoryview]], tensors: Mapping[str, Tensor], chosen
+) -> list[np.ndarray]:
+    """For each sample the weights [source neurons, targets of all blocks] of a layer. pieces: the bytes of each read."""
     dense: list[list[np.ndarray]] = [[] for _ in chosen]
-    for name in dict.fromkeys(block.tensor for block in blocks):
-        readers = [block for block in blocks if block.tensor == name]
-        rows = [[block.rows.rows(neurons[block.target]) for block in readers] for neurons in chosen]
-        wanted = np.unique(np.concatenate([row for sample in rows for row in sample]))
-        tensor = tensors[name]
-        values, position = tensor.rows(wanted)
+    for read, found in zip(reads, pieces, strict=True):
+        tensor = tensors[read.tensor]
+        values, position = tensor.rows_in(found, read.wanted)
         for sample, neurons in enumerate(chosen):
-            taken = position[np.searchsorted(wanted, np.concatenate(rows[sample]))]
-            block_weights = values.take(taken, axis=0).take(neurons[source], axis=1)
+            taken = position[np.searchsorted(read.wanted, read.rows(neurons))]
+            block_weights = values.take(taken, axis=0).take(neurons[read.source], axis=1)
             dense[sample].append(as_float(block_weights, tensor.dtype))
     return [np.concatenate(parts, axis=0).T for parts in dense]

@@ -16,6 +16,7 @@ _LINES = {
     "exact": {"linestyle": "-", "marker": "o", "markersize": 4},
     "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
 }
+_WITHHELD = "#c1121f"
 _NULLS = {"shuffled": "#b5651d", "gaussian": "#d62898", "analytic": "#9d4edd"}
 
 
@@ -76,6 +77,7 @@ def emergence_figure(
                 spread = part[f"{name}_std"].to_numpy(float)
                 axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
                 axes.plot(x, mean, color=colour, label=_method_label(method), **_LINES[method])
+            _mark_duplicates(axes, rows, name)
             axes.set_ylabel(label)
         _legend(panels[0])
         panels[0].set_title(f"{title} over training (bands: ±1 standard deviation of samples, of draws)")
@@ -119,6 +121,16 @@ def _null_bands(axes, nulls: pd.DataFrame | None, name: str) -> list:
     return shown
 
 
+def _mark_duplicates(axes, rows: pd.DataFrame, name: str) -> None:
+    """A cross on every checkpoint whose E the audit withheld: it is, or is compared with, another step's weights."""
+    part = rows[(rows["status"] == "duplicate") & rows[name].notna()]
+    if len(part):
+        axes.plot(
+            _x(part), part[name].to_numpy(float), linestyle="none", marker="x", markersize=7, markeredgewidth=1.6,
+            color=_WITHHELD, label="no E: duplicate weights", zorder=3,
+        )  # fmt: skip
+
+
 def _legend(axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
@@ -135,7 +147,11 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         for ((_, model), rows), colour in zip(models, colours, strict=False):
             for method, part in _methods(rows.sort_values("step")):
                 label = f"{model}, {_method_label(method)}" if several else model
-                label = label if part["emergence"].notna().any() else f"{label} (no E)"
+                withheld = int((part["status"] == "duplicate").sum())
+                if part["emergence"].isna().all():
+                    label += " (no E)"
+                elif withheld:
+                    label += f" (no E of {withheld} duplicates)"
                 axes.plot(_x(part), part["emergence"], color=colour, label=label, **_LINES[method])
         ticks = _thinned(np.array(sorted(emergence["step"].dropna().unique()), dtype=np.int64))
         axes.set_xticks(_position(ticks), labels=[_count(step) for step in ticks])
@@ -160,6 +176,10 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
             label = "E, whole network" if method == "exact" else "E, samples (band: bootstrap interval)"
             lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **_LINES[method])
         lines += dotted
+        withheld = sorted(set(_x(rows[rows["status"] == "duplicate"]).tolist()))
+        for number, position in enumerate(withheld):
+            line = axes.axvline(position, color=_WITHHELD, linewidth=1, linestyle=":", label="no E: duplicate weights")
+            lines += [line] * (number == 0)
         axes.axhline(0, color="black", linewidth=0.6)
     loss = benchmarks[(benchmarks["task"] == "held_out") & (benchmarks["metric"] == "loss")].dropna(subset=["step"])
     if len(loss):

@@ -1,0 +1,51 @@
+"""How many bytes a plan would fetch: those of exact analyses by the sizes of tensors, those of samples by their very spans."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from ninscope.pipeline.plan import Plan
+from ninscope.pipeline.stages.locate import Located
+
+from ninscope.architectures import architecture_of
+from ninscope.checkpoints.source import open_source
+from ninscope.errors import CheckpointError
+from ninscope.networks.sampled import sampled_bytes
+from ninscope.parameters import Parameters
+
+_THREADS = 16
+
+
+def bytes_to_fetch(plan: Plan) -> dict[str, int]:
+    """Bytes of weights that are not on this machine, by model ("suite/model"); of what is stored already nothing is fetched.
+
+    For samples the headers of their checkpoints are read. Raises RequestError.
+    """
+    methods = plan.inputs.methods
+    found: dict[str, int] = {}
+    for located in _remote(plan.exact.values()):
+        passes = 1 if methods["exact"].log_count is None else 2  # logarithmic radii need the range of all weights first
+        _add(found, located, passes * located.weight_bytes)
+    sampled = _remote(plan.networks.values())
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = pool.map(lambda located: _of_samples(located, methods["sampled"]), sampled)
+        for located, size in zip(sampled, sizes, strict=True):
+            _add(found, located, size)
+    return found
+
+
+def _remote(located: Iterable[Located]) -> list[Located]:
+    return [one for one in located if one.kind == "hub"]
+
+
+def _add(found: dict[str, int], located: Located, size: int) -> None:
+    name = f"{located.suite}/{located.model}"
+    found[name] = found.get(name, 0) + size
+
+
+def _of_samples(located: Located, parameters: Parameters) -> int:
+    try:
+        checkpoint = open_source(located.source).open(located.revision, located.identity)
+        architecture = architecture_of(checkpoint.config)
+        return sampled_bytes(checkpoint, architecture, parameters.nodes_per_layer, parameters.samples, parameters.seed)
+    except CheckpointError:
+        return 0  # the run will say of it what there is to say

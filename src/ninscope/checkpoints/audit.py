@@ -1,0 +1,213 @@
+"""Audit: what the files of a model's revisions say about each other, before a weight is read.
+
+Suites are published with revisions that hold another step's weights, or one shard of them, or weights of another model, and
+nothing in such a file is wrong by itself. Only side by side are they found: equal digests, unlike sizes, unlike shapes.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ninscope.checkpoints.identity import Identity
+from ninscope.errors import CheckpointError, one_line
+
+NAMED = 3  # revisions or shards that a message names; of more it says how many
+OVERRIDE = "--trust-duplicates overrides"
+RESHARDED = 0.01  # by this part of their bytes may the same weights differ that are split into files in another way
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One revision: what its files are, or (identity None) the status and message that say why that is not known.
+
+    passing: it could not be asked for, and may be anything.
+    """
+
+    revision: str
+    step: int | None
+    identity: Identity | None
+    status: str = "ok"
+    message: str = ""
+    passing: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the audit says of one revision.
+
+    status, message: ok, duplicate, missing, corrupt (also: unlike its siblings) or unsupported, and why. copies: other
+    revisions with a step that hold the same weights, or a shard of them. unlike: "size" or "shape" where its siblings' is another.
+    """
+
+    revision: str
+    step: int | None
+    status: str
+    message: str
+    bytes: int | None = None
+    content_sha256: str | None = None
+    copies: tuple[str, ...] = ()
+    unlike: str = ""
+
+    def check_known(self) -> None:
+        """Raises CheckpointError where it could not even be identified, so that nobody need ask, and wait, again."""
+        if self.content_sha256 is None:
+            raise CheckpointError(self.status, self.message)
+
+    def check_shape(self) -> None:
+        """Raises CheckpointError (corrupt) where its shape is not its siblings': it is no checkpoint of this model."""
+        if self.unlike == "shape":
+            raise CheckpointError("corrupt", f"{self.revision}: {self.message}: not a checkpoint of this model")
+
+
+def findings(seen: Sequence[Seen]) -> list[Finding]:
+    """One a revision, in the order given.
+
+    Two steps do not have the same weights (unless nothing was learned between them), so where they do one of them is false,
+    and which one no metadata tells: both are duplicates. So are two revisions that state the same step (of two seeds, of two
+    branches of a training). One without a step (main) may well be another by a second name.
+    """
+    known = [one for one in seen if one.identity is not None]
+    copies = _copies(known)
+    unlike = _unlike_size(known) | _unlike_shape(known)  # what has another shape has another size too
+    found = []
+    for one in seen:
+        if one.identity is None:
+            found.append(Finding(one.revision, one.step, one.status, one.message))
+            continue
+        status, kind, notes = "ok", "", []
+        if one.revision in copies:
+            status = "duplicate"
+            notes.append(_copied(one.identity, copies[one.revision]))
+        if one.revision in unlike:
+            kind, note = unlike[one.revision]
+            status = "corrupt" if status == "ok" else status
+            notes.append(note)
+        of = tuple(dict.fromkeys(name for names in copies.get(one.revision, {}).values() for name in names))
+        found.append(
+            Finding(
+                one.revision, one.step, status, one_line("; ".join(notes)), one.identity.bytes, one.identity.content_sha256,
+                of, kind,
+            )
+        )  # fmt: skip
+    return found
+
+
+def falsified(found: Sequence[Finding], baseline_step: int = 0) -> dict[str, str]:
+    """Revisions whose E would be false, each with the reason in one clause: a baseline that is a duplicate falsifies all."""
+    reasons = {one.revision: f"no E: {one.message} ({OVERRIDE})" for one in found if one.status == "duplicate"}
+    baseline = _false_baseline(found, baseline_step)
+    if baseline is None:
+        return reasons
+    reason = f"no E: the baseline {baseline.revision} is a duplicate ({baseline.message}; {OVERRIDE})"
+    return {one.revision: reason for one in found}
+
+
+def verdict(found: Sequence[Finding], baseline_step: int = 0) -> str:
+    """One line: how many revisions are what, and what follows for E."""
+    counted = Counter(one.status for one in found)
+    listed = ", ".join(f"{number} {status}" for status, number in counted.items() if status != "ok")
+    line = f"{counted['ok']} of {len(found)} revisions ok" + (f"; {listed}" if listed else "")
+    if _false_baseline(found, baseline_step) is not None:
+        return f"{line}; its baseline is a duplicate, so no E against it means anything"
+    if counted["duplicate"]:
+        return f"{line}; no E is given for the duplicates"
+    return line
+
+
+def _false_baseline(found: Sequence[Finding], step: int) -> Finding | None:
+    """A revision that E may be compared with and that is a duplicate; several may state the step."""
+    return next((one for one in found if one.step == step and one.status == "duplicate"), None)
+
+
+def unsure(seen: Sequence[Seen]) -> str:
+    """One clause where some revisions could not be asked for, so that others may be the same; empty where all were."""
+    if names := [one.revision for one in seen if one.passing]:
+        return one_line(f"whether {_listed(names)} hold the same weights is not known: they could not be asked for")
+    return ""
+
+
+def shared_files(seen: Iterable[Seen]) -> set[str]:
+    """Revisions that share a file's digest with another."""
+    return set(_copies([one for one in seen if one.identity is not None]))
+
+
+def _copies(known: Sequence[Seen]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """By revision with a step: its files that are also another's, and whose."""
+    stepped = [one for one in known if one.step is not None]
+    holders: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for one in stepped:
+        for key in {(file.size, file.digest) for file in one.identity.files}:
+            holders[key].append(one.revision)
+    found: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for one in stepped:
+        for file in one.identity.files:
+            if len(having := holders[file.size, file.digest]) > 1:
+                found[one.revision][file.name] = tuple(other for other in having if other != one.revision)
+    return dict(found)
+
+
+def _copied(identity: Identity, copies: Mapping[str, tuple[str, ...]]) -> str:
+    """Which of its files are whose, in one clause; files that are the same revisions' together."""
+    by_others: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, others in copies.items():
+        by_others[others].append(name)
+    clauses = []
+    for others, names in by_others.items():
+        if len(names) == len(identity.files):
+            clauses.append(f"the same weights as {_listed(others)}")
+        else:
+            verb = "is that" if len(names) == 1 else "are those"
+            clauses.append(f"{_listed(names)} (of {len(identity.files)} shards) {verb} of {_listed(others)}")
+    return ", ".join(clauses[:NAMED]) + (f" and {len(clauses) - NAMED} more" if len(clauses) > NAMED else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+
+
+def _unlike_size(known: Sequence[Seen]) -> dict[str, tuple[str, str]]:
+    """Revisions with a file of another size than most of those that are split into the same files, or of another total."""
+    layouts: dict[tuple[str, ...], list[Seen]] = defaultdict(list)
+    for one in known:
+        layouts[tuple(sorted(file.name for file in one.identity.files))].append(one)
+    found = {}
+    for alike in layouts.values():
+        sizes_of = {one.revision: {file.name: file.size for file in one.identity.files} for one in alike}
+        for name in [file.name for file in alike[0].identity.files]:
+            sizes = {revision: of_files[name] for revision, of_files in sizes_of.items()}
+            usual = _usual(sizes.values())
+            for revision, size in sizes.items() if usual is not None else ():
+                if size != usual:
+                    found.setdefault(revision, ("size", f"{name} has {size} bytes, its siblings' have {usual}"))
+    total = _usual(one.identity.bytes for one in known)
+    for one in known if total is not None else ():
+        if abs(one.identity.bytes - total) > RESHARDED * total:
+            note = f"its weights take {one.identity.bytes} bytes, its siblings' {total}"
+            found.setdefault(one.revision, ("size", note))
+    return found
+
+
+def _unlike_shape(known: Sequence[Seen]) -> dict[str, tuple[str, str]]:
+    """Revisions whose configuration states other dimensions than that of most."""
+    usual = _usual(one.identity.shape for one in known)
+    if usual is None:
+        return {}
+    expected, found = dict(usual), {}
+    for one in known:
+        own = dict(one.identity.shape)
+        names = [name for name in dict.fromkeys((*expected, *own)) if own.get(name) != expected.get(name)]
+        if names:
+            first = names[0]
+            note = (
+                f"its config.json has {first} {own.get(first, 'absent')}, its siblings' {expected.get(first, 'absent')}"
+            )
+            found[one.revision] = ("shape", note)
+    return found
+
+
+def _usual(values: Iterable[Hashable]):
+    """The value that more than half have, among three or more; None where there is none: nobody is odd among equals."""
+    counted = Counter(values)
+    value, times = counted.most_common(1)[0] if counted else (None, 0)
+    return value if counted.total() >= 3 and 2 * times > counted.total() else None

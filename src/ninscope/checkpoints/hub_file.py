@@ -1,0 +1,221 @@
+"""A file at one commit of a Hub repository, read by byte ranges: near ones in one request, several requests at a time.
+
+Every answer must be the range that was asked for, whole; a file read in one piece must have the hash that the Hub states.
+"""
+
+import hashlib
+import re
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from operator import itemgetter
+
+import numpy as np
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
+from huggingface_hub.utils import build_hf_headers
+
+from ninscope.checkpoints.hub_http import Refused, ask, read_into, same_place
+from ninscope.checkpoints.retries import Passing, persistently
+from ninscope.checkpoints.traffic import Traffic
+from ninscope.errors import CheckpointError
+
+HEAD_BYTES = 1 << 16  # what the first request brings: the header of some 500 tensors
+PIECE_BYTES = 8_000_000  # what one request asks for at most
+# A request costs about a kilobyte of headers; larger gaps are read through where they are next to nothing.
+SMALL_GAP_BYTES, LARGEST_GAP_BYTES, GAP_SHARE = 1024, 1 << 16, 0.01
+NO_DIGEST = "commit-"  # begins what stands for the hash of a file of which the Hub states none: equal to no other's
+_EXPIRED = (401, 403, 404, 410)  # what storage answers to a signed URL past its time
+_RESOLVED_AGAIN = 2
+
+Span = tuple[int, int]  # half-open, in bytes
+
+
+class HubFile:
+    """One file at one commit. url: where the Hub resolves it; digest: as `FileIdentity`; ahead: what the first request brings.
+
+    Several threads may read at once. Once a read has failed for good every other fails the same way, without waiting.
+    """
+
+    reads_are_free = False
+
+    def __init__(
+        self, url: str, name: str, size: int, digest: str, pool: Executor, traffic: Traffic, ahead: int | None = None
+    ):
+        self.name, self.size = name, size
+        self._url, self._digest, self._pool, self._traffic = url, digest, pool, traffic
+        self._ahead = min(HEAD_BYTES if ahead is None else ahead, size)
+        self._target = url  # where the bytes really are, once known
+        self._head: memoryview | None = None
+        self._heading = threading.Lock()
+        self._failure: CheckpointError | None = None
+        self._given_up = threading.Event()
+
+    def read_ranges(self, ranges: Sequence[Span]) -> list[memoryview]:
+        """The bytes of every range. Raises CheckpointError (missing, corrupt)."""
+        return self.start_ranges(ranges)()
+
+    def start_ranges(self, ranges: Sequence[Span]) -> Callable[[], list[memoryview]]:
+        """Begin to read; what is returned waits for the bytes of every range. Both raise CheckpointError (missing, corrupt)."""
+        head = self._held() if any(start < self._ahead and start < stop for start, stop in ranges) else None
+        spans = self.spans(ranges)
+        reads = [self._start(span) for span in spans]
+
+        def finish() -> list[memoryview]:
+            pieces = [read() for read in reads]
+            return [self._cut(span, head, spans, pieces) for span in ranges]
+
+        return finish
+
+    def spans(self, ranges: Sequence[Span]) -> list[Span]:
+        """What is fetched for these ranges beside the file's head: in order, those with little between them as one."""
+        beyond = sorted((max(start, self._ahead), stop) for start, stop in ranges if stop > max(start, self._ahead))
+        found: list[Span] = []
+        for start, stop in beyond:
+            if found and start - found[-1][1] <= _gap(found[-1], (start, stop)):
+                found[-1] = found[-1][0], max(found[-1][1], stop)
+            else:
+                found.append((start, stop))
+        return found
+
+    def _held(self) -> memoryview:
+        """The first bytes of the file, fetched once."""
+        with self._heading:
+            if self._head is None:
+                content = memoryview(np.empty(self._ahead, np.uint8))
+                self._fetch(0, content)
+                self._head = content
+            return self._head
+
+    def _start(self, span: Span) -> Callable[[], memoryview]:
+        start, stop = span
+        content = memoryview(np.empty(stop - start, np.uint8))
+        cuts = range(0, len(content), PIECE_BYTES)
+        futures = [self._pool.submit(self._fetch, start + cut, content[cut : cut + PIECE_BYTES]) for cut in cuts]
+
+        def finish() -> memoryview:
+            for future in futures:
+                future.result()
+            return content
+
+        return finish
+
+    def _cut(
+        self, span: Span, head: memoryview | None, spans: Sequence[Span], pieces: Sequence[memoryview]
+    ) -> memoryview:
+        """The bytes of a range, from the file's head and what was fetched beyond it."""
+        start, stop = span
+        within = memoryview(b"") if head is None else head[start:stop]
+        if len(within) == max(stop - start, 0):
+            return within
+        beyond = max(start, self._ahead)
+        number = bisect_right(spans, beyond, key=itemgetter(0)) - 1
+        first = spans[number][0]
+        rest = pieces[number][beyond - first : stop - first]
+        return memoryview(np.concatenate([np.asarray(within), np.asarray(rest)])) if len(within) else rest
+
+    def _fetch(self, start: int, content: memoryview) -> None:
+        """Fill `content` from the file's byte `start` on. Raises CheckpointError."""
+
+        def once() -> None:
+            if self._failure is not None:
+                raise self._failure
+            self._read(start, content)
+
+        try:
+            persistently(once, self._given_up)
+        except Passing as fault:
+            told = fault.reason if fault.status == "corrupt" else f"cannot be fetched ({fault.reason})"
+            raise self._failed(fault.status, f"{told}; run again", passing=True) from None
+        except Refused as fault:
+            raise self._failed("missing", _told(fault)) from None
+
+    def _failed(self, status: str, message: str, passing: bool = False) -> CheckpointError:
+        self._failure = self._failure or CheckpointError(status, f"{self.name}: {message}", passing)
+        self._given_up.set()
+        return self._failure
+
+    def _read(self, start: int, content: memoryview) -> None:
+        """One attempt. Raises Passing, Refused."""
+        asked = f"asked for {len(content)} bytes at {start}, the server sent"
+        whole = len(content) == self.size
+        headers = {} if whole else {"range": f"bytes={start}-{start + len(content) - 1}"}
+        with closing(self._ask(headers)) as response:
+            length, wrong = _stated(response.status_code, response.headers, start, len(content), self.size)
+            if wrong:
+                raise Passing(f"{asked} {wrong}", "corrupt")
+            if length != len(content):
+                raise Passing(f"{asked} {length}", "corrupt")
+            filled = read_into(response, content, self._traffic)
+        if filled != len(content):
+            raise Passing(f"{asked} {filled}", "corrupt")
+        if whole and not _is_digest_of(self._digest, content):
+            raise Passing("its bytes are not those whose hash the Hub states", "corrupt")
+
+    def _ask(self, headers: Mapping[str, str]):
+        """The answer of wherever the bytes are. A place that the Hub once sent us to is asked directly while it lasts."""
+        for left in reversed(range(_RESOLVED_AGAIN + 1)):
+            target = self._target
+            own = build_hf_headers() if same_place(target, self._url) else {}
+            try:
+                response = ask(target, {**own, **headers}, self._traffic)
+            except Refused as fault:
+                if target == self._url or fault.code not in _EXPIRED or not left:
+                    raise
+                self._target = self._url
+                continue
+            place = str(response.url)
+            # A mere change to https is followed each time: a target remembered there would be asked without the token.
+            if place != target and (same_place(place, self._url) or not _same_host(place, self._url)):
+                self._target = place
+            return response
+        raise AssertionError("the last round returns or raises")
+
+
+def _same_host(one: str, other: str) -> bool:
+    return one.split("://")[1].split("/")[0] == other.split("://")[1].split("/")[0]
+
+
+def _gap(one: Span, other: Span) -> float:
+    """How many bytes between two spans are read through."""
+    share = GAP_SHARE * (one[1] - one[0] + other[1] - other[0])
+    return max(SMALL_GAP_BYTES, min(share, LARGEST_GAP_BYTES))
+
+
+def _stated(code: int, headers: Mapping[str, str], start: int, length: int, size: int) -> tuple[int, str]:
+    """(how many bytes an answer says it has, what is wrong with it otherwise)"""
+    if headers.get("content-encoding", "identity") != "identity":
+        return 0, "them compressed"
+    stated = headers.get("content-length")
+    if code == 206:
+        found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", headers.get("content-range", ""))
+        if not found or int(found[1]) != start:
+            return 0, "another range"
+        if found[3] not in ("*", str(size)):
+            return 0, f"a part of a file of {found[3]} bytes, where the Hub states {size}"
+        length = int(found[2]) + 1 - start
+    elif length != size:
+        return 0, "the whole file"
+    return int(stated) if stated is not None and stated.isdecimal() and len(stated) < 18 else length, ""
+
+
+def _is_digest_of(digest: str, content: memoryview) -> bool:
+    """Whether bytes are those of a digest as in `FileIdentity`; yes where the Hub states none."""
+    if digest.startswith(NO_DIGEST):
+        return True
+    if not digest.startswith("git-"):
+        return hashlib.sha256(content).hexdigest() == digest
+    blob = hashlib.sha1(b"blob %d\0" % len(content))
+    blob.update(content)
+    return f"git-{blob.hexdigest()}" == digest
+
+
+def _told(fault: Refused) -> str:
+    if isinstance(fault.error, GatedRepoError):
+        return "the repository is gated; log in (hf auth login, or HF_TOKEN) and accept its terms"
+    if fault.code == 401:
+        return "access is denied; log in (hf auth login, or HF_TOKEN) with an account that may read it"
+    if isinstance(fault.error, EntryNotFoundError):
+        return "no longer in the repository"
+    return f"cannot be fetched ({fault.reason}); run again"

@@ -1,0 +1,94 @@
+"""Which revisions of a source are meant, and their steps: name patterns, lists and ranges of steps, log-spaced subsets."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ninscope.checkpoints.steps import step_of
+from ninscope.errors import RequestError
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class RevisionPattern:
+    """How revisions are named: "stage1-step{step}-tokens{tokens}B". {step} is a number; any other {name} a run without "-" or "/".
+
+    Raises RequestError when {step} is not in it just once.
+    """
+
+    text: str
+
+    def __post_init__(self):
+        if self.text.count("{step}") != 1:
+            raise RequestError(f"the pattern {self.text!r} needs {{step}} in it, once: step{{step}}")
+
+    def step_of(self, revision: str) -> int | None:
+        """The step that a name states, None where the pattern does not fit all of it."""
+        parts = _PLACEHOLDER.split(self.text)
+        texts, names = parts[::2], parts[1::2]
+        fields = [r"(\d{1,15})" if name == "step" else r"[^-/]+" for name in names]
+        found = re.fullmatch("".join(re.escape(t) + f for t, f in zip(texts, [*fields, ""], strict=True)), revision)
+        return int(found.group(1)) if found else None
+
+    def name_of(self, step: int) -> str:
+        """The name of a step's revision; what else the name states is a star."""
+        return _PLACEHOLDER.sub("*", self.text.replace("{step}", str(step)))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some of a source's revisions. pattern: of their names, by default whatever states a step.
+
+    steps: these alone, and one that is absent is named all the same, so that it is reported. start, stop: none before, none
+    after. every: multiples of it alone. log: so many, evenly spaced in the logarithm of the step, the first and last among them.
+    """
+
+    pattern: RevisionPattern | None = None
+    steps: tuple[int, ...] | None = None
+    start: int = 0
+    stop: int | None = None
+    every: int = 1
+    log: int | None = None
+
+    def chosen(self, revisions: Iterable[str]) -> list[tuple[str, int]]:
+        """(revision, step) of those that are meant, in step order. Raises RequestError when there is none."""
+        revisions = list(revisions)
+        of = self.pattern.step_of if self.pattern is not None else step_of
+        found = sorted((step, name) for name in revisions if (step := of(name)) is not None)
+        if not found and self.steps is None:
+            shown = f"the pattern {self.pattern.text!r}" if self.pattern is not None else "a step"
+            raise RequestError(f"no revision states {shown}; there are {', '.join(revisions[:3])} ...")
+        within = [
+            (name, step)
+            for step, name in found
+            if self.start <= step and (self.stop is None or step <= self.stop) and step % self.every == 0
+        ]
+        if self.steps is not None:
+            within = [(name, step) for name, step in within if step in set(self.steps)]
+            absent = sorted(set(self.steps) - {step for _, step in within})
+            within += [((self.pattern or RevisionPattern("step{step}")).name_of(step), step) for step in absent]
+        if self.log is not None:
+            kept = log_spaced([step for _, step in within], self.log)
+            within = [(name, step) for name, step in within if step in kept]
+        if not within:
+            raise RequestError(
+                f"none of {len(found)} revisions is of the steps asked for ({found[0][1]}..{found[-1][1]})"
+            )
+        return sorted(within, key=lambda each: (each[1], each[0]))
+
+
+def log_spaced(steps: Sequence[int], count: int) -> set[int]:
+    """`count` of the steps (all, where there are no more), the first and last among them, evenly spaced in log(step + 1)."""
+    there = np.unique(np.asarray(steps, dtype=np.int64))
+    if there.size <= count:
+        return set(there.tolist())
+    places = np.log1p(there.astype(np.float64))
+    kept = {0, there.size - 1}
+    for wanted in np.linspace(places[0], places[-1], count)[1:-1]:
+        # The nearest that is not taken yet, so that as many are kept as were asked for.
+        order = np.argsort(np.abs(places - wanted), kind="stable").tolist()
+        kept.add(next(place for place in order if place not in kept))
+    return {int(there[place]) for place in kept}

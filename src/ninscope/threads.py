@@ -1,0 +1,17 @@
+"""How many threads to work with."""
+
+import os
+
+from ninscope.errors import RequestError
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of(workers: int | None) -> int:
+    """So many threads; one a core where none are asked for. Raises RequestError."""
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise RequestError(f"workers is {workers!r}; a positive number of threads was expected")
+    return workers or cores()

@@ -1,0 +1,177 @@
+"""[cluster] in DAG files: what is accepted, what is refused with one line, and what the command line changes of it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import dask
+import dask_jobqueue
+import pytest
+from driving import command, process, write_dag
+from ninscope.pipeline import jobs
+from ninscope.pipeline.cluster import QUEUES, Cluster, job_class_of
+from ninscope.pipeline.dagfile import load_dag
+from suites import write_suite
+
+from ninscope.errors import RequestError
+
+JOB = {"cores": 1, "memory": "1GB"}
+SLURM = 'kind = "slurm"\nmaximum = 4\n[cluster.job]\ncores = 2\nmemory = "4GB"\n'
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> Path:
+    return write_suite(tmp_path_factory.mktemp("cluster") / "tiny", (0, 1), blocks=1, width=16, heads=2)
+
+
+def loaded(tmp_path: Path, section: str) -> Cluster:
+    path = tmp_path / "x.toml"
+    path.write_text(f'[[models]]\nsuite = "s"\nmodel = "m"\nsource = "./w"\n[cluster]\n{section}')
+    return load_dag(path).cluster
+
+
+@pytest.mark.parametrize(
+    ("section", "match"),
+    [
+        ('kind = "slrm"', r"cluster.kind: .*'slurm'.*it is 'slrm'"),
+        ("threads = 3", "cluster.threads: no such key"),
+        ("workers = 0", "cluster.workers: .*greater than or equal to 1"),
+        ("minimum = 1", 'minimum is of kind slurm and the like; kind is "local"'),
+        ('address = "tcp://a:1"', 'address is of kind "address"; kind is "local"'),
+        ('kind = "address"', "give the address, tcp://HOST:PORT"),
+        ('kind = "address"\naddress = "tcp://a:1"\nmaximum = 2', "maximum is of kind slurm and the like"),
+        ('kind = "address"\naddress = "tcp://a:1"\nworkers = 2', 'workers is of kind "local"'),
+        ('kind = "slurm"', "give maximum"),
+        ('kind = "slurm"\nmaximum = 2\nworkers = 2', 'workers is of kind "local"; kind is "slurm"'),
+        ('kind = "slurm"\nmaximum = 2\nminimum = 3', "minimum is 3, more than maximum, 2"),
+        ('kind = "slurm"\nmaximum = 2', "job: You must specify how much cores and memory .*SLURMCluster"),
+        (f'{SLURM}queu = "x"', "job.queu: no such option of SLURMCluster; perhaps queue"),
+        (f'{SLURM}resource_spec = "x"', "job.resource_spec: no such option of SLURMCluster$"),
+        (f'{SLURM}scheduler = "x"', "job.scheduler: no such option"),
+        (f'{SLURM}env_extra = ["x"]', "job.env_extra: dask-jobqueue calls it job_script_prologue now"),
+        (f'{SLURM}job_extra_directives = "--x"', "job.job_extra_directives: a list of strings.*it is '--x'"),
+        (f"{SLURM}job_script_prologue = [3]", "job.job_script_prologue: a list of strings"),
+        (f"{SLURM}walltime = 04:00:00", "job.walltime: a string was expected .it is 04:00:00"),
+        (f"{SLURM}processes = 0", "job.processes: a positive integer"),
+        (f"{SLURM}processes = 8", "maximum is 4 workers; one job has 8"),
+        (f'{SLURM}death_timeout = "x"', "job.death_timeout: a number of seconds"),
+        (f"{SLURM}security = 1", "job.security: true or false"),
+        (f'{SLURM}scheduler_options = "x"', "job.scheduler_options: a table"),
+        (f'{SLURM}job_script_prologue = ["export HF_TOKEN=abc"]', "job: a token would be copied to run.toml"),
+        (f'{SLURM}job_extra_directives = ["--export=X=hf_{"a" * 30}"]', "job: a token would be copied"),
+        (SLURM.replace("4GB", "lots"), "job: Could not interpret 'lots'"),
+        (SLURM.replace("slurm", "htcondor"), "job: You must specify how much disk .*HTCondorCluster"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tmp_path, section, match):
+    with pytest.raises(RequestError, match=match) as caught:
+        loaded(tmp_path, section)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(f"{tmp_path / 'x.toml'}: cluster")
+
+
+@pytest.mark.parametrize("kind", QUEUES)
+def test_every_batch_system_of_dask_jobqueue_is_there(kind):
+    """And job_class is what its own cluster uses, so that options are those that it takes."""
+    more = {"disk": "1GB"} if kind == "htcondor" else {}
+    accepted = Cluster(kind=kind, maximum=2, job=JOB | more)
+    assert job_class_of(kind) is getattr(dask_jobqueue, QUEUES[kind]).job_cls
+    assert accepted.minimum is None
+
+
+@pytest.mark.parametrize("kind", QUEUES)
+def test_the_job_script_has_what_was_asked_and_one_thread_a_worker(kind, tmp_path):
+    more = {"disk": "1GB"} if kind == "htcondor" else {"walltime": "00:07:00"}
+    more |= {"memory_per_core_property_name": "not_applicable"} if kind == "oar" else {}
+    job = {"cores": 6, "memory": "9GB", "processes": 3, "job_script_prologue": ["export MINE='1 2'"]} | more
+    queue = jobs._queue(Cluster(kind=kind, maximum=6, job=job), job_class_of(kind), tmp_path / "log")
+    try:
+        script = queue.job_script()
+    finally:
+        queue.close()
+    for part in ("--nworkers 3", "--memory-limit 2.79GiB", "--death-timeout 60"):
+        assert part in script
+    assert script.rindex("--nthreads 1") > script.rindex("--nthreads 2")
+    assert kind == "oar" or str(tmp_path / "log") in script
+    assert kind == "htcondor" or "00:07" in script
+    if kind == "htcondor":  # its arguments are between single quotes, and each quote in them is there twice
+        shell = re.search(r"^Arguments = .*?'(.*)'\"$", script, re.MULTILINE)[1].replace("''", "'").replace('""', '"')
+    else:
+        shell = "\n".join(line for line in script.splitlines() if not line.startswith("#"))
+    before, worker, _ = shell.partition(f"{sys.executable} -m distributed.cli.dask_worker")
+    assert worker
+    done = subprocess.run(["/bin/sh", "-c", f"{before} env"], capture_output=True, text=True, check=True)
+    environment = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert (environment["OMP_NUM_THREADS"], environment["MINE"]) == ("1", "1 2")
+    config = dask.config.collect(paths=[], env=environment)
+    assert config["distributed"]["nanny"]["pre_spawn_environ"] == {"MALLOC_TRIM_THRESHOLD_": None}
+
+
+def test_importing_dask_jobqueue_leaves_ctrl_c_alone(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("dask_jobqueue")]:
+        monkeypatch.delitem(sys.modules, name)
+    before = signal.getsignal(signal.SIGINT)
+    job_class_of("slurm")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_command_line_comes_before_the_file():
+    slurm = Cluster(kind="slurm", maximum=4, job=JOB)
+    assert slurm.overridden(None, None) is slurm
+    assert slurm.overridden("tcp://a:1", None) == Cluster(kind="address", address="tcp://a:1")
+    assert slurm.overridden("local", 3) == Cluster(workers=3)
+    fixed = slurm.overridden(None, 3)
+    assert (fixed.kind, fixed.minimum, fixed.maximum, fixed.job) == ("slurm", 3, 3, JOB)
+    assert Cluster().overridden(None, 2) == Cluster(workers=2)
+    with pytest.raises(RequestError, match="those of the scheduler at tcp://a:1 are there already"):
+        Cluster().overridden("tcp://a:1", 2)
+    with pytest.raises(RequestError, match="--workers: maximum is 1 workers; one job has 4"):
+        Cluster(kind="slurm", maximum=4, job=JOB | {"cores": 4}).overridden(None, 1)
+
+
+def test_what_was_asked_is_recorded(suite, scheduler, tmp_path):
+    job = JOB | {"queue": "cpu"}
+    dag = write_dag(tmp_path / "tiny.toml", suite, cluster={"kind": "slurm", "maximum": 3, "job": job})
+    assert command("run", dag, "--runs-dir", tmp_path, "--scheduler", scheduler).code == 0
+    asked = tomllib.loads((tmp_path / "tiny" / "run.toml").read_text())["asked"]["cluster"]
+    assert asked == {"kind": "address", "address": scheduler}
+    assert command("run", dag, "--runs-dir", tmp_path).code == 0  # nothing is left to run, so no job
+    asked = tomllib.loads((tmp_path / "tiny" / "run.toml").read_text())["asked"]["cluster"]
+    assert asked == {"kind": "slurm", "maximum": 3, "job": job}
+
+
+def test_without_dask_jobqueue_a_line_tells_how_to_install_it(suite, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    dag = write_dag(tmp_path / "tiny.toml", suite, cluster={"kind": "slurm", "maximum": 2, "job": JOB})
+    ended = command("run", dag, "--runs-dir", tmp_path / "runs")
+    assert ended.code == 2
+    assert ended.says == [
+        "[cluster] kind = \"slurm\" needs dask-jobqueue, which is not installed: pip install 'ninscope[cluster]'"
+    ]
+    assert not (tmp_path / "runs").exists()
+    assert command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", "local", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "says"),
+    [
+        (None, "no job could be submitted: sbatch: no such command; jobs are submitted from a login node"),
+        ("echo 'sbatch: error: no more jobs' >&2; exit 1", "no job could be submitted: sbatch: error: no more jobs"),
+        ("echo 'out of order'; exit 3", "no job could be submitted: sbatch: out of order"),
+        ("echo 'what?'", "no job could be submitted: sbatch: Could not parse job id from submission command output"),
+    ],
+)  # fmt: skip
+def test_a_batch_system_that_takes_no_job_is_one_line(suite, tmp_path, sbatch, says):
+    if sbatch is not None:
+        (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{sbatch}\n")
+        (tmp_path / "sbatch").chmod(0o755)
+    dag = write_dag(tmp_path / "tiny.toml", suite, cluster={"kind": "slurm", "maximum": 2, "job": JOB})
+    ended = process("run", dag, "--runs-dir", tmp_path, env={**os.environ, "PATH": str(tmp_path)})
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
+    (line,) = ended.says
+    assert line.startswith(says)
