@@ -24,13 +24,18 @@ def store_figures(root: str, written: Outcome) -> Outcome:
     folder = RunFolder(root)
 
     def work() -> None:
-        with folder.locked("tables"):  # all of one set, that of another run perhaps
-            key = key_of(folder, folder.tables)
-            tables = {
-                name: pd.read_parquet(folder.tables / f"{name}.parquet")
-                for name in ("checkpoints", "spectra", "emergence", "benchmarks", "nulls")
-            }
-        write_files(folder, folder.figures, figures_key(key), draw(tables))
+        while True:
+            with folder.locked("tables"):  # all of one set, that of another run perhaps
+                key = key_of(folder, folder.tables)
+                tables = {
+                    name: pd.read_parquet(folder.tables / f"{name}.parquet")
+                    for name in ("checkpoints", "spectra", "emergence", "benchmarks", "nulls")
+                }
+            drawn = draw(tables)
+            with folder.locked("tables"):
+                if key_of(folder, folder.tables) == key:  # another run may have written tables and figures meanwhile
+                    write_files(folder, folder.figures, figures_key(key), drawn)
+                    return
 
     return attempt(STAGE, "all", work)
 

@@ -15,6 +15,9 @@ from ninscope.pipeline.dagfile import load_dag
 from ninscope.pipeline.manifest import is_current, write_files
 from ninscope.pipeline.run import finish, prepare
 from ninscope.pipeline.runfolder import RunFolder, StoreError
+from ninscope.pipeline.stages import figures
+from ninscope.pipeline.stages.figures import figures_key
+from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.store import Artefact, ArtefactStore
 from suites import write_suite
 
@@ -121,6 +124,27 @@ def holding(folder: RunFolder, what: str) -> subprocess.Popen:
 def kill(process: subprocess.Popen) -> None:
     process.kill()
     process.communicate()
+
+
+def test_figures_are_of_the_tables_that_lie_there_when_they_are_done(folder, monkeypatch):
+    """Another run writes its tables and its figures while the first one draws."""
+    names = [f"{name}.parquet" for name in ("checkpoints", "spectra", "emergence", "benchmarks", "nulls")]
+
+    def tables(of: str) -> dict[str, bytes]:
+        return {name: pd.DataFrame({"of": [of]}).to_parquet() for name in names}
+
+    def drawing(read):
+        (of,) = read["checkpoints"]["of"]
+        if of == "first":
+            write_files(folder, folder.tables, "second", tables("second"))
+            write_files(folder, folder.figures, figures_key("second"), {"second.png": b"2"})
+        return {f"{of}.png": of.encode()}
+
+    monkeypatch.setattr(figures, "draw", drawing)
+    write_files(folder, folder.tables, "first", tables("first"))
+    assert figures.store_figures(str(folder.root), Outcome()).ok
+    assert is_current(folder, folder.figures, figures_key("second"))
+    assert set(contents(folder.figures)) == {"second.png", "manifest.json"}
 
 
 def test_parts_of_a_run_at_work_are_left_and_those_of_a_dead_one_cleared(suite, tmp_path):
