@@ -1,47 +1,60 @@
-"""What an architecture is, as data: node layers, and the weight blocks that join them."""
+"""What an architecture is, as data: node layers, the weight blocks that join them, and how tensors hold their weights."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from ninscope.checkpoints.matrix import Matrix, MatrixLayout
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
+
+CONVOLUTIONS = ("norm", "per_tap")
 
 
 @dataclass(frozen=True)
 class NodeLayer:
-    """A layer of neurons. Layers of one `sample_group` have the same size and share sampled neurons (q, k, v and c)."""
+    """A layer of neurons. Layers of one `sample_group` have the same size and share sampled neurons (q, k, v and c).
+
+    block: the part of the model it belongs to ("block0", "down1", "output"); kind: what the weights that leave it are part of
+    ("attention", "mlp", "convolution", ...). Spectra of parts are grouped by them; both may be empty.
+    """
 
     name: str
     size: int
     sample_group: str
+    block: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Which rows of a weight matrix belong to a block's target layer.
+    """Which rows of a weight matrix W[out, in] belong to a block's target layer.
 
-    The rows come in groups of `parts` x `group` and the block takes part number `part` of each: row of neuron j is
-    (j // group) * parts * group + part * group + j % group. One part means the plain matrix, row j. GPT-NeoX's fused
-    query_key_value is [head, (q|k|v), head_dim]: parts 3, group head_dim.
+    After `first` rows that do not, the rows come in groups of `parts` x `group` and the block takes part number `part` of
+    each: row of neuron j is first + (j // group) * parts * group + part * group + j % group. One part means consecutive rows.
+    GPT-NeoX's fused query_key_value is [head, (q|k|v), head_dim]: parts 3, group head_dim.
     """
 
     part: int = 0
     parts: int = 1
     group: int = 1
+    first: int = 0
 
     def rows(self, neurons: np.ndarray) -> np.ndarray:
         """Row numbers of `neurons` (int64 [n]), int64 [n]; increasing where neurons are."""
         neurons = np.asarray(neurons, dtype=np.int64)
-        return neurons // self.group * (self.parts * self.group) + self.part * self.group + neurons % self.group
+        within = neurons // self.group * (self.parts * self.group) + self.part * self.group + neurons % self.group
+        return self.first + within
 
 
 @dataclass(frozen=True)
 class WeightBlock:
-    """Edges from node layer `source` to `target`: W[out, in] in rows `rows` of the 2-D tensor `tensor` [out, in]."""
+    """Edges from node layer `source` to `target`: W[out, in] in rows `rows` of the matrix `tensor`, whose columns are all of
+    the source layer's neurons.
+    """
 
     source: str
     target: str
@@ -50,14 +63,46 @@ class WeightBlock:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A connection without weights: neuron i of `source` is, or is added to, neuron first + i of `target`.
+
+    Skip connections, concatenations, and v -> c of an attention. No edge of the network (an edge has a weight), so no
+    single-layer result depends on it; paths across several layers pass through it at no distance.
+    """
+
+    source: str
+    target: str
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """How a tensor must be shaped and how it holds a matrix.
+
+    shape: of the tensor in the file. tensor: its name there, where that is not the matrix's own; index: which slice of its
+    first axis the matrix is (experts that are stored together), and then `layout` is of that slice.
+    """
+
+    shape: tuple[int, ...]
+    layout: MatrixLayout = MatrixLayout()
+    tensor: str = ""
+    index: int | None = None
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """A network's wiring. shapes: the shape each used tensor must have; prefixes: what may stand before tensor names."""
+    """A network's wiring. matrices: every used matrix by the name that blocks give it, which is the tensor's unless
+    StoredMatrix says another; prefixes: what may stand before tensor names; links: weightless connections; note: what a user
+    should know of how the model was read, one clause.
+    """
 
     family: str
     layers: tuple[NodeLayer, ...]
     blocks: tuple[WeightBlock, ...]
-    shapes: Mapping[str, tuple[int, int]]
+    matrices: Mapping[str, StoredMatrix]
     prefixes: tuple[str, ...] = ("",)
+    links: tuple[Link, ...] = field(default=())
+    note: str = ""
 
     @property
     def digest(self) -> str:
@@ -66,37 +111,55 @@ class Architecture:
             "family": self.family,
             "layers": [asdict(layer) for layer in self.layers],
             "blocks": [asdict(block) for block in self.blocks],
+            "matrices": {name: asdict(matrix) for name, matrix in self.matrices.items()},
+            "links": [asdict(link) for link in self.links],
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
-    def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The used tensors by the names in `blocks`, present and of the right shape.
+    def with_convolutions(self, kernels: str) -> "Architecture":
+        """The same wiring with every convolution read so: "norm", one edge a pair of channels, or "per_tap"."""
+        changed = {
+            name: replace(matrix, layout=replace(matrix.layout, kernels=kernels)) if matrix.layout.convolves else matrix
+            for name, matrix in self.matrices.items()
+        }
+        return replace(self, matrices=changed)
+
+    def edges_per_pair(self, block: WeightBlock) -> int:
+        """How many edges join a source to a target neuron of a block: 1, or the taps of a kernel that are kept apart."""
+        stored = self.matrices[block.tensor]
+        return stored.layout.taps(stored.shape if stored.index is None else stored.shape[1:])
+
+    def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Matrix]:
+        """The used matrices by the names in `blocks`, present and of the right shape.
 
         Raises CheckpointError: corrupt (a tensor is absent, or its shape differs from what the configuration implies),
         unsupported (a tensor holds no plain floats).
         """
-        prefix = next((p for p in self.prefixes if any(p + name in found for name in self.shapes)), self.prefixes[0])
+        names = {name: stored.tensor or name for name, stored in self.matrices.items()}
+        prefix = next((p for p in self.prefixes if any(p + name in found for name in names.values())), self.prefixes[0])
         used = {}
-        for name, shape in self.shapes.items():
-            tensor = found.get(prefix + name)
+        for name, stored in self.matrices.items():
+            full = prefix + names[name]
+            tensor = found.get(full)
             if tensor is None:
+                raise CheckpointError("corrupt", f"tensor {full} is absent, though config.json ({self.family}) implies it")
+            if tensor.shape != stored.shape:
                 raise CheckpointError(
                     "corrupt",
-                    f"tensor {prefix + name} is absent, though config.json ({self.family}) implies it",
-                )
-            if tensor.shape != shape:
-                raise CheckpointError(
-                    "corrupt",
-                    f"tensor {prefix + name} has shape {list(tensor.shape)}, config.json ({self.family}) implies {list(shape)}",
+                    f"tensor {full} has shape {list(tensor.shape)}, config.json ({self.family}) implies {list(stored.shape)}",
                 )
             tensor.checked_float_type()
-            used[name] = tensor
+            used[name] = Matrix(tensor if stored.index is None else tensor.slice(stored.index), stored.layout)
         return used
 
 
-def positive_integer(config: dict, key: str, limit: int) -> int:
-    """config[key] as an integer in 1..limit: sizes are checked before anything is allocated. Raises CheckpointError."""
+def positive_integer(config: Mapping, key: str, limit: int, default: int | None = None) -> int:
+    """config[key] as an integer in 1..limit: sizes are checked before anything is allocated. default: where it is absent or
+    null. Raises CheckpointError (corrupt).
+    """
     value = config.get(key)
+    if value is None and default is not None:
+        return default
     if type(value) is not int or not 1 <= value <= limit:
         raise CheckpointError("corrupt", f"config.json: {key} is {value!r}; an integer from 1 to {limit} was expected")
     return value
