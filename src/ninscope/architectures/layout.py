@@ -142,7 +142,9 @@ class Architecture:
             full = prefix + names[name]
             tensor = found.get(full)
             if tensor is None:
-                raise CheckpointError("corrupt", f"tensor {full} is absent, though config.json ({self.family}) implies it")
+                raise CheckpointError(
+                    "corrupt", f"tensor {full} is absent, though config.json ({self.family}) implies it"
+                )
             if tensor.shape != stored.shape:
                 raise CheckpointError(
                     "corrupt",
