@@ -1,7 +1,7 @@
 """BERT and RoBERTa encoders: seven node layers a block (transformer.py) and the final residual, 7B+1 in all.
 
-Left out: embeddings, and the heads, the pooler among them: it is one of them, which masked language models lack. So an encoder is the
-same network under every head.
+Left out: embeddings, and the heads. The pooler is one: masked language models lack it. So an encoder is the same network
+under every head.
 """
 
 from collections.abc import Mapping

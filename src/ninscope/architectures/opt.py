@@ -2,8 +2,8 @@
 
 Where word_embed_proj_dim is not hidden_size (opt-350m), two matrices of the decoder lead from the embedding's neurons to the
 first block and from the last one back, and each adds a node layer: input.e -> block0.x (project_in) and output.x -> output.e
-(project_out). do_layer_norm_before only moves a normalisation, which joins no two neurons. Left out: token and position embeddings
-and the LM head, which is the token embedding once more.
+(project_out). do_layer_norm_before only moves a normalisation, which joins no two neurons. Left out: token and position
+embeddings and the LM head, which is the token embedding once more.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
-"""ResNet: node layers are channels. The image's, input.x; x of every residual layer stage<s>.layer<l>; what its convolutions but the last
-give, h0 and, in a bottleneck, h1; output.x. So 2R + 2 of R basic layers, 3R + 2 of R bottlenecks.
+"""ResNet, whose neurons are channels: 2R+2 node layers of R basic layers, 3R+2 of R bottlenecks.
 
-x has the edges of the first convolution and, where width or resolution changes, of the shortcut's to the next x; elsewhere the
-skip connection adds x to the next x without weights, a link. Left out: batch normalisation and pooling, which join no two channels, and the
-classifier.
+Node layers: the image's channels, input.x; of every residual layer stage<s>.layer<l> what enters it, x, and what its convolutions
+but the last give, h0 and, in a bottleneck, h1; output.x. x has the edges of the first convolution and, where width or
+resolution changes, of the shortcut's to the next x; elsewhere the skip connection adds x to the next x without weights, a link.
+Left out: batch normalisation and pooling, which join no two channels, and the classifier.
 """
 
 from collections.abc import Mapping

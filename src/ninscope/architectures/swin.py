@@ -1,10 +1,10 @@
-"""Swin: stages of blocks, each stage of twice the width of the one before.
+"""Swin, stages of blocks, each of twice the width of the one before: 7B + 2S node layers of B blocks in S stages.
 
-Node layers: image channels input.x; seven a block (transformer.py), block stage<s>.block<b>; between two stages what the last block
-gives, stage<s>.merge.x, and the neighbours of 2 x 2 patches side by side, stage<s>.merge.n, of four times its size, from which
-the reduction leads to the next stage; output.x. So 7B + 2 (S - 1) + 2 of B blocks in S stages. Patch merging is a 2 x 2 convolution of
-stride 2 stored as a matrix, and of that kind. Left out: relative position biases, which join no neurons; and the heads: classifier and the decoder
-of masked image modelling.
+Node layers: the image's channels, input.x; seven of every block stage<s>.block<b> (transformer.py); between two stages what the
+last block gives, stage<s>.merge.x, and 2 x 2 neighbouring patches side by side, stage<s>.merge.n, of four times its size, from
+which the reduction leads to the next stage; output.x. The patch embedding is a convolution. So is patch merging, 2 x 2 with a
+stride of 2, though it is stored as a matrix. Left out: relative position biases, which join no neurons, and the heads:
+classifier, and the decoder of masked image modelling.
 
 Tensors are named as on the Hub, which save_pretrained writes by default, or as the library's modules are.
 """

@@ -1,7 +1,7 @@
 """ViT: image channels, seven node layers a block (transformer.py) and the final residual, 7B+2 in all.
 
-The patch embedding is a convolution whose nodes are the image's channels: input.x -> block0.x. Left out: position embeddings and class
-token, which are vectors, and the heads: classifier, pooler, and the decoder of masked image modelling.
+The patch embedding is a convolution whose nodes are the image's channels: input.x -> block0.x. Left out: position embeddings
+and class token, which are vectors, and the heads: classifier, pooler, and the decoder of masked image modelling.
 
 Tensors are named as on the Hub, which save_pretrained writes by default, or as the library's modules are.
 """
