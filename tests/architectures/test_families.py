@@ -8,7 +8,7 @@ from family_models import CASES, FAMILIES
 from safetensors.numpy import load_file
 
 import ninscope
-from ninscope.architectures import Reading, architecture_of
+from ninscope.architectures import architecture_of
 from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.source import open_source
 from ninscope.networks.sampled import sampled_network
@@ -34,15 +34,15 @@ def library(tmp_path_factory):
     return get
 
 
-def opened(folder, reading=Reading()):
+def opened(folder):
     source = open_source(folder)
     checkpoint = source.open(source.revisions()[0])
-    return checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, reading)
+    return checkpoint, architecture_of(checkpoint.config, checkpoint.tensors)
 
 
-def blocks_of(folder, reading=Reading()) -> dict[tuple[str, str], np.ndarray]:
+def blocks_of(folder) -> dict[tuple[str, str], np.ndarray]:
     """W[out, in] of every weight block, with all neurons, read through the package: (source, target) -> matrix."""
-    checkpoint, architecture = opened(folder, reading)
+    checkpoint, architecture = opened(folder)
     network = sampled_network(checkpoint, architecture, ALL, 1, 0, 1e30)
     ends = np.cumsum(network.layer_sizes)
     place = {
@@ -147,8 +147,8 @@ class TestTheForwardPass:
 
     @pytest.fixture
     def seen(self, library, name, monkeypatch):
-        """(blocks, arrays by name): "x" goes into q, k and v, which the attention is given; "c" goes into the output's matrix, which gives
-        "a". At the one position the rotary embedding turns by nothing, and the context is v itself.
+        """(blocks, arrays by name): "x" goes into q, k and v, which the attention is given; "c" goes into the output's
+        matrix, which gives "a". At the one position the rotary embedding turns by nothing, and the context is v itself.
         """
         import importlib
 

@@ -23,7 +23,7 @@ REDUCTION = 4  # a bottleneck's
 
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
-    depths = sizes.stages(config, "depths", sizes.MAX_BLOCKS // sizes.MAX_STAGES)
+    depths = sizes.depths(config)
     widths = sizes.stages(config, "hidden_sizes", sizes.MAX_WIDTH)
     if len(depths) != len(widths):
         raise CheckpointError("corrupt", f"config.json: depths {depths} and hidden_sizes {widths} differ in length")

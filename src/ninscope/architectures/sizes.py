@@ -34,10 +34,16 @@ def stages(config: Mapping, key: str, limit: int) -> list[int]:
     """config[key] as a list of 1 to MAX_STAGES integers in 1..limit. Raises CheckpointError (corrupt)."""
     values = config.get(key)
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_STAGES:
-        raise CheckpointError(
-            "corrupt", f"config.json: {key} is {values!r}; a list of one integer a stage was expected"
-        )
+        raise CheckpointError("corrupt", f"config.json: {key} is {values!r}; a list was expected, one integer a stage")
     return [positive_integer({f"{key}[{n}]": value}, f"{key}[{n}]", limit) for n, value in enumerate(values)]
+
+
+def depths(config: Mapping) -> list[int]:
+    """Blocks of every stage. Raises CheckpointError (corrupt)."""
+    values = stages(config, "depths", MAX_BLOCKS)
+    if sum(values) > MAX_BLOCKS:
+        raise CheckpointError("corrupt", f"config.json: depths {values}; at most {MAX_BLOCKS} in all were expected")
+    return values
 
 
 def pair(config: Mapping, key: str, default: int) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
 
 def _stages(config: Mapping) -> tuple[list[int], list[int]]:
     """Blocks and width of every stage. Raises CheckpointError (corrupt)."""
-    depths = sizes.stages(config, "depths", sizes.MAX_BLOCKS // sizes.MAX_STAGES)
+    depths = sizes.depths(config)
     heads = sizes.stages(config, "num_heads", sizes.MAX_WIDTH)
     if len(heads) != len(depths):
         raise CheckpointError("corrupt", f"config.json: depths {depths} and num_heads {heads} differ in length")
