@@ -23,7 +23,7 @@ def rows() -> dict[str, list[str]]:
     return {name: cells for cells in table for name in re.findall(r"`(\w+)`", cells[1]) if name != "model_type"}
 
 
-@pytest.mark.parametrize("family", FAMILIES.keys() & CONFIGS.keys())
+@pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_the_table_says_how_many_node_layers(family):
     """Its last formula, with the numbers of a configuration."""
     cells, config = rows()[family], CONFIGS[family]

@@ -31,7 +31,7 @@ MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
 }
 # By model_type: the key that says how many experts, and how their tensors may be named.
 MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (OLMOE, FUSED))}
-MAX_EXPERTS = 50_000  # of all blocks
+MAX_EXPERTS = 30_000  # of all blocks
 
 
 def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
