@@ -3,7 +3,19 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ninscope.architectures import described, generic, gpt_neox
+from ninscope.architectures import (
+    bert,
+    described,
+    generic,
+    gpt2,
+    gpt_neox,
+    llama,
+    moe,
+    opt,
+    resnet,
+    swin,
+    vit,
+)
 from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
@@ -12,6 +24,10 @@ from ninscope.errors import CheckpointError, RequestError
 
 # By `model_type` (transformers) or `_class_name` (diffusers).
 FAMILIES: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.architecture}
+FAMILIES |= {module.MODEL_TYPE: module.architecture for module in (gpt2, opt, resnet, swin, vit)}
+FAMILIES |= {name: module.architecture for module in (bert, llama, moe) for name in module.MODEL_TYPES}
+# Their files name tensors in one of several ways: architecture(config, names of the tensors) finds out which.
+SPELLED = frozenset((swin.MODEL_TYPE, vit.MODEL_TYPE, *moe.MODEL_TYPES))
 # What is not the paper's chain of layers but what the model does.
 PARALLEL: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.parallel}
 WIRINGS = ("chain", "parallel")
@@ -62,7 +78,8 @@ def architecture_of(
                 "unsupported",
                 f"{family} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
             )
-        return families[family](config).with_convolutions(reading.convolutions)
+        named = {"names": tensors} if family in SPELLED and tensors else {}
+        return families[family](config, **named).with_convolutions(reading.convolutions)
     if tensors is None or not isinstance(family, str):
         raise CheckpointError(
             "unsupported",
