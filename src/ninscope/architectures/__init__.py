@@ -43,7 +43,7 @@ def architecture_of(
     no sense).
     """
     families = PARALLEL if reading.wiring == "parallel" else FAMILIES
-    family = config.get("model_type") or config.get("_class_name")
+    family = config.get("model_type", config.get("_class_name"))
     if not isinstance(family, str) or family not in families:
         raise CheckpointError(
             "unsupported",

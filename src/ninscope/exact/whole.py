@@ -230,9 +230,9 @@ class _LayerWork:
         return self._found
 
     def _count(self, band: Band) -> None:
-        table = bin_table(band.part.tensor.checked_float_type(), self.radii)
+        table = bin_table(band.part.matrix.dtype, self.radii)
         tallies = self._taken(band, table)
-        blocks = count_band(band, self.reader.bits(band), table, tallies, self.matrices)
+        blocks = count_band(band, self.reader.raw(band), table, tallies, self.matrices)
         with self._lock:
             self._idle.append(tallies)
             self._blocks = merged(self._blocks, blocks)
@@ -245,8 +245,8 @@ class _LayerWork:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        nodes = band.part.tensor.shape[1]
-        tallies = [Tally(nodes if columns is None else columns.size, table) for columns in band.part.columns]
+        every = band.part.matrix.size[1]
+        tallies = [Tally(every if nodes is None else nodes.size, table) for nodes in band.part.nodes]
         with self._lock:
             self._tallies.append(tallies)
         return tallies
