@@ -6,7 +6,7 @@ initialisation.
 
     python data/train_digits_ddpm.py --out suite                     # the whole suite
     python data/train_digits_ddpm.py --out start --stop-after 64     # its first revisions, same schedule
-    python data/train_digits_ddpm.py --sheet digits.png suite/step3000   # pictures that a revision draws
+    python data/train_digits_ddpm.py --sheet digits.png suite/step2000   # pictures that a revision draws
 
 Written to `--out`:
     step{N}/config.json, step{N}/diffusion_pytorch_model.safetensors   float16 weights after N updates
@@ -43,7 +43,7 @@ NOISE_LEVELS, NOISE_SCHEDULE = 1000, "squaredcos_cap_v2"
 BATCH = 64
 PEAK_LEARNING_RATE, WARMUP_STEPS = 2e-3, 50
 BETAS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.99), 0.01, 1.0
-REVISIONS = (0, 4, 16, 64, 256, 1000, 2000, 3000)
+REVISIONS = (0, 4, 16, 64, 256, 512, 1000, 2000)
 HELD_OUT_ONE_IN = 5
 EVALUATED_IMAGES, EVALUATED_LEVELS = 320, 8  # of each split; noise levels that each image's loss is taken at
 SAMPLING_STEPS = 25
@@ -82,7 +82,7 @@ def build_model(seed: int) -> UNet2DModel:
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=HEAD_WIDTH,
         norm_num_groups=NORM_GROUPS,
-    )
+    ).to(memory_format=torch.channels_last)  # by a third faster
 
 
 def noise_schedule() -> DDPMScheduler:
@@ -177,7 +177,7 @@ def training_batch(images: torch.Tensor, seed: int, step: int) -> tuple[torch.Te
 
 def save_revision(model: UNet2DModel, folder: Path) -> UNet2DModel:
     """Write a float16 copy of the model; return what was written, read back in float32, to evaluate it."""
-    copy.deepcopy(model).half().save_pretrained(folder)
+    copy.deepcopy(model).to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder)
     (folder / "diffusion_pytorch_model.safetensors").chmod(0o644)
     return UNet2DModel.from_pretrained(folder, torch_dtype=torch.float32)
 
@@ -222,7 +222,8 @@ def write_settings(path: Path, options: argparse.Namespace, images: dict, held_o
         "parameters": model.num_parameters(), "noise_levels": NOISE_LEVELS, "noise_schedule": NOISE_SCHEDULE,
         "peak_learning_rate": PEAK_LEARNING_RATE, "warmup_steps": WARMUP_STEPS, "adam_betas": BETAS,
         "weight_decay": WEIGHT_DECAY, "clip_norm": CLIP_NORM, "sampling_steps": SAMPLING_STEPS,
-        "evaluated_images": EVALUATED_IMAGES, "evaluated_levels": EVALUATED_LEVELS, "images": {split: len(pictures) for split, pictures in images.items()},
+        "evaluated_images": EVALUATED_IMAGES, "evaluated_levels": EVALUATED_LEVELS,
+        "images": {split: len(pictures) for split, pictures in images.items()},
         "images_sha256": hashlib.sha256(load_digits().images.astype(np.uint8).tobytes()).hexdigest(),
         "held_out_images": {name: round(value, 6) for name, value in held_out.items()},
         "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
@@ -251,7 +252,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=REVISIONS[-1], help="of the schedule (%(default)s)")
     parser.add_argument("--stop-after", type=int, help="end after this step of the schedule")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation, batches and noise (%(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (%(default)s)")
     parser.add_argument("--force", action="store_true", help="replace an earlier suite at --out")
     options = parser.parse_args()
     torch.set_num_threads(max(options.threads, 1))
