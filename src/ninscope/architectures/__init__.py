@@ -11,7 +11,11 @@ from ninscope.errors import CheckpointError, RequestError
 # By `model_type` (transformers) or `_class_name` (diffusers).
 FAMILIES: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.architecture}
 FAMILIES |= {"UNet2DModel": unet.unconditional, "UNet2DConditionModel": unet.conditional}
-FAMILIES |= {"DiTTransformer2DModel": dit.dit, "PixArtTransformer2DModel": dit.pixart, "Transformer2DModel": dit.by_norm}
+FAMILIES |= {
+    "DiTTransformer2DModel": dit.dit,
+    "PixArtTransformer2DModel": dit.pixart,
+    "Transformer2DModel": dit.by_norm,
+}
 # What is not the paper's chain of layers but what the model does.
 PARALLEL: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.parallel}
 WIRINGS = ("chain", "parallel")

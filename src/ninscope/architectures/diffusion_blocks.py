@@ -4,8 +4,8 @@ A node layer is called after the module whose output it is ("down_blocks.0.resne
 Neurons of a convolution are channels, and so its edges join channels. A residual block has its input x, the hidden h behind the
 first convolution, to which the time embedding's edges lead as well, and its output y: x->h, t->h, h->y, and x->y by the 1x1
 shortcut where the numbers of channels differ, else x is added to y. Attention and feed-forward are those of a transformer's
-block: x->q, x->k, x->v, c->a; a->m, m->x', or a->g, a->u, m->x' with a gated hidden m = u * act(g). In cross attention k and v read
-the encoder's output. Normalisation, activation and resampling without weights join no two neurons.
+block: x->q, x->k, x->v, c->a; a->m, m->x', or a->g, a->u, m->x' with a gated hidden m = u * act(g). In cross attention k and v
+read the encoder's output. Normalisation, activation and resampling without weights join no two neurons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,14 @@ from ninscope.errors import CheckpointError
 
 MAX_WIDTH = 10_000_000
 MAX_LEVELS, MAX_DEPTH, MAX_LAYERS = 64, 1_000, 100_000
-MODULATIONS = ("shift1", "scale1", "gate1", "shift2", "scale2", "gate2")  # of attention's input and output, then feed-forward's
+MODULATIONS = (
+    "shift1",
+    "scale1",
+    "gate1",
+    "shift2",
+    "scale2",
+    "gate2",
+)  # of attention's input and output, then feed-forward's
 FEED_FORWARD_MULTIPLE = 4
 GATED = ("geglu", "swiglu")
 ACTIVATIONS = ("gelu", "gelu-approximate", "geglu-approximate", "linear-silu", *GATED)

@@ -127,7 +127,8 @@ def _picture_sizes(net: Wiring, time: str) -> None:
     third = net.size(time) // 3
     if third * 3 != net.size(time):
         raise CheckpointError(
-            "corrupt", f"config.json: {net.size(time)} channels are no multiple of 3, as use_additional_conditions needs"
+            "corrupt",
+            f"config.json: {net.size(time)} channels are no multiple of 3, as use_additional_conditions needs",
         )
     for name, first, times in (("resolution", 0, SIZES_OF_A_PICTURE), ("aspect_ratio", SIZES_OF_A_PICTURE, 1)):
         module = f"adaln_single.emb.{name}_embedder"
@@ -148,7 +149,8 @@ def _caption(model: _Model) -> str:
     if captions is not None:
         if net.size(encoder) != model.width:
             raise CheckpointError(
-                "corrupt", f"config.json: cross_attention_dim {net.size(encoder)}, but captions are projected to {model.width}"
+                "corrupt",
+                f"config.json: cross_attention_dim {net.size(encoder)}, but captions are projected to {model.width}",
             )
         two_layers(
             net, "caption_projection", net.layer("caption", width_of(config, "caption_channels")), encoder, model.width

@@ -79,7 +79,8 @@ class _UNet:
         heads = channels // head_width
         if not heads:
             raise CheckpointError(
-                "corrupt", f"config.json: attention_head_dim {head_width} is more than the {channels} channels of {name}"
+                "corrupt",
+                f"config.json: attention_head_dim {head_width} is more than the {channels} channels of {name}",
             )
         output = self.net.layer(name, channels)
         attention(self.net, name, source, output, heads * head_width)
@@ -112,7 +113,9 @@ class _UNet:
         else:
             self.net.convolve(source, target, module, 1)
 
-    def walk(self, config: Mapping, down: list[_Level], middle: _Level | None, up: list[_Level], kernels: tuple) -> None:
+    def walk(
+        self, config: Mapping, down: list[_Level], middle: _Level | None, up: list[_Level], kernels: tuple
+    ) -> None:
         """From the noisy sample to the predicted one; the time embedding is there already."""
         net = self.net
         net.part = "input"
@@ -168,13 +171,16 @@ def _behind(config: Mapping, key: str, known: Mapping[str, str], default: tuple[
         plain = kind.removeprefix(LEGACY_PREFIX) if isinstance(kind, str) else kind
         if plain not in known:
             raise CheckpointError(
-                "unsupported", f"config.json: {key} names {kind!r}, which is not supported; supported: {', '.join(known)}"
+                "unsupported",
+                f"config.json: {key} names {kind!r}, which is not supported; supported: {', '.join(known)}",
             )
         found.append((plain, known[plain]))
     return found
 
 
-def _levels(config: Mapping, down_default: tuple, up_default: tuple, channels_default: tuple) -> tuple[list, list, list[int]]:
+def _levels(
+    config: Mapping, down_default: tuple, up_default: tuple, channels_default: tuple
+) -> tuple[list, list, list[int]]:
     """Block types down and up, and channels, of all levels. Raises CheckpointError."""
     down = _behind(config, "down_block_types", DOWN_TYPES, down_default)
     up = _behind(config, "up_block_types", UP_TYPES, up_default)
@@ -188,10 +194,10 @@ def _levels(config: Mapping, down_default: tuple, up_default: tuple, channels_de
 
 
 def _sampler(kind: str, choosable: str) -> str:
-    """"conv" or "resnet": only attention's levels have a choice."""
+    """ "conv" or "resnet": only attention's levels have a choice."""
     if kind.startswith("Resnet"):
         return "resnet"
-    return choosable if kind.startswith("AttnDown") or kind.startswith("AttnUp") else "conv"
+    return choosable if kind.startswith(("AttnDown", "AttnUp")) else "conv"
 
 
 def unconditional(config: Mapping) -> Architecture:
@@ -244,7 +250,9 @@ def conditional(config: Mapping) -> Architecture:
     only = config.get("only_cross_attention", False)
     only = list(only) if isinstance(only, list | tuple) else [only] * count
     if len(only) != count or not all(type(value) is bool for value in only):
-        raise CheckpointError("corrupt", f"config.json: only_cross_attention is neither true, false nor {count} of them")
+        raise CheckpointError(
+            "corrupt", f"config.json: only_cross_attention is neither true, false nor {count} of them"
+        )
     shift = SCALES[choice(config, "resnet_time_scale_shift", tuple(SCALES), "default")]
     unet = _UNet(Wiring("UNet2DConditionModel"), shift, default_channels=4)
     unet.linear_projection = flag(config, "use_linear_projection")
@@ -357,7 +365,9 @@ def _depths(config: Mapping, layers: list[int]) -> tuple[list[tuple[int, ...]], 
         for value, number in zip(values, counts, strict=True):
             count = len(value) if isinstance(value, list | tuple) else number
             if count < number:
-                raise CheckpointError("corrupt", f"config.json: {name} has too few numbers for {number} layers of a level")
+                raise CheckpointError(
+                    "corrupt", f"config.json: {name} has too few numbers for {number} layers of a level"
+                )
             found.append(tuple(integers({name: value}, name, count, MAX_DEPTH)))
         return found
 
