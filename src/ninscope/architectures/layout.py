@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -175,6 +175,19 @@ class Architecture:
             tensor.checked_float_type()
             used[name] = Matrix(tensor if stored.index is None else tensor.slice(stored.index), stored.layout)
         return used
+
+
+def parts_of(layers: Sequence[NodeLayer], groupings: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the layers that belong together, by the part's name: grouping "/" block, kind or layer ("block/block0").
+
+    groupings: "block", "kind" and "layer", each of which is a partition of the layers.
+    """
+    found: dict[str, list[str]] = {}
+    for grouping in groupings:
+        for layer in layers:
+            label = layer.name if grouping == "layer" else getattr(layer, grouping) or "other"
+            found.setdefault(f"{grouping}/{label}", []).append(layer.name)
+    return found
 
 
 def positive_integer(config: Mapping, key: str, limit: int, default: int | None = None) -> int:
