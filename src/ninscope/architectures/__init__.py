@@ -1,35 +1,16 @@
 """Which matrices join which node layers, from a checkpoint's config.json: one small module a model family."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ninscope.architectures import (
-    bert,
-    described,
-    generic,
-    gpt2,
-    gpt_neox,
-    llama,
-    moe,
-    opt,
-    resnet,
-    swin,
-    vit,
-)
+from ninscope.architectures import described, generic
 from ninscope.architectures.described import Description
+from ninscope.architectures.families import FAMILIES, PARALLEL, SPELLED
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 
-# By `model_type` (transformers) or `_class_name` (diffusers).
-FAMILIES: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.architecture}
-FAMILIES |= {module.MODEL_TYPE: module.architecture for module in (gpt2, opt, resnet, swin, vit)}
-FAMILIES |= {name: module.architecture for module in (bert, llama, moe) for name in module.MODEL_TYPES}
-# Their files name tensors in one of several ways: architecture(config, names of the tensors) finds out which.
-SPELLED = frozenset((swin.MODEL_TYPE, vit.MODEL_TYPE, *moe.MODEL_TYPES))
-# What is not the paper's chain of layers but what the model does.
-PARALLEL: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.parallel}
 WIRINGS = ("chain", "parallel")
 
 
