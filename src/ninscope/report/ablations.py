@@ -95,7 +95,7 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
     found = conclusions(emergence)
     curves = {(variant, method): rows for variant, method, rows in _analyses(emergence)}
     own = found[found["variant"] == _OWN]
-    groups = {name: rows for name, rows in found[found["variant"] != _OWN].groupby("group", sort=False)}
+    groups = list(found[found["variant"] != _OWN].groupby("group", sort=False))
     columns = min(max(len(groups), 1), _PANELS)
     lines = -(-max(len(groups), 1) // columns)
     with mpl.rc_context(STYLE):
@@ -106,8 +106,8 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
         above, below = figure.subfigures(2, 1, height_ratios=[2.7 * lines, height - 2.7 * lines])
         panels = np.atleast_1d(above.subplots(lines, columns, sharex=True, sharey=True)).ravel()
         above.suptitle(f"{title}: E over training, one key of the analysis changed at a time", fontsize=10)
-        colours = {(variant, method): "black" for variant, method in own[["variant", "method"]].itertuples(index=False)}
-        for axes, (group, rows) in zip(panels, groups.items(), strict=False):
+        colours = dict.fromkeys(own[["variant", "method"]].itertuples(index=False), "black")
+        for axes, (group, rows) in zip(panels, groups, strict=False):
             names = list(rows["variant"].unique())
             for row in rows.itertuples():
                 colours[row.variant, row.method] = _COLOURS[names.index(row.variant) % len(_COLOURS)]
