@@ -132,7 +132,8 @@ def store_combined(root: str, parts: Sequence[Outcome], located: Located, parame
         if is_stored(store, STAGE, key):
             return
         source = open_source(located.source)
-        architecture = architecture_of(source.open(located.revision, located.identity).config)
+        checkpoint = source.open(located.revision, located.identity)
+        architecture = architecture_of(checkpoint.config, checkpoint.tensors)
         pieces = [
             part_artefacts.piece_of(store.read(PARTS, part_key(key, number, len(parts))))
             for number in range(len(parts))

@@ -1,6 +1,5 @@
 """Locate: what each revision is, from metadata, hashes and headers, before a weight is read; then the audit of each model."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -81,13 +80,13 @@ def _identify(source: Source, revision: str, known: Mapping[str, FileIdentity], 
     found["identity"] = identity
     found["stamps"] = tuple((source.stamp_path(revision, file), file) for file in identity.files if file.stamp)
     checkpoint = source.open(revision, identity)
-    architecture = architecture_of(checkpoint.config)
+    architecture = architecture_of(checkpoint.config, checkpoint.tensors)
     used = architecture.tensors(checkpoint.tensors)
     found |= {
         "kind": source.kind,
         "architecture": architecture.digest,
         "parameters": checkpoint.parameters,
-        "weight_bytes": sum(math.prod(tensor.shape) * tensor.item_bytes for tensor in used.values()),
+        "weight_bytes": sum(matrix.bytes for matrix in used.values()),
     }
 
 

@@ -33,7 +33,7 @@ def store_of_checkpoint(store: ArtefactStore, stage: str, key: str, located: Loc
     source = open_source(located.source)
     checkpoint = source.open(located.revision, located.identity)
     try:
-        artefact = work(checkpoint, architecture_of(checkpoint.config))
+        artefact = work(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors))
         source.check_unchanged(located.identity)
     except CheckpointError as error:
         if error.status == "nonfinite":

@@ -1,6 +1,7 @@
 """The wiring of GPT-NeoX: what the paper counts, what Pythia's sizes imply, and what the real model does with its weights."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from suites import neox_config, neox_tensors, write_checkpoint
 
 import ninscope
 from ninscope.architectures import FAMILIES, architecture_of
-from ninscope.architectures.layout import Architecture, NodeLayer, RowLayout, WeightBlock
+from ninscope.architectures.layout import Architecture, NodeLayer, RowLayout, StoredMatrix, WeightBlock
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 from ninscope.networks.sampled import sampled_network
@@ -65,7 +66,7 @@ class TestPythia:
             arrows = ["x>q", "x>k", "x>v", "c>a", "a>m"]
             expected = [tuple(f"block{number}.{part}" for part in arrow.split(">")) for arrow in arrows]
             assert [(block.source, block.target) for block in own] == [*expected, (f"block{number}.m", after)]
-            assert {block.tensor for block in own} == {name for name in architecture.shapes if f".{number}." in name}
+            assert {block.tensor for block in own} == {name for name in architecture.matrices if f".{number}." in name}
             assert [block.rows.part for block in own] == [0, 1, 2, 0, 0, 0]
             assert [(block.rows.parts, block.rows.group) for block in own[:3]] == [(3, width // heads)] * 3
 
@@ -81,7 +82,8 @@ class TestPythia:
     def test_every_weight_of_a_used_matrix_is_one_edge(self, architecture, size):
         """Each row of a tensor belongs to exactly one of the blocks that read it, and each column to its source."""
         sizes = {layer.name: layer.size for layer in architecture.layers}
-        for name, (rows, columns) in architecture.shapes.items():
+        for name, stored in architecture.matrices.items():
+            rows, columns = stored.shape
             readers = [block for block in architecture.blocks if block.tensor == name]
             assert {sizes[block.source] for block in readers} == {columns}
             taken = np.concatenate([block.rows.rows(np.arange(sizes[block.target])) for block in readers])
@@ -92,7 +94,7 @@ class TestPythia:
 def test_as_many_weights_as_published(size, published):
     blocks, width, heads = PYTHIA[size]
     weights = sum(
-        rows * columns for rows, columns in architecture_of(neox_config(blocks, width, heads)).shapes.values()
+        math.prod(stored.shape) for stored in architecture_of(neox_config(blocks, width, heads)).matrices.values()
     )
     vectors = blocks * (3 + 1 + 4 + 1 + 2 + 2) * width + 2 * width  # biases, two layernorms a block, and the last
     assert weights + vectors == published
@@ -108,8 +110,8 @@ def test_node_counts_of_the_paper():
 def test_an_intermediate_size_of_its_own():
     architecture = architecture_of(neox_config(1, 32, 4, intermediate=80))
     assert [layer.size for layer in architecture.layers] == [32] * 6 + [80, 32]
-    assert architecture.shapes["layers.0.mlp.dense_h_to_4h.weight"] == (80, 32)
-    assert architecture.shapes["layers.0.mlp.dense_4h_to_h.weight"] == (32, 80)
+    assert architecture.matrices["layers.0.mlp.dense_h_to_4h.weight"].shape == (80, 32)
+    assert architecture.matrices["layers.0.mlp.dense_4h_to_h.weight"].shape == (32, 80)
 
 
 class TestRowLayout:
@@ -191,9 +193,9 @@ class TestConfig:
             "family",
             (NodeLayer("x", 4, "x"), NodeLayer("y", 3, "y")),
             (WeightBlock("x", "y", "w", RowLayout(1, 3, 2)),),
-            {"w": (9, 4)},
+            {"w": StoredMatrix((9, 4))},
         )
-        assert architecture.digest == "89df80e042c62d89503c448723cf3f5a8bf54220a7d72788cbd7966e28bc6267"
+        assert architecture.digest == "3773147e75ae7e7ae1a80438b9256ade8747d8fa8875decf103fb78ecd273686"
 
 
 class TestTensors:

@@ -79,9 +79,9 @@ def test_counts_are_those_of_sampling_every_neuron_bit_for_bit(tmp_path, dtype, 
     every, _ = bands.bands_of(bands.outgoing(wiring, wiring.tensors(checkpoint.tensors)))
     reader = bands.BandReader(every)
     for band in every:
-        table = bin_table(band.part.tensor.dtype, radii)
-        tally = tallies.setdefault(band.part.layer, Tally(band.part.tensor.shape[1], table))
-        count_band(band, reader.bits(band), table, [tally])
+        table = bin_table(band.part.matrix.dtype, radii)
+        tally = tallies.setdefault(band.part.layer, Tally(band.part.matrix.size[1], table))
+        count_band(band, reader.raw(band), table, [tally])
     assert list(tallies) == list(network.sources)
     for layer, tally in tallies.items():
         exact = tally.counts.histogram

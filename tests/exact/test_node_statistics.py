@@ -321,7 +321,7 @@ def test_pieces_in_any_order_are_the_whole_to_the_last_bit(folder, monkeypatch, 
         ]
         total, largest = sum(band.bytes for band in every), max(band.bytes for band in every)
         assert max(sum(band.bytes for band in piece) for _, piece in shared) < total / count + largest
-        assert total == sum(np.prod(part.tensor.shape) * part.tensor.item_bytes for part in parts)
+        assert total == sum(np.prod(part.matrix.tensor.shape) * part.matrix.tensor.item_bytes for part in parts)
         pieces = [
             analyse_piece(checkpoint, wiring, parameters, radii, number, count, workers=1 + number % 2)[0]
             for number in range(count)

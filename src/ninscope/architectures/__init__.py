@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ninscope.architectures import gpt_neox
+from ninscope.architectures import described, generic, gpt_neox
+from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
+from ninscope.architectures.quantised import check_plain
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 
@@ -21,32 +23,50 @@ class Reading:
 
     convolutions: "norm", a kernel is one edge whose weight is the kernel's Euclidean norm, or "per_tap", an edge for each of its
     weights. wiring: "chain", the paper's, or "parallel", GPT-NeoX's true one, in which MLP and attention both read x.
+    description: instead of what config.json says.
     """
 
     convolutions: str = "norm"
     wiring: str = "chain"
+    description: Description | None = None
 
     def checked(self) -> "Reading":
         """Itself. Raises RequestError."""
         for name, known in (("convolutions", CONVOLUTIONS), ("wiring", WIRINGS)):
             if getattr(self, name) not in known:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)}")
+        if self.description is not None and self.wiring != "chain":
+            raise RequestError(
+                f"wiring {self.wiring} is of a family; leave it out where [architecture] says the wiring"
+            )
         return self
 
 
 def architecture_of(
     config: Mapping, tensors: Mapping[str, Tensor] | None = None, reading: Reading = Reading()
 ) -> Architecture:
-    """The architecture a config.json describes.
+    """The architecture that a config.json, or the user, describes; of an unknown model what its tensors tell.
 
-    Raises CheckpointError: unsupported (a model_type no module here knows, weights that are packed), corrupt (sizes that make
-    no sense).
+    tensors: those of the checkpoint; without them an unknown model is unsupported.
+    Raises CheckpointError: unsupported (quantised weights, nothing to read, a wiring that the family has not), corrupt (sizes
+    that make no sense).
     """
-    families = PARALLEL if reading.wiring == "parallel" else FAMILIES
-    family = config.get("model_type") or config.get("_class_name")
-    if not isinstance(family, str) or family not in families:
+    check_plain(config, tensors or {})
+    if reading.description is not None and tensors is not None:
+        return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)
+    family = config.get("model_type", config.get("_class_name"))
+    if isinstance(family, str) and family in FAMILIES:
+        families = PARALLEL if reading.wiring == "parallel" else FAMILIES
+        if family not in families:
+            raise CheckpointError(
+                "unsupported",
+                f"{family} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
+            )
+        return families[family](config).with_convolutions(reading.convolutions)
+    if tensors is None or not isinstance(family, str | None):
         raise CheckpointError(
             "unsupported",
-            f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(families))}",
+            f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
         )
-    return families[family](config).with_convolutions(reading.convolutions)
+    why = "config.json names no model_type" if family is None else f"model_type {family!r} is no known family"
+    return generic.architecture(tensors, why).with_convolutions(reading.convolutions)

@@ -80,6 +80,7 @@ def parallel(config: Mapping) -> Architecture:
         )
     chain = architecture(config)
     blocks = tuple(
-        replace(block, source=block.source[:-1] + "x") if block.source.endswith(".a") else block for block in chain.blocks
+        replace(block, source=block.source[:-1] + "x") if block.source.endswith(".a") else block
+        for block in chain.blocks
     )
     return replace(chain, blocks=blocks)

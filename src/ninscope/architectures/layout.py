@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -84,9 +84,14 @@ class StoredMatrix:
     """
 
     shape: tuple[int, ...]
-    layout: MatrixLayout = MatrixLayout()
+    layout: MatrixLayout = MatrixLayout()  # noqa: RUF009  frozen
     tensor: str = ""
     index: int | None = None
+
+    @property
+    def slice_shape(self) -> tuple[int, ...]:
+        """The shape of what holds the matrix: the tensor, or one slice of it."""
+        return self.shape if self.index is None else self.shape[1:]
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,22 @@ class Architecture:
     prefixes: tuple[str, ...] = ("",)
     links: tuple[Link, ...] = field(default=())
     note: str = ""
+
+    def __post_init__(self):
+        """Raises ValueError: a family's module, not a checkpoint, is wrong."""
+        sizes = {layer.name: layer.size for layer in self.layers}
+        joined = {(block.source, block.target) for block in self.blocks}
+        if len(sizes) < len(self.layers) or len(joined) < len(self.blocks):
+            raise ValueError(f"{self.family}: two layers of one name, or two blocks that join the same two")
+        for block in self.blocks:
+            stored = self.matrices[block.tensor]
+            targets, nodes = stored.layout.size(stored.slice_shape)
+            last = int(block.rows.rows(np.array([sizes[block.target] - 1]))[0])
+            if nodes != sizes[block.source] or last >= targets:
+                raise ValueError(f"{self.family}: {block} does not fit {stored}")
+        for link in self.links:
+            if link.first + sizes[link.source] > sizes[link.target]:
+                raise ValueError(f"{self.family}: {link} reaches beyond its target")
 
     @property
     def digest(self) -> str:
@@ -124,10 +145,11 @@ class Architecture:
         }
         return replace(self, matrices=changed)
 
-    def edges_per_pair(self, block: WeightBlock) -> int:
-        """How many edges join a source to a target neuron of a block: 1, or the taps of a kernel that are kept apart."""
-        stored = self.matrices[block.tensor]
-        return stored.layout.taps(stored.shape if stored.index is None else stored.shape[1:])
+    def edges_of(self, block: WeightBlock) -> tuple[int, int]:
+        """(edges that a source neuron of a block has, source neurons) if no weight is out of bounds."""
+        stored, sizes = self.matrices[block.tensor], {layer.name: layer.size for layer in self.layers}
+        taps = stored.layout.taps(stored.slice_shape)
+        return sizes[block.target] * taps // stored.layout.groups, sizes[block.source]
 
     def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Matrix]:
         """The used matrices by the names in `blocks`, present and of the right shape.
@@ -142,7 +164,9 @@ class Architecture:
             full = prefix + names[name]
             tensor = found.get(full)
             if tensor is None:
-                raise CheckpointError("corrupt", f"tensor {full} is absent, though config.json ({self.family}) implies it")
+                raise CheckpointError(
+                    "corrupt", f"tensor {full} is absent, though config.json ({self.family}) implies it"
+                )
             if tensor.shape != stored.shape:
                 raise CheckpointError(
                     "corrupt",
@@ -151,6 +175,19 @@ class Architecture:
             tensor.checked_float_type()
             used[name] = Matrix(tensor if stored.index is None else tensor.slice(stored.index), stored.layout)
         return used
+
+
+def parts_of(layers: Sequence[NodeLayer], groupings: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the layers that belong together, by the part's name: grouping "/" block, kind or layer ("block/block0").
+
+    groupings: "block", "kind" and "layer", each of which is a partition of the layers.
+    """
+    found: dict[str, list[str]] = {}
+    for grouping in groupings:
+        for layer in layers:
+            label = layer.name if grouping == "layer" else getattr(layer, grouping) or "other"
+            found.setdefault(f"{grouping}/{label}", []).append(layer.name)
+    return found
 
 
 def positive_integer(config: Mapping, key: str, limit: int, default: int | None = None) -> int:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from ninscope.checkpoints.kernels import kernel_norms
 from ninscope.checkpoints.read_ahead import Wanted
 from ninscope.checkpoints.tensors import Tensor, as_float
 
 # [out, in]; [in, out] (GPT-2's Conv1D); [out, in / groups, *kernel]; [in, out / groups, *kernel]
 ORDERS = ("linear", "transposed", "convolution", "transposed_convolution")
+_TILE = 256  # nodes whose weights are turned over together, while they are in the cache
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,160 @@ class MatrixLayout:
         """(targets, nodes) of a tensor of this shape."""
         first, second = shape[0], shape[1] * self.groups
         return (second, first) if self.nodes_first else (first, second)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Weights of consecutive targets and nodes that are all joined.
+
+    bits: unsigned integers [targets * taps, nodes], the edges of one target beside each other; first_target, first_node: the
+    numbers of the first ones in the matrix.
+    """
+
+    bits: np.ndarray
+    first_target: int
+    first_node: int
+    taps: int
+
+    def chosen(self, targets: np.ndarray | None, nodes: np.ndarray | None) -> tuple[np.ndarray, slice]:
+        """(bits of the chosen targets and nodes, which of the chosen nodes these are). Sorted numbers in the matrix, None: all."""
+        bits = self.bits
+        if targets is not None:
+            rows = _inside(targets, self.first_target, len(bits) // self.taps)
+            rows = targets[rows] - self.first_target
+            bits = bits[(rows[:, None] * self.taps + np.arange(self.taps)).reshape(-1)]
+        if nodes is None:
+            return bits, slice(self.first_node, self.first_node + bits.shape[1])
+        columns = _inside(nodes, self.first_node, bits.shape[1])
+        return bits.take(nodes[columns] - self.first_node, axis=1), columns
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A stored tensor as a matrix: which slices to read, and what they hold."""
+
+    tensor: Tensor
+    layout: MatrixLayout = MatrixLayout()
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(targets, nodes)"""
+        return self.layout.size(self.tensor.shape)
+
+    @property
+    def taps(self) -> int:
+        return self.layout.taps(self.tensor.shape)
+
+    @property
+    def slices(self) -> int:
+        return self.tensor.shape[0]
+
+    @property
+    def slice_bytes(self) -> int:
+        return self.tensor.row_bytes
+
+    @property
+    def bytes(self) -> int:
+        return self.slices * self.slice_bytes
+
+    @property
+    def _normed(self) -> bool:
+        return self.layout.kernels == "norm" and self.layout.kernel_size(self.tensor.shape) > 1
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights: the stored one, or what norms are kept in (F32; F64 of F64)."""
+        stored = self.tensor.checked_float_type()
+        return stored if not self._normed or stored == "F64" else "F32"
+
+    @property
+    def _in_group(self) -> tuple[int, int]:
+        """(slices of a group, neurons on the other side of a group)"""
+        return self.slices // self.layout.groups, self.tensor.shape[1]
+
+    def wanted(self, first: int, last: int) -> Wanted:
+        """Slices first..last-1, to be read."""
+        return self.tensor.wanted_bits(first, last)
+
+    def slices_of(self, targets: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """The slices that hold the edges from these nodes to these targets."""
+        return nodes if self.layout.nodes_first else targets
+
+    def pieces(self, raw: Sequence[memoryview], first: int) -> Iterator[Piece]:
+        """What the bytes of slices first, first + 1, ... hold."""
+        bits = self._weights(self.tensor.bits_in(raw))
+        of_group, other = self._in_group
+        for start, stop in _group_spans(first, first + len(bits), of_group):
+            group = start // of_group * other
+            of_slices = bits[start - first : stop - first]
+            if not self.layout.nodes_first:
+                yield Piece(_targets_first(of_slices), start, group, self.taps)
+                continue
+            for node in range(0, len(of_slices), _TILE):
+                turned = _nodes_first(of_slices[node : node + _TILE])
+                yield Piece(turned, group, start + node, self.taps)
+
+    def check_stored(self, raw: Sequence[memoryview], first: int) -> None:
+        """Raises CheckpointError (nonfinite), with the place, where a number of slices first, first + 1, ... is not finite."""
+        values = self.tensor.bits_in(raw)
+        self.tensor.check_finite(values, np.arange(first, first + len(values)))
+
+    def weights(self, values: np.ndarray) -> np.ndarray:
+        """Slices as `Tensor.rows_in` gives them, [m, all further axes], as weights [m, other side of a group, taps] of `dtype`."""
+        bits = self._weights(values.view(f"<u{values.itemsize}"))
+        return bits if self.dtype == "BF16" else bits.view(f"<f{bits.itemsize}")
+
+    def taken(self, weights: np.ndarray, place: np.ndarray, targets: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """Weights of chosen neurons, floats [targets * taps, nodes], 0 where a group does not join two.
+
+        weights: of all slices that were read; place: which of them are those of `slices_of(targets, nodes)`.
+        """
+        slices, others = (nodes, targets) if self.layout.nodes_first else (targets, nodes)
+        of_group, other = self._in_group
+        found = weights.take(place, axis=0)
+        if self.layout.groups == 1:
+            found = found.take(others, axis=1)
+        else:
+            within = others[None, :] - (slices // of_group * other)[:, None]
+            joined = (within >= 0) & (within < other)
+            found = np.take_along_axis(found, np.where(joined, within, 0)[:, :, None], axis=1) * joined[:, :, None]
+        # [slices, others, taps] -> [targets, taps, nodes]
+        turned = found.transpose(1, 2, 0) if self.layout.nodes_first else found.transpose(0, 2, 1)
+        return as_float(turned.reshape(targets.size * self.taps, nodes.size), self.dtype)
+
+    def _weights(self, bits: np.ndarray) -> np.ndarray:
+        """Stored slices, unsigned integers [m, all further axes], as weights [m, other side of a group, taps]."""
+        other = self.tensor.shape[1]
+        if not self._normed:
+            return bits.reshape(len(bits), other, -1)
+        stored = self.tensor.checked_float_type()
+        return kernel_norms(bits.reshape(len(bits), other, -1), stored)[:, :, None]
+
+
+def _targets_first(of_slices: np.ndarray) -> np.ndarray:
+    """[targets, nodes, taps] -> [targets * taps, nodes]"""
+    targets, nodes, taps = of_slices.shape
+    return np.ascontiguousarray(of_slices.transpose(0, 2, 1)).reshape(targets * taps, nodes)
+
+
+def _nodes_first(of_slices: np.ndarray) -> np.ndarray:
+    """[nodes, targets, taps] -> [targets * taps, nodes]"""
+    nodes, targets, taps = of_slices.shape
+    return np.ascontiguousarray(of_slices.transpose(1, 2, 0)).reshape(targets * taps, nodes)
+
+
+def _group_spans(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
+    """first..last-1 cut where groups of `size` begin."""
+    start = first
+    while start < last:
+        stop = min((start // size + 1) * size, last)
+        yield start, stop
+        start = stop
+
+
+def _inside(sorted_numbers: np.ndarray, first: int, count: int) -> slice:
+    return slice(*(int(place) for place in np.searchsorted(sorted_numbers, (first, first + count))))

@@ -1,11 +1,12 @@
-"""Tensors that are read when asked for: whole rows, as stored, from whatever holds the file.
+"""Tensors that are read when asked for: whole slices of the first axis (rows), as stored, from whatever holds the file.
 
 `values` below are arrays in the stored type, little-endian: F16 -> float16, F32 -> float32, F64 -> float64, and BF16,
 which numpy lacks, as its uint16 bits until `as_float` widens it to float32 (exactly: bfloat16 is float32's upper half).
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,12 +39,12 @@ class Tensor:
         return self.entry.dtype
 
     def rows(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read the rows `wanted` of a 2-D tensor, checked for NaN and infinity.
+        """Read the rows `wanted`, slices of the first axis, checked for NaN and infinity.
 
         wanted: sorted distinct row numbers, int64 [k].
-        Returns (values [m, columns], position int64 [k]) with row wanted[i] at values[position[i]]. From a local file
-        values is the whole tensor, so every weight of it is checked; from elsewhere it is the rows that were fetched, and
-        those are checked.
+        Returns (values [m, columns], position int64 [k]) with row wanted[i] at values[position[i]], all further axes in one.
+        From a local file values is the whole tensor, so every weight of it is checked; from elsewhere it is the rows that were
+        fetched, and those are checked.
 
         Raises CheckpointError: unsupported (a type that holds no plain floats), corrupt (fewer than 2 dimensions),
         nonfinite, and what the file raises.
@@ -58,14 +59,14 @@ class Tensor:
     def rows_in(self, pieces: Sequence[memoryview], wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What `rows` returns, from the bytes of `wanted_rows`. Raises CheckpointError (nonfinite)."""
         stored = np.dtype(STORED_TYPES[self.checked_float_type()])
-        columns = self.shape[1]
+        columns = self.columns
         spans = self._row_spans(wanted)
         if not spans:
             return np.empty((0, columns), stored), np.zeros(0, np.int64)
         arrays = [_array(piece, stored).reshape(-1, columns) for piece in pieces]
         values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         fetched = np.concatenate([np.arange(first, last) for first, last in spans])
-        self._check_finite(values, fetched)
+        self.check_finite(values, fetched)
         return values, np.searchsorted(fetched, wanted)
 
     def wanted_bits(self, first: int, last: int) -> Wanted:
@@ -75,42 +76,59 @@ class Tensor:
     def bits_in(self, pieces: Sequence[memoryview]) -> np.ndarray:
         """Rows as the unsigned integers [rows, columns] that they are stored as; nothing is checked."""
         (piece,) = pieces
-        return _array(piece, np.dtype(f"<u{self.item_bytes}")).reshape(-1, self.shape[1])
+        return _array(piece, np.dtype(f"<u{self.item_bytes}")).reshape(-1, self.columns)
 
     def _row_spans(self, wanted: np.ndarray) -> list[tuple[int, int]]:
         """Half-open spans of row numbers, all of them where that costs nothing."""
-        return [(0, self.shape[0])] if self.file.reads_are_free else row_spans(wanted, self.item_bytes * self.shape[1])
+        return [(0, self.shape[0])] if self.file.reads_are_free else row_spans(wanted, self.row_bytes)
 
     def _bytes_of(self, first: int, last: int) -> tuple[int, int]:
-        row_bytes = self.item_bytes * self.shape[1]
-        return self.entry.start + first * row_bytes, self.entry.start + last * row_bytes
+        return self.entry.start + first * self.row_bytes, self.entry.start + last * self.row_bytes
+
+    @property
+    def columns(self) -> int:
+        """Numbers in one row: all axes but the first."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def row_bytes(self) -> int:
+        return self.item_bytes * self.columns
 
     @property
     def item_bytes(self) -> int:
         return np.dtype(STORED_TYPES[self.checked_float_type()]).itemsize
 
     def checked_float_type(self) -> str:
-        """The stored type, of a matrix of plain floats. Raises CheckpointError: unsupported or corrupt."""
+        """The stored type, of a matrix or kernels of plain floats. Raises CheckpointError: unsupported or corrupt."""
         if self.dtype not in STORED_TYPES:
             raise CheckpointError(
                 "unsupported",
                 f"tensor {self.name} is of type {self.dtype}; only F16, BF16, F32 and F64 weights can be measured",
             )
-        if len(self.shape) != 2:
+        if len(self.shape) < 2:
             raise CheckpointError(
                 "corrupt", f"tensor {self.name} has {len(self.shape)} dimensions where a matrix was expected"
             )
         return self.dtype
 
-    def _check_finite(self, values: np.ndarray, row_numbers: np.ndarray) -> None:
+    def check_finite(self, values: np.ndarray, row_numbers: np.ndarray) -> None:
+        """values: rows as stored, [m, columns]; row_numbers: which they are, int64 [m]. Raises CheckpointError (nonfinite)."""
         found = first_nonfinite(values, self.dtype)
         if found >= 0:
             row, column = divmod(found, values.shape[1])
+            place = (int(row_numbers[row]), *(int(one) for one in np.unravel_index(column, self.shape[1:])))
+            where = f"row {place[0]}, column {place[1]}" if len(place) == 2 else f"{list(place)}"
             raise CheckpointError(
                 "nonfinite",
-                f"tensor {self.name} holds NaN or infinity, first at row {row_numbers[row]}, column {column}; "
-                "its network has no distances there",
+                f"tensor {self.name} holds NaN or infinity, first at {where}; its network has no distances there",
             )
+
+    def slice(self, index: int) -> "Tensor":
+        """One slice of the first axis as a tensor of its own, named `name[index]`."""
+        each = (self.entry.stop - self.entry.start) // self.shape[0]
+        start = self.entry.start + index * each
+        entry = TensorEntry(f"{self.name}[{index}]", self.dtype, self.shape[1:], start, start + each)
+        return replace(self, entry=entry)
 
 
 def _array(piece: memoryview, stored: np.dtype) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the exact analysis reads, and in which pieces: tensors in the order of the node layers, each in bands of rows."""
+"""What the exact analysis reads, and in which pieces: tensors in the order of the node layers, each in bands of slices."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ninscope.architectures.layout import Architecture, WeightBlock
+from ninscope.checkpoints.matrix import Matrix
 from ninscope.checkpoints.read_ahead import ReadAhead
-from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
 from ninscope.networks.bin_table import MAX_EDGES_OF_A_NODE
 
@@ -19,33 +19,29 @@ Chosen = Mapping[str, np.ndarray] | None
 
 @dataclass(frozen=True)
 class Outgoing:
-    """All edges that leave one node layer through one tensor, for each network that is looked at.
+    """All edges that leave one node layer through one matrix, for each network that is looked at.
 
-    rows, columns: one entry a network: sorted int64, or None for all of the tensor's. targets: each matrix in it by the name
-    of the layer that it leads to, and its rows.
+    targets, nodes: one entry a network: sorted int64 numbers in the matrix, or None for all of it. leads_to: the targets that
+    belong to each layer that it leads to, by the layer's name.
     """
 
     layer: str
-    tensor: Tensor
-    rows: tuple[np.ndarray | None, ...]
-    columns: tuple[np.ndarray | None, ...]
-    targets: Mapping[str, np.ndarray]
-
-    @property
-    def bytes(self) -> int:
-        return self.tensor.shape[0] * self.tensor.shape[1] * self.tensor.item_bytes
+    matrix: Matrix
+    targets: tuple[np.ndarray | None, ...]
+    nodes: tuple[np.ndarray | None, ...]
+    leads_to: Mapping[str, np.ndarray]
 
     def spans(self, band_bytes: int) -> Iterator[tuple[int, int]]:
-        """Half-open spans of row numbers of about band_bytes each."""
-        total, columns = self.tensor.shape
-        height = max(band_bytes // max(columns * self.tensor.item_bytes, 1), 1)
+        """Half-open spans of slice numbers of about band_bytes each."""
+        total = self.matrix.slices
+        height = max(band_bytes // max(self.matrix.slice_bytes, 1), 1)
         for first in range(0, total, height):
             yield first, min(first + height, total)
 
 
 @dataclass(frozen=True)
 class Band:
-    """Rows first..last-1 of what leaves a layer through a tensor."""
+    """Slices first..last-1 of the tensor through which edges leave a layer."""
 
     part: Outgoing
     first: int
@@ -53,16 +49,12 @@ class Band:
 
     @property
     def bytes(self) -> int:
-        return (self.last - self.first) * self.part.tensor.shape[1] * self.part.tensor.item_bytes
+        return (self.last - self.first) * self.part.matrix.slice_bytes
 
     @property
     def place(self) -> tuple[str, str, int]:
         """What no other band of a network has."""
-        return self.part.layer, self.part.tensor.name, self.first
-
-    def inside(self, rows: np.ndarray) -> np.ndarray:
-        """Those of the sorted rows that lie in this band."""
-        return rows[np.searchsorted(rows, self.first) : np.searchsorted(rows, self.last)]
+        return self.part.layer, self.part.matrix.name, self.first
 
 
 class BandReader:
@@ -70,17 +62,17 @@ class BandReader:
 
     def __init__(self, bands: Sequence[Band]):
         self._numbers = {band.place: number for number, band in enumerate(bands)}
-        self._reads = ReadAhead([band.part.tensor.wanted_bits(band.first, band.last) for band in bands])
+        self._reads = ReadAhead([band.part.matrix.wanted(band.first, band.last) for band in bands])
 
-    def bits(self, band: Band) -> np.ndarray:
-        """Its weights, unsigned integers [rows, columns]. Raises CheckpointError."""
-        return band.part.tensor.bits_in(self._reads.take(self._numbers[band.place]))
+    def raw(self, band: Band) -> list[memoryview]:
+        """Its bytes. Raises CheckpointError."""
+        return self._reads.take(self._numbers[band.place])
 
 
 def outgoing(
-    architecture: Architecture, tensors: Mapping[str, Tensor], networks: Sequence[Chosen] = (None,)
+    architecture: Architecture, matrices: Mapping[str, Matrix], networks: Sequence[Chosen] = (None,)
 ) -> list[Outgoing]:
-    """Which rows and columns of which tensors hold the edges of each node layer, layers in the architecture's order.
+    """Which matrices hold the edges of each node layer, and which part of them, layers in the architecture's order.
 
     Raises CheckpointError (unsupported) for a layer whose neurons may have more edges than their distances can be summed for.
     """
@@ -89,7 +81,7 @@ def outgoing(
     sizes = {layer.name: layer.size for layer in architecture.layers}
     for block in architecture.blocks:
         grouped.setdefault((block.source, block.tensor), []).append(block)
-        edges[block.source] = edges.get(block.source, 0) + sizes[block.target]
+        edges[block.source] = edges.get(block.source, 0) + sizes[block.target] * matrices[block.tensor].taps
         if edges[block.source] > MAX_EDGES_OF_A_NODE:
             raise CheckpointError(
                 "unsupported",
@@ -98,23 +90,23 @@ def outgoing(
     order = {layer.name: number for number, layer in enumerate(architecture.layers)}
     found = []
     for (source, name), blocks in grouped.items():
-        rows, columns = [], []
+        targets, nodes = [], []
         for chosen in networks:
-            targets = [np.arange(sizes[b.target]) if chosen is None else chosen[b.target] for b in blocks]
-            taken = np.sort(np.concatenate([b.rows.rows(t) for b, t in zip(blocks, targets, strict=True)]))
-            rows.append(None if taken.size == tensors[name].shape[0] else taken)
-            columns.append(None if chosen is None or chosen[source].size == sizes[source] else chosen[source])
-        matrices = {block.target: block.rows.rows(np.arange(sizes[block.target])) for block in blocks}
-        found.append(Outgoing(source, tensors[name], tuple(rows), tuple(columns), matrices))
+            of_blocks = [np.arange(sizes[b.target]) if chosen is None else chosen[b.target] for b in blocks]
+            taken = np.sort(np.concatenate([b.rows.rows(t) for b, t in zip(blocks, of_blocks, strict=True)]))
+            targets.append(None if taken.size == matrices[name].size[0] else taken)
+            nodes.append(None if chosen is None or chosen[source].size == sizes[source] else chosen[source])
+        leads_to = {block.target: block.rows.rows(np.arange(sizes[block.target])) for block in blocks}
+        found.append(Outgoing(source, matrices[name], tuple(targets), tuple(nodes), leads_to))
     return sorted(found, key=lambda part: order[part.layer])
 
 
 def bands_of(parts: Sequence[Outgoing], number: int = 0, count: int = 1) -> tuple[list[Band], list[Band]]:
-    """(every band in the order of layers and rows, those of piece `number` of `count`).
+    """(every band in the order of layers and slices, those of piece `number` of `count`).
 
     Pieces are consecutive bands of about the same number of bytes, and together all of them.
     """
-    total = sum(part.bytes for part in parts)
+    total = sum(part.matrix.bytes for part in parts)
     band_bytes = min(BAND_BYTES, -(-total // count))
     bands = [Band(part, first, last) for part in parts for first, last in part.spans(band_bytes)]
     before, piece = 0, []

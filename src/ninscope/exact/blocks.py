@@ -26,8 +26,8 @@ def matrix_name(source: str, target: str) -> str:
 
 @dataclass(frozen=True)
 class BlockTally:
-    """Some rows of one matrix. totals: int64 [K + 2], weights per distance bin, then those that are no edges; row_moments:
-    float64 [rows, 2], each row's mean and variance. They add in any order: `std` sums without rounding.
+    """Some rows of one matrix, as its tensor stores them. totals: int64 [K + 2], weights per distance bin, then those that are
+    no edges; row_moments: float64 [rows, 2], each row's mean and variance. They add in any order: `std` sums without rounding.
     """
 
     source: str

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ninscope.architectures.layout import Architecture
+from ninscope.checkpoints.matrix import Piece
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
-from ninscope.exact.bands import Band, BandReader, bands_of, outgoing
+from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, block_tally, merged
 from ninscope.multifractal.boxes import column_histogram
-from ninscope.networks.bin_table import BinTable, bin_table, magnitude_range
-from ninscope.networks.radii import IntegerRadii, Radii, log_radii
+from ninscope.networks.bin_table import BinTable, magnitude_range
+from ninscope.networks.radii import Radii, log_radii
 from ninscope.parameters import Parameters
 
 
@@ -56,10 +57,11 @@ class Tally:
         self._kept = table.radius_count + 1
         self._nonfinite = table.nonfinite
 
-    def add(self, bits: np.ndarray, table: BinTable) -> bool:
-        """Count weights, unsigned integers [rows, nodes]; false where one of them is not finite."""
-        column_histogram(bits, table, self._histogram, self._distances)
-        return not self._histogram[:, self._nonfinite].any()
+    def add(self, bits: np.ndarray, table: BinTable, nodes: slice = slice(None)) -> bool:
+        """Count weights of some of the nodes, unsigned integers [edges, nodes]; false where one of them is not finite."""
+        counts = self._histogram[nodes]
+        column_histogram(bits, table, counts, self._distances[nodes])
+        return not counts[:, self._nonfinite].any()
 
     @property
     def counts(self) -> LayerCounts:
@@ -83,57 +85,51 @@ def magnitudes(
     _, bands = bands_of(outgoing(architecture, architecture.tensors(checkpoint.tensors)), number, count)
     reader = BandReader(bands)
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda band: magnitudes_of(band, reader.bits(band)), bands)
+        found = pool.map(lambda band: magnitudes_of(band, reader.raw(band)), bands)
         return np.array(list(found), dtype=np.float64).reshape(-1)
 
 
-def magnitudes_of(band: Band, bits: np.ndarray) -> tuple[float, float]:
+def magnitudes_of(band: Band, raw: Sequence[memoryview]) -> tuple[float, float]:
     """The smallest |w| above 0 and the largest |w| of a band; 0 where there is none. Raises CheckpointError (nonfinite)."""
-    tensor = band.part.tensor
-    (rows,) = band.part.rows
-    if rows is not None:
-        bits = bits[band.inside(rows) - band.first]
-    smallest, largest = magnitude_range(bits, tensor.checked_float_type())
-    if not np.isfinite(largest):
-        raise _nonfinite(band, bits, rows, None, bin_table(tensor.checked_float_type(), IntegerRadii()))
-    return smallest, largest
+    matrix = band.part.matrix
+    (targets,) = band.part.targets
+    found = []
+    for piece in matrix.pieces(raw, band.first):
+        bits, _ = piece.chosen(targets, None)
+        if bits.size:
+            found.append(magnitude_range(bits, matrix.dtype))
+    if not all(np.isfinite(largest) for _, largest in found):
+        matrix.check_stored(raw, band.first)
+    return min((one for one, _ in found if one > 0), default=0.0), max((one for _, one in found), default=0.0)
 
 
 def count_band(
-    band: Band, bits: np.ndarray, table: BinTable, tallies: Sequence[Tally], matrices: bool = False
+    band: Band, raw: Sequence[memoryview], table: BinTable, tallies: Sequence[Tally], matrices: bool = False
 ) -> dict[str, BlockTally]:
-    """Add one band, of these weights, to the tallies, one for each network that is looked at; matrices: returns what null
+    """Add one band, of these bytes, to the tallies, one for each network that is looked at; matrices: returns what null
     models need of it.
 
     Raises CheckpointError (nonfinite).
     """
     part = band.part
-    for rows, columns, tally in zip(part.rows, part.columns, tallies, strict=True):
-        chosen = bits if rows is None else bits[band.inside(rows) - band.first]
-        chosen = chosen if columns is None else chosen.take(columns, axis=1)
-        if not tally.add(chosen, table):
-            raise _nonfinite(band, chosen, rows, columns, table)
-    return _block_tallies(band, bits, table) if matrices else {}
+    found: dict[str, BlockTally] = {}
+    for piece in part.matrix.pieces(raw, band.first):
+        for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
+            bits, counted = piece.chosen(targets, nodes)
+            if bits.size and not tally.add(bits, table, counted):
+                part.matrix.check_stored(raw, band.first)
+        if matrices:
+            found = merged(found, _block_tallies(part, piece, table))
+    return found
 
 
-def _nonfinite(band: Band, bits: np.ndarray, rows, columns, table: BinTable) -> CheckpointError:
-    """bits: the band's weights at these rows and columns (None for all), one of which is not finite."""
-    bad = int(np.flatnonzero((bits & table.magnitude) >= table.starts[-2])[0])
-    row, column = divmod(bad, bits.shape[1])
-    row = band.first + row if rows is None else int(band.inside(rows)[row])
-    column = column if columns is None else int(columns[column])
-    return CheckpointError(
-        "nonfinite",
-        f"tensor {band.part.tensor.name} holds NaN or infinity, first at row {row}, column {column}; "
-        "its network has no distances there",
-    )
-
-
-def _block_tallies(band: Band, bits: np.ndarray, table: BinTable) -> dict[str, BlockTally]:
+def _block_tallies(part: Outgoing, piece: Piece, table: BinTable) -> dict[str, BlockTally]:
     found = {}
-    for target, rows in band.part.targets.items():
-        inside = band.inside(rows)
-        if inside.size:
-            tally = block_tally(band.part.layer, target, bits[inside - band.first], band.part.tensor.dtype, table)
+    for target, targets in part.leads_to.items():
+        bits, _ = piece.chosen(targets, None)
+        if bits.size:
+            # As it is stored, so that what is averaged first does not depend on where a band begins.
+            slices = bits.T if part.matrix.layout.nodes_first else bits
+            tally = block_tally(part.layer, target, np.ascontiguousarray(slices), part.matrix.dtype, table)
             found[tally.name] = tally
     return found

@@ -25,7 +25,9 @@ from ninscope.parameters import Parameters
 
 @dataclass(frozen=True)
 class Matrix:
-    """What is kept of one weight matrix. totals: int64 [K + 2], weights per distance bin, then those that are no edges."""
+    """What is kept of one weight matrix. rows: edges that a node has in it; columns: nodes; totals: int64 [K + 2], weights per
+    distance bin, then those that are no edges.
+    """
 
     source: str
     target: str
@@ -44,7 +46,8 @@ def matrices_of(tallies: Mapping[str, BlockTally], architecture: Architecture) -
     found = []
     for block in architecture.blocks:
         tally = tallies[matrix_name(block.source, block.target)]
-        found.append(Matrix(block.source, block.target, tally.rows, tally.columns, tally.std, tally.totals))
+        edges, nodes = architecture.edges_of(block)
+        found.append(Matrix(block.source, block.target, edges, nodes, tally.std, tally.totals))
     return tuple(found)
 
 

@@ -1,14 +1,15 @@
 """The sampled neuron interaction network: all samples of one checkpoint as one block-diagonal sparse matrix."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ninscope.architectures.layout import Architecture, WeightBlock
+from ninscope.architectures.layout import Architecture, Link, NodeLayer, WeightBlock
+from ninscope.checkpoints.matrix import Matrix
 from ninscope.checkpoints.read_ahead import ReadAhead, bytes_to_fetch
-from ninscope.checkpoints.tensors import Checkpoint, Tensor, as_float
+from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.networks.compress import compress_rows
 from ninscope.networks.sampling import sampled_neurons
@@ -22,16 +23,21 @@ class SampledNetwork:
 
     matrix: CSR [samples * nodes, samples * nodes], W of source row and target column, float32 (float64 for F64 weights);
     only edges with 1/|w| <= max_distance are stored. layer_sizes: int64 [layers], neurons sampled from each node layer, in
-    the order of layer_names; neurons: int64 [samples, nodes], the neuron's number in its layer; sources: layers that
-    edges leave. A node of sample s and
-    layer l is row s * nodes + sum(layer_sizes[:l]) + position.
+    the order of layers, which have their whole sizes; neurons: int64 [samples, nodes], the neuron's number in its layer;
+    sources: names of layers that edges leave; links: the architecture's. A node of sample s and layer l is row
+    s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries.
     """
 
     matrix: csr_matrix
-    layer_names: tuple[str, ...]
+    layers: tuple[NodeLayer, ...]
     layer_sizes: np.ndarray
     neurons: np.ndarray
     sources: tuple[str, ...]
+    links: tuple[Link, ...] = ()
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers)
 
     @property
     def samples(self) -> int:
@@ -63,6 +69,16 @@ class SampledNetwork:
             if name in self.sources and edges <= min_degree
         ]
 
+    def rows_of(self, names: Collection[str]) -> np.ndarray:
+        """Row numbers, within one sample, of the nodes of these layers, int64."""
+        starts = np.cumsum(self.layer_sizes) - self.layer_sizes
+        chosen = [
+            np.arange(start, start + size)
+            for name, start, size in zip(self.layer_names, starts, self.layer_sizes, strict=True)
+            if name in names
+        ]
+        return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+
     def row_pointer(self, sample: int) -> tuple[np.ndarray, slice]:
         """(indptr of one sample's rows starting at 0, the slice of matrix.data that it points into)."""
         indptr = self.matrix.indptr[sample * self.nodes : (sample + 1) * self.nodes + 1]
@@ -82,8 +98,8 @@ def sampled_network(
     A layer with fewer neurons gives all of them. One tensor is held at a time, and from elsewhere than a local file the next
     ones' rows while they arrive. Raises CheckpointError.
     """
-    tensors = architecture.tensors(checkpoint.tensors)
-    plan = _Plan(architecture, nodes_per_layer, samples, seed)
+    matrices = architecture.tensors(checkpoint.tensors)
+    plan = _Plan(architecture, matrices, nodes_per_layer, samples, seed)
     if plan.edges_at_most > MAX_EDGES:
         raise CheckpointError(
             "unsupported",
@@ -91,52 +107,58 @@ def sampled_network(
             f"{MAX_EDGES:.2g}; take fewer samples or fewer neurons, or measure it exactly",
         )
     reads = plan.reads()
-    ahead = ReadAhead([tensors[read.tensor].wanted_rows(read.wanted) for read in reads])
-    edges = _Edges(plan, np.float64 if any(tensor.dtype == "F64" for tensor in tensors.values()) else np.float32)
+    ahead = ReadAhead([read.matrix.tensor.wanted_rows(read.wanted) for read in reads])
+    edges = _Edges(plan, np.float64 if any(matrix.dtype == "F64" for matrix in matrices.values()) else np.float32)
     place = 0
     for number, layer in enumerate(architecture.layers):
         blocks = plan.by_source.get(layer.name, ())
         if blocks:
-            targets = np.concatenate([plan.rows_of(block.target) for block in blocks])
+            targets = np.concatenate([plan.targets_of(block) for block in blocks])
             of_layer = [read for read in reads[place:] if read.source == layer.name]
             pieces = (ahead.take(at) for at in range(place, place + len(of_layer)))
             place += len(of_layer)
-            for sample, weights in enumerate(_dense_rows(of_layer, pieces, tensors, plan.chosen)):
+            for sample, weights in enumerate(_dense_rows(of_layer, pieces, plan.chosen)):
                 edges.append(sample, number, weights, targets, max_distance)
     names = tuple(layer.name for layer in architecture.layers)
     neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in plan.chosen])
     sources = tuple(name for name in names if name in plan.by_source)
-    return SampledNetwork(edges.matrix(), names, plan.sizes, neurons, sources)
+    return SampledNetwork(edges.matrix(), architecture.layers, plan.sizes, neurons, sources, architecture.links)
 
 
 def sampled_bytes(
     checkpoint: Checkpoint, architecture: Architecture, nodes_per_layer: int, samples: int, seed: int
 ) -> int:
     """Bytes of weights that `sampled_network` fetches for a checkpoint that is not local; none is read. Raises CheckpointError."""
-    tensors = architecture.tensors(checkpoint.tensors)
-    reads = _Plan(architecture, nodes_per_layer, samples, seed).reads()
-    return bytes_to_fetch([tensors[read.tensor].wanted_rows(read.wanted) for read in reads])
+    matrices = architecture.tensors(checkpoint.tensors)
+    reads = _Plan(architecture, matrices, nodes_per_layer, samples, seed).reads()
+    return bytes_to_fetch([read.matrix.tensor.wanted_rows(read.wanted) for read in reads])
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One tensor to read for one source layer. wanted: the rows of all samples, sorted and distinct, int64."""
+    """One matrix to read for one source layer. wanted: slices of its tensor for all samples, sorted and distinct, int64."""
 
     source: str
-    tensor: str
+    matrix: Matrix
     blocks: tuple[WeightBlock, ...]
     wanted: np.ndarray
 
-    def rows(self, neurons: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The rows that one sample takes, in the order of the blocks."""
+    def targets(self, neurons: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The targets in the matrix that one sample takes, in the order of the blocks."""
         return np.concatenate([block.rows.rows(neurons[block.target]) for block in self.blocks])
+
+    def slices(self, neurons: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self.matrix.slices_of(self.targets(neurons), neurons[self.source])
 
 
 class _Plan:
     """Which neurons are drawn, and where their rows stand."""
 
-    def __init__(self, architecture: Architecture, nodes_per_layer: int, samples: int, seed: int):
+    def __init__(
+        self, architecture: Architecture, matrices: Mapping[str, Matrix], nodes_per_layer: int, samples: int, seed: int
+    ):
         layers = architecture.layers
+        self._matrices = matrices
         self.samples = samples
         self.chosen = [
             {layer.name: sampled_neurons(seed, n, layer.sample_group, layer.size, nodes_per_layer) for layer in layers}
@@ -146,12 +168,17 @@ class _Plan:
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.nodes = int(self.sizes.sum())
         self._number = {layer.name: number for number, layer in enumerate(layers)}
-        # Blocks by source layer, in the order their edges stand in a node's row.
-        self.by_source: dict[str, list[WeightBlock]] = {}
+        # Blocks by source layer, in the order their edges stand in a node's row: those of one matrix side by side.
+        place = {}
         for block in architecture.blocks:
+            place.setdefault(block.tensor, len(place))
+        self.by_source: dict[str, list[WeightBlock]] = {}
+        for block in sorted(architecture.blocks, key=lambda block: place[block.tensor]):
             self.by_source.setdefault(block.source, []).append(block)
         size = {layer.name: int(n) for layer, n in zip(layers, self.sizes, strict=True)}
-        self.edges_of_one = sum(size[block.source] * size[block.target] for block in architecture.blocks)
+        self.edges_of_one = sum(
+            size[block.source] * size[block.target] * matrices[block.tensor].taps for block in architecture.blocks
+        )
         self.edges_at_most = samples * self.edges_of_one
 
     def reads(self) -> list[_Read]:
@@ -159,16 +186,17 @@ class _Plan:
         found = []
         for layer, blocks in sorted(self.by_source.items(), key=lambda item: self._number[item[0]]):
             for name in dict.fromkeys(block.tensor for block in blocks):
-                read = _Read(
-                    layer, name, tuple(block for block in blocks if block.tensor == name), np.zeros(0, np.int64)
-                )
-                found.append(replace(read, wanted=np.unique(np.concatenate([read.rows(each) for each in self.chosen]))))
+                through = tuple(block for block in blocks if block.tensor == name)
+                read = _Read(layer, self._matrices[name], through, np.zeros(0, np.int64))
+                wanted = np.unique(np.concatenate([read.slices(each) for each in self.chosen]))
+                found.append(replace(read, wanted=wanted))
         return found
 
-    def rows_of(self, layer: str) -> np.ndarray:
-        """Row numbers, within one sample, of a layer's neurons."""
-        number = self._number[layer]
-        return self.starts[number] + np.arange(self.sizes[number])
+    def targets_of(self, block: WeightBlock) -> np.ndarray:
+        """Row numbers, within one sample, of a block's target neurons, once for every edge that a node has to them."""
+        number = self._number[block.target]
+        rows = self.starts[number] + np.arange(self.sizes[number])
+        return np.repeat(rows, self._matrices[block.tensor].taps)
 
 
 class _Edges:
@@ -208,16 +236,14 @@ class _Edges:
         return csr_matrix((self._values[:total], self._columns[:total], indptr), shape=shape)
 
 
-def _dense_rows(
-    reads: Sequence[_Read], pieces: Iterator[list[memoryview]], tensors: Mapping[str, Tensor], chosen
-) -> list[np.ndarray]:
-    """For each sample the weights [source neurons, targets of all blocks] of a layer. pieces: the bytes of each read."""
+def _dense_rows(reads: Sequence[_Read], pieces: Iterator[list[memoryview]], chosen) -> list[np.ndarray]:
+    """For each sample the weights [source neurons, edges to all blocks] of a layer. pieces: the bytes of each read."""
     dense: list[list[np.ndarray]] = [[] for _ in chosen]
     for read, found in zip(reads, pieces, strict=True):
-        tensor = tensors[read.tensor]
-        values, position = tensor.rows_in(found, read.wanted)
+        matrix = read.matrix
+        values, position = matrix.tensor.rows_in(found, read.wanted)
+        weights = matrix.weights(values if len(values) == position.size else values.take(position, axis=0))
         for sample, neurons in enumerate(chosen):
-            taken = position[np.searchsorted(read.wanted, read.rows(neurons))]
-            block_weights = values.take(taken, axis=0).take(neurons[read.source], axis=1)
-            dense[sample].append(as_float(block_weights, tensor.dtype))
+            place = np.searchsorted(read.wanted, read.slices(neurons))
+            dense[sample].append(matrix.taken(weights, place, read.targets(neurons), neurons[read.source]))
     return [np.concatenate(parts, axis=0).T for parts in dense]
