@@ -80,10 +80,25 @@ def architecture_of(
             )
         named = {"names": tensors} if family in SPELLED and tensors else {}
         return families[family](config, **named).with_convolutions(reading.convolutions)
-    if tensors is None or not isinstance(family, str | None):
+    if tensors is None or not isinstance(family, str):
         raise CheckpointError(
             "unsupported",
             f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
         )
-    why = "config.json names no model_type" if family is None else f"model_type {family!r} is no known family"
+    why = f"model_type {family!r} is no known family"
     return generic.architecture(tensors, why).with_convolutions(reading.convolutions)
+
+
+def unlike(wirings: Mapping[str, Architecture]) -> dict[str, CheckpointError]:
+    """Revisions of one model that cannot be compared with the others, by name, each with its error (unsupported): those of an
+    unknown type beside revisions of a known family.
+    """
+    known = sorted({wiring.family for wiring in wirings.values()} - {generic.FAMILY})
+    return {
+        revision: CheckpointError(
+            "unsupported",
+            f"{wiring.note.split(';')[0]} and its siblings are of {known[0]}: read as generic, it could not be compared with them",
+        )
+        for revision, wiring in wirings.items()
+        if known and wiring.family == generic.FAMILY
+    }
