@@ -6,7 +6,8 @@ projection u: a->g, a->u, m->x', where m = act(g) * u, neuron by neuron. Where n
 or behind it (BERT, OLMo 2), makes no difference: it joins no two neurons.
 
 Layers whose neurons are the same ones share their sample: q, k, v, c as in the paper, and g, u, m. With grouped-query attention k
-and v have fewer neurons than q and c; then k and v share a sample, and q and c do.
+and v have fewer neurons than q and c; then k and v share a sample, and q and c do, and no link leads from v to c: several
+neurons of c are mixtures of one of v, which a link does not say. Paths across several layers then end at v.
 """
 
 from collections.abc import Mapping
