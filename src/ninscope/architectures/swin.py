@@ -54,7 +54,7 @@ def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
             merged = net.layer(f"stage{stage}.merge", "x", width)
             beside = net.layer(f"stage{stage}.merge", "n", 4 * width, "convolution")
             for neighbour in range(4):
-                net.link(merged, beside, neighbour * width)
+                net.link(merged, beside, first=neighbour * width)
             net.join(beside, f"stage{stage + 1}.block0.x", REDUCTION.format(stage))
     net.layer("output", "x", widths[-1])
     return net.architecture()
