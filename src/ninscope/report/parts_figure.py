@@ -51,7 +51,10 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
                 if column:
                     axes.set_yticklabels([])
             if drawn is not None:
-                figure.colorbar(drawn, ax=list(panels[:, column]), label=label, pad=0.02, aspect=30)
+                bar = figure.colorbar(drawn, ax=list(panels[:, column]), pad=0.02, aspect=30)
+                bar.ax.set_ylim(
+                    np.nanmin([0, *rows[name]]) if column == 0 else None
+                )  # shades that do not occur are left out
             panels[0, column].set_title(label, fontsize=9)
             label_steps(panels[-1, column], steps, least=1.2)
             panels[-1, column].set_xlabel("training step (log axis)")
