@@ -37,7 +37,7 @@ def finished(tmp_path_factory, scheduler) -> Path:
         dag = write_dag(place / "tiny.toml", Path("weights"), **ASKED | changes)
         ended = command("run", dag, "--runs-dir", place / runs, "--scheduler", scheduler)
         assert (ended.code, ended.says) == (0, [])
-    return place  # fmt: skip
+    return place
 
 
 def table(place: Path, runs: str = "runs", name: str = "emergence") -> pd.DataFrame:
@@ -61,7 +61,7 @@ def test_a_part_is_compared_with_the_same_part_of_the_start(finished, method):
     }
     rows = table(finished).query("method == @method").set_index(["part", "step"])
     for part in EXPECTED:
-        start, values = measured[0].part(part), {}
+        start = measured[0].part(part)
         for step in STEPS:
             now, row = measured[step].part(part), rows.loc[part, step]
             values = [now.alpha0, now.alpha0_std, now.width, now.width_std, now.r2_mass_mean, now.r2_partition]
