@@ -56,7 +56,7 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
                     np.nanmin([0, *rows[name]]) if column == 0 else None
                 )  # shades that do not occur are left out
             panels[0, column].set_title(label, fontsize=9)
-            label_steps(panels[-1, column], steps, least=1.2)
+            label_steps(panels[-1, column], steps, least=1.7)
             panels[-1, column].set_xlabel("training step (log axis)")
         return figure
 
