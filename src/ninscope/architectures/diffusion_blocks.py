@@ -23,7 +23,7 @@ from ninscope.checkpoints.matrix import MatrixLayout
 from ninscope.errors import CheckpointError
 
 MAX_WIDTH = 10_000_000
-MAX_LEVELS, MAX_DEPTH, MAX_LAYERS = 64, 1_000, 100_000
+MAX_LEVELS, MAX_DEPTH, MAX_LAYERS = 64, 1_000, 20_000
 MODULATIONS = (
     "shift1",
     "scale1",
@@ -34,6 +34,8 @@ MODULATIONS = (
 )  # of attention's input and output, then feed-forward's
 FEED_FORWARD_MULTIPLE = 4
 GATED = ("geglu", "swiglu")
+# Attention of UNet2DModel, in files from before its parts had the names of all other attention.
+OLDER_NAMES = ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn."))
 ACTIVATIONS = ("gelu", "gelu-approximate", "geglu-approximate", "linear-silu", *GATED)
 
 
@@ -91,7 +93,12 @@ class Wiring:
 
     def architecture(self) -> Architecture:
         return Architecture(
-            self.family, tuple(self._layers.values()), tuple(self._blocks), self._matrices, links=tuple(self._links)
+            self.family,
+            tuple(self._layers.values()),
+            tuple(self._blocks),
+            self._matrices,
+            links=tuple(self._links),
+            older=OLDER_NAMES,
         )
 
     def _matrix(self, module: str, stored: StoredMatrix) -> None:

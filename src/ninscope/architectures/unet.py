@@ -169,7 +169,7 @@ def _behind(config: Mapping, key: str, known: Mapping[str, str], default: tuple[
     found = []
     for kind in types:
         plain = kind.removeprefix(LEGACY_PREFIX) if isinstance(kind, str) else kind
-        if plain not in known:
+        if not isinstance(plain, str) or plain not in known:
             raise CheckpointError(
                 "unsupported",
                 f"config.json: {key} names {kind!r}, which is not supported; supported: {', '.join(known)}",
