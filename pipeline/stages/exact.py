@@ -4,7 +4,7 @@ A large checkpoint is analysed in parts, each a task of its own (stage `parts`),
 integers, so no bit depends on it. Logarithmic radii need the range of all weights first (stage `ranges`, in the same parts).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,8 +49,10 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
     )
 
 
-def stored_key(located: Located, parameters: Parameters, matrices: bool, store: ArtefactStore) -> str:
-    """Its key, or that of a stored analysis that holds all of it and more (single nodes, matrices)."""
+def stored_key(
+    located: Located, parameters: Parameters, matrices: bool, store: ArtefactStore, planned: Collection[str]
+) -> str:
+    """Its key, or that of an analysis that holds all of it and more (single nodes, matrices) and is stored, or planned."""
     wanted = exact_key(located, parameters, matrices)
     if store.has(STAGE, wanted):
         return wanted
@@ -59,7 +61,7 @@ def stored_key(located: Located, parameters: Parameters, matrices: bool, store: 
         for per_node in {parameters.per_node, True}
         for with_matrices in {matrices, True}
     )
-    return next((key for key in sorted(richer) if store.has(STAGE, key)), wanted)
+    return next((key for key in sorted(richer) if key in planned or store.has(STAGE, key)), wanted)
 
 
 def part_key(key: str, number: int, count: int) -> str:

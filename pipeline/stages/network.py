@@ -41,7 +41,7 @@ def store_network(root: str, located: Located, parameters: Parameters, key: str)
     """Build and store the network of one checkpoint; NaN in its weights is stored as a failure."""
 
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
-        return artefact_of(sample_network(checkpoint, parameters))
+        return artefact_of(sample_network(checkpoint, parameters, architecture))
 
     return attempt(STAGE, key, lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ninscope.architectures import architecture_of
-from ninscope.architectures.layout import parts_of
+from ninscope.architectures import architecture_of, unlike
+from ninscope.architectures.layout import Architecture, parts_of
 from ninscope.auditing import siblings
 from ninscope.checkpoints.audit import falsified
 from ninscope.checkpoints.source import open_source
@@ -140,11 +140,11 @@ def _counts(network: SampledNetwork, sample: int, parameters: Parameters) -> tup
     return box_histogram(indptr, radii.bins(weights), radii.count), radii.logarithms
 
 
-def sample_network(checkpoint: Checkpoint, parameters: Parameters) -> SampledNetwork:
+def sample_network(checkpoint: Checkpoint, parameters: Parameters, architecture: Architecture) -> SampledNetwork:
     """All samples of a checkpoint's network. Raises CheckpointError."""
     return sampled_network(
         checkpoint,
-        architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading),
+        architecture,
         parameters.nodes_per_layer,
         parameters.samples,
         parameters.seed,
@@ -221,6 +221,8 @@ def measure_all(
     # Checkpoints are measured side by side; where there are fewer than threads, each is split over several.
     threads_of_one = max(threads // len(wanted), 1)
 
+    wirings: dict[str, Architecture] = {}
+
     def one(name: str) -> Measured:
         try:
             finding = found[name]
@@ -228,9 +230,10 @@ def measure_all(
             checkpoint = opened.open(name)
             wiring = architecture_of(checkpoint.config, checkpoint.tensors, chosen.reading)
             wiring.tensors(checkpoint.tensors)  # says more, where it is no model at all
+            wirings[name] = wiring
             finding.check_shape()
             spectrum = _measured(checkpoint, chosen, threads_of_one)
-            notes = (wiring.note, spectrum.message, finding.message if finding.unlike else "", unknown)
+            notes = (spectrum.message, finding.message if finding.unlike else "", unknown)
             status = "duplicate" if name in no_e else "ok"
             message = "; ".join(note for note in notes if note)
             measured = Measured(name, opened.step_of(name), status, message, spectrum)
@@ -244,15 +247,35 @@ def measure_all(
 
     with ThreadPoolExecutor(threads) as pool:
         measured = list(pool.map(one, wanted))
-    rows = list(with_emergence(measured, no_e))
+    for revision_of, error in unlike(wirings).items():
+        at = wanted.index(revision_of)
+        measured[at] = replace(measured[at], status=error.status, message=str(error), spectrum=None)
+    rows = list(with_emergence(measured, otherwise_wired(wirings, measured) | no_e))
     return rows if revision is None else [row for row in rows if row.revision == revision]
 
 
+def otherwise_wired(
+    wirings: Mapping[str, Architecture], measured: list[Measured], baseline_step: int = 0
+) -> dict[str, str]:
+    """Revisions that are not wired as that of the baseline step, by name, with a clause that says so: there is no E between
+    two networks that are not the same."""
+    start = next((row.revision for row in measured if row.step == baseline_step and row.revision in wirings), None)
+    if start is None:
+        return {}
+    return {
+        name: f"its tensors are wired otherwise than those of {start}: no E"
+        for name, wiring in wirings.items()
+        if wiring.digest != wirings[start].digest
+    }
+
+
 def _measured(checkpoint: Checkpoint, parameters: Parameters, threads: int) -> Measurement:
+    wiring = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
     if parameters.exact:
-        wiring = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
-        return exact_measurement(exact_analysis(checkpoint, wiring, parameters, threads))
-    return analyse_network(sample_network(checkpoint, parameters), parameters)
+        found = exact_measurement(exact_analysis(checkpoint, wiring, parameters, threads))
+    else:
+        found = analyse_network(sample_network(checkpoint, parameters, wiring), parameters)
+    return replace(found, message="; ".join(note for note in (wiring.note, found.message) if note))
 
 
 def with_emergence(

@@ -1,25 +1,16 @@
 """Which matrices join which node layers, from a checkpoint's config.json: one small module a model family."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ninscope.architectures import described, dit, generic, gpt_neox, unet
+from ninscope.architectures import described, generic
 from ninscope.architectures.described import Description
+from ninscope.architectures.families import FAMILIES, PARALLEL, SPELLED
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 
-# By `model_type` (transformers) or `_class_name` (diffusers).
-FAMILIES: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.architecture}
-FAMILIES |= {"UNet2DModel": unet.unconditional, "UNet2DConditionModel": unet.conditional}
-FAMILIES |= {
-    "DiTTransformer2DModel": dit.dit,
-    "PixArtTransformer2DModel": dit.pixart,
-    "Transformer2DModel": dit.by_norm,
-}
-# What is not the paper's chain of layers but what the model does.
-PARALLEL: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.parallel}
 WIRINGS = ("chain", "parallel")
 
 
@@ -68,11 +59,27 @@ def architecture_of(
                 "unsupported",
                 f"{family} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
             )
-        return families[family](config).with_convolutions(reading.convolutions)
-    if tensors is None or not isinstance(family, str | None):
+        named = {"names": tensors} if family in SPELLED and tensors else {}
+        return families[family](config, **named).with_convolutions(reading.convolutions)
+    if tensors is None or not isinstance(family, str):
         raise CheckpointError(
             "unsupported",
             f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
         )
-    why = "config.json names no model_type" if family is None else f"model_type {family!r} is no known family"
+    why = f"model_type {family!r} is no known family"
     return generic.architecture(tensors, why).with_convolutions(reading.convolutions)
+
+
+def unlike(wirings: Mapping[str, Architecture]) -> dict[str, CheckpointError]:
+    """Revisions of one model that cannot be compared with the others, by name, each with its error (unsupported): those of an
+    unknown type beside revisions of a known family.
+    """
+    known = sorted({wiring.family for wiring in wirings.values()} - {generic.FAMILY})
+    return {
+        revision: CheckpointError(
+            "unsupported",
+            f"{wiring.note.split(';')[0]} and its siblings are of {known[0]}: read as generic, it could not be compared with them",
+        )
+        for revision, wiring in wirings.items()
+        if known and wiring.family == generic.FAMILY
+    }
