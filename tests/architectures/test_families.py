@@ -180,10 +180,10 @@ class TestTheForwardPass:
             model(torch.tensor([[7]]))
         for hook in hooks:
             hook.remove()
-        return blocks_of(folder), taken
+        return blocks_of(folder), taken, opened(folder)[1]
 
     def test_rows_of_q_k_and_v(self, seen):
-        blocks, taken = seen
+        blocks, taken, _ = seen
         for part in "qkv":
             features = blocks["block1.x", f"block1.{part}"] @ taken["x"]
             np.testing.assert_allclose(features, taken[part].reshape(-1), rtol=1e-4, atol=1e-5)
@@ -191,10 +191,15 @@ class TestTheForwardPass:
 
     def test_a_neuron_of_c_is_that_of_the_head_that_q_asks_for(self, seen):
         """Heads of v are read by as many heads of q each, one group after the other; c has q's neurons in q's order."""
-        blocks, taken = seen
+        blocks, taken, architecture = seen
         groups = len(taken["q"]) // len(taken["v"])
         context = np.repeat(taken["v"], groups, axis=0).reshape(-1)
         np.testing.assert_allclose(taken["c"], context, rtol=1e-6)
+        linked = np.zeros_like(context)
+        for link in architecture.links:
+            if (link.source, link.target) == ("block1.v", "block1.c"):
+                linked[link.targets(np.arange(taken["v"].size))] += taken["v"].reshape(-1)
+        np.testing.assert_allclose(taken["c"], linked, rtol=1e-6)
         np.testing.assert_allclose(blocks["block1.c", "block1.a"] @ context, taken["a"], rtol=1e-4, atol=1e-5)
 
 

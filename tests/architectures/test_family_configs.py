@@ -9,6 +9,7 @@ from suites import write_checkpoint
 
 import ninscope
 from ninscope.architectures import FAMILIES, SPELLED, architecture_of
+from ninscope.architectures.families import TRANSFORMERS
 from ninscope.errors import CheckpointError
 
 INTEGERS = (
@@ -46,7 +47,7 @@ def refused(config, folder=None, tensors=None) -> CheckpointError:
 
 
 def test_every_family_is_tested_here():
-    assert CONFIGS.keys() == FAMILIES.keys() - {"gpt_neox"}
+    assert CONFIGS.keys() == TRANSFORMERS.keys() - {"gpt_neox"}
     assert all(family in FAMILIES for family in SPELLED)
 
 
@@ -143,6 +144,11 @@ def test_what_does_not_join_weights_does_not_matter(family):
         ("opt", {"word_embed_proj_dim": -3}, "word_embed_proj_dim is -3; an integer from 1"),
         ("llama", {"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
         ("mistral", {"num_key_value_heads": 8}, "num_attention_heads 4 is no multiple of num_key_value_heads 8"),
+        (
+            "llama",
+            {"num_attention_heads": 100_000, "num_key_value_heads": 1, "head_dim": 1},
+            "100000 heads share 1 in each of 2 blocks; at most 100000 in all",
+        ),
         ("llama", {"num_attention_heads": 10}, "hidden_size 24 is no multiple of num_attention_heads 10"),
         ("qwen3", {"head_dim": 0}, "head_dim is 0; an integer from 1"),
         ("mixtral", {"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
@@ -150,7 +156,9 @@ def test_what_does_not_join_weights_does_not_matter(family):
         ("swin", {"num_heads": [2]}, r"depths \[1, 2\] and num_heads \[2\] differ in length"),
         ("swin", {"num_heads": [5, 3]}, "width 12 is no multiple of num_heads 5"),
         ("swin", {"depths": [1] * 60, "num_heads": [1] * 60}, "embed_dim 12 doubled for 60 stages is too wide"),
-        ("swin", {"mlp_ratio": float("nan")}, "mlp_ratio is nan; a number from 1 to 1000"),
+        ("swin", {"mlp_ratio": float("nan")}, "mlp_ratio is nan; a number up to 1000"),
+        ("swin", {"mlp_ratio": 0.01}, r"mlp_ratio is 0\.01; a number"),
+        ("swin", {"mlp_ratio": 10**400}, "mlp_ratio is 10+; a number"),
         ("swin", {"mlp_ratio": "4"}, "mlp_ratio is '4'; a number"),
         ("swin", {"mlp_ratio": 1e300}, r"mlp_ratio is 1e\+300; a number"),
         ("resnet", {"depths": [6000, 6000]}, r"depths \[6000, 6000\]; at most 10000 in all"),

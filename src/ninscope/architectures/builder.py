@@ -57,9 +57,9 @@ class Builder:
         targets = (target,) if isinstance(target, str) else target
         self._joins.append(_Join(source, targets, tensor, order, kernel, held_in, index, held))
 
-    def link(self, source: str, target: str, first: int = 0) -> None:
-        """A connection without weights (see Link)."""
-        self._links.append(Link(source, target, first))
+    def link(self, source: str, target: str, **places: int) -> None:
+        """A connection without weights. places: which neurons, as Link."""
+        self._links.append(Link(source, target, **places))
 
     def architecture(self) -> Architecture:
         blocks, matrices = [], {}

@@ -40,7 +40,7 @@ def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
     key, spellings = MODEL_TYPES[family]
     count = sizes.block_count(config)
     width = sizes.width(config)
-    queries, values = grouped_heads(config, width)
+    queries, values, head_dim = grouped_heads(config, width, count)
     hidden = sizes.width(config, "intermediate_size")
     experts = sizes.width(config, key)
     if count * experts > MAX_EXPERTS:
@@ -52,7 +52,7 @@ def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
     net = Builder(family, PREFIXES)
     for number in range(count):
         block, after = f"block{number}", following(number, count)
-        attention(net, block, width, formatted(ATTENTION, number), queries, values)
+        attention(net, block, width, formatted(ATTENTION, number), queries, values, head_dim)
         net.join(f"{block}.a", net.layer(block, "r", experts, "router"), templates["router"].format(number))
         net.link(f"{block}.a", after)
         for expert in range(experts):

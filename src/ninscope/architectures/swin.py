@@ -9,7 +9,6 @@ classifier, and the decoder of masked image modelling.
 Tensors are named as on the Hub, which save_pretrained writes by default, or as the library's modules are.
 """
 
-import math
 from collections.abc import Collection, Mapping
 
 from ninscope.architectures import sizes
@@ -40,7 +39,7 @@ REDUCTION = "encoder.layers.{}.downsample.reduction.weight"
 def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
     """The wiring that config.json implies, of a file with tensors of these names. Raises CheckpointError (corrupt)."""
     depths, widths = _stages(config)
-    ratio = _mlp_ratio(config)
+    ratio = _mlp_ratio(config, widths[0])
     places = [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
     templates = spelling(names, PREFIXES, (HUB, MODULES), places)
     following = [f"stage{stage}.block{number}.x" if number else "" for stage, number in places[1:]] + ["output.x"]
@@ -55,7 +54,7 @@ def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
             merged = net.layer(f"stage{stage}.merge", "x", width)
             beside = net.layer(f"stage{stage}.merge", "n", 4 * width, "convolution")
             for neighbour in range(4):
-                net.link(merged, beside, neighbour * width)
+                net.link(merged, beside, first=neighbour * width)
             net.join(beside, f"stage{stage + 1}.block0.x", REDUCTION.format(stage))
     net.layer("output", "x", widths[-1])
     return net.architecture()
@@ -76,8 +75,8 @@ def _stages(config: Mapping) -> tuple[list[int], list[int]]:
     return depths, widths
 
 
-def _mlp_ratio(config: Mapping) -> float:
+def _mlp_ratio(config: Mapping, width: int) -> float:
     ratio = config.get("mlp_ratio", 4.0)
-    if type(ratio) not in (int, float) or not math.isfinite(ratio) or not 1 <= ratio <= 1000:
-        raise CheckpointError("corrupt", f"config.json: mlp_ratio is {ratio!r}; a number from 1 to 1000 was expected")
+    if type(ratio) not in (int, float) or not 1 / width <= ratio <= 1000:
+        raise CheckpointError("corrupt", f"config.json: mlp_ratio is {ratio!r}; a number up to 1000 was expected")
     return ratio

@@ -6,7 +6,8 @@ projection u: a->g, a->u, m->x', where m = act(g) * u, neuron by neuron. Where n
 or behind it (BERT, OLMo 2), makes no difference: it joins no two neurons.
 
 Layers whose neurons are the same ones share their sample: q, k, v, c as in the paper, and g, u, m. With grouped-query attention k
-and v have fewer neurons than q and c; then k and v share a sample, and q and c do.
+and v have fewer neurons than q and c; then k and v share a sample, and q and c do, and from each head of v links lead to the
+heads of c that read it.
 """
 
 from collections.abc import Mapping
@@ -28,12 +29,14 @@ def attention(
     names: Names,
     queries: int | None = None,
     values: int | None = None,
+    head_dim: int = 1,
     order: str = "linear",
 ) -> None:
     """Node layers x, q, k, v, c and a of a block.
 
     names: tensors "q", "k", "v" and "o", or "qkv" (one after the other) and "o"; queries: neurons of q and c, width where
-    they are not given; values: of k and v, as many where they are not given; order: of the tensors (MatrixLayout).
+    they are not given; values: of k and v, as many where they are not given; head_dim: neurons of a head, needed where these
+    differ; order: of the tensors (MatrixLayout).
     """
     queries = width if queries is None else queries
     values = queries if values is None else values
@@ -50,8 +53,8 @@ def attention(
         for target, part in ((q, "q"), (k, "k"), (v, "v")):
             net.join(x, target, names[part], order)
     net.join(c, a, names["o"], order)
-    if values == queries:
-        net.link(v, c)
+    for part in range(queries // values):  # as many heads of c read each head of v
+        net.link(v, c, part=part, parts=queries // values, group=head_dim)
     net.link(x, a)
 
 
