@@ -107,7 +107,7 @@ class StoredMatrix:
 class Architecture:
     """A network's wiring. matrices: every used matrix by the name that blocks give it, which is the tensor's unless
     StoredMatrix says another; prefixes: what may stand before tensor names; links: weightless connections; note: what a user
-    should know of how the model was read, one clause; older: (today's, older) parts of tensor names, for files from before.
+    should know of how the model was read, one clause.
     """
 
     family: str
@@ -117,7 +117,6 @@ class Architecture:
     prefixes: tuple[str, ...] = ("",)
     links: tuple[Link, ...] = field(default=())
     note: str = ""
-    older: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         """Raises ValueError: a family's module, not a checkpoint, is wrong."""
@@ -165,11 +164,6 @@ class Architecture:
         taps = stored.layout.taps(stored.slice_shape)
         return self._sizes[block.target] * taps // stored.layout.groups, self._sizes[block.source]
 
-    def _older(self, name: str) -> str:
-        for today, before in self.older:
-            name = name.replace(today, before)
-        return name
-
     def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Matrix]:
         """The used matrices by the names in `blocks`, present and of the right shape.
 
@@ -181,7 +175,7 @@ class Architecture:
         used = {}
         for name, stored in self.matrices.items():
             full = prefix + names[name]
-            tensor = found.get(full, found.get(self._older(full)))
+            tensor = found.get(full)
             if tensor is None:
                 raise CheckpointError(
                     "corrupt", f"tensor {full} is absent, though config.json ({self.family}) implies it"
