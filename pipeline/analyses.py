@@ -99,6 +99,9 @@ class _Keys(Strict):
     derivative: str = Parameters.derivative
     radii: Literal["integer"] | LogRadii = "integer"
     per_node: bool = Parameters.per_node
+    parts: list[str] = Field(default=[])
+    convolutions: str = Parameters.convolutions
+    wiring: str = Parameters.wiring
 
 
 class Analysis(_Keys):
@@ -169,10 +172,10 @@ class Variant(_Keys):
 
 
 def _described(analysis: Analysis) -> dict[str, dict]:
-    """What the results of an analysis depend on, by method."""
+    """What the results of an analysis depend on, by method: not what is told of them (single nodes, parts)."""
     found = {}
     for method, parameters in analysis.methods().items():
-        values = asdict(parameters) | {"q": parameters.q.tolist(), "per_node": None}
+        values = asdict(parameters) | {"q": parameters.q.tolist(), "per_node": None, "parts": None}
         found[method] = values if parameters.log_count is None else values | {"max_distance": None}
     return found
 

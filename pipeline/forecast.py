@@ -44,7 +44,7 @@ def _add(found: dict[str, int], located: Located, size: int) -> None:
 def _of_samples(located: Located, parameters: Parameters) -> int:
     try:
         checkpoint = open_source(located.source).open(located.revision, located.identity)
-        architecture = architecture_of(checkpoint.config, checkpoint.tensors)
+        architecture = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
         return sampled_bytes(checkpoint, architecture, parameters.nodes_per_layer, parameters.samples, parameters.seed)
     except CheckpointError:
         return 0  # the run will say of it what there is to say

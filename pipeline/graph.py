@@ -43,7 +43,7 @@ def _add_exact(graph: Graph, root: str, key: str, located: Located, wanted: Want
     ranges = []
     if parameters.log_count is not None:
         ranges = [
-            _add(graph, root, exact.RANGES, name, exact.store_range, located, key, number, count)
+            _add(graph, root, exact.RANGES, name, exact.store_range, located, parameters, key, number, count)
             for number, name in enumerate(names)
         ]
     parts = [

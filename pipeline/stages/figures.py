@@ -50,6 +50,7 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
     """
     from ninscope.report import figures  # matplotlib takes half a second to import
     from ninscope.report.ablations import ablations_figure
+    from ninscope.report.parts_figure import groupings_of, parts_figure
 
     drawn = {}
     of_all, tables = tables, {name: of_analysis(table) for name, table in tables.items()}
@@ -61,6 +62,10 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
         drawn[f"{stem}-emergence.png"] = _png(
             figures.emergence_figure(part["emergence"], part["benchmarks"], model, part["nulls"])
         )
+        of_default = _of(of_all["emergence"], suite, model)
+        of_default = of_default[of_default["variant"] == DEFAULT]
+        if groupings_of(of_default):
+            drawn[f"{stem}-parts.png"] = _png(parts_figure(of_default, model))
         analyses = _of(whole_networks(of_all["emergence"]), suite, model)
         if (analyses["variant"] != DEFAULT).any():
             name = "ablations.png" if len(models) == 1 else f"{stem}-ablations.png"

@@ -4,10 +4,10 @@ import json
 from dataclasses import astuple
 
 import numpy as np
-from ninscope.pipeline.keys import content_key
+from ninscope.pipeline.keys import beyond_defaults, content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.locate import Located
-from ninscope.pipeline.stages.of_checkpoint import store_of_checkpoint
+from ninscope.pipeline.stages.of_checkpoint import READING, store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
@@ -34,6 +34,7 @@ def network_key(located: Located, parameters: Parameters) -> str:
         samples=parameters.samples,
         seed=parameters.seed,
         max_distance=parameters.max_distance if parameters.log_count is None else None,
+        **beyond_defaults(parameters, *READING),
     )
 
 
@@ -43,7 +44,8 @@ def store_network(root: str, located: Located, parameters: Parameters, key: str)
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
         return artefact_of(sample_network(checkpoint, parameters, architecture))
 
-    return attempt(STAGE, key, lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
+    store = ArtefactStore(RunFolder(root))
+    return attempt(STAGE, key, lambda: store_of_checkpoint(store, STAGE, key, located, parameters.reading, work))
 
 
 def artefact_of(network: SampledNetwork) -> Artefact:

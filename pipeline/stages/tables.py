@@ -26,7 +26,6 @@ from ninscope.multifractal.spectrum import fit_warning
 STAGE = "tables"
 VERSION = 5
 
-ALL_PARTS = "all"  # in the column `part`: the network as one
 EXACT_SAMPLE = -1  # in the column `sample`: no sample, the whole network
 
 _KEYS = {"suite": "string", "model": "string", "revision": "string", "step": "Int64"}
@@ -189,6 +188,7 @@ def _spectrum_rows(measured: Measurement) -> Iterator[dict]:
 
 def _emergence_rows(store: ArtefactStore, inputs: Inputs, model: Model, outcomes: Sequence[Outcomes]) -> list[dict]:
     members = {member.located.revision: member for member, _ in inputs.of_model(model, outcomes)}
+    place = {revision: number for number, revision in enumerate(members)}
     found = []
     for wanted in inputs.spectra:
         if history := inputs.history(model, wanted, outcomes):
@@ -197,18 +197,12 @@ def _emergence_rows(store: ArtefactStore, inputs: Inputs, model: Model, outcomes
                 rows = emergence.rows_of(store.read(emergence.STAGE, key))
             else:
                 rows = emergence.failed_rows(history, key)
-            by_revision = {row["revision"]: row for row in rows}
             of_analysis = {
                 "method": wanted.method,
                 "variant": wanted.variant,
-                "part": ALL_PARTS,
                 "baseline_step": inputs.asked.baseline_step,
             }
-            found += [
-                (list(members).index(revision), member.row_keys | of_analysis | by_revision[revision])
-                for revision, member in members.items()
-                if revision in by_revision
-            ]
+            found += [(place[row["revision"]], members[row["revision"]].row_keys | of_analysis | row) for row in rows]
     return [row for _, row in sorted(found, key=lambda each: each[0])]  # a checkpoint's analyses side by side
 
 
@@ -250,7 +244,7 @@ def _null_row(now: NullModel, start: NullModel | None, baseline_step: int, no_e:
 
 def whole_networks(rows: pd.DataFrame) -> pd.DataFrame:
     """Of a table, the rows of networks as one, not of their parts."""
-    return rows[rows["part"] == ALL_PARTS] if "part" in rows else rows
+    return rows[rows["part"] == emergence.ALL_PARTS] if "part" in rows else rows
 
 
 def of_analysis(rows: pd.DataFrame) -> pd.DataFrame:

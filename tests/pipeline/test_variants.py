@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pandas as pd
 import pytest
 from driving import artefacts, command, contents, made, write_dag
@@ -134,6 +135,27 @@ def test_what_was_asked_can_be_asked_again(finished, tmp_path):
 
     asked = tomllib.loads((finished / "runs" / "tiny" / "run.toml").read_text())["asked"]
     assert asked["variants"] == [{"name": name, **changes} for name, changes in VARIANTS.items()]
+
+
+def test_a_variant_may_read_the_checkpoint_otherwise(tmp_path, scheduler):
+    """In the parallel wiring x has the edges of attention and MLP together, and other distributions of mass."""
+    write_suite(tmp_path / "weights", (0, 1), **SHAPE)
+    variants = [{"name": "parallel", "wiring": "parallel"}]
+    asked = write_dag(
+        tmp_path / "tiny.toml", Path("weights"), exact=True, variants=variants, execution={"part_bytes": 4000}
+    )
+    assert run(tmp_path, scheduler, asked).code == 0
+    samples = table(tmp_path, "samples").query("step == 1").set_index(["variant", "sample"])
+    values = {"min_degree": 3, "q": np.arange(-4, 5) / 2}
+    for variant, wiring in (("default", "chain"), ("parallel", "parallel")):
+        exact = ninscope.measure(tmp_path / "weights", "step1", wiring=wiring, **values)
+        sampled = ninscope.measure(
+            tmp_path / "weights", "step1", nodes_per_layer=12, samples=3, wiring=wiring, **values
+        )
+        assert samples.loc[(variant, -1), "alpha0"] == exact.alpha0
+        for number, spectrum in enumerate(sampled.samples):
+            assert samples.loc[(variant, number), "width"] == spectrum.width
+    assert samples.loc[("default", -1), "alpha0"] != samples.loc[("parallel", -1), "alpha0"]
 
 
 def test_a_variant_that_fails_costs_its_own_rows(tmp_path, scheduler):
