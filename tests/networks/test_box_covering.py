@@ -46,8 +46,9 @@ def test_flowers_at_their_own_scales(u, generation):
     found = box_covering(graph, sizes=scales_of(u, u, generation), trials=20)
     known = math.log(w) / math.log(u)
     assert found.box_dimension == pytest.approx(known, rel=0.08)
-    # Against the boxes' diameters, l - 1, which are the flower's own lengths, it is nearer.
-    assert -np.polyfit(np.log(found.sizes - 1), np.log(found.boxes), 1)[0] == pytest.approx(known, rel=0.05)
+    # Against the boxes' diameters, l - 1, it is below: the two scales are one in the limit.
+    below = -np.polyfit(np.log(found.sizes - 1), np.log(found.boxes), 1)[0]
+    assert 0.9 * known < below < known < found.box_dimension
     assert found.r2_boxes > 0.98
 
 
