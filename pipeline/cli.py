@@ -204,7 +204,8 @@ def run(
     dag: Annotated[
         str,
         typer.Argument(
-            metavar="DAG.toml", help="A DAG file, or the name of one that ships: demo, pythia, polypythias."
+            metavar="DAG.toml",
+            help="A DAG file, or the name of one that ships: demo, ablations, parts, pythia, polypythias.",
         ),
     ],
     runs_dir: RunsDir = Path("runs"),

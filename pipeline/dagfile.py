@@ -1,100 +1,15 @@
 """The DAG file: which models, which revisions, which analysis. TOML, checked key by key; see dags/demo.toml."""
 
-import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
+from ninscope.pipeline.analyses import Analysis, Nulls, Variant, Wanted, analyses
 from ninscope.pipeline.cluster import Cluster
 from ninscope.pipeline.models import REVISIONS, Model, Name, Strict, Suite
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ninscope.errors import RequestError
-from ninscope.multifractal.nulls import NULLS
-from ninscope.parameters import ALL, Parameters
-
-
-class QGrid(Strict):
-    start: float
-    stop: float
-    step: float = Field(gt=0)
-
-    def values(self) -> np.ndarray:
-        steps = (self.stop - self.start) / self.step if math.isfinite(self.step) else math.nan
-        count = round(steps) if abs(steps) < 1e6 else 0  # NaN and infinity are neither
-        if not 1 <= count <= 10_000 or abs(self.start + count * self.step - self.stop) > 1e-9 * max(
-            1.0, abs(self.stop)
-        ):
-            raise RequestError(f"q from {self.start} to {self.stop} is not a whole number of steps of {self.step}")
-        return np.round(self.start + np.arange(count + 1) * self.step, 12)
-
-
-class LogRadii(Strict):
-    """K radii evenly spaced in the logarithm of distance."""
-
-    log: int
-
-
-class Analysis(Strict):
-    """The parameters of `ninscope.measure`, by the same names.
-
-    exact: the whole network beside samples; nodes_per_layer = "all": the whole network and no samples.
-    """
-
-    exact: bool | None = None
-    nodes_per_layer: int | Literal["all"] = Parameters.nodes_per_layer
-    samples: int = Parameters.samples
-    seed: int = Parameters.seed
-    transfer: str = Parameters.transfer
-    max_distance: float = Parameters.max_distance
-    min_degree: int = Parameters.min_degree
-    q: QGrid | list[float] = QGrid(start=-3.0, stop=3.0, step=0.1)
-    derivative: str = Parameters.derivative
-    radii: Literal["integer"] | LogRadii = "integer"
-    per_node: bool = Parameters.per_node
-
-    def methods(self) -> dict[str, Parameters]:
-        """The parameters of each analysis that is asked for, by its method: sampled, exact or both."""
-        q = self.q.values() if isinstance(self.q, QGrid) else np.array(self.q, dtype=np.float64)
-        given = {**self.model_dump(exclude={"exact"}), "q": q}
-        found = {}
-        if self.nodes_per_layer != ALL:
-            found["sampled"] = Parameters(**{**given, "per_node": False}).checked()
-        if self.exact or self.nodes_per_layer == ALL:
-            unused = {name: getattr(Parameters, name) for name in ("samples", "seed")}
-            found["exact"] = Parameters(**{**given, **unused, "nodes_per_layer": ALL}).checked()
-        return found
-
-    @model_validator(mode="after")
-    def _makes_sense(self):
-        if self.nodes_per_layer == ALL:
-            if self.exact is False:
-                raise ValueError('nodes_per_layer = "all" is the exact analysis; exact = false contradicts it')
-            if useless := [name for name in ("samples", "seed") if name in self.model_fields_set]:
-                raise ValueError(f'nodes_per_layer = "all" takes every neuron; leave out {" and ".join(useless)}')
-        try:
-            methods = self.methods()
-        except RequestError as error:
-            raise ValueError(str(error)) from None
-        if self.per_node and "exact" not in methods:
-            raise ValueError("per_node is of the exact analysis; add exact = true")
-        return self
-
-
-class Nulls(Strict):
-    """Null models of every checkpoint's whole network, drawn `samples` times each (analytic: once)."""
-
-    models: list[Literal["shuffled", "gaussian", "analytic"]] = Field(default=list(NULLS), min_length=1)
-    samples: int = Field(default=3, ge=1, le=1000)
-    seed: int = Field(default=0, ge=0)
-
-    @field_validator("models")
-    @classmethod
-    def _distinct(cls, value):
-        if len(set(value)) != len(value):
-            raise ValueError("give distinct null models")
-        return value
 
 
 class Execution(Strict):
@@ -123,15 +38,15 @@ class Dag(Strict):
     models: list[Model] = Field(default=[])
     suites: list[Suite] = Field(default=[])
     analysis: Analysis = Analysis()
+    variants: list[Variant] = Field(default=[])
     emergence: Emergence = Emergence()
     nulls: Nulls | None = None
     execution: Execution = Execution()
     cluster: Cluster = Cluster()
 
     @model_validator(mode="after")
-    def _nulls_have_an_original(self):
-        if self.nulls is not None and "exact" not in self.analysis.methods():
-            raise ValueError("[nulls] are compared with the exact analysis; add exact = true to [analysis]")
+    def _analyses_make_sense(self):
+        self.wanted()
         return self
 
     @model_validator(mode="after")
@@ -147,6 +62,10 @@ class Dag(Strict):
 
     def trusting_duplicates(self) -> "Dag":
         return self.model_copy(update={"emergence": self.emergence.model_copy(update={"trust_duplicates": True})})
+
+    def wanted(self) -> tuple[Wanted, ...]:
+        """What is made of every checkpoint: `analyses.analyses`."""
+        return analyses(self.analysis, self.variants, self.nulls)
 
     def all_models(self) -> list[Model]:
         """Each by itself, in the order of the file, those of suites last."""

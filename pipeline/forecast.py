@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from ninscope.pipeline.analyses import Wanted
 from ninscope.pipeline.plan import Plan
 from ninscope.pipeline.stages.locate import Located
 
@@ -20,21 +21,19 @@ def bytes_to_fetch(plan: Plan) -> dict[str, int]:
 
     For samples the headers of their checkpoints are read. Raises RequestError.
     """
-    methods = plan.inputs.methods
     found: dict[str, int] = {}
-    for located in _remote(plan.exact.values()):
-        passes = 1 if methods["exact"].log_count is None else 2  # logarithmic radii need the range of all weights first
+    for located, parameters in _remote(plan.exact.values()):
+        passes = 1 if parameters.log_count is None else 2  # logarithmic radii need the range of all weights first
         _add(found, located, passes * located.weight_bytes)
     sampled = _remote(plan.networks.values())
     with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = pool.map(lambda located: _of_samples(located, methods["sampled"]), sampled)
-        for located, size in zip(sampled, sizes, strict=True):
+        for (located, _), size in zip(sampled, pool.map(lambda each: _of_samples(*each), sampled), strict=True):
             _add(found, located, size)
     return found
 
 
-def _remote(located: Iterable[Located]) -> list[Located]:
-    return [one for one in located if one.kind == "hub"]
+def _remote(made: Iterable[tuple[Located, Wanted]]) -> list[tuple[Located, Parameters]]:
+    return [(located, wanted.parameters) for located, wanted in made if located.kind == "hub"]
 
 
 def _add(found: dict[str, int], located: Located, size: int) -> None:
@@ -45,7 +44,7 @@ def _add(found: dict[str, int], located: Located, size: int) -> None:
 def _of_samples(located: Located, parameters: Parameters) -> int:
     try:
         checkpoint = open_source(located.source).open(located.revision, located.identity)
-        architecture = architecture_of(checkpoint.config)
+        architecture = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
         return sampled_bytes(checkpoint, architecture, parameters.nodes_per_layer, parameters.samples, parameters.seed)
     except CheckpointError:
         return 0  # the run will say of it what there is to say

@@ -4,9 +4,10 @@ import uuid
 from collections.abc import Sequence
 
 from dask.delayed import Delayed, delayed
+from ninscope.pipeline.analyses import Wanted
 from ninscope.pipeline.plan import Plan
 from ninscope.pipeline.stages import emergence, exact, figures, network, nulls, spectrum, tables
-from ninscope.pipeline.stages.inputs import SPECTRA_STAGES, Outcomes
+from ninscope.pipeline.stages.inputs import STAGES, Outcomes
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.store import ArtefactStore
@@ -17,25 +18,24 @@ Graph = dict[tuple[str, str], Delayed]
 
 def checkpoint_graph(plan: Plan, root: str) -> Graph:
     """Everything that is made of single checkpoints; results pass through the store, only Outcomes travel."""
-    methods, asked = plan.inputs.methods, plan.inputs.nulls
     graph: Graph = {}
-    for key, located in plan.networks.items():
-        _add(graph, root, network.STAGE, key, network.store_network, located, methods["sampled"], key)
-    for key, network_key in plan.spectra.items():
+    for key, (located, wanted) in plan.networks.items():
+        _add(graph, root, network.STAGE, key, network.store_network, located, wanted.parameters, key)
+    for key, (network_key, wanted) in plan.spectra.items():
         built = graph.get((network.STAGE, network_key), Outcome())
-        _add(graph, root, spectrum.STAGE, key, spectrum.store_spectrum, built, network_key, methods["sampled"], key)
-    for key, located in plan.exact.items():
-        _add_exact(graph, root, plan, key, located)
-    for key, exact_key in plan.nulls.items():
+        _add(graph, root, spectrum.STAGE, key, spectrum.store_spectrum, built, network_key, wanted.parameters, key)
+    for key, (located, wanted) in plan.exact.items():
+        _add_exact(graph, root, key, located, wanted, plan.parts.get(key, 1))
+    for key, (exact_key, wanted) in plan.nulls.items():
         analysed = graph.get((exact.STAGE, exact_key), Outcome())
-        _add(graph, root, nulls.STAGE, key, nulls.store_nulls, analysed, exact_key, methods["exact"], asked, key)
+        arguments = (analysed, exact_key, wanted.parameters, wanted.nulls, key)
+        _add(graph, root, nulls.STAGE, key, nulls.store_nulls, *arguments)
     return graph
 
 
-def _add_exact(graph: Graph, root: str, plan: Plan, key: str, located: Located) -> None:
+def _add_exact(graph: Graph, root: str, key: str, located: Located, wanted: Wanted, count: int) -> None:
     """One task, or for a large checkpoint one a part and one that adds them up."""
-    parameters, matrices = plan.inputs.methods["exact"], plan.inputs.nulls is not None
-    count = plan.parts.get(key, 1)
+    parameters, matrices = wanted.parameters, wanted.nulls is not None
     if count == 1:
         _add(graph, root, exact.STAGE, key, exact.store_exact, located, parameters, matrices, key)
         return
@@ -43,7 +43,7 @@ def _add_exact(graph: Graph, root: str, plan: Plan, key: str, located: Located) 
     ranges = []
     if parameters.log_count is not None:
         ranges = [
-            _add(graph, root, exact.RANGES, name, exact.store_range, located, key, number, count)
+            _add(graph, root, exact.RANGES, name, exact.store_range, located, parameters, key, number, count)
             for number, name in enumerate(names)
         ]
     parts = [
@@ -63,9 +63,9 @@ def result_graph(plan: Plan, root: str, outcomes: Sequence[Outcomes], store: Art
     """
     asked = plan.inputs.asked
     graph: Graph = {}
-    for key, (method, _, history) in plan.inputs.emerging(outcomes).items():
+    for key, (wanted, _, history) in plan.inputs.emerging(outcomes).items():
         if not store.has(emergence.STAGE, key):
-            stage = SPECTRA_STAGES[method]
+            stage = STAGES[wanted.method]
             _add(graph, root, emergence.STAGE, key, emergence.store_emergence, stage, history, asked)
     emerged = list(graph.values())
     written: Delayed | Outcome = Outcome()

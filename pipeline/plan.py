@@ -3,10 +3,11 @@
 Content keys follow from what `locate` found and from the DAG file, so the whole plan is: which keys exist?
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ninscope.pipeline.dagfile import Dag, Nulls
+from ninscope.pipeline.analyses import DEFAULT, EXACT, SAMPLED, Wanted
+from ninscope.pipeline.dagfile import Dag
 from ninscope.pipeline.evaluations import Evaluation
 from ninscope.pipeline.manifest import is_current
 from ninscope.pipeline.runfolder import RunFolder
@@ -17,7 +18,6 @@ from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.store import ArtefactStore, DamagedArtefact
 
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.parameters import Parameters
 
 MAX_PARTS = 10_000  # of one checkpoint
 
@@ -35,19 +35,18 @@ class Task:
 class Plan:
     """The tasks to run, by key and stage, and what is already known of every checkpoint.
 
-    networks, exact: content key -> the checkpoint to make it from (equal content is analysed once); spectra, nulls: content
-    key -> the key of the artefact it is made from. outcomes: one entry a member; ok means that it is stored or will be.
-    parts: of how many parts each exact analysis consists.
+    Of each artefact to make, by content key, what it is made from and for which analysis (equal ones are made once):
+    networks, exact: from a checkpoint; spectra, nulls: from the artefact of another key. outcomes: one entry a member; ok means
+    that it is stored or will be. parts: of how many parts each exact analysis consists.
     """
 
     inputs: Inputs
     outcomes: list[Outcomes]
-    network_keys: list[str | None]
-    networks: dict[str, Located] = field(default_factory=dict)
-    spectra: dict[str, str] = field(default_factory=dict)
-    exact: dict[str, Located] = field(default_factory=dict)
+    networks: dict[str, tuple[Located, Wanted]] = field(default_factory=dict)
+    spectra: dict[str, tuple[str, Wanted]] = field(default_factory=dict)
+    exact: dict[str, tuple[Located, Wanted]] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
-    nulls: dict[str, str] = field(default_factory=dict)
+    nulls: dict[str, tuple[str, Wanted]] = field(default_factory=dict)
     emerging: dict[str, str] = field(default_factory=dict)  # key -> what a user reads
     moved: list[tuple[str, str]] = field(default_factory=list)  # whole artefacts whose records say other times
     write_tables: bool = False
@@ -55,11 +54,7 @@ class Plan:
 
     def tasks(self) -> list[Task]:
         """All tasks to run, in the order in which they could."""
-        names: dict[str | None, str] = {}
-        for member, network_key in zip(self.inputs.members, self.network_keys, strict=True):
-            label = f"{member.located.suite}/{member.located.model} {member.located.revision}"
-            for key in (network_key, *member.keys.values()):
-                names.setdefault(key, label)
+        names = self._names()
         listed = [Task(network.STAGE, names[key], key) for key in self.networks]
         listed += [Task(spectrum.STAGE, names[key], key) for key in self.spectra]
         listed += [
@@ -67,7 +62,7 @@ class Plan:
             for key, count in self.parts.items()
             for stage in (exact.RANGES, exact.PARTS)
             for number in range(count)
-            if stage == exact.PARTS or self.inputs.methods["exact"].log_count is not None
+            if stage == exact.PARTS or self.exact[key][1].parameters.log_count is not None
         ]
         listed += [Task(exact.STAGE, names[key], key) for key in self.exact]
         listed += [Task(nulls.STAGE, names[key], key) for key in self.nulls]
@@ -76,17 +71,25 @@ class Plan:
         listed += [Task(tables.STAGE, "all", tables_key)] * self.write_tables
         return listed + [Task(figures.STAGE, "all", figures.figures_key(tables_key))] * self.draw_figures
 
+    def _names(self) -> dict[str | None, str]:
+        """What a user reads, by key: of what several analyses share, the first's."""
+        names: dict[str | None, str] = {}
+        for member in self.inputs.members:
+            label = f"{member.located.suite}/{member.located.model} {member.located.revision}"
+            for wanted in self.inputs.wanted:
+                named = label if wanted.variant == DEFAULT else f"{label} {wanted.variant}"
+                for key in (member.networks.get(wanted.name), member.keys[wanted.name]):
+                    names.setdefault(key, named)
+        return names
+
     def all_keys(self) -> dict[str, list[str]]:
         """Every artefact the run consists of, done or not: what `ninscope status` counts."""
-        found = {network.STAGE: sorted({key for key in self.network_keys if key})}
-        for name, stage in STAGES.items():
-            found[stage] = sorted({key for member in self.inputs.members if (key := member.keys.get(name))})
-        return {stage: keys for stage, keys in found.items() if stage in self._asked_stages()}
-
-    def _asked_stages(self) -> set[str]:
-        asked = {STAGES[method] for method in self.inputs.methods}
-        asked |= {network.STAGE} if "sampled" in self.inputs.methods else set()
-        return asked | ({nulls.STAGE} if self.inputs.nulls is not None else set())
+        found: dict[str, set[str | None]] = {}
+        for wanted in self.inputs.wanted:
+            if wanted.method == SAMPLED:
+                found.setdefault(network.STAGE, set()).update(m.networks[wanted.name] for m in self.inputs.members)
+            found.setdefault(STAGES[wanted.method], set()).update(m.keys[wanted.name] for m in self.inputs.members)
+        return {stage: sorted(key for key in keys if key) for stage, keys in found.items()}
 
 
 class _Seen(ArtefactStore):
@@ -121,22 +124,18 @@ def make_plan(
     thorough: every artefact is read, and removed where it is damaged. Raises RequestError (too many parts), StoreError.
     """
     store = _Seen(folder, thorough)
-    methods = dag.analysis.methods()
-    members, outcomes, network_keys = [], [], []
+    members, outcomes = [], []
     for one in located:
-        network_key, keys, each = _keys_of(one, methods, dag.nulls, store)
-        each = settled(each)
-        members.append(Member(one, {name: key if each[name].ok else None for name, key in keys.items()}))
+        member, each = _member(one, dag.wanted(), store)
+        members.append(member)
         outcomes.append(each)
-        network_keys.append(network_key)
-    plan = Plan(Inputs.of(dag, members, evaluations), outcomes, network_keys)
-    for member, network_key in zip(members, network_keys, strict=True):
-        _plan_checkpoint(plan, member, network_key, store, dag.execution.part_bytes)
+    plan = Plan(Inputs.of(dag, members, evaluations), outcomes)
+    for member in members:
+        _plan_checkpoint(plan, member, store, dag.execution.part_bytes)
+    alone = len(plan.inputs.spectra) == 1
     plan.emerging = {
-        key: f"{model.suite}/{model.model}"
-        if len(plan.inputs.methods) == 1
-        else f"{model.suite}/{model.model} {method}"
-        for key, (method, model, _) in plan.inputs.emerging(outcomes).items()
+        key: f"{model.suite}/{model.model}" + ("" if alone else f" {wanted.name}")
+        for key, (wanted, model, _) in plan.inputs.emerging(outcomes).items()
         if not store.has(emergence.STAGE, key)
     }
     tables_key = tables.tables_key(plan.inputs, outcomes)
@@ -147,49 +146,59 @@ def make_plan(
     return plan
 
 
-def _plan_checkpoint(
-    plan: Plan, member: Member, network_key: str | None, store: ArtefactStore, part_bytes: int
-) -> None:
-    located, keys = member.located, member.keys
-    if (key := keys.get("sampled")) and not store.has(spectrum.STAGE, key):
-        plan.spectra.setdefault(key, network_key)
-    if key and not store.has(network.STAGE, network_key):
-        plan.networks.setdefault(network_key, located)
-    if (key := keys.get("exact")) and not store.has(exact.STAGE, key):
-        plan.exact.setdefault(key, located)
-        count = -(-located.weight_bytes // part_bytes)
-        if count > MAX_PARTS:
-            raise RequestError(
-                f"{located.suite}/{located.model} {located.revision}: {located.weight_bytes} bytes of weights in parts of "
-                f"{part_bytes} are {count} parts, more than {MAX_PARTS}; give a larger part_bytes"
-            )
-        if count > 1:
-            plan.parts.setdefault(key, count)
-    if (key := keys.get("nulls")) and not store.has(nulls.STAGE, key):
-        plan.nulls.setdefault(key, keys["exact"])
+def _plan_checkpoint(plan: Plan, member: Member, store: ArtefactStore, part_bytes: int) -> None:
+    located = member.located
+    for wanted in plan.inputs.wanted:
+        key = member.keys[wanted.name]
+        if key is None:
+            continue
+        missing = not store.has(STAGES[wanted.method], key)
+        if wanted.method == SAMPLED:
+            network_key = member.networks[wanted.name]
+            if missing:
+                plan.spectra.setdefault(key, (network_key, wanted))
+            if not store.has(network.STAGE, network_key):
+                plan.networks.setdefault(network_key, (located, wanted))
+        elif wanted.method == EXACT and missing:
+            plan.exact.setdefault(key, (located, wanted))
+            if (count := _part_count(located, part_bytes)) > 1:
+                plan.parts.setdefault(key, count)
+        elif missing:
+            plan.nulls.setdefault(key, (member.keys[EXACT], wanted))
 
 
-def _keys_of(
-    located: Located, methods: Mapping[str, Parameters], asked: Nulls | None, store: ArtefactStore
-) -> tuple[str | None, Mapping[str, str | None], Mapping[str, Outcome]]:
-    """(network key, other keys by method, outcomes by method); outcomes say what is already known to be impossible."""
-    names = [*methods, "nulls"] if asked is not None else [*methods]
+def _part_count(located: Located, part_bytes: int) -> int:
+    count = -(-located.weight_bytes // part_bytes)
+    if count > MAX_PARTS:
+        raise RequestError(
+            f"{located.suite}/{located.model} {located.revision}: {located.weight_bytes} bytes of weights in parts of "
+            f"{part_bytes} are {count} parts, more than {MAX_PARTS}; give a larger part_bytes"
+        )
+    return count
+
+
+def _member(located: Located, asked: Sequence[Wanted], store: ArtefactStore) -> tuple[Member, Outcomes]:
+    """A checkpoint with the keys of everything that is made of it, and what is already known to be impossible."""
     if not located.outcome.ok:
-        return None, dict.fromkeys(names), dict.fromkeys(names, located.outcome)
-    keys: dict[str, str | None] = {}
-    outcomes = dict.fromkeys(names, Outcome())
-    network_key = None
-    if "sampled" in methods:
-        network_key = network.network_key(located, methods["sampled"])
-        keys["sampled"] = spectrum.spectrum_key(network_key, methods["sampled"])
-        outcomes["sampled"] = _stored_outcome(store, network.STAGE, network_key)
-    if "exact" in methods:
-        keys["exact"] = exact.stored_key(located, methods["exact"], asked is not None, store)
-        outcomes["exact"] = _stored_outcome(store, exact.STAGE, keys["exact"])
-        if asked is not None:
-            keys["nulls"] = nulls.nulls_key(keys["exact"], asked)
-            outcomes["nulls"] = outcomes["exact"]
-    return network_key, keys, outcomes
+        names = [wanted.name for wanted in asked]
+        return Member(located, dict.fromkeys(names), dict.fromkeys(names)), dict.fromkeys(names, located.outcome)
+    keys: dict[str, str] = {}
+    networks: dict[str, str] = {}
+    outcomes: dict[str, Outcome] = {}
+    for wanted in asked:  # an original before its null models
+        name, parameters = wanted.name, wanted.parameters
+        if wanted.method == SAMPLED:
+            networks[name] = network.network_key(located, parameters)
+            keys[name] = spectrum.spectrum_key(networks[name], parameters)
+            outcomes[name] = _stored_outcome(store, network.STAGE, networks[name])
+        elif wanted.method == EXACT:
+            keys[name] = exact.stored_key(located, parameters, wanted.nulls is not None, store, keys.values())
+            outcomes[name] = _stored_outcome(store, exact.STAGE, keys[name])
+        else:
+            keys[name] = nulls.nulls_key(keys[EXACT], wanted.nulls)
+            outcomes[name] = outcomes[EXACT]
+    counting = settled(outcomes)
+    return Member(located, {name: key if counting[name].ok else None for name, key in keys.items()}, networks), counting
 
 
 def _stored_outcome(store: ArtefactStore, stage: str, key: str) -> Outcome:

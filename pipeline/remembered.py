@@ -74,7 +74,8 @@ def identity_of(stored: Mapping | None) -> Identity | None:
         files, beside = (tuple(FileIdentity.of_json(file) for file in rest.pop(name)) for name in ("files", "beside"))
         shape = tuple((str(name), int(size)) for name, size in rest.pop("shape"))
         found = Identity(files=files, beside=beside, shape=shape, **rest)
-        types = type(found.revision), type(found.step), type(found.commit)
-        return found if types[0] is str and types[1] in (int, NoneType) and types[2] in (str, NoneType) else None
+        types = type(found.revision), type(found.folder), type(found.step), type(found.commit)
+        sound = types[:2] == (str, str) and types[2] in (int, NoneType) and types[3] in (str, NoneType)
+        return found if sound else None
     except (TypeError, KeyError, ValueError, OverflowError):
         return None

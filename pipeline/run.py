@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
+from ninscope.pipeline.analyses import NETWORK, SAMPLED, named
 from ninscope.pipeline.dagfile import Dag
 from ninscope.pipeline.evaluations import read_evaluations
 from ninscope.pipeline.locating import Found, locate_all
@@ -116,7 +117,12 @@ def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None
         for left in reversed(range(_ROUNDS)):
             found = run(checkpoint_graph(plan, str(folder.root)))
             members = [
-                settled({name: found.get((STAGES[name], member.keys[name]), known) for name, known in each.items()})
+                settled(
+                    {
+                        wanted.name: found.get((STAGES[wanted.method], member.keys[wanted.name]), each[wanted.name])
+                        for wanted in plan.inputs.wanted
+                    }
+                )
                 for member, each in zip(plan.inputs.members, plan.outcomes, strict=True)
             ]
             if not (left and _any_damaged(found)):
@@ -142,6 +148,7 @@ def _write_down(prepared: Prepared, plan: Plan, key: str, only_of_tables: bool =
     of this folder has written its own.
     """
     folder = prepared.folder
+    sampled = [wanted for wanted in plan.inputs.wanted if wanted.method == SAMPLED]
     described = {
         "stages": plan.all_keys(),
         "tables": key,
@@ -150,12 +157,12 @@ def _write_down(prepared: Prepared, plan: Plan, key: str, only_of_tables: bool =
                 "suite": member.located.suite,
                 "model": member.located.model,
                 "revision": member.located.revision,
-                "network": network_key,
+                **{named(w.variant, NETWORK): member.networks[w.name] for w in sampled},
                 **member.keys,
                 "status": (standing := plan.inputs.standing(member, outcomes)).status,
                 "message": standing.message,
             }
-            for member, network_key, outcomes in zip(plan.inputs.members, plan.network_keys, plan.outcomes, strict=True)
+            for member, outcomes in zip(plan.inputs.members, plan.outcomes, strict=True)
         ],
     }
     with folder.locked("plan"):
@@ -166,15 +173,17 @@ def _write_down(prepared: Prepared, plan: Plan, key: str, only_of_tables: bool =
 
 def _asked(dag: Dag) -> dict:
     versions = {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
+    asked = dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}
+    asked["variants"] = [variant.model_dump(include={"name", *variant.changes()}) for variant in dag.variants]
     return {
-        "asked": _without_none(dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}),
+        "asked": _without_none(asked),
         "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **versions},
     }
 
 
 def _analysis(dag: Dag) -> dict:
     """[analysis] as it would be accepted again: without samples there is no number and no seed of them."""
-    sampling = () if "sampled" in dag.analysis.methods() else ("samples", "seed")
+    sampling = () if SAMPLED in dag.analysis.methods() else ("samples", "seed")
     return dag.analysis.model_dump(exclude=set(sampling))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import zarr
+from ninscope.pipeline.analyses import DEFAULT, EXACT, NETWORK, named
 from ninscope.pipeline.manifest import is_current
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import exact, network, spectrum
@@ -42,27 +43,32 @@ class Run:
                 f"{self.path}: table {name} is damaged ({error}); the same `ninscope run` makes it again"
             ) from None
 
-    def network(self, model: str, revision: str) -> SampledNetwork:
-        """The sampled network of one checkpoint, as it is stored. Raises RequestError (no such checkpoint, none stored)."""
-        key = self._stored(model, revision, "network", network.STAGE)
+    def network(self, model: str, revision: str, variant: str = DEFAULT) -> SampledNetwork:
+        """The sampled network of one checkpoint, as it is stored.
+
+        variant: of which of [[variants]]. Raises RequestError (no such checkpoint or variant, none stored).
+        """
+        key = self._stored(model, revision, named(variant, NETWORK), network.STAGE)
         if key is not None:
             return network.network_of(ArtefactStore(self._folder).read(network.STAGE, key, with_matrix=True))
         raise RequestError(
-            f"{self.path}: no stored network of {model} at {revision}; see the table checkpoints (whole networks are not stored, "
-            "only samples are)"
+            f"{self.path}: no stored network of {_shown(model, variant)} at {revision}; see the table checkpoints (whole "
+            "networks are not stored, only samples are)"
         )
 
-    def nodes(self, model: str, revision: str) -> pd.DataFrame:
+    def nodes(self, model: str, revision: str, variant: str = DEFAULT) -> pd.DataFrame:
         """Every neuron of a checkpoint's exact analysis, where the DAG file says per_node = true.
 
         One row a neuron of a layer with outgoing edges: layer, neuron, edges, degree, dimension, r2, as
-        `ninscope.exact.layers.NodeValues` says. Raises RequestError (no such checkpoint, none stored).
+        `ninscope.exact.layers.NodeValues` says. variant: of which of [[variants]]. Raises RequestError (no such checkpoint or
+        variant, none stored).
         """
-        key = self._stored(model, revision, "exact", exact.STAGE)
+        key = self._stored(model, revision, named(variant, EXACT), exact.STAGE)
         nodes = {} if key is None else spectrum.spectrum_of(ArtefactStore(self._folder).read(exact.STAGE, key)).nodes_of
         if not nodes:
             raise RequestError(
-                f"{self.path}: no values of single neurons of {model} at {revision}; [analysis] per_node = true keeps them"
+                f"{self.path}: no values of single neurons of {_shown(model, variant)} at {revision}; per_node = true in "
+                "[analysis] keeps them"
             )
         of_layers = [
             pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
@@ -96,6 +102,10 @@ class Run:
     def finished(self) -> bool:
         """Whether the tables are those of what was last asked."""
         return bool(self.plan["tables"]) and is_current(self._folder, self._folder.tables, self.plan["tables"])
+
+
+def _shown(model: str, variant: str) -> str:
+    return model if variant == DEFAULT else f"{model}, variant {variant},"
 
 
 def open_run(path: str | Path) -> Run:

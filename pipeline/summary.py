@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from ninscope.pipeline.analyses import DEFAULT
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.runs import Run
 from ninscope.pipeline.stages import network
 from ninscope.pipeline.stages.inputs import STAGES
+from ninscope.pipeline.stages.tables import of_analysis, whole_networks
 from ninscope.pipeline.store import ArtefactStore
 
 
@@ -36,18 +38,23 @@ def notes_of(run: Run) -> list[str]:
     for table in ("checkpoints", "emergence"):
         rows = run.table(table)
         rows = rows[rows["message"].fillna("") != ""]
-        if table == "checkpoints":
-            rows = rows[rows["status"] == "ok"]
+        rows = rows[rows["status"] == "ok"] if table == "checkpoints" else whole_networks(rows)
         for (suite, model, message), group in rows.groupby(["suite", "model", "message"], sort=False):
             revisions = group["revision"].unique()
             where = revisions[0] if len(revisions) == 1 else f"{len(revisions)} checkpoints"
-            notes.append(f"{suite}/{model} {where}: {message}")
+            notes.append(f"{suite}/{model} {where}: {_of_variants(group)}{message}")
     return notes
+
+
+def _of_variants(rows: pd.DataFrame) -> str:
+    """Whose note it is, where it is not that of [analysis]."""
+    variants = rows["variant"].unique().tolist() if "variant" in rows else [DEFAULT]
+    return "" if DEFAULT in variants else f"{', '.join(variants)}: "
 
 
 def summary_line(run: Run) -> str:
     """One line: how many checkpoints, where E went, and what to look at."""
-    checkpoints, emergence = run.table("checkpoints"), run.table("emergence")
+    checkpoints, emergence = run.table("checkpoints"), of_analysis(run.table("emergence"))
     ok = int((checkpoints["status"] == "ok").sum())
     parts = [f"{run.path.name}: {ok} of {len(checkpoints)} checkpoints ok"]
     known = emergence.dropna(subset=["emergence", "step"])

@@ -22,6 +22,8 @@ _COLUMNS = (
     "r2_partition",
 )  # fmt: skip
 
+ALL_PARTS = "all"  # the part of a checkpoint that is the network as one
+
 # A member of a model's history: (revision, step, spectrum key, why the audit allows no E).
 Member = tuple[str, int | None, str, str]
 
@@ -52,12 +54,14 @@ def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: E
     )
     rows = [_row(one, start, asked, no_e) for one, (_, _, _, no_e) in zip(measured, members, strict=True)]
     warnings = [one.warning for one in measured]
+    arrays, attributes = _of_parts(measured, start, members, asked)
     store.write(
         STAGE,
         key,
         Artefact(
-            {"values": np.array([values for values, _ in rows]).reshape(-1, len(_COLUMNS))},
+            {"values": np.array([values for values, _ in rows]).reshape(-1, len(_COLUMNS)), **arrays},
             {
+                **attributes,
                 "columns": list(_COLUMNS),
                 "revisions": [revision for revision, _, _, _ in members],
                 "statuses": ["duplicate" if no_e else "ok" for _, _, _, no_e in members],
@@ -66,6 +70,32 @@ def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: E
             },
         ),
     )
+
+
+def _of_parts(
+    measured: Sequence[Measurement], start: Measurement | None, members: Sequence[Member], asked: Emergence
+) -> tuple[dict[str, np.ndarray], dict]:
+    """(arrays, attributes) of the parts that the spectra know, each against the same part of the baseline; else both empty.
+
+    part_values: float64 [members, parts, columns], NaN where a member does not have a part.
+    """
+    names = list(dict.fromkeys(name for one in measured for name in one.parts))
+    if not names:
+        return {}, {}
+    values = np.full((len(members), len(names), len(_COLUMNS)), np.nan)
+    messages = [[""] * len(names) for _ in members]
+    warnings = [[""] * len(names) for _ in members]
+    for row, (one, (_, _, _, no_e)) in enumerate(zip(measured, members, strict=True)):
+        for column, name in enumerate(names):
+            if name not in one.parts:
+                messages[row][column] = "no E: this checkpoint has no such part"
+                continue
+            now, before = one.part(name), start.part(name) if start is not None and name in start.parts else None
+            values[row, column], note = _row(now, before, asked, no_e)
+            messages[row][column] = note if no_e or not note.startswith("no E") else f"{note} (of this part)"
+            warnings[row][column] = now.warning
+    described = {"part_names": names, "part_messages": messages, "part_warnings": warnings}
+    return {"part_values": values}, described
 
 
 def _row(now: Measurement, start: Measurement | None, asked: Emergence, no_e: str) -> tuple[list[float], str]:
@@ -89,24 +119,28 @@ def _pairs(measured: Measurement) -> np.ndarray:
 
 
 def rows_of(artefact: Artefact) -> list[dict]:
-    """One dict a revision: revision, status, message, warning and the columns."""
-    return [
-        {
-            "revision": revision,
-            "status": status,
-            "message": message,
-            "warning": warning,
-            **dict(zip(_COLUMNS, values.tolist(), strict=True)),
-        }
-        for revision, status, message, warning, values in zip(
-            artefact.attributes["revisions"],
-            artefact.attributes["statuses"],
-            artefact.attributes["messages"],
-            artefact.attributes["warnings"],
-            artefact.arrays["values"],
-            strict=True,
+    """One dict a revision, and one more for each of its parts: revision, part, status, message, warning and the columns."""
+    about, found = artefact.attributes, []
+    names = about.get("part_names", ())
+    for number, (revision, status) in enumerate(zip(about["revisions"], about["statuses"], strict=True)):
+        here = {"revision": revision, "status": status}
+        found.append(
+            here
+            | {"part": ALL_PARTS, "message": about["messages"][number], "warning": about["warnings"][number]}
+            | _columns(artefact.arrays["values"][number])
         )
-    ]
+        for place, name in enumerate(names):
+            message, warning = about["part_messages"][number][place], about["part_warnings"][number][place]
+            found.append(
+                here
+                | {"part": name, "message": message, "warning": warning}
+                | _columns(artefact.arrays["part_values"][number, place])
+            )
+    return found
+
+
+def _columns(values: np.ndarray) -> dict[str, float]:
+    return dict(zip(_COLUMNS, values.tolist(), strict=True))
 
 
 def failed_rows(members: Sequence[Member], key: str) -> list[dict]:
@@ -115,6 +149,7 @@ def failed_rows(members: Sequence[Member], key: str) -> list[dict]:
     return [
         {
             "revision": revision,
+            "part": ALL_PARTS,
             "status": "failed",
             "message": message,
             "warning": "",

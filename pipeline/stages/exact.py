@@ -4,15 +4,15 @@ A large checkpoint is analysed in parts, each a task of its own (stage `parts`),
 integers, so no bit depends on it. Logarithmic radii need the range of all weights first (stage `ranges`, in the same parts).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
-from ninscope.pipeline.keys import content_key
+from ninscope.pipeline.keys import beyond_defaults, content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import part_artefacts, spectrum
 from ninscope.pipeline.stages.locate import Located
-from ninscope.pipeline.stages.of_checkpoint import Work, is_stored, store_of_checkpoint
+from ninscope.pipeline.stages.of_checkpoint import READING, Work, is_stored, store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
@@ -46,11 +46,14 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
         derivative=parameters.derivative,
         per_node=parameters.per_node,
         matrices=matrices,
+        **beyond_defaults(parameters, "parts", *READING),
     )
 
 
-def stored_key(located: Located, parameters: Parameters, matrices: bool, store: ArtefactStore) -> str:
-    """Its key, or that of a stored analysis that holds all of it and more (single nodes, matrices)."""
+def stored_key(
+    located: Located, parameters: Parameters, matrices: bool, store: ArtefactStore, planned: Collection[str]
+) -> str:
+    """Its key, or that of an analysis that holds all of it and more (single nodes, matrices) and is stored, or planned."""
     wanted = exact_key(located, parameters, matrices)
     if store.has(STAGE, wanted):
         return wanted
@@ -59,7 +62,7 @@ def stored_key(located: Located, parameters: Parameters, matrices: bool, store: 
         for per_node in {parameters.per_node, True}
         for with_matrices in {matrices, True}
     )
-    return next((key for key in sorted(richer) if store.has(STAGE, key)), wanted)
+    return next((key for key in sorted(richer) if key in planned or store.has(STAGE, key)), wanted)
 
 
 def part_key(key: str, number: int, count: int) -> str:
@@ -72,16 +75,17 @@ def store_exact(root: str, located: Located, parameters: Parameters, matrices: b
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
         return artefact_of(exact_analysis(checkpoint, architecture, parameters, matrices=matrices), parameters)
 
-    return attempt(STAGE, key, lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
+    store = ArtefactStore(RunFolder(root))
+    return attempt(STAGE, key, lambda: store_of_checkpoint(store, STAGE, key, located, parameters.reading, work))
 
 
-def store_range(root: str, located: Located, key: str, number: int, count: int) -> Outcome:
+def store_range(root: str, located: Located, parameters: Parameters, key: str, number: int, count: int) -> Outcome:
     """The smallest and the largest weight of one part of a checkpoint."""
 
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
         return Artefact({"magnitudes": magnitudes(checkpoint, architecture, number, count)}, {})
 
-    return _attempt_part(root, RANGES, key, part_key(key, number, count), located, work)
+    return _attempt_part(root, RANGES, key, part_key(key, number, count), located, parameters, work)
 
 
 def store_part(
@@ -104,15 +108,17 @@ def store_part(
         (piece,) = analyse_piece(checkpoint, architecture, parameters, radii, number, count, matrices=matrices)
         return part_artefacts.artefact_of(piece)
 
-    return _attempt_part(root, PARTS, key, part_key(key, number, count), located, work)
+    return _attempt_part(root, PARTS, key, part_key(key, number, count), located, parameters, work)
 
 
-def _attempt_part(root: str, stage: str, key: str, of_part: str, located: Located, work: Work) -> Outcome:
+def _attempt_part(
+    root: str, stage: str, key: str, of_part: str, located: Located, parameters: Parameters, work: Work
+) -> Outcome:
     store = ArtefactStore(RunFolder(root))
 
     def unless_done() -> None:
         if not is_stored(store, STAGE, key):  # another run may have been faster, and has cleared the parts away
-            store_of_checkpoint(store, stage, of_part, located, work)
+            store_of_checkpoint(store, stage, of_part, located, parameters.reading, work)
 
     return attempt(stage, of_part, unless_done)
 
@@ -130,7 +136,8 @@ def store_combined(root: str, parts: Sequence[Outcome], located: Located, parame
         if is_stored(store, STAGE, key):
             return
         source = open_source(located.source)
-        architecture = architecture_of(source.open(located.revision, located.identity).config)
+        checkpoint = source.open(located.revision, located.identity)
+        architecture = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
         pieces = [
             part_artefacts.piece_of(store.read(PARTS, part_key(key, number, len(parts))))
             for number in range(len(parts))

@@ -3,13 +3,15 @@
 import io
 
 import pandas as pd
+from ninscope.pipeline.analyses import DEFAULT
 from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.manifest import key_of, write_files
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.outcome import Outcome, attempt
+from ninscope.pipeline.stages.tables import of_analysis, whole_networks
 
 STAGE = "figures"
-VERSION = 2
+VERSION = 3
 
 
 def figures_key(tables_key: str) -> str:
@@ -43,11 +45,15 @@ def store_figures(root: str, written: Outcome) -> Outcome:
 def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
     """PNG bytes by file name: two figures a model, and one that compares the models where there are several.
 
+    They show the analysis that [analysis] asks for; its variants are beside each other in one more a model.
     Names of suites and models are fit for file names (pipeline.dagfile), and neither holds "--".
     """
     from ninscope.report import figures  # matplotlib takes half a second to import
+    from ninscope.report.ablations import ablations_figure
+    from ninscope.report.parts_figure import groupings_of, parts_figure
 
     drawn = {}
+    of_all, tables = tables, {name: of_analysis(table) for name, table in tables.items()}
     models = tables["checkpoints"][["suite", "model"]].drop_duplicates()
     for suite, model in models.itertuples(index=False):
         part = {name: _of(table, suite, model) for name, table in tables.items()}
@@ -56,6 +62,14 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
         drawn[f"{stem}-emergence.png"] = _png(
             figures.emergence_figure(part["emergence"], part["benchmarks"], model, part["nulls"])
         )
+        of_default = _of(of_all["emergence"], suite, model)
+        of_default = of_default[of_default["variant"] == DEFAULT]
+        if groupings_of(of_default):
+            drawn[f"{stem}-parts.png"] = _png(parts_figure(of_default, model))
+        analyses = _of(whole_networks(of_all["emergence"]), suite, model)
+        if (analyses["variant"] != DEFAULT).any():
+            name = "ablations.png" if len(models) == 1 else f"{stem}-ablations.png"
+            drawn[name] = _png(ablations_figure(analyses, model))
     if len(models) > 1:
         drawn["emergence.png"] = _png(figures.comparison_figure(tables["emergence"]))
     return drawn

@@ -3,29 +3,31 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ninscope.pipeline.dagfile import Dag, Emergence, Model, Nulls
+from ninscope.pipeline.analyses import EXACT, OF_NULLS, SAMPLED, Wanted
+from ninscope.pipeline.dagfile import Dag, Emergence, Model
 from ninscope.pipeline.evaluations import Evaluation
 from ninscope.pipeline.stages import emergence, exact, nulls, spectrum
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
 
-from ninscope.parameters import Parameters
+# Where the results of each method are stored.
+STAGES = {SAMPLED: spectrum.STAGE, EXACT: exact.STAGE, OF_NULLS: nulls.STAGE}
 
-# Where the spectra of each method are stored, in the order in which the tables show them.
-SPECTRA_STAGES = {"sampled": spectrum.STAGE, "exact": exact.STAGE}
-# Everything that is made of a checkpoint and may fail by itself.
-STAGES = {**SPECTRA_STAGES, "nulls": nulls.STAGE}
-
-# What became of one checkpoint: one outcome a method (and one for its null models).
+# What became of one checkpoint: the outcome of each analysis that is made of it, by name.
 Outcomes = Mapping[str, Outcome]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One checkpoint of a run. keys: of what is made of it, by method; None where it is known that it cannot be."""
+    """One checkpoint of a run.
+
+    keys: of the analyses that are made of it, by name; None where it is known that one cannot be. networks: keys of the
+    networks that are sampled for them, where they are.
+    """
 
     located: Located
     keys: Mapping[str, str | None]
+    networks: Mapping[str, str | None]
 
     def standing(self, outcomes: Outcomes, trust_duplicates: bool) -> Outcome:
         """What the table `checkpoints` says of it: what became of it, and, where nothing is wrong with that, the audit."""
@@ -56,14 +58,17 @@ class Inputs:
     members: tuple[Member, ...]
     models: tuple[Model, ...]
     evaluations: tuple[tuple[Evaluation, ...], ...]  # one a model
-    methods: Mapping[str, Parameters]
+    wanted: tuple[Wanted, ...]
     asked: Emergence
-    nulls: Nulls | None
 
     @classmethod
     def of(cls, dag: Dag, members: Sequence[Member], evaluations: Sequence[tuple[Evaluation, ...]]) -> "Inputs":
-        methods = dag.analysis.methods()
-        return cls(tuple(members), tuple(dag.all_models()), tuple(evaluations), methods, dag.emergence, dag.nulls)
+        return cls(tuple(members), tuple(dag.all_models()), tuple(evaluations), dag.wanted(), dag.emergence)
+
+    @property
+    def spectra(self) -> list[Wanted]:
+        """The analyses that have spectra."""
+        return [wanted for wanted in self.wanted if wanted.has_spectra]
 
     def standing(self, member: Member, outcomes: Outcomes) -> Outcome:
         return member.standing(outcomes, self.asked.trust_duplicates)
@@ -76,22 +81,22 @@ class Inputs:
             if (member.located.suite, member.located.model) == (model.suite, model.model)
         ]
 
-    def history(self, model: Model, method: str, outcomes: Sequence[Outcomes]) -> list[emergence.Member]:
-        """What E of a model is computed over: its checkpoints that have, or will have, a spectrum of this method."""
+    def history(self, model: Model, wanted: Wanted, outcomes: Sequence[Outcomes]) -> list[emergence.Member]:
+        """What E of a model is computed over: its checkpoints that have, or will have, a spectrum of this analysis."""
         return [
-            (member.located.revision, member.located.step, member.keys[method], member.located.no_e)
+            (member.located.revision, member.located.step, member.keys[wanted.name], member.located.no_e)
             for member, each in self.of_model(model, outcomes)
-            if each[method].ok
+            if each[wanted.name].ok
         ]
 
-    def emerging(self, outcomes: Sequence[Outcomes]) -> dict[str, tuple[str, Model, list[emergence.Member]]]:
-        """By content key of each emergence artefact of the run: (method, model, history). Equal histories share one."""
+    def emerging(self, outcomes: Sequence[Outcomes]) -> dict[str, tuple[Wanted, Model, list[emergence.Member]]]:
+        """By content key of each emergence artefact of the run: (analysis, model, history). Equal histories share one."""
         found = {}
         for model in self.models:
-            for method in self.methods:
-                if history := self.history(model, method, outcomes):
-                    key = emergence.emergence_key(SPECTRA_STAGES[method], history, self.asked)
-                    found.setdefault(key, (method, model, history))
+            for wanted in self.spectra:
+                if history := self.history(model, wanted, outcomes):
+                    key = emergence.emergence_key(STAGES[wanted.method], history, self.asked)
+                    found.setdefault(key, (wanted, model, history))
         return found
 
 

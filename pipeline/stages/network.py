@@ -1,23 +1,24 @@
 """Network: sample a checkpoint's neurons and store the samples' network (stage `nin`)."""
 
 import json
+from dataclasses import astuple
 
 import numpy as np
-from ninscope.pipeline.keys import content_key
+from ninscope.pipeline.keys import beyond_defaults, content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.locate import Located
-from ninscope.pipeline.stages.of_checkpoint import store_of_checkpoint
+from ninscope.pipeline.stages.of_checkpoint import READING, store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
-from ninscope.architectures.layout import Architecture
+from ninscope.architectures.layout import Architecture, Link, NodeLayer
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.measuring import sample_network
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.parameters import Parameters
 
 STAGE = "nin"
-VERSION = 1
+VERSION = 2
 
 
 def network_key(located: Located, parameters: Parameters) -> str:
@@ -33,6 +34,7 @@ def network_key(located: Located, parameters: Parameters) -> str:
         samples=parameters.samples,
         seed=parameters.seed,
         max_distance=parameters.max_distance if parameters.log_count is None else None,
+        **beyond_defaults(parameters, *READING),
     )
 
 
@@ -40,21 +42,24 @@ def store_network(root: str, located: Located, parameters: Parameters, key: str)
     """Build and store the network of one checkpoint; NaN in its weights is stored as a failure."""
 
     def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
-        return artefact_of(sample_network(checkpoint, parameters))
+        return artefact_of(sample_network(checkpoint, parameters, architecture))
 
-    return attempt(STAGE, key, lambda: store_of_checkpoint(ArtefactStore(RunFolder(root)), STAGE, key, located, work))
+    store = ArtefactStore(RunFolder(root))
+    return attempt(STAGE, key, lambda: store_of_checkpoint(store, STAGE, key, located, parameters.reading, work))
 
 
 def artefact_of(network: SampledNetwork) -> Artefact:
-    return Artefact(
-        {"neurons": network.neurons, "layer_sizes": network.layer_sizes},
-        {"layer_names": json.dumps(network.layer_names), "sources": json.dumps(network.sources)},
-        network.matrix,
-    )
+    described = {
+        "layers": json.dumps([astuple(layer) for layer in network.layers]),
+        "sources": json.dumps(network.sources),
+        "links": json.dumps([astuple(link) for link in network.links]),
+    }
+    return Artefact({"neurons": network.neurons, "layer_sizes": network.layer_sizes}, described, network.matrix)
 
 
 def network_of(artefact: Artefact) -> SampledNetwork:
-    names = tuple(json.loads(artefact.attributes["layer_names"]))
+    layers = tuple(NodeLayer(*layer) for layer in json.loads(artefact.attributes["layers"]))
     sizes = np.asarray(artefact.arrays["layer_sizes"])
     sources = tuple(json.loads(artefact.attributes["sources"]))
-    return SampledNetwork(artefact.matrix, names, sizes, artefact.arrays["neurons"], sources)
+    links = tuple(Link(*link) for link in json.loads(artefact.attributes["links"]))
+    return SampledNetwork(artefact.matrix, layers, sizes, artefact.arrays["neurons"], sources, links)

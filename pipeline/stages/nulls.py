@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from ninscope.pipeline.dagfile import Nulls
+from ninscope.pipeline.analyses import Nulls
 from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import exact, part_artefacts

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
-from ninscope.architectures import architecture_of
+from ninscope.architectures import Reading, architecture_of
 from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
+
+# The parameters that say how a checkpoint's tensors become a network, as far as `Located.architecture` does not.
+READING = ("convolutions", "wiring")
 
 Work = Callable[[Checkpoint, Architecture], Artefact]
 
@@ -23,7 +26,9 @@ def is_stored(store: ArtefactStore, stage: str, key: str) -> bool:
     return True
 
 
-def store_of_checkpoint(store: ArtefactStore, stage: str, key: str, located: Located, work: Work) -> None:
+def store_of_checkpoint(
+    store: ArtefactStore, stage: str, key: str, located: Located, reading: Reading, work: Work
+) -> None:
     """Store what `work` makes of a checkpoint, unless it is there; NaN in its weights is stored as a failure.
 
     Raises CheckpointError: what work raises, and changed files.
@@ -33,7 +38,7 @@ def store_of_checkpoint(store: ArtefactStore, stage: str, key: str, located: Loc
     source = open_source(located.source)
     checkpoint = source.open(located.revision, located.identity)
     try:
-        artefact = work(checkpoint, architecture_of(checkpoint.config))
+        artefact = work(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, reading))
         source.check_unchanged(located.identity)
     except CheckpointError as error:
         if error.status == "nonfinite":

@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 import numpy as np
-from ninscope.pipeline.keys import content_key
+from ninscope.pipeline.keys import beyond_defaults, content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import network
 from ninscope.pipeline.stages.outcome import Outcome, attempt
@@ -27,7 +27,10 @@ _LAYER = tuple(field.name for field in fields(LayerStatistics) if field.name != 
 NODE_FIELDS = tuple(field.name for field in fields(NodeValues))
 # What is needed of a measurement: by the tables, and by emergence. Not the values of single nodes, nor the matrices.
 SUMMARY = ("values", "curves", "layers")
-SPECTRA = ("values", "curves")
+SPECTRA = ("values", "curves", "part_values")
+# Columns of the array `part_values` [samples, parts, 6], which is there where parts are asked for. Of their spectra no more is
+# kept: a large model has hundreds of parts.
+_PART = ("alpha0", "width", "nodes", "edges", "r2_mass_mean", "r2_partition")
 
 
 def spectrum_key(of_network: str, parameters: Parameters) -> str:
@@ -41,6 +44,7 @@ def spectrum_key(of_network: str, parameters: Parameters) -> str:
         min_degree=parameters.min_degree,
         q=parameters.q,
         derivative=parameters.derivative,
+        **beyond_defaults(parameters, "parts"),
     )
 
 
@@ -76,8 +80,10 @@ def artefact_of(measured: Measurement) -> Artefact:
             "values": np.array(values),
             "curves": curves,
             **_arrays_of_layers(measured),
+            **_arrays_of_parts(measured),
         },
         {
+            **({"part_columns": list(_PART), "part_names": list(measured.parts)} if measured.parts else {}),
             "method": measured.method,
             "layer_columns": list(_LAYER),
             "layer_names": [layer.layer for layer in measured.layers],
@@ -101,6 +107,33 @@ def _arrays_of_layers(measured: Measurement) -> dict[str, np.ndarray]:
         for name in NODE_FIELDS:
             found[f"node_{name}"] = np.concatenate([getattr(nodes, name) for nodes in measured.nodes_of.values()])
     return found
+
+
+def _arrays_of_parts(measured: Measurement) -> dict[str, np.ndarray]:
+    if not measured.parts:
+        return {}
+    values = [
+        [[float(getattr(part[number], name)) for name in _PART] for part in measured.parts.values()]
+        for number in range(len(measured.samples))
+    ]
+    return {"part_values": np.array(values)}
+
+
+def _parts_of(artefact: Artefact) -> dict[str, tuple[Spectrum, ...]]:
+    """Spectra of parts by name, without curves; r2 holds its mean."""
+    if "part_values" not in artefact.arrays:
+        return {}
+    return {
+        name: tuple(_part_spectrum(values) for values in artefact.arrays["part_values"][:, number].tolist())
+        for number, name in enumerate(artefact.attributes["part_names"])
+    }
+
+
+def _part_spectrum(values: list[float]) -> Spectrum:
+    alpha0, width, nodes, edges, r2_mass_mean, r2_partition = values
+    nothing = np.empty(0)
+    r2 = np.array([r2_partition])
+    return Spectrum(nothing, nothing, nothing, nothing, r2, alpha0, width, int(nodes), int(edges), r2_mass_mean)
 
 
 def _layers_of(artefact: Artefact) -> tuple[tuple[LayerStatistics, ...], dict[str, NodeValues]]:
@@ -139,4 +172,5 @@ def spectrum_of(artefact: Artefact) -> Measurement:
         attributes["method"],
         layers,
         nodes,
+        _parts_of(artefact),
     )

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 
 import pandas as pd
+from ninscope.pipeline.analyses import DEFAULT
 from ninscope.pipeline.dagfile import Model
 from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.manifest import write_files
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import emergence, nulls, spectrum
-from ninscope.pipeline.stages.inputs import SPECTRA_STAGES, Inputs, Member, Outcomes
+from ninscope.pipeline.stages.inputs import STAGES, Inputs, Member, Outcomes
 from ninscope.pipeline.stages.nulls import NullModel
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import ArtefactStore
@@ -22,7 +24,7 @@ from ninscope.multifractal.means import MeanSpectrum, known_std
 from ninscope.multifractal.spectrum import fit_warning
 
 STAGE = "tables"
-VERSION = 4
+VERSION = 5
 
 EXACT_SAMPLE = -1  # in the column `sample`: no sample, the whole network
 
@@ -33,20 +35,22 @@ COLUMNS = {
     "samples": {
         "sample": _I, "nodes_per_layer": _N, "alpha0": _F, "width": _F, "nodes": _I, "edges": _I, "r2_mass_mean": _F,
         "r2_mass_std": _F, "r2_partition": _F, "nodes_counted": _I, "edges_counted": _I, "message": _S, "warning": _S,
+        "variant": _S,
     },
-    "spectra": {"sample": _I, "q": _F, "tau": _F, "alpha": _F, "f": _F, "r2": _F},
+    "spectra": {"sample": _I, "q": _F, "tau": _F, "alpha": _F, "f": _F, "r2": _F, "variant": _S},
     "emergence": {
         "method": _S, "alpha0": _F, "alpha0_std": _F, "width": _F, "width_std": _F, "emergence": _F, "emergence_low": _F,
         "emergence_high": _F, "baseline_step": _N, "status": _S, "message": _S, "r2_mass_mean": _F, "r2_partition": _F,
-        "warning": _S,
+        "warning": _S, "variant": _S, "part": _S,
     },
     "degrees": {
         "layer": _S, "mean": _F, "std": _F, "kurtosis": _F, "nodes": _I, "nodes_counted": _I, "dimension_mean": _F,
         "dimension_std": _F, "r2_mass_mean": _F, "r2_mass_std": _F, "p5": _F, "p25": _F, "p50": _F, "p75": _F, "p95": _F,
+        "variant": _S,
     },
     "nulls": {
         "null": _S, "alpha0": _F, "width": _F, "emergence": _F, "alpha0_std": _F, "width_std": _F, "emergence_std": _F,
-        "samples": _I, "message": _S,
+        "samples": _I, "message": _S, "variant": _S,
     },
     "benchmarks": {"task": _S, "metric": _S, "value": _F},
 }  # fmt: skip
@@ -72,7 +76,7 @@ def tables_key(inputs: Inputs, outcomes: Sequence[Outcomes]) -> str:
         rows=rows,
         emerged=list(inputs.emerging(outcomes)),
         evaluations=[[evaluation.as_list() for evaluation in of_model] for of_model in inputs.evaluations],
-        nodes_per_layer={method: parameters.nodes_per_layer for method, parameters in inputs.methods.items()},
+        nodes_per_layer={wanted.name: wanted.parameters.nodes_per_layer for wanted in inputs.wanted},
     )
 
 
@@ -93,7 +97,7 @@ def store_tables(root: str, inputs: Inputs, outcomes: Sequence[Outcomes], emerge
 
 
 def tables(folder: RunFolder, inputs: Inputs, outcomes: Sequence[Outcomes]) -> dict[str, pd.DataFrame]:
-    """All tables of a run by name, typed as COLUMNS says, rows in the order of models, steps and methods."""
+    """All tables of a run by name, typed as COLUMNS says, rows in the order of models, steps and analyses."""
     store = ArtefactStore(folder)
     rows: dict[str, list[dict]] = {name: [] for name in COLUMNS}
     for model, evaluations in zip(inputs.models, inputs.evaluations, strict=True):
@@ -110,16 +114,26 @@ def tables(folder: RunFolder, inputs: Inputs, outcomes: Sequence[Outcomes]) -> d
 
 def _add_checkpoint(rows: dict[str, list[dict]], store, inputs: Inputs, member: Member, outcomes: Outcomes) -> None:
     located, keys = member.located, member.row_keys
-    notes = []
-    for method, parameters in inputs.methods.items():
-        if not outcomes[method].ok:
+
+    @cache  # analyses of several variants may be the same
+    def measurement(stage: str, key: str) -> Measurement:
+        return spectrum.spectrum_of(store.read(stage, key, only=spectrum.SUMMARY))
+
+    said: dict[str, list[str]] = {}
+    for wanted in inputs.spectra:
+        if not outcomes[wanted.name].ok:
             continue
-        measured = spectrum.spectrum_of(store.read(SPECTRA_STAGES[method], member.keys[method], only=spectrum.SUMMARY))
-        rows["samples"] += [keys | row for row in _sample_rows(measured, parameters.nodes_per_layer)]
-        rows["spectra"] += [keys | row for row in _spectrum_rows(measured)]
-        rows["degrees"] += [keys | asdict(layer) for layer in measured.layers]
+        measured = measurement(STAGES[wanted.method], member.keys[wanted.name])
+        of_variant = {"variant": wanted.variant}
+        rows["samples"] += [
+            keys | of_variant | row for row in _sample_rows(measured, wanted.parameters.nodes_per_layer)
+        ]
+        rows["spectra"] += [keys | of_variant | row for row in _spectrum_rows(measured)]
+        rows["degrees"] += [keys | of_variant | asdict(layer) for layer in measured.layers]
         if measured.message:
-            notes.append(measured.message if len(inputs.methods) == 1 else f"{method}: {measured.message}")
+            said.setdefault(measured.message, []).append(wanted.name)
+    alone = len(inputs.spectra) == 1
+    notes = [note if alone else f"{', '.join(names)}: {note}" for note, names in said.items()]
     status = inputs.standing(member, outcomes)
     if status.ok and status.message:
         notes.append(status.message)
@@ -174,32 +188,33 @@ def _spectrum_rows(measured: Measurement) -> Iterator[dict]:
 
 def _emergence_rows(store: ArtefactStore, inputs: Inputs, model: Model, outcomes: Sequence[Outcomes]) -> list[dict]:
     members = {member.located.revision: member for member, _ in inputs.of_model(model, outcomes)}
+    place = {revision: number for number, revision in enumerate(members)}
     found = []
-    for method in inputs.methods:
-        if history := inputs.history(model, method, outcomes):
-            key = emergence.emergence_key(SPECTRA_STAGES[method], history, inputs.asked)
+    for wanted in inputs.spectra:
+        if history := inputs.history(model, wanted, outcomes):
+            key = emergence.emergence_key(STAGES[wanted.method], history, inputs.asked)
             if store.has(emergence.STAGE, key):
                 rows = emergence.rows_of(store.read(emergence.STAGE, key))
             else:
                 rows = emergence.failed_rows(history, key)
-            by_revision = {row["revision"]: row for row in rows}
-            baseline = {"method": method, "baseline_step": inputs.asked.baseline_step}
-            found += [
-                (list(members).index(revision), member.row_keys | baseline | by_revision[revision])
-                for revision, member in members.items()
-                if revision in by_revision
-            ]
-    return [row for _, row in sorted(found, key=lambda each: each[0])]  # the methods of a checkpoint side by side
+            of_analysis = {
+                "method": wanted.method,
+                "variant": wanted.variant,
+                "baseline_step": inputs.asked.baseline_step,
+            }
+            found += [(place[row["revision"]], members[row["revision"]].row_keys | of_analysis | row) for row in rows]
+    return [row for _, row in sorted(found, key=lambda each: each[0])]  # a checkpoint's analyses side by side
 
 
 def _null_rows(store: ArtefactStore, inputs: Inputs, members: Sequence[tuple[Member, Outcomes]]) -> Iterator[dict]:
     """E of a null model is against the same null model of the baseline step, sample by sample."""
-    if inputs.nulls is None:
+    wanted = next((each for each in inputs.wanted if not each.has_spectra), None)
+    if wanted is None:
         return
     present = [
-        (member, nulls.nulls_of(store.read(nulls.STAGE, member.keys["nulls"])))
+        (member, nulls.nulls_of(store.read(nulls.STAGE, member.keys[wanted.name])))
         for member, each in members
-        if each["nulls"].ok
+        if each[wanted.name].ok
     ]
     start = next((found for member, found in present if member.located.step == inputs.asked.baseline_step), [])
     baseline = {null.null: null for null in start}
@@ -207,7 +222,11 @@ def _null_rows(store: ArtefactStore, inputs: Inputs, members: Sequence[tuple[Mem
         for null in found:
             no_e = member.located.no_e
             before = None if no_e else baseline.get(null.null)
-            yield member.row_keys | _null_row(null, before, inputs.asked.baseline_step, no_e)
+            yield (
+                member.row_keys
+                | {"variant": wanted.variant}
+                | _null_row(null, before, inputs.asked.baseline_step, no_e)
+            )
 
 
 def _null_row(now: NullModel, start: NullModel | None, baseline_step: int, no_e: str) -> dict:
@@ -221,6 +240,17 @@ def _null_row(now: NullModel, start: NullModel | None, baseline_step: int, no_e:
         "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(of_draws),
         "samples": now.alpha0.size, "message": "; ".join(note for note in notes if note),
     }  # fmt: skip
+
+
+def whole_networks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a table, the rows of networks as one, not of their parts."""
+    return rows[rows["part"] == emergence.ALL_PARTS] if "part" in rows else rows
+
+
+def of_analysis(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a table, the rows of [analysis] itself: of no variant, and of networks as one."""
+    rows = whole_networks(rows)
+    return rows[rows["variant"] == DEFAULT] if "variant" in rows else rows
 
 
 def _typed(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:

@@ -87,7 +87,7 @@ def _spectra(
 ) -> tuple[dict[int | None, list[Spectrum]], dict[int | None, int]]:
     """(spectra of every sample, nodes of one network), both by neurons per layer, None for the whole network."""
     checkpoint = opened.open(revision)
-    architecture = architecture_of(checkpoint.config)
+    architecture = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
     sizes = _checked_sizes(asked, architecture)
     # The whole network first: what is not finite is found where it first stands, not where a sample first has it.
     networks: list[tuple[int | None, Chosen]] = [(None, None)]

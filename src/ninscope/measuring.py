@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ninscope.architectures import architecture_of
+from ninscope.architectures import architecture_of, unlike
+from ninscope.architectures.layout import Architecture, parts_of
 from ninscope.auditing import siblings
 from ninscope.checkpoints.audit import falsified
 from ninscope.checkpoints.source import open_source
@@ -34,7 +35,8 @@ class Measurement:
     says why) is left out of the means, and `message` says how many were. network_nodes: nodes of one network;
     network_edges: edges within the distance bounds, for each. method: "sampled" or "exact". layers: of an exact measurement,
     statistics of every node layer with outgoing edges; nodes_of: by layer, the values of its single neurons, where
-    Parameters.per_node asks for them.
+    Parameters.per_node asks for them; parts: where Parameters.parts asks, spectra of parts of the network by the part's name
+    ("block/block0", "kind/attention", "layer/block0.x"), one a sample.
     """
 
     samples: tuple[Spectrum, ...]
@@ -44,6 +46,13 @@ class Measurement:
     method: str = "sampled"
     layers: tuple[LayerStatistics, ...] = ()
     nodes_of: Mapping[str, NodeValues] = field(default_factory=dict)
+    parts: Mapping[str, tuple[Spectrum, ...]] = field(default_factory=dict)
+
+    def part(self, name: str) -> "Measurement":
+        """A part of the network as a measurement: its nodes and edges are those that count. Raises KeyError."""
+        of_part = self.parts[name]
+        edges = tuple(spectrum.edges for spectrum in of_part)
+        return Measurement(of_part, max(spectrum.nodes for spectrum in of_part), edges, method=self.method)
 
     def _known(self, name: str) -> np.ndarray:
         values = np.array([getattr(sample, name) for sample in self.samples])
@@ -93,19 +102,21 @@ class Measured:
 
 
 def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
-    """The spectrum of every sample of a network."""
+    """The spectrum of every sample of a network, and of its parts where they are asked for."""
     spectra = []
+    parts = parts_of([layer for layer in network.layers if layer.name in network.sources], parameters.parts)
+    of_parts: dict[str, list[Spectrum]] = {name: [] for name in parts}
+    rows = {name: network.rows_of(layers) for name, layers in parts.items()}
     degrees = np.zeros((network.samples, network.nodes), np.int64)
     for sample in range(network.samples):
-        indptr, part = network.row_pointer(sample)
-        weights = network.matrix.data[part]
-        radii = parameters.integer_radii
-        if parameters.log_count is not None:
-            radii = log_radii(parameters.log_count, np.abs(weights))
-        counts = box_histogram(indptr, radii.bins(weights), radii.count)
-        spectra.append(
-            spectrum_of_counts(counts, parameters.min_degree, parameters.q, radii.logarithms, parameters.derivative)
-        )
+        counts, logarithms = _counts(network, sample, parameters)
+
+        def spectrum(counts: np.ndarray, logarithms: np.ndarray = logarithms) -> Spectrum:
+            return spectrum_of_counts(counts, parameters.min_degree, parameters.q, logarithms, parameters.derivative)
+
+        spectra.append(spectrum(counts))
+        for name, chosen in rows.items():
+            of_parts[name].append(spectrum(counts[chosen]))
         degrees[sample] = counts.sum(axis=1)
     edges = degrees.sum(axis=1).tolist()
     notes = []
@@ -115,14 +126,25 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
         notes.append(uncounted_layers(silent))
     if taken_whole := network.layers_taken_whole(parameters.nodes_per_layer):
         notes.append(taken_whole)
-    return Measurement(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes))
+    found = {name: tuple(each) for name, each in of_parts.items()}
+    return Measurement(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes), parts=found)
 
 
-def sample_network(checkpoint: Checkpoint, parameters: Parameters) -> SampledNetwork:
+def _counts(network: SampledNetwork, sample: int, parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
+    """(edges per node and distance bin, ln r of every bin) of one sample."""
+    indptr, part = network.row_pointer(sample)
+    weights = network.matrix.data[part]
+    radii = parameters.integer_radii
+    if parameters.log_count is not None:
+        radii = log_radii(parameters.log_count, np.abs(weights))
+    return box_histogram(indptr, radii.bins(weights), radii.count), radii.logarithms
+
+
+def sample_network(checkpoint: Checkpoint, parameters: Parameters, architecture: Architecture) -> SampledNetwork:
     """All samples of a checkpoint's network. Raises CheckpointError."""
     return sampled_network(
         checkpoint,
-        architecture_of(checkpoint.config),
+        architecture,
         parameters.nodes_per_layer,
         parameters.samples,
         parameters.seed,
@@ -134,7 +156,14 @@ def exact_measurement(analysis: ExactAnalysis) -> Measurement:
     """An exact analysis as a measurement of one network."""
     spectrum = analysis.spectrum
     return Measurement(
-        (spectrum,), analysis.nodes, (analysis.edges,), spectrum.message, "exact", analysis.layers, analysis.values
+        (spectrum,),
+        analysis.nodes,
+        (analysis.edges,),
+        spectrum.message,
+        "exact",
+        analysis.layers,
+        analysis.values,
+        {name: (of_part,) for name, of_part in analysis.parts.items()},
     )
 
 
@@ -192,12 +221,16 @@ def measure_all(
     # Checkpoints are measured side by side; where there are fewer than threads, each is split over several.
     threads_of_one = max(threads // len(wanted), 1)
 
+    wirings: dict[str, Architecture] = {}
+
     def one(name: str) -> Measured:
         try:
             finding = found[name]
             finding.check_known()
             checkpoint = opened.open(name)
-            architecture_of(checkpoint.config).tensors(checkpoint.tensors)  # says more, where it is no model at all
+            wiring = architecture_of(checkpoint.config, checkpoint.tensors, chosen.reading)
+            wiring.tensors(checkpoint.tensors)  # says more, where it is no model at all
+            wirings[name] = wiring
             finding.check_shape()
             spectrum = _measured(checkpoint, chosen, threads_of_one)
             notes = (spectrum.message, finding.message if finding.unlike else "", unknown)
@@ -214,15 +247,35 @@ def measure_all(
 
     with ThreadPoolExecutor(threads) as pool:
         measured = list(pool.map(one, wanted))
-    rows = list(with_emergence(measured, no_e))
+    for revision_of, error in unlike(wirings).items():
+        at = wanted.index(revision_of)
+        measured[at] = replace(measured[at], status=error.status, message=str(error), spectrum=None)
+    rows = list(with_emergence(measured, otherwise_wired(wirings, measured) | no_e))
     return rows if revision is None else [row for row in rows if row.revision == revision]
 
 
+def otherwise_wired(
+    wirings: Mapping[str, Architecture], measured: list[Measured], baseline_step: int = 0
+) -> dict[str, str]:
+    """Revisions that are not wired as that of the baseline step, by name, with a clause that says so: there is no E between
+    two networks that are not the same."""
+    start = next((row.revision for row in measured if row.step == baseline_step and row.revision in wirings), None)
+    if start is None:
+        return {}
+    return {
+        name: f"its tensors are wired otherwise than those of {start}: no E"
+        for name, wiring in wirings.items()
+        if wiring.digest != wirings[start].digest
+    }
+
+
 def _measured(checkpoint: Checkpoint, parameters: Parameters, threads: int) -> Measurement:
+    wiring = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
     if parameters.exact:
-        analysis = exact_analysis(checkpoint, architecture_of(checkpoint.config), parameters, threads)
-        return exact_measurement(analysis)
-    return analyse_network(sample_network(checkpoint, parameters), parameters)
+        found = exact_measurement(exact_analysis(checkpoint, wiring, parameters, threads))
+    else:
+        found = analyse_network(sample_network(checkpoint, parameters, wiring), parameters)
+    return replace(found, message="; ".join(note for note in (wiring.note, found.message) if note))
 
 
 def with_emergence(

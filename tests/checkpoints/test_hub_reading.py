@@ -95,7 +95,7 @@ class TestWrong:
             ({"config.json": b"{"}, "corrupt", r"step1/config\.json: not JSON"),
             ({"config.json": b""}, "corrupt", r"step1/config\.json: not JSON"),
             ({"config.json": b"[]"}, "corrupt", r"step1/config\.json: not a JSON object"),
-            ({"config.json": b'{"model_type": "mamba"}'}, "unsupported", "model_type 'mamba' is not supported"),
+            ({"config.json": b"{}"}, "unsupported", "model_type None is not supported"),
             ({WEIGHTS: None}, "missing", r"step1: no model\.safetensors and no"),
             ({WEIGHTS: None, "flax_model.msgpack": b"x"}, "missing", "weights are absent or in another format"),
             ({WEIGHTS: None, "pytorch_model.bin": b"x"}, "unsupported", r"step1/pytorch_model\.bin: not a zip file"),

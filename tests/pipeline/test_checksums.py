@@ -250,8 +250,8 @@ def test_a_part_that_is_damaged_is_counted_again(place, scheduler, rng):
     expected = contents(folder.tables)
     shutil.rmtree(folder.checksums / "exact")
     prepared = prepare(load_dag(dag(place, **changes)), place / "runs")
-    (key, located), *_ = prepared.plan.exact.items()
-    count, parameters = prepared.plan.parts[key], prepared.plan.inputs.methods["exact"]
+    (key, (located, wanted)), *_ = prepared.plan.exact.items()
+    count, parameters = prepared.plan.parts[key], wanted.parameters
     store = ArtefactStore(folder)
     for number in range(2):
         name = exact.part_key(key, number, count)

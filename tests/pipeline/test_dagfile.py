@@ -186,13 +186,16 @@ def test_a_source_that_is_no_path_is_refused_or_stays_a_name(tmp_path, source):
         load_dag(path)
 
 
-@pytest.mark.parametrize(("name", "models"), [("demo", 1), ("pythia", 10), ("polypythias", 51)])
+@pytest.mark.parametrize(
+    ("name", "models"), [("demo", 1), ("pythia", 10), ("polypythias", 51), ("ablations", 1), ("parts", 1)]
+)
 def test_the_files_that_ship_load(name, models):
     dag = load_dag(SHIPPED / f"{name}.toml")
     assert dag.name == name
     assert len(dag.all_models()) == models
     methods = dag.analysis.methods()
-    assert list(methods) == (["exact"] if name == "polypythias" else ["sampled", "exact"])
+    expected = {"polypythias": ["exact"], "ablations": ["sampled"], "parts": ["exact"]}
+    assert list(methods) == expected.get(name, ["sampled", "exact"])
     assert "sampled" not in methods or methods["sampled"].samples == 10
 
 

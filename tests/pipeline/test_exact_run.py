@@ -207,7 +207,7 @@ def test_parts_of_an_interrupted_run_are_used(finished, scheduler, tmp_path):
     prepared = prepare(load_dag(asked), place / "runs")
     (located,) = prepared.located
     count = prepared.plan.parts[key]
-    parameters = prepared.plan.inputs.methods["exact"]
+    parameters = prepared.plan.exact[key][1].parameters
     root = str(place / "runs" / "tiny")
     done = exact.store_part(root, [], located, parameters, False, key, 1, count)
     assert done.ok

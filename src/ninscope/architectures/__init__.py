@@ -1,17 +1,17 @@
 """Which matrices join which node layers, from a checkpoint's config.json: one small module a model family."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
-from ninscope.architectures import gpt_neox
+from ninscope.architectures import described, generic
+from ninscope.architectures.described import Description
+from ninscope.architectures.families import FAMILIES, PARALLEL, SPELLED
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
+from ninscope.architectures.quantised import check_plain
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 
-# By `model_type` (transformers) or `_class_name` (diffusers).
-FAMILIES: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.architecture}
-# What is not the paper's chain of layers but what the model does.
-PARALLEL: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.parallel}
 WIRINGS = ("chain", "parallel")
 
 
@@ -21,32 +21,75 @@ class Reading:
 
     convolutions: "norm", a kernel is one edge whose weight is the kernel's Euclidean norm, or "per_tap", an edge for each of its
     weights. wiring: "chain", the paper's, or "parallel", GPT-NeoX's true one, in which MLP and attention both read x.
+    description: instead of what config.json says.
     """
 
     convolutions: str = "norm"
     wiring: str = "chain"
+    description: Description | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for equal ways of reading, another for others."""
+        return json.dumps(asdict(self), sort_keys=True)
 
     def checked(self) -> "Reading":
         """Itself. Raises RequestError."""
         for name, known in (("convolutions", CONVOLUTIONS), ("wiring", WIRINGS)):
             if getattr(self, name) not in known:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)}")
+        if self.description is not None and self.wiring != "chain":
+            raise RequestError(
+                f"wiring {self.wiring} is of a family; leave it out where [architecture] says the wiring"
+            )
         return self
 
 
-def architecture_of(
-    config: Mapping, tensors: Mapping[str, Tensor] | None = None, reading: Reading = Reading()
-) -> Architecture:
-    """The architecture a config.json describes.
+DEFAULT_READING = Reading()
 
-    Raises CheckpointError: unsupported (a model_type no module here knows, weights that are packed), corrupt (sizes that make
-    no sense).
+
+def architecture_of(
+    config: Mapping, tensors: Mapping[str, Tensor] | None = None, reading: Reading = DEFAULT_READING
+) -> Architecture:
+    """The architecture that a config.json, or the user, describes; of an unknown model what its tensors tell.
+
+    tensors: those of the checkpoint; without them an unknown model is unsupported.
+    Raises CheckpointError: unsupported (quantised weights, nothing to read, a wiring that the family has not), corrupt (sizes
+    that make no sense).
     """
-    families = PARALLEL if reading.wiring == "parallel" else FAMILIES
+    check_plain(config, tensors or {})
     family = config.get("model_type", config.get("_class_name"))
-    if not isinstance(family, str) or family not in families:
+    known = isinstance(family, str) and family in FAMILIES
+    if reading.description is not None and tensors is not None and not (known and reading.description.unknown_only):
+        return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)
+    if known:
+        families = PARALLEL if reading.wiring == "parallel" else FAMILIES
+        if family not in families:
+            raise CheckpointError(
+                "unsupported",
+                f"{family} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
+            )
+        named = {"names": tensors} if family in SPELLED and tensors else {}
+        return families[family](config, **named).with_convolutions(reading.convolutions)
+    if tensors is None or not isinstance(family, str):
         raise CheckpointError(
             "unsupported",
-            f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(families))}",
+            f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
         )
-    return families[family](config).with_convolutions(reading.convolutions)
+    why = f"model_type {family!r} is no known family"
+    return generic.architecture(tensors, why).with_convolutions(reading.convolutions)
+
+
+def unlike(wirings: Mapping[str, Architecture]) -> dict[str, CheckpointError]:
+    """Revisions of one model that cannot be compared with the others, by name, each with its error (unsupported): those of an
+    unknown type beside revisions of a known family.
+    """
+    known = sorted({wiring.family for wiring in wirings.values()} - {generic.FAMILY})
+    return {
+        revision: CheckpointError(
+            "unsupported",
+            f"{wiring.note.split(';')[0]} and its siblings are of {known[0]}: read as generic, it could not be compared with them",
+        )
+        for revision, wiring in wirings.items()
+        if known and wiring.family == generic.FAMILY
+    }

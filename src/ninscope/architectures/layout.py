@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -64,8 +65,9 @@ class WeightBlock:
 
 @dataclass(frozen=True)
 class Link:
-    """A connection without weights: neuron i of `source` is, or is added to, neuron first + i of `target`.
+    """A connection without weights: neuron i of `source` is, or is added to, one neuron of `target`, by default first + i.
 
+    part, parts, group: as RowLayout, for grouped-query attention: each head of v is read by `parts` heads of c.
     Skip connections, concatenations, and v -> c of an attention. No edge of the network (an edge has a weight), so no
     single-layer result depends on it; paths across several layers pass through it at no distance.
     """
@@ -73,6 +75,13 @@ class Link:
     source: str
     target: str
     first: int = 0
+    part: int = 0
+    parts: int = 1
+    group: int = 1
+
+    def targets(self, neurons: np.ndarray) -> np.ndarray:
+        """The target's neurons that `neurons` (int64 [n]) lead to, int64 [n]; increasing where neurons are."""
+        return RowLayout(self.part, self.parts, self.group, self.first).rows(neurons)
 
 
 @dataclass(frozen=True)
@@ -122,10 +131,14 @@ class Architecture:
             if nodes != sizes[block.source] or last >= targets:
                 raise ValueError(f"{self.family}: {block} does not fit {stored}")
         for link in self.links:
-            if link.first + sizes[link.source] > sizes[link.target]:
+            if int(link.targets(np.array([sizes[link.source] - 1]))[0]) >= sizes[link.target]:
                 raise ValueError(f"{self.family}: {link} reaches beyond its target")
 
-    @property
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {layer.name: layer.size for layer in self.layers}
+
+    @cached_property
     def digest(self) -> str:
         """sha256 of the wiring: checkpoints with the same weights and digest have the same network."""
         described = {
@@ -147,9 +160,9 @@ class Architecture:
 
     def edges_of(self, block: WeightBlock) -> tuple[int, int]:
         """(edges that a source neuron of a block has, source neurons) if no weight is out of bounds."""
-        stored, sizes = self.matrices[block.tensor], {layer.name: layer.size for layer in self.layers}
+        stored = self.matrices[block.tensor]
         taps = stored.layout.taps(stored.slice_shape)
-        return sizes[block.target] * taps // stored.layout.groups, sizes[block.source]
+        return self._sizes[block.target] * taps // stored.layout.groups, self._sizes[block.source]
 
     def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Matrix]:
         """The used matrices by the names in `blocks`, present and of the right shape.
@@ -175,6 +188,19 @@ class Architecture:
             tensor.checked_float_type()
             used[name] = Matrix(tensor if stored.index is None else tensor.slice(stored.index), stored.layout)
         return used
+
+
+def parts_of(layers: Sequence[NodeLayer], groupings: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the layers that belong together, by the part's name: grouping "/" block, kind or layer ("block/block0").
+
+    groupings: "block", "kind" and "layer", each of which is a partition of the layers.
+    """
+    found: dict[str, list[str]] = {}
+    for grouping in groupings:
+        for layer in layers:
+            label = layer.name if grouping == "layer" else getattr(layer, grouping) or "other"
+            found.setdefault(f"{grouping}/{label}", []).append(layer.name)
+    return found
 
 
 def positive_integer(config: Mapping, key: str, limit: int, default: int | None = None) -> int:

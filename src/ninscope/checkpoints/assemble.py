@@ -4,14 +4,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from ninscope.checkpoints.index_format import (
-    INDEX_NAME,
     MAX_JSON_BYTES,
-    SINGLE_NAME,
-    TORCH_INDEX_NAME,
-    TORCH_SINGLE_NAME,
     read_json_object,
     shards_of_index,
+    weight_names,
 )
+from ninscope.checkpoints.pipelines import MODEL_FOLDERS, PIPELINE_NAME
 from ninscope.checkpoints.safetensors_format import TensorEntry, read_header
 from ninscope.checkpoints.steps import step_of
 from ninscope.checkpoints.tensors import Checkpoint, Tensor
@@ -24,29 +22,33 @@ PARALLEL_FILES = 8
 
 
 def read_config(revision: str, present: Iterable[str], read: Callable[[str, int], bytes]) -> dict:
-    """The JSON object in config.json. Raises CheckpointError (missing, corrupt)."""
-    if "config.json" not in set(present):
+    """The JSON object in config.json. Raises CheckpointError (missing, corrupt; unsupported where it is many models')."""
+    present = set(present)
+    if "config.json" not in present and PIPELINE_NAME in present:
+        raise CheckpointError(
+            "unsupported",
+            f"{revision}: a pipeline ({PIPELINE_NAME}) without {' or '.join(MODEL_FOLDERS)}; name the folder of one of its models",
+        )
+    if "config.json" not in present:
         raise CheckpointError("missing", f"{revision}: config.json is absent; it tells how the weights are joined")
     return read_json_object(read("config.json", MAX_CONFIG_BYTES), f"{revision}/config.json")
 
 
 def weight_files(present: Iterable[str], read: Callable[[str, int], bytes], revision: str) -> dict[str, list[str]]:
-    """The weight files of a revision and the tensors promised in each: model.safetensors (nothing is promised), or the
-    shards its index names, in name order; where there are neither, pytorch_model.bin or its shards.
+    """The weight files of a revision and the tensors promised in each: one file (nothing is promised), or the shards its
+    index names, in name order.
 
     present: names of the files there; read(name, limit) gives a small file's bytes.
-    Raises CheckpointError (missing) when there are no weights, and what the index raises.
+    Raises CheckpointError: missing or unsupported (`weight_names`), and what the index raises.
     """
     present = set(present)
-    for single, index in ((SINGLE_NAME, INDEX_NAME), (TORCH_SINGLE_NAME, TORCH_INDEX_NAME)):
-        if single in present:
-            return {single: []}
-        if index in present:
-            return shards_of_index(read(index, MAX_JSON_BYTES), present, f"{revision}/{index}")
-    raise CheckpointError(
-        "missing",
-        f"{revision}: no {SINGLE_NAME} and no {INDEX_NAME}, nor {TORCH_SINGLE_NAME}; the weights are absent or in another format",
-    )
+    try:
+        single, index = weight_names(present)
+    except CheckpointError as error:
+        raise CheckpointError(error.status, f"{revision}: {error}") from None
+    if single:
+        return {single: []}
+    return shards_of_index(read(index, MAX_JSON_BYTES), present, f"{revision}/{index}")
 
 
 def _entries(file: WeightFile) -> tuple[dict[str, TensorEntry], WeightFile]:

@@ -24,7 +24,8 @@ from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weig
 from ninscope.checkpoints.hub_file import NO_DIGEST, HubFile
 from ninscope.checkpoints.hub_http import Refused, ask_json
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.index_format import INDEX_NAME, TORCH_INDEX_NAME
+from ninscope.checkpoints.index_format import weight_names
+from ninscope.checkpoints.pipelines import model_folder
 from ninscope.checkpoints.retries import Passing, persistently
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
@@ -64,12 +65,17 @@ SMALL = _Small()
 
 
 class HubSource:
-    """A model repository on the Hub: its step branches (or main, where there are none) are the revisions."""
+    """A model repository on the Hub: its step branches (or main, where there are none) are the revisions.
+
+    subfolder: where its checkpoint lies, "" for the top; a repository that is a pipeline is the model in its unet/ or
+    transformer/.
+    """
 
     kind = "hub"
 
-    def __init__(self, repository: str):
-        self.label = self.repository = repository
+    def __init__(self, repository: str, subfolder: str = ""):
+        self.repository, self._subfolder = repository, subfolder
+        self.label = f"{repository}/{subfolder}" if subfolder else repository
         self._endpoint = constants.ENDPOINT
         self._traffic = current_traffic()
         self._listings: dict[str, _Listing] = {}
@@ -95,7 +101,7 @@ class HubSource:
             raise RequestError(
                 f"{self.repository}: no such folder, and the Hub cannot be asked ({fault.reason})"
             ) from None
-        self._commits = {name: f"{self.repository}@{commit}" for name, commit in commits.items()}
+        self._commits = {name: f"{self.label}@{commit}" for name, commit in commits.items()}
         return self._commits
 
     def step_of(self, revision: str) -> int | None:
@@ -109,9 +115,9 @@ class HubSource:
         read = self._reader(revision, listing)
         shape = shape_of(read_config(revision, listing.sizes, read))
         names = weight_files(listing.sizes, read, revision)
-        beside = [name for name in ("config.json", INDEX_NAME, TORCH_INDEX_NAME) if name in listing.sizes]
+        beside = [name for name in ("config.json", weight_names(listing.sizes)[1]) if name]
         return Identity(
-            revision, step_of(revision), listing.of(names), listing.commit, shape=shape, beside=listing.of(beside)
+            revision, step_of(revision), listing.of(names), listing.commit, shape, listing.of(beside), listing.folder
         )
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
@@ -133,17 +139,19 @@ class HubSource:
         """A commit cannot change."""
 
     def stamp_path(self, revision: str, file: FileIdentity) -> str:
-        return f"{self.repository}@{revision}/{file.name}"
+        return f"{self.label}@{revision}/{file.name}"
 
     def _listing(self, revision: str) -> "_Listing":
-        """The files in the repository's top folder at a revision: one request, once."""
+        """The files in the checkpoint's folder at a revision: one request, once."""
         if revision not in self._listings:
             self._listings[revision] = self._fetch_listing(revision)
         return self._listings[revision]
 
     def _fetch_listing(self, revision: str) -> "_Listing":
         try:
-            return self._told(f"revision/{quote(revision, safe='')}?blobs=True", _listing_of)
+            return self._told(
+                f"revision/{quote(revision, safe='')}?blobs=True", lambda told: _listing_of(told, self._subfolder)
+            )
         except Passing as fault:
             reason = fault.reason
         except Refused as fault:
@@ -175,7 +183,8 @@ class HubSource:
     def _open_file(
         self, revision: str, listing: "_Listing", name: str, pool: Executor, ahead: int | None = None
     ) -> HubFile:
-        url = hf_hub_url(self.repository, name, revision=listing.commit, endpoint=self._endpoint)
+        path = f"{listing.folder}/{name}" if listing.folder else name
+        url = hf_hub_url(self.repository, path, revision=listing.commit, endpoint=self._endpoint)
         size, digest = listing.sizes[name], listing.digests[name]
         return HubFile(url, f"{revision}/{name}", size, digest, pool, self._traffic, ahead)
 
@@ -205,11 +214,12 @@ def _commits_of(told: dict) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Listing:
-    """Files at one commit: size and digest by name."""
+    """Files of one folder ("" is the top) at one commit: size and digest by name."""
 
     commit: str
     sizes: dict[str, int]
     digests: dict[str, str]
+    folder: str = ""
 
     def of(self, names: Iterable[str]) -> tuple[FileIdentity, ...]:
         return tuple(FileIdentity(name, self.sizes[name], self.digests[name]) for name in names)
@@ -219,13 +229,23 @@ def _listing_in(identity: Identity) -> _Listing:
     """What identifying a revision found of its files: no need to ask again."""
     files = (*identity.files, *identity.beside)
     return _Listing(
-        identity.commit, {file.name: file.size for file in files}, {file.name: file.digest for file in files}
+        identity.commit,
+        {file.name: file.size for file in files},
+        {file.name: file.digest for file in files},
+        identity.folder,
     )
 
 
-def _listing_of(told: dict) -> _Listing:
-    """The files in the repository's top folder. Raises what a senseless answer makes of itself."""
-    files = {str(file["rfilename"]): file for file in told["siblings"] if "/" not in file["rfilename"]}
+def _listing_of(told: dict, subfolder: str) -> _Listing:
+    """The files in a folder of the repository: the named one, or that of a pipeline's model, or the top.
+
+    Raises what a senseless answer makes of itself.
+    """
+    paths = {str(file["rfilename"]): file for file in told["siblings"]}
+    folder = subfolder or model_folder(paths.__contains__)
+    start = f"{folder}/" if folder else ""
+    files = {path.removeprefix(start): file for path, file in paths.items() if path.startswith(start)}
+    files = {name: file for name, file in files.items() if "/" not in name}
     sizes = {name: int(file.get("size") or 0) for name, file in files.items()}
     if min(sizes.values(), default=0) < 0:
         raise ValueError("a file of less than no bytes")
@@ -234,19 +254,19 @@ def _listing_of(told: dict) -> _Listing:
         if file.get("lfs")
         else f"git-{file['blobId']}"
         if file.get("blobId")
-        else f"{NO_DIGEST}{told['sha']}-{name}"
+        else f"{NO_DIGEST}{told['sha']}-{start}{name}"
         for name, file in files.items()
     }
-    return _Listing(str(told["sha"]), sizes, digests)
+    return _Listing(str(told["sha"]), sizes, digests, folder)
 
 
-def hub_source(repository: str) -> HubSource:
-    """The source for a repository id. Raises RequestError when it cannot be one."""
+def hub_source(repository: str, subfolder: str = "") -> HubSource:
+    """The source for a repository id, or a subfolder of it. Raises RequestError when it cannot be one."""
     try:
         validate_repo_id(repository)
     except HFValidationError:
         raise RequestError(f"{repository}: no such folder, and not a Hub repository id (org/name)") from None
-    return HubSource(repository)
+    return HubSource(repository, subfolder)
 
 
 def _no_access(fault: Refused) -> bool:

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 _DIMENSIONS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "vocab_size", "n_embd", "n_inner", "n_layer", "n_head", "d_model", "d_ff", "n_layers", "n_heads", "mlp_hidden_size",
+    "block_out_channels", "layers_per_block", "attention_head_dim", "cross_attention_dim", "transformer_layers_per_block",
+    "num_layers", "caption_channels", "patch_size", "in_channels", "out_channels",
 )  # fmt: skip
+
+_MOST_LEVELS = 64
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Identity:
     """A revision's weight files.
 
     commit: where they lie at, in a Hub repository; beside: what else is read there (configuration, index). shape: dimensions
-    that the configuration states.
+    that the configuration states. folder: the subfolder of the revision that the files lie in (a pipeline's unet).
     """
 
     revision: str
@@ -48,6 +52,7 @@ class Identity:
     commit: str | None = None
     shape: tuple[tuple[str, int], ...] = ()
     beside: tuple[FileIdentity, ...] = ()
+    folder: str = ""
 
     @property
     def content_sha256(self) -> str:
@@ -63,5 +68,13 @@ class Identity:
 
 
 def shape_of(config: Mapping) -> tuple[tuple[str, int], ...]:
-    """The dimensions that a configuration states, by name."""
-    return tuple((name, config[name]) for name in _DIMENSIONS if type(config.get(name)) is int)
+    """The dimensions that a configuration states, by name; of a list of them (one a level), each by its place."""
+    found = []
+    for name in _DIMENSIONS:
+        value = config.get(name)
+        if type(value) is int:
+            found.append((name, value))
+        elif isinstance(value, list):
+            places = enumerate(value[:_MOST_LEVELS])
+            found += [(f"{name}[{place}]", number) for place, number in places if type(number) is int]
+    return tuple(found)

@@ -4,13 +4,56 @@ Shard names come from strangers, so only plain file names inside the checkpoint'
 """
 
 import json
+import re
+from collections.abc import Iterable
 
 from ninscope.errors import CheckpointError
 
-# The files that weights come in, the first that is there being taken: one file, or an index of shards.
 SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE_NAME, TORCH_INDEX_NAME = "pytorch_model.bin", "pytorch_model.bin.index.json"
+DIFFUSION_NAME = "diffusion_pytorch_model"
+# The files that weights come in, the first that is there being taken: one file, or an index of shards.
+WEIGHT_NAMES = (
+    (SINGLE_NAME, INDEX_NAME),
+    (f"{DIFFUSION_NAME}.safetensors", f"{DIFFUSION_NAME}.safetensors.index.json"),
+    (TORCH_SINGLE_NAME, TORCH_INDEX_NAME),
+    (f"{DIFFUSION_NAME}.bin", f"{DIFFUSION_NAME}.bin.index.json"),
+)
+# Where none of them is there: one that says what it is a variant of, such as model.fp16.safetensors, if it is the only one.
+_VARIANT = re.compile(
+    r"(model|pytorch_model|diffusion_pytorch_model)\.(?:(?P<single>\w+)\.(?:safetensors|bin)"
+    r"|(?:safetensors|bin)\.index\.(?P<index>\w+)\.json)"
+)
 MAX_JSON_BYTES = 16_000_000
+
+
+def weight_names(present: Iterable[str]) -> tuple[str, str]:
+    """(the one weight file, or "", the index of shards, or "") of a checkpoint, from the names of the files there.
+
+    Raises CheckpointError: missing (there is neither), unsupported (there are only variants, and several of them).
+    """
+    present = set(present)
+    for single, index in WEIGHT_NAMES:
+        if single in present:
+            return single, ""
+        if index in present:
+            return "", index
+    variants = {name: found for name in sorted(present) if (found := _VARIANT.fullmatch(name))}
+    # The same weights as safetensors and as a pickle are one variant.
+    safe = {name: found for name, found in variants.items() if ".safetensors" in name}
+    variants = safe or variants
+    if len(variants) > 1:
+        raise CheckpointError(
+            "unsupported",
+            f"weights only as variants, and several ({', '.join(variants)}); keep one, or name it {SINGLE_NAME}",
+        )
+    for name, found in variants.items():
+        return (name, "") if found["single"] else ("", name)
+    raise CheckpointError(
+        "missing",
+        f"no {SINGLE_NAME} and no {INDEX_NAME}, nor {TORCH_SINGLE_NAME} or {DIFFUSION_NAME}.safetensors; "
+        "the weights are absent or in another format",
+    )
 
 
 def read_json_object(raw: bytes, where: str) -> dict:

@@ -38,8 +38,8 @@ def kernel_norms(bits: np.ndarray, dtype: str) -> np.ndarray:
 def _squares(dtype: str) -> np.ndarray:
     """The square of every magnitude of a 16-bit type, float64 [32768]."""
     patterns = np.arange(1 << 15, dtype=np.uint16)
-    values = as_float(patterns if dtype == "BF16" else patterns.view(np.float16), dtype).astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # among the patterns are those of NaN
+        values = as_float(patterns if dtype == "BF16" else patterns.view(np.float16), dtype).astype(np.float64)
         squares = values * values
     squares.flags.writeable = False
     return squares

@@ -10,13 +10,14 @@ import numpy as np
 
 from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.index_format import INDEX_NAME, SINGLE_NAME, TORCH_INDEX_NAME, TORCH_SINGLE_NAME
+from ninscope.checkpoints.index_format import WEIGHT_NAMES
+from ninscope.checkpoints.pipelines import model_folder
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 
 LOOKS, LOOK_BYTES = 33, 4096  # what is read of a file to tell it from another
-_CHECKPOINT_FILES = ("config.json", SINGLE_NAME, INDEX_NAME, TORCH_SINGLE_NAME, TORCH_INDEX_NAME)
+_CHECKPOINT_FILES = ("config.json", *(name for names in WEIGHT_NAMES for name in names))
 
 
 class LocalFile:
@@ -58,7 +59,10 @@ class LocalFile:
 class LocalSource:
     """A folder with one checkpoint, a folder of revision folders, or both (a trainer's output).
 
-    label: as the user named it. own: the folder itself holds a checkpoint; its revision is the folder's name.
+    label: as the user named it. own: the folder itself holds a checkpoint; its revision is the folder's name. pipeline: it is
+    that of a diffusers pipeline, whose other folders are no revisions unless they state a step.
+
+    A revision that is a pipeline is the model in its unet/ or transformer/.
     """
 
     kind = "local"
@@ -66,10 +70,14 @@ class LocalSource:
     label: str
     folder: Path
     own: bool
+    pipeline: bool = False
 
     def revisions(self) -> list[str]:
         """Names of the revisions in step order. Raises RequestError when there is none, or one cannot be named."""
-        names = [path.name for path in _listed(self.label, self.folder) if _is_revision(path)]
+        folders = _listed(self.label, self.folder)
+        names = [
+            path.name for path in folders if _is_revision(path) and not (self.pipeline and step_of(path.name) is None)
+        ]
         for name in names:
             if not name.isprintable():
                 raise RequestError(f"{self.label}: the folder name {name!r} is no plain text; rename it")
@@ -139,9 +147,9 @@ class LocalSource:
         inside = not any(mark in revision for mark in ("/", "\\", "\0")) and revision not in ("", ".", "..")
         folder = self.folder / revision
         if inside and folder.is_dir():
-            return folder
+            return folder / _model_folder(folder)
         if self.own and revision == self.folder.name:
-            return self.folder
+            return self.folder / _model_folder(self.folder)
         raise CheckpointError("missing", f"{self.label}: no revision {revision} in it")
 
     def _names(self, folder: Path) -> set[str]:
@@ -170,12 +178,22 @@ def local_source(label: str, folder: Path) -> LocalSource:
     folders = _listed(label, folder)
     present = {name for name in _CHECKPOINT_FILES if _has(folder, name)}
     holds_weights = bool(present - {"config.json"})
-    own = holds_weights or (bool(present) and not any(_is_revision(path) for path in folders))
-    return LocalSource(label, folder.resolve(), own)
+    pipeline = not present and bool(_model_folder(folder))
+    own = pipeline or holds_weights or (bool(present) and not any(_is_revision(path) for path in folders))
+    return LocalSource(label, folder.resolve(), own, pipeline)
 
 
 def _is_revision(path: Path) -> bool:
-    return step_of(path.name) is not None or any(_has(path, name) for name in _CHECKPOINT_FILES)
+    return (
+        step_of(path.name) is not None
+        or any(_has(path, name) for name in _CHECKPOINT_FILES)
+        or bool(_model_folder(path))
+    )
+
+
+def _model_folder(path: Path) -> str:
+    """The subfolder that a pipeline's folder stands for; "" where the folder is a checkpoint itself, or none."""
+    return model_folder(lambda name: _has(path, name), step_of(path.name) is not None)
 
 
 def _listed(label: str, folder: Path) -> Iterator[Path]:

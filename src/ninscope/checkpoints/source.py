@@ -7,10 +7,13 @@ from typing import Protocol
 
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.local import local_source
+from ninscope.checkpoints.pipelines import MODEL_FOLDERS
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import RequestError
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+# org/name, and of a diffusers pipeline also the folder of its model
+_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+_REPOSITORY = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:/(?P<folder>{'|'.join(MODEL_FOLDERS)}))?")
 
 
 class Source(Protocol):
@@ -53,7 +56,7 @@ class Source(Protocol):
 
 
 def open_source(source: str | Path) -> Source:
-    """A folder if there is one of that name, else a Hub repository id.
+    """A folder if there is one of that name, else a Hub repository id, or the folder of a pipeline's model in one (org/name/unet).
 
     Raises RequestError when it is neither.
     """
@@ -69,8 +72,9 @@ def open_source(source: str | Path) -> Source:
         return local_source(text, folder)
     if kind == "file":
         raise RequestError(f"{text} is a file; name the folder that holds config.json and the weights")
-    if text.startswith((".", "/", "~")) or not _REPOSITORY.fullmatch(text):
+    named = None if text.startswith((".", "/", "~")) else _REPOSITORY.fullmatch(text)
+    if named is None:
         raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name)")
     from ninscope.checkpoints.hub import hub_source  # the client is slow to import and local work needs none
 
-    return hub_source(text)
+    return hub_source(named["id"], named["folder"] or "")

@@ -8,11 +8,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture
+from ninscope.architectures.layout import Architecture, parts_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.exact.bands import Band, BandReader, Chosen, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, merged
@@ -33,7 +33,7 @@ Piece = Mapping[str, LayerResult | LayerCounts]
 class ExactAnalysis:
     """The whole network (or the part of it that was chosen). edges: within the bounds; nodes: all, of every node layer;
     layers: of every layer with outgoing edges; values: of their nodes, where Parameters.per_node asks; matrices: where null
-    models are wanted.
+    models are wanted; parts: where Parameters.parts asks, spectra by the part's name.
     """
 
     spectrum: Spectrum
@@ -43,6 +43,7 @@ class ExactAnalysis:
     values: Mapping[str, NodeValues]
     radii: Radii
     matrices: tuple[Matrix, ...] = ()
+    parts: Mapping[str, Spectrum] = field(default_factory=dict)
 
 
 def exact_analysis(
@@ -160,18 +161,21 @@ class _Growing:
         self.layers = [layer.name for layer in architecture.layers if layer.name in sources]
         self._nodes = sum(layer.size if chosen is None else chosen[layer.name].size for layer in architecture.layers)
         self._architecture, self._parameters, self._radii = architecture, parameters, radii
-        self._sums: PartitionSums | None = None
+        self._whole = _Sums()
+        asked = parts_of([layer for layer in architecture.layers if layer.name in sources], parameters.parts)
+        self._parts = {name: (set(names), _Sums()) for name, names in asked.items()}
         self._edges = 0
-        self._r2: list[np.ndarray] = []
         self._silent: list[str] = []
         self._statistics: list[LayerStatistics] = []
         self._values: dict[str, NodeValues] = {}
         self._tallies: dict[str, BlockTally] = {}
 
     def add(self, result: LayerResult) -> None:
-        self._sums = result.sums if self._sums is None else self._sums + result.sums
+        self._whole.add(result)
+        for names, sums in self._parts.values():
+            if result.layer in names:
+                sums.add(result)
         self._edges += int(result.nodes.edges.sum())
-        self._r2.append(result.nodes.r2[~np.isnan(result.nodes.r2)])
         if result.sums.nodes == 0:
             self._silent.append(result.layer)
         self._statistics.append(result.statistics(self._parameters.min_degree))
@@ -181,12 +185,30 @@ class _Growing:
 
     def analysis(self) -> ExactAnalysis:
         parameters, radii = self._parameters, self._radii
-        quality = mass_quality(np.concatenate(self._r2))
-        spectrum = spectrum_of_sums(self._sums, parameters.q, radii.logarithms, parameters.derivative, **quality)
+        spectrum = self._whole.spectrum(parameters, radii)
         if self._silent and not spectrum.message:
             spectrum = replace(spectrum, message=uncounted_layers(self._silent))
         matrices = matrices_of(self._tallies, self._architecture) if self._tallies else ()
-        return ExactAnalysis(spectrum, self._nodes, self._edges, tuple(self._statistics), self._values, radii, matrices)
+        parts = {name: sums.spectrum(parameters, radii) for name, (_, sums) in self._parts.items()}
+        return ExactAnalysis(
+            spectrum, self._nodes, self._edges, tuple(self._statistics), self._values, radii, matrices, parts
+        )
+
+
+class _Sums:
+    """What a spectrum needs of some layers, added layer after layer."""
+
+    def __init__(self):
+        self._sums: PartitionSums | None = None
+        self._r2: list[np.ndarray] = []
+
+    def add(self, result: LayerResult) -> None:
+        self._sums = result.sums if self._sums is None else self._sums + result.sums
+        self._r2.append(result.nodes.r2[~np.isnan(result.nodes.r2)])
+
+    def spectrum(self, parameters: Parameters, radii: Radii) -> Spectrum:
+        quality = mass_quality(np.concatenate(self._r2))
+        return spectrum_of_sums(self._sums, parameters.q, radii.logarithms, parameters.derivative, **quality)
 
 
 def uncounted_layers(names: list[str]) -> str:

@@ -1,12 +1,12 @@
 """The sampled neuron interaction network: all samples of one checkpoint as one block-diagonal sparse matrix."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ninscope.architectures.layout import Architecture, WeightBlock
+from ninscope.architectures.layout import Architecture, Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import Matrix
 from ninscope.checkpoints.read_ahead import ReadAhead, bytes_to_fetch
 from ninscope.checkpoints.tensors import Checkpoint
@@ -23,16 +23,21 @@ class SampledNetwork:
 
     matrix: CSR [samples * nodes, samples * nodes], W of source row and target column, float32 (float64 for F64 weights);
     only edges with 1/|w| <= max_distance are stored. layer_sizes: int64 [layers], neurons sampled from each node layer, in
-    the order of layer_names; neurons: int64 [samples, nodes], the neuron's number in its layer; sources: layers that
-    edges leave. A node of sample s and
-    layer l is row s * nodes + sum(layer_sizes[:l]) + position.
+    the order of layers, which have their whole sizes; neurons: int64 [samples, nodes], the neuron's number in its layer;
+    sources: names of layers that edges leave; links: the architecture's. A node of sample s and layer l is row
+    s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries.
     """
 
     matrix: csr_matrix
-    layer_names: tuple[str, ...]
+    layers: tuple[NodeLayer, ...]
     layer_sizes: np.ndarray
     neurons: np.ndarray
     sources: tuple[str, ...]
+    links: tuple[Link, ...] = ()
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers)
 
     @property
     def samples(self) -> int:
@@ -63,6 +68,16 @@ class SampledNetwork:
             for name, edges in zip(self.layer_names, most, strict=True)
             if name in self.sources and edges <= min_degree
         ]
+
+    def rows_of(self, names: Collection[str]) -> np.ndarray:
+        """Row numbers, within one sample, of the nodes of these layers, int64."""
+        starts = np.cumsum(self.layer_sizes) - self.layer_sizes
+        chosen = [
+            np.arange(start, start + size)
+            for name, start, size in zip(self.layer_names, starts, self.layer_sizes, strict=True)
+            if name in names
+        ]
+        return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
     def row_pointer(self, sample: int) -> tuple[np.ndarray, slice]:
         """(indptr of one sample's rows starting at 0, the slice of matrix.data that it points into)."""
@@ -107,7 +122,7 @@ def sampled_network(
     names = tuple(layer.name for layer in architecture.layers)
     neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in plan.chosen])
     sources = tuple(name for name in names if name in plan.by_source)
-    return SampledNetwork(edges.matrix(), names, plan.sizes, neurons, sources)
+    return SampledNetwork(edges.matrix(), architecture.layers, plan.sizes, neurons, sources, architecture.links)
 
 
 def sampled_bytes(

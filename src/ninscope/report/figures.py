@@ -6,13 +6,13 @@ import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
+from ninscope.report.step_axis import count, label_steps, position, thinned
 from ninscope.report.style import STYLE, say_nothing
 
 _COLOURS = mpl.colormaps["viridis"]
 # How each method is drawn: the whole network in full, samples lighter.
-_LINES = {
+LINES = {
     "exact": {"linestyle": "-", "marker": "o", "markersize": 4},
     "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
 }
@@ -35,11 +35,11 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
             del shown["samples, mean"]
         figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4), layout="constrained", dpi=150)
         panels = np.atleast_1d(figure.subplots(1, len(shown), sharex=True, sharey=True))
-        norm = Normalize(0, max(float(_position(steps).max(initial=0)), 1.0))
+        norm = Normalize(0, max(float(position(steps).max(initial=0)), 1.0))
         for axes, (name, part) in zip(panels, shown.items(), strict=True):
             for step, rows in part.groupby("step"):
                 curve = rows.groupby("q")[["alpha", "f"]].mean()
-                colour = _COLOURS(norm(_position(step)))
+                colour = _COLOURS(norm(position(step)))
                 axes.plot(curve["alpha"], curve["f"], color=colour, linewidth=1.4)
                 peak = curve.loc[curve["f"].idxmax()]
                 axes.plot(peak["alpha"], peak["f"], "o", color=colour, markersize=4)
@@ -50,8 +50,8 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
         figure.suptitle(f"{title}: spectra over training", fontsize=10)
         if steps.size:
             bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(panels), label="training step", pad=0.02)
-            ticks = _thinned(steps)
-            bar.set_ticks(_position(ticks), labels=[_count(step) for step in ticks])
+            ticks = thinned(steps)
+            bar.set_ticks(position(ticks), labels=[count(step) for step in ticks])
         return figure
 
 
@@ -72,24 +72,22 @@ def emergence_figure(
             (panels[1], "width", r"heterogeneity $w$", "#8d5524"),
         ):
             _null_bands(axes, nulls, name)
-            for method, part in _methods(rows):
+            for method, part in methods(rows):
                 x, mean = _x(part), part[name].to_numpy(float)
                 spread = part[f"{name}_std"].to_numpy(float)
                 axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-                axes.plot(x, mean, color=colour, label=_method_label(method), **_LINES[method])
+                axes.plot(x, mean, color=colour, label=method_label(method), **LINES[method])
             _mark_duplicates(axes, rows, name)
             axes.set_ylabel(label)
         _legend(panels[0])
         panels[0].set_title(f"{title} over training (bands: ±1 standard deviation of samples, of draws)")
         _emergence_panel(panels[2], rows, benchmarks, nulls)
-        ticks = _thinned(steps)
-        panels[2].set_xticks(_position(ticks), labels=[_count(step) for step in ticks])
-        panels[2].xaxis.set_minor_locator(NullLocator())
+        label_steps(panels[2], steps)
         panels[2].set_xlabel(f"training step (log axis{'; step 0 at the left edge' if 0 in steps else ''})")
         return figure
 
 
-def _methods(rows: pd.DataFrame):
+def methods(rows: pd.DataFrame):
     """(method, its rows), the exact one last, so that it is drawn on top."""
     for method in ("sampled", "exact"):
         part = rows[rows["method"] == method]
@@ -97,12 +95,12 @@ def _methods(rows: pd.DataFrame):
             yield method, part
 
 
-def _method_label(method: str) -> str:
+def method_label(method: str) -> str:
     return {"exact": "whole network", "sampled": "samples (mean)"}[method]
 
 
 def _x(rows: pd.DataFrame) -> np.ndarray:
-    return _position(rows["step"].to_numpy(np.int64))
+    return position(rows["step"].to_numpy(np.int64))
 
 
 def _null_bands(axes, nulls: pd.DataFrame | None, name: str) -> list:
@@ -145,16 +143,15 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
         several = emergence["method"].nunique() > 1
         for ((_, model), rows), colour in zip(models, colours, strict=False):
-            for method, part in _methods(rows.sort_values("step")):
-                label = f"{model}, {_method_label(method)}" if several else model
+            for method, part in methods(rows.sort_values("step")):
+                label = f"{model}, {method_label(method)}" if several else model
                 withheld = int((part["status"] == "duplicate").sum())
                 if part["emergence"].isna().all():
                     label += " (no E)"
                 elif withheld:
                     label += f" (no E of {withheld} duplicates)"
-                axes.plot(_x(part), part["emergence"], color=colour, label=label, **_LINES[method])
-        ticks = _thinned(np.array(sorted(emergence["step"].dropna().unique()), dtype=np.int64))
-        axes.set_xticks(_position(ticks), labels=[_count(step) for step in ticks])
+                axes.plot(_x(part), part["emergence"], color=colour, label=label, **LINES[method])
+        label_steps(axes, emergence["step"].dropna().unique())
         axes.set(xlabel="training step (log axis)", ylabel="degree of emergence E", title="Degree of emergence")
         _legend(axes)
         return figure
@@ -169,12 +166,12 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
         say_nothing(axes, rows["message"].iloc[0] if len(rows) else "no checkpoint has a spectrum")
     else:
         dotted = _null_bands(axes, nulls, "emergence")
-        for method, part in _methods(rows):
+        for method, part in methods(rows):
             x = _x(part)
             low, high = (part[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=green, alpha=0.2, linewidth=0)
             label = "E, whole network" if method == "exact" else "E, samples (band: bootstrap interval)"
-            lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **_LINES[method])
+            lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **LINES[method])
         lines += dotted
         withheld = sorted(set(_x(rows[rows["status"] == "duplicate"]).tolist()))
         for number, position in enumerate(withheld):
@@ -193,21 +190,3 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
         beside.set_ylabel("held-out loss", color=grey)
     if lines:
         axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.55, 1.0), fontsize=7)
-
-
-def _position(step):
-    """Where a step stands on the log axis: log2(step + 1), so that step 0 has a place too."""
-    return np.log2(np.asarray(step, dtype=np.float64) + 1)
-
-
-def _thinned(steps: np.ndarray, least: float = 0.7) -> np.ndarray:
-    """Steps to label: no two closer than `least` on the axis, always the last."""
-    kept: list[int] = []
-    for step in steps[::-1]:
-        if not kept or _position(kept[-1]) - _position(step) >= least:
-            kept.append(int(step))
-    return np.array(kept[::-1], dtype=np.int64)
-
-
-def _count(step: int) -> str:
-    return f"{step // 1000}k" if step >= 1000 and step % 1000 == 0 else str(step)

@@ -1,0 +1,39 @@
+"""BERT and RoBERTa encoders: seven node layers a block (transformer.py) and the final residual, 7B+1 in all.
+
+Left out: embeddings, and the heads. The pooler is one: masked language models lack it. So an encoder is the same network
+under every head.
+"""
+
+from collections.abc import Mapping
+
+from ninscope.architectures import sizes
+from ninscope.architectures.builder import Builder
+from ninscope.architectures.layout import Architecture
+from ninscope.architectures.transformer import attention, following, formatted, mlp
+
+MODEL_TYPES = ("bert", "roberta")
+PREFIXES = ("bert.", "roberta.", "")
+NAMES = {
+    "q": "encoder.layer.{}.attention.self.query.weight",
+    "k": "encoder.layer.{}.attention.self.key.weight",
+    "v": "encoder.layer.{}.attention.self.value.weight",
+    "o": "encoder.layer.{}.attention.output.dense.weight",
+    "up": "encoder.layer.{}.intermediate.dense.weight",
+    "down": "encoder.layer.{}.output.dense.weight",
+}
+
+
+def architecture(config: Mapping) -> Architecture:
+    """The wiring that config.json implies. Raises CheckpointError (corrupt, unsupported)."""
+    sizes.refuse_cross_attention(config)
+    count = sizes.block_count(config)
+    width = sizes.width(config)
+    sizes.multiple(width, "hidden_size", sizes.width(config, "num_attention_heads"), "num_attention_heads")
+    hidden = sizes.width(config, "intermediate_size")
+    net = Builder(sizes.model_type(config, MODEL_TYPES), PREFIXES)
+    for number in range(count):
+        block, names = f"block{number}", formatted(NAMES, number)
+        attention(net, block, width, names)
+        mlp(net, block, hidden, following(number, count), names)
+    net.layer("output", "x", width)
+    return net.architecture()

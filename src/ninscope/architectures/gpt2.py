@@ -1,0 +1,37 @@
+"""GPT-2: seven node layers a block (transformer.py) and the final residual, 7B+1 in all.
+
+Weights are Conv1D's, stored [in, out]; c_attn is q, k and v one after the other. Left out: token and position embeddings and
+the LM head, which is the token embedding once more.
+"""
+
+from collections.abc import Mapping
+
+from ninscope.architectures import sizes
+from ninscope.architectures.builder import Builder
+from ninscope.architectures.layout import Architecture
+from ninscope.architectures.transformer import attention, following, formatted, mlp
+
+MODEL_TYPE = "gpt2"
+PREFIXES = ("transformer.", "", "model.")
+NAMES = {
+    "qkv": "h.{}.attn.c_attn.weight",
+    "o": "h.{}.attn.c_proj.weight",
+    "up": "h.{}.mlp.c_fc.weight",
+    "down": "h.{}.mlp.c_proj.weight",
+}
+
+
+def architecture(config: Mapping) -> Architecture:
+    """The wiring that config.json implies. Raises CheckpointError (corrupt, unsupported)."""
+    sizes.refuse_cross_attention(config)
+    count = sizes.block_count(config, "n_layer")
+    width = sizes.width(config, "n_embd")
+    sizes.multiple(width, "n_embd", sizes.width(config, "n_head"), "n_head")
+    hidden = sizes.width(config, "n_inner", default=4 * width)
+    net = Builder(MODEL_TYPE, PREFIXES)
+    for number in range(count):
+        block, names = f"block{number}", formatted(NAMES, number)
+        attention(net, block, width, names, order="transposed")
+        mlp(net, block, hidden, following(number, count), names, order="transposed")
+    net.layer("output", "x", width)
+    return net.architecture()

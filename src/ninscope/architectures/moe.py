@@ -1,0 +1,76 @@
+"""Mixtures of experts (mixtral, olmoe): every expert has node layers of its own, beside each other; so has the router.
+
+A block's node layers: x, q, k, v, c, a (transformer.py), the router's r with a neuron for each expert, and of expert n its gate
+e<n>.g, up projection e<n>.u and hidden e<n>.m = act(g) * u: 7 + 3 E of E experts. a has edges to the router and to all experts, as
+if all of them were asked; which ones a token goes to, weights alone do not say. Left out: token embedding and LM head.
+
+Experts are stored each by itself (the Hub's files, and what save_pretrained writes by default), or all of a block in one
+tensor [experts, out, in], gate and up projection one after the other.
+"""
+
+from collections.abc import Collection, Mapping
+
+from ninscope.architectures import sizes
+from ninscope.architectures.builder import Builder, spelling
+from ninscope.architectures.layout import Architecture
+from ninscope.architectures.llama import ATTENTION, PREFIXES, grouped_heads
+from ninscope.architectures.transformer import attention, following, formatted
+from ninscope.errors import CheckpointError
+
+FUSED = {
+    "router": "layers.{}.mlp.gate.weight",
+    "gate_up": "layers.{}.mlp.experts.gate_up_proj",
+    "down": "layers.{}.mlp.experts.down_proj",
+}
+OLMOE = {"router": "layers.{}.mlp.gate.weight"} | {
+    part: f"layers.{{}}.mlp.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")
+}
+MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
+    part: f"layers.{{}}.block_sparse_moe.experts.{{}}.{name}.weight"
+    for part, name in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
+}
+# By model_type: the key that says how many experts, and how their tensors may be named.
+MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (OLMOE, FUSED))}
+MAX_EXPERTS = 30_000  # of all blocks
+
+
+def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
+    """The wiring that config.json implies, of a file with tensors of these names. Raises CheckpointError (corrupt)."""
+    family = sizes.model_type(config, MODEL_TYPES)
+    key, spellings = MODEL_TYPES[family]
+    count = sizes.block_count(config)
+    width = sizes.width(config)
+    queries, values, head_dim = grouped_heads(config, width, count)
+    hidden = sizes.width(config, "intermediate_size")
+    experts = sizes.width(config, key)
+    if count * experts > MAX_EXPERTS:
+        raise CheckpointError(
+            "corrupt",
+            f"config.json: {count} blocks of {experts} experts ({key}); at most {MAX_EXPERTS} in all were expected",
+        )
+    templates = spelling(names, PREFIXES, spellings, ((number, 0) for number in range(count)))
+    net = Builder(family, PREFIXES)
+    for number in range(count):
+        block, after = f"block{number}", following(number, count)
+        attention(net, block, width, formatted(ATTENTION, number), queries, values, head_dim)
+        net.join(f"{block}.a", net.layer(block, "r", experts, "router"), templates["router"].format(number))
+        net.link(f"{block}.a", after)
+        for expert in range(experts):
+            _expert(net, block, expert, experts, hidden, after, formatted(templates, number, expert))
+    net.layer("output", "x", width)
+    return net.architecture()
+
+
+def _expert(
+    net: Builder, block: str, expert: int, experts: int, hidden: int, after: str, names: Mapping[str, str]
+) -> None:
+    g, u, m = (net.layer(block, f"e{expert}.{part}", hidden, "mlp", f"e{expert}") for part in "gum")
+    if "gate_up" in names:
+        for source, target, name in ((f"{block}.a", (g, u), names["gate_up"]), (m, after, names["down"])):
+            net.join(source, target, f"{name}[{expert}]", held_in=name, index=expert, held=experts)
+    else:
+        net.join(f"{block}.a", g, names["gate"])
+        net.join(f"{block}.a", u, names["up"])
+        net.join(m, after, names["down"])
+    net.link(g, m)
+    net.link(u, m)

@@ -1,0 +1,82 @@
+"""Swin, stages of blocks, each of twice the width of the one before: 7B + 2S node layers of B blocks in S stages.
+
+Node layers: the image's channels, input.x; seven of every block stage<s>.block<b> (transformer.py); between two stages what the
+last block gives, stage<s>.merge.x, and 2 x 2 neighbouring patches side by side, stage<s>.merge.n, of four times its size, from
+which the reduction leads to the next stage; output.x. The patch embedding is a convolution. So is patch merging, 2 x 2 with a
+stride of 2, though it is stored as a matrix. Left out: relative position biases, which join no neurons, and the heads:
+classifier, and the decoder of masked image modelling.
+
+Tensors are named as on the Hub, which save_pretrained writes by default, or as the library's modules are.
+"""
+
+from collections.abc import Collection, Mapping
+
+from ninscope.architectures import sizes
+from ninscope.architectures.builder import Builder, spelling
+from ninscope.architectures.layout import Architecture
+from ninscope.architectures.transformer import attention, formatted, mlp
+from ninscope.errors import CheckpointError
+
+MODEL_TYPE = "swin"
+PREFIXES = ("swin.", "")
+BLOCK = "encoder.layers.{}.blocks.{}."
+HUB = {
+    "q": BLOCK + "attention.self.query.weight",
+    "k": BLOCK + "attention.self.key.weight",
+    "v": BLOCK + "attention.self.value.weight",
+    "o": BLOCK + "attention.output.dense.weight",
+    "up": BLOCK + "intermediate.dense.weight",
+    "down": BLOCK + "output.dense.weight",
+}
+MODULES = {part: f"{BLOCK}attention.{part}_proj.weight" for part in "qkvo"} | {
+    "up": BLOCK + "mlp.fc1.weight",
+    "down": BLOCK + "mlp.fc2.weight",
+}
+PATCHES = "embeddings.patch_embeddings.projection.weight"
+REDUCTION = "encoder.layers.{}.downsample.reduction.weight"
+
+
+def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
+    """The wiring that config.json implies, of a file with tensors of these names. Raises CheckpointError (corrupt)."""
+    depths, widths = _stages(config)
+    ratio = _mlp_ratio(config, widths[0])
+    places = [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
+    templates = spelling(names, PREFIXES, (HUB, MODULES), places)
+    following = [f"stage{stage}.block{number}.x" if number else "" for stage, number in places[1:]] + ["output.x"]
+    net = Builder(MODEL_TYPE, PREFIXES)
+    channels = net.layer("input", "x", sizes.width(config, "num_channels", default=3), "embedding")
+    net.join(channels, "stage0.block0.x", PATCHES, "convolution", sizes.pair(config, "patch_size", default=4))
+    for (stage, number), after in zip(places, following, strict=True):
+        block, width, of_block = f"stage{stage}.block{number}", widths[stage], formatted(templates, stage, number)
+        attention(net, block, width, of_block)
+        mlp(net, block, int(ratio * width), after or f"stage{stage}.merge.x", of_block)
+        if not after:
+            merged = net.layer(f"stage{stage}.merge", "x", width)
+            beside = net.layer(f"stage{stage}.merge", "n", 4 * width, "convolution")
+            for neighbour in range(4):
+                net.link(merged, beside, first=neighbour * width)
+            net.join(beside, f"stage{stage + 1}.block0.x", REDUCTION.format(stage))
+    net.layer("output", "x", widths[-1])
+    return net.architecture()
+
+
+def _stages(config: Mapping) -> tuple[list[int], list[int]]:
+    """Blocks and width of every stage. Raises CheckpointError (corrupt)."""
+    depths = sizes.depths(config)
+    heads = sizes.stages(config, "num_heads", sizes.MAX_WIDTH)
+    if len(heads) != len(depths):
+        raise CheckpointError("corrupt", f"config.json: depths {depths} and num_heads {heads} differ in length")
+    first = sizes.width(config, "embed_dim")
+    widths = [first << stage for stage in range(len(depths))]
+    if widths[-1] > sizes.MAX_WIDTH:
+        raise CheckpointError("corrupt", f"config.json: embed_dim {first} doubled for {len(depths)} stages is too wide")
+    for width, count in zip(widths, heads, strict=True):
+        sizes.multiple(width, "a stage's width", count, "num_heads")
+    return depths, widths
+
+
+def _mlp_ratio(config: Mapping, width: int) -> float:
+    ratio = config.get("mlp_ratio", 4.0)
+    if type(ratio) not in (int, float) or not 1 / width <= ratio <= 1000:
+        raise CheckpointError("corrupt", f"config.json: mlp_ratio is {ratio!r}; a number up to 1000 was expected")
+    return ratio

@@ -1,0 +1,48 @@
+"""ViT: image channels, seven node layers a block (transformer.py) and the final residual, 7B+2 in all.
+
+The patch embedding is a convolution whose nodes are the image's channels: input.x -> block0.x. Left out: position embeddings
+and class token, which are vectors, and the heads: classifier, pooler, and the decoder of masked image modelling.
+
+Tensors are named as on the Hub, which save_pretrained writes by default, or as the library's modules are.
+"""
+
+from collections.abc import Collection, Mapping
+
+from ninscope.architectures import sizes
+from ninscope.architectures.builder import Builder, spelling
+from ninscope.architectures.layout import Architecture
+from ninscope.architectures.transformer import attention, following, formatted, mlp
+
+MODEL_TYPE = "vit"
+PREFIXES = ("vit.", "")
+HUB = {
+    "q": "encoder.layer.{}.attention.attention.query.weight",
+    "k": "encoder.layer.{}.attention.attention.key.weight",
+    "v": "encoder.layer.{}.attention.attention.value.weight",
+    "o": "encoder.layer.{}.attention.output.dense.weight",
+    "up": "encoder.layer.{}.intermediate.dense.weight",
+    "down": "encoder.layer.{}.output.dense.weight",
+}
+MODULES = {part: f"layers.{{}}.attention.{part}_proj.weight" for part in "qkvo"} | {
+    "up": "layers.{}.mlp.fc1.weight",
+    "down": "layers.{}.mlp.fc2.weight",
+}
+PATCHES = "embeddings.patch_embeddings.projection.weight"
+
+
+def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
+    """The wiring that config.json implies, of a file with tensors of these names. Raises CheckpointError (corrupt)."""
+    count = sizes.block_count(config)
+    width = sizes.width(config)
+    sizes.multiple(width, "hidden_size", sizes.width(config, "num_attention_heads"), "num_attention_heads")
+    hidden = sizes.width(config, "intermediate_size")
+    templates = spelling(names, PREFIXES, (HUB, MODULES), ((number,) for number in range(count)))
+    net = Builder(MODEL_TYPE, PREFIXES)
+    channels = net.layer("input", "x", sizes.width(config, "num_channels", default=3), "embedding")
+    net.join(channels, "block0.x", PATCHES, "convolution", sizes.pair(config, "patch_size", default=16))
+    for number in range(count):
+        block, of_block = f"block{number}", formatted(templates, number)
+        attention(net, block, width, of_block)
+        mlp(net, block, hidden, following(number, count), of_block)
+    net.layer("output", "x", width)
+    return net.architecture()

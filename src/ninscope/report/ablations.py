@@ -1,0 +1,178 @@
+"""What becomes of the conclusions where an analysis is made otherwise: its variants side by side (paper A, 5.4)."""
+
+import math
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ninscope.report.figures import LINES
+from ninscope.report.step_axis import label_steps, position
+from ninscope.report.style import STYLE, say_nothing
+
+_OWN = "default"  # the variant that the others are compared with
+_COLOURS = ("#2a6f97", "#c1121f", "#2d6a4f", "#b5651d", "#9d4edd", "#d62898", "#6c757d")
+_PANELS = 4  # in a row
+
+
+def conclusions(emergence: pd.DataFrame) -> pd.DataFrame:
+    """What each analysis of one model says of its training, one row a variant and method, in the order of the table.
+
+    emergence: rows of the table `emergence` of one model. Columns: variant, method; group and name, the parts of the variant's
+    name before and after its first hyphen; steps, after the baseline, at which both it and the default have an E; agreement,
+    Spearman's rank correlation of its E with the default's over these steps; trend, Spearman's rank correlation of its E with
+    the step (1: E never falls); step, the last one with an E, and there emergence, emergence_low and emergence_high. A method
+    that a variant leaves as the default has it, value for value, has no row. NaN where fewer than three steps are known.
+    """
+    found = []
+    for variant, method, rows in _analyses(emergence):
+        own = _compared(emergence, method)
+        rows = rows[rows["step"] != rows["baseline_step"]]
+        known, beside = rows["emergence"].dropna(), own["emergence"].dropna()
+        both = known.index.intersection(beside.index)
+        group, _, rest = variant.partition("-")
+        last = rows.loc[known.index[-1]] if len(known) else None
+        found.append(
+            {
+                "variant": variant,
+                "method": method,
+                "group": group if rest else "",
+                "name": rest or group,
+                "steps": len(both),
+                "agreement": _rank_correlation(known[both], beside[both]),
+                "trend": _rank_correlation(known, pd.Series(known.index, known.index)),
+                "step": pd.NA if last is None else known.index[-1],
+                **{
+                    name: math.nan if last is None else float(last[name])
+                    for name in ("emergence", "emergence_low", "emergence_high")
+                },
+            }
+        )
+    return pd.DataFrame(found).astype({"step": "Int64"})
+
+
+def _analyses(emergence: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(variant, method, its rows by step) of the default and of all that is not the same as it."""
+    known = emergence.dropna(subset=["step"])
+    of_default = {
+        method: _by_step(rows) for method, rows in known[known["variant"] == _OWN].groupby("method", sort=False)
+    }
+    for (variant, method), rows in known.groupby(["variant", "method"], sort=False):
+        rows = _by_step(rows)
+        own = of_default.get(method)
+        numbers = ["alpha0", "width", "emergence"]
+        if variant == _OWN or own is None or not rows[numbers].equals(own[numbers]):
+            yield variant, method, rows
+
+
+def _compared(emergence: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The default's rows by step: those of the same method, or of the one it has."""
+    own = emergence[(emergence["variant"] == _OWN) & emergence["step"].notna()]
+    same = own[own["method"] == method]
+    first = own[own["method"] == own["method"].iloc[0]] if len(own) else own
+    return _by_step(same if len(same) else first)
+
+
+def _by_step(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.astype({"step": "int64"}).drop_duplicates("step").set_index("step", drop=False).sort_index()
+
+
+def _rank_correlation(one: pd.Series, other: pd.Series) -> float:
+    """Spearman's; NaN where it is undefined (fewer than three pairs, or one of them constant)."""
+    if len(one) < 3 or one.nunique() < 2 or other.nunique() < 2:
+        return math.nan
+    return float(one.rank().corr(other.rank()))
+
+
+def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
+    """E over training by every variant, and below the conclusions of each: E at the end, agreement, trend.
+
+    emergence: rows of the table `emergence` of one model, of all variants. Variants whose names begin alike, up to a hyphen
+    (transfer-coth, transfer-neg_log), share a panel; the default is in every one.
+    """
+    found = conclusions(emergence)
+    curves = {(variant, method): rows for variant, method, rows in _analyses(emergence)}
+    own = found[found["variant"] == _OWN]
+    groups = list(found[found["variant"] != _OWN].groupby("group", sort=False))
+    columns = min(max(len(groups), 1), _PANELS)
+    lines = -(-max(len(groups), 1) // columns)
+    with mpl.rc_context(STYLE):
+        height = 2.7 * lines + 0.9 + 0.24 * len(found)
+        figure = Figure(
+            figsize=((3.6, 3.6, 3.5, 3.0)[columns - 1] * max(columns, 2) + 0.6, height), layout="constrained", dpi=150
+        )
+        above, below = figure.subfigures(2, 1, height_ratios=[2.7 * lines, height - 2.7 * lines])
+        panels = np.atleast_1d(above.subplots(lines, columns, sharex=True, sharey=True)).ravel()
+        above.suptitle(f"{title}: E over training, one key of the analysis changed at a time", fontsize=10)
+        colours = dict.fromkeys(own[["variant", "method"]].itertuples(index=False), "black")
+        for axes, (group, rows) in zip(panels, groups, strict=False):
+            names = list(rows["variant"].unique())
+            for row in rows.itertuples():
+                colours[row.variant, row.method] = _COLOURS[names.index(row.variant) % len(_COLOURS)]
+            for row in [*own.itertuples(), *rows.itertuples()]:
+                _curve(axes, curves[row.variant, row.method], row, colours[row.variant, row.method])
+            axes.axhline(0, color="black", linewidth=0.6)
+            axes.set_title(group or "variants", fontsize=9)
+            axes.legend(fontsize=7, loc="upper left")
+            label_steps(axes, emergence["step"].dropna().unique(), least=1.7)
+        for axes in panels[len(groups) :]:
+            axes.set_visible(False)
+        for axes in panels[::columns]:
+            axes.set_ylabel("degree of emergence E")
+        for axes in panels[max(len(groups) - columns, 0) : len(groups)]:
+            axes.xaxis.set_tick_params(labelbottom=True)
+            axes.set_xlabel("training step (log axis)")
+        _conclusions_panels(below, found, colours)
+        return figure
+
+
+def _curve(axes, rows: pd.DataFrame, row, colour: str) -> None:
+    x = position(rows.index.to_numpy())
+    low, high = (rows[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.plot(x, rows["emergence"].to_numpy(float), color=colour, label=_label(row), linewidth=1.3, **LINES[row.method])
+
+
+def _label(row) -> str:
+    return f"{row.name}, whole network" if row.method == "exact" else row.name
+
+
+def _conclusions_panels(figure, found: pd.DataFrame, colours: dict) -> None:
+    """One line an analysis, grouped as above: a dot and its number in each of three panels."""
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=[1.3, 1, 1])
+    y = np.arange(len(found))[::-1]
+    steps = found["step"].dropna().unique()
+    at = f"at step {steps[0]}" if len(steps) == 1 else "at the last step"
+    for axes, column, label in (
+        (panels[0], "emergence", f"E {at}"),
+        (panels[1], "agreement", "rank correlation of E\nwith the default's E"),
+        (panels[2], "trend", "rank correlation of E\nwith the step (1: never falls)"),
+    ):
+        axes.set_xlabel(label)
+        axes.grid(visible=False, axis="y")
+        if found[column].isna().all():
+            say_nothing(axes, "not defined")
+        for place, row in zip(y, found.itertuples(), strict=True):
+            value, colour = getattr(row, column), colours[row.variant, row.method]
+            if math.isnan(value):
+                continue
+            filled = "white" if row.method == "sampled" else colour
+            axes.plot(value, place, "o", color=colour, markersize=5, markerfacecolor=filled)
+            if column == "emergence" and not math.isnan(row.emergence_low):
+                axes.plot(
+                    [row.emergence_low, row.emergence_high], [place, place], color=colour, linewidth=1.4, zorder=1
+                )
+            axes.annotate(
+                f"{value:.2f}", (1.0, place), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                textcoords="offset points", va="center", fontsize=7, color=colour,
+            )  # fmt: skip
+    for axes in panels[1:]:
+        axes.set_xlim(min(-0.05, *found[["agreement", "trend"]].min() - 0.1), 1.08)
+        axes.axvline(0, color="black", linewidth=0.6)
+    panels[0].margins(x=0.12)
+    panels[0].set_xlim(left=min(0.0, panels[0].get_xlim()[0]))
+    names = [f"{row.group}: {_label(row)}" if row.group else _label(row) for row in found.itertuples()]
+    panels[0].set_yticks(y, labels=names, fontsize=8)
+    panels[0].set_ylim(-0.7, len(found) - 0.3)

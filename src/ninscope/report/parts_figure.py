@@ -1,0 +1,96 @@
+"""Where in a model E arises: heat maps of its parts over training."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from ninscope.report.step_axis import label_steps, position
+from ninscope.report.style import STYLE, say_nothing
+
+# In the order from below, as the parts are named: grouping/part.
+_TITLES = {"block": "blocks", "kind": "kinds of layers", "layer": "layers"}
+_MOST_LABELS = 40  # of one heat map's rows
+_SHOWN = (("emergence", "degree of emergence E", "RdBu_r"), ("alpha0", r"regularity $\alpha_0$", "viridis"))
+
+
+def groupings_of(emergence: pd.DataFrame) -> list[str]:
+    """By what the parts in these rows are grouped, of block, kind and layer."""
+    known = set(emergence["part"].str.partition("/")[0])
+    return [name for name in _TITLES if name in known]
+
+
+def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
+    """E and alpha0 of every part (one row) at every step (one column): blocks, kinds and layers, the whole network above them.
+
+    emergence: rows of the table `emergence` of one model and one variant, with those of its parts. Of two methods the exact one
+    is shown. What is not known is grey. E is red above 0 and blue below, of one scale for all parts.
+    """
+    rows = emergence.dropna(subset=["step"])
+    methods = rows["method"].unique()
+    method = "exact" if "exact" in methods else methods[0]
+    rows = rows[rows["method"] == method].astype({"step": "int64"})
+    found = {name: rows[rows["part"].str.startswith(f"{name}/")] for name in groupings_of(rows)}
+    tables = {"": rows[rows["part"] == "all"], **found}
+    sizes = [max(part["part"].nunique(), 1) for part in tables.values()]
+    heights = [0.32 + min(0.26 * size, 7.0) for size in sizes]
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(10.4, sum(heights) + 1.5), layout="constrained", dpi=150)
+        panels = figure.subplots(len(tables), 2, sharex=True, height_ratios=heights, squeeze=False)
+        of_what = {"exact": "whole network", "sampled": "means over samples"}[method]
+        figure.suptitle(f"{title}: where in the model ({of_what})", fontsize=10)
+        steps = np.array(sorted(rows["step"].unique()), dtype=np.int64)
+        for column, (name, label, colours) in enumerate(_SHOWN):
+            shades = _shades(rows[name].to_numpy(float), symmetric=name == "emergence")
+            drawn = None
+            for axes, (grouping, part) in zip(panels[:, column], tables.items(), strict=True):
+                drawn = _heat_map(axes, part, name, steps, shades, colours) or drawn
+                if grouping and column == 0:
+                    axes.set_ylabel(_TITLES[grouping])
+                if column:
+                    axes.set_yticklabels([])
+            if drawn is not None:
+                bar = figure.colorbar(drawn, ax=list(panels[:, column]), pad=0.02, aspect=30)
+                bar.ax.set_ylim(
+                    np.nanmin([0, *rows[name]]) if column == 0 else None
+                )  # shades that do not occur are left out
+            panels[0, column].set_title(label, fontsize=9)
+            label_steps(panels[-1, column], steps, least=1.7)
+            panels[-1, column].set_xlabel("training step (log axis)")
+        return figure
+
+
+def _shades(values: np.ndarray, symmetric: bool) -> Normalize:
+    known = values[np.isfinite(values)]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    if symmetric:
+        low, high = -max(-low, high), max(-low, high)
+    return Normalize(low, high if high > low else low + 1.0)
+
+
+def _heat_map(axes, rows: pd.DataFrame, name: str, steps: np.ndarray, shades: Normalize, colours: str):
+    """Parts in the order of the table, the first (nearest to the input) below; returns what a colour bar is made from."""
+    parts = list(dict.fromkeys(rows["part"]))
+    if not parts or not steps.size:
+        say_nothing(axes, "no checkpoint has a spectrum")
+        return None
+    values = rows.pivot_table(index="part", columns="step", values=name, dropna=False, aggfunc="first", observed=False)
+    values = values.reindex(index=parts, columns=steps).to_numpy(float)
+    cells = axes.pcolormesh(
+        _edges(position(steps)), np.arange(len(parts) + 1), np.ma.masked_invalid(values), norm=shades, cmap=colours
+    )
+    axes.set_facecolor("#d0d0d0")
+    every = -(-len(parts) // _MOST_LABELS)
+    labels = ["whole network" if part == "all" else part.partition("/")[2] for part in parts]
+    axes.set_yticks(np.arange(len(parts))[::every] + 0.5, labels=labels[::every], fontsize=8 if len(parts) <= 20 else 6)
+    axes.tick_params(length=0)
+    return cells
+
+
+def _edges(places: np.ndarray) -> np.ndarray:
+    """Where the cells about these ascending places begin and end: halfway."""
+    if places.size == 1:
+        return places[0] + np.array([-0.5, 0.5])
+    middles = (places[1:] + places[:-1]) / 2
+    return np.concatenate([[2 * places[0] - middles[0]], middles, [2 * places[-1] - middles[-1]]])

@@ -1,0 +1,32 @@
+"""The axis of training steps that figures share: logarithmic, with a place for step 0."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib.ticker import NullLocator
+
+
+def position(step):
+    """Where a step stands on the log axis: log2(step + 1), so that step 0 has a place too."""
+    return np.log2(np.asarray(step, dtype=np.float64) + 1)
+
+
+def thinned(steps: np.ndarray, least: float = 0.7) -> np.ndarray:
+    """Steps to label, int64: no two closer than `least` on the axis, always the last. steps: int64, ascending."""
+    kept: list[int] = []
+    for step in steps[::-1]:
+        if not kept or position(kept[-1]) - position(step) >= least:
+            kept.append(int(step))
+    return np.array(kept[::-1], dtype=np.int64)
+
+
+def count(step: int) -> str:
+    """ "512", "4k" """
+    return f"{step // 1000}k" if step >= 1000 and step % 1000 == 0 else str(step)
+
+
+def label_steps(axes, steps: Iterable[int], least: float = 0.7) -> None:
+    """Ticks at these steps, as far as they do not crowd."""
+    ticks = thinned(np.array(sorted(steps), dtype=np.int64), least)
+    axes.set_xticks(position(ticks), labels=[count(step) for step in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())

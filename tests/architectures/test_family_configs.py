@@ -1,0 +1,295 @@
+"""What a family's config.json and files may say, and what is refused: senseless sizes, other shapes, missing tensors."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from family_configs import CONFIGS, GROUPED
+from suites import write_checkpoint
+
+import ninscope
+from ninscope.architectures import FAMILIES, SPELLED, architecture_of
+from ninscope.architectures.families import TRANSFORMERS
+from ninscope.errors import CheckpointError
+
+INTEGERS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "ffn_dim",
+    "embed_dim",
+    "num_local_experts",
+    "num_experts",
+    "embedding_size",
+)
+LISTS = ("depths", "num_heads", "hidden_sizes")
+
+
+def files_tensors(config) -> dict[str, np.ndarray]:
+    """Small random tensors, by the names and of the shapes that the Hub's files of such a model have."""
+    rng = np.random.default_rng(5)
+    architecture = architecture_of(config)
+    return {
+        architecture.prefixes[0] + name: (rng.standard_normal(stored.shape) * 0.2).astype(np.float32)
+        for name, stored in architecture.matrices.items()
+    }
+
+
+def refused(config, folder=None, tensors=None) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        architecture_of(config) if folder is None else ninscope.measure(str(write_checkpoint(folder, tensors, config)))
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_every_family_is_tested_here():
+    assert CONFIGS.keys() == TRANSFORMERS.keys() - {"gpt_neox"}
+    assert all(family in FAMILIES for family in SPELLED)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+class TestFiles:
+    def test_as_it_should_be(self, family, tmp_path):
+        folder = write_checkpoint(tmp_path / "step0", files_tensors(CONFIGS[family]), CONFIGS[family])
+        assert np.isfinite(ninscope.measure(str(folder)).alpha0)
+
+    def test_every_tensor_of_another_shape_is_named(self, family, tmp_path):
+        config = CONFIGS[family]
+        tensors = files_tensors(config)
+        for number, name in enumerate(list(tensors)[:: max(len(tensors) // 4, 1)]):
+            shape = tensors[name].shape
+            other = np.zeros((shape[0] + 2, *shape[1:]), np.float32)
+            problem = refused(config, tmp_path / f"step{number}", tensors | {name: other})
+            assert problem.status == "corrupt"
+            assert str(problem) == (
+                f"tensor {name} has shape {list(other.shape)}, config.json ({family}) implies {list(shape)}"
+            )
+
+    def test_a_transposed_matrix_is_not_taken(self, family, tmp_path):
+        tensors = files_tensors(CONFIGS[family])
+        name = next(name for name, array in tensors.items() if array.shape[0] != array.shape[1])
+        turned = tensors | {name: np.ascontiguousarray(np.swapaxes(tensors[name], 0, 1))}
+        problem = refused(CONFIGS[family], tmp_path / "step0", turned)
+        assert f"tensor {name} has shape" in str(problem)
+
+    @pytest.mark.parametrize("half", [slice(None, None, 2), slice(1, None, 2), "second"])
+    def test_half_of_the_tensors(self, family, half, tmp_path):
+        tensors = files_tensors(CONFIGS[family])
+        names = list(tensors)
+        missing = names[len(names) // 2 :] if half == "second" else names[half]
+        left = {name: array for name, array in tensors.items() if name not in missing}
+        problem = refused(CONFIGS[family], tmp_path / "step0", left)
+        assert problem.status == "corrupt"
+        assert str(problem) == f"tensor {missing[0]} is absent, though config.json ({family}) implies it"
+
+    def test_another_family_altogether(self, family, tmp_path):
+        problem = refused(CONFIGS[family], tmp_path / "step0", {"a.weight": np.ones((24, 24), np.float32)})
+        assert problem.status == "corrupt"
+        assert "is absent, though config.json" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [(family, key) for family in CONFIGS for key in INTEGERS if key in CONFIGS[family]]
+)
+class TestIntegers:
+    def test_senseless(self, family, key):
+        for value in (0, -1, 2.0, "8", True, [8], {}, 10**9, 10**30):
+            problem = refused(CONFIGS[family] | {key: value})
+            assert problem.status == "corrupt"
+            assert str(problem).startswith(f"config.json: {key} is {value!r}; an integer from 1 to ")
+
+    def test_absent(self, family, key):
+        config = {name: value for name, value in CONFIGS[family].items() if name != key}
+        assert str(refused(config)).startswith(f"config.json: {key} is None; an integer from 1 to ")
+
+    def test_another_one_is_another_network(self, family, key):
+        """But for heads of plain attention, which say no more than how its neurons are grouped."""
+        other = architecture_of(CONFIGS[family] | {key: 2 * CONFIGS[family][key]})
+        same = key in ("num_attention_heads", "n_head") and family not in GROUPED
+        assert (other.digest == architecture_of(CONFIGS[family]).digest) is same
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [(family, key) for family in CONFIGS for key in LISTS if key in CONFIGS[family]]
+)
+def test_senseless_lists(family, key):
+    for value in (None, [], 3, "12", {}, [1] * 101, [0, 1], [1, "2"], [True, 1], [1, 10**30], [[1], 2]):
+        problem = refused(CONFIGS[family] | {key: value})
+        assert problem.status == "corrupt"
+        assert str(problem).startswith(f"config.json: {key}")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_does_not_join_weights_does_not_matter(family):
+    config = CONFIGS[family]
+    other = config | {"vocab_size": 9, "transformers_version": "4.1", "dtype": "bfloat16", "max_position_embeddings": 4}
+    assert architecture_of(other).digest == architecture_of(config).digest
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("gpt2", {"n_head": 5}, "n_embd 24 is no multiple of n_head 5"),
+        ("gpt2", {"n_inner": 0}, "n_inner is 0; an integer from 1"),
+        ("bert", {"num_attention_heads": 7}, "hidden_size 24 is no multiple of num_attention_heads 7"),
+        ("vit", {"num_attention_heads": 48}, "hidden_size 24 is no multiple of num_attention_heads 48"),
+        ("vit", {"patch_size": [4, 0]}, r"patch_size\[1\] is 0; an integer from 1"),
+        ("vit", {"patch_size": [4, 4, 4]}, r"patch_size is \[4, 4, 4\]; an integer from 1"),
+        ("vit", {"num_channels": "rgb"}, "num_channels is 'rgb'; an integer from 1"),
+        ("opt", {"num_attention_heads": 5}, "hidden_size 24 is no multiple of num_attention_heads 5"),
+        ("opt", {"word_embed_proj_dim": -3}, "word_embed_proj_dim is -3; an integer from 1"),
+        ("llama", {"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        ("mistral", {"num_key_value_heads": 8}, "num_attention_heads 4 is no multiple of num_key_value_heads 8"),
+        (
+            "llama",
+            {"num_attention_heads": 100_000, "num_key_value_heads": 1, "head_dim": 1},
+            "100000 heads share 1 in each of 2 blocks; at most 100000 in all",
+        ),
+        ("llama", {"num_attention_heads": 10}, "hidden_size 24 is no multiple of num_attention_heads 10"),
+        ("qwen3", {"head_dim": 0}, "head_dim is 0; an integer from 1"),
+        ("mixtral", {"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        ("olmoe", {"num_experts": 20_000}, r"2 blocks of 20000 experts \(num_experts\); at most 30000"),
+        ("swin", {"num_heads": [2]}, r"depths \[1, 2\] and num_heads \[2\] differ in length"),
+        ("swin", {"num_heads": [5, 3]}, "width 12 is no multiple of num_heads 5"),
+        ("swin", {"depths": [1] * 60, "num_heads": [1] * 60}, "embed_dim 12 doubled for 60 stages is too wide"),
+        ("swin", {"mlp_ratio": float("nan")}, "mlp_ratio is nan; a number up to 1000"),
+        ("swin", {"mlp_ratio": 0.01}, r"mlp_ratio is 0\.01; a number"),
+        ("swin", {"mlp_ratio": 10**400}, "mlp_ratio is 10+; a number"),
+        ("swin", {"mlp_ratio": "4"}, "mlp_ratio is '4'; a number"),
+        ("swin", {"mlp_ratio": 1e300}, r"mlp_ratio is 1e\+300; a number"),
+        ("resnet", {"depths": [6000, 6000]}, r"depths \[6000, 6000\]; at most 10000 in all"),
+        ("resnet", {"depths": [1]}, r"depths \[1\] and hidden_sizes \[16, 24\] differ in length"),
+        ("resnet", {"layer_type": "wide"}, "layer_type is 'wide'; basic or bottleneck"),
+        ("resnet", {"layer_type": ["basic"]}, r"layer_type is \['basic'\]; basic or bottleneck"),
+        ("resnet", {"hidden_sizes": [3, 24]}, r"hidden_sizes \[3, 24\]; a bottleneck needs 4 or more"),
+    ],
+)
+def test_sizes_that_do_not_go_together(family, changes, message):
+    with pytest.raises(CheckpointError, match=rf"config\.json: (\w+: )?.*{message}") as caught:
+        architecture_of(CONFIGS[family] | changes)
+    assert caught.value.status == "corrupt"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "roberta"])
+def test_cross_attention_is_refused(family):
+    with pytest.raises(CheckpointError, match="add_cross_attention is set; blocks that also read") as caught:
+        architecture_of(CONFIGS[family] | {"add_cross_attention": True})
+    assert caught.value.status == "unsupported"
+
+
+# A tensor that only the second way of naming has.
+HINTS = {
+    "vit": "vit.layers.1.attention.q_proj.weight",
+    "swin": "encoder.layers.1.blocks.0.mlp.fc1.weight",
+    "mixtral": "model.layers.1.mlp.experts.down_proj",
+    "olmoe": "layers.0.mlp.experts.gate_up_proj",
+}
+
+
+class TestSpellings:
+    """Files name the same tensors as the Hub does or as the library's modules are named; most of a file's names decide."""
+
+    @staticmethod
+    def stored_names(architecture, prefix) -> list[str]:
+        return [prefix + (stored.tensor or name) for name, stored in architecture.matrices.items()]
+
+    @pytest.mark.parametrize("family", sorted(SPELLED))
+    def test_half_a_file_is_known_by_what_is_left(self, family):
+        hub, other = (FAMILIES[family](CONFIGS[family], names=names) for names in ((), {HINTS[family]}))
+        assert hub.digest != other.digest
+        assert hub.digest == architecture_of(CONFIGS[family]).digest
+        for architecture in (hub, other):
+            for prefix in architecture.prefixes:
+                names = self.stored_names(architecture, prefix)
+                for left in (names[::2], names[1::2], names[: len(names) // 2], names[len(names) // 2 :]):
+                    assert FAMILIES[family](CONFIGS[family], names=set(left)).digest == architecture.digest
+
+    @pytest.mark.parametrize("family", sorted(SPELLED))
+    def test_the_network_is_the_same(self, family):
+        hub, other = (FAMILIES[family](CONFIGS[family], names=names) for names in ((), {HINTS[family]}))
+        assert hub.layers == other.layers
+        assert hub.links == other.links
+        assert {(b.source, b.target) for b in hub.blocks} == {(b.source, b.target) for b in other.blocks}
+
+
+class TestDefaults:
+    """What config.json may leave out, as older files on the Hub do."""
+
+    def test_as_many_heads_of_k_and_v_as_of_q(self):
+        config = {key: value for key, value in CONFIGS["llama"].items() if key != "num_key_value_heads"}
+        assert architecture_of(config).digest == architecture_of(config | {"num_key_value_heads": 4}).digest
+        assert architecture_of(config | {"num_key_value_heads": None}).digest == architecture_of(config).digest
+
+    def test_head_dim(self):
+        sizes = {layer.name: layer.size for layer in architecture_of(CONFIGS["llama"] | {"head_dim": None}).layers}
+        assert (sizes["block0.q"], sizes["block0.k"]) == (24, 12)
+        config = {key: value for key, value in CONFIGS["qwen3"].items() if key != "head_dim"}
+        sizes = {layer.name: layer.size for layer in architecture_of(config).layers}
+        assert (sizes["block0.q"], sizes["block0.k"], sizes["block0.c"]) == (4 * 128, 2 * 128, 4 * 128)
+
+    def test_gpt2s_hidden_layer(self):
+        config = CONFIGS["gpt2"]
+        assert architecture_of(config).digest == architecture_of(config | {"n_inner": 96}).digest
+
+    def test_opts_embedding(self):
+        config = {key: value for key, value in CONFIGS["opt"].items() if key != "word_embed_proj_dim"}
+        assert architecture_of(config).digest == architecture_of(config | {"word_embed_proj_dim": 24}).digest
+        assert len(architecture_of(config).layers) == len(architecture_of(CONFIGS["opt"]).layers) - 2
+
+
+class TestSamples:
+    """Layers whose neurons are the same ones share their sample; the others have one of their own."""
+
+    def test_of_grouped_query_attention_and_a_gated_mlp(self):
+        groups = self.shared("llama")
+        assert groups["block0.attention"] == ["block0.q", "block0.c"]
+        assert groups["block0.values"] == ["block0.k", "block0.v"]
+        assert groups["block1.mlp"] == ["block1.g", "block1.u", "block1.m"]
+
+    def test_of_plain_attention_as_in_the_paper(self):
+        assert self.shared("gpt2") == {f"block{n}.attention": [f"block{n}.{part}" for part in "qkvc"] for n in range(2)}
+
+    def test_of_each_expert(self):
+        groups = self.shared("mixtral")
+        assert groups["block1.e2"] == ["block1.e2.g", "block1.e2.u", "block1.e2.m"]
+        assert len([group for group in groups if ".e" in group]) == 6
+
+    @staticmethod
+    def shared(family) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {}
+        for layer in architecture_of(CONFIGS[family]).layers:
+            groups.setdefault(layer.sample_group, []).append(layer.name)
+        return {group: names for group, names in groups.items() if len(names) > 1}
+
+
+class TestParts:
+    def test_blocks_and_kinds(self):
+        """What spectra of parts are grouped by."""
+        layers = {layer.name: (layer.block, layer.kind) for layer in architecture_of(CONFIGS["mixtral"]).layers}
+        assert layers["block1.x"] == ("block1", "attention")
+        assert layers["block1.a"] == ("block1", "mlp")
+        assert layers["block0.e2.m"] == ("block0", "mlp")
+        assert layers["block0.r"] == ("block0", "router")
+        assert layers["output.x"] == ("output", "")
+        layers = {layer.name: (layer.block, layer.kind) for layer in architecture_of(CONFIGS["swin"]).layers}
+        assert layers["input.x"] == ("input", "embedding")
+        assert layers["stage0.merge.n"] == ("stage0.merge", "convolution")
+        assert layers["stage1.block1.c"] == ("stage1.block1", "attention")
+
+    def test_patches_are_merged_side_by_side(self):
+        links = [link for link in architecture_of(CONFIGS["swin"]).links if link.target == "stage0.merge.n"]
+        assert [(link.source, link.first) for link in links] == [("stage0.merge.x", 12 * n) for n in range(4)]
+
+    def test_a_skip_connection_has_weights_or_a_link(self):
+        architecture = architecture_of(CONFIGS["resnet"])
+        weights = {(block.source, block.target) for block in architecture.blocks}
+        links = {(link.source, link.target) for link in architecture.links}
+        ends = [layer.name for layer in architecture.layers if layer.name.endswith(".x")][1:]
+        skips = set(pairwise(ends))
+        assert len(skips & weights) == 2
+        assert skips == (skips & weights) | links
+        assert not weights & links

@@ -1,0 +1,332 @@
+"""Models of no known family: described by the user, or read as they are; and weights that are none."""
+
+import naive
+import naive_matrix
+import numpy as np
+import pytest
+from suites import neox_config, neox_tensors, write_checkpoint, write_suite
+
+import ninscope
+from ninscope.architectures import architecture_of, described, generic, unlike
+from ninscope.architectures.described import description_of
+from ninscope.architectures.layout import Link
+from ninscope.checkpoints.source import open_source
+from ninscope.errors import CheckpointError, RequestError
+
+MIXER = {
+    "name": "mixer",
+    "blocks": [
+        {"tensor": "layers.{n}.up.weight", "source": "block{n}.x", "target": "block{n}.m"},
+        {"tensor": "layers.{n}.down.weight", "source": "block{n}.m", "target": "block{n+1}.x"},
+    ],
+    "layers": [{"name": "block{n}.x", "kind": "mlp", "block": "part{n}"}],
+    "links": [{"source": "block{n}.x", "target": "block{n+1}.x"}],
+}
+WIDTH, HIDDEN, BLOCKS = 16, 40, 12
+
+
+def mixer_tensors(seed=0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    found = {}
+    for n in range(BLOCKS):
+        found[f"layers.{n}.up.weight"] = rng.normal(0, 0.1, (HIDDEN, WIDTH)).astype(np.float32)
+        found[f"layers.{n}.down.weight"] = rng.normal(0, 0.1, (WIDTH, HIDDEN)).astype(np.float32)
+        found[f"layers.{n}.norm.weight"] = np.ones(WIDTH, np.float32)
+    return found
+
+
+def stored(folder, tensors, config=None) -> str:
+    return str(write_checkpoint(folder, tensors, {"model_type": "mixer"} if config is None else config))
+
+
+def opened(folder: str):
+    source = open_source(folder)
+    return source.open(source.revisions()[0])
+
+
+def wiring_of(folder: str, **asked):
+    checkpoint = opened(folder)
+    return described.architecture(description_of(MIXER | asked), checkpoint.tensors)
+
+
+class TestDescribed:
+    @pytest.fixture
+    def folder(self, tmp_path) -> str:
+        return stored(tmp_path / "step0", mixer_tensors())
+
+    def test_layers_follow_the_numbers_in_tensors_names(self, folder):
+        wiring = wiring_of(folder)
+        assert [layer.name for layer in wiring.layers][-3:] == ["block11.x", "block11.m", "block12.x"]
+        assert [layer.size for layer in wiring.layers] == [WIDTH, HIDDEN] * BLOCKS + [WIDTH]
+        assert [block.tensor for block in wiring.blocks] == [
+            f"layers.{n}.{name}.weight" for n in range(BLOCKS) for name in ("up", "down")
+        ]
+        assert {(layer.block, layer.kind) for layer in wiring.layers[:4]} == {
+            ("part0", "mlp"), ("block0", ""), ("part1", "mlp"), ("block1", ""),
+        }  # fmt: skip
+        assert wiring.links[:2] == (Link("block0.x", "block1.x"), Link("block1.x", "block2.x"))
+
+    @pytest.mark.parametrize("exact", [True, None])
+    def test_measured_as_plain_loops_do(self, folder, exact):
+        sampling = {} if exact else {"nodes_per_layer": 100, "samples": 1}
+        found = ninscope.measure(folder, architecture=MIXER, **sampling)
+        tensors = mixer_tensors()
+        nodes = [
+            naive.distances_of([weight for _, weight in node])
+            for name in tensors
+            if tensors[name].ndim == 2
+            for node in naive_matrix.edges(tensors[name], "linear")
+        ]
+        expected = naive.spectrum(nodes, found.q)
+        assert found.samples[0].nodes == expected["nodes"] == (WIDTH + HIDDEN) * BLOCKS
+        np.testing.assert_allclose(found.tau, expected["tau"], rtol=1e-9, atol=1e-9)
+        assert found.width == pytest.approx(expected["width"], rel=1e-9)
+
+    def test_a_part_of_fused_rows(self, tmp_path):
+        fused = np.random.default_rng(1).normal(0, 0.1, (60, WIDTH)).astype(np.float32)
+        folder = stored(tmp_path / "step0", {"qkv": fused})
+        rows = [("q", 0, 40), ("k", 40, 10), ("v", 50, 10)]
+        blocks = [
+            {"tensor": "qkv", "source": "x", "target": name, "first": first, "rows": count}
+            for name, first, count in rows
+        ]
+        wiring = described.architecture(description_of({"blocks": blocks}), opened(folder).tensors)
+        assert {layer.name: layer.size for layer in wiring.layers} == {"x": WIDTH, "q": 40, "k": 10, "v": 10}
+        one = ninscope.measure(folder, architecture={"blocks": blocks}, nodes_per_layer=8, samples=1)
+        assert one.nodes == 8 * 4
+
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            ({"blocks": []}, r"architecture\.blocks: list at least one tensor"),
+            ({"block": []}, r"architecture\.block: no such key; known: name, blocks"),
+            ({"blocks": {}}, r"architecture\.blocks is {}; a list of tables"),
+            ({"blocks": [{"tensor": "w", "source": "x"}]}, r"architecture\.blocks\.1\.target is missing"),
+            ({"blocks": [{**MIXER["blocks"][0], "order": "rows"}]}, r"blocks\.1\.order is 'rows'; one of linear"),
+            ({"blocks": [{**MIXER["blocks"][0], "groups": 0}]}, r"blocks\.1: groups, parts and group are at least 1"),
+            ({"blocks": [{**MIXER["blocks"][0], "part": 1}]}, r"blocks\.1: .*part is below parts"),
+            ({"blocks": [{**MIXER["blocks"][0], "groups": "2"}]}, r"groups is '2'; a whole number"),
+            ({"blocks": [{**MIXER["blocks"][0], "source": "b{k}"}]}, r"blocks\.1\.source: {k} does not stand in"),
+            ({"blocks": [{**MIXER["blocks"][0], "shape": 3}]}, r"blocks\.1\.shape: no such key"),
+            ({"blocks": ["w"]}, r"architecture\.blocks\.1 is 'w'; a table"),
+            ({"name": 3}, r"architecture\.name is 3; a text"),
+        ],
+        ids=str,
+    )
+    def test_a_description_that_makes_no_sense(self, folder, changes, match):
+        with pytest.raises(RequestError, match=match):
+            ninscope.measure(folder, architecture=MIXER | changes)
+
+    @pytest.mark.parametrize(
+        ("block", "match"),
+        [
+            ({"tensor": "blocks.{n}.up.weight"}, r"the pattern blocks\.{n}\.up\.weight matches no tensor .*layers\.0"),
+            (
+                {"tensor": "layers.{n}.norm.weight"},
+                r"layers\.0\.norm\.weight has shape \[16\], which order linear cannot",
+            ),
+            ({"source": "block{n}.m", "target": "block{n}.x"}, r"layer block\d+\.. has \d+ neurons by .* and \d+ by"),
+            ({"order": "convolution", "groups": 3}, r"layer block0\.x|does not fit|neurons"),
+        ],
+        ids=str,
+    )
+    def test_a_description_that_the_checkpoint_does_not_fit(self, folder, block, match):
+        blocks = [MIXER["blocks"][0] | block, MIXER["blocks"][1]]
+        with pytest.raises(CheckpointError, match=match) as no:
+            ninscope.measure(folder, architecture=MIXER | {"blocks": blocks})
+        assert no.value.status == "unsupported"
+        assert str(no.value).startswith("[architecture]: ")
+
+    def test_patterns_are_no_regular_expressions(self, folder):
+        blocks = [MIXER["blocks"][0] | {"tensor": "layers..*{n}.up.weight"}]
+        with pytest.raises(CheckpointError, match="matches no tensor"):
+            ninscope.measure(folder, architecture={"blocks": blocks})
+
+
+class TestGeneric:
+    def test_every_matrix_is_a_block_of_its_own(self, tmp_path):
+        tensors = mixer_tensors() | {
+            "stem.conv.weight": np.random.default_rng(0).normal(0, 0.1, (8, 3, 3, 3)).astype(np.float32),
+            "depth.conv.weight": np.ones((8, 1, 3, 3), np.float32),
+            "position": np.ones((1, 7, 16), np.float32),
+        }
+        folder = stored(tmp_path / "step0", tensors)
+        found = ninscope.measure(folder, min_degree=0)
+        wiring = architecture_of(opened(folder).config, opened(folder).tensors)
+        assert wiring.family == "generic"
+        assert len(wiring.blocks) == 2 * BLOCKS + 1
+        assert {layer.block for layer in wiring.layers} == {"stem.conv", *(f"layers.{n}" for n in range(BLOCKS))}
+        assert found.nodes == 2 * BLOCKS * (WIDTH + HIDDEN) + 3 + 8
+        assert found.message == (
+            "model_type 'mixer' is no known family; read as generic, each of 25 matrices by itself, "
+            "left out: depth.conv.weight, position"
+        )
+        alone = ninscope.measure(folder, min_degree=0, architecture={"blocks": [
+            {"tensor": block.tensor, "source": block.source, "target": block.target,
+             "order": "convolution" if "conv" in block.tensor else "linear"} for block in wiring.blocks]})  # fmt: skip
+        assert alone.alpha0 == found.alpha0
+
+    def test_tied_weights_are_counted_once(self, tmp_path):
+        """Two names of one storage, as a pytorch_model.bin may have."""
+        torch = pytest.importorskip("torch")
+        weight = torch.randn(30, 20) / 10
+        folder = tmp_path / "step0"
+        stored(folder, {"w": np.ones((2, 2), np.float32)})
+        (folder / "model.safetensors").unlink()
+        torch.save({"embed.weight": weight, "head.weight": weight}, folder / "pytorch_model.bin")
+        found = ninscope.measure(str(folder))
+        assert found.nodes == 50
+        assert "tied and counted once: head.weight" in found.message
+
+    def test_nothing_to_read(self, tmp_path):
+        folder = stored(tmp_path / "step0", {"norm.weight": np.ones(7, np.float32)})
+        with pytest.raises(CheckpointError, match="no tensor is a matrix or a convolution") as no:
+            ninscope.measure(folder)
+        assert no.value.status == "unsupported"
+
+    def test_integers_are_no_weights(self, tmp_path):
+        folder = stored(tmp_path / "step0", {"a.weight": np.ones((7, 7), np.int8)})
+        with pytest.raises(CheckpointError, match=r"tensor a\.weight is of type I8; only F16"):
+            ninscope.measure(folder)
+
+    def test_beside_a_known_family_it_is_no_sibling(self, tmp_path):
+        suite = write_suite(tmp_path / "tiny", [0, 1, 2], blocks=2, width=16, heads=2)
+        stored(suite / "step1", neox_tensors(2, 16, 2, seed=5), neox_config(2, 16, 2) | {"model_type": "mamba"})
+        rows = ninscope.measure_all(str(suite), nodes_per_layer=12, samples=2)
+        assert [row.status for row in rows] == ["ok", "unsupported", "ok"]
+        assert "model_type 'mamba' is no known family and its siblings are of gpt_neox" in rows[1].message
+        assert np.isfinite(rows[2].emergence)
+        wirings = {name: architecture_of(opened(str(suite / name)).config, opened(str(suite / name)).tensors)
+                   for name in ("step0", "step1")}  # fmt: skip
+        assert list(unlike(wirings)) == ["step1"]
+        assert not unlike({"step1": wirings["step1"]})
+
+    def test_no_e_between_networks_that_are_wired_otherwise(self, tmp_path):
+        tensors = mixer_tensors()
+        stored(tmp_path / "m" / "step0", tensors)
+        stored(tmp_path / "m" / "step1", tensors | {"more.weight": np.ones((20, 20), np.float32) / 20})
+        rows = ninscope.measure_all(str(tmp_path / "m"))
+        assert [row.status for row in rows] == ["ok", "ok"]
+        assert np.isnan(rows[1].emergence)
+        assert "its tensors are wired otherwise than those of step0: no E" in rows[1].message
+
+    def test_block_ten_comes_after_block_nine(self, tmp_path):
+        folder = stored(tmp_path / "step0", mixer_tensors())
+        wiring = generic.architecture(opened(folder).tensors, "so")
+        assert [block.tensor for block in wiring.blocks[-4:]] == [
+            f"layers.{n}.{name}.weight" for n in (10, 11) for name in ("down", "up")
+        ]
+
+
+class TestQuantised:
+    @pytest.mark.parametrize(
+        ("asked", "match"),
+        [
+            ({"quant_method": "gptq", "bits": 4}, r"quantised \(gptq\), and packed numbers are no weights"),
+            ({"quant_method": "awq"}, r"\(awq\)"),
+            ({"load_in_8bit": True}, "its weights are quantised, and packed"),
+            ("int8", "its weights are quantised, and packed"),
+        ],
+    )
+    def test_by_its_configuration(self, tmp_path, asked, match):
+        config = neox_config(1, 16, 2) | {"quantization_config": asked}
+        folder = stored(tmp_path / "step0", neox_tensors(1, 16, 2, seed=0), config)
+        for given in ({}, {"architecture": MIXER}):
+            with pytest.raises(CheckpointError, match=match) as no:
+                ninscope.measure(folder, **given)
+            assert no.value.status == "unsupported"
+
+    @pytest.mark.parametrize("mark", ["qweight", "weight_scale_inv", "SCB", "weight_packed"])
+    def test_by_its_tensors(self, tmp_path, mark):
+        name = f"layers.0.up.{mark}"
+        folder = stored(tmp_path / "step0", mixer_tensors() | {name: np.ones((4, 4), np.float32)})
+        with pytest.raises(CheckpointError, match=f"tensor {name} tells of quantised weights") as no:
+            ninscope.measure(folder)
+        assert no.value.status == "unsupported"
+
+
+class TestWiring:
+    def test_parallel_joins_x_to_m(self, tmp_path):
+        """x has the edges of q, k, v and m together: as plain loops over the two matrices beside each other find."""
+        tensors = neox_tensors(2, 24, 3, seed=3)
+        folder = stored(tmp_path / "step0", tensors, neox_config(2, 24, 3))
+        found = ninscope.measure(folder, wiring="parallel")
+        nodes = []
+        for block in range(2):
+            of = f"gpt_neox.layers.{block}."
+            both = [tensors[of + "attention.query_key_value.weight"], tensors[of + "mlp.dense_h_to_4h.weight"]]
+            for matrix in (
+                np.vstack(both),
+                tensors[of + "attention.dense.weight"],
+                tensors[of + "mlp.dense_4h_to_h.weight"],
+            ):
+                nodes += [naive.distances_of(column) for column in matrix.T]
+        expected = naive.spectrum(nodes, found.q)
+        assert found.edges == expected["edges"]
+        np.testing.assert_allclose(found.tau, expected["tau"], rtol=1e-9, atol=1e-9)
+        sampled = ninscope.measure(folder, wiring="parallel", nodes_per_layer=96, samples=1)
+        np.testing.assert_allclose(sampled.tau, found.tau, rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("residual", [False, 1, None])
+    def test_of_a_model_whose_blocks_are_a_chain(self, tmp_path, residual):
+        config = neox_config(1, 16, 2) | {"use_parallel_residual": residual}
+        folder = stored(tmp_path / "step0", neox_tensors(1, 16, 2, seed=0), config)
+        with pytest.raises(CheckpointError, match="use_parallel_residual is not true") as no:
+            ninscope.measure(folder, wiring="parallel")
+        assert no.value.status == "unsupported"
+
+    @pytest.mark.parametrize(
+        ("given", "match"),
+        [
+            ({"wiring": "serial"}, "wiring is 'serial'; one of chain, parallel"),
+            ({"convolutions": "sum"}, "convolutions is 'sum'; one of norm, per_tap"),
+            ({"wiring": "parallel", "architecture": MIXER}, "wiring parallel is of a family"),
+            ({"architecture": 3}, "architecture is 3; a table with blocks"),
+            ({"parts": "block"}, "parts is 'block'; a list of block, kind, layer"),
+            ({"parts": ["blocks"]}, r"parts is \['blocks'\]"),
+            ({"layers_crossed": 0}, "layers_crossed is 0; an integer from 1"),
+            ({"layers_crossed": 2}, "layers_crossed above 1 goes with samples"),
+        ],
+    )
+    def test_wrong_requests(self, tmp_path, given, match):
+        folder = stored(tmp_path / "step0", neox_tensors(1, 16, 2, seed=0), neox_config(1, 16, 2))
+        with pytest.raises(RequestError, match=match):
+            ninscope.measure(folder, **given)
+
+
+@pytest.fixture(scope="module")
+def neox(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("parts") / "step0"
+    return stored(folder, neox_tensors(2, 24, 3, seed=3), neox_config(2, 24, 3))
+
+
+class TestParts:
+    @pytest.mark.parametrize("exact", [True, None])
+    def test_a_part_is_the_network_of_its_layers_alone(self, neox, exact):
+        sampling = {} if exact else {"nodes_per_layer": 96, "samples": 1}
+        found = ninscope.measure(neox, parts=["layer", "block", "kind"], **sampling)
+        assert list(found.parts)[:5] == ["block/block0", "block/block1", "kind/attention", "kind/mlp", "layer/block0.x"]
+        of = "gpt_neox.layers.{n}."
+        kinds = {
+            "attention": ["attention.query_key_value", "attention.dense"],
+            "mlp": ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
+        }
+        for kind, names in kinds.items():
+            blocks = [
+                {"tensor": f"{of}{name}.weight", "source": f"{name}.{{n}}.s", "target": f"{name}.{{n}}.t"}
+                for name in names
+            ]
+            alone = ninscope.measure(neox, architecture={"blocks": blocks})
+            part = found.part(f"kind/{kind}")
+            assert part.samples[0].edges == alone.samples[0].edges
+            np.testing.assert_allclose(part.tau, alone.tau, rtol=1e-12, atol=1e-12)
+        whole = found.samples[0]
+        for grouping in ("block/", "kind/", "layer/"):
+            parts = [each[0] for name, each in found.parts.items() if name.startswith(grouping)]
+            assert (sum(part.nodes for part in parts), sum(part.edges for part in parts)) == (whole.nodes, whole.edges)
+
+    def test_asking_for_parts_changes_nothing_else(self, neox):
+        for sampling in ({}, {"nodes_per_layer": 16, "samples": 3}):
+            plain, parted = (ninscope.measure(neox, parts=parts, **sampling) for parts in ([], ["kind"]))
+            assert (plain.alpha0, plain.width, plain.message) == (parted.alpha0, parted.width, parted.message)
+            assert not plain.parts

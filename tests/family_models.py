@@ -1,0 +1,300 @@
+"""The library's own small models of every family, saved by save_pretrained, and what their modules say of the network.
+
+Nothing here asks ninscope which tensors there are: blocks are taken from modules by attribute, and what there is to take is
+found by walking the model.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+TEXT = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "vocab_size": 31,
+    "max_position_embeddings": 16,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+GPT2 = {
+    "n_embd": 24,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 16,
+    "vocab_size": 31,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+OPT = {name: value for name, value in TEXT.items() if name != "intermediate_size"} | {"ffn_dim": 40}
+IMAGE = {name: TEXT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
+GROUPED = TEXT | {"num_key_value_heads": 2}
+SWIN = {
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 12,
+    "depths": [1, 2, 1],
+    "num_heads": [2, 3, 4],
+    "window_size": 4,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A head model's class, its configuration's class and arguments, and the parameters that are left out on purpose."""
+
+    model: str
+    config: str
+    sizes: dict
+    left_out: str = "lm_head|classifier"
+    hub_names: bool = True  # save_pretrained's save_original_format
+    alone: str = field(default="")  # what may be saved without its head
+
+
+CASES = {
+    "gpt2": Case("GPT2LMHeadModel", "GPT2Config", GPT2, alone="transformer"),
+    "gpt2-inner": Case("GPT2Model", "GPT2Config", GPT2 | {"n_inner": 40}),
+    "llama": Case("LlamaForCausalLM", "LlamaConfig", GROUPED | {"head_dim": 10}, alone="model"),
+    "llama-tied": Case("LlamaForCausalLM", "LlamaConfig", TEXT | {"tie_word_embeddings": True}),
+    "mistral": Case("MistralForCausalLM", "MistralConfig", GROUPED),
+    "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", GROUPED),
+    "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", GROUPED | {"head_dim": 10}),
+    "olmo": Case("OlmoForCausalLM", "OlmoConfig", TEXT),
+    "olmo2": Case("Olmo2ForCausalLM", "Olmo2Config", GROUPED),
+    "opt": Case("OPTForCausalLM", "OPTConfig", OPT | {"word_embed_proj_dim": 24}, alone="model"),
+    "opt-350m": Case("OPTForCausalLM", "OPTConfig", OPT | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "bert": Case("BertForMaskedLM", "BertConfig", TEXT, r"^cls\.", alone="bert"),
+    "bert-classifier": Case("BertForSequenceClassification", "BertConfig", TEXT, "pooler|classifier"),
+    "roberta": Case("RobertaForMaskedLM", "RobertaConfig", TEXT, alone="roberta"),
+    "vit": Case("ViTForImageClassification", "ViTConfig", IMAGE | {"image_size": 8, "patch_size": 4}, alone="vit"),
+    "vit-modules": Case("ViTModel", "ViTConfig", IMAGE | {"image_size": 8, "patch_size": [4, 2]}, "pooler", False),
+    "swin": Case("SwinForImageClassification", "SwinConfig", SWIN, alone="swin"),
+    "swin-modules": Case("SwinForImageClassification", "SwinConfig", SWIN | {"mlp_ratio": 1.7}, hub_names=False),
+    "mixtral": Case("MixtralForCausalLM", "MixtralConfig", GROUPED | {"num_local_experts": 3}, alone="model"),
+    "mixtral-fused": Case("MixtralForCausalLM", "MixtralConfig", GROUPED | {"num_local_experts": 3}, hub_names=False),
+    "olmoe": Case("OlmoeForCausalLM", "OlmoeConfig", TEXT | {"num_experts": 4, "num_experts_per_tok": 2}),
+    "olmoe-fused": Case(
+        "OlmoeForCausalLM", "OlmoeConfig", GROUPED | {"num_experts": 4, "num_experts_per_tok": 2}, hub_names=False
+    ),
+    "resnet-basic": Case(
+        "ResNetForImageClassification",
+        "ResNetConfig",
+        {"embedding_size": 12, "hidden_sizes": [12, 24], "depths": [2, 2], "layer_type": "basic"},
+        alone="resnet",
+    ),
+    "resnet-bottleneck": Case(
+        "ResNetForImageClassification",
+        "ResNetConfig",
+        {"embedding_size": 16, "hidden_sizes": [48, 64], "depths": [1, 2], "downsample_in_first_stage": True},
+    ),
+    "resnet-same-width": Case(  # a shortcut for the resolution's sake alone
+        "ResNetModel",
+        "ResNetConfig",
+        {"embedding_size": 16, "hidden_sizes": [16, 16], "depths": [1, 1], "layer_type": "basic", "num_channels": 1},
+    ),
+}
+FAMILIES = {name: re.split("-", name)[0] for name in CASES}
+
+
+def built(name: str):
+    """The model of a case, its weights normal with deviation 0.2 and its biases 0; the same ones every time."""
+    import torch
+    import transformers
+
+    case = CASES[name]
+    torch.manual_seed(len(name))
+    model = getattr(transformers, case.model)(getattr(transformers, case.config)(**case.sizes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2)
+        for key, parameter in model.named_parameters():
+            if key.endswith("bias"):
+                parameter.zero_()  # outputs are then the weights' alone
+    return model
+
+
+def saved(model, name: str, folder: Path) -> Path:
+    model.save_pretrained(folder, save_original_format=CASES[name].hub_names)
+    return folder
+
+
+def weights_of_neurons(model, name: str) -> dict:
+    """Every parameter of two or more axes that joins neurons: all but look-up tables, tokens, positions, and what is left out."""
+    import torch
+
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    besides = re.compile(rf"cls_token|position_embeddings|relative_position_bias_table|{CASES[name].left_out}")
+    return {
+        key: parameter
+        for key, parameter in model.named_parameters()
+        if parameter.ndim > 1 and id(parameter) not in tables and not besides.search(key)
+    }
+
+
+# Sizes of the node layers that a module's weight, [out, in], brings along with it: those that its neighbours do not name.
+SIZES = (
+    (r"attn\.c_attn", lambda out, into: [into, out // 3, out // 3, out // 3]),
+    (r"(q_proj|query)", lambda out, into: [into, out]),
+    (r"(k_proj|v_proj|key|value)", lambda out, into: [out]),
+    (r"(o_proj|out_proj|attn\.c_proj|attention\.output\.dense)", lambda out, into: [into, out]),
+    (r"(gate_proj|up_proj|fc1|c_fc|intermediate\.dense|mlp\.gate)", lambda out, into: [out]),
+    (r"(down_proj|project_in)", lambda out, into: [into]),
+    (r"(fc2|mlp\.c_proj|output\.dense)", lambda out, into: []),
+    (r"project_out", lambda out, into: [out]),
+    (r"downsample\.reduction", lambda out, into: [into // 4, into]),
+    (r"(projection|embedder\.convolution|layer\.\d\.convolution)", lambda out, into: [into]),
+    (r"shortcut\.convolution", lambda out, into: []),
+)
+
+
+def layer_sizes(model, name: str) -> list[int]:
+    """Neurons of every node layer, sorted, as the modules' own weights have them."""
+    config = model.config
+    sizes = [getattr(config, "hidden_size", None) or config.hidden_sizes[-1]]
+    for key, parameter in weights_of_neurons(model, name).items():
+        shape = tuple(parameter.shape)
+        if key.endswith("experts.gate_up_proj"):
+            sizes += [shape[1] // 2] * (2 * shape[0])
+        elif key.endswith("experts.down_proj"):
+            sizes += [shape[2]] * shape[0]
+        else:
+            out, into = shape[::-1] if FAMILIES[name] == "gpt2" else shape[:2]
+            sizes += next(rule for pattern, rule in SIZES if re.search(rf"{pattern}\.weight$", key))(out, into)
+    return sorted(sizes)
+
+
+def block_and_edge_counts(model, name: str) -> tuple[int, int, int]:
+    """(weight blocks, pairs of joined neurons, weights), counted from parameters."""
+    blocks = edges = weights = 0
+    for key, parameter in weights_of_neurons(model, name).items():
+        fused = 3 if "c_attn" in key else 2 if key.endswith("gate_up_proj") else 1
+        blocks += fused * (parameter.shape[0] if ".experts." in key else 1)
+        edges += parameter.numel() // (parameter[0, 0].numel() if parameter.ndim == 4 else 1)
+        weights += parameter.numel()
+    return blocks, edges, weights
+
+
+Blocks = dict[tuple[str, str], np.ndarray]
+
+
+def blocks_of_modules(model, name: str) -> Blocks:
+    """W[out, in(, *kernel)] by (source, target), taken from the model's modules."""
+    core = getattr(model, model.base_model_prefix, model)
+    family = FAMILIES[name]
+    found = BLOCKS.get(family, _llama)(core)
+    return {key: weight.detach().numpy() for key, weight in found.items()}
+
+
+def _chain(count: int, last: str = "output.x"):
+    return [(f"block{n}", f"block{n + 1}.x" if n + 1 < count else last) for n in range(count)]
+
+
+def _seven(of: str, after: str, q, k, v, o, up, down) -> dict:
+    return {
+        (f"{of}.x", f"{of}.q"): q,
+        (f"{of}.x", f"{of}.k"): k,
+        (f"{of}.x", f"{of}.v"): v,
+        (f"{of}.c", f"{of}.a"): o,
+        (f"{of}.a", f"{of}.m"): up,
+        (f"{of}.m", after): down,
+    }
+
+
+def _gpt2(core) -> dict:
+    found = {}
+    for (of, after), layer in zip(_chain(len(core.h)), core.h, strict=True):
+        qkv = layer.attn.c_attn.weight.T.split(layer.attn.split_size)
+        rest = (layer.attn.c_proj, layer.mlp.c_fc, layer.mlp.c_proj)
+        found |= _seven(of, after, *qkv, *(module.weight.T for module in rest))
+    return found
+
+
+def _opt(core) -> dict:
+    core, found = core.decoder, {}
+    if core.project_in is not None:
+        found["input.e", "block0.x"] = core.project_in.weight
+        found["output.x", "output.e"] = core.project_out.weight
+    for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
+        own = layer.self_attn
+        modules = (own.q_proj, own.k_proj, own.v_proj, own.out_proj, layer.fc1, layer.fc2)
+        found |= _seven(of, after, *(module.weight for module in modules))
+    return found
+
+
+def _bert(core) -> dict:
+    found = {}
+    for (of, after), layer in zip(_chain(len(core.encoder.layer)), core.encoder.layer, strict=True):
+        own, out = layer.attention.self, layer.attention.output.dense
+        modules = (own.query, own.key, own.value, out, layer.intermediate.dense, layer.output.dense)
+        found |= _seven(of, after, *(module.weight for module in modules))
+    return found
+
+
+def _of_vision_block(of: str, after: str, layer) -> dict:
+    own = layer.attention
+    modules = (own.q_proj, own.k_proj, own.v_proj, own.o_proj, layer.mlp.fc1, layer.mlp.fc2)
+    return _seven(of, after, *(module.weight for module in modules))
+
+
+def _vit(core) -> dict:
+    found = {("input.x", "block0.x"): core.embeddings.patch_embeddings.projection.weight}
+    for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
+        found |= _of_vision_block(of, after, layer)
+    return found
+
+
+def _swin(core) -> dict:
+    found = {("input.x", "stage0.block0.x"): core.embeddings.patch_embeddings.projection.weight}
+    for number, stage in enumerate(core.encoder.layers):
+        last = "output.x" if stage.downsample is None else f"stage{number}.merge.x"
+        for (of, after), layer in zip(_chain(len(stage.blocks), last), stage.blocks, strict=True):
+            after = after if after == last else f"stage{number}.{after}"
+            found |= _of_vision_block(f"stage{number}.{of}", after, layer)
+        if stage.downsample is not None:
+            found[f"stage{number}.merge.n", f"stage{number + 1}.block0.x"] = stage.downsample.reduction.weight
+    return found
+
+
+def _llama(core) -> dict:
+    found = {}
+    for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
+        own, mlp = layer.self_attn, layer.mlp
+        for part in "qkv":
+            found[f"{of}.x", f"{of}.{part}"] = getattr(own, f"{part}_proj").weight
+        found[f"{of}.c", f"{of}.a"] = own.o_proj.weight
+        if not hasattr(mlp, "experts"):
+            found[f"{of}.a", f"{of}.g"] = mlp.gate_proj.weight
+            found[f"{of}.a", f"{of}.u"] = mlp.up_proj.weight
+            found[f"{of}.m", after] = mlp.down_proj.weight
+            continue
+        found[f"{of}.a", f"{of}.r"] = mlp.gate.weight
+        for n, (both, down) in enumerate(zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)):
+            found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = both.chunk(2)
+            found[f"{of}.e{n}.m", after] = down
+    return found
+
+
+def _resnet(core) -> dict:
+    found = {("input.x", "stage0.layer0.x"): core.embedder.embedder.convolution.weight}
+    layers = [
+        (f"stage{s}.layer{n}", layer)
+        for s, stage in enumerate(core.encoder.stages)
+        for n, layer in enumerate(stage.layers)
+    ]
+    for place, (of, layer) in enumerate(layers):
+        after = f"{layers[place + 1][0]}.x" if place + 1 < len(layers) else "output.x"
+        nodes = [f"{of}.x", *(f"{of}.h{n}" for n in range(len(layer.layer) - 1)), after]
+        for source, target, module in zip(nodes[:-1], nodes[1:], layer.layer, strict=True):
+            found[source, target] = module.convolution.weight
+        if hasattr(layer.shortcut, "convolution"):
+            found[f"{of}.x", after] = layer.shortcut.convolution.weight
+    return found
+
+
+BLOCKS = {"gpt2": _gpt2, "opt": _opt, "bert": _bert, "roberta": _bert, "vit": _vit, "swin": _swin, "resnet": _resnet}

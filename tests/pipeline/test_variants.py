@@ -1,0 +1,210 @@
+"""Variants of an analysis in one DAG file: each is what a run of its own would be, and nothing is done twice."""
+
+import shutil
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from driving import artefacts, command, contents, made, write_dag
+from ninscope.pipeline.dagfile import load_dag
+from suites import write_suite
+
+import ninscope
+from ninscope.errors import RequestError
+
+STEPS = (0, 1, 8)
+SHAPE = {"blocks": 1, "width": 16, "heads": 2}
+NULLS = {"models": ["gaussian"], "samples": 2}
+# The default is sampled and exact, and has null models.
+ASKED = {"exact": True, "nulls": NULLS}
+VARIANTS = {
+    "transfer-coth": {"transfer": "coth"},
+    "neurons-6": {"nodes_per_layer": 6},
+    "whole": {"nodes_per_layer": "all", "min_degree": 5},
+}
+TABLES = ("samples", "spectra", "emergence", "degrees")
+
+
+def dag(place: Path, *names: str, **changes) -> Path:
+    listed = [{"name": name, **VARIANTS[name]} for name in names]
+    return write_dag(place / "tiny.toml", Path("weights"), **ASKED | {"variants": listed} | changes)
+
+
+def run(place: Path, scheduler: str, dag_file: Path, runs: str = "runs"):
+    return command("run", dag_file, "--runs-dir", place / runs, "--scheduler", scheduler)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, scheduler) -> Path:
+    """A folder with a suite and its finished runs, without variants ("bare") and with all of them ("runs"); do not touch."""
+    place = tmp_path_factory.mktemp("variants")
+    write_suite(place / "weights", STEPS, **SHAPE)
+    for runs, names in (("bare", ()), ("runs", VARIANTS)):
+        ended = run(place, scheduler, dag(place, *names), runs)
+        assert (ended.code, ended.says) == (0, [])
+    return place
+
+
+def table(place: Path, name: str, runs: str = "runs") -> pd.DataFrame:
+    return ninscope.open_run(place / runs / "tiny").table(name)
+
+
+def of_variant(rows: pd.DataFrame, variant: str) -> pd.DataFrame:
+    return rows[rows["variant"] == variant].drop(columns="variant").reset_index(drop=True)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_what_a_run_of_its_own_gives(finished, scheduler, tmp_path, name):
+    alone = write_dag(finished / f"{name}.toml", Path("weights"), **_alone(name), name="tiny")
+    assert run(finished, scheduler, alone, name).code == 0
+    for part in TABLES:
+        own = of_variant(table(finished, part, name), "default")
+        pd.testing.assert_frame_equal(of_variant(table(finished, part), name), own, check_exact=True)
+        assert len(own) or part == "degrees"
+
+
+def _alone(name: str) -> dict:
+    whole = {"samples": None} if VARIANTS[name].get("nodes_per_layer") == "all" else {}
+    return {"exact": True, **whole, **VARIANTS[name]}
+
+
+def test_the_default_is_what_it_is_without_variants(finished):
+    for name in (*TABLES, "nulls", "checkpoints"):
+        rows, bare = table(finished, name), table(finished, name, "bare")
+        if name != "checkpoints":
+            assert set(bare["variant"]) == {"default"}
+            rows, bare = of_variant(rows, "default"), of_variant(bare, "default")
+        pd.testing.assert_frame_equal(rows, bare, check_exact=True)
+
+
+def test_figures_but_the_ablations_and_the_last_line_are_of_the_default(finished, scheduler):
+    figures = {runs: contents(finished / runs / "tiny" / "figures") for runs in ("bare", "runs")}
+    for of_run in figures.values():
+        of_run.pop("manifest.json")
+    assert figures["runs"].keys() - figures["bare"].keys() == {"ablations.png"}
+    assert {name: figures["runs"][name] for name in figures["bare"]} == figures["bare"]
+    picture = matplotlib.image.imread(finished / "runs" / "tiny" / "figures" / "ablations.png")
+    assert min(picture.shape[:2]) > 400
+    said = {runs: run(finished, scheduler, dag(finished, *names), runs).out for runs, names in
+            (("bare", ()), ("runs", VARIANTS))}  # fmt: skip
+    largest = [text.split("E is largest")[1].split(";")[0] for text in said.values()]
+    assert largest[0] == largest[1]
+
+
+def test_what_variants_share_is_made_once(finished):
+    bare, stored = (artefacts(finished / runs / "tiny") for runs in ("bare", "runs"))
+    # coth: its own spectra of the same samples, and its own exact analysis; 6 neurons: its own samples, the exact analysis as
+    # it is; whole: its own exact analysis.
+    steps = len(STEPS)
+    assert made(bare, stored) == {"nin": steps, "spectra": 2 * steps, "exact": 2 * steps, "nulls": 0, "emergence": 4}
+    assert bare.items() <= {stage: keys & bare.get(stage, set()) for stage, keys in stored.items()}.items()
+    opened = ninscope.open_run(finished / "runs" / "tiny")
+    own, same, few = (opened.network("weights", "step1", name) for name in ("default", "transfer-coth", "neurons-6"))
+    assert (own.matrix != same.matrix).nnz == 0
+    assert (own.nodes, few.nodes) == (8 * 12, 8 * 6)
+    with pytest.raises(RequestError, match="no stored network of weights, variant whole, at step1"):
+        opened.network("weights", "step1", "whole")
+
+
+def test_an_added_variant_is_all_that_is_done_and_the_tables_are_those_of_one_go(finished, scheduler, tmp_path):
+    place = shutil.copytree(finished, tmp_path / "place")
+    folder = place / "bare" / "tiny"
+    stored = artefacts(folder)
+    asked = dag(place, "transfer-coth")
+    listed = command("run", asked, "--runs-dir", place / "bare", "--dry-run").would_run
+    assert {name for stage, name in listed if stage == "spectra"} == {
+        f"tiny/weights step{step} transfer-coth" for step in STEPS
+    }
+    assert [name for stage, name in listed if stage == "emergence"] == [
+        "tiny/weights transfer-coth sampled", "tiny/weights transfer-coth exact",
+    ]  # fmt: skip
+    assert run(place, scheduler, asked, "bare").code == 0
+    assert made(stored, artefacts(folder)) == {"nin": 0, "spectra": 3, "exact": 3, "nulls": 0, "emergence": 2}
+    assert run(place, scheduler, dag(place, *VARIANTS), "bare").code == 0
+    for part in ("tables", "figures"):
+        assert contents(folder / part) == contents(finished / "runs" / "tiny" / part)
+    again = run(place, scheduler, dag(place, *VARIANTS), "bare")
+    assert "everything is there already" in again.out
+
+
+def test_what_was_asked_can_be_asked_again(finished, tmp_path):
+    """run.toml holds of a variant what it changes, and nothing else."""
+    import tomllib
+
+    asked = tomllib.loads((finished / "runs" / "tiny" / "run.toml").read_text())["asked"]
+    assert asked["variants"] == [{"name": name, **changes} for name, changes in VARIANTS.items()]
+
+
+def test_a_variant_may_read_the_checkpoint_otherwise(tmp_path, scheduler):
+    """In the parallel wiring x has the edges of attention and MLP together, and other distributions of mass."""
+    write_suite(tmp_path / "weights", (0, 1), **SHAPE)
+    variants = [{"name": "parallel", "wiring": "parallel"}]
+    asked = write_dag(
+        tmp_path / "tiny.toml", Path("weights"), exact=True, variants=variants, execution={"part_bytes": 4000}
+    )
+    assert run(tmp_path, scheduler, asked).code == 0
+    samples = table(tmp_path, "samples").query("step == 1").set_index(["variant", "sample"])
+    values = {"min_degree": 3, "q": np.arange(-4, 5) / 2}
+    for variant, wiring in (("default", "chain"), ("parallel", "parallel")):
+        exact = ninscope.measure(tmp_path / "weights", "step1", wiring=wiring, **values)
+        sampled = ninscope.measure(
+            tmp_path / "weights", "step1", nodes_per_layer=12, samples=3, wiring=wiring, **values
+        )
+        assert samples.loc[(variant, -1), "alpha0"] == exact.alpha0
+        for number, spectrum in enumerate(sampled.samples):
+            assert samples.loc[(variant, number), "width"] == spectrum.width
+    assert samples.loc[("default", -1), "alpha0"] != samples.loc[("parallel", -1), "alpha0"]
+
+
+def test_a_variant_that_fails_costs_its_own_rows(tmp_path, scheduler):
+    """10,000 samples of all neurons of this network would hold more edges than are stored."""
+    write_suite(tmp_path / "weights", (0, 1), blocks=1, width=96, heads=2)
+    variants = [{"name": "greedy", "nodes_per_layer": 400, "samples": 10_000}, {"name": "near", "max_distance": 60.0}]
+    asked = write_dag(tmp_path / "tiny.toml", Path("weights"), variants=variants)
+    ended = run(tmp_path, scheduler, asked)
+    assert ended.code == 1
+    assert len(ended.says) == 2
+    checkpoints = table(tmp_path, "checkpoints")
+    assert checkpoints["status"].tolist() == ["unsupported"] * 2
+    assert checkpoints["message"].str.startswith("greedy sampled: 10000 samples of 400 neurons a layer may hold").all()
+    emergence = table(tmp_path, "emergence")
+    assert emergence["variant"].tolist() == ["default", "near"] * 2
+    assert emergence["emergence"].notna().all()
+    assert {path.name for path in ninscope.open_run(tmp_path / "runs" / "tiny").figures} >= {"ablations.png"}
+
+
+@pytest.mark.parametrize(
+    ("variants", "says"),
+    [
+        ([{"name": "a", "nodes": 3}], "variants.1.nodes: no such key"),
+        ([{"transfer": "coth"}], "variants.1.name: Field required"),
+        ([{"name": "a b", "transfer": "coth"}], "variants.1.name: "),
+        ([{"name": "default", "transfer": "coth"}], "variants.1.name: the name means something else in the tables"),
+        ([{"name": "exact", "transfer": "coth"}], "variants.1.name: the name means something else in the tables"),
+        ([{"name": "a", "samples": "many"}], "variants.1.samples: Input should be a valid integer"),
+        ([{"name": "a", "transfer": "cosh"}], "variant a: transfer is 'cosh'; one of reciprocal"),
+        ([{"name": "a", "transfer": "coth"}, {"name": "a", "seed": 3}], "the variant a is listed twice"),
+        ([{"name": "a"}], "variant a: it changes nothing of [analysis]; leave it out"),
+        ([{"name": "a", "nodes_per_layer": 12}], "variant a: it changes nothing of [analysis]"),
+        ([{"name": "a", "per_node": True}], "variant a: it changes nothing of [analysis]"),
+        ([{"name": "a", "exact": False}], "variant a: it changes nothing of [analysis]"),
+        ([{"name": "a", "nodes_per_layer": "all", "samples": 3}], "variant a: nodes_per_layer = \"all\" takes every neuron"),
+        ([{"name": "a", "radii": {"log": 9}, "transfer": "coth"}], "variant a: logarithmic radii go with"),
+        ("coth", "variants: "),
+    ],
+)  # fmt: skip
+def test_a_wrong_variant_is_one_line(tmp_path, variants, says):
+    path = write_dag(tmp_path / "x.toml", Path("weights"), exact=True, variants=variants)
+    with pytest.raises(RequestError) as caught:
+        load_dag(path)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert message.startswith(f"{path}: {says}"), message
+
+
+def test_a_variant_of_an_exact_analysis_may_take_samples(tmp_path):
+    variants = [{"name": "few", "nodes_per_layer": 6}]
+    path = write_dag(tmp_path / "x.toml", Path("weights"), nodes_per_layer="all", samples=None, variants=variants)
+    assert [wanted.name for wanted in load_dag(path).wanted()] == ["exact", "few sampled"]
