@@ -86,8 +86,8 @@ def path_distances(
     Each is float64 [neurons of the source, neurons of the other] in the order of network.neurons, not rounded, infinity where
     no path leads. radii: transfer function and bounds, the default those of `IntegerRadii`. budget: None for the exact
     distances; else Algorithm 4's estimates from above, that many passing nodes a draw (`min_plus_estimate`), exact where
-    budget reaches the size of the layers; `seed` decides which are drawn. The estimate saves nothing: the exact distances of
-    layers of 128 take less time than drawing three passing nodes for each pair. It is there to be compared with.
+    budget reaches the size of the layers; `seed` decides which are drawn. The estimate saves nothing: with a
+    budget of one it takes several times as long as the exact distances (benchmarks/paths.py). It is there to be compared with.
 
     Raises RequestError: k or budget out of range, an architecture of another network, more than MAX_PATHS distances.
     """
