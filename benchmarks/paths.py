@@ -22,16 +22,16 @@ def paths(folder: Path, shape: str, runs: int, sources: int):
     checkpoint = open_source(write_checkpoint(folder / shape, shape)).open(shape)
     architecture = architecture_of(checkpoint.config, checkpoint.tensors)
     network = sampled_network(checkpoint, architecture, _NODES_PER_LAYER, 1, 0, 150.0)
-    exact = timed(lambda: path_distances(network, architecture, 0, _K), runs)
-    counts = timed(lambda: next(path_histograms(network, architecture, _K)), runs)
+    exact = timed(lambda: path_distances(network, 0, _K), runs)
+    counts = timed(lambda: next(path_histograms(network, _K)), runs)
     name = f"distances across 3 layers, {shape} shape, 128 a layer"
     yield name, exact.median * 1e3, "ms", "wanted: under 500 ms", exact.median / 0.5
     yield "", counts.median * 1e3, "ms", "(counted by radius instead of kept)", None
-    each, nodes = _networkx_seconds(network, architecture, sources)
+    each, nodes = _networkx_seconds(network, sources)
     beside = f"networkx {each * nodes:.0f} s ({each * 1e3:.0f} ms a node, timed on {sources} of {nodes}, scaled)"
     yield "", exact.median * 1e3, "ms", beside, exact.median / (each * nodes)
-    estimate = timed(lambda: path_distances(network, architecture, 0, 2, budget=1), max(runs // 5, 1))
-    pair = timed(lambda: path_distances(network, architecture, 0, 2), runs)
+    estimate = timed(lambda: path_distances(network, 0, 2, budget=1), max(runs // 5, 1))
+    pair = timed(lambda: path_distances(network, 0, 2), runs)
     beside = f"exact {pair.median * 1e3:.0f} ms"
     yield "across 2, estimate with a budget of 1", estimate.median * 1e3, "ms", beside, estimate.median / pair.median
 
@@ -45,7 +45,7 @@ def export(folder: Path, shape: str, nodes_per_layer: int, runs: int):
     yield name, found.median * 1e3, "ms", "wanted: under 300 ms for 100,000 edges", per_100_000 / 0.3
 
 
-def _networkx_seconds(network, architecture, wanted: int) -> tuple[float, int]:
+def _networkx_seconds(network, wanted: int) -> tuple[float, int]:
     """(seconds of Dijkstra's algorithm from one node, nodes with edges) by networkx, on the graph that bounds crossings.
 
     Its nodes are (neuron, edges walked, whether a link was walked last), as a path of at most three edges needs; the sources are
@@ -61,7 +61,7 @@ def _networkx_seconds(network, architecture, wanted: int) -> tuple[float, int]:
     first = {name: rows.start for name, rows in layer_rows(network).items()}
     links = [
         pair
-        for source, target, here, there in sampled_links(network, architecture, 0)
+        for source, target, here, there in sampled_links(network, 0)
         for pair in zip((first[source] + here).tolist(), (first[target] + there).tolist(), strict=True)
     ]
     for walked in range(_K):
