@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture
 from ninscope.errors import RequestError
 from ninscope.networks.min_plus import count_distances, dense_block, min_plus, min_plus_estimate
 from ninscope.networks.radii import IntegerRadii
@@ -38,7 +37,6 @@ def path_radii(radii: IntegerRadii, k: int) -> np.ndarray:
 
 def path_histograms(
     network: SampledNetwork,
-    architecture: Architecture,
     k: int,
     radii: IntegerRadii | None = None,
     budget: int | None = None,
@@ -54,14 +52,14 @@ def path_histograms(
 
     budget, seed: see `path_distances`. threads: results do not depend on it. Raises RequestError.
     """
-    radii = _checked(network, architecture, k, radii, budget, seed)
+    radii = _checked(k, radii, budget, seed)
     step = radius_step(radii.transfer, radii.max_distance)
     for sample in range(network.samples):
         if k == 1:
             yield _edge_histogram(network, sample, radii)
             continue
         counts = np.zeros((network.nodes, k * radii.count + 1), np.int32)
-        paths = _Paths(network, architecture, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
+        paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
 
         def count(source: str, paths=paths, counts=counts) -> None:
             for reached in paths.from_layer(source, k).values():
@@ -73,7 +71,6 @@ def path_histograms(
 
 def path_distances(
     network: SampledNetwork,
-    architecture: Architecture,
     sample: int,
     k: int,
     radii: IntegerRadii | None = None,
@@ -86,15 +83,15 @@ def path_distances(
     Each is float64 [neurons of the source, neurons of the other] in the order of network.neurons, not rounded, infinity where
     no path leads. radii: transfer function and bounds, the default those of `IntegerRadii`. budget: None for the exact
     distances; else Algorithm 4's estimates from above, that many passing nodes a draw (`min_plus_estimate`), exact where
-    budget reaches the size of the layers; `seed` decides which are drawn. The estimate saves nothing: the exact distances of
-    layers of 128 take less time than drawing three passing nodes for each pair. It is there to be compared with.
+    budget reaches the size of the layers; `seed` decides which are drawn. The estimate saves nothing: with a
+    budget of one it takes several times as long as the exact distances (benchmarks/paths.py). It is there to be compared with.
 
-    Raises RequestError: k or budget out of range, an architecture of another network, more than MAX_PATHS distances.
+    Raises RequestError: sample, k or budget out of range, more than MAX_PATHS distances.
     """
-    radii = _checked(network, architecture, k, radii, budget, seed)
+    radii = _checked(k, radii, budget, seed)
     if not 0 <= sample < network.samples:
         raise RequestError(f"sample is {sample!r}; the network has samples 0 to {network.samples - 1}")
-    paths = _Paths(network, architecture, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
+    paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
     most = sum(paths.size(source) for source in paths.sources) * network.nodes
     if most > MAX_PATHS:
         raise RequestError(
@@ -108,9 +105,7 @@ def path_distances(
     }
 
 
-def sampled_links(
-    network: SampledNetwork, architecture: Architecture, sample: int
-) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+def sampled_links(network: SampledNetwork, sample: int) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """Links of which both ends are sampled: (source layer, target layer, places in the source, places in the target).
 
     Places are int64, positions among a layer's sampled neurons. Links without any are left out.
@@ -118,7 +113,7 @@ def sampled_links(
     rows = layer_rows(network)
     neurons = {name: network.neurons[sample, place] for name, place in rows.items()}
     found = []
-    for link in architecture.links:
+    for link in network.links:
         _, here, there = np.intersect1d(
             neurons[link.source] + link.first, neurons[link.target], assume_unique=True, return_indices=True
         )
@@ -163,7 +158,6 @@ class _Paths:
     def __init__(
         self,
         network: SampledNetwork,
-        architecture: Architecture,
         sample: int,
         radii: IntegerRadii,
         estimate: _Estimate | None,
@@ -172,14 +166,10 @@ class _Paths:
         self.number = {name: number for number, name in enumerate(self.rows)}
         self.sources = [name for name in self.rows if name in set(network.sources)]
         self._estimate = estimate
-        self._targets: dict[str, list[str]] = {}
-        for block in architecture.blocks:
-            targets = self._targets.setdefault(block.source, [])
-            if block.target not in targets:
-                targets.append(block.target)
         self._links: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
-        for source, target, here, there in sampled_links(network, architecture, sample):
+        for source, target, here, there in sampled_links(network, sample):
             self._links.setdefault(source, []).append((target, here, there))
+        self._targets: dict[str, list[str]] = {}  # the layers that a source's edges lead to, in order
         self._blocks = self._dense(network, sample, radii)
 
     def size(self, layer: str) -> int:
@@ -189,18 +179,20 @@ class _Paths:
         indptr, part = network.row_pointer(sample)
         columns = network.matrix.indices[part] - sample * network.nodes
         lengths = _distances(network.matrix.data[part], radii)
+        layer_of = np.repeat(np.arange(len(self.rows)), [self.size(name) for name in self.rows])
+        names = list(self.rows)
         blocks = {}
         place = np.full(network.nodes, -1)
         for source in self.sources:
-            width = 0
-            for target in self._targets[source]:
-                place[self.rows[target]] = width + np.arange(self.size(target))
-                width += self.size(target)
             rows = self.rows[source]
             of_layer = indptr[rows.start : rows.stop + 1].astype(np.int64)
             edges = slice(int(of_layer[0]), int(of_layer[-1]))
+            targets = self._targets[source] = [names[number] for number in np.unique(layer_of[columns[edges]])]
+            width = 0
+            for target in targets:
+                place[self.rows[target]] = width + np.arange(self.size(target))
+                width += self.size(target)
             blocks[source] = dense_block(of_layer - of_layer[0], place[columns[edges]], lengths[edges], width)
-            place[:] = -1
         return blocks
 
     def from_layer(self, source: str, k: int) -> dict[str, np.ndarray]:
@@ -282,7 +274,7 @@ def _each(work, sources: list[str], threads: int) -> list:
         return list(pool.map(work, sources))
 
 
-def _checked(network, architecture, k, radii, budget, seed) -> IntegerRadii:
+def _checked(k, radii, budget, seed) -> IntegerRadii:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_LAYERS_CROSSED:
         raise RequestError(
             f"k is {k!r}; how many layers paths cross, an integer from 1 to {MAX_LAYERS_CROSSED}, was expected"
@@ -296,9 +288,4 @@ def _checked(network, architecture, k, radii, budget, seed) -> IntegerRadii:
     radii = IntegerRadii() if radii is None else radii
     if not isinstance(radii, IntegerRadii):
         raise RequestError('paths across layers go with radii "integer"; logarithmic ones span the edges of one layer')
-    if tuple(layer.name for layer in architecture.layers) != tuple(network.layer_names):
-        raise RequestError(
-            f"the network's {len(network.layer_names)} node layers are not those of the architecture ({architecture.family}); "
-            "give the one it was sampled with"
-        )
     return radii
