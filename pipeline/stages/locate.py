@@ -6,13 +6,35 @@ from dataclasses import dataclass, field, replace
 from ninscope.pipeline.dagfile import Emergence
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 
-from ninscope.architectures import architecture_of
+from ninscope.architectures import DEFAULT_READING, Reading, architecture_of, unlike
 from ninscope.checkpoints.audit import Finding, Seen, falsified, findings, unsure
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source, open_source
+from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 
 STAGE = "locate"
+
+
+@dataclass(frozen=True)
+class Wired:
+    """What a checkpoint's network is, read in one way; reading: the key of that way (`Reading.key`).
+
+    digest: of the wiring; weight_bytes: of the tensors that an exact analysis reads; note: what a user should know of it. status,
+    message: why it cannot be read so, "ok" and empty where it can.
+    """
+
+    reading: str
+    family: str = ""
+    digest: str = ""
+    weight_bytes: int = 0
+    note: str = ""
+    status: str = "ok"
+    message: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.status, self.message)
 
 
 @dataclass(frozen=True)
@@ -22,7 +44,7 @@ class Located:
     The fields after `outcome` are empty where they are not known: of one that could not be opened it may be known which files
     it has, so that others are compared with them. passing: a server did not answer. finding: what the audit says of it beside
     its siblings; no_e: why E of it would be false, empty where it would not; unsure: what the audit could not see.
-    fingerprint: by which its facts may be remembered.
+    fingerprint: by which its facts may be remembered. readings: the ways in which it is to be read, wirings: what it then is.
     """
 
     suite: str
@@ -33,19 +55,23 @@ class Located:
     outcome: Outcome = field(default=Outcome())
     identity: Identity | None = None
     kind: str | None = None
-    architecture: str | None = None
+    wirings: tuple[Wired, ...] = ()
     parameters: int | None = None
-    weight_bytes: int | None = None  # of the tensors that an exact analysis reads
     stamps: tuple[tuple[str, FileIdentity], ...] = ()  # of local files, by path
     fingerprint: str | None = None
     passing: bool = False
     finding: Finding | None = None
     no_e: str = ""
     unsure: str = ""
+    readings: tuple[Reading, ...] = (DEFAULT_READING,)
 
     @property
     def content_sha256(self) -> str | None:
         return self.identity.content_sha256 if self.identity is not None else None
+
+    def wired(self, reading: Reading) -> Wired:
+        """What its network is, read so."""
+        return next(wired for wired in self.wirings if wired.reading == reading.key)
 
     @property
     def bytes(self) -> int | None:
@@ -65,7 +91,7 @@ def locate(located: Located, known: Mapping[str, FileIdentity]) -> Located:
 
     def work() -> None:
         try:
-            _identify(open_source(located.source), located.revision, known, found)
+            _identify(open_source(located.source), located.revision, located.readings, known, found)
         except CheckpointError as error:
             found["passing"] = error.passing
             raise
@@ -74,20 +100,29 @@ def locate(located: Located, known: Mapping[str, FileIdentity]) -> Located:
     return replace(located, outcome=outcome, **found)
 
 
-def _identify(source: Source, revision: str, known: Mapping[str, FileIdentity], found: dict) -> None:
+def _identify(
+    source: Source, revision: str, readings: Sequence[Reading], known: Mapping[str, FileIdentity], found: dict
+) -> None:
     """Add to `found` what is found out, step by step. Raises CheckpointError."""
     identity = source.identify(revision, known)
     found["identity"] = identity
     found["stamps"] = tuple((source.stamp_path(revision, file), file) for file in identity.files if file.stamp)
     checkpoint = source.open(revision, identity)
-    architecture = architecture_of(checkpoint.config, checkpoint.tensors)
-    used = architecture.tensors(checkpoint.tensors)
-    found |= {
-        "kind": source.kind,
-        "architecture": architecture.digest,
-        "parameters": checkpoint.parameters,
-        "weight_bytes": sum(matrix.bytes for matrix in used.values()),
-    }
+    wirings = [_wired(checkpoint, reading) for reading in readings]
+    failed = [wired for wired in wirings if wired.status != "ok"]
+    if len(failed) == len(wirings):
+        raise CheckpointError(failed[0].status, failed[0].message)
+    found |= {"kind": source.kind, "parameters": checkpoint.parameters, "wirings": tuple(wirings)}
+
+
+def _wired(checkpoint: Checkpoint, reading: Reading) -> Wired:
+    try:
+        architecture = architecture_of(checkpoint.config, checkpoint.tensors, reading)
+        used = architecture.tensors(checkpoint.tensors)
+    except CheckpointError as error:
+        return Wired(reading.key, status=error.status, message=str(error))
+    size = sum(matrix.bytes for matrix in used.values())
+    return Wired(reading.key, architecture.family, architecture.digest, size, architecture.note)
 
 
 def audited(located: Sequence[Located], siblings: Sequence[Seen], asked: Emergence) -> list[Located]:

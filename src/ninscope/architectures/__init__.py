@@ -1,7 +1,8 @@
 """Which matrices join which node layers, from a checkpoint's config.json: one small module a model family."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ninscope.architectures import described, generic
 from ninscope.architectures.described import Description
@@ -27,6 +28,11 @@ class Reading:
     wiring: str = "chain"
     description: Description | None = None
 
+    @property
+    def key(self) -> str:
+        """The same for equal ways of reading, another for others."""
+        return json.dumps(asdict(self), sort_keys=True)
+
     def checked(self) -> "Reading":
         """Itself. Raises RequestError."""
         for name, known in (("convolutions", CONVOLUTIONS), ("wiring", WIRINGS)):
@@ -39,8 +45,11 @@ class Reading:
         return self
 
 
+DEFAULT_READING = Reading()
+
+
 def architecture_of(
-    config: Mapping, tensors: Mapping[str, Tensor] | None = None, reading: Reading = Reading()
+    config: Mapping, tensors: Mapping[str, Tensor] | None = None, reading: Reading = DEFAULT_READING
 ) -> Architecture:
     """The architecture that a config.json, or the user, describes; of an unknown model what its tensors tell.
 
@@ -49,10 +58,11 @@ def architecture_of(
     that make no sense).
     """
     check_plain(config, tensors or {})
-    if reading.description is not None and tensors is not None:
-        return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)
     family = config.get("model_type", config.get("_class_name"))
-    if isinstance(family, str) and family in FAMILIES:
+    known = isinstance(family, str) and family in FAMILIES
+    if reading.description is not None and tensors is not None and not (known and reading.description.unknown_only):
+        return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)
+    if known:
         families = PARALLEL if reading.wiring == "parallel" else FAMILIES
         if family not in families:
             raise CheckpointError(

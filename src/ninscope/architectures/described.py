@@ -64,12 +64,13 @@ class DescribedLink:
 
 @dataclass(frozen=True)
 class Description:
-    """Everything the user says of a model."""
+    """Everything the user says of a model. unknown_only: it is of models of no known family, and others are read as theirs."""
 
     blocks: tuple[DescribedBlock, ...]
     layers: tuple[DescribedLayer, ...] = ()
     links: tuple[DescribedLink, ...] = ()
     name: str = "described"
+    unknown_only: bool = False
 
 
 def description_of(given: Mapping) -> Description:
