@@ -45,14 +45,16 @@ soak: $(VENV)/tools
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks
 
-#   make suite   train the suite in data/ again (about half an hour on two cores)
+#   make suite   train the suites in data/ again (about half an hour on two cores)
 suite: $(VENV)/tools
 	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-500k --force
+	$(BIN)/python data/train_digits_ddpm.py --out data/digits-ddpm --force
 
 #   make figures   draw the figures of the README and of docs/ again
 figures: demo $(VENV)/tools
 	cp runs/demo/figures/stdlib-neox-500k-emergence.png docs/figures/
 	$(BIN)/ninscope bias data/stdlib-neox-500k --figure docs/figures/bias-stdlib-neox-500k.png
+	$(BIN)/ninscope run dags/diffusion.toml && cp runs/diffusion/figures/emergence.png docs/figures/diffusion-and-language.png
 	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0
 	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png
 

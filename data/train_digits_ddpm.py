@@ -177,7 +177,7 @@ def training_batch(images: torch.Tensor, seed: int, step: int) -> tuple[torch.Te
 
 def save_revision(model: UNet2DModel, folder: Path) -> UNet2DModel:
     """Write a float16 copy of the model; return what was written, read back in float32, to evaluate it."""
-    copy.deepcopy(model).to(torch.float16, memory_format=torch.contiguous_format).save_pretrained(folder)
+    copy.deepcopy(model).half().to(memory_format=torch.contiguous_format).save_pretrained(folder)
     (folder / "diffusion_pytorch_model.safetensors").chmod(0o644)
     return UNet2DModel.from_pretrained(folder, torch_dtype=torch.float32)
 

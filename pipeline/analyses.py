@@ -102,6 +102,7 @@ class _Keys(Strict):
     parts: list[str] = Field(default=[])
     convolutions: str = Parameters.convolutions
     wiring: str = Parameters.wiring
+    layers_crossed: int = Parameters.layers_crossed
 
 
 class Analysis(_Keys):

@@ -1,14 +1,16 @@
 """The DAG file: which models, which revisions, which analysis. TOML, checked key by key; see dags/demo.toml."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ninscope.pipeline.analyses import Analysis, Nulls, Variant, Wanted, analyses
 from ninscope.pipeline.cluster import Cluster
 from ninscope.pipeline.models import REVISIONS, Model, Name, Strict, Suite
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ninscope.architectures.described import Description, description_of
 from ninscope.errors import RequestError
 
 
@@ -43,6 +45,16 @@ class Dag(Strict):
     nulls: Nulls | None = None
     execution: Execution = Execution()
     cluster: Cluster = Cluster()
+    architecture: dict[str, Any] | None = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _describes_a_model(cls, value):
+        try:
+            described(value)
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _analyses_make_sense(self):
@@ -64,12 +76,29 @@ class Dag(Strict):
         return self.model_copy(update={"emergence": self.emergence.model_copy(update={"trust_duplicates": True})})
 
     def wanted(self) -> tuple[Wanted, ...]:
-        """What is made of every checkpoint: `analyses.analyses`."""
-        return analyses(self.analysis, self.variants, self.nulls)
+        """What is made of every checkpoint: `analyses.analyses`, with the description of models of no known family."""
+        found = analyses(self.analysis, self.variants, self.nulls)
+        description = described(self.architecture)
+        if description is None:
+            return found
+        return tuple(
+            replace(one, parameters=replace(one.parameters, architecture=description).checked()) for one in found
+        )
 
     def all_models(self) -> list[Model]:
         """Each by itself, in the order of the file, those of suites last."""
         return [one for listed in (*self.models, *self.suites) for one in listed.each()]
+
+
+def described(architecture: dict | None) -> Description | None:
+    """What the table [architecture] says; `override = true` has it say so of models of known families too. Raises RequestError."""
+    if architecture is None:
+        return None
+    override = architecture.get("override", False)
+    if not isinstance(override, bool):
+        raise RequestError(f"architecture.override is {override!r}; true or false was expected")
+    table = {key: value for key, value in architecture.items() if key != "override"}
+    return replace(description_of(table), unknown_only=not override)
 
 
 def load_dag(path: Path) -> Dag:

@@ -24,7 +24,7 @@ def bytes_to_fetch(plan: Plan) -> dict[str, int]:
     found: dict[str, int] = {}
     for located, parameters in _remote(plan.exact.values()):
         passes = 1 if parameters.log_count is None else 2  # logarithmic radii need the range of all weights first
-        _add(found, located, passes * located.weight_bytes)
+        _add(found, located, passes * located.wired(parameters.reading).weight_bytes)
     sampled = _remote(plan.networks.values())
     with ThreadPoolExecutor(_THREADS) as pool:
         for (located, _), size in zip(sampled, pool.map(lambda each: _of_samples(*each), sampled), strict=True):

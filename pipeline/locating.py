@@ -47,7 +47,8 @@ def locate_all(dag: Dag, folder: RunFolder, client=None) -> Found:
     sources = [open_source(model.source) for model in models]
     with ThreadPoolExecutor(_THREADS) as pool:
         asked = list(pool.map(_asked, models, sources))
-    located = [_recalled(one, known) for of_model in asked for one in of_model]
+    readings = tuple(dict.fromkeys(wanted.parameters.reading for wanted in dag.wanted()))
+    located = [_recalled(replace(one, readings=readings), known) for of_model in asked for one in of_model]
     new = [number for number, one in enumerate(located) if one.identity is None and one.outcome.ok]
     for number, one in zip(new, _locate([located[number] for number in new], known.files, client), strict=True):
         located[number] = one
@@ -81,7 +82,7 @@ def _asked(model: Model, source: Source) -> list[Located]:
 
 
 def _recalled(one: Located, known: Known) -> Located:
-    facts = fields_of(known.facts.get(one.fingerprint or ""))
+    facts = fields_of(known.facts.get(one.fingerprint or ""), one.readings)
     return one if facts is None else replace(one, **facts)
 
 

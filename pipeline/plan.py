@@ -17,6 +17,7 @@ from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.store import ArtefactStore, DamagedArtefact
 
+from ninscope.architectures import Reading
 from ninscope.errors import CheckpointError, RequestError
 
 MAX_PARTS = 10_000  # of one checkpoint
@@ -161,17 +162,18 @@ def _plan_checkpoint(plan: Plan, member: Member, store: ArtefactStore, part_byte
                 plan.networks.setdefault(network_key, (located, wanted))
         elif wanted.method == EXACT and missing:
             plan.exact.setdefault(key, (located, wanted))
-            if (count := _part_count(located, part_bytes)) > 1:
+            if (count := _part_count(located, wanted.parameters.reading, part_bytes)) > 1:
                 plan.parts.setdefault(key, count)
         elif missing:
             plan.nulls.setdefault(key, (member.keys[EXACT], wanted))
 
 
-def _part_count(located: Located, part_bytes: int) -> int:
-    count = -(-located.weight_bytes // part_bytes)
+def _part_count(located: Located, reading: Reading, part_bytes: int) -> int:
+    weight_bytes = located.wired(reading).weight_bytes
+    count = -(-weight_bytes // part_bytes)
     if count > MAX_PARTS:
         raise RequestError(
-            f"{located.suite}/{located.model} {located.revision}: {located.weight_bytes} bytes of weights in parts of "
+            f"{located.suite}/{located.model} {located.revision}: {weight_bytes} bytes of weights in parts of "
             f"{part_bytes} are {count} parts, more than {MAX_PARTS}; give a larger part_bytes"
         )
     return count
@@ -182,12 +184,14 @@ def _member(located: Located, asked: Sequence[Wanted], store: ArtefactStore) -> 
     if not located.outcome.ok:
         names = [wanted.name for wanted in asked]
         return Member(located, dict.fromkeys(names), dict.fromkeys(names)), dict.fromkeys(names, located.outcome)
-    keys: dict[str, str] = {}
-    networks: dict[str, str] = {}
+    keys: dict[str, str | None] = {}
+    networks: dict[str, str | None] = {}
     outcomes: dict[str, Outcome] = {}
     for wanted in asked:  # an original before its null models
         name, parameters = wanted.name, wanted.parameters
-        if wanted.method == SAMPLED:
+        if not (cannot := located.wired(parameters.reading).outcome).ok:
+            keys[name], outcomes[name] = None, cannot
+        elif wanted.method == SAMPLED:
             networks[name] = network.network_key(located, parameters)
             keys[name] = spectrum.spectrum_key(networks[name], parameters)
             outcomes[name] = _stored_outcome(store, network.STAGE, networks[name])

@@ -1,18 +1,19 @@
 """What a run remembers for the next one: hashes of local files, and what revisions are, under their fingerprints (known.json)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 
 from ninscope.pipeline.runfolder import RunFolder
-from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages.locate import Located, Wired
 
+from ninscope.architectures import DEFAULT_READING, Reading
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.known import cached_files, files_of_json, json_of_files, sealed, unsealed
 
-VERSION = 3
+VERSION = 4
 # What is remembered of a located revision beside its identity.
-_FACTS = {"kind": str, "architecture": str, "parameters": int, "weight_bytes": int}
+_FACTS = {"kind": str, "parameters": int}
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,29 @@ def remember(folder: RunFolder, located: Sequence[Located], beside: Mapping[str,
 def facts_of(located: Located) -> dict:
     """What may be remembered of it, as JSON values."""
     paths = [path for path, _ in located.stamps]
-    return {"identity": asdict(located.identity), "paths": paths} | {name: getattr(located, name) for name in _FACTS}
+    facts = {"identity": asdict(located.identity), "paths": paths, "wirings": [asdict(one) for one in located.wirings]}
+    return facts | {name: getattr(located, name) for name in _FACTS}
 
 
-def fields_of(facts: Mapping | None) -> dict | None:
-    """The fields of `Located` that `facts_of` stored; None where they make no sense."""
+def fields_of(facts: Mapping | None, readings: Sequence[Reading] = (DEFAULT_READING,)) -> dict | None:
+    """The fields of `Located` that `facts_of` stored; None where they make no sense, or say nothing of one of these readings."""
     try:
         identity = identity_of(facts["identity"])
         if identity is None or not all(type(facts[name]) is wanted for name, wanted in _FACTS.items()):
             return None
-        if facts["weight_bytes"] < 0:
+        wirings = tuple(Wired(**wired) for wired in facts["wirings"])
+        if not all(_is_sound(wired) for wired in wirings):
+            return None
+        if not {reading.key for reading in readings} <= {wired.reading for wired in wirings}:
             return None
         stamps = tuple(zip(facts["paths"], identity.files, strict=False))
-        return {"identity": identity, "stamps": stamps} | {name: facts[name] for name in _FACTS}
+        return {"identity": identity, "stamps": stamps, "wirings": wirings} | {name: facts[name] for name in _FACTS}
     except (TypeError, KeyError):
         return None
+
+
+def _is_sound(wired: Wired) -> bool:
+    return wired.weight_bytes >= 0 and all(type(getattr(wired, one.name)) is one.type for one in fields(Wired))
 
 
 def identity_of(stored: Mapping | None) -> Identity | None:

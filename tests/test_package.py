@@ -92,7 +92,10 @@ def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
     for needed in (
         "ninscope/measuring.py", "ninscope/pipeline/cli.py", "ninscope/pipeline/stages/tables.py", "ninscope/dags/demo.toml",
         "ninscope/dags/pythia.toml", "ninscope/data/stdlib-neox-500k/step0/model.safetensors",
-        "ninscope/data/stdlib-neox-500k/evaluations.csv", "ninscope/data/README.md", "ninscope/py.typed",
+        "ninscope/data/stdlib-neox-500k/evaluations.csv", "ninscope/dags/diffusion.toml",
+        "ninscope/data/digits-ddpm/step2000/diffusion_pytorch_model.safetensors",
+        "ninscope/data/digits-ddpm/step2000/config.json", "ninscope/data/digits-ddpm/evaluations.csv",
+        "ninscope/data/README.md", "ninscope/py.typed",
     ):  # fmt: skip
         assert needed in names, needed
     code_files = {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ninscope.pipeline.dagfile import Emergence
@@ -24,8 +25,15 @@ _COLUMNS = (
 
 ALL_PARTS = "all"  # the part of a checkpoint that is the network as one
 
-# A member of a model's history: (revision, step, spectrum key, why the audit allows no E).
-Member = tuple[str, int | None, str, str]
+
+class Member(NamedTuple):
+    """One of a model's history. key: of its spectra; no_e: why it can have no E, where that is known; status: of the row."""
+
+    revision: str
+    step: int | None
+    key: str
+    no_e: str
+    status: str
 
 
 def emergence_key(stage: str, members: Sequence[Member], asked: Emergence) -> str:
@@ -44,15 +52,12 @@ def store_emergence(root: str, stage: str, members: Sequence[Member], asked: Eme
 def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: Emergence, key: str) -> None:
     if store.has(STAGE, key):
         return
-    measured = [
-        spectrum.spectrum_of(store.read(stage, spectrum_key, only=spectrum.SPECTRA))
-        for _, _, spectrum_key, _ in members
-    ]
+    measured = [spectrum.spectrum_of(store.read(stage, member.key, only=spectrum.SPECTRA)) for member in members]
     start = next(
-        (one for (_, step, _, _), one in zip(members, measured, strict=True) if step == asked.baseline_step),
+        (one for member, one in zip(members, measured, strict=True) if member.step == asked.baseline_step),
         None,
     )
-    rows = [_row(one, start, asked, no_e) for one, (_, _, _, no_e) in zip(measured, members, strict=True)]
+    rows = [_row(one, start, asked, member.no_e) for one, member in zip(measured, members, strict=True)]
     warnings = [one.warning for one in measured]
     arrays, attributes = _of_parts(measured, start, members, asked)
     store.write(
@@ -63,8 +68,8 @@ def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: E
             {
                 **attributes,
                 "columns": list(_COLUMNS),
-                "revisions": [revision for revision, _, _, _ in members],
-                "statuses": ["duplicate" if no_e else "ok" for _, _, _, no_e in members],
+                "revisions": [member.revision for member in members],
+                "statuses": [member.status for member in members],
                 "messages": [message for _, message in rows],
                 "warnings": warnings,
             },
@@ -85,7 +90,8 @@ def _of_parts(
     values = np.full((len(members), len(names), len(_COLUMNS)), np.nan)
     messages = [[""] * len(names) for _ in members]
     warnings = [[""] * len(names) for _ in members]
-    for row, (one, (_, _, _, no_e)) in enumerate(zip(measured, members, strict=True)):
+    for row, (one, member) in enumerate(zip(measured, members, strict=True)):
+        no_e = member.no_e
         for column, name in enumerate(names):
             if name not in one.parts:
                 messages[row][column] = "no E: this checkpoint has no such part"
@@ -155,5 +161,5 @@ def failed_rows(members: Sequence[Member], key: str) -> list[dict]:
             "warning": "",
             **dict.fromkeys(_COLUMNS, math.nan),
         }
-        for revision, _, _, _ in members
+        for revision in (member.revision for member in members)
     ]

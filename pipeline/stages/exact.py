@@ -12,7 +12,7 @@ from ninscope.pipeline.keys import beyond_defaults, content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import part_artefacts, spectrum
 from ninscope.pipeline.stages.locate import Located
-from ninscope.pipeline.stages.of_checkpoint import READING, Work, is_stored, store_of_checkpoint
+from ninscope.pipeline.stages.of_checkpoint import Work, is_stored, store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
@@ -37,7 +37,7 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
         STAGE,
         VERSION,
         weights=located.content_sha256,
-        architecture=located.architecture,
+        architecture=located.wired(parameters.reading).digest,
         transfer=parameters.transfer,
         max_distance=parameters.max_distance if parameters.log_count is None else None,
         radii=parameters.radii,
@@ -46,7 +46,7 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
         derivative=parameters.derivative,
         per_node=parameters.per_node,
         matrices=matrices,
-        **beyond_defaults(parameters, "parts", *READING),
+        **beyond_defaults(parameters, "parts"),
     )
 
 

@@ -32,7 +32,9 @@ class Member:
     def standing(self, outcomes: Outcomes, trust_duplicates: bool) -> Outcome:
         """What the table `checkpoints` says of it: what became of it, and, where nothing is wrong with that, the audit."""
         found, outcome = self.located.finding, overall(outcomes)
-        notes = [self.located.unsure] if outcome.ok else []
+        notes = (
+            [*dict.fromkeys(wired.note for wired in self.located.wirings), self.located.unsure] if outcome.ok else []
+        )
         if found is not None and found.content_sha256 is not None and found.message and found.unlike != "shape":
             if found.status == "duplicate" and not trust_duplicates:
                 outcome = replace(outcome, status="duplicate") if outcome.ok else outcome
@@ -84,7 +86,13 @@ class Inputs:
     def history(self, model: Model, wanted: Wanted, outcomes: Sequence[Outcomes]) -> list[emergence.Member]:
         """What E of a model is computed over: its checkpoints that have, or will have, a spectrum of this analysis."""
         return [
-            (member.located.revision, member.located.step, member.keys[wanted.name], member.located.no_e)
+            emergence.Member(
+                member.located.revision,
+                member.located.step,
+                member.keys[wanted.name],
+                member.located.no_e or member.located.otherwise_wired,
+                "duplicate" if member.located.no_e else "ok",
+            )
             for member, each in self.of_model(model, outcomes)
             if each[wanted.name].ok
         ]

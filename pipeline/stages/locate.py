@@ -43,8 +43,9 @@ class Located:
 
     The fields after `outcome` are empty where they are not known: of one that could not be opened it may be known which files
     it has, so that others are compared with them. passing: a server did not answer. finding: what the audit says of it beside
-    its siblings; no_e: why E of it would be false, empty where it would not; unsure: what the audit could not see.
-    fingerprint: by which its facts may be remembered. readings: the ways in which it is to be read, wirings: what it then is.
+    its siblings; no_e: why E of it would be false, empty where it would not; otherwise_wired: why it can have none; unsure: what
+    the audit could not see. fingerprint: by which its facts may be remembered. readings: the ways in which it is to be read;
+    wirings: what it then is.
     """
 
     suite: str
@@ -62,6 +63,7 @@ class Located:
     passing: bool = False
     finding: Finding | None = None
     no_e: str = ""
+    otherwise_wired: str = ""
     unsure: str = ""
     readings: tuple[Reading, ...] = (DEFAULT_READING,)
 
@@ -130,6 +132,7 @@ def audited(located: Sequence[Located], siblings: Sequence[Seen], asked: Emergen
 
     One of another shape than its siblings is another model's, and corrupt. Duplicates that are to be trusted keep their E.
     """
+    located = _comparable(located, asked.baseline_step)
     seen = [_seen(one) for one in located]
     found, unknown = findings([*seen, *siblings]), unsure([*seen, *siblings])
     reasons = {} if asked.trust_duplicates else falsified(found, asked.baseline_step)
@@ -143,6 +146,26 @@ def audited(located: Sequence[Located], siblings: Sequence[Seen], asked: Emergen
         )
         for one, finding in zip(located, found, strict=False)
     ]
+
+
+def _comparable(located: Sequence[Located], baseline_step: int) -> list[Located]:
+    """Checkpoints of an unknown type beside others of a known family are unsupported; what is wired otherwise than the baseline
+    has no E."""
+    families = {one.revision: {wired.family: wired.note for wired in one.wirings if wired.family} for one in located}
+    alone = unlike(families)
+    start = next((one for one in located if one.step == baseline_step and one.wirings), None)
+    found = []
+    for one in located:
+        if one.outcome.ok and (error := alone.get(one.revision)) is not None:
+            one = replace(one, outcome=replace(one.outcome, status=error.status, message=str(error)))
+        elif start is not None and _digests(one) != _digests(start) and one.wirings:
+            one = replace(one, otherwise_wired=f"its tensors are wired otherwise than those of {start.revision}: no E")
+        found.append(one)
+    return found
+
+
+def _digests(one: Located) -> dict[str, str]:
+    return {wired.reading: wired.digest for wired in one.wirings if wired.status == "ok"}
 
 
 def _seen(one: Located) -> Seen:

@@ -4,10 +4,10 @@ import json
 from dataclasses import astuple
 
 import numpy as np
-from ninscope.pipeline.keys import beyond_defaults, content_key
+from ninscope.pipeline.keys import content_key
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.locate import Located
-from ninscope.pipeline.stages.of_checkpoint import READING, store_of_checkpoint
+from ninscope.pipeline.stages.of_checkpoint import store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
@@ -29,12 +29,11 @@ def network_key(located: Located, parameters: Parameters) -> str:
         weights=located.content_sha256,
         # A local tensor is checked for NaN whole, one on the Hub in the rows that are fetched: not the same question.
         checked=located.kind,
-        architecture=located.architecture,
+        architecture=located.wired(parameters.reading).digest,
         nodes_per_layer=parameters.nodes_per_layer,
         samples=parameters.samples,
         seed=parameters.seed,
         max_distance=parameters.max_distance if parameters.log_count is None else None,
-        **beyond_defaults(parameters, *READING),
     )
 
 

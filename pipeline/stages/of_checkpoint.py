@@ -11,9 +11,6 @@ from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 
-# The parameters that say how a checkpoint's tensors become a network, as far as `Located.architecture` does not.
-READING = ("convolutions", "wiring")
-
 Work = Callable[[Checkpoint, Architecture], Artefact]
 
 

@@ -44,7 +44,7 @@ def spectrum_key(of_network: str, parameters: Parameters) -> str:
         min_degree=parameters.min_degree,
         q=parameters.q,
         derivative=parameters.derivative,
-        **beyond_defaults(parameters, "parts"),
+        **beyond_defaults(parameters, "parts", "layers_crossed"),
     )
 
 

@@ -62,7 +62,12 @@ def tables_key(inputs: Inputs, outcomes: Sequence[Outcomes]) -> str:
         [
             *member.row_keys.values(),
             member.located.content_sha256,
-            [inputs.standing(member, each).status, inputs.standing(member, each).message, member.located.no_e],
+            [
+                inputs.standing(member, each).status,
+                inputs.standing(member, each).message,
+                member.located.no_e,
+                member.located.otherwise_wired,
+            ],
             {
                 name: [member.keys[name] if outcome.ok else None, outcome.status, outcome.message]
                 for name, outcome in each.items()
@@ -220,7 +225,7 @@ def _null_rows(store: ArtefactStore, inputs: Inputs, members: Sequence[tuple[Mem
     baseline = {null.null: null for null in start}
     for member, found in present:
         for null in found:
-            no_e = member.located.no_e
+            no_e = member.located.no_e or member.located.otherwise_wired
             before = None if no_e else baseline.get(null.null)
             yield (
                 member.row_keys

@@ -247,7 +247,8 @@ def measure_all(
 
     with ThreadPoolExecutor(threads) as pool:
         measured = list(pool.map(one, wanted))
-    for revision_of, error in unlike(wirings).items():
+    families = {name: {wiring.family: wiring.note} for name, wiring in wirings.items()}
+    for revision_of, error in unlike(families).items():
         at = wanted.index(revision_of)
         measured[at] = replace(measured[at], status=error.status, message=str(error), spectrum=None)
     rows = list(with_emergence(measured, otherwise_wired(wirings, measured) | no_e))

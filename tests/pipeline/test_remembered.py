@@ -15,6 +15,7 @@ from ninscope.pipeline.remembered import facts_of, fields_of
 from ninscope.pipeline.run import prepare, start
 from suites import write_suite
 
+from ninscope.architectures import DEFAULT_READING
 from ninscope.checkpoints.known import sealed, unsealed
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
@@ -212,5 +213,6 @@ class TestFacts:
         if found is not None:
             taken = replace(located, **found)
             assert isinstance(taken.content_sha256, str)
-            assert isinstance(taken.bytes + taken.weight_bytes + taken.parameters, int)
-            assert isinstance(taken.architecture + taken.kind, str)
+            wired = taken.wired(DEFAULT_READING)
+            assert isinstance(taken.bytes + wired.weight_bytes + taken.parameters, int)
+            assert isinstance(wired.digest + wired.note + wired.status + taken.kind, str)

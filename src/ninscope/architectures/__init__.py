@@ -80,16 +80,17 @@ def architecture_of(
     return generic.architecture(tensors, why).with_convolutions(reading.convolutions)
 
 
-def unlike(wirings: Mapping[str, Architecture]) -> dict[str, CheckpointError]:
+def unlike(families: Mapping[str, Mapping[str, str]]) -> dict[str, CheckpointError]:
     """Revisions of one model that cannot be compared with the others, by name, each with its error (unsupported): those of an
-    unknown type beside revisions of a known family.
+    unknown type beside revisions of a known family. families: by revision, of each way in which it is read, family and note.
     """
-    known = sorted({wiring.family for wiring in wirings.values()} - {generic.FAMILY})
+    known = sorted({family for of_revision in families.values() for family in of_revision} - {generic.FAMILY})
     return {
         revision: CheckpointError(
             "unsupported",
-            f"{wiring.note.split(';')[0]} and its siblings are of {known[0]}: read as generic, it could not be compared with them",
+            f"{of_revision[generic.FAMILY].split(';')[0]} and its siblings are of {known[0]}: read as generic, it could not be "
+            "compared with them",
         )
-        for revision, wiring in wirings.items()
-        if known and wiring.family == generic.FAMILY
+        for revision, of_revision in families.items()
+        if known and generic.FAMILY in of_revision
     }

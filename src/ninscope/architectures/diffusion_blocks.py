@@ -23,7 +23,7 @@ from ninscope.checkpoints.matrix import MatrixLayout
 from ninscope.errors import CheckpointError
 
 MAX_WIDTH = 10_000_000
-MAX_LEVELS, MAX_DEPTH, MAX_LAYERS = 64, 1_000, 100_000
+MAX_LEVELS, MAX_DEPTH, MAX_LAYERS = 64, 1_000, 20_000
 MODULATIONS = (
     "shift1",
     "scale1",
@@ -34,14 +34,20 @@ MODULATIONS = (
 )  # of attention's input and output, then feed-forward's
 FEED_FORWARD_MULTIPLE = 4
 GATED = ("geglu", "swiglu")
+ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
+# UNet2DModel's, in files from before it had the names of all other attention.
+OLDER_ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "proj_attn"}
 ACTIVATIONS = ("gelu", "gelu-approximate", "geglu-approximate", "linear-silu", *GATED)
 
 
 class Wiring:
-    """Node layers, weight blocks and links as they are found, walking through a model from its input to its output."""
+    """Node layers, weight blocks and links as they are found, walking through a model from its input to its output.
 
-    def __init__(self, family: str):
-        self.family = family
+    attention: how its modules are called.
+    """
+
+    def __init__(self, family: str, attention: Mapping[str, str] = ATTENTION):
+        self.family, self.attention = family, attention
         self.part = ""  # of the model that is being walked through
         self._layers: dict[str, NodeLayer] = {}
         self._left: set[str] = set()
@@ -128,10 +134,9 @@ def residual_block(net: Wiring, name: str, source: str, channels: int, time: str
 def attention(net: Wiring, name: str, source: str, output: str, width: int, read: str = "") -> None:
     """Attention of `width` neurons in all heads together, added to its source. read: what k and v read, if not the source."""
     q, k, v, c = (net.layer(f"{name}.{part}", width, f"{name}.heads", "attention") for part in "qkvc")
-    net.linear(source, q, f"{name}.to_q", "attention")
-    net.linear(read or source, k, f"{name}.to_k", "attention")
-    net.linear(read or source, v, f"{name}.to_v", "attention")
-    net.linear(c, output, f"{name}.to_out.0", "attention")
+    joined = {"q": (source, q), "k": (read or source, k), "v": (read or source, v), "o": (c, output)}
+    for part, (one, other) in joined.items():
+        net.linear(one, other, f"{name}.{net.attention[part]}", "attention")
     net.link(v, c)
     net.link(source, output)
 

@@ -18,6 +18,6 @@ DIFFUSERS: dict[str, Callable[[Mapping], Architecture]] = {
 }
 FAMILIES = TRANSFORMERS | DIFFUSERS
 # Their files name tensors in one of several ways: architecture(config, names of the tensors) finds out which.
-SPELLED = frozenset((swin.MODEL_TYPE, vit.MODEL_TYPE, *moe.MODEL_TYPES))
+SPELLED = frozenset((swin.MODEL_TYPE, vit.MODEL_TYPE, "UNet2DModel", *moe.MODEL_TYPES))
 # What is not the paper's chain of layers but what the model does.
 PARALLEL: dict[str, Callable[[Mapping], Architecture]] = {gpt_neox.MODEL_TYPE: gpt_neox.parallel}

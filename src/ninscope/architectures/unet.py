@@ -6,13 +6,15 @@ behind them, those of the level that went down: that concatenation is a node lay
 Embedding tables (of classes, of a learned time) are no weights between neurons and are left out, as a language model's are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ninscope.architectures.diffusion_blocks import (
+    ATTENTION,
     MAX_DEPTH,
     MAX_LEVELS,
     MAX_WIDTH,
+    OLDER_ATTENTION,
     Wiring,
     attention,
     choice,
@@ -169,7 +171,7 @@ def _behind(config: Mapping, key: str, known: Mapping[str, str], default: tuple[
     found = []
     for kind in types:
         plain = kind.removeprefix(LEGACY_PREFIX) if isinstance(kind, str) else kind
-        if plain not in known:
+        if not isinstance(plain, str) or plain not in known:
             raise CheckpointError(
                 "unsupported",
                 f"config.json: {key} names {kind!r}, which is not supported; supported: {', '.join(known)}",
@@ -200,8 +202,11 @@ def _sampler(kind: str, choosable: str) -> str:
     return choosable if kind.startswith(("AttnDown", "AttnUp")) else "conv"
 
 
-def unconditional(config: Mapping) -> Architecture:
-    """UNet2DModel. Raises CheckpointError: corrupt (senseless sizes), unsupported (a block type or option not known here)."""
+def unconditional(config: Mapping, names: Collection[str] = ()) -> Architecture:
+    """UNet2DModel. names: of the file's tensors, which tell how it calls attention.
+
+    Raises CheckpointError: corrupt (senseless sizes), unsupported (a block type or option not known here).
+    """
     default_down = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
     default_up = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
     down, up, channels = _levels(config, default_down, default_up, (224, 448, 672, 896))
@@ -212,7 +217,11 @@ def unconditional(config: Mapping) -> Architecture:
     head = config.get("attention_head_dim", 8)
     heads = [size if head is None else width_of(config, "attention_head_dim", 8) for size in channels]
     samplers = [choice(config, f"{way}sample_type", ("conv", "resnet"), "conv") for way in ("down", "up")]
-    unet = _UNet(Wiring("UNet2DModel"), SCALES[choice(config, "resnet_time_scale_shift", tuple(SCALES), "default")])
+    older = any(name.endswith(f".{OLDER_ATTENTION['q']}.weight") for name in names)
+    unet = _UNet(
+        Wiring("UNet2DModel", OLDER_ATTENTION if older else ATTENTION),
+        SCALES[choice(config, "resnet_time_scale_shift", tuple(SCALES), "default")],
+    )
     kind = choice(config, "time_embedding_type", ("positional", "fourier", "learned"), "positional")
     _time(unet, config, channels[0] * (2 if kind == "fourier" else 1), 4 * channels[0])
     middle = None

@@ -1,0 +1,432 @@
+"""UNets, DiT and PixArt as diffusers builds them: every weight of the real modules is read, as what and from where it is."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import ninscope
+from ninscope.architectures import FAMILIES, Reading, architecture_of
+from ninscope.checkpoints.source import open_source
+from ninscope.errors import CheckpointError
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SMALL = {"sample_size": 8, "norm_num_groups": 4}
+CROSS = {"cross_attention_dim": 12}
+MODELS = {
+    "ddpm": ("UNet2DModel", SMALL | {
+        "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": (8, 12), "attention_head_dim": 4,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }),
+    # Heads that do not fill the channels, blocks that resample with weights, both modulations, another time embedding.
+    "resampling": ("UNet2DModel", SMALL | {
+        "block_out_channels": (8, 12, 16), "layers_per_block": 2, "attention_head_dim": 5, "class_embed_type": "timestep",
+        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "UNetResAttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D", "UpBlock2D"), "downsample_type": "resnet",
+        "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift", "time_embedding_type": "fourier",
+    }),
+    "no-middle": ("UNet2DModel", SMALL | {
+        "block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",),
+        "mid_block_type": None, "num_class_embeds": 3,
+    }),
+    "stable-diffusion": ("UNet2DConditionModel", SMALL | CROSS | {
+        "block_out_channels": (8, 16, 16, 24), "attention_head_dim": 2,
+    }),
+    "sdxl": ("UNet2DConditionModel", SMALL | CROSS | {
+        "block_out_channels": (8, 16, 24), "attention_head_dim": (2, 4, 8), "transformer_layers_per_block": (1, 2, 3),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "use_linear_projection": True,
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 20,
+        "time_cond_proj_dim": 6,
+    }),
+    "mixed": ("UNet2DConditionModel", SMALL | CROSS | {
+        "block_out_channels": (8, 16), "layers_per_block": (1, 2), "attention_head_dim": (3, 5),
+        "down_block_types": ("AttnDownBlock2D", "CrossAttnDownBlock2D"), "only_cross_attention": (False, True),
+        "up_block_types": ("CrossAttnUpBlock2D", "AttnUpBlock2D"), "encoder_hid_dim": 7, "conv_in_kernel": 1,
+        "mid_block_type": "UNetMidBlock2D", "class_embed_type": "projection", "projection_class_embeddings_input_dim": 9,
+        "transformer_layers_per_block": ((1,), (2, 1)), "reverse_transformer_layers_per_block": ((1, 2, 1), (1, 1)),
+    }),
+    "dit": ("DiTTransformer2DModel", {
+        "num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "sample_size": 8, "num_embeds_ada_norm": 10,
+    }),
+    "pixart": ("PixArtTransformer2DModel", {
+        "num_attention_heads": 2, "attention_head_dim": 6, "num_layers": 2, "sample_size": 128, "cross_attention_dim": 12,
+        "caption_channels": 5,
+    }),
+}  # fmt: skip
+UNETS = [name for name, (family, _) in MODELS.items() if family.startswith("UNet")]
+TRANSFORMED = ["stable-diffusion", "sdxl", "mixed", "pixart"]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """By name: the real module, the folder it was saved to, its config.json, and the weights of its linear layers and
+    convolutions by their names in the file.
+    """
+    built = {}
+    for name, (family, options) in MODELS.items():
+        torch.manual_seed(0)
+        module = getattr(diffusers, family)(**options).eval()
+        folder = tmp_path_factory.mktemp(name) / "step0"
+        module.save_pretrained(folder)
+        weights = {
+            f"{path}.weight": part.weight.detach().numpy()
+            for path, part in module.named_modules()
+            if isinstance(part, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+        }
+        config = json.loads((folder / "config.json").read_text())
+        built[name] = SimpleNamespace(module=module, folder=folder, config=config, weights=weights)
+    return built
+
+
+@pytest.fixture
+def model(real, name):
+    return real[name]
+
+
+def seen_by(model) -> dict[str, SimpleNamespace]:
+    """One forward pass: of every module its first input and its output."""
+    seen = {}
+
+    def note(path):
+        def hook(_, arguments, keywords, output):
+            taken = arguments[0] if arguments else next(iter(keywords.values()))
+            given = output if torch.is_tensor(output) else output[0]
+            seen[path] = SimpleNamespace(input=taken, output=given)
+
+        return hook
+
+    hooks = [
+        part.register_forward_hook(note(path), with_kwargs=True) for path, part in model.module.named_modules() if path
+    ]
+    config, draw = model.config, torch.Generator().manual_seed(1)
+    size = 8 if config["sample_size"] > 8 else config["sample_size"]
+    given = {"sample": torch.randn(1, config["in_channels"], size, size, generator=draw)}
+    if not config["_class_name"].startswith("UNet"):
+        given["hidden_states"] = given.pop("sample")
+    if width := config.get("caption_channels") or config.get("encoder_hid_dim") or config.get("cross_attention_dim"):
+        given["encoder_hidden_states"] = torch.randn(1, 3, width, generator=draw)
+    if config.get("class_embed_type") == "projection":
+        given["class_labels"] = torch.randn(1, 9, generator=draw)
+    elif config.get("class_embed_type") or config.get("num_class_embeds") or config["_class_name"].startswith("DiT"):
+        given["class_labels"] = torch.tensor([1])
+    if config.get("addition_embed_type"):
+        given["added_cond_kwargs"] = {"text_embeds": torch.randn(1, 8, generator=draw), "time_ids": torch.ones(1, 3)}
+    if config["_class_name"].startswith("PixArt"):
+        given["added_cond_kwargs"] = {"resolution": torch.ones(1, 2), "aspect_ratio": torch.ones(1, 1)}
+    with torch.no_grad():
+        model.module(timestep=torch.tensor([3]), **given)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("name", MODELS)
+class TestEveryModel:
+    def test_no_linear_layer_and_no_convolution_is_left_out(self, model):
+        matrices = architecture_of(model.config).matrices
+        assert {name: stored.shape for name, stored in matrices.items()} == {
+            name: weight.shape for name, weight in model.weights.items()
+        }
+        assert all(stored.layout.convolves == (len(stored.shape) == 4) for stored in matrices.values())
+
+    def test_what_is_left_out_of_the_file_are_vectors_and_tables(self, model):
+        stored = load_file(model.folder / WEIGHTS)
+        left = set(stored) - set(architecture_of(model.config).matrices)
+        tables = ("class_embedding.weight", "embedding_table.weight", "scale_shift_table", "pos_embed.pos_embed")
+        assert not [tensor for tensor in left if stored[tensor].ndim > 1 and not tensor.endswith(tables)]
+
+    def test_the_saved_file_holds_them(self, model):
+        checkpoint = open_source(model.folder).open("step0")
+        used = architecture_of(checkpoint.config, checkpoint.tensors).tensors(checkpoint.tensors)
+        assert set(used) == set(model.weights)
+
+    def test_every_weight_is_one_edge(self, model):
+        """Rows of a matrix belong to exactly one of the blocks that read it, its columns to their one source."""
+        architecture = architecture_of(model.config)
+        sizes = {layer.name: layer.size for layer in architecture.layers}
+        for name, weight in model.weights.items():
+            readers = [block for block in architecture.blocks if block.tensor == name]
+            assert len({block.source for block in readers}) == 1
+            assert sizes[readers[0].source] == weight.shape[1]
+            rows = np.concatenate([block.rows.rows(np.arange(sizes[block.target])) for block in readers])
+            np.testing.assert_array_equal(np.sort(rows), np.arange(weight.shape[0]), err_msg=name)
+
+    @pytest.mark.parametrize("convolutions", ["norm", "per_tap"])
+    def test_as_many_edges_as_the_modules_have(self, model, convolutions):
+        architecture = architecture_of(model.config, reading=Reading(convolutions=convolutions))
+        edges = sum(a * b for a, b in map(architecture.edges_of, architecture.blocks))
+        per_tap = convolutions == "per_tap"
+        assert edges == sum(w.size if per_tap else w.shape[0] * w.shape[1] for w in model.weights.values())
+
+    def test_a_layer_called_after_a_module_is_its_output(self, model):
+        """As many neurons as that has channels, in the real forward pass."""
+        seen = seen_by(model)
+        named = [layer for layer in architecture_of(model.config).layers if layer.name in seen]
+        assert len(named) > 8
+        for layer in named:
+            output = seen[layer.name].output
+            channels = output.shape[1] if output.ndim == 4 else output.shape[-1]
+            assert layer.size == channels, layer.name
+
+    def test_parts_of_the_model_hold_every_layer_that_weights_leave(self, model):
+        architecture = architecture_of(model.config)
+        left = {block.source for block in architecture.blocks}
+        for layer in architecture.layers:
+            if layer.name in left:
+                assert re.fullmatch(r"(down|up|block)\d+|mid|time|encoder|input|output", layer.block), layer
+                assert layer.kind in ("convolution", "attention", "mlp", "conditioning", "output"), layer
+
+    def test_the_whole_network_has_the_edges_that_the_weights_say(self, model):
+        """A kernel's edge is its Euclidean norm; an edge counts where 1/150 <= |w| < 1."""
+        spectrum = ninscope.measure(model.folder, exact=True, min_degree=0)
+        expected = 0
+        for weight in model.weights.values():
+            strength = np.sqrt((weight.reshape(*weight.shape[:2], -1).astype(np.float64) ** 2).sum(-1))
+            expected += int(((strength >= 1 / 150) & (strength < 1)).sum())
+        assert spectrum.samples[0].edges == expected
+
+
+@pytest.mark.parametrize("name", UNETS)
+class TestUNets:
+    def test_skip_connections_are_what_the_real_blocks_concatenate(self, model):
+        """The input of every residual block on the way up is made of the outputs that its two links name, in their places."""
+        architecture, seen = architecture_of(model.config), seen_by(model)
+        joined = [layer for layer in architecture.layers if layer.name.endswith(".concatenated")]
+        assert len(joined) == sum(len(block.resnets) for block in model.module.up_blocks)
+        sizes = {layer.name: layer.size for layer in architecture.layers}
+        for layer in joined:
+            taken = seen[layer.name.removesuffix(".concatenated")].input
+            links = [link for link in architecture.links if link.target == layer.name]
+            assert [link.first for link in links] == [0, sizes[links[0].source]]
+            assert sum(sizes[link.source] for link in links) == layer.size == taken.shape[1]
+            for link in links:
+                found = taken[:, link.first : link.first + sizes[link.source]]
+                assert torch.equal(found, seen[link.source].output), link
+
+    def test_a_residual_block_reads_what_came_before(self, model):
+        architecture, seen = architecture_of(model.config), seen_by(model)
+        sources = {block.tensor: block.source for block in architecture.blocks}
+        read = [tensor for tensor in sources if re.search(r"resnets\.\d+\.conv1|samplers\.0\.conv(1)?\.weight", tensor)]
+        for tensor in read:
+            source, block = sources[tensor], re.sub(r"\.conv1?\.weight", "", tensor)
+            if not source.endswith(".concatenated"):
+                assert torch.equal(seen[block].input, seen[source].output), tensor
+
+    def test_residual_additions_are_links(self, model):
+        """Where a block has no shortcut with weights, its input is linked to its output; where it has one, it is not."""
+        architecture = architecture_of(model.config)
+        linked = {(link.source, link.target) for link in architecture.links}
+        source = {block.tensor: block.source for block in architecture.blocks}
+        blocks = [path for path, part in model.module.named_modules() if type(part).__name__ == "ResnetBlock2D"]
+        assert blocks
+        for block in blocks:
+            shortcut = f"{block}.conv_shortcut.weight" in model.weights
+            assert ((source[f"{block}.conv1.weight"], block) in linked) != shortcut
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_cross_attention_reads_the_encoder(model):
+    architecture, seen = architecture_of(model.config), seen_by(model)
+    projected = next((path for path in ("caption_projection", "encoder_hid_proj") if path in seen), None)
+    first = next(path for path in seen if path.endswith("attn2.to_k"))
+    encoder = seen[projected].output if projected else seen[first].input
+    sources = {block.tensor: block.source for block in architecture.blocks}
+    keys = [tensor for tensor in sources if re.search(r"to_[kv]\.weight", tensor)]
+    reading = [tensor for tensor in keys if sources[tensor] == "encoder_hidden_states"]
+    assert 0 < len(reading) < len(keys)
+    for tensor in keys:
+        taken = seen[tensor.removesuffix(".weight")].input
+        same = taken.shape[-2:] == encoder.shape[-2:] and torch.equal(taken.reshape(-1), encoder.reshape(-1))
+        assert same == (tensor in reading), tensor
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion"])
+def test_a_gated_hidden_layer_is_its_projection_times_its_gate(model):
+    """u * gelu(g) from the rows that the wiring gives u and g is what the real module gives m."""
+    architecture = architecture_of(model.config)
+    sizes = {layer.name: layer.size for layer in architecture.layers}
+    module, name = next((m, p) for p, m in model.module.named_modules() if type(m).__name__ == "GEGLU")
+    parts = {block.target[-1]: block for block in architecture.blocks if block.tensor == f"{name}.proj.weight"}
+    assert set(parts) == {"u", "g"}
+    given = torch.randn(5, module.proj.in_features, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        u, g = (
+            module.proj(given)[:, torch.from_numpy(parts[part].rows.rows(np.arange(sizes[parts[part].target])))]
+            for part in "ug"
+        )
+        torch.testing.assert_close(u * torch.nn.functional.gelu(g), module(given))
+
+
+@pytest.mark.parametrize(("name", "norm"), [("dit", "ada_norm_zero"), ("pixart", "ada_norm_single")])
+def test_transformers_of_older_files_are_told_apart_by_their_norm(model, norm):
+    older = model.config | {"_class_name": "Transformer2DModel", "norm_type": norm}
+    assert architecture_of(older).digest == architecture_of(model.config).digest
+
+
+def test_older_names_of_attention(real, tmp_path):
+    """google/ddpm-cifar10-32 and its like were saved before attention's parts had the names of today."""
+    model = real["ddpm"]
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+
+    def older(tensor: str) -> str:
+        for new, old in names.items():
+            tensor = tensor.replace(new, old)
+        return tensor
+
+    folder = tmp_path / "step0"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(model.config))
+    save_file({older(tensor): values for tensor, values in load_file(model.folder / WEIGHTS).items()}, folder / WEIGHTS)
+    ours, theirs = (ninscope.measure(place, exact=True) for place in (folder, model.folder))
+    assert ours.alpha0 == theirs.alpha0
+    assert ours.samples[0].edges == theirs.samples[0].edges > 0
+
+
+# --- bad input ----------------------------------------------------------------------------------------------
+@pytest.fixture
+def damaged(real, tmp_path):
+    """A copy of a saved model with its tensors and configuration changed."""
+
+    def copy(name, change=None, **config):
+        folder = tmp_path / "step0"
+        folder.mkdir()
+        tensors = load_file(real[name].folder / WEIGHTS)
+        if change:
+            change(tensors)
+        save_file(tensors, folder / WEIGHTS)
+        (folder / "config.json").write_text(json.dumps(real[name].config | config))
+        return folder
+
+    return copy
+
+
+def refusal(config: dict) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        architecture_of(config)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+UNKNOWN = [
+    ("ddpm", {"down_block_types": ["DownBlock2D", "SkipDownBlock2D"]}, "down_block_types names 'SkipDownBlock2D'"),
+    ("ddpm", {"up_block_types": ["KUpBlock2D", "UpBlock2D"]}, "up_block_types names 'KUpBlock2D'"),
+    ("ddpm", {"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift 'spatial' is not supported"),
+    ("ddpm", {"downsample_type": "pool"}, "downsample_type 'pool'"),
+    ("ddpm", {"time_embedding_type": "x"}, "time_embedding_type 'x'"),
+    ("sdxl", {"attention_type": "gated"}, "attention_type 'gated'"),
+    ("sdxl", {"dual_cross_attention": True}, "dual_cross_attention True"),
+    ("sdxl", {"addition_embed_type": "image"}, "addition_embed_type 'image'"),
+    ("sdxl", {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "mid_block_type 'UNetMidBlock2DSimpleCrossAttn'"),
+    ("sdxl", {"encoder_hid_dim_type": "image_proj"}, "encoder_hid_dim_type 'image_proj'"),
+    ("sdxl", {"cross_attention_dim": [12, 8, 8]}, "cross_attention_dim differs between levels"),
+    ("dit", {"norm_type": "ada_norm"}, "norm_type 'ada_norm'"),
+    ("dit", {"activation_fn": "relu"}, "activation_fn 'relu'"),
+    ("dit", {"_class_name": "Transformer2DModel", "patch_size": None}, "Transformer2DModel without patch_size"),
+]
+SENSELESS = [
+    ("ddpm", {"block_out_channels": [8]}, "2 down_block_types, 2 up_block_types and 1 block_out_channels"),
+    ("ddpm", {"block_out_channels": [8, -12]}, "block_out_channels is -12; an integer from 1"),
+    ("ddpm", {"block_out_channels": [8, 10**12]}, "block_out_channels is 1000000000000"),
+    ("ddpm", {"layers_per_block": 0}, "layers_per_block is 0"),
+    ("ddpm", {"layers_per_block": 10**6}, "numbers of blocks, layers or channels make no sense"),
+    ("ddpm", {"attention_head_dim": 13}, "attention_head_dim 13 is more than the 12 channels"),
+    ("ddpm", {"add_attention": 1}, "add_attention is 1; true or false"),
+    ("ddpm", {"down_block_types": ["CrossAttnDownBlock2D"] * 2}, "CrossAttnDownBlock2D in a UNet2DModel"),
+    ("ddpm", {"down_block_types": "DownBlock2D"}, "down_block_types is no list"),
+    ("ddpm", {"down_block_types": ["DownBlock2D"] * 65}, "down_block_types is no list of 1 to 64"),
+    ("stable-diffusion", {"cross_attention_dim": None}, "cross_attention_dim is absent"),
+    ("stable-diffusion", {"attention_head_dim": 99}, "attention_head_dim 99, which is the number of heads"),
+    ("stable-diffusion", {"layers_per_block": [1, 2]}, "layers_per_block has 2 entries; 4"),
+    ("stable-diffusion", {"only_cross_attention": [True]}, "only_cross_attention is neither"),
+    ("sdxl", {"transformer_layers_per_block": [1, 2]}, "transformer_layers_per_block has 2 entries, not 3"),
+    ("sdxl", {"transformer_layers_per_block": [[1, 1], 2, 3]}, "reverse_transformer_layers_per_block is needed"),
+    ("sdxl", {"transformer_layers_per_block": 10**6}, "transformer_layers_per_block is 1000000"),
+    ("pixart", {"num_attention_heads": 7}, "cross_attention_dim 12, but captions are projected to 42"),
+    ("pixart", {"num_attention_heads": 2, "attention_head_dim": 4, "cross_attention_dim": 8}, "8 channels are no multiple of 3"),
+    ("dit", {"num_layers": 10**9}, "num_layers is 1000000000"),
+    ("dit", {"patch_size": "2"}, "patch_size is '2'"),
+]  # fmt: skip
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(("name", "changed", "message"), UNKNOWN)
+    def test_what_is_not_known_is_unsupported_by_name(self, real, name, changed, message):
+        error = refusal(real[name].config | changed)
+        assert error.status == "unsupported"
+        assert message in str(error)
+
+    @pytest.mark.parametrize(("name", "changed", "message"), SENSELESS)
+    def test_senseless_sizes(self, real, name, changed, message):
+        error = refusal(real[name].config | changed)
+        assert error.status == "corrupt"
+        assert message in str(error)
+
+    @pytest.mark.parametrize("name", ["ddpm", "mixed", "dit", "pixart"])
+    def test_any_value_of_any_option_gives_a_wiring_or_one_line(self, model):
+        junk = (None, -1, 0, 1.5, True, "x", 10**12, [], [0], [[1]], [None], {}, {"a": 1}, [1] * 2000)
+        refused = []
+        for key in model.config:
+            for value in junk:
+                try:
+                    architecture_of(model.config | {key: value})
+                except CheckpointError as error:
+                    refused.append(error)
+        assert len(refused) > len(model.config)
+        assert {error.status for error in refused} == {"corrupt", "unsupported"}
+        assert not [error for error in refused if "\n" in str(error)]
+
+    def test_a_missing_tensor(self, damaged):
+        folder = damaged("ddpm", lambda tensors: tensors.pop("mid_block.attentions.0.to_v.weight"))
+        with pytest.raises(
+            CheckpointError, match=r"mid_block\.attentions\.0\.to_v\.weight is absent, though config.json"
+        ):
+            ninscope.measure(folder)
+
+    def test_half_of_a_family_s_tensors_missing(self, damaged):
+        def halve(tensors):
+            for tensor in [tensor for tensor in tensors if tensor.startswith("up_blocks")]:
+                del tensors[tensor]
+
+        with pytest.raises(CheckpointError, match=r"tensor up_blocks\.0\.\S+ is absent"):
+            ninscope.measure(damaged("stable-diffusion", halve))
+
+    def test_another_shape(self, damaged):
+        message = r"tensor \S+ has shape \[8, 1, 3, 3\], config.json \(UNet2DModel\) implies \[8, 2, 3, 3\]"
+        with pytest.raises(CheckpointError, match=message) as caught:
+            ninscope.measure(damaged("ddpm", in_channels=2))
+        assert caught.value.status == "corrupt"
+
+    def test_a_convolution_with_groups_is_not_taken_for_one_without(self, damaged):
+        def group(tensors):
+            tensors["conv_in.weight"] = np.ascontiguousarray(tensors["conv_in.weight"][:, :2])
+
+        message = (
+            r"conv_in\.weight has shape \[8, 2, 3, 3\], config.json \(UNet2DConditionModel\) implies \[8, 4, 3, 3\]"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            ninscope.measure(damaged("stable-diffusion", group))
+
+    def test_a_matrix_where_a_kernel_was_expected(self, damaged):
+        with pytest.raises(
+            CheckpointError, match=r"proj_in\.weight has shape \[8, 8, 1, 1\], config.json \S+ implies \[8, 8\]"
+        ):
+            ninscope.measure(damaged("stable-diffusion", use_linear_projection=True))
+
+    def test_what_is_not_finite_in_a_kernel_is_found(self, damaged):
+        def spoil(tensors):
+            tensors["conv_out.weight"][0, 3, 1, 1] = np.nan
+
+        with pytest.raises(CheckpointError, match=r"conv_out\.weight holds NaN or infinity") as caught:
+            ninscope.measure(damaged("ddpm", spoil))
+        assert caught.value.status == "nonfinite"
+
+
+def test_families_are_known_by_their_class():
+    assert {family for family, _ in MODELS.values()} | {"Transformer2DModel"} <= set(FAMILIES)
