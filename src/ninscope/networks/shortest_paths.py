@@ -2,9 +2,11 @@
 
 A *path across k layers* starts and ends with an edge and crosses at most k weight blocks: it has 1 to k edges, each from a
 node to a target of one of its layer's blocks. Between two edges it may pass through any number of links (`layout.Link`:
-v -> c of an attention, the residual stream), which add no distance and are no crossing; a link joins two sampled neurons,
-and is absent where its partner is not sampled. Its length is the sum of its edges' distances f(|w|), those within the
-bounds 1 < 1/|w| <= max_distance; the distance of two nodes is the length of the shortest such path, over all routes.
+v -> c of an attention, neurons that are concatenated), which add no distance and are no crossing; a link joins two sampled
+neurons, and is absent where its partner is not sampled. Skip connections are no part of a path: through a residual stream
+every later layer is as near as the next, and the paper counts the k next layers. A path's length is the sum of its edges'
+distances f(|w|), those within the bounds 1 < 1/|w| <= max_distance; the distance of two nodes is the length of the shortest
+such path, over all routes.
 
 So N_i(r) of a node i counts, besides i, the nodes of all layers reached by 1 to k weight blocks, each once, at its distance.
 With k = 1 there are only edges: the single-layer network, the same counts to the last one.
@@ -106,7 +108,8 @@ def path_distances(
 
 
 def sampled_links(network: SampledNetwork, sample: int) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Links of which both ends are sampled: (source layer, target layer, places in the source, places in the target).
+    """Links that paths pass and of which both ends are sampled: (source layer, target layer, places in the source, places in
+    the target).
 
     Places are int64, positions among a layer's sampled neurons. Links without any are left out.
     """
@@ -114,9 +117,10 @@ def sampled_links(network: SampledNetwork, sample: int) -> list[tuple[str, str, 
     neurons = {name: network.neurons[sample, place] for name, place in rows.items()}
     found = []
     for link in network.links:
-        _, here, there = np.intersect1d(
-            neurons[link.source] + link.first, neurons[link.target], assume_unique=True, return_indices=True
-        )
+        if link.skip:
+            continue
+        ends = link.targets(neurons[link.source])
+        _, here, there = np.intersect1d(ends, neurons[link.target], assume_unique=True, return_indices=True)
         if here.size:
             found.append((link.source, link.target, here, there))
     return found

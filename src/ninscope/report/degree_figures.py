@@ -106,7 +106,9 @@ def kurtosis_figure(degrees: pd.DataFrame, title: str) -> Figure:
         values[places[0][layer], places[1][int(step)]] = kurtosis
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         height = float(np.clip(1.6 + 0.2 * len(layers), 2.6, 12))
-        figure = Figure(figsize=(float(np.clip(2.6 + 0.42 * len(steps), 4.8, 14)), height), layout="constrained", dpi=150)
+        figure = Figure(
+            figsize=(float(np.clip(2.6 + 0.42 * len(steps), 4.8, 14)), height), layout="constrained", dpi=150
+        )
         axes = figure.add_subplot()
         axes.set_title(f"{title}: kurtosis of the average weighted degree")
         known = values[np.isfinite(values) & (values > 0)]
