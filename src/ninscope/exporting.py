@@ -91,7 +91,7 @@ def _one_sample(found: SampledNetwork, sample: int, parameters: Parameters, labe
     starts = {name: rows.start for name, rows in layer_rows(found).items()}
     links = [
         np.stack([starts[source] + here, starts[target] + there], axis=1)
-        for source, target, here, there in sampled_links(found, sample)
+        for source, target, here, there in sampled_links(found, sample, skips=True)
     ]
     joined = np.concatenate([np.zeros((0, 2), np.int64), *links])
     return Network(

@@ -107,9 +107,12 @@ def path_distances(
     }
 
 
-def sampled_links(network: SampledNetwork, sample: int) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Links that paths pass and of which both ends are sampled: (source layer, target layer, places in the source, places in
-    the target).
+def sampled_links(
+    network: SampledNetwork, sample: int, skips: bool = False
+) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Links of which both ends are sampled: (source layer, target layer, places in the source, places in the target).
+
+    skips: also skip connections, which paths do not pass.
 
     Places are int64, positions among a layer's sampled neurons. Links without any are left out.
     """
@@ -117,7 +120,7 @@ def sampled_links(network: SampledNetwork, sample: int) -> list[tuple[str, str, 
     neurons = {name: network.neurons[sample, place] for name, place in rows.items()}
     found = []
     for link in network.links:
-        if link.skip:
+        if link.skip and not skips:
             continue
         ends = link.targets(neurons[link.source])
         _, here, there = np.intersect1d(ends, neurons[link.target], assume_unique=True, return_indices=True)
