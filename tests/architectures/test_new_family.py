@@ -15,12 +15,13 @@ from ninscope.architectures.families import TRANSFORMERS
 from ninscope.errors import CheckpointError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
+OWN = PAGE[PAGE.index("## Families of transformers") : PAGE.index("## Diffusion models")]
 SOURCE = Path(architectures.__file__).parent
 
 
 def rows() -> dict[str, list[str]]:
     """Cells of the families' table, by model_type."""
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| ")]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in OWN.splitlines() if line.startswith("| ")]
     return {name: cells for cells in table for name in re.findall(r"`(\w+)`", cells[1]) if name != "model_type"}
 
 

@@ -57,8 +57,8 @@ class Builder:
         targets = (target,) if isinstance(target, str) else target
         self._joins.append(_Join(source, targets, tensor, order, kernel, held_in, index, held))
 
-    def link(self, source: str, target: str, **places: int) -> None:
-        """A connection without weights. places: which neurons, as Link."""
+    def link(self, source: str, target: str, **places: int | bool) -> None:
+        """A connection without weights. places: which neurons, and whether it is a skip connection, as Link."""
         self._links.append(Link(source, target, **places))
 
     def architecture(self) -> Architecture:

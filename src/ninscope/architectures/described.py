@@ -60,6 +60,7 @@ class DescribedLink:
     source: str
     target: str
     first: int = 0
+    skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _links(description: Description, sizes: Mapping) -> Iterator[Link]:
         for name in sizes:
             numbers = _numbers(link.source, name)
             if numbers is not None and (target := _filled(link.target, numbers)) in sizes:
-                yield Link(name, target, link.first)
+                yield Link(name, target, link.first, skip=link.skip)
 
 
 def _known_keys(where: str, given: Mapping, known: Sequence[str]) -> None:
@@ -225,13 +226,12 @@ def _entry(kind, where: str, given):
     known = {one.name: one for one in fields(kind)}
     _known_keys(where, given, list(known))
     for name, one in known.items():
-        wanted = int if one.type in ("int", int) else str
+        wanted = one.type
         if name not in given:
             if isinstance(one.default, str | int):
                 continue
             raise RequestError(f"{where}.{name} is missing")
         if type(given[name]) is not wanted:
-            raise RequestError(
-                f"{where}.{name} is {given[name]!r}; {'a whole number' if wanted is int else 'a text'} was expected"
-            )
+            expected = {int: "a whole number", str: "a text", bool: "true or false"}[wanted]
+            raise RequestError(f"{where}.{name} is {given[name]!r}; {expected} was expected")
     return kind(**given)

@@ -83,15 +83,15 @@ class Wiring:
         self._matrix(module, StoredMatrix(shape, MatrixLayout("convolution")))
         self._join(source, target, module, "convolution", RowLayout())
 
-    def link(self, source: str, target: str, first: int = 0) -> None:
-        self._links.append(Link(source, target, first))
+    def link(self, source: str, target: str, first: int = 0, skip: bool = False) -> None:
+        self._links.append(Link(source, target, first, skip=skip))
 
     def concatenate(self, name: str, sources: Sequence[str]) -> str:
-        """A node layer of all sources' neurons, one after the other."""
+        """A node layer of all sources' neurons, one after the other; all but the first come by a skip connection."""
         self.layer(name, sum(map(self.size, sources)))
         first = 0
         for source in sources:
-            self.link(source, name, first)
+            self.link(source, name, first, skip=first > 0)
             first += self.size(source)
         return name
 
@@ -125,7 +125,7 @@ def residual_block(net: Wiring, name: str, source: str, channels: int, time: str
         net.linear(time, hidden, f"{name}.time_emb_proj", "conditioning")
     net.convolve(hidden, output, f"{name}.conv2", 3)
     if net.size(source) == channels:
-        net.link(source, output)
+        net.link(source, output, skip=True)
     else:
         net.convolve(source, output, f"{name}.conv_shortcut", 1)
     return output
@@ -138,7 +138,7 @@ def attention(net: Wiring, name: str, source: str, output: str, width: int, read
     for part, (one, other) in joined.items():
         net.linear(one, other, f"{name}.{net.attention[part]}", "attention")
     net.link(v, c)
-    net.link(source, output)
+    net.link(source, output, skip=True)
 
 
 def feed_forward(net: Wiring, name: str, source: str, output: str, activation: str) -> None:
@@ -153,7 +153,7 @@ def feed_forward(net: Wiring, name: str, source: str, output: str, activation: s
         m = net.layer(f"{name}.m", width, kind="mlp")
         net.linear(source, m, f"{name}.net.0.proj", "mlp")
     net.linear(m, output, f"{name}.net.2", "mlp")
-    net.link(source, output)
+    net.link(source, output, skip=True)
 
 
 def transformer_block(

@@ -57,7 +57,7 @@ def architecture(config: Mapping) -> Architecture:
             WeightBlock(of + "m", after, name + "mlp.dense_4h_to_h.weight"),
         ]
         # The context is a mixture of the values of other tokens, head by head; what attention and MLP give is added to x.
-        links += [Link(of + "v", of + "c"), Link(of + "x", after), Link(of + "a", after)]
+        links += [Link(of + "v", of + "c"), Link(of + "x", after, skip=True), Link(of + "a", after, skip=True)]
         shapes |= {
             fused: (3 * width, width),
             name + "attention.dense.weight": (width, width),

@@ -68,8 +68,9 @@ class Link:
     """A connection without weights: neuron i of `source` is, or is added to, one neuron of `target`, by default first + i.
 
     part, parts, group: as RowLayout, for grouped-query attention: each head of v is read by `parts` heads of c.
-    Skip connections, concatenations, and v -> c of an attention. No edge of the network (an edge has a weight), so no
-    single-layer result depends on it; paths across several layers pass through it at no distance.
+    No edge of the network (an edge has a weight), so no single-layer result depends on it. Paths across several layers pass
+    through it at no distance (v -> c of an attention, neurons that are concatenated or multiplied), unless it is a skip
+    connection (skip: a residual stream, the far end of a U-Net's bridge), which leaves out layers that they are to cross.
     """
 
     source: str
@@ -78,6 +79,7 @@ class Link:
     part: int = 0
     parts: int = 1
     group: int = 1
+    skip: bool = False
 
     def targets(self, neurons: np.ndarray) -> np.ndarray:
         """The target's neurons that `neurons` (int64 [n]) lead to, int64 [n]; increasing where neurons are."""

@@ -54,7 +54,7 @@ def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
         block, after = f"block{number}", following(number, count)
         attention(net, block, width, formatted(ATTENTION, number), queries, values, head_dim)
         net.join(f"{block}.a", net.layer(block, "r", experts, "router"), templates["router"].format(number))
-        net.link(f"{block}.a", after)
+        net.link(f"{block}.a", after, skip=True)
         for expert in range(experts):
             _expert(net, block, expert, experts, hidden, after, formatted(templates, number, expert))
     net.layer("output", "x", width)

@@ -58,4 +58,4 @@ def _residual_layer(net: Builder, stage, number, entering, leaving, after, kerne
     if shortcut:
         net.join(x, after, names + "shortcut.convolution.weight", "convolution", (1, 1))
     else:
-        net.link(x, after)
+        net.link(x, after, skip=True)

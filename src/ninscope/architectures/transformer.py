@@ -55,7 +55,7 @@ def attention(
     net.join(c, a, names["o"], order)
     for part in range(queries // values):  # as many heads of c read each head of v
         net.link(v, c, part=part, parts=queries // values, group=head_dim)
-    net.link(x, a)
+    net.link(x, a, skip=True)
 
 
 def mlp(net: Builder, block: str, hidden: int, after: str, names: Names, order: str = "linear") -> None:
@@ -64,7 +64,7 @@ def mlp(net: Builder, block: str, hidden: int, after: str, names: Names, order: 
     m = net.layer(block, "m", hidden, "mlp")
     net.join(a, m, names["up"], order)
     net.join(m, after, names["down"], order)
-    net.link(a, after)
+    net.link(a, after, skip=True)
 
 
 def gated_mlp(net: Builder, block: str, hidden: int, after: str, names: Names) -> None:
@@ -76,7 +76,7 @@ def gated_mlp(net: Builder, block: str, hidden: int, after: str, names: Names) -
     net.join(m, after, names["down"])
     net.link(g, m)
     net.link(u, m)
-    net.link(a, after)
+    net.link(a, after, skip=True)
 
 
 def following(number: int, count: int) -> str:

@@ -106,7 +106,7 @@ class _UNet:
             )
         output = net.layer(name, channels)
         self._project(inner, output, f"{name}.proj_out")
-        net.link(source, output)
+        net.link(source, output, skip=True)
         return output
 
     def _project(self, source: str, target: str, module: str) -> None:

@@ -17,7 +17,7 @@ _SHOWN = (("emergence", "degree of emergence E", "RdBu_r"), ("alpha0", r"regular
 
 def groupings_of(emergence: pd.DataFrame) -> list[str]:
     """By what the parts in these rows are grouped, of block, kind and layer."""
-    known = set(emergence["part"].str.partition("/")[0])
+    known = {part.partition("/")[0] for part in emergence["part"]}
     return [name for name in _TITLES if name in known]
 
 

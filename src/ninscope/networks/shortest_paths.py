@@ -1,0 +1,291 @@
+"""Shortest paths across several layers of a sampled network (METHOD section 3; paper A, 5.4, B.1, Algorithms 3 and 4).
+
+A *path across k layers* starts and ends with an edge and crosses at most k weight blocks: it has 1 to k edges, each from a
+node to a target of one of its layer's blocks. Between two edges it may pass through any number of links (`layout.Link`:
+v -> c of an attention, the residual stream), which add no distance and are no crossing; a link joins two sampled neurons,
+and is absent where its partner is not sampled. Its length is the sum of its edges' distances f(|w|), those within the
+bounds 1 < 1/|w| <= max_distance; the distance of two nodes is the length of the shortest such path, over all routes.
+
+So N_i(r) of a node i counts, besides i, the nodes of all layers reached by 1 to k weight blocks, each once, at its distance.
+With k = 1 there are only edges: the single-layer network, the same counts to the last one.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ninscope.errors import RequestError
+from ninscope.networks.min_plus import count_distances, dense_block, min_plus, min_plus_estimate
+from ninscope.networks.radii import IntegerRadii
+from ninscope.networks.sampled import SampledNetwork
+from ninscope.networks.transfer import UNCOUNTED, radius_step
+
+MAX_LAYERS_CROSSED = 1000
+MAX_PATHS = 200_000_000  # 1.6 GB of distances; whoever wants more wants counts, which are taken layer by layer
+
+
+def path_radii(radii: IntegerRadii, k: int) -> np.ndarray:
+    """ln r of the radii 0..k * radii.count of paths across k layers, float64 [k * radii.count + 1], for `spectrum_of_counts`.
+
+    Paths reach k times as far as edges, and the grid's step stays. Entry 0 stands for radius 0, which is no radius.
+    """
+    return np.log(np.maximum(np.arange(k * radii.count + 1), 1))
+
+
+def path_histograms(
+    network: SampledNetwork,
+    k: int,
+    radii: IntegerRadii | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> Iterator[np.ndarray]:
+    """For every sample the nodes that each node reaches across k layers, by rounded distance, int32 [nodes, k * count + 1].
+
+    Like `box_histogram`: column r counts the nodes whose distance rounds to r steps of the grid (half to even), and the
+    running sum plus 1 is N_i(r). Lengths go up to k * max_distance; what rounds beyond k * radii.count belongs to the last
+    radius. A node then counts when it reaches more than min_degree nodes. With k = 1 parallel edges (the taps of a kernel)
+    are counted one by one, as in the single-layer analysis; with k > 1 a node is counted once.
+
+    budget, seed: see `path_distances`. threads: results do not depend on it. Raises RequestError.
+    """
+    radii = _checked(k, radii, budget, seed)
+    step = radius_step(radii.transfer, radii.max_distance)
+    for sample in range(network.samples):
+        if k == 1:
+            yield _edge_histogram(network, sample, radii)
+            continue
+        counts = np.zeros((network.nodes, k * radii.count + 1), np.int32)
+        paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
+
+        def count(source: str, paths=paths, counts=counts) -> None:
+            for reached in paths.from_layer(source, k).values():
+                count_distances(reached, step, counts[paths.rows[source]])
+
+        _each(count, paths.sources, threads)
+        yield counts
+
+
+def path_distances(
+    network: SampledNetwork,
+    sample: int,
+    k: int,
+    radii: IntegerRadii | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> dict[tuple[str, str], np.ndarray]:
+    """Distances between the nodes of all pairs (source layer, layer it reaches across k layers) of one sample.
+
+    Each is float64 [neurons of the source, neurons of the other] in the order of network.neurons, not rounded, infinity where
+    no path leads. radii: transfer function and bounds, the default those of `IntegerRadii`. budget: None for the exact
+    distances; else Algorithm 4's estimates from above, that many passing nodes a draw (`min_plus_estimate`), exact where
+    budget reaches the size of the layers; `seed` decides which are drawn. The estimate saves nothing: with a
+    budget of one it takes several times as long as the exact distances (benchmarks/paths.py). It is there to be compared with.
+
+    Raises RequestError: sample, k or budget out of range, more than MAX_PATHS distances.
+    """
+    radii = _checked(k, radii, budget, seed)
+    if not 0 <= sample < network.samples:
+        raise RequestError(f"sample is {sample!r}; the network has samples 0 to {network.samples - 1}")
+    paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
+    most = sum(paths.size(source) for source in paths.sources) * network.nodes
+    if most > MAX_PATHS:
+        raise RequestError(
+            f"up to {most:.2g} distances, more than {MAX_PATHS:.2g}; take fewer neurons, or path_histograms, which counts"
+        )
+    found = _each(lambda source: paths.from_layer(source, k), paths.sources, threads)
+    return {
+        (source, layer): reached
+        for source, layers in zip(paths.sources, found, strict=True)
+        for layer, reached in sorted(layers.items(), key=lambda item: paths.number[item[0]])
+    }
+
+
+def sampled_links(network: SampledNetwork, sample: int) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Links of which both ends are sampled: (source layer, target layer, places in the source, places in the target).
+
+    Places are int64, positions among a layer's sampled neurons. Links without any are left out.
+    """
+    rows = layer_rows(network)
+    neurons = {name: network.neurons[sample, place] for name, place in rows.items()}
+    found = []
+    for link in network.links:
+        _, here, there = np.intersect1d(
+            neurons[link.source] + link.first, neurons[link.target], assume_unique=True, return_indices=True
+        )
+        if here.size:
+            found.append((link.source, link.target, here, there))
+    return found
+
+
+def layer_rows(network: SampledNetwork) -> dict[str, slice]:
+    """The rows of each node layer among those of one sample, in order."""
+    ends = np.cumsum(network.layer_sizes)
+    named = zip(network.layer_names, network.layer_sizes, ends, strict=True)
+    return {name: slice(int(end - size), int(end)) for name, size, end in named}
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """How Algorithm 4 draws: what it needs beside the two matrices."""
+
+    budget: int
+    seed: int
+    sample: int
+    longest: float
+    tolerance: float
+
+    @classmethod
+    def of(cls, budget: int | None, seed: int, sample: int, k: int, radii: IntegerRadii) -> "_Estimate | None":
+        # Half a step: distances are rounded to the grid afterwards.
+        tolerance = radius_step(radii.transfer, radii.max_distance) / 2
+        return None if budget is None else cls(budget, seed, sample, k * radii.largest_distance, tolerance)
+
+    def product(self, first: np.ndarray, second: np.ndarray, name: str) -> np.ndarray:
+        # Each product has a generator of its own, so that threads do not matter.
+        words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4").tolist()
+        generator = np.random.PCG64(np.random.SeedSequence([self.seed, self.sample, *words]))
+        return min_plus_estimate(first, second, self.budget, self.longest, self.tolerance, generator)
+
+
+class _Paths:
+    """One sample's edges as dense blocks, a source layer each: the columns are all of its targets."""
+
+    def __init__(
+        self,
+        network: SampledNetwork,
+        sample: int,
+        radii: IntegerRadii,
+        estimate: _Estimate | None,
+    ):
+        self.rows = layer_rows(network)
+        self.number = {name: number for number, name in enumerate(self.rows)}
+        self.sources = [name for name in self.rows if name in set(network.sources)]
+        self._estimate = estimate
+        self._links: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
+        for source, target, here, there in sampled_links(network, sample):
+            self._links.setdefault(source, []).append((target, here, there))
+        self._targets: dict[str, list[str]] = {}  # the layers that a source's edges lead to, in order
+        self._blocks = self._dense(network, sample, radii)
+
+    def size(self, layer: str) -> int:
+        return self.rows[layer].stop - self.rows[layer].start
+
+    def _dense(self, network: SampledNetwork, sample: int, radii: IntegerRadii) -> dict[str, np.ndarray]:
+        indptr, part = network.row_pointer(sample)
+        columns = network.matrix.indices[part] - sample * network.nodes
+        lengths = _distances(network.matrix.data[part], radii)
+        layer_of = np.repeat(np.arange(len(self.rows)), [self.size(name) for name in self.rows])
+        names = list(self.rows)
+        blocks = {}
+        place = np.full(network.nodes, -1)
+        for source in self.sources:
+            rows = self.rows[source]
+            of_layer = indptr[rows.start : rows.stop + 1].astype(np.int64)
+            edges = slice(int(of_layer[0]), int(of_layer[-1]))
+            targets = self._targets[source] = [names[number] for number in np.unique(layer_of[columns[edges]])]
+            width = 0
+            for target in targets:
+                place[self.rows[target]] = width + np.arange(self.size(target))
+                width += self.size(target)
+            blocks[source] = dense_block(of_layer - of_layer[0], place[columns[edges]], lengths[edges], width)
+        return blocks
+
+    def from_layer(self, source: str, k: int) -> dict[str, np.ndarray]:
+        """Shortest distances from a source layer's nodes to the layers reached across k, float64 [source, layer]."""
+        ends = self._apart(source, self._blocks[source])  # of the paths of exactly so many edges
+        shortest = dict(ends)
+        for crossed in range(2, k + 1):
+            passing, ends = self._through_links(ends), {}
+            for layer in sorted(set(passing) & set(self._blocks), key=self.number.__getitem__):
+                first, second = passing[layer], self._blocks[layer]
+                if self._estimate is None:
+                    product = min_plus(first, second)
+                else:
+                    product = self._estimate.product(first, second, f"{source}>{crossed}>{layer}")
+                _merge(ends, self._apart(layer, product))
+            if not ends:
+                break
+            _merge(shortest, ends)
+        return shortest
+
+    def _apart(self, source: str, block: np.ndarray) -> dict[str, np.ndarray]:
+        """A block's columns by target layer."""
+        found, start = {}, 0
+        for target in self._targets[source]:
+            found[target] = block[:, start : start + self.size(target)]
+            start += self.size(target)
+        return found
+
+    def _through_links(self, ends: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Where a path may go on from: its end, and all that any number of links leads to from there."""
+        found = dict(ends)
+        waiting = list(found)
+        while waiting:
+            layer = min(
+                waiting, key=self.number.__getitem__
+            )  # in the order of the network each is looked at once, mostly
+            waiting.remove(layer)
+            for target, here, there in self._links.get(layer, ()):
+                arriving = found[layer][:, here]
+                before = found.get(target)
+                if before is None:
+                    before = np.full((arriving.shape[0], self.size(target)), np.inf)
+                if (arriving < before[:, there]).any():
+                    after = before.copy()  # what it was may be the end of another path
+                    after[:, there] = np.minimum(before[:, there], arriving)
+                    found[target] = after
+                    if target not in waiting:
+                        waiting.append(target)
+        return found
+
+
+def _merge(shortest: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    for layer, reached in other.items():
+        before = shortest.get(layer)
+        shortest[layer] = reached if before is None else np.minimum(before, reached)
+
+
+def _distances(weights: np.ndarray, radii: IntegerRadii) -> np.ndarray:
+    """f(|w|) of weights [n], float64 [n], infinity where the edge does not count."""
+    counted = radii.bins(weights) != UNCOUNTED
+    magnitudes = np.where(counted, np.abs(weights.astype(np.float64)), 0.5)
+    return np.where(counted, radii.distances(magnitudes), np.inf)
+
+
+def _edge_histogram(network: SampledNetwork, sample: int, radii: IntegerRadii) -> np.ndarray:
+    indptr, part = network.row_pointer(sample)
+    bins = radii.bins(network.matrix.data[part]).astype(np.int64)
+    nodes = np.repeat(np.arange(network.nodes), np.diff(indptr))
+    counted = bins != UNCOUNTED
+    width = radii.count + 1
+    flat = np.bincount(nodes[counted] * width + bins[counted], minlength=network.nodes * width)
+    return flat.astype(np.int32).reshape(network.nodes, width)
+
+
+def _each(work, sources: list[str], threads: int) -> list:
+    if threads == 1:
+        return [work(source) for source in sources]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, sources))
+
+
+def _checked(k, radii, budget, seed) -> IntegerRadii:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_LAYERS_CROSSED:
+        raise RequestError(
+            f"k is {k!r}; how many layers paths cross, an integer from 1 to {MAX_LAYERS_CROSSED}, was expected"
+        )
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | np.integer) or budget < 1):
+        raise RequestError(
+            f"budget is {budget!r}; a positive number of passing nodes was expected, or None for exact distances"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise RequestError(f"seed is {seed!r}; an integer from 0 to {2**63 - 1} was expected")
+    radii = IntegerRadii() if radii is None else radii
+    if not isinstance(radii, IntegerRadii):
+        raise RequestError('paths across layers go with radii "integer"; logarithmic ones span the edges of one layer')
+    return radii
