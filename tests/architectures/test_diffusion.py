@@ -1,6 +1,7 @@
 """UNets, DiT and PixArt as diffusers builds them: every weight of the real modules is read, as what and from where it is."""
 
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from ninscope.architectures import FAMILIES, Reading, architecture_of
 from ninscope.checkpoints.source import open_source
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
 UNETS = [name for name, (family, _) in MODELS.items() if family.startswith("UNet")]
 TRANSFORMED = ["stable-diffusion", "sdxl", "mixed", "pixart"]
@@ -216,6 +218,41 @@ def test_older_names_of_attention(real, tmp_path):
     ours, theirs = (ninscope.measure(place, exact=True) for place in (folder, model.folder))
     assert ours.alpha0 == theirs.alpha0
     assert ours.samples[0].edges == theirs.samples[0].edges > 0
+
+
+SDXL = {
+    "sample_size": 128, "block_out_channels": [320, 640, 1280], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+CIFAR = {
+    "sample_size": 32, "block_out_channels": [128, 256, 256, 256], "attention_head_dim": None, "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+}  # fmt: skip
+STABLE_DIFFUSION = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+
+
+@pytest.mark.parametrize(("family", "config", "parameters"), [
+    ("UNet2DModel", CIFAR, 35_746_307),  # google/ddpm-cifar10-32
+    ("UNet2DConditionModel", STABLE_DIFFUSION, 859_520_964),  # Stable Diffusion 1.5
+    ("UNet2DConditionModel", SDXL, 2_567_463_684),
+])  # fmt: skip
+def test_published_models_whole(family, config, parameters):
+    """Of their own sizes, without memory for their weights, and by options that stand in an older config.json only."""
+    with torch.device("meta"):
+        module = getattr(diffusers, family)(**config)
+    weights = {
+        f"{path}.weight": tuple(part.weight.shape)
+        for path, part in module.named_modules()
+        if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
+    }
+    matrices = architecture_of({"_class_name": family} | config).matrices
+    assert {name: stored.shape for name, stored in matrices.items()} == weights
+    vectors = sum(part.numel() for part in module.parameters() if part.ndim == 1)
+    assert sum(math.prod(shape) for shape in weights.values()) + vectors == parameters
 
 
 def test_families_are_known_by_their_class():
