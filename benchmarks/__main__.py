@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import ninscope
 from benchmarks import overhead
+from benchmarks.families import families
 from benchmarks.measures import in_new_process, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import auditing, hub
@@ -264,6 +265,7 @@ def main() -> None:
             export(folder, "tiny" if small else "70m", 61, 2 if small else 15),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
+            families(folder, *((1, 256, 1) if small else (16, 2048, 3))),
             overhead.tasks(folder, 40 if small else 5000),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),

@@ -88,7 +88,7 @@ class Plan:
         found: dict[str, set[str | None]] = {}
         for wanted in self.inputs.wanted:
             if wanted.method == SAMPLED:
-                found.setdefault(network.STAGE, set()).update(m.networks[wanted.name] for m in self.inputs.members)
+                found.setdefault(network.STAGE, set()).update(m.networks.get(wanted.name) for m in self.inputs.members)
             found.setdefault(STAGES[wanted.method], set()).update(m.keys[wanted.name] for m in self.inputs.members)
         return {stage: sorted(key for key in keys if key) for stage, keys in found.items()}
 

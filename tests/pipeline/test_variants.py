@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from driving import artefacts, command, contents, made, write_dag
 from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.run import prepare, start
 from suites import write_suite
 
 import ninscope
+from ninscope import architectures
 from ninscope.errors import RequestError
 
 STEPS = (0, 1, 8)
@@ -156,6 +158,24 @@ def test_a_variant_may_read_the_checkpoint_otherwise(tmp_path, scheduler):
         for number, spectrum in enumerate(sampled.samples):
             assert samples.loc[(variant, number), "width"] == spectrum.width
     assert samples.loc[("default", -1), "alpha0"] != samples.loc[("parallel", -1), "alpha0"]
+
+
+def test_a_wiring_that_a_model_has_not_costs_the_variant_alone(finished, tmp_path, monkeypatch):
+    """As far as a plan knows, and what it writes down."""
+    monkeypatch.setattr(architectures, "PARALLEL", {})
+    variants = [{"name": "parallel", "wiring": "parallel"}, {"name": "few", "nodes_per_layer": 6}]
+    asked = write_dag(tmp_path / "new.toml", finished / "weights", **ASKED, variants=variants)
+    prepared = prepare(load_dag(asked), tmp_path)
+    for member, outcomes in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True):
+        assert {name for name, each in outcomes.items() if not each.ok} == {"parallel sampled", "parallel exact"}
+        standing = prepared.plan.inputs.standing(member, outcomes)
+        assert standing.status == "unsupported"
+        assert standing.message.startswith("parallel sampled: gpt_neox has no wiring parallel")
+    assert {stage: len(keys) for stage, keys in prepared.plan.all_keys().items()} == {
+        "nin": 6, "spectra": 6, "exact": 3, "nulls": 3,
+    }  # fmt: skip
+    start(prepared)
+    assert {entry["parallel network"] for entry in ninscope.open_run(tmp_path / "new").plan["checkpoints"]} == {None}
 
 
 def test_a_variant_that_fails_costs_its_own_rows(tmp_path, scheduler):
