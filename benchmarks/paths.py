@@ -61,7 +61,7 @@ def _networkx_seconds(network, wanted: int) -> tuple[float, int]:
     first = {name: rows.start for name, rows in layer_rows(network).items()}
     links = [
         pair
-        for source, target, here, there in sampled_links(network, 0)
+        for source, target, here, there in sampled_links(network, 0, skips=False)
         for pair in zip((first[source] + here).tolist(), (first[target] + there).tolist(), strict=True)
     ]
     for walked in range(_K):

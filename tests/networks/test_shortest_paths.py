@@ -47,8 +47,11 @@ def invented(seed: int) -> SampledNetwork:
     layers = tuple(NodeLayer(name, int(size), name) for name, size in zip(names, whole, strict=True))
     pairs = sorted({(int(a), int(a + rng.integers(1, 4))) for a in rng.integers(0, 6, 14)})
     pairs = [(a, b) for a, b in pairs if b < 7]
-    joined = [(0, 1, 0), (1, 3, 0), (2, 3, 2), (3, 4, 0), (3, 5, 1), (4, 6, 0)]
-    links = tuple(Link(names[a], names[b], first) for a, b, first in joined)
+    joined = [(0, 1, 0), (1, 3, 0), (2, 3, 2), (3, 5, 1), (4, 6, 0)]
+    links = tuple(Link(names[a], names[b], first, skip=a == 3) for a, b, first in joined)
+    links += tuple(
+        Link("layer1", "layer4", part=part, parts=2, group=3) for part in (0, 1)
+    )  # as in grouped-query attention
     sizes = np.minimum(whole, 7)
     neurons = np.concatenate([np.sort(rng.permutation(n)[:size]) for n, size in zip(whole, sizes, strict=True)])
     starts = np.cumsum(sizes) - sizes
@@ -69,7 +72,7 @@ def invented(seed: int) -> SampledNetwork:
     return SampledNetwork(matrix, layers, sizes, neurons[None], sources, links)
 
 
-def plain_graph(network, sample, transfer="reciprocal"):
+def plain_graph(network, sample, transfer="reciprocal", skips=True):
     """(edges, links) between the sample's nodes, edge by edge and pair by pair."""
     edges = []
     for row in range(network.nodes):
@@ -86,11 +89,12 @@ def plain_graph(network, sample, transfer="reciprocal"):
     links = []
     for (layer, neuron), row in node.items():
         for link in network.links:
-            if link.skip:
-                continue
-            partner = (link.target, neuron + link.first)
-            if link.source == layer and partner in node:
-                links.append((row, node[partner]))
+            if link.source == layer and (skips or not link.skip):
+                # Which neuron it is: as many consecutive ones as a group, of groups that stand `parts` apart.
+                group, within = divmod(neuron, link.group)
+                partner = (link.target, link.first + (group * link.parts + link.part) * link.group + within)
+                if partner in node:
+                    links.append((row, node[partner]))
     return edges, links
 
 
@@ -132,9 +136,9 @@ def by_libraries(edges, links, k, nodes):
     return found
 
 
-def compare(network, sample, k):
-    found = as_matrix(network, path_distances(network, sample, k))
-    edges, links = plain_graph(network, sample)
+def compare(network, sample, k, skips):
+    found = as_matrix(network, path_distances(network, sample, k, skips=skips))
+    edges, links = plain_graph(network, sample, skips=skips)
     plain = np.full_like(found, np.inf)
     for source in range(network.nodes):
         for node, length in plain_distances(edges, links, k, source).items():
@@ -151,16 +155,19 @@ def test_gpt_neox_equals_dijkstra(checkpoint, wiring, k):
     for seed in (0, 3):
         network = sampled(checkpoint, wiring, seed=seed)
         for sample in range(network.samples):
-            reached, links = compare(network, sample, k)
+            reached, links = compare(network, sample, k, skips=False)
             assert reached > 200 * k
-            assert links > 10
+            assert links == BLOCKS * 7  # v to c
+            further, more = compare(network, sample, k, skips=True)
+            assert more > links
+            assert further > reached or k == 1
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_any_wiring_equals_dijkstra(k):
     linked = 0
     for seed in range(6):
-        _, links = compare(invented(seed), 0, k)
+        _, links = compare(invented(seed), 0, k, skips=seed % 2 == 0)
         linked += links
     assert linked > 20
 
@@ -179,31 +186,43 @@ def test_without_links_the_layers_bound_paths_by_themselves(checkpoint, wiring):
     assert np.isfinite(whole).sum() > len(edges)
 
 
-def test_what_is_reached_across_two_layers(checkpoint):
-    """x reaches q, k and v, and through v and c, a; m the next block's x, and from there q, k and v. No path skips a block."""
-    network = sampled(checkpoint, nodes=WIDTH)
+def layers_reached(network, k, skips=False):
     reached = {}
-    for source, target in path_distances(network, 0, 2):
+    for source, target in path_distances(network, 0, k, skips=skips):
         reached.setdefault(source, []).append(target)
+    return reached
+
+
+def test_what_is_reached_across_two_layers(checkpoint):
+    """x reaches q, k and v, and through v and c, a; with skip connections the residual stream leads on to later blocks."""
+    network = sampled(checkpoint, nodes=WIDTH)
+    reached = layers_reached(network, 2)
     assert reached["block0.x"] == ["block0.q", "block0.k", "block0.v", "block0.a"]
+    assert reached["block0.c"] == ["block0.a", "block0.m"]
     assert reached["block0.a"] == ["block0.m", "block1.x"]
     assert reached["block0.m"] == ["block1.x", "block1.q", "block1.k", "block1.v"]
-    assert reached["block0.c"] == ["block0.a", "block0.m"]
     assert reached["block1.m"] == ["output.x"]
+    reached = layers_reached(network, 2, skips=True)
+    assert reached["block0.x"] == ["block0.q", "block0.k", "block0.v", "block0.a"]
+    assert reached["block0.c"] == ["block0.a", "block0.m", "block1.q", "block1.k", "block1.v"]  # a is added to x
     network = sampled(checkpoint, "parallel", nodes=WIDTH)
-    found = path_distances(network, 0, 2)
-    reached = [target for source, target in found if source == "block0.x"]
-    assert reached == ["block0.q", "block0.k", "block0.v", "block0.a", "block0.m", "block1.x"]
+    assert layers_reached(network, 2)["block0.x"] == [
+        "block0.q",
+        "block0.k",
+        "block0.v",
+        "block0.a",
+        "block0.m",
+        "block1.x",
+    ]
 
 
 def test_links_join_sampled_neurons_only(checkpoint):
     network = sampled(checkpoint, nodes=5, samples=1)
     links = {(source, target): (here, there) for source, target, here, there in sampled_links(network, 0)}
+    assert ("block0.x", "block1.x") not in {link[:2] for link in sampled_links(network, 0, skips=False)}
     here, there = links["block0.v", "block0.c"]  # of one sample group, so all of them
     assert here.tolist() == there.tolist() == list(range(5))
-    assert ("block0.x", "block1.x") not in links
-    every = {(source, target): here for source, target, here, _ in sampled_links(network, 0, skips=True)}
-    assert 0 < every["block0.x", "block1.x"].size < 5
+    assert 0 < links["block0.x", "block1.x"][0].size < 5
 
 
 @pytest.mark.parametrize("transfer", ["reciprocal", "coth", "neg_log"])
@@ -241,7 +260,7 @@ def test_histograms_count_rounded_distances(checkpoint, transfer):
     step = math.log(150) / 150 if transfer == "neg_log" else 1.0
     for sample, found in enumerate(path_histograms(network, 3, radii, threads=2)):
         assert found.shape == (network.nodes, 3 * 150 + 1)
-        edges, links = plain_graph(network, sample, transfer)
+        edges, links = plain_graph(network, sample, transfer, skips=False)
         for node in range(network.nodes):
             expected = np.zeros(451, int)
             for length in plain_distances(edges, links, 3, node).values():

@@ -1,12 +1,11 @@
 """Shortest paths across several layers of a sampled network (METHOD section 3; paper A, 5.4, B.1, Algorithms 3 and 4).
 
 A *path across k layers* starts and ends with an edge and crosses at most k weight blocks: it has 1 to k edges, each from a
-node to a target of one of its layer's blocks. Between two edges it may pass through any number of links (`layout.Link`:
-v -> c of an attention, neurons that are concatenated), which add no distance and are no crossing; a link joins two sampled
-neurons, and is absent where its partner is not sampled. Skip connections are no part of a path: through a residual stream
-every later layer is as near as the next, and the paper counts the k next layers. A path's length is the sum of its edges'
-distances f(|w|), those within the bounds 1 < 1/|w| <= max_distance; the distance of two nodes is the length of the shortest
-such path, over all routes.
+node to a target of one of its layer's blocks. Between two edges it may pass through any number of links (`layout.Link`, as
+v -> c of an attention), which add no distance and are no crossing; a link joins two sampled neurons, and is absent where its
+partner is not sampled. Skip connections (the residual stream) are passed through only where `skips` asks for it, since they
+lead around the layers that are to be crossed. Its length is the sum of its edges' distances f(|w|), those within the
+bounds 1 < 1/|w| <= max_distance; the distance of two nodes is the length of the shortest such path, over all routes.
 
 So N_i(r) of a node i counts, besides i, the nodes of all layers reached by 1 to k weight blocks, each once, at its distance.
 With k = 1 there are only edges: the single-layer network, the same counts to the last one.
@@ -43,6 +42,7 @@ def path_histograms(
     radii: IntegerRadii | None = None,
     budget: int | None = None,
     seed: int = 0,
+    skips: bool = False,
     threads: int = 1,
 ) -> Iterator[np.ndarray]:
     """For every sample the nodes that each node reaches across k layers, by rounded distance, int32 [nodes, k * count + 1].
@@ -52,7 +52,7 @@ def path_histograms(
     radius. A node then counts when it reaches more than min_degree nodes. With k = 1 parallel edges (the taps of a kernel)
     are counted one by one, as in the single-layer analysis; with k > 1 a node is counted once.
 
-    budget, seed: see `path_distances`. threads: results do not depend on it. Raises RequestError.
+    budget, seed, skips: see `path_distances`. threads: results do not depend on it. Raises RequestError.
     """
     radii = _checked(k, radii, budget, seed)
     step = radius_step(radii.transfer, radii.max_distance)
@@ -61,7 +61,7 @@ def path_histograms(
             yield _edge_histogram(network, sample, radii)
             continue
         counts = np.zeros((network.nodes, k * radii.count + 1), np.int32)
-        paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
+        paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii), skips)
 
         def count(source: str, paths=paths, counts=counts) -> None:
             for reached in paths.from_layer(source, k).values():
@@ -78,6 +78,7 @@ def path_distances(
     radii: IntegerRadii | None = None,
     budget: int | None = None,
     seed: int = 0,
+    skips: bool = False,
     threads: int = 1,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Distances between the nodes of all pairs (source layer, layer it reaches across k layers) of one sample.
@@ -87,13 +88,14 @@ def path_distances(
     distances; else Algorithm 4's estimates from above, that many passing nodes a draw (`min_plus_estimate`), exact where
     budget reaches the size of the layers; `seed` decides which are drawn. The estimate saves nothing: with a
     budget of one it takes several times as long as the exact distances (benchmarks/paths.py). It is there to be compared with.
+    skips: whether paths pass through skip connections too, at no distance.
 
     Raises RequestError: sample, k or budget out of range, more than MAX_PATHS distances.
     """
     radii = _checked(k, radii, budget, seed)
     if not 0 <= sample < network.samples:
         raise RequestError(f"sample is {sample!r}; the network has samples 0 to {network.samples - 1}")
-    paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
+    paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii), skips)
     most = sum(paths.size(source) for source in paths.sources) * network.nodes
     if most > MAX_PATHS:
         raise RequestError(
@@ -108,13 +110,12 @@ def path_distances(
 
 
 def sampled_links(
-    network: SampledNetwork, sample: int, skips: bool = False
+    network: SampledNetwork, sample: int, skips: bool = True
 ) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """Links of which both ends are sampled: (source layer, target layer, places in the source, places in the target).
 
-    skips: also skip connections, which paths do not pass.
-
-    Places are int64, positions among a layer's sampled neurons. Links without any are left out.
+    Places are int64, positions among a layer's sampled neurons. Links without any are left out, and with skips=False those
+    that are skip connections.
     """
     rows = layer_rows(network)
     neurons = {name: network.neurons[sample, place] for name, place in rows.items()}
@@ -122,8 +123,9 @@ def sampled_links(
     for link in network.links:
         if link.skip and not skips:
             continue
-        ends = link.targets(neurons[link.source])
-        _, here, there = np.intersect1d(ends, neurons[link.target], assume_unique=True, return_indices=True)
+        _, here, there = np.intersect1d(
+            link.targets(neurons[link.source]), neurons[link.target], assume_unique=True, return_indices=True
+        )
         if here.size:
             found.append((link.source, link.target, here, there))
     return found
@@ -168,13 +170,14 @@ class _Paths:
         sample: int,
         radii: IntegerRadii,
         estimate: _Estimate | None,
+        skips: bool,
     ):
         self.rows = layer_rows(network)
         self.number = {name: number for number, name in enumerate(self.rows)}
         self.sources = [name for name in self.rows if name in set(network.sources)]
         self._estimate = estimate
         self._links: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
-        for source, target, here, there in sampled_links(network, sample):
+        for source, target, here, there in sampled_links(network, sample, skips):
             self._links.setdefault(source, []).append((target, here, there))
         self._targets: dict[str, list[str]] = {}  # the layers that a source's edges lead to, in order
         self._blocks = self._dense(network, sample, radii)
