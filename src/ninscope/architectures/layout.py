@@ -166,6 +166,11 @@ class Architecture:
         taps = stored.layout.taps(stored.slice_shape)
         return self._sizes[block.target] * taps // stored.layout.groups, self._sizes[block.source]
 
+    def taps_of_norms(self, block: WeightBlock) -> int:
+        """Of how many taps each weight of a block is the norm; 1 where it is no norm."""
+        stored = self.matrices[block.tensor]
+        return stored.layout.kernel_size(stored.slice_shape) if stored.layout.kernels == "norm" else 1
+
     def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Matrix]:
         """The used matrices by the names in `blocks`, present and of the right shape.
 
