@@ -62,13 +62,13 @@ def architecture_of(
     known = isinstance(family, str) and family in FAMILIES
     if reading.description is not None and tensors is not None and not (known and reading.description.unknown_only):
         return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)
+    families = PARALLEL if reading.wiring == "parallel" else FAMILIES
+    if reading.wiring != "chain" and family not in families:
+        raise CheckpointError(
+            "unsupported",
+            f"model_type {family!r} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
+        )
     if known:
-        families = PARALLEL if reading.wiring == "parallel" else FAMILIES
-        if family not in families:
-            raise CheckpointError(
-                "unsupported",
-                f"{family} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
-            )
         named = {"names": tensors} if family in SPELLED and tensors else {}
         return families[family](config, **named).with_convolutions(reading.convolutions)
     if tensors is None or not isinstance(family, str):
