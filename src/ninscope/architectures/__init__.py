@@ -63,7 +63,7 @@ def architecture_of(
     if reading.description is not None and tensors is not None and not (known and reading.description.unknown_only):
         return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)
     families = PARALLEL if reading.wiring == "parallel" else FAMILIES
-    if reading.wiring != "chain" and family not in families:
+    if reading.wiring != "chain" and not (isinstance(family, str) and family in families):
         raise CheckpointError(
             "unsupported",
             f"model_type {family!r} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
