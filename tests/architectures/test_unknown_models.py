@@ -194,6 +194,7 @@ class TestGeneric:
         assert found.nodes == 2 * BLOCKS * (WIDTH + HIDDEN) + 3 + 8
         assert found.message == (
             "model_type 'mixer' is no known family; read as generic, each of 25 matrices by itself, "
+            "1 of them convolutions taken for [out, in, ...] of one group, "
             "left out: depth.conv.weight, position"
         )
         alone = ninscope.measure(folder, min_degree=0, architecture={"blocks": [
@@ -223,6 +224,26 @@ class TestGeneric:
         folder = stored(tmp_path / "step0", {"a.weight": np.ones((7, 7), np.int8)})
         with pytest.raises(CheckpointError, match=r"tensor a\.weight is of type I8; only F16"):
             ninscope.measure(folder)
+
+    def test_tables_of_positions_and_masks_are_left_out(self, tmp_path):
+        tensors = {"a.weight": np.eye(7, dtype=np.float32), "position_ids": np.arange(7)[None], "mask": np.eye(7) > 0}
+        found = ninscope.measure(stored(tmp_path / "step0", tensors), min_degree=0)
+        assert found.nodes == 14
+        assert "left out: mask, position_ids" in found.message
+
+    def test_a_tensor_and_one_of_its_name_and_weight(self, tmp_path):
+        tensors = {"a": np.ones((5, 3), np.float32), "a.weight": np.ones((4, 2), np.float32)}
+        checkpoint = opened(stored(tmp_path / "step0", tensors))
+        wiring = architecture_of(checkpoint.config, checkpoint.tensors)
+        assert [(layer.name, layer.size) for layer in wiring.layers] == [
+            ("a.in", 3), ("a.out", 5), ("a.weight.in", 2), ("a.weight.out", 4),
+        ]  # fmt: skip
+
+    def test_it_has_no_wiring_to_choose(self, tmp_path):
+        folder = stored(tmp_path / "step0", mixer_tensors())
+        with pytest.raises(CheckpointError, match="mixer has no wiring parallel, only gpt_neox") as no:
+            ninscope.measure(folder, wiring="parallel")
+        assert no.value.status == "unsupported"
 
     def test_beside_a_known_family_it_is_no_sibling(self, tmp_path):
         suite = write_suite(tmp_path / "tiny", [0, 1, 2], blocks=2, width=16, heads=2)
