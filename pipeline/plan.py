@@ -185,7 +185,7 @@ def _member(located: Located, asked: Sequence[Wanted], store: ArtefactStore) -> 
         names = [wanted.name for wanted in asked]
         return Member(located, dict.fromkeys(names), dict.fromkeys(names)), dict.fromkeys(names, located.outcome)
     keys: dict[str, str | None] = {}
-    networks: dict[str, str | None] = {}
+    networks: dict[str, str | None] = dict.fromkeys(wanted.name for wanted in asked)  # also of what cannot be read so
     outcomes: dict[str, Outcome] = {}
     for wanted in asked:  # an original before its null models
         name, parameters = wanted.name, wanted.parameters

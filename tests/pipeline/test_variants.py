@@ -1,5 +1,6 @@
 """Variants of an analysis in one DAG file: each is what a run of its own would be, and nothing is done twice."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -176,6 +177,25 @@ def test_a_wiring_that_a_model_has_not_costs_the_variant_alone(finished, tmp_pat
     }  # fmt: skip
     start(prepared)
     assert {entry["parallel network"] for entry in ninscope.open_run(tmp_path / "new").plan["checkpoints"]} == {None}
+
+
+def test_a_checkpoint_that_cannot_be_read_as_a_variant_asks_costs_that_variant_alone(tmp_path, scheduler):
+    """A chain of blocks, which step 1 says its are, has no parallel wiring; the default, and other steps, are measured."""
+    suite = write_suite(tmp_path / "weights", (0, 1, 8), **SHAPE)
+    config = json.loads((suite / "step1" / "config.json").read_text())
+    (suite / "step1" / "config.json").write_text(json.dumps(config | {"use_parallel_residual": False}))
+    variants = [{"name": "parallel", "wiring": "parallel"}]
+    asked = write_dag(tmp_path / "tiny.toml", Path("weights"), exact=True, variants=variants)
+    assert run(tmp_path, scheduler, asked).code == 1
+    checkpoints = table(tmp_path, "checkpoints")
+    assert checkpoints["status"].tolist() == ["ok", "unsupported", "ok"]
+    assert "use_parallel_residual is not true" in checkpoints["message"][1]
+    emergence = table(tmp_path, "emergence").groupby(["variant", "method"])["step"].apply(list)
+    assert emergence["default"].tolist() == [[0, 1, 8]] * 2
+    assert emergence["parallel"].tolist() == [[0, 8]] * 2
+    assert table(tmp_path, "emergence")["emergence"].notna().all()  # as it is read alike, step 1 has its E
+    (said,) = command("status", tmp_path / "runs" / "tiny").says
+    assert "parallel sampled: config.json: use_parallel_residual is not true" in said
 
 
 def test_a_variant_that_fails_costs_its_own_rows(tmp_path, scheduler):
