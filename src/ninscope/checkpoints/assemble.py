@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from ninscope.checkpoints.index_format import (
+    ADAPTER_CONFIG,
+    ADAPTER_NAMES,
     MAX_JSON_BYTES,
+    is_adapter,
     read_json_object,
     shards_of_index,
     weight_names,
@@ -22,8 +25,17 @@ PARALLEL_FILES = 8
 
 
 def read_config(revision: str, present: Iterable[str], read: Callable[[str, int], bytes]) -> dict:
-    """The JSON object in config.json. Raises CheckpointError (missing, corrupt; unsupported where it is many models')."""
+    """The JSON object in config.json; of an adapter {"adapter_config.json": the object there}, so that none is taken for the
+    other. Raises CheckpointError (missing, corrupt; unsupported where it is many models').
+    """
     present = set(present)
+    if is_adapter(present):
+        raw = read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)
+        return {ADAPTER_CONFIG: read_json_object(raw, f"{revision}/{ADAPTER_CONFIG}")}
+    if "config.json" not in present and present.intersection(ADAPTER_NAMES):
+        raise CheckpointError("missing", f"{revision}: {ADAPTER_CONFIG} is absent; it tells what the adapter is")
+    if "config.json" not in present and ADAPTER_CONFIG in present:
+        weight_files(present, read, revision)  # says what is absent
     if "config.json" not in present and PIPELINE_NAME in present:
         raise CheckpointError(
             "unsupported",
