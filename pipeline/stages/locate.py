@@ -108,7 +108,7 @@ def _identify(
     """Add to `found` what is found out, step by step. Raises CheckpointError."""
     identity = source.identify(revision, known)
     found["identity"] = identity
-    found["stamps"] = tuple((source.stamp_path(revision, file), file) for file in identity.files if file.stamp)
+    found["stamps"] = tuple((source.stamp_path(revision, file), file) for file in identity.all_files if file.stamp)
     checkpoint = source.open(revision, identity)
     wirings = [_wired(checkpoint, reading) for reading in readings]
     failed = [wired for wired in wirings if wired.status != "ok"]

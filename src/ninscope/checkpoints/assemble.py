@@ -1,5 +1,6 @@
 """From the files of one revision, wherever they are, to a Checkpoint: the part local folders and the Hub share."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -44,6 +45,13 @@ def read_config(revision: str, present: Iterable[str], read: Callable[[str, int]
     if "config.json" not in present:
         raise CheckpointError("missing", f"{revision}: config.json is absent; it tells how the weights are joined")
     return read_json_object(read("config.json", MAX_CONFIG_BYTES), f"{revision}/config.json")
+
+
+def settings_sha256(present: Iterable[str], read: Callable[[str, int], bytes]) -> str | None:
+    """sha256 of adapter_config.json, which says how an adapter is merged; None of what is no adapter."""
+    if not is_adapter(present):
+        return None
+    return hashlib.sha256(read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)).hexdigest()
 
 
 def weight_files(present: Iterable[str], read: Callable[[str, int], bytes], revision: str) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
+from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, settings_sha256, weight_files
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
 from ninscope.checkpoints.index_format import ADAPTER_CONFIG, ADAPTER_NAMES, CONFIG_NAME, WEIGHT_NAMES
 from ninscope.checkpoints.pipelines import model_folder
@@ -113,7 +113,7 @@ class LocalSource:
         shape = shape_of(read_config(revision, present, read))
         names = weight_files(present, read, revision)
         files = tuple(_identify_file(folder / name, name, revision, known or {}, thorough) for name in names)
-        return Identity(revision, step_of(revision), files, shape=shape)
+        return Identity(revision, step_of(revision), files, shape=shape, settings_sha256=settings_sha256(present, read))
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
