@@ -86,7 +86,13 @@ def identity_of(stored: Mapping | None) -> Identity | None:
         if base is not None and (base := identity_of(base)) is None:
             return None
         found = Identity(files=files, beside=beside, shape=shape, base=base, **rest)
-        types = type(found.revision), type(found.folder), type(found.step), type(found.commit), type(found.settings_sha256)
+        types = (
+            type(found.revision),
+            type(found.folder),
+            type(found.step),
+            type(found.commit),
+            type(found.settings_sha256),
+        )
         sound = types[:2] == (str, str) and types[2] in (int, NoneType) and set(types[3:]) <= {str, NoneType}
         return found if sound else None
     except (TypeError, KeyError, ValueError, OverflowError):

@@ -61,7 +61,9 @@ def architecture_of(
     check_plain(config, tensors or {})
     if ADAPTER_CONFIG in config:
         if reading.wiring != "chain" or reading.description is not None:
-            raise CheckpointError("unsupported", "an adapter alone has no wiring but its own; name its base to merge it")
+            raise CheckpointError(
+                "unsupported", "an adapter alone has no wiring but its own; name its base to merge it"
+            )
         return lora.architecture(config[ADAPTER_CONFIG], tensors).with_convolutions(reading.convolutions)
     family = config.get("model_type", config.get("_class_name"))
     known = isinstance(family, str) and family in FAMILIES

@@ -28,13 +28,14 @@ def architecture(config: Mapping, tensors: Mapping[str, Tensor] | None) -> Archi
         block = numbered[1] if numbered else module
         sizes = {"in": factors.a.shape[1], "r": factors.rank, "out": factors.b.shape[0]}
         kinds = {"in": "lora_A", "r": "lora_B", "out": "output"}
-        layers += [NodeLayer(f"{module}.{part}", size, f"{module}.{part}", block, kinds[part]) for part, size in sizes.items()]
+        layers += [
+            NodeLayer(f"{module}.{part}", size, f"{module}.{part}", block, kinds[part]) for part, size in sizes.items()
+        ]
         layout = MatrixLayout("convolution" if len(factors.a.shape) > 2 else "linear")
         for source, target, tensor in (("in", "r", factors.a), ("r", "out", factors.b)):
             blocks.append(WeightBlock(f"{module}.{source}", f"{module}.{target}", tensor.name))
             matrices[tensor.name] = StoredMatrix(tensor.shape, layout)
-    count = len(adapter.factors)
-    notes = [f"an adapter alone: lora_A and lora_B of {count} {'module' if count == 1 else 'modules'} as stored, no weight of its base"]
+    notes = [f"an adapter alone: lora_A and lora_B as stored, of modules: {len(adapter.factors)}"]
     if adapter.whole:
-        notes.append(f"left out: {len(adapter.whole)} tensors that take the place of the base's")
+        notes.append(f"left out: tensors that take the place of the base's ({len(adapter.whole)})")
     return Architecture(FAMILY, tuple(layers), tuple(blocks), matrices, note=", ".join(notes))

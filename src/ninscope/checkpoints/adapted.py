@@ -1,6 +1,7 @@
 """A source of adapters, each merged into one base: every revision is the base with that adapter in it."""
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,9 @@ from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 
 HUB_BRANCH = "main"
+_KEPT = 16
+_LOCK = threading.Lock()
+_BASES: dict[str, Identity] = {}  # by fingerprint, the latest few
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,22 @@ class AdaptedSource:
         """Of the adapter's weights and settings and of the base. Raises CheckpointError."""
         own = self.adapters.identify(revision, known, thorough)
         if own.settings_sha256 is None:
-            raise CheckpointError("unsupported", f"{revision}: holds a model's own weights, no adapter; leave the base out")
-        return replace(own, base=self.base.identify(self.base_revision, known, thorough))
+            raise CheckpointError(
+                "unsupported", f"{revision}: holds a model's own weights, no adapter; leave the base out"
+            )
+        return replace(own, base=self._identified_base(known, thorough))
+
+    def _identified_base(self, known: Mapping[str, FileIdentity] | None, thorough: bool) -> Identity:
+        """Hashing a base takes long, and all adapters share it: once in a process, as long as its files are the same."""
+        state = self.base.fingerprint(self.base_revision) if thorough and self.base.kind == "local" else None
+        if state is None:
+            return self.base.identify(self.base_revision, known, thorough)
+        with _LOCK:
+            if state not in _BASES:
+                _BASES[state] = self.base.identify(self.base_revision, known, thorough)
+                while len(_BASES) > _KEPT:
+                    del _BASES[next(iter(_BASES))]
+            return _BASES[state]
 
     def fingerprint(self, revision: str) -> str | None:
         prints = self.adapters.fingerprint(revision), self.base.fingerprint(self.base_revision)

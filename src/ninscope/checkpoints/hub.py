@@ -118,7 +118,14 @@ class HubSource:
         beside = [name for name in (config_name(listing.sizes), weight_names(listing.sizes)[1]) if name]
         settings = settings_sha256(listing.sizes, read)
         return Identity(
-            revision, step_of(revision), listing.of(names), listing.commit, shape, listing.of(beside), listing.folder, settings
+            revision,
+            step_of(revision),
+            listing.of(names),
+            listing.commit,
+            shape,
+            listing.of(beside),
+            listing.folder,
+            settings,
         )
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:

@@ -56,7 +56,9 @@ def weight_names(present: Iterable[str]) -> tuple[str, str]:
     for name, found in variants.items():
         return (name, "") if found["single"] else ("", name)
     if ADAPTER_CONFIG in present:
-        raise CheckpointError("missing", f"{ADAPTER_CONFIG}, but no {ADAPTER_NAMES[0]}; the adapter's weights are absent")
+        raise CheckpointError(
+            "missing", f"{ADAPTER_CONFIG}, but no {ADAPTER_NAMES[0]}; the adapter's weights are absent"
+        )
     raise CheckpointError(
         "missing",
         f"no {SINGLE_NAME} and no {INDEX_NAME}, nor {TORCH_SINGLE_NAME} or {DIFFUSION_NAME}.safetensors; "

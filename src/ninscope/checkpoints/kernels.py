@@ -1,4 +1,4 @@
-"""A convolution's kernels as single weights: the Euclidean norm of each, in one pass over the stored bits; and low-rank updates."""
+"""Arithmetic on stored weights: the Euclidean norm of a convolution's kernels, and low-rank updates."""
 
 from functools import lru_cache
 

@@ -29,6 +29,7 @@ _KEEP_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 # takes long.
 _PLAIN_PATTERN = re.compile(r"\^?(?:[\w-]|\\?\.(?![*+?{])|\\d\+|\.\*)*\$?")
 _MAX_REPEATS, _MAX_NAME = 2, 500
+MAX_DIMENSIONS = 5  # of a 3-D convolution
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def adapter_of(config: Mapping, tensors: Mapping[str, Tensor]) -> Adapter:
     for option in _OTHERWISE:
         if config.get(option):
             raise CheckpointError(
-                "unsupported", f"{ADAPTER_CONFIG}: {option} is set; only lora_A and lora_B of whole matrices can be read"
+                "unsupported",
+                f"{ADAPTER_CONFIG}: {option} is set; only lora_A and lora_B of whole matrices can be read",
             )
     found: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
@@ -118,9 +120,10 @@ def _checked(module: str, pair: Mapping[str, Tensor]) -> Factors:
     for tensor in (a, b):
         if tensor.dtype not in STORED_TYPES:
             raise CheckpointError(
-                "unsupported", f"tensor {tensor.name} is of type {tensor.dtype}; only F16, BF16, F32 and F64 can be read"
+                "unsupported",
+                f"tensor {tensor.name} is of type {tensor.dtype}; only F16, BF16, F32 and F64 can be read",
             )
-    fits = len(a.shape) == len(b.shape) >= 2 and b.shape[1] == a.shape[0] and set(b.shape[2:]) <= {1}
+    fits = MAX_DIMENSIONS >= len(a.shape) == len(b.shape) >= 2 and b.shape[1] == a.shape[0] and set(b.shape[2:]) <= {1}
     if not fits or 0 in (*a.shape, *b.shape):
         raise CheckpointError(
             "corrupt", f"tensor {b.name} of shape {list(b.shape)} does not go with lora_A of shape {list(a.shape)}"
@@ -135,6 +138,7 @@ def _fits(pattern: str, module: str) -> bool:
     plain = isinstance(pattern, str) and len(pattern) <= _MAX_NAME and _PLAIN_PATTERN.fullmatch(pattern)
     if not plain or pattern.count("*") + pattern.count("+") > _MAX_REPEATS or len(module) > _MAX_NAME:
         raise CheckpointError(
-            "unsupported", f"{ADAPTER_CONFIG}: alpha_pattern {pattern!r} is no name, nor one with \\d+ or .* in it; merge it with peft"
+            "unsupported",
+            f"{ADAPTER_CONFIG}: alpha_pattern {pattern!r} is no name, perhaps with \\d+ or .* in it; merge with peft",
         )
     return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None

@@ -86,7 +86,8 @@ class MergedFile:
         first, beside = divmod(start - update.entry.start, update.row_bytes)
         if beside or (stop - start) % update.row_bytes or stop > update.entry.stop:
             raise CheckpointError(
-                "unsupported", f"tensor {update.entry.name} holds several matrices, which no lora_A and lora_B are merged into"
+                "unsupported",
+                f"tensor {update.entry.name} holds several matrices, which no lora_A and lora_B are merged into",
             )
         left, right = self._factors_of(update)
         return memoryview(update.added(np.frombuffer(piece, np.uint8), first, left, right))
@@ -137,11 +138,13 @@ def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
         if in_base is None:
             raise CheckpointError(
                 "corrupt",
-                f"tensor {factors.module}.weight, which the adapter changes, is not in the base; name the base that it was trained on",
+                f"tensor {factors.module}.weight, which the adapter changes, is not in the base; name that it was trained on",
             )
         of_base = base.tensors[in_base]
         if any(update.entry.start == of_base.entry.start for update in by_file[id(of_base.file)]):
-            raise CheckpointError("unsupported", f"tensor {of_base.name} is that of two adapted modules; merge it with peft")
+            raise CheckpointError(
+                "unsupported", f"tensor {of_base.name} is that of two adapted modules; merge it with peft"
+            )
         by_file[id(of_base.file)].append(_update(found, factors, of_base))
     files: dict[int, MergedFile] = {}
     for name, tensor in tensors.items():
