@@ -47,8 +47,8 @@ class AdaptedSource:
     def identify(
         self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
     ) -> Identity:
-        """Of the adapter's weights and settings and of the base. Raises CheckpointError."""
-        own = self.adapters.identify(revision, known, thorough)
+        """Of the adapter's weights, which are few and hashed whole in any case, its settings and the base. Raises CheckpointError."""
+        own = self.adapters.identify(revision, known)
         if own.settings_sha256 is None:
             raise CheckpointError(
                 "unsupported", f"{revision}: holds a model's own weights, no adapter; leave the base out"
