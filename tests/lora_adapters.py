@@ -24,11 +24,16 @@ def adapted(name: str, dtype: str = "float32", **options):
     return quietly(peft.get_peft_model, base, peft.LoraConfig(**({"init_lora_weights": False} | options)))
 
 
-def written(folder: Path, name: str, dtype: str = "float32", **options) -> tuple[Path, Path, Path]:
-    """(adapter, base, merged) as peft and the library save them: merged is what merge_and_unload gives."""
+def written(folder: Path, name: str, dtype: str = "float32", grown: float = 1, **options) -> tuple[Path, Path, Path]:
+    """(adapter, base, merged) as peft and the library save them: merged is what merge_and_unload gives. grown: by what
+    every B is multiplied."""
     import torch
 
     model = adapted(name, dtype, **options)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if ".lora_B." in key:
+                parameter.mul_(grown)
     adapter, base, merged = (folder / part for part in ("adapter", "base", "merged"))
     quietly(model.save_pretrained, adapter)
     saved(built(name).to(getattr(torch, dtype)), name, base)

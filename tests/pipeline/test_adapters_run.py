@@ -22,9 +22,8 @@ def made(tmp_path_factory) -> Path:
     """A training's adapters in one folder, their base, and of each step what peft merges."""
     place = tmp_path_factory.mktemp("adapters")
     for step in STEPS:
-        seed = {"lora_alpha": 8 + step}
         adapter, base, merged = written(
-            place / f"of{step}", "llama", "bfloat16", r=4, target_modules="all-linear", **seed
+            place / f"of{step}", "llama", "bfloat16", 1 + step, r=4, target_modules="all-linear"
         )
         shutil.copytree(adapter, place / "training" / f"checkpoint-{step}")
         shutil.copytree(merged, place / "merged" / f"checkpoint-{step}")
