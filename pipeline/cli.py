@@ -47,6 +47,13 @@ def measure(
     ] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="Take so many samples (10).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Take samples with this seed (0).")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="The model that a LoRA adapter is merged into: a folder, or a Hub repository id."),
+    ] = None,
+    base_revision: Annotated[
+        str | None, typer.Option("--base-revision", help="Which revision of the base (main; of a folder the only one).")
+    ] = None,
     trust_duplicates: TrustDuplicates = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
@@ -68,6 +75,8 @@ def measure(
             nodes_per_layer=_nodes_per_layer(nodes_per_layer),
             samples=samples,
             seed=seed,
+            base=base,
+            base_revision=base_revision,
             trust_duplicates=trust_duplicates,
         )
     if as_json:

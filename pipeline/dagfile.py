@@ -127,6 +127,7 @@ def _resolved(model: Model, folder: Path) -> Model:
     return model.model_copy(
         update={
             "source": _path_or_repository(model.source, folder),
+            "base": None if model.base is None else _path_or_repository(model.base, folder),
             "evaluations": None if model.evaluations is None else str(_absolute(model.evaluations, folder)),
         }
     )

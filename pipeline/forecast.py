@@ -8,7 +8,6 @@ from ninscope.pipeline.plan import Plan
 from ninscope.pipeline.stages.locate import Located
 
 from ninscope.architectures import architecture_of
-from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 from ninscope.networks.sampled import sampled_bytes
 from ninscope.parameters import Parameters
@@ -43,7 +42,7 @@ def _add(found: dict[str, int], located: Located, size: int) -> None:
 
 def _of_samples(located: Located, parameters: Parameters) -> int:
     try:
-        checkpoint = open_source(located.source).open(located.revision, located.identity)
+        checkpoint = located.opened().open(located.revision, located.identity)
         architecture = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
         return sampled_bytes(checkpoint, architecture, parameters.nodes_per_layer, parameters.samples, parameters.seed)
     except CheckpointError:

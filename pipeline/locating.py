@@ -18,7 +18,7 @@ from ninscope.checkpoints.audit import Seen
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.known import cache_files
 from ninscope.checkpoints.revisions import RevisionPattern, Selection
-from ninscope.checkpoints.source import Source, open_source
+from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import NoRepository
 
@@ -44,7 +44,7 @@ def locate_all(dag: Dag, folder: RunFolder, client=None) -> Found:
     """
     known = known_of(folder)
     models = dag.all_models()
-    sources = [open_source(model.source) for model in models]
+    sources = [model.opened() for model in models]
     with ThreadPoolExecutor(_THREADS) as pool:
         asked = list(pool.map(_asked, models, sources))
     readings = tuple(dict.fromkeys(wanted.parameters.reading for wanted in dag.wanted()))
@@ -75,8 +75,9 @@ def _asked(model: Model, source: Source) -> list[Located]:
         named = Selection(RevisionPattern("step{step}"), steps).chosen([]) if steps else [("main", None)]
         absent = Outcome("missing", str(error))
         return [Located(model.suite, model.model, model.source, *each, outcome=absent) for each in named]
+    one = Located(model.suite, model.model, model.source, "", None, base=model.base, base_revision=model.base_revision)
     return [
-        Located(model.suite, model.model, model.source, revision, step, fingerprint=source.fingerprint(revision))
+        replace(one, revision=revision, step=step, fingerprint=source.fingerprint(revision))
         for revision, step in revisions
     ]
 

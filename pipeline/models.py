@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from ninscope.checkpoints import revisions as chosen
 from ninscope.checkpoints import suites
-from ninscope.checkpoints.source import Source
+from ninscope.checkpoints.source import Source, open_source
 from ninscope.checkpoints.steps import in_step_order
 from ninscope.errors import RequestError
 
@@ -73,7 +73,8 @@ def _checked_revisions(value):
 class Model(Strict):
     """One model's checkpoints, or with `seeds` one a seed, {seed} in `model` and `source` being replaced.
 
-    evaluations: a CSV of losses or benchmark results by revision, shown beside E.
+    evaluations: a CSV of losses or benchmark results by revision, shown beside E. base: the checkpoints are LoRA adapters, and
+    each is merged into this model, at base_revision (`open_source`).
     """
 
     suite: Name
@@ -82,6 +83,8 @@ class Model(Strict):
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
     revisions: AnyRevisions = "all"
     evaluations: str | None = None
+    base: Annotated[str, Field(min_length=1)] | None = None
+    base_revision: Annotated[str, Field(min_length=1)] | None = None
 
     _revisions = field_validator("revisions")(_checked_revisions)
 
@@ -91,6 +94,12 @@ class Model(Strict):
         if not _NAME_OF_SEEDS.match(value):
             raise ValueError("letters, digits, dots, underscores and single hyphens make a model's name")
         return value
+
+    @model_validator(mode="after")
+    def _revision_of_a_base(self):
+        if self.base_revision is not None and self.base is None:
+            raise ValueError("base_revision is of a base; name the base too")
+        return self
 
     @model_validator(mode="after")
     def _seeds_have_a_place(self):
@@ -108,12 +117,16 @@ class Model(Strict):
         for seed in self.seeds or ():
             replaced = {
                 name: value.replace(SEED, str(seed))
-                for name in ("model", "source", "evaluations")
+                for name in ("model", "source", "evaluations", "base", "base_revision")
                 if (value := getattr(self, name)) is not None
             }
             yield self.model_copy(update=replaced | {"seeds": None})
         if self.seeds is None:
             yield self
+
+    def opened(self) -> Source:
+        """Where the checkpoints are. Raises RequestError."""
+        return open_source(self.source, self.base, self.base_revision)
 
     def selection(self) -> chosen.Selection | None:
         """By which revisions are chosen, where they are not "all" or listed by name."""

@@ -66,7 +66,7 @@ def fields_of(facts: Mapping | None, readings: Sequence[Reading] = (DEFAULT_READ
             return None
         if not {reading.key for reading in readings} <= {wired.reading for wired in wirings}:
             return None
-        stamps = tuple(zip(facts["paths"], identity.files, strict=False))
+        stamps = tuple(zip(facts["paths"], identity.all_files, strict=False))
         return {"identity": identity, "stamps": stamps, "wirings": wirings} | {name: facts[name] for name in _FACTS}
     except (TypeError, KeyError):
         return None
@@ -82,9 +82,18 @@ def identity_of(stored: Mapping | None) -> Identity | None:
         rest = dict(stored)
         files, beside = (tuple(FileIdentity.of_json(file) for file in rest.pop(name)) for name in ("files", "beside"))
         shape = tuple((str(name), int(size)) for name, size in rest.pop("shape"))
-        found = Identity(files=files, beside=beside, shape=shape, **rest)
-        types = type(found.revision), type(found.folder), type(found.step), type(found.commit)
-        sound = types[:2] == (str, str) and types[2] in (int, NoneType) and types[3] in (str, NoneType)
+        base = rest.pop("base", None)
+        if base is not None and (base := identity_of(base)) is None:
+            return None
+        found = Identity(files=files, beside=beside, shape=shape, base=base, **rest)
+        types = (
+            type(found.revision),
+            type(found.folder),
+            type(found.step),
+            type(found.commit),
+            type(found.settings_sha256),
+        )
+        sound = types[:2] == (str, str) and types[2] in (int, NoneType) and set(types[3:]) <= {str, NoneType}
         return found if sound else None
     except (TypeError, KeyError, ValueError, OverflowError):
         return None

@@ -18,7 +18,6 @@ from ninscope.pipeline.store import Artefact, ArtefactStore
 
 from ninscope.architectures import architecture_of
 from ninscope.architectures.layout import Architecture
-from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.exact.counting import magnitudes
@@ -135,7 +134,7 @@ def store_combined(root: str, parts: Sequence[Outcome], located: Located, parame
     def work() -> None:
         if is_stored(store, STAGE, key):
             return
-        source = open_source(located.source)
+        source = located.opened()
         checkpoint = source.open(located.revision, located.identity)
         architecture = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
         pieces = [

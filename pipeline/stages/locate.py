@@ -45,7 +45,7 @@ class Located:
     it has, so that others are compared with them. passing: a server did not answer. finding: what the audit says of it beside
     its siblings; no_e: why E of it would be false, empty where it would not; otherwise_wired: why it can have none; unsure: what
     the audit could not see. fingerprint: by which its facts may be remembered. readings: the ways in which it is to be read;
-    wirings: what it then is.
+    wirings: what it then is. base, base_revision: into what an adapter is merged.
     """
 
     suite: str
@@ -66,6 +66,12 @@ class Located:
     otherwise_wired: str = ""
     unsure: str = ""
     readings: tuple[Reading, ...] = (DEFAULT_READING,)
+    base: str | None = None
+    base_revision: str | None = None
+
+    def opened(self) -> Source:
+        """Where it is. Raises RequestError."""
+        return open_source(self.source, self.base, self.base_revision)
 
     @property
     def content_sha256(self) -> str | None:
@@ -93,7 +99,7 @@ def locate(located: Located, known: Mapping[str, FileIdentity]) -> Located:
 
     def work() -> None:
         try:
-            _identify(open_source(located.source), located.revision, located.readings, known, found)
+            _identify(located.opened(), located.revision, located.readings, known, found)
         except CheckpointError as error:
             found["passing"] = error.passing
             raise
@@ -108,7 +114,7 @@ def _identify(
     """Add to `found` what is found out, step by step. Raises CheckpointError."""
     identity = source.identify(revision, known)
     found["identity"] = identity
-    found["stamps"] = tuple((source.stamp_path(revision, file), file) for file in identity.files if file.stamp)
+    found["stamps"] = tuple((source.stamp_path(revision, file), file) for file in identity.all_files if file.stamp)
     checkpoint = source.open(revision, identity)
     wirings = [_wired(checkpoint, reading) for reading in readings]
     failed = [wired for wired in wirings if wired.status != "ok"]

@@ -7,7 +7,6 @@ from ninscope.pipeline.store import Artefact, ArtefactStore
 
 from ninscope.architectures import Reading, architecture_of
 from ninscope.architectures.layout import Architecture
-from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 
@@ -32,7 +31,7 @@ def store_of_checkpoint(
     """
     if is_stored(store, stage, key):  # the same content under another name, or another run was faster
         return
-    source = open_source(located.source)
+    source = located.opened()
     checkpoint = source.open(located.revision, located.identity)
     try:
         artefact = work(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, reading))

@@ -75,7 +75,7 @@ def siblings(source: Source, revision: str | None = None) -> tuple[dict[str, Fin
 def keep_hashes(source: Source, seen: Sequence[Seen]) -> None:
     """Remember what local files were hashed to, for this user's next commands."""
     identified = [one for one in seen if one.identity is not None]
-    files = [(one.revision, file) for one in identified for file in one.identity.files if file.stamp]
+    files = [(one.revision, file) for one in identified for file in one.identity.all_files if file.stamp]
     cache_files({source.stamp_path(revision, file): file for revision, file in files})
 
 

@@ -173,13 +173,22 @@ def exact_measurement(analysis: ExactAnalysis) -> Measurement:
     )
 
 
-def measure(source: str, revision: str | None = None, exact: bool | None = None, **parameters) -> Measurement:
+def measure(
+    source: str,
+    revision: str | None = None,
+    exact: bool | None = None,
+    base: str | None = None,
+    base_revision: str | None = None,
+    **parameters,
+) -> Measurement:
     """The spectrum of one checkpoint, from its weights alone.
 
     source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name").
     revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
     exact: every neuron and every weight, streamed, instead of samples; the default unless nodes_per_layer, samples or seed
     are given. Sampled values depend on the number of neurons taken (METHOD section 2), the exact one is what they approach.
+    base: of a source of LoRA adapters, the model (a folder, or a repository) that each is merged into; without it an adapter is
+    measured alone. base_revision: which revision of it, where a folder has several; a repository is taken at "main".
     parameters: fields of `Parameters` (q, transfer, max_distance, min_degree, derivative, radii, per_node; nodes_per_layer,
     samples and seed where samples are taken).
 
@@ -187,7 +196,7 @@ def measure(source: str, revision: str | None = None, exact: bool | None = None,
     Raises CheckpointError: this checkpoint is missing, corrupt, nonfinite or unsupported (its `status`).
     """
     chosen = asked_parameters(parameters, exact)
-    opened = open_source(source)
+    opened = open_source(source, base, base_revision)
     if revision is None:
         revisions = opened.revisions()
         if len(revisions) > 1:
@@ -205,6 +214,8 @@ def measure_all(
     workers: int | None = None,
     exact: bool | None = None,
     trust_duplicates: bool = False,
+    base: str | None = None,
+    base_revision: str | None = None,
     **parameters,
 ) -> list[Measured]:
     """Every revision of a source (or the one named), in step order, each with E against step 0 of the same source.
@@ -213,10 +224,11 @@ def measure_all(
     steps have the same weights there is no E that either would falsify (status duplicate), unless trust_duplicates.
 
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each.
-    workers: threads, default one a core; results do not depend on it. exact, parameters: as `measure`. Raises RequestError.
+    workers: threads, default one a core; results do not depend on it. exact, base, base_revision, parameters: as
+    `measure`. Raises RequestError.
     """
     chosen = asked_parameters(parameters, exact)
-    opened = open_source(source)
+    opened = open_source(source, base, base_revision)
     found, unknown = siblings(opened, revision)
     wanted = list(found) if revision is None else [revision]
     if revision is not None:  # E needs the start as well

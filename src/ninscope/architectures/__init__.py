@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
-from ninscope.architectures import described, generic
+from ninscope.architectures import described, generic, lora
 from ninscope.architectures.described import Description
 from ninscope.architectures.families import FAMILIES, PARALLEL, SPELLED
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
+from ninscope.checkpoints.index_format import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 
@@ -58,6 +59,12 @@ def architecture_of(
     that make no sense).
     """
     check_plain(config, tensors or {})
+    if ADAPTER_CONFIG in config:
+        if reading.wiring != "chain" or reading.description is not None:
+            raise CheckpointError(
+                "unsupported", "an adapter alone has no wiring but its own; name its base to merge it"
+            )
+        return lora.architecture(config[ADAPTER_CONFIG], tensors).with_convolutions(reading.convolutions)
     family = config.get("model_type", config.get("_class_name"))
     known = isinstance(family, str) and family in FAMILIES
     if reading.description is not None and tensors is not None and not (known and reading.description.unknown_only):

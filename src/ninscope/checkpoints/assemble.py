@@ -1,10 +1,14 @@
 """From the files of one revision, wherever they are, to a Checkpoint: the part local folders and the Hub share."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from ninscope.checkpoints.index_format import (
+    ADAPTER_CONFIG,
+    ADAPTER_NAMES,
     MAX_JSON_BYTES,
+    is_adapter,
     read_json_object,
     shards_of_index,
     weight_names,
@@ -22,8 +26,17 @@ PARALLEL_FILES = 8
 
 
 def read_config(revision: str, present: Iterable[str], read: Callable[[str, int], bytes]) -> dict:
-    """The JSON object in config.json. Raises CheckpointError (missing, corrupt; unsupported where it is many models')."""
+    """The JSON object in config.json; of an adapter {"adapter_config.json": the object there}, so that none is taken for the
+    other. Raises CheckpointError (missing, corrupt; unsupported where it is many models').
+    """
     present = set(present)
+    if is_adapter(present):
+        raw = read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)
+        return {ADAPTER_CONFIG: read_json_object(raw, f"{revision}/{ADAPTER_CONFIG}")}
+    if "config.json" not in present and present.intersection(ADAPTER_NAMES):
+        raise CheckpointError("missing", f"{revision}: {ADAPTER_CONFIG} is absent; it tells what the adapter is")
+    if "config.json" not in present and ADAPTER_CONFIG in present:
+        weight_files(present, read, revision)  # says what is absent
     if "config.json" not in present and PIPELINE_NAME in present:
         raise CheckpointError(
             "unsupported",
@@ -32,6 +45,13 @@ def read_config(revision: str, present: Iterable[str], read: Callable[[str, int]
     if "config.json" not in present:
         raise CheckpointError("missing", f"{revision}: config.json is absent; it tells how the weights are joined")
     return read_json_object(read("config.json", MAX_CONFIG_BYTES), f"{revision}/config.json")
+
+
+def settings_sha256(present: Iterable[str], read: Callable[[str, int], bytes]) -> str | None:
+    """sha256 of adapter_config.json, which says how an adapter is merged; None of what is no adapter."""
+    if not is_adapter(present):
+        return None
+    return hashlib.sha256(read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)).hexdigest()
 
 
 def weight_files(present: Iterable[str], read: Callable[[str, int], bytes], revision: str) -> dict[str, list[str]]:

@@ -20,11 +20,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
+from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, settings_sha256, weight_files
 from ninscope.checkpoints.hub_file import NO_DIGEST, HubFile
 from ninscope.checkpoints.hub_http import Refused, ask_json
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.index_format import weight_names
+from ninscope.checkpoints.index_format import config_name, weight_names
 from ninscope.checkpoints.pipelines import model_folder
 from ninscope.checkpoints.retries import Passing, persistently
 from ninscope.checkpoints.steps import in_step_order, step_of
@@ -115,9 +115,17 @@ class HubSource:
         read = self._reader(revision, listing)
         shape = shape_of(read_config(revision, listing.sizes, read))
         names = weight_files(listing.sizes, read, revision)
-        beside = [name for name in ("config.json", weight_names(listing.sizes)[1]) if name]
+        beside = [name for name in (config_name(listing.sizes), weight_names(listing.sizes)[1]) if name]
+        settings = settings_sha256(listing.sizes, read)
         return Identity(
-            revision, step_of(revision), listing.of(names), listing.commit, shape, listing.of(beside), listing.folder
+            revision,
+            step_of(revision),
+            listing.of(names),
+            listing.commit,
+            shape,
+            listing.of(beside),
+            listing.folder,
+            settings,
         )
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:

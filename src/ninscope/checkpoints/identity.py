@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # What configurations of every family call a model's dimensions. Others differ between revisions for no reason of shape.
 _DIMENSIONS = (
@@ -44,6 +44,7 @@ class Identity:
 
     commit: where they lie at, in a Hub repository; beside: what else is read there (configuration, index). shape: dimensions
     that the configuration states. folder: the subfolder of the revision that the files lie in (a pipeline's unet).
+    settings_sha256: of an adapter's adapter_config.json, None of what is no adapter. base: what an adapter is merged into.
     """
 
     revision: str
@@ -53,14 +54,28 @@ class Identity:
     shape: tuple[tuple[str, int], ...] = ()
     beside: tuple[FileIdentity, ...] = ()
     folder: str = ""
+    settings_sha256: str | None = None
+    base: "Identity | None" = None
 
     @property
     def content_sha256(self) -> str:
-        """The weights' sha256: the file's own where there is one file (the Hub shows the same), else over `digest  name` lines."""
+        """The weights' sha256: the file's own where there is one file (the Hub shows the same), else over `digest  name` lines.
+
+        Of an adapter in its base over what both are and how it is merged.
+        """
+        if self.base is not None:
+            own = replace(self, base=None).content_sha256
+            merged = f"{own}  adapter\n{self.settings_sha256}  settings\n{self.base.content_sha256}  base\n"
+            return hashlib.sha256(merged.encode()).hexdigest()
         if len(self.files) == 1 and "-" not in self.files[0].digest:
             return self.files[0].digest
         lines = "".join(f"{file.digest}  {file.name}\n" for file in sorted(self.files, key=lambda file: file.name))
         return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def all_files(self) -> tuple[FileIdentity, ...]:
+        """With those of the base; no two have one name."""
+        return self.files if self.base is None else (*self.files, *self.base.files)
 
     @property
     def bytes(self) -> int:

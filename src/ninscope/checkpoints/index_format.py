@@ -24,15 +24,21 @@ _VARIANT = re.compile(
     r"(model|pytorch_model|diffusion_pytorch_model)\.(?:(?P<single>\w+)\.(?:safetensors|bin)"
     r"|(?:safetensors|bin)\.index\.(?P<index>\w+)\.json)"
 )
+# A LoRA adapter as peft saves it: nothing of its base but what it says of it.
+CONFIG_NAME, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 MAX_JSON_BYTES = 16_000_000
 
 
 def weight_names(present: Iterable[str]) -> tuple[str, str]:
     """(the one weight file, or "", the index of shards, or "") of a checkpoint, from the names of the files there.
 
-    Raises CheckpointError: missing (there is neither), unsupported (there are only variants, and several of them).
+    Where there is none of a model, an adapter's. Raises CheckpointError: missing (there is neither), unsupported (there are
+    only variants, and several of them).
     """
     present = set(present)
+    if is_adapter(present):
+        return next(name for name in ADAPTER_NAMES if name in present), ""
     for single, index in WEIGHT_NAMES:
         if single in present:
             return single, ""
@@ -49,11 +55,27 @@ def weight_names(present: Iterable[str]) -> tuple[str, str]:
         )
     for name, found in variants.items():
         return (name, "") if found["single"] else ("", name)
+    if ADAPTER_CONFIG in present:
+        raise CheckpointError(
+            "missing", f"{ADAPTER_CONFIG}, but no {ADAPTER_NAMES[0]}; the adapter's weights are absent"
+        )
     raise CheckpointError(
         "missing",
         f"no {SINGLE_NAME} and no {INDEX_NAME}, nor {TORCH_SINGLE_NAME} or {DIFFUSION_NAME}.safetensors; "
         "the weights are absent or in another format",
     )
+
+
+def is_adapter(present: Iterable[str]) -> bool:
+    """Whether these files are an adapter's alone: with weights of a model beside them they are that model's."""
+    present = set(present)
+    of_model = any(name in present for names in WEIGHT_NAMES for name in names) or any(map(_VARIANT.fullmatch, present))
+    return not of_model and ADAPTER_CONFIG in present and any(name in present for name in ADAPTER_NAMES)
+
+
+def config_name(present: Iterable[str]) -> str:
+    """The file that says what the weights are."""
+    return ADAPTER_CONFIG if is_adapter(present) else CONFIG_NAME
 
 
 def read_json_object(raw: bytes, where: str) -> dict:

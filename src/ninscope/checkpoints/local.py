@@ -2,22 +2,23 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, weight_files
+from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, settings_sha256, weight_files
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.index_format import WEIGHT_NAMES
+from ninscope.checkpoints.index_format import ADAPTER_CONFIG, ADAPTER_NAMES, CONFIG_NAME, WEIGHT_NAMES
 from ninscope.checkpoints.pipelines import model_folder
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 
 LOOKS, LOOK_BYTES = 33, 4096  # what is read of a file to tell it from another
-_CHECKPOINT_FILES = ("config.json", *(name for names in WEIGHT_NAMES for name in names))
+_CONFIGURATIONS = (CONFIG_NAME, ADAPTER_CONFIG)
+_CHECKPOINT_FILES = (*_CONFIGURATIONS, *(name for names in WEIGHT_NAMES for name in names), *ADAPTER_NAMES)
 
 
 class LocalFile:
@@ -42,6 +43,11 @@ class LocalFile:
                 return [self._read(file, start, stop) for start, stop in ranges]
         except OSError as error:
             raise CheckpointError("missing", f"{self.name}: cannot be read ({error.strerror or error})") from None
+
+    def start_ranges(self, ranges: list[tuple[int, int]]) -> Callable[[], list[memoryview]]:
+        """Beside files that are fetched: nothing is gained by beginning."""
+        ranges = list(ranges)
+        return lambda: self.read_ranges(ranges)
 
     def _read(self, file, start: int, stop: int) -> memoryview:
         content = memoryview(np.empty(stop - start, np.uint8))  # not zeroed first, unlike a bytearray
@@ -112,7 +118,7 @@ class LocalSource:
         shape = shape_of(read_config(revision, present, read))
         names = weight_files(present, read, revision)
         files = tuple(_identify_file(folder / name, name, revision, known or {}, thorough) for name in names)
-        return Identity(revision, step_of(revision), files, shape=shape)
+        return Identity(revision, step_of(revision), files, shape=shape, settings_sha256=settings_sha256(present, read))
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
@@ -177,7 +183,7 @@ def local_source(label: str, folder: Path) -> LocalSource:
     """The source for an existing folder. A configuration alone counts as a checkpoint where there is nothing else."""
     folders = _listed(label, folder)
     present = {name for name in _CHECKPOINT_FILES if _has(folder, name)}
-    holds_weights = bool(present - {"config.json"})
+    holds_weights = bool(present.difference(_CONFIGURATIONS))
     pipeline = not present and bool(_model_folder(folder))
     own = pipeline or holds_weights or (bool(present) and not any(_is_revision(path) for path in folders))
     return LocalSource(label, folder.resolve(), own, pipeline)
@@ -227,7 +233,7 @@ def _identify_file(
     stamp = _stamp(path)
     before = known.get(str(path))
     if stamp and before is not None and before.stamp == stamp:
-        return before
+        return replace(before, name=name)
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest() if thorough else _digest_of_parts(file, stamp[0])

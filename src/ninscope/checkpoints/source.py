@@ -55,11 +55,18 @@ class Source(Protocol):
         """The key of `known` in `identify`."""
 
 
-def open_source(source: str | Path) -> Source:
+def open_source(source: str | Path, base: str | Path | None = None, base_revision: str | None = None) -> Source:
     """A folder if there is one of that name, else a Hub repository id, or the folder of a pipeline's model in one (org/name/unet).
 
-    Raises RequestError when it is neither.
+    base: the source holds adapters, and each is merged into this model, a folder or a repository; base_revision: which revision
+    of it, where there are several (a repository's is main). Raises RequestError when it is neither.
     """
+    if base is not None:
+        from ninscope.checkpoints.adapted import adapted_source  # which knows this module
+
+        return adapted_source(open_source(source), open_source(base), base_revision)
+    if base_revision is not None:
+        raise RequestError("base_revision is of a base; name the base too")
     text = str(source)
     if not text.strip():
         raise RequestError("an empty name is no source; name a folder, or a Hub repository id (org/name)")

@@ -143,6 +143,18 @@ def as_float(values: np.ndarray, dtype: str) -> np.ndarray:
     return values
 
 
+def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 or float64 values in a stored type, rounded to the nearest (ties to even); what is too large becomes infinite."""
+    if dtype != "BF16":
+        with np.errstate(over="ignore"):
+            return values.astype(STORED_TYPES[dtype])
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    upper = bits >> np.uint32(16)
+    rounded = (bits + np.uint32(0x7FFF) + (upper & np.uint32(1))) >> np.uint32(16)
+    # NaN stays NaN: its other bits may all be in the lower half, or carry.
+    return np.where(np.isnan(values), upper | np.uint32(0x40), rounded).astype(np.uint16)
+
+
 # A request costs about a kilobyte of headers, so a smaller gap is cheaper fetched than skipped; beyond that, gaps are
 # closed (smallest first) while the total stays within this factor of the rows needed, to keep requests few.
 SMALL_GAP_BYTES = 1024

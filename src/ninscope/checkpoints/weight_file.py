@@ -15,7 +15,7 @@ class WeightFile(Protocol):
         """The bytes of every range, exactly; raises CheckpointError when they cannot be had."""
 
     def start_ranges(self, ranges: Sequence[tuple[int, int]]) -> Callable[[], list[memoryview]]:
-        """Begin to read; what is returned waits, and gives what `read_ranges` does. Only where reads are not free."""
+        """Begin to read; what is returned waits, and gives what `read_ranges` does."""
 
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """What is fetched for these ranges of an opened file. Only where reads are not free."""

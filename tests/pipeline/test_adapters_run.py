@@ -1,0 +1,98 @@
+"""Adapters on the command line and in DAG files: alone, and merged into the base that is named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from driving import artefacts, command, results, write_dag
+from lora_adapters import written
+
+import ninscope
+
+pytest.importorskip("peft")
+pytest.importorskip("torch")
+
+
+STEPS = (0, 10)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A training's adapters in one folder, their base, and of each step what peft merges."""
+    place = tmp_path_factory.mktemp("adapters")
+    for step in STEPS:
+        adapter, base, merged = written(
+            place / f"of{step}", "llama", "bfloat16", 1 + step, r=4, target_modules="all-linear"
+        )
+        shutil.copytree(adapter, place / "training" / f"checkpoint-{step}")
+        shutil.copytree(merged, place / "merged" / f"checkpoint-{step}")
+    shutil.copytree(base, place / "base")
+    return place
+
+
+@pytest.fixture(scope="module")
+def dag(made) -> Path:
+    """Of what is merged here, and of what peft merged; paths are from the file's own folder."""
+    models = [
+        {"suite": "tiny", "model": "here", "source": "training", "base": "base"},
+        {"suite": "tiny", "model": "peft", "source": "merged"},
+        {"suite": "tiny", "model": "alone", "source": "training"},
+    ]
+    return write_dag(made / "adapters.toml", models=models, exact=True)
+
+
+def test_measure(made):
+    ended = command("measure", made / "training", "--base", made / "base", "--json")
+    assert ended.code == 0
+    rows = json.loads(ended.out)["rows"]
+    assert [row["step"] for row in rows] == list(STEPS)
+    peft = json.loads(command("measure", made / "merged", "--json").out)["rows"]
+    assert [(row["alpha0"], row["width"], row["emergence"]) for row in rows] == [
+        (row["alpha0"], row["width"], row["emergence"]) for row in peft
+    ]
+    assert rows[1]["emergence"] not in (None, 0)
+
+
+def test_measure_with_a_wrong_base(made):
+    ended = command("measure", made / "training", "--base", made / "training" / "checkpoint-0")
+    assert ended.code == 1
+    assert all("the base is an adapter itself" in line for line in ended.says)
+    ended = command("measure", made / "training", "--base", made / "merged")
+    assert (ended.code, len(ended.says)) == (2, 1)
+    assert "say which with base_revision" in ended.says[0]
+    ended = command("measure", made / "training", "--base", made / "merged", "--base-revision", "checkpoint-7")
+    assert ended.code == 1
+    assert all("no revision checkpoint-7 in it" in line for line in ended.says)
+
+
+def test_a_run(made, dag, scheduler):
+    ended = command("run", dag, "--runs-dir", made / "runs", "--scheduler", scheduler)
+    assert (ended.code, ended.says) == (0, [])
+    run = ninscope.open_run(made / "runs" / "adapters")
+    table = run.table("emergence").set_index(["model", "method", "step"])
+    for method in ("sampled", "exact"):
+        for step in STEPS:
+            here, peft, alone = (table.loc[(model, method, step)] for model in ("here", "peft", "alone"))
+            assert (here["alpha0"], here["width"]) == (peft["alpha0"], peft["width"])
+            assert alone["alpha0"] != here["alpha0"]
+    checkpoints = run.table("checkpoints")
+    assert checkpoints["content_sha256"].nunique() == len(checkpoints) == 6
+    assert set(checkpoints["status"]) == {"ok"}
+    before = results(made / "runs" / "adapters")
+    assert command("run", dag, "--runs-dir", made / "runs", "--scheduler", scheduler).code == 0
+    assert results(made / "runs" / "adapters") == before
+
+    # Another scale is another network, though no weight file has changed.
+    path = made / "training" / "checkpoint-10" / "adapter_config.json"
+    stored = artefacts(made / "runs" / "adapters")["exact"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 99}))
+    assert command("run", dag, "--runs-dir", made / "runs", "--scheduler", scheduler).code == 0
+    assert len(artefacts(made / "runs" / "adapters")["exact"] - stored) == 1
+
+
+def test_a_revision_without_a_base_is_refused(made):
+    model = {"suite": "tiny", "model": "here", "source": "training", "base_revision": "main"}
+    ended = command("run", write_dag(made / "wrong.toml", models=[model]), "--runs-dir", made / "none")
+    assert ended.code == 2
+    assert "base_revision is of a base; name the base too" in ended.says[0]
