@@ -409,3 +409,10 @@ class TestNormsOfKernels:
         np.testing.assert_array_equal(
             bin_probabilities(0.05, IntegerRadii(), 1), bin_probabilities(0.05, IntegerRadii())
         )
+
+
+def test_kernels_next_to_nothing_have_no_edges():
+    """Without a warning, though their bounds in deviations overflow when they are squared."""
+    found = bin_probabilities(1e-160, IntegerRadii("reciprocal", 5.0), taps=9)
+    assert found[-1] == 1.0
+    assert found[:-1].sum() == 0.0

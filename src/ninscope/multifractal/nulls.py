@@ -72,7 +72,8 @@ def bin_probabilities(std: float, radii: Radii, taps: int = 1) -> np.ndarray:
         found[-1] = 1.0
         return found
     scaled = edges / (std * np.sqrt(2.0))
-    below = erf(scaled) if taps == 1 else gammainc(taps / 2, scaled**2)
+    with np.errstate(over="ignore"):  # infinity squared, of which the probability is 1
+        below = erf(scaled) if taps == 1 else gammainc(taps / 2, scaled**2)
     np.add.at(found, np.minimum(table.bins[:-1], radii.count + 1), np.diff(below))
     return found
 
