@@ -32,9 +32,10 @@ lint: $(VENV)/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Compiled first; then the kernels once more as plain Python, so that an index error cannot hide in machine code.
+# Compiled first, two files of tests at a time; then the kernels once more as plain Python, so that an index error cannot hide in
+# machine code.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
 
 #   make soak    kill runs at 200 random moments (ten minutes or more); NINSCOPE_TEST_SEED=1 takes others

@@ -16,9 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 import ninscope
 from benchmarks import overhead
+from benchmarks.families import families
 from benchmarks.measures import in_new_process, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import auditing, hub
+from benchmarks.paths import export, paths
 from benchmarks.shapes import SHAPES, write_checkpoint
 from ninscope.exact.bands import BAND_BYTES
 from ninscope.measuring import measure_all
@@ -259,8 +261,11 @@ def main() -> None:
             suite(folder, "tiny" if small else "70m", 3 if small else 154),
             hub(folder, "tiny" if small else "70m", "tiny" if small else "2.8b"),
             auditing(folder, 4 if small else 154),
+            paths(folder, "tiny" if small else "70m", 2 if small else 15, 2 if small else 24),
+            export(folder, "tiny" if small else "70m", 61, 2 if small else 15),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
+            families(folder, *((1, 256, 1) if small else (16, 2048, 3))),
             overhead.tasks(folder, 40 if small else 5000),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),

@@ -88,7 +88,7 @@ class Plan:
         found: dict[str, set[str | None]] = {}
         for wanted in self.inputs.wanted:
             if wanted.method == SAMPLED:
-                found.setdefault(network.STAGE, set()).update(m.networks[wanted.name] for m in self.inputs.members)
+                found.setdefault(network.STAGE, set()).update(m.networks.get(wanted.name) for m in self.inputs.members)
             found.setdefault(STAGES[wanted.method], set()).update(m.keys[wanted.name] for m in self.inputs.members)
         return {stage: sorted(key for key in keys if key) for stage, keys in found.items()}
 
@@ -185,7 +185,7 @@ def _member(located: Located, asked: Sequence[Wanted], store: ArtefactStore) -> 
         names = [wanted.name for wanted in asked]
         return Member(located, dict.fromkeys(names), dict.fromkeys(names)), dict.fromkeys(names, located.outcome)
     keys: dict[str, str | None] = {}
-    networks: dict[str, str | None] = {}
+    networks: dict[str, str | None] = dict.fromkeys(wanted.name for wanted in asked)  # also of what cannot be read so
     outcomes: dict[str, Outcome] = {}
     for wanted in asked:  # an original before its null models
         name, parameters = wanted.name, wanted.parameters

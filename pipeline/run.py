@@ -157,7 +157,7 @@ def _write_down(prepared: Prepared, plan: Plan, key: str, only_of_tables: bool =
                 "suite": member.located.suite,
                 "model": member.located.model,
                 "revision": member.located.revision,
-                **{named(w.variant, NETWORK): member.networks[w.name] for w in sampled},
+                **{named(w.variant, NETWORK): member.networks.get(w.name) for w in sampled},
                 **member.keys,
                 "status": (standing := plan.inputs.standing(member, outcomes)).status,
                 "message": standing.message,

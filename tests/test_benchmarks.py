@@ -18,6 +18,8 @@ def test_small_benchmarks_run():
         "exact run of 3",
         "exact from a Hub",
         "one sample of 64 a layer from a Hub",
+        "distances across 3 layers, tiny",
+        "to igraph",
         "partition sums",
         "memory",
         "overhead of a task, 40 tasks",

@@ -18,7 +18,9 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 SAMPLING = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
 SUITES = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
 CLUSTER = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+NETWORKS = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
 PAGES = {
+    "docs/networks.md": NETWORKS,
     "docs/suites.md": SUITES,
     "docs/cluster.md": CLUSTER,
     "docs/sampling.md": SAMPLING,

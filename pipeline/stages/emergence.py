@@ -35,11 +35,16 @@ class Member(NamedTuple):
     no_e: str
     status: str
 
+    def described(self) -> list:
+        """What of it enters a key; a status that follows from the rest does not."""
+        follows = self.status == ("duplicate" if self.no_e else "ok")
+        return list(self[:4]) if follows else list(self)
+
 
 def emergence_key(stage: str, members: Sequence[Member], asked: Emergence) -> str:
     """stage: where the members' spectra are stored."""
     return content_key(
-        STAGE, VERSION, spectra=stage, members=[list(member) for member in members], asked=asked.model_dump()
+        STAGE, VERSION, spectra=stage, members=[member.described() for member in members], asked=asked.model_dump()
     )
 
 

@@ -27,7 +27,7 @@ from ninscope.networks.radii import LogRadii, Radii, log_radii
 from ninscope.parameters import Parameters
 
 STAGE, PARTS, RANGES = "exact", "parts", "ranges"
-VERSION = 2
+VERSION = 3
 
 
 def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:

@@ -14,6 +14,9 @@ STAGE = "figures"
 VERSION = 3
 
 
+_TABLES = ("checkpoints", "spectra", "emergence", "benchmarks", "nulls", "degrees")
+
+
 def figures_key(tables_key: str) -> str:
     """Figures depend on the tables and on how they are drawn."""
     return content_key(STAGE, VERSION, tables=tables_key)
@@ -29,10 +32,7 @@ def store_figures(root: str, written: Outcome) -> Outcome:
         while True:
             with folder.locked("tables"):  # all of one set, that of another run perhaps
                 key = key_of(folder, folder.tables)
-                tables = {
-                    name: pd.read_parquet(folder.tables / f"{name}.parquet")
-                    for name in ("checkpoints", "spectra", "emergence", "benchmarks", "nulls")
-                }
+                tables = {name: pd.read_parquet(folder.tables / f"{name}.parquet") for name in _TABLES}
             drawn = draw(tables)
             with folder.locked("tables"):
                 if key_of(folder, folder.tables) == key:  # another run may have written tables and figures meanwhile
@@ -43,13 +43,15 @@ def store_figures(root: str, written: Outcome) -> Outcome:
 
 
 def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
-    """PNG bytes by file name: two figures a model, and one that compares the models where there are several.
+    """PNG bytes by file name: figures of every model, and one that compares the models where there are several.
 
-    They show the analysis that [analysis] asks for; its variants are beside each other in one more a model.
-    Names of suites and models are fit for file names (pipeline.dagfile), and neither holds "--".
+    Of every model spectra and emergence, and where there are rows for them degrees and kurtosis (of whole networks), parts, and
+    the variants beside each other. All but the last show the analysis that [analysis] asks for. Names of suites and models are
+    fit for file names (pipeline.dagfile), and neither holds "--".
     """
     from ninscope.report import figures  # matplotlib takes half a second to import
     from ninscope.report.ablations import ablations_figure
+    from ninscope.report.degree_figures import degrees_figure, kurtosis_figure
     from ninscope.report.parts_figure import groupings_of, parts_figure
 
     drawn = {}
@@ -62,6 +64,9 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
         drawn[f"{stem}-emergence.png"] = _png(
             figures.emergence_figure(part["emergence"], part["benchmarks"], model, part["nulls"])
         )
+        if part["degrees"]["p50"].notna().any():  # not of samples alone, nor of radii that bound no distance
+            drawn[f"{stem}-degrees.png"] = _png(degrees_figure(part["degrees"], model))
+            drawn[f"{stem}-kurtosis.png"] = _png(kurtosis_figure(part["degrees"], model))
         of_default = _of(of_all["emergence"], suite, model)
         of_default = of_default[of_default["variant"] == DEFAULT]
         if groupings_of(of_default):

@@ -164,14 +164,18 @@ def _comparable(located: Sequence[Located], baseline_step: int) -> list[Located]
     for one in located:
         if one.outcome.ok and (error := alone.get(one.revision)) is not None:
             one = replace(one, outcome=replace(one.outcome, status=error.status, message=str(error)))
-        elif start is not None and _digests(one) != _digests(start) and one.wirings:
+        elif start is not None and _otherwise_wired(one, start):
             one = replace(one, otherwise_wired=f"its tensors are wired otherwise than those of {start.revision}: no E")
         found.append(one)
     return found
 
 
-def _digests(one: Located) -> dict[str, str]:
-    return {wired.reading: wired.digest for wired in one.wirings if wired.status == "ok"}
+def _otherwise_wired(one: Located, start: Located) -> bool:
+    """In a way in which both can be read: where one cannot, that is said of it, and the other ways have their E."""
+    digests = {wired.reading: wired.digest for wired in start.wirings if wired.status == "ok"}
+    return any(
+        wired.digest != digests.get(wired.reading, wired.digest) for wired in one.wirings if wired.status == "ok"
+    )
 
 
 def _seen(one: Located) -> Seen:

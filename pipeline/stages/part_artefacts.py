@@ -65,14 +65,14 @@ def matrices_as_arrays(matrices: Sequence[Matrix]) -> tuple[dict[str, np.ndarray
         totals: np.stack([matrix.totals for matrix in matrices]),
         std: np.array([matrix.std for matrix in matrices]),
     }
-    return arrays, {"matrices": [[m.source, m.target, m.rows, m.columns] for m in matrices]}
+    return arrays, {"matrices": [[m.source, m.target, m.rows, m.columns, m.taps] for m in matrices]}
 
 
 def matrices_of(arrays: Mapping[str, np.ndarray], attributes: Mapping) -> tuple[Matrix, ...]:
     """The matrices that `matrices_as_arrays` stored."""
     return tuple(
-        Matrix(*described, std=float(std), totals=totals)
-        for described, totals, std in zip(
+        Matrix(source, target, rows, columns, float(std), totals, taps)
+        for (source, target, rows, columns, taps), totals, std in zip(
             attributes["matrices"], *(arrays[name] for name in MATRIX_ARRAYS), strict=True
         )
     )

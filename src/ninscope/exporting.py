@@ -65,7 +65,7 @@ def network(
         raise RequestError(f"{source}: a network of up to {edges:.2g} edges, more than {MAX_EDGES:.2g}; {advice}")
     found = sampled_network(checkpoint, architecture, count, sample + 1, seed, float(max_distance))
     taken = "all neurons" if parameters.exact else f"{count} a layer, sample {sample} of seed {seed}"
-    return _one_sample(found, architecture, sample, parameters, f"{source} at {revision}, {taken}")
+    return _one_sample(found, sample, parameters, f"{source} at {revision}, {taken}")
 
 
 def _edges_at_most(architecture: Architecture, count: int) -> int:
@@ -77,9 +77,7 @@ def _edges_at_most(architecture: Architecture, count: int) -> int:
     return total
 
 
-def _one_sample(
-    found: SampledNetwork, architecture: Architecture, sample: int, parameters: Parameters, label: str
-) -> Network:
+def _one_sample(found: SampledNetwork, sample: int, parameters: Parameters, label: str) -> Network:
     radii: IntegerRadii = parameters.integer_radii
     indptr, part = found.row_pointer(sample)
     weights = found.matrix.data[part]
@@ -93,7 +91,7 @@ def _one_sample(
     starts = {name: rows.start for name, rows in layer_rows(found).items()}
     links = [
         np.stack([starts[source] + here, starts[target] + there], axis=1)
-        for source, target, here, there in sampled_links(found, architecture, sample)
+        for source, target, here, there in sampled_links(found, sample, skips=True)
     ]
     joined = np.concatenate([np.zeros((0, 2), np.int64), *links])
     return Network(

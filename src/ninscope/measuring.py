@@ -23,6 +23,7 @@ from ninscope.multifractal.means import known_std, without_spectrum
 from ninscope.multifractal.spectrum import Spectrum, fit_warning, spectrum_of_counts
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
+from ninscope.networks.shortest_paths import path_histograms, path_radii
 from ninscope.parameters import ALL, Parameters
 from ninscope.threads import cores, threads_of
 
@@ -33,10 +34,11 @@ class Measurement:
 
     Its own q, tau, alpha, f, r2, alpha0 and width are means over the samples. A sample without a spectrum (Spectrum.message
     says why) is left out of the means, and `message` says how many were. network_nodes: nodes of one network;
-    network_edges: edges within the distance bounds, for each. method: "sampled" or "exact". layers: of an exact measurement,
-    statistics of every node layer with outgoing edges; nodes_of: by layer, the values of its single neurons, where
-    Parameters.per_node asks for them; parts: where Parameters.parts asks, spectra of parts of the network by the part's name
-    ("block/block0", "kind/attention", "layer/block0.x"), one a sample.
+    network_edges: edges within the distance bounds, for each (across several layers, pairs of nodes that a path joins).
+    method: "sampled" or "exact". layers: of an exact measurement, statistics of every node layer with outgoing edges;
+    nodes_of: by layer, the values of its single neurons, where Parameters.per_node asks for them; parts: where
+    Parameters.parts asks, spectra of parts of the network by the part's name ("block/block0", "kind/attention",
+    "layer/block0.x"), one a sample.
     """
 
     samples: tuple[Spectrum, ...]
@@ -108,8 +110,7 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
     of_parts: dict[str, list[Spectrum]] = {name: [] for name in parts}
     rows = {name: network.rows_of(layers) for name, layers in parts.items()}
     degrees = np.zeros((network.samples, network.nodes), np.int64)
-    for sample in range(network.samples):
-        counts, logarithms = _counts(network, sample, parameters)
+    for sample, (counts, logarithms) in enumerate(_counts(network, parameters)):
 
         def spectrum(counts: np.ndarray, logarithms: np.ndarray = logarithms) -> Spectrum:
             return spectrum_of_counts(counts, parameters.min_degree, parameters.q, logarithms, parameters.derivative)
@@ -130,14 +131,19 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
     return Measurement(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes), parts=found)
 
 
-def _counts(network: SampledNetwork, sample: int, parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
-    """(edges per node and distance bin, ln r of every bin) of one sample."""
-    indptr, part = network.row_pointer(sample)
-    weights = network.matrix.data[part]
+def _counts(network: SampledNetwork, parameters: Parameters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(edges, or nodes reached across several layers, per node and distance bin; ln r of every bin) of each sample."""
     radii = parameters.integer_radii
-    if parameters.log_count is not None:
-        radii = log_radii(parameters.log_count, np.abs(weights))
-    return box_histogram(indptr, radii.bins(weights), radii.count), radii.logarithms
+    if (crossed := parameters.layers_crossed) > 1:
+        logarithms = path_radii(radii, crossed)
+        yield from ((counts, logarithms) for counts in path_histograms(network, crossed, radii))
+        return
+    for sample in range(network.samples):
+        indptr, part = network.row_pointer(sample)
+        weights = network.matrix.data[part]
+        if parameters.log_count is not None:
+            radii = log_radii(parameters.log_count, np.abs(weights))
+        yield box_histogram(indptr, radii.bins(weights), radii.count), radii.logarithms
 
 
 def sample_network(checkpoint: Checkpoint, parameters: Parameters, architecture: Architecture) -> SampledNetwork:

@@ -1,93 +1,24 @@
 """UNets, DiT and PixArt as diffusers builds them: every weight of the real modules is read, as what and from where it is."""
 
 import json
+import math
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from diffusion_models import MODELS, WEIGHTS, model, real  # noqa: F401 (fixtures)
 from safetensors.numpy import load_file, save_file
 
 import ninscope
 from ninscope.architectures import FAMILIES, Reading, architecture_of
 from ninscope.checkpoints.source import open_source
-from ninscope.errors import CheckpointError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-SMALL = {"sample_size": 8, "norm_num_groups": 4}
-CROSS = {"cross_attention_dim": 12}
-MODELS = {
-    "ddpm": ("UNet2DModel", SMALL | {
-        "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": (8, 12), "attention_head_dim": 4,
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    }),
-    # Heads that do not fill the channels, blocks that resample with weights, both modulations, another time embedding.
-    "resampling": ("UNet2DModel", SMALL | {
-        "block_out_channels": (8, 12, 16), "layers_per_block": 2, "attention_head_dim": 5, "class_embed_type": "timestep",
-        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "UNetResAttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D", "UpBlock2D"), "downsample_type": "resnet",
-        "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift", "time_embedding_type": "fourier",
-    }),
-    "no-middle": ("UNet2DModel", SMALL | {
-        "block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",),
-        "mid_block_type": None, "num_class_embeds": 3,
-    }),
-    "stable-diffusion": ("UNet2DConditionModel", SMALL | CROSS | {
-        "block_out_channels": (8, 16, 16, 24), "attention_head_dim": 2,
-    }),
-    "sdxl": ("UNet2DConditionModel", SMALL | CROSS | {
-        "block_out_channels": (8, 16, 24), "attention_head_dim": (2, 4, 8), "transformer_layers_per_block": (1, 2, 3),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "use_linear_projection": True,
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 20,
-        "time_cond_proj_dim": 6,
-    }),
-    "mixed": ("UNet2DConditionModel", SMALL | CROSS | {
-        "block_out_channels": (8, 16), "layers_per_block": (1, 2), "attention_head_dim": (3, 5),
-        "down_block_types": ("AttnDownBlock2D", "CrossAttnDownBlock2D"), "only_cross_attention": (False, True),
-        "up_block_types": ("CrossAttnUpBlock2D", "AttnUpBlock2D"), "encoder_hid_dim": 7, "conv_in_kernel": 1,
-        "mid_block_type": "UNetMidBlock2D", "class_embed_type": "projection", "projection_class_embeddings_input_dim": 9,
-        "transformer_layers_per_block": ((1,), (2, 1)), "reverse_transformer_layers_per_block": ((1, 2, 1), (1, 1)),
-    }),
-    "dit": ("DiTTransformer2DModel", {
-        "num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "sample_size": 8, "num_embeds_ada_norm": 10,
-    }),
-    "pixart": ("PixArtTransformer2DModel", {
-        "num_attention_heads": 2, "attention_head_dim": 6, "num_layers": 2, "sample_size": 128, "cross_attention_dim": 12,
-        "caption_channels": 5,
-    }),
-}  # fmt: skip
 UNETS = [name for name, (family, _) in MODELS.items() if family.startswith("UNet")]
 TRANSFORMED = ["stable-diffusion", "sdxl", "mixed", "pixart"]
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """By name: the real module, the folder it was saved to, its config.json, and the weights of its linear layers and
-    convolutions by their names in the file.
-    """
-    built = {}
-    for name, (family, options) in MODELS.items():
-        torch.manual_seed(0)
-        module = getattr(diffusers, family)(**options).eval()
-        folder = tmp_path_factory.mktemp(name) / "step0"
-        module.save_pretrained(folder)
-        weights = {
-            f"{path}.weight": part.weight.detach().numpy()
-            for path, part in module.named_modules()
-            if isinstance(part, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d)
-        }
-        config = json.loads((folder / "config.json").read_text())
-        built[name] = SimpleNamespace(module=module, folder=folder, config=config, weights=weights)
-    return built
-
-
-@pytest.fixture
-def model(real, name):
-    return real[name]
 
 
 def seen_by(model) -> dict[str, SimpleNamespace]:
@@ -289,143 +220,39 @@ def test_older_names_of_attention(real, tmp_path):
     assert ours.samples[0].edges == theirs.samples[0].edges > 0
 
 
-# --- bad input ----------------------------------------------------------------------------------------------
-@pytest.fixture
-def damaged(real, tmp_path):
-    """A copy of a saved model with its tensors and configuration changed."""
-
-    def copy(name, change=None, **config):
-        folder = tmp_path / "step0"
-        folder.mkdir()
-        tensors = load_file(real[name].folder / WEIGHTS)
-        if change:
-            change(tensors)
-        save_file(tensors, folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(real[name].config | config))
-        return folder
-
-    return copy
+SDXL = {
+    "sample_size": 128, "block_out_channels": [320, 640, 1280], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+CIFAR = {
+    "sample_size": 32, "block_out_channels": [128, 256, 256, 256], "attention_head_dim": None, "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+}  # fmt: skip
+STABLE_DIFFUSION = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 
 
-def refusal(config: dict) -> CheckpointError:
-    with pytest.raises(CheckpointError) as caught:
-        architecture_of(config)
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
-UNKNOWN = [
-    ("ddpm", {"down_block_types": ["DownBlock2D", "SkipDownBlock2D"]}, "down_block_types names 'SkipDownBlock2D'"),
-    ("ddpm", {"up_block_types": ["KUpBlock2D", "UpBlock2D"]}, "up_block_types names 'KUpBlock2D'"),
-    ("ddpm", {"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift 'spatial' is not supported"),
-    ("ddpm", {"downsample_type": "pool"}, "downsample_type 'pool'"),
-    ("ddpm", {"time_embedding_type": "x"}, "time_embedding_type 'x'"),
-    ("sdxl", {"attention_type": "gated"}, "attention_type 'gated'"),
-    ("sdxl", {"dual_cross_attention": True}, "dual_cross_attention True"),
-    ("sdxl", {"addition_embed_type": "image"}, "addition_embed_type 'image'"),
-    ("sdxl", {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "mid_block_type 'UNetMidBlock2DSimpleCrossAttn'"),
-    ("sdxl", {"encoder_hid_dim_type": "image_proj"}, "encoder_hid_dim_type 'image_proj'"),
-    ("sdxl", {"cross_attention_dim": [12, 8, 8]}, "cross_attention_dim differs between levels"),
-    ("dit", {"norm_type": "ada_norm"}, "norm_type 'ada_norm'"),
-    ("dit", {"activation_fn": "relu"}, "activation_fn 'relu'"),
-    ("dit", {"_class_name": "Transformer2DModel", "patch_size": None}, "Transformer2DModel without patch_size"),
-]
-SENSELESS = [
-    ("ddpm", {"block_out_channels": [8]}, "2 down_block_types, 2 up_block_types and 1 block_out_channels"),
-    ("ddpm", {"block_out_channels": [8, -12]}, "block_out_channels is -12; an integer from 1"),
-    ("ddpm", {"block_out_channels": [8, 10**12]}, "block_out_channels is 1000000000000"),
-    ("ddpm", {"layers_per_block": 0}, "layers_per_block is 0"),
-    ("ddpm", {"layers_per_block": 10**6}, "numbers of blocks, layers or channels make no sense"),
-    ("ddpm", {"attention_head_dim": 13}, "attention_head_dim 13 is more than the 12 channels"),
-    ("ddpm", {"add_attention": 1}, "add_attention is 1; true or false"),
-    ("ddpm", {"down_block_types": ["CrossAttnDownBlock2D"] * 2}, "CrossAttnDownBlock2D in a UNet2DModel"),
-    ("ddpm", {"down_block_types": "DownBlock2D"}, "down_block_types is no list"),
-    ("ddpm", {"down_block_types": ["DownBlock2D"] * 65}, "down_block_types is no list of 1 to 64"),
-    ("stable-diffusion", {"cross_attention_dim": None}, "cross_attention_dim is absent"),
-    ("stable-diffusion", {"attention_head_dim": 99}, "attention_head_dim 99, which is the number of heads"),
-    ("stable-diffusion", {"layers_per_block": [1, 2]}, "layers_per_block has 2 entries; 4"),
-    ("stable-diffusion", {"only_cross_attention": [True]}, "only_cross_attention is neither"),
-    ("sdxl", {"transformer_layers_per_block": [1, 2]}, "transformer_layers_per_block has 2 entries, not 3"),
-    ("sdxl", {"transformer_layers_per_block": [[1, 1], 2, 3]}, "reverse_transformer_layers_per_block is needed"),
-    ("sdxl", {"transformer_layers_per_block": 10**6}, "transformer_layers_per_block is 1000000"),
-    ("pixart", {"num_attention_heads": 7}, "cross_attention_dim 12, but captions are projected to 42"),
-    ("pixart", {"num_attention_heads": 2, "attention_head_dim": 4, "cross_attention_dim": 8}, "8 channels are no multiple of 3"),
-    ("dit", {"num_layers": 10**9}, "num_layers is 1000000000"),
-    ("dit", {"patch_size": "2"}, "patch_size is '2'"),
-]  # fmt: skip
-
-
-class TestBadInput:
-    @pytest.mark.parametrize(("name", "changed", "message"), UNKNOWN)
-    def test_what_is_not_known_is_unsupported_by_name(self, real, name, changed, message):
-        error = refusal(real[name].config | changed)
-        assert error.status == "unsupported"
-        assert message in str(error)
-
-    @pytest.mark.parametrize(("name", "changed", "message"), SENSELESS)
-    def test_senseless_sizes(self, real, name, changed, message):
-        error = refusal(real[name].config | changed)
-        assert error.status == "corrupt"
-        assert message in str(error)
-
-    @pytest.mark.parametrize("name", ["ddpm", "mixed", "dit", "pixart"])
-    def test_any_value_of_any_option_gives_a_wiring_or_one_line(self, model):
-        junk = (None, -1, 0, 1.5, True, "x", 10**12, [], [0], [[1]], [None], {}, {"a": 1}, [1] * 2000)
-        refused = []
-        for key in model.config:
-            for value in junk:
-                try:
-                    architecture_of(model.config | {key: value})
-                except CheckpointError as error:
-                    refused.append(error)
-        assert len(refused) > len(model.config)
-        assert {error.status for error in refused} == {"corrupt", "unsupported"}
-        assert not [error for error in refused if "\n" in str(error)]
-
-    def test_a_missing_tensor(self, damaged):
-        folder = damaged("ddpm", lambda tensors: tensors.pop("mid_block.attentions.0.to_v.weight"))
-        with pytest.raises(
-            CheckpointError, match=r"mid_block\.attentions\.0\.to_v\.weight is absent, though config.json"
-        ):
-            ninscope.measure(folder)
-
-    def test_half_of_a_family_s_tensors_missing(self, damaged):
-        def halve(tensors):
-            for tensor in [tensor for tensor in tensors if tensor.startswith("up_blocks")]:
-                del tensors[tensor]
-
-        with pytest.raises(CheckpointError, match=r"tensor up_blocks\.0\.\S+ is absent"):
-            ninscope.measure(damaged("stable-diffusion", halve))
-
-    def test_another_shape(self, damaged):
-        message = r"tensor \S+ has shape \[8, 1, 3, 3\], config.json \(UNet2DModel\) implies \[8, 2, 3, 3\]"
-        with pytest.raises(CheckpointError, match=message) as caught:
-            ninscope.measure(damaged("ddpm", in_channels=2))
-        assert caught.value.status == "corrupt"
-
-    def test_a_convolution_with_groups_is_not_taken_for_one_without(self, damaged):
-        def group(tensors):
-            tensors["conv_in.weight"] = np.ascontiguousarray(tensors["conv_in.weight"][:, :2])
-
-        message = (
-            r"conv_in\.weight has shape \[8, 2, 3, 3\], config.json \(UNet2DConditionModel\) implies \[8, 4, 3, 3\]"
-        )
-        with pytest.raises(CheckpointError, match=message):
-            ninscope.measure(damaged("stable-diffusion", group))
-
-    def test_a_matrix_where_a_kernel_was_expected(self, damaged):
-        with pytest.raises(
-            CheckpointError, match=r"proj_in\.weight has shape \[8, 8, 1, 1\], config.json \S+ implies \[8, 8\]"
-        ):
-            ninscope.measure(damaged("stable-diffusion", use_linear_projection=True))
-
-    def test_what_is_not_finite_in_a_kernel_is_found(self, damaged):
-        def spoil(tensors):
-            tensors["conv_out.weight"][0, 3, 1, 1] = np.nan
-
-        with pytest.raises(CheckpointError, match=r"conv_out\.weight holds NaN or infinity") as caught:
-            ninscope.measure(damaged("ddpm", spoil))
-        assert caught.value.status == "nonfinite"
+@pytest.mark.parametrize(("family", "config", "parameters"), [
+    ("UNet2DModel", CIFAR, 35_746_307),  # google/ddpm-cifar10-32
+    ("UNet2DConditionModel", STABLE_DIFFUSION, 859_520_964),  # Stable Diffusion 1.5
+    ("UNet2DConditionModel", SDXL, 2_567_463_684),
+])  # fmt: skip
+def test_published_models_whole(family, config, parameters):
+    """Of their own sizes, without memory for their weights, and by options that stand in an older config.json only."""
+    with torch.device("meta"):
+        module = getattr(diffusers, family)(**config)
+    weights = {
+        f"{path}.weight": tuple(part.weight.shape)
+        for path, part in module.named_modules()
+        if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
+    }
+    matrices = architecture_of({"_class_name": family} | config).matrices
+    assert {name: stored.shape for name, stored in matrices.items()} == weights
+    vectors = sum(part.numel() for part in module.parameters() if part.ndim == 1)
+    assert sum(math.prod(shape) for shape in weights.values()) + vectors == parameters
 
 
 def test_families_are_known_by_their_class():

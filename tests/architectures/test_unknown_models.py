@@ -109,6 +109,14 @@ class TestDescribed:
             ({"blocks": [{**MIXER["blocks"][0], "source": "b{k}"}]}, r"blocks\.1\.source: {k} does not stand in"),
             ({"blocks": [{**MIXER["blocks"][0], "shape": 3}]}, r"blocks\.1\.shape: no such key"),
             ({"blocks": ["w"]}, r"architecture\.blocks\.1 is 'w'; a table"),
+            ({"blocks": [{**MIXER["blocks"][0], "group": 10**30}]}, r"blocks\.1: .* are at most 2147483647"),
+            (
+                {"layers": [{"name": "block{n}.x", "block": "b{k}"}]},
+                r"layers\.1\.block: {k} does not stand in its name",
+            ),
+            ({"layers": [{"name": "x", "sample_group": "{n}"}]}, r"layers\.1\.sample_group: {n} does not stand in"),
+            ({"links": [{"source": "x", "target": "b{n}"}]}, r"links\.1\.target: {n} does not stand in its source"),
+            ({"links": [{"source": "x", "target": "y", "first": -1}]}, r"links\.1\.first: a number from 0"),
             ({"name": 3}, r"architecture\.name is 3; a text"),
         ],
         ids=str,
@@ -126,7 +134,9 @@ class TestDescribed:
                 r"layers\.0\.norm\.weight has shape \[16\], which order linear cannot",
             ),
             ({"source": "block{n}.m", "target": "block{n}.x"}, r"layer block\d+\.. has \d+ neurons by .* and \d+ by"),
-            ({"order": "convolution", "groups": 3}, r"layer block0\.x|does not fit|neurons"),
+            ({"order": "convolution", "groups": 3}, r"has shape \[40, 16\], whose first axis is no 3 equal groups"),
+            ({"first": 10**9}, r"does not fit"),
+            ({"parts": 10**9}, r"of which block0\.m gets no neuron"),
         ],
         ids=str,
     )
@@ -136,6 +146,31 @@ class TestDescribed:
             ninscope.measure(folder, architecture=MIXER | {"blocks": blocks})
         assert no.value.status == "unsupported"
         assert str(no.value).startswith("[architecture]: ")
+
+    @pytest.mark.parametrize("more", [{}, {"rows": 20}, {"rows": 21, "first": 19}], ids=str)
+    def test_a_row_leads_to_one_layer(self, folder, more):
+        """Else its weights would count twice; halves that stand one after the other are fine."""
+        first = MIXER["blocks"][0] | ({"rows": 20} if more else {})
+        with pytest.raises(CheckpointError, match=r"rows of tensor .* lead from block0\.x to block0\.m and h0 at once"):
+            ninscope.measure(folder, architecture={"blocks": [first, first | {"target": "h{n}"} | more]})
+        halves = [first | {"rows": 20}, first | {"target": "h{n}", "rows": 20, "first": 20}]
+        assert ninscope.measure(folder, architecture={"blocks": halves}).nodes == BLOCKS * (WIDTH + HIDDEN)
+
+    def test_a_number_may_stand_in_a_layers_name_twice(self, folder):
+        blocks = [MIXER["blocks"][0] | {"source": "block{n}.x{n+1}"}]
+        layers = [
+            {"name": "block{n}.x{n+1}", "kind": "twice", "block": "b{n}"},
+            {"name": "block{n}.x{n}", "kind": "no"},
+        ]
+        wiring = described.architecture(description_of({"blocks": blocks, "layers": layers}), opened(folder).tensors)
+        assert {(layer.name, layer.kind, layer.block) for layer in wiring.layers if layer.kind} == {
+            (f"block{n}.x{n + 1}", "twice", f"b{n}") for n in range(BLOCKS)
+        }
+
+    def test_a_tensor_without_numbers(self, tmp_path):
+        folder = stored(tmp_path / "step0", {"w": np.ones((0, 5), np.float32)})
+        with pytest.raises(CheckpointError, match=r"tensor w has shape \[0, 5\], which order linear cannot be"):
+            ninscope.measure(folder, architecture={"blocks": [{"tensor": "w", "source": "a", "target": "b"}]})
 
     def test_patterns_are_no_regular_expressions(self, folder):
         blocks = [MIXER["blocks"][0] | {"tensor": "layers..*{n}.up.weight"}]
@@ -159,6 +194,7 @@ class TestGeneric:
         assert found.nodes == 2 * BLOCKS * (WIDTH + HIDDEN) + 3 + 8
         assert found.message == (
             "model_type 'mixer' is no known family; read as generic, each of 25 matrices by itself, "
+            "1 of them convolutions taken for [out, in, ...] of one group, "
             "left out: depth.conv.weight, position"
         )
         alone = ninscope.measure(folder, min_degree=0, architecture={"blocks": [
@@ -188,6 +224,26 @@ class TestGeneric:
         folder = stored(tmp_path / "step0", {"a.weight": np.ones((7, 7), np.int8)})
         with pytest.raises(CheckpointError, match=r"tensor a\.weight is of type I8; only F16"):
             ninscope.measure(folder)
+
+    def test_tables_of_positions_and_masks_are_left_out(self, tmp_path):
+        tensors = {"a.weight": np.eye(7, dtype=np.float32), "position_ids": np.arange(7)[None], "mask": np.eye(7) > 0}
+        found = ninscope.measure(stored(tmp_path / "step0", tensors), min_degree=0)
+        assert found.nodes == 14
+        assert "left out: mask, position_ids" in found.message
+
+    def test_a_tensor_and_one_of_its_name_and_weight(self, tmp_path):
+        tensors = {"a": np.ones((5, 3), np.float32), "a.weight": np.ones((4, 2), np.float32)}
+        checkpoint = opened(stored(tmp_path / "step0", tensors))
+        wiring = architecture_of(checkpoint.config, checkpoint.tensors)
+        assert [(layer.name, layer.size) for layer in wiring.layers] == [
+            ("a.in", 3), ("a.out", 5), ("a.weight.in", 2), ("a.weight.out", 4),
+        ]  # fmt: skip
+
+    def test_it_has_no_wiring_to_choose(self, tmp_path):
+        folder = stored(tmp_path / "step0", mixer_tensors())
+        with pytest.raises(CheckpointError, match="mixer has no wiring parallel, only gpt_neox") as no:
+            ninscope.measure(folder, wiring="parallel")
+        assert no.value.status == "unsupported"
 
     def test_beside_a_known_family_it_is_no_sibling(self, tmp_path):
         suite = write_suite(tmp_path / "tiny", [0, 1, 2], blocks=2, width=16, heads=2)
@@ -273,6 +329,13 @@ class TestWiring:
         config = neox_config(1, 16, 2) | {"use_parallel_residual": residual}
         folder = stored(tmp_path / "step0", neox_tensors(1, 16, 2, seed=0), config)
         with pytest.raises(CheckpointError, match="use_parallel_residual is not true") as no:
+            ninscope.measure(folder, wiring="parallel")
+        assert no.value.status == "unsupported"
+
+    @pytest.mark.parametrize("config", [{"model_type": "mixer"}, {"model_type": "gpt2"}], ids=str)
+    def test_of_a_family_that_has_none(self, tmp_path, config):
+        folder = stored(tmp_path / "step0", mixer_tensors(), config)
+        with pytest.raises(CheckpointError, match="has no wiring parallel, only gpt_neox; leave wiring out") as no:
             ninscope.measure(folder, wiring="parallel")
         assert no.value.status == "unsupported"
 

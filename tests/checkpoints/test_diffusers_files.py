@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
+from ninscope.pipeline.remembered import identity_of
 from safetensors.numpy import load_file, save_file
 
 import ninscope
@@ -190,6 +192,13 @@ class TestPipelinesOnAHub:
         checkpoint = open_source("org/sd").open("main", identity)
         assert set(checkpoint.tensors) == set(load_file(SUITE / "step2000" / SINGLE))
         assert not [request.path for request in hub.requests if not request.is_file]
+
+    def test_where_it_lies_is_remembered(self, serve, tmp_path):
+        serve({"org/sd": {"main": pipeline(tmp_path / "sd")}})
+        identity = open_source("org/sd").identify("main")
+        stored = json.loads(json.dumps(asdict(identity)))
+        assert identity_of(stored) == identity
+        assert identity_of(stored | {"folder": 3}) is None
 
     def test_of_two_models_the_named_one(self, serve, tmp_path):
         place = pipeline(tmp_path / "both")

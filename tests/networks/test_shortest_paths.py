@@ -1,6 +1,7 @@
 """Distances across layers against Dijkstra's algorithm: a plain one, igraph's and scipy's, on the same graph."""
 
 import math
+from dataclasses import replace
 
 import igraph
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.sparse.csgraph import dijkstra
 from suites import neox_tensors, write_checkpoint
 
 from ninscope.architectures import Reading, architecture_of
-from ninscope.architectures.layout import Architecture, Link, NodeLayer, StoredMatrix, WeightBlock
+from ninscope.architectures.layout import Link, NodeLayer
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
 from ninscope.multifractal.boxes import box_histogram
@@ -33,10 +34,10 @@ def checkpoint(tmp_path_factory):
 
 def sampled(checkpoint, wiring="chain", nodes=7, samples=2, seed=0):
     architecture = architecture_of(checkpoint.config, checkpoint.tensors, Reading(wiring=wiring))
-    return sampled_network(checkpoint, architecture, nodes, samples, seed, 150.0), architecture
+    return sampled_network(checkpoint, architecture, nodes, samples, seed, 150.0)
 
 
-def invented(seed: int) -> tuple[SampledNetwork, Architecture]:
+def invented(seed: int) -> SampledNetwork:
     """A network as families may make them: several targets a layer, blocks that skip, links into the middle of a layer,
     parallel edges, neurons without edges, weights out of bounds.
     """
@@ -46,9 +47,11 @@ def invented(seed: int) -> tuple[SampledNetwork, Architecture]:
     layers = tuple(NodeLayer(name, int(size), name) for name, size in zip(names, whole, strict=True))
     pairs = sorted({(int(a), int(a + rng.integers(1, 4))) for a in rng.integers(0, 6, 14)})
     pairs = [(a, b) for a, b in pairs if b < 7]
-    blocks = tuple(WeightBlock(names[a], names[b], f"{a}-{b}") for a, b in pairs)
-    joined = [(0, 1, 0), (1, 3, 0), (2, 3, 2), (3, 4, 0), (3, 5, 1), (4, 6, 0)]
-    links = tuple(Link(names[a], names[b], first) for a, b, first in joined)
+    joined = [(0, 1, 0), (1, 3, 0), (2, 3, 2), (3, 5, 1), (4, 6, 0)]
+    links = tuple(Link(names[a], names[b], first, skip=a == 3) for a, b, first in joined)
+    links += tuple(
+        Link("layer1", "layer4", part=part, parts=2, group=3) for part in (0, 1)
+    )  # as in grouped-query attention
     sizes = np.minimum(whole, 7)
     neurons = np.concatenate([np.sort(rng.permutation(n)[:size]) for n, size in zip(whole, sizes, strict=True)])
     starts = np.cumsum(sizes) - sizes
@@ -66,12 +69,10 @@ def invented(seed: int) -> tuple[SampledNetwork, Architecture]:
     weights = np.array([weight for row in rows for _, weight in row])
     matrix = csr_matrix((weights, columns, indptr), shape=(len(rows), len(rows)))
     sources = tuple(names[a] for a in sorted({a for a, _ in pairs}))
-    network = SampledNetwork(matrix, tuple(names), sizes, neurons[None], sources)
-    matrices = {f"{a}-{b}": StoredMatrix((int(whole[b]), int(whole[a]))) for a, b in pairs}
-    return network, Architecture("invented", layers, blocks, matrices, links=links)
+    return SampledNetwork(matrix, layers, sizes, neurons[None], sources, links)
 
 
-def plain_graph(network, architecture, sample, transfer="reciprocal"):
+def plain_graph(network, sample, transfer="reciprocal", skips=True):
     """(edges, links) between the sample's nodes, edge by edge and pair by pair."""
     edges = []
     for row in range(network.nodes):
@@ -87,10 +88,13 @@ def plain_graph(network, architecture, sample, transfer="reciprocal"):
     }
     links = []
     for (layer, neuron), row in node.items():
-        for link in architecture.links:
-            partner = (link.target, neuron + link.first)
-            if link.source == layer and partner in node:
-                links.append((row, node[partner]))
+        for link in network.links:
+            if link.source == layer and (skips or not link.skip):
+                # Which neuron it is: as many consecutive ones as a group, of groups that stand `parts` apart.
+                group, within = divmod(neuron, link.group)
+                partner = (link.target, link.first + (group * link.parts + link.part) * link.group + within)
+                if partner in node:
+                    links.append((row, node[partner]))
     return edges, links
 
 
@@ -132,9 +136,9 @@ def by_libraries(edges, links, k, nodes):
     return found
 
 
-def compare(network, architecture, sample, k):
-    found = as_matrix(network, path_distances(network, architecture, sample, k))
-    edges, links = plain_graph(network, architecture, sample)
+def compare(network, sample, k, skips):
+    found = as_matrix(network, path_distances(network, sample, k, skips=skips))
+    edges, links = plain_graph(network, sample, skips=skips)
     plain = np.full_like(found, np.inf)
     for source in range(network.nodes):
         for node, length in plain_distances(edges, links, k, source).items():
@@ -149,18 +153,21 @@ def compare(network, architecture, sample, k):
 @pytest.mark.parametrize("wiring", ["chain", "parallel"])
 def test_gpt_neox_equals_dijkstra(checkpoint, wiring, k):
     for seed in (0, 3):
-        network, architecture = sampled(checkpoint, wiring, seed=seed)
+        network = sampled(checkpoint, wiring, seed=seed)
         for sample in range(network.samples):
-            reached, links = compare(network, architecture, sample, k)
+            reached, links = compare(network, sample, k, skips=False)
             assert reached > 200 * k
-            assert links > 10
+            assert links == BLOCKS * 7  # v to c
+            further, more = compare(network, sample, k, skips=True)
+            assert more > links
+            assert further > reached or k == 1
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_any_wiring_equals_dijkstra(k):
     linked = 0
     for seed in range(6):
-        _, links = compare(*invented(seed), 0, k)
+        _, links = compare(invented(seed), 0, k, skips=seed % 2 == 0)
         linked += links
     assert linked > 20
 
@@ -168,37 +175,51 @@ def test_any_wiring_equals_dijkstra(k):
 @pytest.mark.parametrize("wiring", ["chain", "parallel"])
 def test_without_links_the_layers_bound_paths_by_themselves(checkpoint, wiring):
     """Then all paths to a layer cross as many blocks, or k suffices for all, and plain shortest paths are the answer."""
-    network, architecture = sampled(checkpoint, wiring, nodes=WIDTH)
-    bare = Architecture(architecture.family, architecture.layers, architecture.blocks, architecture.matrices)
-    edges, _ = plain_graph(network, bare, 0)
+    network = sampled(checkpoint, wiring, nodes=WIDTH)
+    bare = replace(network, links=())
+    edges, _ = plain_graph(bare, 0)
     graph = igraph.Graph(network.nodes, [edge[:2] for edge in edges], directed=True)
     whole = np.array(graph.distances(weights=[edge[2] for edge in edges]))
     whole[np.diag_indices(network.nodes)] = np.inf
-    found = as_matrix(network, path_distances(network, bare, 0, 4 * BLOCKS))
+    found = as_matrix(network, path_distances(bare, 0, 4 * BLOCKS))
     np.testing.assert_allclose(found, whole, rtol=1e-12)
     assert np.isfinite(whole).sum() > len(edges)
 
 
-def test_what_is_reached_across_two_layers(checkpoint):
-    """x reaches q, k and v, and through v and c, a; from m on, the residual stream leads to later blocks."""
-    network, architecture = sampled(checkpoint, nodes=WIDTH)
+def layers_reached(network, k, skips=False):
     reached = {}
-    for source, target in path_distances(network, architecture, 0, 2):
+    for source, target in path_distances(network, 0, k, skips=skips):
         reached.setdefault(source, []).append(target)
+    return reached
+
+
+def test_what_is_reached_across_two_layers(checkpoint):
+    """x reaches q, k and v, and through v and c, a; with skip connections the residual stream leads on to later blocks."""
+    network = sampled(checkpoint, nodes=WIDTH)
+    reached = layers_reached(network, 2)
     assert reached["block0.x"] == ["block0.q", "block0.k", "block0.v", "block0.a"]
+    assert reached["block0.c"] == ["block0.a", "block0.m"]
     assert reached["block0.a"] == ["block0.m", "block1.x"]
     assert reached["block0.m"] == ["block1.x", "block1.q", "block1.k", "block1.v"]
-    assert reached["block0.c"] == ["block0.a", "block0.m", "block1.q", "block1.k", "block1.v"]  # a is added to x
     assert reached["block1.m"] == ["output.x"]
-    network, architecture = sampled(checkpoint, "parallel", nodes=WIDTH)
-    found = path_distances(network, architecture, 0, 2)
-    reached = [target for source, target in found if source == "block0.x"]
-    assert reached == ["block0.q", "block0.k", "block0.v", "block0.a", "block0.m", "block1.x"]
+    reached = layers_reached(network, 2, skips=True)
+    assert reached["block0.x"] == ["block0.q", "block0.k", "block0.v", "block0.a"]
+    assert reached["block0.c"] == ["block0.a", "block0.m", "block1.q", "block1.k", "block1.v"]  # a is added to x
+    network = sampled(checkpoint, "parallel", nodes=WIDTH)
+    assert layers_reached(network, 2)["block0.x"] == [
+        "block0.q",
+        "block0.k",
+        "block0.v",
+        "block0.a",
+        "block0.m",
+        "block1.x",
+    ]
 
 
 def test_links_join_sampled_neurons_only(checkpoint):
-    network, architecture = sampled(checkpoint, nodes=5, samples=1)
-    links = {(source, target): (here, there) for source, target, here, there in sampled_links(network, architecture, 0)}
+    network = sampled(checkpoint, nodes=5, samples=1)
+    links = {(source, target): (here, there) for source, target, here, there in sampled_links(network, 0)}
+    assert ("block0.x", "block1.x") not in {link[:2] for link in sampled_links(network, 0, skips=False)}
     here, there = links["block0.v", "block0.c"]  # of one sample group, so all of them
     assert here.tolist() == there.tolist() == list(range(5))
     assert 0 < links["block0.x", "block1.x"][0].size < 5
@@ -207,39 +228,39 @@ def test_links_join_sampled_neurons_only(checkpoint):
 @pytest.mark.parametrize("transfer", ["reciprocal", "coth", "neg_log"])
 @pytest.mark.parametrize("max_distance", [150.0, 20.6])
 def test_one_layer_is_the_single_layer_result(checkpoint, transfer, max_distance):
-    network, architecture = sampled(checkpoint, nodes=WIDTH)
+    network = sampled(checkpoint, nodes=WIDTH)
     radii = IntegerRadii(transfer, max_distance)
-    for sample, found in enumerate(path_histograms(network, architecture, 1, radii)):
+    for sample, found in enumerate(path_histograms(network, 1, radii)):
         indptr, part = network.row_pointer(sample)
         expected = box_histogram(indptr, radii.bins(network.matrix.data[part]), radii.count)
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == np.int32
     np.testing.assert_array_equal(path_radii(radii, 1), radii.logarithms)
     # And by the road that longer paths take.
-    lengths = as_matrix(network, path_distances(network, architecture, 0, 1, radii))
+    lengths = as_matrix(network, path_distances(network, 0, 1, radii))
     counts = np.zeros((network.nodes, radii.count + 1), np.int64)
     step = math.log(max_distance) / radii.count if transfer == "neg_log" else 1.0
     for row, column in zip(*np.nonzero(np.isfinite(lengths)), strict=True):
         counts[row, min(round(lengths[row, column] / step), radii.count)] += 1
-    np.testing.assert_array_equal(counts, next(path_histograms(network, architecture, 1, radii)))
+    np.testing.assert_array_equal(counts, next(path_histograms(network, 1, radii)))
 
 
 def test_one_layer_counts_parallel_edges_as_the_single_layer_analysis():
-    network, architecture = invented(1)
+    network = invented(1)
     indptr, part = network.row_pointer(0)
     expected = box_histogram(indptr, IntegerRadii().bins(network.matrix.data[part]), 150)
-    np.testing.assert_array_equal(next(path_histograms(network, architecture, 1)), expected)
-    assert expected.sum() > np.isfinite(as_matrix(network, path_distances(network, architecture, 0, 1))).sum()
+    np.testing.assert_array_equal(next(path_histograms(network, 1)), expected)
+    assert expected.sum() > np.isfinite(as_matrix(network, path_distances(network, 0, 1))).sum()
 
 
 @pytest.mark.parametrize("transfer", ["reciprocal", "coth", "neg_log"])
 def test_histograms_count_rounded_distances(checkpoint, transfer):
-    network, architecture = sampled(checkpoint)
+    network = sampled(checkpoint)
     radii = IntegerRadii(transfer)
     step = math.log(150) / 150 if transfer == "neg_log" else 1.0
-    for sample, found in enumerate(path_histograms(network, architecture, 3, radii, threads=2)):
+    for sample, found in enumerate(path_histograms(network, 3, radii, threads=2)):
         assert found.shape == (network.nodes, 3 * 150 + 1)
-        edges, links = plain_graph(network, architecture, sample, transfer)
+        edges, links = plain_graph(network, sample, transfer, skips=False)
         for node in range(network.nodes):
             expected = np.zeros(451, int)
             for length in plain_distances(edges, links, 3, node).values():
@@ -248,10 +269,10 @@ def test_histograms_count_rounded_distances(checkpoint, transfer):
 
 
 def test_a_spectrum_comes_of_it(checkpoint):
-    network, architecture = sampled(checkpoint, nodes=WIDTH)
+    network = sampled(checkpoint, nodes=WIDTH)
     widths = []
     for k in (1, 2, 3):
-        counts = next(path_histograms(network, architecture, k))
+        counts = next(path_histograms(network, k))
         spectrum = spectrum_of_counts(counts, 5, default_q(), path_radii(IntegerRadii(), k))
         assert math.isfinite(spectrum.alpha0)
         assert spectrum.edges == counts[counts.sum(axis=1) > 5].sum()
@@ -260,29 +281,29 @@ def test_a_spectrum_comes_of_it(checkpoint):
 
 
 def test_threads_change_nothing(checkpoint):
-    network, architecture = sampled(checkpoint)
+    network = sampled(checkpoint)
     for budget in (None, 2):
-        alone = path_distances(network, architecture, 1, 3, budget=budget)
-        together = path_distances(network, architecture, 1, 3, budget=budget, threads=3)
+        alone = path_distances(network, 1, 3, budget=budget)
+        together = path_distances(network, 1, 3, budget=budget, threads=3)
         assert list(alone) == list(together)
         assert all((alone[pair] == together[pair]).all() for pair in alone)
 
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_estimates_are_never_below_the_exact_and_come_near(checkpoint, k):
-    network, architecture = sampled(checkpoint, nodes=WIDTH)
-    exact = as_matrix(network, path_distances(network, architecture, 0, k))
+    network = sampled(checkpoint, nodes=WIDTH)
+    exact = as_matrix(network, path_distances(network, 0, k))
     above = []
     for budget in (1, 4, 20):
-        found = as_matrix(network, path_distances(network, architecture, 0, k, budget=budget, seed=2))
+        found = as_matrix(network, path_distances(network, 0, k, budget=budget, seed=2))
         assert (found >= exact).all()
         both = np.isfinite(found) & np.isfinite(exact)
         above.append((found[both] - exact[both]).mean())
     assert above[0] > above[1] > above[2] == 0
     np.testing.assert_array_equal(found, exact)
-    one = as_matrix(network, path_distances(network, architecture, 0, k, budget=1, seed=2))
-    other = as_matrix(network, path_distances(network, architecture, 0, k, budget=1, seed=3))
-    again = as_matrix(network, path_distances(network, architecture, 0, k, budget=1, seed=2))
+    one = as_matrix(network, path_distances(network, 0, k, budget=1, seed=2))
+    other = as_matrix(network, path_distances(network, 0, k, budget=1, seed=3))
+    again = as_matrix(network, path_distances(network, 0, k, budget=1, seed=2))
     assert (one == again).all()
     assert (one != other).any()
 
@@ -299,15 +320,12 @@ def test_estimates_are_never_below_the_exact_and_come_near(checkpoint, k):
     ],
 )
 def test_wrong_requests_say_so(checkpoint, asked, message):
-    network, architecture = sampled(checkpoint)
+    network = sampled(checkpoint)
     with pytest.raises(RequestError, match=message):
-        path_distances(network, architecture, **({"sample": 0} | asked))
+        path_distances(network, **({"sample": 0} | asked))
 
 
-def test_another_architecture_or_too_many_distances_are_refused(checkpoint, monkeypatch):
-    network, _ = sampled(checkpoint)
-    with pytest.raises(RequestError, match="15 node layers are not those of the architecture \\(invented\\)"):
-        next(path_histograms(network, invented(0)[1], 2))
+def test_too_many_distances_are_refused(checkpoint, monkeypatch):
     monkeypatch.setattr("ninscope.networks.shortest_paths.MAX_PATHS", 100)
     with pytest.raises(RequestError, match="more than 1e\\+02; take fewer neurons, or path_histograms"):
-        path_distances(*sampled(checkpoint), 0, 2)
+        path_distances(sampled(checkpoint), 0, 2)

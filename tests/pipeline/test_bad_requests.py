@@ -63,7 +63,10 @@ def requests(suite, tmp_path, monkeypatch) -> Path:
         ("measure SUITE --samples many", "^Invalid value for '--samples'"),
         ("measure SUITE --sampels 3", "No such option.*--sampels"),
         ("measure", "(?i)missing argument.*source"),
-        ("run absent.toml", "^absent.toml: no such DAG file; these ship with ninscope: .*demo, polypythias, pythia"),
+        (
+            "run absent.toml",
+            "^absent.toml: no such DAG file; these ship with ninscope: ablations, demo, .*polypythias, pythia",
+        ),
         ("run absent", "^absent: no such DAG file"),
         ("run empty", "^empty: no such DAG file"),
         ("run wrong.toml", "^wrong.toml: models: "),

@@ -194,7 +194,7 @@ def test_the_files_that_ship_load(name, models):
     assert dag.name == name
     assert len(dag.all_models()) == models
     methods = dag.analysis.methods()
-    expected = {"polypythias": ["exact"], "ablations": ["sampled"], "parts": ["exact"]}
+    expected = {"polypythias": ["exact"], "parts": ["exact"]}
     assert list(methods) == expected.get(name, ["sampled", "exact"])
     assert "sampled" not in methods or methods["sampled"].samples == 10
 

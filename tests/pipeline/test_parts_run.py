@@ -1,15 +1,23 @@
 """Parts of a network in a run: each part's E is that of its own spectra, beside the whole's and never in its stead."""
 
 import math
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from driving import artefacts, command, contents, write_dag
+from ninscope.pipeline.analyses import Analysis, Nulls
+from ninscope.pipeline.dagfile import Emergence
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages import emergence, exact, network, nulls, spectrum
+from ninscope.pipeline.store import ArtefactStore
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
+from ninscope.architectures import DEFAULT_READING
 from ninscope.multifractal.emergence import emergence_interval
 from ninscope.report.parts_figure import groupings_of, parts_figure
 
@@ -84,6 +92,45 @@ def test_parts_have_keys_of_their_own_and_without_them_keys_stay(finished):
     assert bare["nin"] == with_parts["nin"]
     for stage in ("spectra", "exact", "emergence"):
         assert not bare[stage] & with_parts[stage]
+
+
+def test_keys_are_those_of_before_where_nothing_later_is_asked():
+    """Keys that a run of an earlier version stored: whoever changes one without need has everything computed again."""
+    asked = {"exact": True, "seed": 7, "max_distance": 120.0}
+    both = Analysis(**asked).methods()
+    digests = defaultdict(lambda: str(len(digests)), {DEFAULT_READING.key: "b" * 64})
+    one = SimpleNamespace(
+        content_sha256="a" * 64, kind="local", wired=lambda reading: SimpleNamespace(digest=digests[reading.key])
+    )
+    assert spectrum.spectrum_key("c" * 32, both["sampled"]) == "816145add36fcc7ad6856e4e260c94be"
+    assert exact.exact_key(one, both["exact"], True) == "18513c94d4585e3acb44ce007e9eaa65"
+    assert nulls.nulls_key("d" * 32, Nulls()) == "663111c18f6baa42428bd76ff1042a1e"
+    history = [
+        emergence.Member("step0", 0, "e" * 32, "", "ok"), emergence.Member("step1", 1, "f" * 32, "no", "duplicate"),
+    ]  # fmt: skip
+    assert emergence.emergence_key("exact", history, Emergence()) == "0f64f72367069e0a213490df80f0c813"
+    keys = set()
+    for changes in ({}, {"parts": ["block"]}, {"wiring": "parallel"}):
+        parameters = Analysis(**asked | changes).methods()
+        network_key = network.network_key(one, parameters["sampled"])
+        keys |= {exact.exact_key(one, parameters["exact"], True), network_key}
+        keys.add(spectrum.spectrum_key(network_key, parameters["sampled"]))
+    assert len(keys) == 3 + 2 + 3  # parts are no matter of the sampled network
+
+
+def test_the_layout_of_stored_parts_changes_with_their_versions(finished):
+    """As test_stored_layouts_change_with_their_versions, of what is there only where parts are asked for."""
+    store = ArtefactStore(RunFolder(finished / "runs" / "tiny"))
+    columns = ["alpha0", "width", "nodes", "edges", "r2_mass_mean", "r2_partition"]
+    for stage, version, samples in (("spectra", spectrum.VERSION, 3), ("exact", exact.VERSION, 1)):
+        stored = store.read(stage, store.keys(stage)[0])
+        assert (stage, version) in (("spectra", 3), ("exact", 3))
+        assert stored.attributes["part_columns"] == columns
+        assert stored.attributes["part_names"] == EXPECTED
+        assert stored.arrays["part_values"].shape == (samples, len(EXPECTED), len(columns))
+    stored = store.read("emergence", store.keys("emergence")[0])
+    assert emergence.VERSION == 3
+    assert stored.arrays["part_values"].shape == (len(STEPS), len(EXPECTED), stored.arrays["values"].shape[1])
 
 
 def test_a_part_without_spectrum_says_so_and_spoils_no_other(tmp_path, scheduler):

@@ -1,5 +1,6 @@
 """Variants of an analysis in one DAG file: each is what a run of its own would be, and nothing is done twice."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pandas as pd
 import pytest
 from driving import artefacts, command, contents, made, write_dag
 from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.run import prepare, start
 from suites import write_suite
 
 import ninscope
+from ninscope import architectures
 from ninscope.errors import RequestError
 
 STEPS = (0, 1, 8)
@@ -55,7 +58,7 @@ def of_variant(rows: pd.DataFrame, variant: str) -> pd.DataFrame:
     return rows[rows["variant"] == variant].drop(columns="variant").reset_index(drop=True)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ["transfer-coth", "whole"])
 def test_a_variant_is_what_a_run_of_its_own_gives(finished, scheduler, tmp_path, name):
     alone = write_dag(finished / f"{name}.toml", Path("weights"), **_alone(name), name="tiny")
     assert run(finished, scheduler, alone, name).code == 0
@@ -156,6 +159,43 @@ def test_a_variant_may_read_the_checkpoint_otherwise(tmp_path, scheduler):
         for number, spectrum in enumerate(sampled.samples):
             assert samples.loc[(variant, number), "width"] == spectrum.width
     assert samples.loc[("default", -1), "alpha0"] != samples.loc[("parallel", -1), "alpha0"]
+
+
+def test_a_wiring_that_a_model_has_not_costs_the_variant_alone(finished, tmp_path, monkeypatch):
+    """As far as a plan knows, and what it writes down."""
+    monkeypatch.setattr(architectures, "PARALLEL", {})
+    variants = [{"name": "parallel", "wiring": "parallel"}, {"name": "few", "nodes_per_layer": 6}]
+    asked = write_dag(tmp_path / "new.toml", finished / "weights", **ASKED, variants=variants)
+    prepared = prepare(load_dag(asked), tmp_path)
+    for member, outcomes in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True):
+        assert {name for name, each in outcomes.items() if not each.ok} == {"parallel sampled", "parallel exact"}
+        standing = prepared.plan.inputs.standing(member, outcomes)
+        assert standing.status == "unsupported"
+        assert standing.message.startswith("parallel sampled: gpt_neox has no wiring parallel")
+    assert {stage: len(keys) for stage, keys in prepared.plan.all_keys().items()} == {
+        "nin": 6, "spectra": 6, "exact": 3, "nulls": 3,
+    }  # fmt: skip
+    start(prepared)
+    assert {entry["parallel network"] for entry in ninscope.open_run(tmp_path / "new").plan["checkpoints"]} == {None}
+
+
+def test_a_checkpoint_that_cannot_be_read_as_a_variant_asks_costs_that_variant_alone(tmp_path, scheduler):
+    """A chain of blocks, which step 1 says its are, has no parallel wiring; the default, and other steps, are measured."""
+    suite = write_suite(tmp_path / "weights", (0, 1, 8), **SHAPE)
+    config = json.loads((suite / "step1" / "config.json").read_text())
+    (suite / "step1" / "config.json").write_text(json.dumps(config | {"use_parallel_residual": False}))
+    variants = [{"name": "parallel", "wiring": "parallel"}]
+    asked = write_dag(tmp_path / "tiny.toml", Path("weights"), exact=True, variants=variants)
+    assert run(tmp_path, scheduler, asked).code == 1
+    checkpoints = table(tmp_path, "checkpoints")
+    assert checkpoints["status"].tolist() == ["ok", "unsupported", "ok"]
+    assert "use_parallel_residual is not true" in checkpoints["message"][1]
+    emergence = table(tmp_path, "emergence").groupby(["variant", "method"])["step"].apply(list)
+    assert emergence["default"].tolist() == [[0, 1, 8]] * 2
+    assert emergence["parallel"].tolist() == [[0, 8]] * 2
+    assert table(tmp_path, "emergence")["emergence"].notna().all()  # as it is read alike, step 1 has its E
+    (said,) = command("status", tmp_path / "runs" / "tiny").says
+    assert "parallel sampled: config.json: use_parallel_residual is not true" in said
 
 
 def test_a_variant_that_fails_costs_its_own_rows(tmp_path, scheduler):

@@ -1,7 +1,7 @@
 """Which matrices join which node layers, from a checkpoint's config.json: one small module a model family."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from ninscope.architectures import described, generic, lora
@@ -70,12 +70,7 @@ def architecture_of(
     if reading.description is not None and tensors is not None and not (known and reading.description.unknown_only):
         return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)
     if known:
-        families = PARALLEL if reading.wiring == "parallel" else FAMILIES
-        if family not in families:
-            raise CheckpointError(
-                "unsupported",
-                f"{family} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
-            )
+        families = _wired_so(family, reading)
         named = {"names": tensors} if family in SPELLED and tensors else {}
         return families[family](config, **named).with_convolutions(reading.convolutions)
     if tensors is None or not isinstance(family, str):
@@ -83,8 +78,20 @@ def architecture_of(
             "unsupported",
             f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
         )
+    _wired_so(family, reading)
     why = f"model_type {family!r} is no known family"
     return generic.architecture(tensors, why).with_convolutions(reading.convolutions)
+
+
+def _wired_so(family: str, reading: Reading) -> Mapping[str, Callable[..., Architecture]]:
+    """The families that have the wiring which is asked for. Raises CheckpointError where this one, or an unknown one, has not."""
+    families = PARALLEL if reading.wiring == "parallel" else FAMILIES
+    if reading.wiring != "chain" and family not in families:
+        raise CheckpointError(
+            "unsupported",
+            f"{family} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
+        )
+    return families
 
 
 def unlike(families: Mapping[str, Mapping[str, str]]) -> dict[str, CheckpointError]:

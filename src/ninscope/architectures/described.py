@@ -14,13 +14,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
+
 from ninscope.architectures.layout import Architecture, Link, NodeLayer, RowLayout, StoredMatrix, WeightBlock
 from ninscope.checkpoints.matrix import ORDERS, MatrixLayout
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 
-_OPEN = re.compile(r"\{([a-z]\w*)(?:\s*([+-])\s*(\d{1,6}))?\}")
+_OPEN = re.compile(r"\{([a-z][a-z0-9_]*)(?:\s*([+-])\s*(\d{1,6}))?\}", re.ASCII)
 _NUMBER = r"0|[1-9]\d{0,5}"  # of one spelling, so that two tensors cannot mean the same
+_LARGEST = 2**31 - 1
 
 Numbers = Mapping[str, int]
 
@@ -103,10 +106,22 @@ def description_of(given: Mapping) -> Description:
             raise RequestError(
                 f"{where}: groups, parts and group are at least 1, part is below parts, first and rows are not negative"
             )
+        if max(block.groups, block.parts, block.group, block.first, block.rows) > _LARGEST:
+            raise RequestError(f"{where}: groups, part, parts, group, first and rows are at most {_LARGEST}")
         known = {found[1] for found in _OPEN.finditer(block.tensor)}
         for key in ("source", "target"):
             if missing := {found[1] for found in _OPEN.finditer(getattr(block, key))} - known:
                 raise RequestError(f"{where}.{key}: {{{min(missing)}}} does not stand in its tensor's name")
+    for kind, named, others in (("layers", "name", ("block", "sample_group")), ("links", "source", ("target",))):
+        for number, one in enumerate(parts[kind], 1):
+            known = {found[1] for found in _OPEN.finditer(getattr(one, named))}
+            for key in others:
+                if missing := {found[1] for found in _OPEN.finditer(getattr(one, key))} - known:
+                    raise RequestError(
+                        f"architecture.{kind}.{number}.{key}: {{{min(missing)}}} does not stand in its {named}"
+                    )
+    if wrong := [number for number, link in enumerate(parts["links"], 1) if not 0 <= link.first <= _LARGEST]:
+        raise RequestError(f"architecture.links.{wrong[0]}.first: a number from 0 to {_LARGEST} was expected")
     return Description(name=name, **parts)
 
 
@@ -125,13 +140,17 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
     for _, _, block, name, numbers in matched:
         shape = tensors[name].shape
         layout = MatrixLayout(block.order, block.groups)
-        if len(shape) < 2 or (len(shape) > 2 and not layout.convolves):
+        if len(shape) < 2 or (len(shape) > 2 and not layout.convolves) or 0 in shape:
             raise _wrong(f"tensor {name} has shape {list(shape)}, which order {block.order} cannot be")
+        if shape[0] % block.groups:
+            raise _wrong(f"tensor {name} has shape {list(shape)}, whose first axis is no {block.groups} equal groups")
         targets, nodes = layout.size(shape)
         for layer, size in (
             (_filled(block.source, numbers), nodes),
             (_filled(block.target, numbers), block.rows or targets // block.parts),
         ):
+            if not size:
+                raise _wrong(f"tensor {name} has shape {list(shape)}, of which {layer} gets no neuron")
             known, by = sizes.setdefault(layer, (size, name))
             if known != size:
                 raise _wrong(f"layer {layer} has {known} neurons by {by} and {size} by {name}")
@@ -142,9 +161,24 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
         blocks.append(WeightBlock(_filled(block.source, numbers), _filled(block.target, numbers), name, rows))
     layers = tuple(_layer(layer, size, description.layers) for layer, (size, _) in sizes.items())
     try:
-        return Architecture(description.name, layers, tuple(blocks), matrices, links=tuple(_links(description, sizes)))
+        found = Architecture(description.name, layers, tuple(blocks), matrices, links=tuple(_links(description, sizes)))
     except ValueError as error:
         raise _wrong(str(error)) from None
+    _refuse_shared_rows(found, {layer: size for layer, (size, _) in sizes.items()})
+    return found
+
+
+def _refuse_shared_rows(found: Architecture, sizes: Mapping[str, int]) -> None:
+    """Raises CheckpointError where a row of a tensor leads from one layer to two: its weights would count twice."""
+    targets: dict[tuple[str, str], list[WeightBlock]] = {}
+    for block in found.blocks:
+        targets.setdefault((block.source, block.tensor), []).append(block)
+    for (source, name), blocks in targets.items():
+        if len(blocks) > 1:
+            rows = np.concatenate([block.rows.rows(np.arange(sizes[block.target])) for block in blocks])
+            if np.unique(rows).size < rows.size:
+                names = " and ".join(block.target for block in blocks[:2])
+                raise _wrong(f"rows of tensor {name} lead from {source} to {names} at once; give first, rows or parts")
 
 
 def _wrong(reason: str) -> CheckpointError:
@@ -190,13 +224,19 @@ def _layer(name: str, size: int, described: Sequence[DescribedLayer]) -> NodeLay
 
 def _numbers(template: str, name: str) -> Numbers | None:
     """The numbers for which a template is this name; None where it never is."""
-    end, expression, shifts = 0, "", {}
+    end, expression, places = 0, "", []
     for found in _OPEN.finditer(template):
-        expression += re.escape(template[end : found.start()]) + rf"(?P<{found[1]}>-?\d+)"
-        shifts[found[1]] = int(found[3] or 0) * (-1 if found[2] == "-" else 1)
+        expression += re.escape(template[end : found.start()]) + r"(-?\d{1,7})"
+        places.append((found[1], int(found[3] or 0) * (-1 if found[2] == "-" else 1)))
         end = found.end()
     match = re.fullmatch(expression + re.escape(template[end:]), name)
-    return {key: int(value) - shifts[key] for key, value in match.groupdict().items()} if match else None
+    if match is None:
+        return None
+    numbers: dict[str, int] = {}
+    for (key, shift), value in zip(places, match.groups(), strict=True):
+        if numbers.setdefault(key, int(value) - shift) != int(value) - shift:
+            return None  # one letter, two numbers
+    return numbers
 
 
 def _links(description: Description, sizes: Mapping) -> Iterator[Link]:

@@ -2,7 +2,9 @@
 
 Node layers: `<tensor>.in` and `<tensor>.out`, for every 2-D tensor (embeddings too: whether a matrix is one cannot be seen) and
 every convolution, a tensor of three dimensions whose name says conv, or of more, named weight. Single-layer results need no more,
-but neurons that two matrices share (x of q, k and v) count once for each. What cannot be read is said in the note.
+but neurons that two matrices share (x of q, k and v) count once for each. Convolutions are taken for [out, in, ...] of one group:
+a transposed one, or one of several groups, has another network, which only a description tells. What cannot be read, and what
+was taken for granted, is said in the note.
 """
 
 import re
@@ -14,6 +16,7 @@ from ninscope.checkpoints.tensors import STORED_TYPES, Tensor
 from ninscope.errors import CheckpointError
 
 FAMILY = "generic"
+_TABLES = ("I64", "BOOL")  # positions and masks, which models keep beside their weights; nothing is packed into these
 _NUMBERED = re.compile(r"^(.*?\b\d+)\.")
 
 
@@ -29,6 +32,9 @@ def architecture(tensors: Mapping[str, Tensor], why: str) -> Architecture:
         if layout is None:
             left += [name] if len(tensor.shape) > 2 else []
             continue
+        if tensor.dtype in _TABLES:
+            left.append(name)
+            continue
         if tensor.dtype not in STORED_TYPES:
             raise CheckpointError(
                 "unsupported",
@@ -40,6 +46,7 @@ def architecture(tensors: Mapping[str, Tensor], why: str) -> Architecture:
             continue
         targets, nodes = layout.size(tensor.shape)
         stem = name.removesuffix(".weight")
+        stem = name if stem != name and stem in tensors else stem  # two tensors, x and x.weight
         numbered = _NUMBERED.match(name)
         block = numbered[1] if numbered else stem
         layers.append(NodeLayer(f"{stem}.in", nodes, f"{stem}.in", block))
@@ -49,6 +56,8 @@ def architecture(tensors: Mapping[str, Tensor], why: str) -> Architecture:
     if not blocks:
         raise CheckpointError("unsupported", f"{why}, and no tensor is a matrix or a convolution; there is no network")
     notes = [f"{why}; read as generic, each of {len(blocks)} matrices by itself"]
+    convolutions = sum(stored.layout.convolves for stored in matrices.values())
+    notes += [f"{convolutions} of them convolutions taken for [out, in, ...] of one group"] if convolutions else []
     notes += [f"left out: {_listed(left)}"] if left else []
     notes += [f"tied and counted once: {_listed(tied)}"] if tied else []
     return Architecture(FAMILY, tuple(layers), tuple(blocks), matrices, note=", ".join(notes))

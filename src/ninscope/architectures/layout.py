@@ -50,6 +50,11 @@ class RowLayout:
         within = neurons // self.group * (self.parts * self.group) + self.part * self.group + neurons % self.group
         return self.first + within
 
+    def row(self, neuron: int) -> int:
+        """That of one neuron, at any size: Python's integers do not overflow, and for one they are faster than an array."""
+        place = neuron // self.group * (self.parts * self.group) + self.part * self.group + neuron % self.group
+        return self.first + place
+
 
 @dataclass(frozen=True)
 class WeightBlock:
@@ -129,11 +134,11 @@ class Architecture:
         for block in self.blocks:
             stored = self.matrices[block.tensor]
             targets, nodes = stored.layout.size(stored.slice_shape)
-            last = int(block.rows.rows(np.array([sizes[block.target] - 1]))[0])
-            if nodes != sizes[block.source] or last >= targets:
+            if nodes != sizes[block.source] or block.rows.row(sizes[block.target] - 1) >= targets:
                 raise ValueError(f"{self.family}: {block} does not fit {stored}")
         for link in self.links:
-            if int(link.targets(np.array([sizes[link.source] - 1]))[0]) >= sizes[link.target]:
+            places = RowLayout(link.part, link.parts, link.group, link.first)
+            if places.row(sizes[link.source] - 1) >= sizes[link.target]:
                 raise ValueError(f"{self.family}: {link} reaches beyond its target")
 
     @cached_property
@@ -155,16 +160,22 @@ class Architecture:
     def with_convolutions(self, kernels: str) -> "Architecture":
         """The same wiring with every convolution read so: "norm", one edge a pair of channels, or "per_tap"."""
         changed = {
-            name: replace(matrix, layout=replace(matrix.layout, kernels=kernels)) if matrix.layout.convolves else matrix
+            name: replace(matrix, layout=replace(matrix.layout, kernels=kernels))
             for name, matrix in self.matrices.items()
+            if matrix.layout.convolves and matrix.layout.kernels != kernels
         }
-        return replace(self, matrices=changed)
+        return replace(self, matrices={**self.matrices, **changed}) if changed else self
 
     def edges_of(self, block: WeightBlock) -> tuple[int, int]:
         """(edges that a source neuron of a block has, source neurons) if no weight is out of bounds."""
         stored = self.matrices[block.tensor]
         taps = stored.layout.taps(stored.slice_shape)
         return self._sizes[block.target] * taps // stored.layout.groups, self._sizes[block.source]
+
+    def taps_of_norms(self, block: WeightBlock) -> int:
+        """Of how many taps each weight of a block is the norm; 1 where it is no norm."""
+        stored = self.matrices[block.tensor]
+        return stored.layout.kernel_size(stored.slice_shape) if stored.layout.kernels == "norm" else 1
 
     def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Matrix]:
         """The used matrices by the names in `blocks`, present and of the right shape.

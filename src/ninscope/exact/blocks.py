@@ -56,6 +56,13 @@ class BlockTally:
         std = math.sqrt((math.fsum(variances) + math.fsum((means - mean) ** 2)) / self.rows)
         return std if std > 1e-14 * abs(mean) else 0.0  # means differ from weights that are all alike by rounding
 
+    def std_of(self, taps: int) -> float:
+        """`std`, or where the weights are norms of kernels of so many taps the root mean square of one tap."""
+        if taps == 1:
+            return self.std
+        means, variances = self.row_moments.T
+        return math.sqrt((math.fsum(variances) + math.fsum(means**2)) / self.rows / taps)
+
 
 def merged(one: Mapping[str, BlockTally], other: Mapping[str, BlockTally]) -> dict[str, BlockTally]:
     """Tallies by the matrix's name, added where both have one."""

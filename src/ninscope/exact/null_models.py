@@ -26,7 +26,7 @@ from ninscope.parameters import Parameters
 @dataclass(frozen=True)
 class Matrix:
     """What is kept of one weight matrix. rows: edges that a node has in it; columns: nodes; totals: int64 [K + 2], weights per
-    distance bin, then those that are no edges.
+    distance bin, then those that are no edges; taps: of the kernels whose norms the weights are, and std then is of one tap.
     """
 
     source: str
@@ -35,6 +35,7 @@ class Matrix:
     columns: int
     std: float
     totals: np.ndarray
+    taps: int = 1
 
     @property
     def name(self) -> str:
@@ -47,7 +48,8 @@ def matrices_of(tallies: Mapping[str, BlockTally], architecture: Architecture) -
     for block in architecture.blocks:
         tally = tallies[matrix_name(block.source, block.target)]
         edges, nodes = architecture.edges_of(block)
-        found.append(Matrix(block.source, block.target, edges, nodes, tally.std, tally.totals))
+        taps = architecture.taps_of_norms(block)
+        found.append(Matrix(block.source, block.target, edges, nodes, tally.std_of(taps), tally.totals, taps))
     return tuple(found)
 
 
@@ -93,7 +95,7 @@ def _shuffled(matrix: Matrix, radii: Radii, generator: np.random.PCG64) -> np.nd
 
 
 def _gaussian(matrix: Matrix, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
-    return gaussian_counts(bin_probabilities(matrix.std, radii), matrix.rows, matrix.columns, generator)
+    return gaussian_counts(bin_probabilities(matrix.std, radii, matrix.taps), matrix.rows, matrix.columns, generator)
 
 
 def _analytic_sums(layers: list[list[Matrix]], radii: Radii, parameters: Parameters) -> PartitionSums:
@@ -101,7 +103,7 @@ def _analytic_sums(layers: list[list[Matrix]], radii: Radii, parameters: Paramet
     sums, everywhere = [], np.zeros(radii.count + 1)
     for matrices in layers:
         nodes = matrices[0].columns
-        expected = sum(matrix.rows * bin_probabilities(matrix.std, radii)[:-1] for matrix in matrices)
+        expected = sum(matrix.rows * bin_probabilities(matrix.std, radii, matrix.taps)[:-1] for matrix in matrices)
         sums.append(expected_sums(expected, nodes, parameters.min_degree, parameters.q))
         everywhere += nodes * expected * (sums[-1].nodes > 0)
     return replace(reduce(add, sums), seen=seen_radii(everywhere))

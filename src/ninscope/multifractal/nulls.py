@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numba import njit
-from scipy.special import erf
+from scipy.special import erf, gammainc
 
 from ninscope.multifractal.partition import PartitionSums
 from ninscope.networks.bin_table import bin_table
@@ -58,10 +58,12 @@ def _drawn(rows: int, columns: int, generator: np.random.PCG64) -> Iterator[tupl
         yield first, last, generator.random_raw((last - first) * rows)
 
 
-def bin_probabilities(std: float, radii: Radii) -> np.ndarray:
+def bin_probabilities(std: float, radii: Radii, taps: int = 1) -> np.ndarray:
     """Probability that a Gaussian weight (mean 0) falls into each distance bin, then that it is no edge, float64 [K + 2].
 
-    P(|w| < x) = erf(x / (std sqrt 2)), at the very weights where the bin of a float64 changes.
+    P(|w| < x) = erf(x / (std sqrt 2)), at the very weights where the bin of a float64 changes. taps: the weight is the norm of
+    a kernel of so many, each of deviation std, which is chi-distributed: P(|w| < x) = P(taps / 2, x^2 / (2 std^2)), the
+    regularised lower incomplete gamma function, of which erf is the case of one tap.
     """
     table = bin_table("F64", radii)
     edges = table.starts[:-1].view(np.float64)  # of the runs of equal bins; the last is infinity
@@ -69,7 +71,8 @@ def bin_probabilities(std: float, radii: Radii) -> np.ndarray:
     if std == 0:
         found[-1] = 1.0
         return found
-    below = erf(edges / (std * np.sqrt(2.0)))
+    scaled = edges / (std * np.sqrt(2.0))
+    below = erf(scaled) if taps == 1 else gammainc(taps / 2, scaled**2)
     np.add.at(found, np.minimum(table.bins[:-1], radii.count + 1), np.diff(below))
     return found
 

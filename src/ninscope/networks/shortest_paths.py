@@ -1,9 +1,10 @@
 """Shortest paths across several layers of a sampled network (METHOD section 3; paper A, 5.4, B.1, Algorithms 3 and 4).
 
 A *path across k layers* starts and ends with an edge and crosses at most k weight blocks: it has 1 to k edges, each from a
-node to a target of one of its layer's blocks. Between two edges it may pass through any number of links (`layout.Link`:
-v -> c of an attention, the residual stream), which add no distance and are no crossing; a link joins two sampled neurons,
-and is absent where its partner is not sampled. Its length is the sum of its edges' distances f(|w|), those within the
+node to a target of one of its layer's blocks. Between two edges it may pass through any number of links (`layout.Link`, as
+v -> c of an attention), which add no distance and are no crossing; a link joins two sampled neurons, and is absent where its
+partner is not sampled. Skip connections (the residual stream) are passed through only where `skips` asks for it, since they
+lead around the layers that are to be crossed. Its length is the sum of its edges' distances f(|w|), those within the
 bounds 1 < 1/|w| <= max_distance; the distance of two nodes is the length of the shortest such path, over all routes.
 
 So N_i(r) of a node i counts, besides i, the nodes of all layers reached by 1 to k weight blocks, each once, at its distance.
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture
 from ninscope.errors import RequestError
 from ninscope.networks.min_plus import count_distances, dense_block, min_plus, min_plus_estimate
 from ninscope.networks.radii import IntegerRadii
@@ -38,11 +38,11 @@ def path_radii(radii: IntegerRadii, k: int) -> np.ndarray:
 
 def path_histograms(
     network: SampledNetwork,
-    architecture: Architecture,
     k: int,
     radii: IntegerRadii | None = None,
     budget: int | None = None,
     seed: int = 0,
+    skips: bool = False,
     threads: int = 1,
 ) -> Iterator[np.ndarray]:
     """For every sample the nodes that each node reaches across k layers, by rounded distance, int32 [nodes, k * count + 1].
@@ -52,16 +52,16 @@ def path_histograms(
     radius. A node then counts when it reaches more than min_degree nodes. With k = 1 parallel edges (the taps of a kernel)
     are counted one by one, as in the single-layer analysis; with k > 1 a node is counted once.
 
-    budget, seed: see `path_distances`. threads: results do not depend on it. Raises RequestError.
+    budget, seed, skips: see `path_distances`. threads: results do not depend on it. Raises RequestError.
     """
-    radii = _checked(network, architecture, k, radii, budget, seed)
+    radii = _checked(k, radii, budget, seed)
     step = radius_step(radii.transfer, radii.max_distance)
     for sample in range(network.samples):
         if k == 1:
             yield _edge_histogram(network, sample, radii)
             continue
         counts = np.zeros((network.nodes, k * radii.count + 1), np.int32)
-        paths = _Paths(network, architecture, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
+        paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii), skips)
 
         def count(source: str, paths=paths, counts=counts) -> None:
             for reached in paths.from_layer(source, k).values():
@@ -73,12 +73,12 @@ def path_histograms(
 
 def path_distances(
     network: SampledNetwork,
-    architecture: Architecture,
     sample: int,
     k: int,
     radii: IntegerRadii | None = None,
     budget: int | None = None,
     seed: int = 0,
+    skips: bool = False,
     threads: int = 1,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Distances between the nodes of all pairs (source layer, layer it reaches across k layers) of one sample.
@@ -86,15 +86,16 @@ def path_distances(
     Each is float64 [neurons of the source, neurons of the other] in the order of network.neurons, not rounded, infinity where
     no path leads. radii: transfer function and bounds, the default those of `IntegerRadii`. budget: None for the exact
     distances; else Algorithm 4's estimates from above, that many passing nodes a draw (`min_plus_estimate`), exact where
-    budget reaches the size of the layers; `seed` decides which are drawn. The estimate saves nothing: the exact distances of
-    layers of 128 take less time than drawing three passing nodes for each pair. It is there to be compared with.
+    budget reaches the size of the layers; `seed` decides which are drawn. The estimate saves nothing: with a
+    budget of one it takes several times as long as the exact distances (benchmarks/paths.py). It is there to be compared with.
+    skips: whether paths pass through skip connections too, at no distance.
 
-    Raises RequestError: k or budget out of range, an architecture of another network, more than MAX_PATHS distances.
+    Raises RequestError: sample, k or budget out of range, more than MAX_PATHS distances.
     """
-    radii = _checked(network, architecture, k, radii, budget, seed)
+    radii = _checked(k, radii, budget, seed)
     if not 0 <= sample < network.samples:
         raise RequestError(f"sample is {sample!r}; the network has samples 0 to {network.samples - 1}")
-    paths = _Paths(network, architecture, sample, radii, _Estimate.of(budget, seed, sample, k, radii))
+    paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii), skips)
     most = sum(paths.size(source) for source in paths.sources) * network.nodes
     if most > MAX_PATHS:
         raise RequestError(
@@ -109,18 +110,21 @@ def path_distances(
 
 
 def sampled_links(
-    network: SampledNetwork, architecture: Architecture, sample: int
+    network: SampledNetwork, sample: int, skips: bool = True
 ) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """Links of which both ends are sampled: (source layer, target layer, places in the source, places in the target).
 
-    Places are int64, positions among a layer's sampled neurons. Links without any are left out.
+    Places are int64, positions among a layer's sampled neurons. Links without any are left out, and with skips=False those
+    that are skip connections.
     """
     rows = layer_rows(network)
     neurons = {name: network.neurons[sample, place] for name, place in rows.items()}
     found = []
-    for link in architecture.links:
+    for link in network.links:
+        if link.skip and not skips:
+            continue
         _, here, there = np.intersect1d(
-            neurons[link.source] + link.first, neurons[link.target], assume_unique=True, return_indices=True
+            link.targets(neurons[link.source]), neurons[link.target], assume_unique=True, return_indices=True
         )
         if here.size:
             found.append((link.source, link.target, here, there))
@@ -163,23 +167,19 @@ class _Paths:
     def __init__(
         self,
         network: SampledNetwork,
-        architecture: Architecture,
         sample: int,
         radii: IntegerRadii,
         estimate: _Estimate | None,
+        skips: bool,
     ):
         self.rows = layer_rows(network)
         self.number = {name: number for number, name in enumerate(self.rows)}
         self.sources = [name for name in self.rows if name in set(network.sources)]
         self._estimate = estimate
-        self._targets: dict[str, list[str]] = {}
-        for block in architecture.blocks:
-            targets = self._targets.setdefault(block.source, [])
-            if block.target not in targets:
-                targets.append(block.target)
         self._links: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
-        for source, target, here, there in sampled_links(network, architecture, sample):
+        for source, target, here, there in sampled_links(network, sample, skips):
             self._links.setdefault(source, []).append((target, here, there))
+        self._targets: dict[str, list[str]] = {}  # the layers that a source's edges lead to, in order
         self._blocks = self._dense(network, sample, radii)
 
     def size(self, layer: str) -> int:
@@ -189,18 +189,20 @@ class _Paths:
         indptr, part = network.row_pointer(sample)
         columns = network.matrix.indices[part] - sample * network.nodes
         lengths = _distances(network.matrix.data[part], radii)
+        layer_of = np.repeat(np.arange(len(self.rows)), [self.size(name) for name in self.rows])
+        names = list(self.rows)
         blocks = {}
         place = np.full(network.nodes, -1)
         for source in self.sources:
-            width = 0
-            for target in self._targets[source]:
-                place[self.rows[target]] = width + np.arange(self.size(target))
-                width += self.size(target)
             rows = self.rows[source]
             of_layer = indptr[rows.start : rows.stop + 1].astype(np.int64)
             edges = slice(int(of_layer[0]), int(of_layer[-1]))
+            targets = self._targets[source] = [names[number] for number in np.unique(layer_of[columns[edges]])]
+            width = 0
+            for target in targets:
+                place[self.rows[target]] = width + np.arange(self.size(target))
+                width += self.size(target)
             blocks[source] = dense_block(of_layer - of_layer[0], place[columns[edges]], lengths[edges], width)
-            place[:] = -1
         return blocks
 
     def from_layer(self, source: str, k: int) -> dict[str, np.ndarray]:
@@ -282,7 +284,7 @@ def _each(work, sources: list[str], threads: int) -> list:
         return list(pool.map(work, sources))
 
 
-def _checked(network, architecture, k, radii, budget, seed) -> IntegerRadii:
+def _checked(k, radii, budget, seed) -> IntegerRadii:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_LAYERS_CROSSED:
         raise RequestError(
             f"k is {k!r}; how many layers paths cross, an integer from 1 to {MAX_LAYERS_CROSSED}, was expected"
@@ -296,9 +298,4 @@ def _checked(network, architecture, k, radii, budget, seed) -> IntegerRadii:
     radii = IntegerRadii() if radii is None else radii
     if not isinstance(radii, IntegerRadii):
         raise RequestError('paths across layers go with radii "integer"; logarithmic ones span the edges of one layer')
-    if tuple(layer.name for layer in architecture.layers) != tuple(network.layer_names):
-        raise RequestError(
-            f"the network's {len(network.layer_names)} node layers are not those of the architecture ({architecture.family}); "
-            "give the one it was sampled with"
-        )
     return radii

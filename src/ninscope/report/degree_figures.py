@@ -18,8 +18,7 @@ MAX_PANELS = 24
 MAX_RIDGES = 8
 _BLUE = "#2a6f97"
 _COLOURS = mpl.colormaps["viridis"]
-_KURTOSIS = mpl.colormaps["RdBu_r"].copy()
-_KURTOSIS.set_bad("#d9d9d9")
+_KURTOSIS = mpl.colormaps["RdBu_r"].with_extremes(bad="#d9d9d9")
 
 
 def degrees_figure(degrees: pd.DataFrame, title: str) -> Figure:
@@ -107,7 +106,9 @@ def kurtosis_figure(degrees: pd.DataFrame, title: str) -> Figure:
         values[places[0][layer], places[1][int(step)]] = kurtosis
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         height = float(np.clip(1.6 + 0.2 * len(layers), 2.6, 12))
-        figure = Figure(figsize=(max(4.8, 2.6 + 0.42 * len(steps)), height), layout="constrained", dpi=150)
+        figure = Figure(
+            figsize=(float(np.clip(2.6 + 0.42 * len(steps), 4.8, 14)), height), layout="constrained", dpi=150
+        )
         axes = figure.add_subplot()
         axes.set_title(f"{title}: kurtosis of the average weighted degree")
         known = values[np.isfinite(values) & (values > 0)]

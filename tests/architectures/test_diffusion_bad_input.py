@@ -1,0 +1,150 @@
+"""Configurations and files of diffusion models that are wrong: one line, what is at fault, and never a wrong number."""
+
+import json
+
+import numpy as np
+import pytest
+from diffusion_models import WEIGHTS, model, real  # noqa: F401 (fixtures)
+from safetensors.numpy import load_file, save_file
+
+import ninscope
+from ninscope.architectures import architecture_of
+from ninscope.errors import CheckpointError
+
+
+@pytest.fixture
+def damaged(real, tmp_path):
+    """A copy of a saved model with its tensors and configuration changed."""
+
+    def copy(name, change=None, **config):
+        folder = tmp_path / "step0"
+        folder.mkdir()
+        tensors = load_file(real[name].folder / WEIGHTS)
+        if change:
+            change(tensors)
+        save_file(tensors, folder / WEIGHTS)
+        (folder / "config.json").write_text(json.dumps(real[name].config | config))
+        return folder
+
+    return copy
+
+
+def refusal(config: dict) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        architecture_of(config)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+UNKNOWN = [
+    ("ddpm", {"down_block_types": ["DownBlock2D", "SkipDownBlock2D"]}, "down_block_types names 'SkipDownBlock2D'"),
+    ("ddpm", {"up_block_types": ["KUpBlock2D", "UpBlock2D"]}, "up_block_types names 'KUpBlock2D'"),
+    ("ddpm", {"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift 'spatial' is not supported"),
+    ("ddpm", {"downsample_type": "pool"}, "downsample_type 'pool'"),
+    ("ddpm", {"time_embedding_type": "x"}, "time_embedding_type 'x'"),
+    ("sdxl", {"attention_type": "gated"}, "attention_type 'gated'"),
+    ("sdxl", {"dual_cross_attention": True}, "dual_cross_attention True"),
+    ("sdxl", {"addition_embed_type": "image"}, "addition_embed_type 'image'"),
+    ("sdxl", {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "mid_block_type 'UNetMidBlock2DSimpleCrossAttn'"),
+    ("sdxl", {"encoder_hid_dim_type": "image_proj"}, "encoder_hid_dim_type 'image_proj'"),
+    ("sdxl", {"cross_attention_dim": [12, 8, 8]}, "cross_attention_dim differs between levels"),
+    ("dit", {"norm_type": "ada_norm"}, "norm_type 'ada_norm'"),
+    ("dit", {"activation_fn": "relu"}, "activation_fn 'relu'"),
+    ("dit", {"_class_name": "Transformer2DModel", "patch_size": None}, "Transformer2DModel without patch_size"),
+]
+SENSELESS = [
+    ("ddpm", {"block_out_channels": [8]}, "2 down_block_types, 2 up_block_types and 1 block_out_channels"),
+    ("ddpm", {"block_out_channels": [8, -12]}, "block_out_channels is -12; an integer from 1"),
+    ("ddpm", {"block_out_channels": [8, 10**12]}, "block_out_channels is 1000000000000"),
+    ("ddpm", {"layers_per_block": 0}, "layers_per_block is 0"),
+    ("ddpm", {"layers_per_block": 10**6}, "numbers of blocks, layers or channels make no sense"),
+    ("ddpm", {"attention_head_dim": 13}, "attention_head_dim 13 is more than the 12 channels"),
+    ("ddpm", {"add_attention": 1}, "add_attention is 1; true or false"),
+    ("ddpm", {"down_block_types": ["CrossAttnDownBlock2D"] * 2}, "CrossAttnDownBlock2D in a UNet2DModel"),
+    ("ddpm", {"down_block_types": "DownBlock2D"}, "down_block_types is no list"),
+    ("ddpm", {"down_block_types": ["DownBlock2D"] * 65}, "down_block_types is no list of 1 to 64"),
+    ("stable-diffusion", {"cross_attention_dim": None}, "cross_attention_dim is absent"),
+    ("stable-diffusion", {"attention_head_dim": 99}, "attention_head_dim 99, which is the number of heads"),
+    ("stable-diffusion", {"layers_per_block": [1, 2]}, "layers_per_block has 2 entries; 4"),
+    ("stable-diffusion", {"only_cross_attention": [True]}, "only_cross_attention is neither"),
+    ("sdxl", {"transformer_layers_per_block": [1, 2]}, "transformer_layers_per_block has 2 entries, not 3"),
+    ("sdxl", {"transformer_layers_per_block": [[1, 1], 2, 3]}, "reverse_transformer_layers_per_block is needed"),
+    ("sdxl", {"transformer_layers_per_block": 10**6}, "transformer_layers_per_block is 1000000"),
+    ("pixart", {"num_attention_heads": 7}, "cross_attention_dim 12, but captions are projected to 42"),
+    ("pixart", {"num_attention_heads": 2, "attention_head_dim": 4, "cross_attention_dim": 8}, "8 channels are no multiple of 3"),
+    ("dit", {"num_layers": 10**9}, "num_layers is 1000000000"),
+    ("dit", {"patch_size": "2"}, "patch_size is '2'"),
+]  # fmt: skip
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(("name", "changed", "message"), UNKNOWN)
+    def test_what_is_not_known_is_unsupported_by_name(self, real, name, changed, message):
+        error = refusal(real[name].config | changed)
+        assert error.status == "unsupported"
+        assert message in str(error)
+
+    @pytest.mark.parametrize(("name", "changed", "message"), SENSELESS)
+    def test_senseless_sizes(self, real, name, changed, message):
+        error = refusal(real[name].config | changed)
+        assert error.status == "corrupt"
+        assert message in str(error)
+
+    @pytest.mark.parametrize("name", ["ddpm", "mixed", "dit", "pixart"])
+    def test_any_value_of_any_option_gives_a_wiring_or_one_line(self, model):
+        junk = (None, -1, 0, 1.5, True, "x", 10**12, [], [0], [[1]], [None], {}, {"a": 1}, [1] * 2000)
+        refused = []
+        for key in model.config:
+            for value in junk:
+                try:
+                    architecture_of(model.config | {key: value})
+                except CheckpointError as error:
+                    refused.append(error)
+        assert len(refused) > len(model.config)
+        assert {error.status for error in refused} == {"corrupt", "unsupported"}
+        assert not [error for error in refused if "\n" in str(error)]
+
+    def test_a_missing_tensor(self, damaged):
+        folder = damaged("ddpm", lambda tensors: tensors.pop("mid_block.attentions.0.to_v.weight"))
+        with pytest.raises(
+            CheckpointError, match=r"mid_block\.attentions\.0\.to_v\.weight is absent, though config.json"
+        ):
+            ninscope.measure(folder)
+
+    def test_half_of_a_family_s_tensors_missing(self, damaged):
+        def halve(tensors):
+            for tensor in [tensor for tensor in tensors if tensor.startswith("up_blocks")]:
+                del tensors[tensor]
+
+        with pytest.raises(CheckpointError, match=r"tensor up_blocks\.0\.\S+ is absent"):
+            ninscope.measure(damaged("stable-diffusion", halve))
+
+    def test_another_shape(self, damaged):
+        message = r"tensor \S+ has shape \[8, 1, 3, 3\], config.json \(UNet2DModel\) implies \[8, 2, 3, 3\]"
+        with pytest.raises(CheckpointError, match=message) as caught:
+            ninscope.measure(damaged("ddpm", in_channels=2))
+        assert caught.value.status == "corrupt"
+
+    def test_a_convolution_with_groups_is_not_taken_for_one_without(self, damaged):
+        def group(tensors):
+            tensors["conv_in.weight"] = np.ascontiguousarray(tensors["conv_in.weight"][:, :2])
+
+        message = (
+            r"conv_in\.weight has shape \[8, 2, 3, 3\], config.json \(UNet2DConditionModel\) implies \[8, 4, 3, 3\]"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            ninscope.measure(damaged("stable-diffusion", group))
+
+    def test_a_matrix_where_a_kernel_was_expected(self, damaged):
+        with pytest.raises(
+            CheckpointError, match=r"proj_in\.weight has shape \[8, 8, 1, 1\], config.json \S+ implies \[8, 8\]"
+        ):
+            ninscope.measure(damaged("stable-diffusion", use_linear_projection=True))
+
+    def test_what_is_not_finite_in_a_kernel_is_found(self, damaged):
+        def spoil(tensors):
+            tensors["conv_out.weight"][0, 3, 1, 1] = np.nan
+
+        with pytest.raises(CheckpointError, match=r"conv_out\.weight holds NaN or infinity") as caught:
+            ninscope.measure(damaged("ddpm", spoil))
+        assert caught.value.status == "nonfinite"
