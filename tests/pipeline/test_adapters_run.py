@@ -97,3 +97,15 @@ def test_a_revision_without_a_base_is_refused(made):
     ended = command("run", write_dag(made / "wrong.toml", models=[model]), "--runs-dir", made / "none")
     assert ended.code == 2
     assert "base_revision is of a base; name the base too" in ended.says[0]
+
+
+def test_what_the_page_says_runs(made, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8").split("## Adapters")[1]
+    code = "\n".join(line[4:] for line in page.splitlines() if line.startswith("    "))
+    (tmp_path / "adapter").symlink_to(made / "training" / "checkpoint-0")
+    (tmp_path / "base").symlink_to(made / "base")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/architectures.md", "exec"), {})
+    alone, change = map(float, capsys.readouterr().out.split())
+    assert alone > 0
+    assert change not in (0, alone)
