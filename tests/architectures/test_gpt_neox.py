@@ -208,6 +208,14 @@ class TestTensors:
         parameters = {"nodes_per_layer": 16, "samples": 1}
         assert ninscope.measure(str(one), **parameters).alpha0 == ninscope.measure(str(two), **parameters).alpha0
 
+    def test_a_configuration_of_fewer_blocks_than_the_file(self, tmp_path):
+        folder = write_checkpoint(tmp_path / "more", neox_tensors(3, 16, 2, seed=0), neox_config(2, 16, 2))
+        with pytest.raises(
+            CheckpointError, match=r"tensor gpt_neox\.layers\.2\..* is there, though config\.json"
+        ) as caught:
+            ninscope.measure(str(folder))
+        assert caught.value.status == "corrupt"
+
     def test_all_absent(self, tmp_path):
         config = neox_config(1, 16, 2)
         folder = write_checkpoint(

@@ -104,6 +104,10 @@ class TestDescribed:
             ({"blocks": [{"tensor": "w", "source": "x"}]}, r"architecture\.blocks\.1\.target is missing"),
             ({"blocks": [{**MIXER["blocks"][0], "order": "rows"}]}, r"blocks\.1\.order is 'rows'; one of linear"),
             ({"blocks": [{**MIXER["blocks"][0], "groups": 0}]}, r"blocks\.1: groups, parts and group are at least 1"),
+            (
+                {"blocks": [{**MIXER["blocks"][0], "groups": 2, "rows": 4}]},
+                r"blocks\.1: a convolution of groups has all its rows",
+            ),
             ({"blocks": [{**MIXER["blocks"][0], "part": 1}]}, r"blocks\.1: .*part is below parts"),
             ({"blocks": [{**MIXER["blocks"][0], "groups": "2"}]}, r"groups is '2'; a whole number"),
             ({"blocks": [{**MIXER["blocks"][0], "source": "b{k}"}]}, r"blocks\.1\.source: {k} does not stand in"),

@@ -65,7 +65,8 @@ def architecture_of(
                 "unsupported", "an adapter alone has no wiring but its own; name its base to merge it"
             )
         return lora.architecture(config[ADAPTER_CONFIG], tensors).with_convolutions(reading.convolutions)
-    family = config.get("model_type", config.get("_class_name"))
+    family = config.get("model_type")
+    family = config.get("_class_name") if family is None else family
     known = isinstance(family, str) and family in FAMILIES
     if reading.description is not None and tensors is not None and not (known and reading.description.unknown_only):
         return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)

@@ -106,6 +106,8 @@ def description_of(given: Mapping) -> Description:
             raise RequestError(
                 f"{where}: groups, parts and group are at least 1, part is below parts, first and rows are not negative"
             )
+        if block.groups > 1 and (block.parts > 1 or block.rows or block.first):
+            raise RequestError(f"{where}: a convolution of groups has all its rows; leave out parts, rows and first")
         if max(block.groups, block.parts, block.group, block.first, block.rows) > _LARGEST:
             raise RequestError(f"{where}: groups, part, parts, group, first and rows are at most {_LARGEST}")
         known = {found[1] for found in _OPEN.finditer(block.tensor)}
@@ -161,7 +163,9 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
         blocks.append(WeightBlock(_filled(block.source, numbers), _filled(block.target, numbers), name, rows))
     layers = tuple(_layer(layer, size, description.layers) for layer, (size, _) in sizes.items())
     try:
-        found = Architecture(description.name, layers, tuple(blocks), matrices, links=tuple(_links(description, sizes)))
+        found = Architecture(
+            description.name, layers, tuple(blocks), matrices, links=tuple(_links(description, sizes)), complete=False
+        )
     except ValueError as error:
         raise _wrong(str(error)) from None
     _refuse_shared_rows(found, {layer: size for layer, (size, _) in sizes.items()})

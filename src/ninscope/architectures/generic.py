@@ -29,7 +29,7 @@ def architecture(tensors: Mapping[str, Tensor], why: str) -> Architecture:
     places: dict[tuple, str] = {}
     for name, tensor in sorted(tensors.items(), key=lambda item: _natural(item[0])):
         layout = _layout(tensor)
-        if layout is None:
+        if layout is None and (len(tensor.shape) < 3 or tensor.dtype in STORED_TYPES or tensor.dtype in _TABLES):
             left += [name] if len(tensor.shape) > 2 else []
             continue
         if tensor.dtype in _TABLES:
@@ -60,7 +60,7 @@ def architecture(tensors: Mapping[str, Tensor], why: str) -> Architecture:
     notes += [f"{convolutions} of them convolutions taken for [out, in, ...] of one group"] if convolutions else []
     notes += [f"left out: {_listed(left)}"] if left else []
     notes += [f"tied and counted once: {_listed(tied)}"] if tied else []
-    return Architecture(FAMILY, tuple(layers), tuple(blocks), matrices, note=", ".join(notes))
+    return Architecture(FAMILY, tuple(layers), tuple(blocks), matrices, note=", ".join(notes), complete=False)
 
 
 def _layout(tensor: Tensor) -> MatrixLayout | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from ninscope.checkpoints.matrix import Matrix, MatrixLayout
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
 
+_NUMBERS = re.compile(r"\d+")
 CONVOLUTIONS = ("norm", "per_tap")
 
 
@@ -114,7 +116,7 @@ class StoredMatrix:
 class Architecture:
     """A network's wiring. matrices: every used matrix by the name that blocks give it, which is the tensor's unless
     StoredMatrix says another; prefixes: what may stand before tensor names; links: weightless connections; note: what a user
-    should know of how the model was read, one clause.
+    should know of how the model was read, one clause; complete: there are no blocks beside these, as a family's module knows.
     """
 
     family: str
@@ -124,6 +126,7 @@ class Architecture:
     prefixes: tuple[str, ...] = ("",)
     links: tuple[Link, ...] = field(default=())
     note: str = ""
+    complete: bool = True
 
     def __post_init__(self):
         """Raises ValueError: a family's module, not a checkpoint, is wrong."""
@@ -200,7 +203,20 @@ class Architecture:
                 )
             tensor.checked_float_type()
             used[name] = Matrix(tensor if stored.index is None else tensor.slice(stored.index), stored.layout)
+        if self.complete:
+            self._check_all_are_used({prefix + name for name in names.values()}, found)
         return used
+
+    def _check_all_are_used(self, used: set[str], found: Mapping[str, Tensor]) -> None:
+        """Raises CheckpointError (corrupt) for a tensor called as a used one is, but for its numbers: a block too many."""
+        alike = {_NUMBERS.sub("#", name) for name in used if _NUMBERS.search(name)}
+        extra = next((name for name in found if name not in used and _NUMBERS.sub("#", name) in alike), None)
+        if extra is not None:
+            raise CheckpointError(
+                "corrupt",
+                f"tensor {extra} is there, though config.json ({self.family}) implies none of that number; one of them is another "
+                "model's",
+            )
 
 
 def parts_of(layers: Sequence[NodeLayer], groupings: Sequence[str]) -> dict[str, list[str]]:

@@ -38,4 +38,4 @@ def architecture(config: Mapping, tensors: Mapping[str, Tensor] | None) -> Archi
     notes = [f"an adapter alone: lora_A and lora_B as stored, of modules: {len(adapter.factors)}"]
     if adapter.whole:
         notes.append(f"left out: tensors that take the place of the base's ({len(adapter.whole)})")
-    return Architecture(FAMILY, tuple(layers), tuple(blocks), matrices, note=", ".join(notes))
+    return Architecture(FAMILY, tuple(layers), tuple(blocks), matrices, note=", ".join(notes), complete=False)
