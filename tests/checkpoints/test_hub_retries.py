@@ -48,9 +48,9 @@ PLACES = {"listing": "/revision/step1", "config": "config.json", "weights": WEIG
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(hub_http, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(hub_http, "SILENCE_SECONDS", 0.6)
     monkeypatch.setattr(hub_http, "SLOWEST_BYTES_A_SECOND", 1e6)
-    monkeypatch.setattr(hub_http, "JSON_SECONDS", 0.4)
+    monkeypatch.setattr(hub_http, "JSON_SECONDS", 0.8)
 
 
 @pytest.fixture
