@@ -252,7 +252,7 @@ def conditional(config: Mapping) -> Architecture:
     count = len(channels)
     for key, known in _ONLY.items():
         choice(config, key, known, known[0])
-    layers = integers(config, "layers_per_block", count, MAX_DEPTH, 2)
+    layers = integers(config, "layers_per_block", count, MAX_DEPTH - 1, 2)  # levels up have one more
     # Called the width of a head, and it is that of attention without an encoder; of a transformer it is the number of heads.
     heads = integers(config, "attention_head_dim", count, MAX_WIDTH, 8)
     down_depths, up_depths = _depths(config, layers)
