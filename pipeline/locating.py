@@ -18,7 +18,7 @@ from ninscope.checkpoints.audit import Seen
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.known import cache_files
 from ninscope.checkpoints.revisions import RevisionPattern, Selection
-from ninscope.checkpoints.source import Source
+from ninscope.checkpoints.source_protocol import Source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import NoRepository
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from ninscope.checkpoints import revisions as chosen
 from ninscope.checkpoints import suites
-from ninscope.checkpoints.source import Source, open_source
+from ninscope.checkpoints.source import open_source
+from ninscope.checkpoints.source_protocol import Source
 from ninscope.checkpoints.steps import in_step_order
 from ninscope.errors import RequestError
 

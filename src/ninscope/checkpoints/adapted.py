@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.index_format import ADAPTER_NAMES
 from ninscope.checkpoints.merged import merged_checkpoint
-from ninscope.checkpoints.source import Source
+from ninscope.checkpoints.source_protocol import Source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 

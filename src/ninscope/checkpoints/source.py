@@ -1,58 +1,17 @@
 """A source of checkpoints: what a user names, be it a folder or a Hub repository, behind one small interface."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
-from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.adapted import adapted_source
 from ninscope.checkpoints.local import local_source
 from ninscope.checkpoints.pipelines import MODEL_FOLDERS
-from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.checkpoints.source_protocol import Source
 from ninscope.errors import RequestError
 
 # org/name, and of a diffusers pipeline also the folder of its model
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:/(?P<folder>{'|'.join(MODEL_FOLDERS)}))?")
-
-
-class Source(Protocol):
-    """Where revisions of one model come from."""
-
-    label: str
-    kind: str  # "local" (tensors are read, and checked, whole) or "hub" (only the rows that are wanted)
-
-    def revisions(self) -> list[str]:
-        """Names in step order, at least one. Raises RequestError."""
-
-    def names(self) -> list[str]:
-        """Names of all that could be a revision, whether they state a step or not. Raises RequestError."""
-
-    def step_of(self, revision: str) -> int | None:
-        """The training step of a revision, or None."""
-
-    def identify(
-        self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
-    ) -> Identity:
-        """What the revision is, without reading a weight where a hash is known. Raises CheckpointError.
-
-        thorough: False makes do with digests that tell files apart, where a true one would take reading all of them.
-        """
-
-    def fingerprint(self, revision: str) -> str | None:
-        """Something that changes whenever the revision's files do, had for next to nothing; None where it is not known.
-
-        Raises RequestError.
-        """
-
-    def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
-        """The revision as a lazy Checkpoint, that of `identity` where one is given. Raises CheckpointError."""
-
-    def check_unchanged(self, identity: Identity) -> None:
-        """To be called after reading. Raises CheckpointError when what was read may not be what was identified."""
-
-    def stamp_path(self, revision: str, file: FileIdentity) -> str:
-        """The key of `known` in `identify`."""
 
 
 def open_source(source: str | Path, base: str | Path | None = None, base_revision: str | None = None) -> Source:
@@ -62,8 +21,6 @@ def open_source(source: str | Path, base: str | Path | None = None, base_revisio
     of it, where there are several (a repository's is main). Raises RequestError when it is neither.
     """
     if base is not None:
-        from ninscope.checkpoints.adapted import adapted_source  # which knows this module
-
         return adapted_source(open_source(source), open_source(base), base_revision)
     if base_revision is not None:
         raise RequestError("base_revision is of a base; name the base too")
