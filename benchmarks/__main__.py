@@ -265,7 +265,7 @@ def main() -> None:
             export(folder, "tiny" if small else "70m", 61, 2 if small else 15),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
-            families(folder, *((1, 256, 1) if small else (16, 2048, 3))),
+            families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             overhead.tasks(folder, 40 if small else 5000),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),

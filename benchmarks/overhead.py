@@ -7,12 +7,13 @@ import numpy as np
 from dask.delayed import delayed
 from distributed import Client
 from ninscope.pipeline import graph as graphs
+from ninscope.pipeline.analyses import DEFAULT, SAMPLED, Wanted
 from ninscope.pipeline.execute import connected, execute
 from ninscope.pipeline.plan import Plan
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import network, spectrum
 from ninscope.pipeline.stages.inputs import Inputs
-from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages.locate import Located, Wired
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.store import Artefact, ArtefactStore
 from safetensors.numpy import load_file, save_file
@@ -84,11 +85,14 @@ def _plan(count: int) -> Plan:
         identity = Identity(f"step{number}", number, (file,))
         key = f"{number:032x}"
         located[key] = Located(
-            "suite", "model", "/weights", f"step{number}", number, Outcome(), identity, "local", "a" * 64, 10**9, 10**9,
+            "suite", "model", "/weights", f"step{number}", number, Outcome(), identity, "local",
+            (Wired(parameters.reading.key, "gpt_neox", "a" * 64, 10**9),), 10**9,
             ((f"/weights/step{number}/model.safetensors", file),),
         )  # fmt: skip
-    inputs = Inputs((), (), (), {"sampled": parameters}, None, None)
-    return Plan(inputs, [], [], networks=located, spectra={key: key for key in located})
+    wanted = Wanted(DEFAULT, SAMPLED, parameters)
+    inputs = Inputs((), (), (), (wanted,), None)
+    networks = {key: (one, wanted) for key, one in located.items()}
+    return Plan(inputs, [], networks=networks, spectra={key: (key, wanted) for key in located})
 
 
 def repeat(folder: Path, count: int):

@@ -19,7 +19,7 @@ _NODES_PER_LAYER = 128
 
 def paths(folder: Path, shape: str, runs: int, sources: int):
     """Exact distances across three layers, in one thread, of a sample of 128 neurons a layer; networkx on the same graph."""
-    checkpoint = open_source(write_checkpoint(folder / shape, shape)).open(shape)
+    checkpoint = open_source(write_checkpoint(folder / f"paths-{shape}", shape)).open(f"paths-{shape}")
     architecture = architecture_of(checkpoint.config, checkpoint.tensors)
     network = sampled_network(checkpoint, architecture, _NODES_PER_LAYER, 1, 0, 150.0)
     exact = timed(lambda: path_distances(network, 0, _K), runs)
@@ -38,7 +38,7 @@ def paths(folder: Path, shape: str, runs: int, sources: int):
 
 def export(folder: Path, shape: str, nodes_per_layer: int, runs: int):
     """A sampled network as an igraph graph."""
-    network = ninscope.network(str(write_checkpoint(folder / shape, shape)), nodes_per_layer=nodes_per_layer)
+    network = ninscope.network(str(write_checkpoint(folder / f"paths-{shape}", shape)), nodes_per_layer=nodes_per_layer)
     found = timed(network.to_igraph, runs)
     per_100_000 = found.median * 1e5 / network.edge_count
     name = f"to igraph, {network.edge_count} edges"

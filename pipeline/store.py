@@ -112,7 +112,12 @@ class ArtefactStore:
                 self._put(partial, place, digests)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-            self._write_record(stage, key, digests)
+            try:
+                self._write_record(stage, key, digests)
+            except (OSError, StoreError):  # without its record it does not count, and would only take room
+                with suppress(OSError, StoreError):
+                    self._set_aside(place)
+                raise
 
     def write_failure(self, stage: str, key: str, error: CheckpointError) -> None:
         self.write(stage, key, Artefact({}, {"status": error.status, "message": str(error)}))

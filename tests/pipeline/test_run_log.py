@@ -138,7 +138,7 @@ def test_tables_that_cannot_be_made_are_told_of(dag, run, client, scheduler, mon
 def test_a_fault_while_locating_is_told_of(dag, run, monkeypatch, scheduler):
     real = locate.architecture_of
 
-    def faulty(config):
+    def faulty(*_):
         raise ZeroDivisionError("a fault of ours")
 
     monkeypatch.setattr(locate, "architecture_of", faulty)
