@@ -28,7 +28,7 @@ def configurations(blocks: int, width: int) -> dict[str, dict]:
         },
         "llama": {
             "model_type": "llama", "num_hidden_layers": blocks, "hidden_size": width, "num_attention_heads": heads,
-            "num_key_value_heads": heads // 4, "intermediate_size": 4 * width,
+            "num_key_value_heads": max(heads // 4, 1), "intermediate_size": 4 * width,
         },
         "GPT-2 ([in, out])": {"model_type": "gpt2", "n_layer": blocks, "n_embd": width, "n_head": heads},
         "UNet2DConditionModel": {
