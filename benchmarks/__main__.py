@@ -1,6 +1,7 @@
 """`make bench`: prints each figure, the limit or naive version beside it, and the ratio. Nothing here passes or fails."""
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -227,6 +228,14 @@ def demo(folder: Path):
     yield "demo, again", again["seconds"], "s", "wanted: under 5 s", again["seconds"] / 5
 
 
+def memel(shape: tuple[int, int, int], runs: int):
+    """MEmeL in a training step, where torch and transformers are installed."""
+    if all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        from benchmarks import memel as measured
+
+        yield from measured.memel(shape, runs)
+
+
 def imports():
     """Import time of the package and of its core, against Python's and numpy's own."""
     bare = in_new_process("import numpy\nresult = 0\n")
@@ -266,6 +275,7 @@ def main() -> None:
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
+            memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
             overhead.tasks(folder, 40 if small else 5000),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),

@@ -33,6 +33,10 @@ class NoRepository(RequestError):
     """A Hub has no such repository, or shows it to others only."""
 
 
+class NonFiniteError(RequestError):
+    """Numbers that a model computes are NaN or infinite: they cannot be gone on with."""
+
+
 class InterruptedRun(NinscopeError):
     """Ctrl-C during a run, its workers stopped."""
 

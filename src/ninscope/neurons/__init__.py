@@ -1,0 +1,1 @@
+"""What single neurons do: monosemanticity, fine-tuning that inhibits it, activations. Nothing else needs torch."""

@@ -1,0 +1,100 @@
+"""Which layers of a model are meant: by name, or the middle ones of its attention layers or repeated blocks."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+from ninscope.errors import RequestError
+
+_MIDDLE = re.compile(r"middle:(\d{1,6})")
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CHANNEL_NORMALISATIONS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+)
+
+
+def layers_of(model: nn.Module, asked: str | Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that are meant, by name, in the model's order.
+
+    asked: "middle:4", the four middle ones of `candidates`; or names as in model.named_modules(), of which the beginning may be
+    left out where that leaves one meaning. Raises RequestError: too few candidates, a name that matches nothing (with near ones)
+    or several.
+    """
+    if isinstance(asked, str) and (found := _MIDDLE.fullmatch(asked)):
+        return _middle(model, int(found[1]))
+    if asked == "all" and (found := candidates(model)):
+        return found
+    if isinstance(asked, str) and asked.startswith("middle"):
+        raise RequestError(f'layers is {asked!r}; "middle:4" was expected, or names of modules')
+    names = [asked] if isinstance(asked, str) else list(asked)
+    if not names:
+        raise RequestError('layers is empty; give "middle:4", or names of modules')
+    modules = {name: module for name, module in model.named_modules() if name}
+    chosen = {_named(name, modules) for name in names}
+    return {name: module for name, module in modules.items() if name in chosen}
+
+
+def candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's attention layers, outermost modules whose class is called so; where it has none, the blocks of its longest
+    list of modules of one class."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if (
+            name
+            and not inside
+            and "attention" in type(module).__name__.lower()
+            and not isinstance(module, nn.ModuleList)
+        ):
+            found[name] = module
+    if found:
+        return found
+    longest: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            blocks = {f"{name}.{key}" if name else key: block for key, block in module.named_children()}
+            alike = len({type(block) for block in blocks.values()}) == 1
+            if alike and len(blocks) > max(len(longest), 1):
+                longest = blocks
+    return longest
+
+
+def feature_dim_of(module: nn.Module) -> int:
+    """Which dimension of a module's output counts features: 1 of convolutions and of normalisations that go with them, else the
+    last. Of a block the last convolution or matrix in it decides."""
+    inner = [each for each in module.modules() if isinstance(each, (*_CONVOLUTIONS, nn.Linear))] or [module]
+    return 1 if isinstance(inner[-1], (*_CONVOLUTIONS, *_CHANNEL_NORMALISATIONS)) else -1
+
+
+def _middle(model: nn.Module, number: int) -> dict[str, nn.Module]:
+    found = candidates(model)
+    if not 1 <= number <= len(found):
+        raise RequestError(
+            f"middle:{number} of {len(found)} attention layers or repeated blocks that {type(model).__name__} has; give "
+            + (f"middle:1 to middle:{len(found)}, or names" if found else "names of modules")
+        )
+    first = (len(found) - number) // 2
+    return dict(list(found.items())[first : first + number])
+
+
+def _named(asked: str, modules: dict[str, nn.Module]) -> str:
+    if asked in modules:
+        return asked
+    ends = [name for name in modules if name.endswith(f".{asked}")]
+    if len(ends) == 1:
+        return ends[0]
+    if ends:
+        raise RequestError(f"layer {asked!r} is {len(ends)} modules: {_listed(ends)}; give the whole name of each")
+    near = difflib.get_close_matches(asked, modules, n=3, cutoff=0.3) or list(modules)[:3]
+    raise RequestError(f"layer {asked!r} matches no module of the model; near: {_listed(near)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,139 @@
+"""MEmeL as a layer: monosemantic values are replaced by their neuron's mean (paper B, sections 3.2 and 3.3, Algorithm 2)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ninscope.errors import RequestError
+from ninscope.neurons.memel.scale import EPSILON, MonosemanticScale
+from ninscope.neurons.memel.scanning import POSITIONS, kept_of, rows_of
+from ninscope.neurons.memel.selection import Selection
+
+# d h' / d h where a value is deactivated: h' = -h + (mean + h)_ng (eq. 6), mean_ng (4), h + (mean - h)_ng (5).
+METHODS = {"reversed": -1.0, "naive_mean": 0.0, "naive_shift": 1.0}
+LATE_START = 10  # the authors'
+
+
+class MEmeL(nn.Module):
+    """Deactivates the most monosemantic values of every sample while training; in evaluation mode it is the identity.
+
+    method: what a deactivated value's gradient becomes: "reversed" (Reversed Deactivation, h' = -h + (mean + h) without
+    gradient: -1 times what comes), "naive_mean" (h' = mean: none), "naive_shift" (h' = h + (mean - h) without gradient: as it
+    is). All three give the mean. select: which values, as `Selection.of` says; of every sample, padding never. late_start: so
+    many batches only give statistics (Algorithm 2 prints the condition the other way round; appendix E's text counts).
+    neurons, feature_dim, forget, epsilon, shape: as in `MonosemanticScale`, whose buffers are this layer's only state.
+    layer: its name in messages.
+
+    Output: of h's shape, dtype and device. Raises RequestError: arguments that make no sense, and what
+    `MonosemanticScale.observe` raises.
+    """
+
+    def __init__(
+        self,
+        method: str = "reversed",
+        select: Selection | str | Mapping[str, float] = "top-1",
+        late_start: int = LATE_START,
+        neurons: str = "features",
+        feature_dim: int = -1,
+        forget: int | None = None,
+        epsilon: float = EPSILON,
+        shape: Sequence[int] | None = None,
+        layer: str = "MEmeL",
+    ):
+        super().__init__()
+        if method not in METHODS:
+            raise RequestError(f"method is {method!r}; one of {', '.join(METHODS)}")
+        if isinstance(late_start, bool) or not isinstance(late_start, int) or late_start < 0:
+            raise RequestError(f"late_start is {late_start!r}; a number of batches was expected, 0 for none")
+        self.method, self.late_start = method, late_start
+        self.selection = Selection.of(select)
+        self.scale = MonosemanticScale(neurons, feature_dim, forget, epsilon, shape, layer)
+
+    @property
+    def layer(self) -> str:
+        return self.scale.layer
+
+    def extra_repr(self) -> str:
+        return f"method={self.method!r}, select={self.selection.kind} {self.selection.amount}, late_start={self.late_start}"
+
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """h with its most monosemantic values at their means. h: floats [samples, ...]; mask: nonzero where a value counts, over
+        leading dimensions of h ([samples, tokens] of text)."""
+        if not self.training or h.numel() == 0:
+            return h
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            raise RequestError(
+                f"{self.layer}: passed again while gradients are computed (activation checkpointing), which would count the batch "
+                "twice; leave this layer out of it"
+            )
+        if self.selection.kind == "threshold":
+            return self._above_threshold(h, mask)
+        scale = self.scale
+        with torch.no_grad():
+            dim = scale._prepared(h)
+            values = h[0].numel()
+            most = self.selection.most(values)
+            started = scale.steps >= self.late_start  # before this batch counts
+            means = scale.mean.flatten().clone()
+            phi, place = scale.observe(h, mask, most)
+            chosen = (phi > 0) & started
+            if self.selection.kind == "fraction" and mask is not None:
+                counted = kept_of(mask, h, dim).expand(rows_of(h, dim).shape).sum((1, 2))
+                chosen &= torch.arange(most, device=h.device) < self.selection.asked(counted)[:, None]
+            mean = means[_neuron_of(h, dim, place)].to(h.dtype)
+            value = torch.where(chosen, mean, h.detach().reshape(h.shape[0], -1).gather(1, place))
+            factor = torch.where(chosen, METHODS[self.method], 1.0).to(h.dtype)
+        return _ReplacePlaces.apply(h, place, value, factor, self.method == "naive_shift")
+
+    def _above_threshold(self, h: Tensor, mask: Tensor | None) -> Tensor:
+        scale = self.scale
+        with torch.no_grad():
+            dim = scale._prepared(h)
+            started = scale.steps >= self.late_start
+            mean = scale.mean.clone()
+            chosen = (scale.phi(h, mask) > self.selection.amount) & started
+            scale.observe(h, mask, 0)
+            if dim != POSITIONS:
+                mean = mean.view([-1] + [1] * (h.ndim - 1 - dim))
+        return _ReplaceChosen.apply(h, chosen, mean.to(h.dtype), METHODS[self.method])
+
+
+def _neuron_of(h: Tensor, dim: int, place: Tensor) -> Tensor:
+    """Which neuron a place in h.reshape(samples, -1) belongs to."""
+    return place if dim == POSITIONS else place // h.shape[dim + 1 :].numel() % h.shape[dim]
+
+
+class _ReplacePlaces(torch.autograd.Function):
+    """h with values [samples, k] at places [samples, k] of h.reshape(samples, -1), whose gradients are multiplied by factor."""
+
+    @staticmethod
+    def forward(ctx, h, place, value, factor, unchanged):
+        ctx.save_for_backward(place, factor)
+        ctx.unchanged = unchanged
+        out = h.clone(memory_format=torch.contiguous_format)
+        out.view(h.shape[0], -1).scatter_(1, place, value)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        if ctx.unchanged:
+            return grad, None, None, None, None
+        place, factor = ctx.saved_tensors
+        flat = grad.flatten(1)
+        return flat.scatter(1, place, flat.gather(1, place) * factor).view(grad.shape), None, None, None, None
+
+
+class _ReplaceChosen(torch.autograd.Function):
+    """h with its chosen values at their means, whose gradients are multiplied by factor."""
+
+    @staticmethod
+    def forward(ctx, h, chosen, mean, factor):
+        ctx.save_for_backward(chosen)
+        ctx.factor = factor
+        return torch.where(chosen, mean, h)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (chosen,) = ctx.saved_tensors
+        return (grad if ctx.factor == 1 else torch.where(chosen, grad * ctx.factor, grad)), None, None, None
