@@ -1,8 +1,8 @@
-"""Every known family, by `model_type` (transformers) or `_class_name` (diffusers), and the function that knows its wiring."""
+"""Every known family, by `model_type` (transformers, own) or `_class_name` (diffusers), and what knows its wiring."""
 
 from collections.abc import Callable, Mapping
 
-from ninscope.architectures import bert, dit, gpt2, gpt_neox, llama, moe, opt, resnet, swin, unet, vit
+from ninscope.architectures import bert, convgru, dit, gpt2, gpt_neox, llama, moe, opt, resnet, swin, unet, vit
 from ninscope.architectures.layout import Architecture
 
 TRANSFORMERS: dict[str, Callable[..., Architecture]] = {
@@ -16,7 +16,9 @@ DIFFUSERS: dict[str, Callable[[Mapping], Architecture]] = {
     "PixArtTransformer2DModel": dit.pixart,
     "Transformer2DModel": dit.by_norm,
 }
-FAMILIES = TRANSFORMERS | DIFFUSERS
+# Models that this package has itself.
+OWN: dict[str, Callable[[Mapping], Architecture]] = {convgru.MODEL_TYPE: convgru.architecture}
+FAMILIES = TRANSFORMERS | DIFFUSERS | OWN
 # Their files name tensors in one of several ways: architecture(config, names of the tensors) finds out which.
 SPELLED = frozenset((swin.MODEL_TYPE, vit.MODEL_TYPE, "UNet2DModel", *moe.MODEL_TYPES))
 # What is not the paper's chain of layers but what the model does.

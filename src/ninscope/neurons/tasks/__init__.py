@@ -1,0 +1,5 @@
+"""Fine-tuning tasks. What is named here needs no torch; a task, opened by its settings, does."""
+
+from ninscope.neurons.tasks.sources import GlueSettings, ImageSettings, LanguageSettings, TextSettings
+
+__all__ = ["GlueSettings", "ImageSettings", "LanguageSettings", "TextSettings"]

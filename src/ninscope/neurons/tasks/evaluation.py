@@ -1,0 +1,43 @@
+"""What tasks share when they evaluate a model: modes put back, batches moved, outputs that must be finite."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from ninscope.errors import CheckpointError
+from ninscope.neurons.tasks.task import Batch
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, without gradients; afterwards each has the mode it had, frozen ones theirs."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():  # inference_mode would leave its mark on what modules cache
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def checked_finite(outputs: torch.Tensor, task: str) -> torch.Tensor:
+    """Raises CheckpointError("nonfinite"): a score of what is not a number would be a number."""
+    if not torch.isfinite(outputs).all():
+        raise CheckpointError(
+            "nonfinite", f"{task}: the model's outputs on held-out examples are not finite; train it slower"
+        )
+    return outputs
+
+
+def consecutive(count: int, size: int) -> Iterator[np.ndarray]:
+    """Numbers 0 to count - 1 (int64) in pieces of `size`."""
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))

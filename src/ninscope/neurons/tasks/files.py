@@ -1,0 +1,77 @@
+"""Data files of a task: found, bounded and hashed before anything is read from them. Needs no torch."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ninscope.errors import RequestError
+
+MAX_FILE_BYTES = 4 * 2**30
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+# Any one of these holds a vocabulary; transformers makes an empty tokenizer of a folder that has none.
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def checked_file(path: str | Path, what: str) -> Path:
+    """The path of a file that is there and not too large to be read whole. what: for messages, "training file"."""
+    if not isinstance(path, str | Path) or not str(path):
+        raise RequestError(f"{what} is {path!r}; the path of a file was expected")
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise RequestError(f"{what} {path} is {'a folder' if path.is_dir() else 'not there'}; give the path of a file")
+    if (size := path.stat().st_size) > MAX_FILE_BYTES:
+        raise RequestError(f"{what} {path} has {size} bytes, more than {MAX_FILE_BYTES}; give a part of it")
+    return path
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, hexadecimal. Raises RequestError: it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}; a file that can be read was expected") from None
+
+
+def settings_digest(kind: str, settings: Mapping, data: Iterable) -> str:
+    """sha256 over what a task depends on: its kind, its settings and, in `data`, the digests of its files."""
+    stated = json.dumps({"kind": kind, "settings": dict(settings), "data": list(data)}, sort_keys=True)
+    return hashlib.sha256(stated.encode()).hexdigest()
+
+
+def tokenizer_digest(folder: str | Path) -> str:
+    """sha256 over the names and bytes of a local folder's tokenizer files, hexadecimal."""
+    files = [Path(folder) / name for name in TOKENIZER_FILES]
+    return settings_digest("tokenizer", {}, [[file.name, file_digest(file)] for file in files if file.is_file()])
+
+
+def has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in VOCABULARY_FILES)
+
+
+def rows_named(rows: Iterable[int], shown: int = 5) -> str:
+    """Rows for a message: "row 3", "rows 3, 8 and 9", "rows 1, 2, 3, 4, 5 and 20 more"."""
+    rows = list(rows)
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    first, rest = [str(row) for row in rows[:shown]], len(rows) - shown
+    return f"rows {', '.join(first)} and {rest} more" if rest > 0 else f"rows {', '.join(first[:-1])} and {first[-1]}"

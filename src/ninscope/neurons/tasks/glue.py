@@ -1,0 +1,119 @@
+"""The tasks of GLUE by name, from the Hub or a local folder, through the library `datasets`. Needs no torch.
+
+Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding" (2019), table 1.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import CRITICAL
+from pathlib import Path
+from types import ModuleType
+
+from ninscope.errors import RequestError
+from ninscope.neurons.tasks.tables import Examples, checked_labels, checked_texts
+
+REPOSITORY = "nyu-mll/glue"
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """texts: its columns. metrics: the main one first. classes: names in the order of labels; empty for a regression."""
+
+    texts: tuple[str, ...]
+    metrics: tuple[str, ...]
+    classes: tuple[str, ...]
+    held_out: str = "validation"
+
+
+_PAIR, _ENTAILMENT = ("sentence1", "sentence2"), ("entailment", "not_entailment")
+GLUE = {
+    "cola": GlueTask(("sentence",), ("matthews", "accuracy"), ("unacceptable", "acceptable")),
+    "sst2": GlueTask(("sentence",), ("accuracy",), ("negative", "positive")),
+    "mrpc": GlueTask(_PAIR, ("f1", "accuracy"), ("not_equivalent", "equivalent")),
+    "qqp": GlueTask(("question1", "question2"), ("f1", "accuracy"), ("not_duplicate", "duplicate")),
+    "stsb": GlueTask(_PAIR, ("spearman", "pearson"), ()),
+    "mnli": GlueTask(
+        ("premise", "hypothesis"), ("accuracy",), ("entailment", "neutral", "contradiction"), "validation_matched"
+    ),
+    "qnli": GlueTask(("question", "sentence"), ("accuracy",), _ENTAILMENT),
+    "rte": GlueTask(_PAIR, ("accuracy",), _ENTAILMENT),
+    "wnli": GlueTask(_PAIR, ("accuracy",), ("not_entailment", "entailment")),
+}
+
+
+def checked_glue(name: str) -> GlueTask:
+    if name not in GLUE:
+        raise RequestError(f"{name!r} is no task of GLUE; one of {', '.join(GLUE)}")
+    return GLUE[name]
+
+
+def local_files(folder: Path, name: str) -> dict[str, list[Path]]:
+    """Parquet files of the training and the held-out split, <folder>/<name>/<split>-*.parquet, sorted.
+
+    Raises RequestError: there are none.
+    """
+    found = {}
+    for split in ("train", checked_glue(name).held_out):
+        found[split] = sorted((folder / name).glob(f"{split}-*.parquet"))
+        if not found[split]:
+            raise RequestError(
+                f"{folder / name} has no {split}-*.parquet; give a folder laid out as the Hub's {REPOSITORY}"
+            )
+    return found
+
+
+def read_glue(name: str, folder: Path | None, revision: str | None) -> tuple[Examples, Examples]:
+    """Training and held-out examples, labels as numbers.
+
+    Raises RequestError: `datasets` is not installed, the data cannot be had, or a row has no text or label.
+    """
+    task = checked_glue(name)
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise RequestError("GLUE needs datasets, which is not installed: pip install datasets") from None
+    with tempfile.TemporaryDirectory() as scratch, _quiet(datasets):
+        try:
+            if folder is None:
+                loaded = datasets.load_dataset(REPOSITORY, name, revision=revision)
+            else:  # the library's cache would know files by their times, and keep a copy of each
+                files = {split: list(map(str, paths)) for split, paths in local_files(folder, name).items()}
+                loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=scratch, keep_in_memory=True)
+            return _examples(name, task, "train", loaded), _examples(name, task, task.held_out, loaded)
+        except RequestError:
+            raise
+        except Exception as error:  # of the network, of files, of what they hold
+            cause = error.__cause__ or error
+            said = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+            raise RequestError(f"GLUE's {name} cannot be had ({said}); give a folder with its Parquet files") from None
+
+
+@contextmanager
+def _quiet(datasets: ModuleType) -> Iterator[None]:
+    """Without the library's bars and reports; what goes wrong is said in one line."""
+    bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _examples(name: str, task: GlueTask, split: str, loaded) -> Examples:
+    where, columns = f"GLUE {name}, {split}", [*task.texts, "label"]
+    for column in columns:
+        if column not in loaded[split].column_names:
+            raise RequestError(f"{where} has no column {column!r}; it has {', '.join(loaded[split].column_names)}")
+    values = {column: list(loaded[split][column]) for column in columns}
+    for column in task.texts:
+        checked_texts(where, column, values[column])
+    # Labels that GLUE keeps to itself are -1.
+    checked_labels(where, "label", [None if task.classes and label == -1 else label for label in values["label"]])
+    if not values["label"]:
+        raise RequestError(f"{where} has no rows; give the whole data set")
+    return Examples(where, values[task.texts[0]], values[task.texts[1]] if task.texts[1:] else None, values["label"])

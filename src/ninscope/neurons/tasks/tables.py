@@ -1,0 +1,184 @@
+"""Labelled text in CSV, JSON Lines and Parquet files, and what makes a row unusable. Needs no torch."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ninscope.errors import RequestError
+from ninscope.neurons.tasks.files import MAX_FILE_BYTES, rows_named
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+MAX_CELL = 10_000_000  # characters of one CSV field
+UNLABELLED = ("", "nan", "null")  # what writers of CSV put where a label is missing
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled texts. where: the file, for messages. seconds: the other text of each pair. labels: as the file has them."""
+
+    where: str
+    texts: list[str]
+    seconds: list[str] | None
+    labels: list
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of a file's columns, without reading its rows; of JSON Lines, the first row's keys.
+
+    Raises RequestError: the format is none of FORMATS, or the file is damaged.
+    """
+    reader = {".csv": _csv_header, ".tsv": _csv_header, ".jsonl": _jsonl_header, ".parquet": _parquet_header}
+    if path.suffix.lower() not in reader:
+        raise RequestError(f"{path.name} is none of {', '.join(FORMATS)}; save the table in one of these formats")
+    return reader[path.suffix.lower()](path)
+
+
+def checked_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raises RequestError where a file lacks one of these columns."""
+    there = column_names(path)
+    for column in columns:
+        if column not in there:
+            raise RequestError(f"{path.name} has no column {column!r}; it has {', '.join(map(repr, there)) or 'none'}")
+        if there.count(column) > 1:
+            raise RequestError(f"{path.name} has two columns {column!r}; rename one of them")
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list]:
+    """Values of these columns, row by row. From CSV strings, else strings, numbers, booleans and None."""
+    checked_columns(path, columns)
+    if path.suffix.lower() == ".parquet":
+        return _parquet_columns(path, columns)
+    rows = _jsonl_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
+    values: dict[str, list] = {column: [] for column in columns}
+    for row in rows:
+        for column in columns:
+            values[column].append(row.get(column))
+    return values
+
+
+def read_examples(path: Path, text: str, second_text: str | None, label: str) -> Examples:
+    """All rows of a file. Raises RequestError for rows without a text or a label, by their numbers (the first row is 1)."""
+    columns = [text, label] if second_text is None else [text, second_text, label]
+    values = read_columns(path, columns)
+    for column in columns[:-1]:
+        checked_texts(path.name, column, values[column])
+    checked_labels(path.name, label, values[label])
+    if not values[text]:
+        raise RequestError(f"{path.name} has no rows; give a file with labelled texts")
+    return Examples(path.name, values[text], None if second_text is None else values[second_text], values[label])
+
+
+def checked_texts(where: str, column: str, values: list) -> None:
+    missing = [row for row, value in enumerate(values, 1) if _missing(value) or _blank(value)]
+    if missing:
+        raise RequestError(
+            f"{where}: {rows_named(missing)}: no text in column {column!r}; fill it in or take the rows out"
+        )
+    other = [row for row, value in enumerate(values, 1) if not (isinstance(value, str) and _encodable(value))]
+    if other:
+        raise RequestError(
+            f"{where}: {rows_named(other)}: column {column!r} holds no text but {values[other[0] - 1]!r}"
+        )
+
+
+def checked_labels(where: str, column: str, values: list) -> None:
+    missing = [row for row, value in enumerate(values, 1) if _missing(value) or _unlabelled(value)]
+    if missing:
+        raise RequestError(
+            f"{where}: {rows_named(missing)}: no label in column {column!r}; label the rows or take them out"
+        )
+
+
+def _missing(value) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _blank(value) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def _encodable(value: str) -> bool:
+    """JSON can hold halves of surrogate pairs, which no UTF-8 and no tokenizer has."""
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _unlabelled(value) -> bool:
+    return isinstance(value, str) and value.strip().lower() in UNLABELLED
+
+
+# --- formats ------------------------------------------------------------------------------------------------
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def _csv_rows(path: Path) -> Iterator[dict]:
+    csv.field_size_limit(MAX_CELL)
+    row = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for fields in csv.DictReader(file, delimiter=_separator(path), strict=True):
+                row += 1
+                if None in fields:
+                    raise RequestError(
+                        f"{path.name}: row {row} has more fields than the header; put quotes around commas"
+                    )
+                yield fields
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RequestError(f"{path.name}: no UTF-8 CSV after row {row} ({error}); save it as UTF-8 CSV") from None
+
+
+def _csv_header(path: Path) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file, delimiter=_separator(path), strict=True), [])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RequestError(f"{path.name}: no UTF-8 CSV header ({error}); save it as UTF-8 CSV") from None
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict]:
+    line = 0
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for line, text in enumerate(file, 1):
+                row = json.loads(text)
+                if not isinstance(row, dict):
+                    raise RequestError(f"{path.name}: line {line} is no JSON object; one object a line was expected")
+                yield row
+    except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RequestError(f"{path.name}: line {line or 1} is no UTF-8 JSON ({error}); one object a line") from None
+
+
+def _jsonl_header(path: Path) -> list[str]:
+    return list(next(_jsonl_rows(path), {}))
+
+
+def _parquet_file(path: Path):
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RequestError(f"{path.name} is no Parquet file that can be read ({error}); write it again") from None
+    sizes = (file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+    if (size := sum(sizes)) > MAX_FILE_BYTES:
+        raise RequestError(f"{path.name} holds {size} bytes, more than {MAX_FILE_BYTES}; give a part of it")
+    return file
+
+
+def _parquet_header(path: Path) -> list[str]:
+    return list(_parquet_file(path).schema_arrow.names)
+
+
+def _parquet_columns(path: Path, columns: Sequence[str]) -> dict[str, list]:
+    import pyarrow
+
+    file = _parquet_file(path)
+    try:
+        table = file.read(columns=list(columns))
+        return {column: table[column].to_pylist() for column in columns}
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RequestError(f"{path.name} cannot be read ({error}); write it again") from None

@@ -1,0 +1,58 @@
+"""What a model is fine-tuned for: examples, a loss, and scores on held-out examples."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint that a model is made from.
+
+    config: of its config.json. tensors: float32 by name, on the CPU. folder: where its other files are (a tokenizer's), as a
+    folder or a Hub repository with a revision, if it is known. name: for messages.
+    """
+
+    name: str
+    config: Mapping
+    tensors: Mapping[str, torch.Tensor]
+    folder: Path | str | None = None
+    revision: str | None = None
+
+
+class Task(Protocol):
+    """One task. Batches hold tensors on the CPU; training on another device moves them.
+
+    name: as in the table `finetunes`. train_size: training examples. metrics: what `evaluate` returns, the main one first.
+    higher_is_better: of the main metric.
+    """
+
+    name: str
+    train_size: int
+    metrics: tuple[str, ...]
+    higher_is_better: bool
+
+    def model(self, base: Base) -> nn.Module:
+        """The base with the head this task needs, float32; what the base lacks is drawn from torch's global generator.
+
+        Raises RequestError: the base cannot do the task (another kind of model, labels that do not fit its head).
+        """
+
+    def batch(self, examples: np.ndarray) -> Batch:
+        """Training examples of these numbers (int64, below train_size), in this order."""
+
+    def held_out(self, size: int) -> Iterator[Batch]:
+        """All held-out examples in batches of `size`, in order."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The mean loss of a batch: one number that can be differentiated."""
+
+    def evaluate(self, model: nn.Module, size: int, device: torch.device) -> dict[str, float]:
+        """Scores on the held-out examples, by metric; the model is put in evaluation mode and back."""
