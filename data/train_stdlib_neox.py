@@ -6,6 +6,7 @@ Revisions are kept at log-spaced steps, as Pythia does; `step0` is the untouched
 
     python data/train_stdlib_neox.py --out suite                    # the whole suite
     python data/train_stdlib_neox.py --out start --stop-after 64    # its first revisions, same schedule
+    python data/train_stdlib_neox.py --out small --hidden 32        # a narrower model, all else the same
 
 Written to `--out`:
     step{N}/config.json, step{N}/model.safetensors   float16 weights after N updates
@@ -36,7 +37,7 @@ import transformers
 from torch.nn import functional
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-HIDDEN, LAYERS, HEADS, VOCABULARY, CONTEXT = 96, 4, 3, 256, 256
+HIDDEN, LAYERS, HEAD, VOCABULARY, CONTEXT = 96, 4, 32, 256, 256
 BATCH = 16
 PEAK_LEARNING_RATE, FINAL_FRACTION, WARMUP_STEPS = 3e-3, 0.1, 40
 BETAS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.95), 0.01, 1.0
@@ -95,18 +96,18 @@ def evaluation_windows(text: torch.Tensor) -> torch.Tensor:
 
 
 # --- model --------------------------------------------------------------------------------------------------
-def build_model(seed: int) -> GPTNeoXForCausalLM:
-    """An untrained model with Pythia's initialisation.
+def build_model(seed: int, hidden: int = HIDDEN) -> GPTNeoXForCausalLM:
+    """An untrained model with Pythia's initialisation, heads of HEAD.
 
     GPT-NeoX's `small_init`, sqrt(2 / (5 d)), for what reads the residual stream and for both embeddings; its
     `wang_init`, 2 / (L sqrt(d)), for what writes to it. Biases 0, layer norms 1 and 0.
     """
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
+        hidden_size=hidden,
         num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * HIDDEN,
+        num_attention_heads=hidden // HEAD,
+        intermediate_size=4 * hidden,
         hidden_act="gelu",
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
@@ -117,7 +118,7 @@ def build_model(seed: int) -> GPTNeoXForCausalLM:
     )
     model = GPTNeoXForCausalLM(config)
     generator = torch.Generator().manual_seed(seed)
-    small, wang = math.sqrt(2 / (5 * HIDDEN)), 2 / (LAYERS * math.sqrt(HIDDEN))
+    small, wang = math.sqrt(2 / (5 * hidden)), 2 / (LAYERS * math.sqrt(hidden))
     for name, parameter in sorted(model.named_parameters()):
         if parameter.ndim == 2:
             writes_residual = name.endswith(("attention.dense.weight", "mlp.dense_4h_to_h.weight"))
@@ -174,10 +175,10 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     texts = {split: join_split(sources, split) for split in ("train", "held_out")}
     windows = {split: evaluation_windows(text) for split, text in texts.items()}
 
-    model = build_model(options.seed)
+    model = build_model(options.seed, options.hidden)
     optimizer = build_optimizer(model)
     last_step = options.steps if options.stop_after is None else min(options.stop_after, options.steps)
-    kept = {step for step in REVISIONS if step <= last_step} | {last_step}
+    kept = {step for step in options.keep if step <= last_step} | {last_step}
     losses, started = [], time.perf_counter()
     for step in range(last_step + 1):
         if step > 0:
@@ -204,7 +205,7 @@ def write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
 
 def write_settings(path: Path, options: argparse.Namespace, texts: dict[str, torch.Tensor]) -> None:
     settings = {
-        "steps": options.steps, "seed": options.seed, "threads": options.threads, "batch": BATCH,
+        "steps": options.steps, "hidden": options.hidden, "seed": options.seed, "threads": options.threads, "batch": BATCH,
         "context": CONTEXT, "peak_learning_rate": PEAK_LEARNING_RATE, "final_fraction": FINAL_FRACTION,
         "warmup_steps": WARMUP_STEPS, "adam_betas": BETAS, "weight_decay": WEIGHT_DECAY,
         "clip_norm": CLIP_NORM, "bytes_of_text": {split: len(text) for split, text in texts.items()},
@@ -219,6 +220,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the small GPT-NeoX suite on Python's own source.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=REVISIONS[-1], help="of the schedule (%(default)s)")
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help=f"width, a multiple of {HEAD} (%(default)s)")
+    parser.add_argument(
+        "--keep", type=int, nargs="+", default=REVISIONS, help="steps whose weights are written (%(default)s)"
+    )
     parser.add_argument("--stop-after", type=int, help="end after this step of the schedule")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and batches (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (%(default)s)")
@@ -226,6 +231,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps < 1 or options.threads < 1 or (options.stop_after or 0) < 0:
         parser.error("--steps and --threads must be at least 1, --stop-after at least 0")
+    if options.hidden < HEAD or options.hidden % HEAD:
+        parser.error(f"--hidden must be a multiple of {HEAD}")
     replaceable = options.force and (options.out / "training.json").is_file()
     if options.out.exists() and not replaceable:
         sys.exit(f"{options.out} exists; choose another --out (--force replaces only a suite of this script)")
