@@ -22,7 +22,7 @@ $(VENV)/core: $(VENV)/created pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/tools: $(VENV)/core
-	$(PIP) install --quiet --editable '.[test,train]' --constraint constraints.txt
+	$(PIP) install --quiet --editable '.[test,train,memel]' --constraint constraints.txt
 	touch $@
 
 demo: $(VENV)/core
@@ -46,15 +46,20 @@ soak: $(VENV)/tools
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks
 
-#   make suite   train the suites in data/ again (about half an hour on two cores)
+#   make suite   train the suites in data/ again (about an hour on two cores)
 suite: $(VENV)/tools
 	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-500k --force
+	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-67k --force --hidden 32 --keep 0 64 512 1000 --stop-after 1000 --threads 1
+	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-233k --force --hidden 64 --keep 0 64 512 1000 --stop-after 1000 --threads 1
 	$(BIN)/python data/train_digits_ddpm.py --out data/digits-ddpm --force
+	$(BIN)/python data/train_digits_swin.py --out data/digits-swin --force
+	$(BIN)/python data/train_blobs_convgru.py --out data/blobs-convgru --force
 
 #   make figures   draw the figures of the README and of docs/ again
 figures: demo $(VENV)/tools
 	cp runs/demo/figures/stdlib-neox-500k-emergence.png docs/figures/
 	$(BIN)/ninscope bias data/stdlib-neox-500k --figure docs/figures/bias-stdlib-neox-500k.png
+	$(BIN)/ninscope run dags/memel.toml && cp runs/memel/figures/*-finetunes.png runs/memel/figures/project-text-activations.png docs/figures/
 	$(BIN)/ninscope run dags/diffusion.toml && cp runs/diffusion/figures/emergence.png docs/figures/diffusion-and-language.png
 	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0
 	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png

@@ -214,7 +214,7 @@ def run(
         str,
         typer.Argument(
             metavar="DAG.toml",
-            help="A DAG file, or the name of one that ships: demo, ablations, parts, pythia, polypythias.",
+            help="A DAG file, or the name of one that ships: demo, ablations, diffusion, memel, parts, pythia, ...",
         ),
     ],
     runs_dir: RunsDir = Path("runs"),

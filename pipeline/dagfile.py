@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ninscope.pipeline.analyses import Analysis, Nulls, Variant, Wanted, analyses
+from ninscope.pipeline.analyses import EXACT, Analysis, Nulls, Variant, Wanted, analyses
 from ninscope.pipeline.cluster import Cluster
+from ninscope.pipeline.model_sections import Activations, FineTune, with_paths
 from ninscope.pipeline.models import REVISIONS, Model, Name, Strict, Suite
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -43,6 +44,8 @@ class Dag(Strict):
     variants: list[Variant] = Field(default=[])
     emergence: Emergence = Emergence()
     nulls: Nulls | None = None
+    finetune: list[FineTune] = Field(default=[])
+    activations: list[Activations] = Field(default=[])
     execution: Execution = Execution()
     cluster: Cluster = Cluster()
     architecture: dict[str, Any] | None = None
@@ -56,9 +59,30 @@ class Dag(Strict):
             raise ValueError(str(error)) from None
         return value
 
+    @field_validator("finetune", "activations", mode="before")
+    @classmethod
+    def _one_or_several(cls, value):
+        """[finetune] is a table, [[finetune]] a list of them."""
+        return [value] if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _analyses_make_sense(self):
         self.wanted()
+        if self.finetune and EXACT not in self.analysis.methods():
+            raise ValueError("[[finetune]] compares weights by the exact analysis; add exact = true to [analysis]")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_differ(self):
+        for name in ("finetune", "activations"):
+            seen = set()
+            for section in getattr(self, name):
+                task = section.settings.name
+                if (section.suite, section.model, task) in seen:
+                    raise ValueError(
+                        f"two of [[{name}]] have the task {task} of one model; tell them apart by task.name"
+                    )
+                seen.add((section.suite, section.model, task))
         return self
 
     @model_validator(mode="after")
@@ -116,7 +140,7 @@ def load_dag(path: Path) -> Dag:
         raise RequestError(f"{path}: not TOML: nested too deeply") from None
     raw.setdefault("name", path.stem)
     try:
-        dag = Dag.model_validate(raw)
+        dag = Dag.model_validate(with_paths(raw, path.parent))
     except ValidationError as error:
         raise RequestError(f"{path}: {_first_error(error, raw)}") from None
     models = [_resolved(one, path.parent) for model in dag.models for one in model.each()]

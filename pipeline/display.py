@@ -36,9 +36,10 @@ from ninscope.measuring import Measured
 
 _STAGE_TITLES = {
     "nin": "networks", "spectra": "spectra", "ranges": "ranges of parts", "parts": "parts", "exact": "exact spectra",
-    "nulls": "null models", "emergence": "emergence", "tables": "tables", "figures": "figures",
+    "nulls": "null models", "finetune": "fine-tunes", "activations": "activations", "emergence": "emergence",
+    "tables": "tables", "figures": "figures",
 }  # fmt: skip
-_OF_CHECKPOINTS = ("nin", "spectra", "ranges", "parts", "exact", "nulls")
+_OF_CHECKPOINTS = ("nin", "spectra", "ranges", "parts", "exact", "nulls", "finetune", "activations")
 
 
 @contextmanager

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dask.delayed import Delayed, delayed
 from ninscope.pipeline.analyses import Wanted
 from ninscope.pipeline.plan import Plan
-from ninscope.pipeline.stages import emergence, exact, figures, network, nulls, spectrum, tables
+from ninscope.pipeline.stages import activations, emergence, exact, figures, finetune, network, nulls, spectrum, tables
 from ninscope.pipeline.stages.inputs import STAGES, Outcomes
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.stages.studies import ACTIVATIONS, FINETUNE, Study
 from ninscope.pipeline.store import ArtefactStore
 
 # Delayed tasks by stage and key; each yields an Outcome.
 Graph = dict[tuple[str, str], Delayed]
+
+_STUDIES = {FINETUNE: finetune.store_finetune, ACTIVATIONS: activations.store_activations}
 
 
 def checkpoint_graph(plan: Plan, root: str) -> Graph:
@@ -30,6 +33,8 @@ def checkpoint_graph(plan: Plan, root: str) -> Graph:
         analysed = graph.get((exact.STAGE, exact_key), Outcome())
         arguments = (analysed, exact_key, wanted.parameters, wanted.nulls, key)
         _add(graph, root, nulls.STAGE, key, nulls.store_nulls, *arguments)
+    for key, study in plan.studies.items():
+        _add(graph, root, study.stage, key, _STUDIES[study.stage], study)
     return graph
 
 
@@ -55,8 +60,10 @@ def _add_exact(graph: Graph, root: str, key: str, located: Located, wanted: Want
     _add(graph, root, exact.STAGE, key, exact.store_combined, parts, located, parameters, key)
 
 
-def result_graph(plan: Plan, root: str, outcomes: Sequence[Outcomes], store: ArtefactStore) -> Graph:
-    """Emergence per model and method, tables and figures, from what became of each checkpoint (one entry a member).
+def result_graph(
+    plan: Plan, root: str, outcomes: Sequence[Outcomes], studies: Sequence[Study], store: ArtefactStore
+) -> Graph:
+    """Emergence per model and method, tables and figures, from what became of each checkpoint (one entry a member) and study.
 
     Not one graph with the checkpoints': a task whose worker died takes every task that depends on it along, and a checkpoint
     that kills its worker must not take the tables.
@@ -70,7 +77,7 @@ def result_graph(plan: Plan, root: str, outcomes: Sequence[Outcomes], store: Art
     emerged = list(graph.values())
     written: Delayed | Outcome = Outcome()
     if plan.write_tables:
-        written = _add(graph, root, tables.STAGE, "all", tables.store_tables, plan.inputs, outcomes, emerged)
+        written = _add(graph, root, tables.STAGE, "all", tables.store_tables, plan.inputs, outcomes, studies, emerged)
     if plan.draw_figures:
         _add(graph, root, figures.STAGE, "all", figures.store_figures, written)
     return graph

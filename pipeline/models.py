@@ -13,10 +13,10 @@ from ninscope.checkpoints.source_protocol import Source
 from ninscope.checkpoints.steps import in_step_order
 from ninscope.errors import RequestError
 
-_NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
-Name = Annotated[str, StringConstraints(pattern=re.compile(_NAME))]
+NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
+Name = Annotated[str, StringConstraints(pattern=re.compile(NAME))]
 # What may still hold {seed}.
-_NAME_OF_SEEDS = re.compile(_NAME.replace(r"(?:", r"(?:\{seed\}|", 1))
+_NAME_OF_SEEDS = re.compile(NAME.replace(r"(?:", r"(?:\{seed\}|", 1))
 SEED = "{seed}"
 REVISIONS = 'give "all", a list of distinct revision names, a pattern with {step}'
 

@@ -15,6 +15,7 @@ from ninscope.pipeline.stages import emergence, exact, figures, network, nulls, 
 from ninscope.pipeline.stages.inputs import STAGES, Inputs, Member, Outcomes, settled
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.stages.studies import Study, studies_of
 from ninscope.pipeline.store import ArtefactStore, DamagedArtefact
 
 from ninscope.architectures import Reading
@@ -37,12 +38,14 @@ class Plan:
     """The tasks to run, by key and stage, and what is already known of every checkpoint.
 
     Of each artefact to make, by content key, what it is made from and for which analysis (equal ones are made once):
-    networks, exact: from a checkpoint; spectra, nulls: from the artefact of another key. outcomes: one entry a member; ok means
-    that it is stored or will be. parts: of how many parts each exact analysis consists.
+    networks, exact, studies: from a checkpoint; spectra, nulls: from the artefact of another key. outcomes: one entry a member;
+    ok means that it is stored or will be. parts: of how many parts each exact analysis consists. asked_studies: all of them.
     """
 
     inputs: Inputs
     outcomes: list[Outcomes]
+    asked_studies: list[Study] = field(default_factory=list)
+    studies: dict[str, Study] = field(default_factory=dict)
     networks: dict[str, tuple[Located, Wanted]] = field(default_factory=dict)
     spectra: dict[str, tuple[str, Wanted]] = field(default_factory=dict)
     exact: dict[str, tuple[Located, Wanted]] = field(default_factory=dict)
@@ -67,8 +70,9 @@ class Plan:
         ]
         listed += [Task(exact.STAGE, names[key], key) for key in self.exact]
         listed += [Task(nulls.STAGE, names[key], key) for key in self.nulls]
+        listed += [Task(study.stage, study.name, key) for key, study in self.studies.items()]
         listed += [Task(emergence.STAGE, name, key) for key, name in self.emerging.items()]
-        tables_key = tables.tables_key(self.inputs, self.outcomes)
+        tables_key = tables.tables_key(self.inputs, self.outcomes, self.asked_studies)
         listed += [Task(tables.STAGE, "all", tables_key)] * self.write_tables
         return listed + [Task(figures.STAGE, "all", figures.figures_key(tables_key))] * self.draw_figures
 
@@ -90,6 +94,8 @@ class Plan:
             if wanted.method == SAMPLED:
                 found.setdefault(network.STAGE, set()).update(m.networks.get(wanted.name) for m in self.inputs.members)
             found.setdefault(STAGES[wanted.method], set()).update(m.keys[wanted.name] for m in self.inputs.members)
+        for study in self.asked_studies:
+            found.setdefault(study.stage, set()).add(study.key)
         return {stage: sorted(key for key in keys if key) for stage, keys in found.items()}
 
 
@@ -130,17 +136,22 @@ def make_plan(
         member, each = _member(one, dag.wanted(), store)
         members.append(member)
         outcomes.append(each)
-    plan = Plan(Inputs.of(dag, members, evaluations), outcomes)
+    plan = Plan(Inputs.of(dag, members, evaluations), outcomes, studies_of(dag, located, store))
     for member in members:
         _plan_checkpoint(plan, member, store, dag.execution.part_bytes)
+    plan.studies = {
+        study.key: study
+        for study in plan.asked_studies
+        if study.key is not None and study.outcome.ok and not store.has(study.stage, study.key)
+    }
     alone = len(plan.inputs.spectra) == 1
     plan.emerging = {
         key: f"{model.suite}/{model.model}" + ("" if alone else f" {wanted.name}")
         for key, (wanted, model, _) in plan.inputs.emerging(outcomes).items()
         if not store.has(emergence.STAGE, key)
     }
-    tables_key = tables.tables_key(plan.inputs, outcomes)
-    made = plan.spectra or plan.exact or plan.nulls or plan.emerging
+    tables_key = tables.tables_key(plan.inputs, outcomes, plan.asked_studies)
+    made = plan.spectra or plan.exact or plan.nulls or plan.emerging or plan.studies
     plan.write_tables = bool(made) or not is_current(folder, folder.tables, tables_key)
     plan.moved = store.moved
     plan.draw_figures = plan.write_tables or not is_current(folder, folder.figures, figures.figures_key(tables_key))

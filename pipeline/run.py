@@ -17,10 +17,12 @@ from ninscope.pipeline.remembered import remember
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.runlog import RunLog
 from ninscope.pipeline.stages.exact import clear_leftovers
+from ninscope.pipeline.stages.finetune import clear_states
 from ninscope.pipeline.stages.inputs import STAGES, settled
 from ninscope.pipeline.stages.locate import STAGE as LOCATE
 from ninscope.pipeline.stages.locate import Located, task_key
 from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.stages.studies import settled as settled_studies
 from ninscope.pipeline.stages.tables import tables_key
 from ninscope.pipeline.store import ArtefactStore
 
@@ -82,7 +84,7 @@ def start(prepared: Prepared) -> None:
     for stage, key in plan.moved:
         store.restamp(stage, key)
     remember(folder, prepared.located, prepared.found.beside)
-    _write_down(prepared, plan, tables_key(plan.inputs, plan.outcomes))
+    _write_down(prepared, plan, tables_key(plan.inputs, plan.outcomes, plan.asked_studies))
     log.forget_stored(store)
     for one in prepared.located:
         log.note(LOCATE, task_key(one.suite, one.model, one.revision), one.outcome)
@@ -91,7 +93,9 @@ def start(prepared: Prepared) -> None:
 def finish(prepared: Prepared) -> None:
     """Clear away what is left of parts that have served. Raises StoreError."""
     with prepared.folder.alone() as alone:
-        clear_leftovers(ArtefactStore(prepared.folder), list(prepared.plan.exact), alone)
+        store = ArtefactStore(prepared.folder)
+        clear_leftovers(store, list(prepared.plan.exact), alone)
+        clear_states(store)
 
 
 def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None]) -> dict[tuple[str, str], Outcome]:
@@ -125,15 +129,16 @@ def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None
                 )
                 for member, each in zip(plan.inputs.members, plan.outcomes, strict=True)
             ]
+            studies = settled_studies(plan.asked_studies, found)
             if not (left and _any_damaged(found)):
-                found |= run(result_graph(plan, str(folder.root), members, ArtefactStore(folder)))
+                found |= run(result_graph(plan, str(folder.root), members, studies, ArtefactStore(folder)))
             outcomes |= found
             if not _any_damaged(found):
                 break
             if left:
                 outcomes = {name: outcome for name, outcome in outcomes.items() if not outcome.damaged}
                 plan = make_plan(prepared.dag, prepared.located, plan.inputs.evaluations, folder, thorough=True)
-    _write_down(prepared, plan, tables_key(plan.inputs, members), only_of_tables=True)
+    _write_down(prepared, plan, tables_key(plan.inputs, members, studies), only_of_tables=True)
     return outcomes
 
 

@@ -43,6 +43,7 @@ class RunFolder:
         self.tables = self.root / "tables"
         self.figures = self.root / "figures"
         self.log = self.root / "log"
+        self.finetunes = self.root / "finetunes"
         self.asked = self.root / "run.toml"
         self.plan = self.root / "plan.json"
         self.known = self.root / "known.json"

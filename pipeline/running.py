@@ -11,7 +11,7 @@ from ninscope.pipeline.forecast import bytes_to_fetch
 from ninscope.pipeline.run import finish, perform, prepare, start
 from ninscope.pipeline.runs import open_run
 from ninscope.pipeline.stages.outcome import Outcome
-from ninscope.pipeline.summary import notes_of, problems_of, summary_line
+from ninscope.pipeline.summary import notes_of, problems_of, problems_of_studies, summary_line
 
 from ninscope.checkpoints.traffic import Fetched, counted
 from ninscope.errors import InterruptedRun, RequestError
@@ -101,8 +101,9 @@ def _told(root: Path, fetched: Fetched, say: Say) -> int:
     problems = problems_of(result.table("checkpoints"))
     for problem in problems:
         say(problem.line())
-    for note in notes_of(result):
-        say(note)
+    failed = problems_of_studies(result)
+    for line in (*failed, *notes_of(result)):
+        say(line)
     display.show_fetched(fetched)
     print(summary_line(result))
-    return int(bool(problems))
+    return int(bool(problems or failed))

@@ -9,6 +9,7 @@ from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.runs import Run
 from ninscope.pipeline.stages import network
 from ninscope.pipeline.stages.inputs import STAGES
+from ninscope.pipeline.stages.studies import VERSIONS
 from ninscope.pipeline.stages.tables import of_analysis, whole_networks
 from ninscope.pipeline.store import ArtefactStore
 
@@ -30,6 +31,21 @@ class Problem:
 def problems_of(checkpoints: pd.DataFrame) -> list[Problem]:
     bad = checkpoints[checkpoints["status"] != "ok"]
     return [Problem(*row) for row in bad[["suite", "model", "revision", "status", "message"]].itertuples(index=False)]
+
+
+def problems_of_studies(run: Run) -> list[str]:
+    """A line for each fine-tune, and each look at activations, that did not come to its end, unless its checkpoint is at fault."""
+    lines = []
+    bad = run.table("checkpoints").query("status not in ('ok', 'duplicate')")
+    known = set(bad[["suite", "model", "revision"]].itertuples(index=False, name=None))
+    for table in ("finetunes", "activations"):
+        rows = run.table(table)
+        for row in rows[rows["status"] != "ok"].itertuples():
+            if (row.suite, row.model, row.revision) in known:
+                continue
+            how = f" {row.method} seed {row.seed} rate {row.learning_rate:g}" if table == "finetunes" else ""
+            lines.append(f"{row.suite}/{row.model} {row.revision} {row.task}{how}: {row.status}: {row.message}")
+    return lines
 
 
 def notes_of(run: Run) -> list[str]:
@@ -87,7 +103,8 @@ class Progress:
 def progress_of(run: Run) -> Progress:
     """From the plan that the run wrote down when it started, and what is in the store now."""
     plan, store = run.plan, ArtefactStore(RunFolder(run.path))
-    planned = {stage: plan["stages"][stage] for stage in (network.STAGE, *STAGES.values()) if stage in plan["stages"]}
+    known = (network.STAGE, *STAGES.values(), *VERSIONS)
+    planned = {stage: plan["stages"][stage] for stage in known if stage in plan["stages"]}
     stages = {stage: (sum(store.has(stage, key) for key in keys), len(keys)) for stage, keys in planned.items()}
     finished = run.finished
     if finished:

@@ -19,8 +19,10 @@ SAMPLING = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
 SUITES = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
 CLUSTER = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 NETWORKS = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+MEMEL = (ROOT / "docs" / "memel.md").read_text(encoding="utf-8")
 PAGES = {
     "docs/networks.md": NETWORKS,
+    "docs/memel.md": MEMEL,
     "docs/suites.md": SUITES,
     "docs/cluster.md": CLUSTER,
     "docs/sampling.md": SAMPLING,
@@ -70,6 +72,8 @@ def test_commands_in_the_pages_run(demo_folder):
         if "EleutherAI" in command or "pythia" in command:  # needs network; what it names must exist
             assert load_dag(ROOT / "dags/pythia.toml") if "dags/pythia.toml" in command else True
             arguments = [arguments[0], "--help"]
+        if "dags/memel.toml" in command:  # minutes of fine-tuning; tests/pipeline has smaller ones
+            arguments.append("--dry-run")
         done = subprocess.run(
             [sys.executable, "-m", "ninscope.pipeline.cli", *arguments],
             cwd=demo_folder, capture_output=True, text=True, check=False,

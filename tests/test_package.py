@@ -45,7 +45,9 @@ LAYERS = {  # package -> what it must not import
     "networks": ("multifractal", "report", "measuring", "pipeline"),
     "multifractal": ("report", "measuring", "pipeline"),
     "report": ("measuring", "pipeline"),
+    "neurons": ("report", "pipeline"),
 }
+RUNS_MODELS = "neurons"  # and needs torch, which nothing else does
 OUTSIDE_SCIENCE = ("dask", "distributed", "zarr", "typer", "rich", "pydantic", "torch")
 
 
@@ -61,12 +63,67 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_dependencies_point_one_way(package):
-    files = list((ROOT / "src" / "ninscope" / package).glob("*.py"))
+    files = list((ROOT / "src" / "ninscope" / package).rglob("*.py"))
     assert files
+    outside = [name for name in OUTSIDE_SCIENCE if (package, name) != (RUNS_MODELS, "torch")]
     for path in files:
         for name in imported(path):
             assert not name.startswith(tuple(f"ninscope.{other}" for other in LAYERS[package])), f"{path}: {name}"
-            assert name.split(".")[0] not in OUTSIDE_SCIENCE, f"{path}: {name}"
+            assert name.split(".")[0] not in outside, f"{path}: {name}"
+
+
+def imported_on_import(path: Path) -> set[str]:
+    """What is imported when the module is: not inside functions, nor for a type checker alone."""
+    names, left = set(), list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            left += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        left += ast.iter_child_nodes(node)
+    return names
+
+
+def test_only_what_runs_models_imports_torch():
+    """Nor does anything import what does, unless a function needs it."""
+    neurons = ROOT / "src" / "ninscope" / RUNS_MODELS
+    heavy = ("torch", "transformers")
+
+    def module_of(path: Path) -> str:
+        return ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+
+    of_torch = {
+        module_of(path)
+        for path in neurons.rglob("*.py")
+        if any(name.split(".")[0] in heavy for name in imported_on_import(path))
+    }
+    assert {"ninscope.neurons.phi", "ninscope.neurons.finetuning.training"} <= of_torch
+    elsewhere = [path for path in (ROOT / "src" / "ninscope").rglob("*.py") if neurons not in path.parents]
+    for path in [*elsewhere, *(ROOT / "pipeline").rglob("*.py")]:
+        names = imported_on_import(path)
+        assert not {name for name in names if name.split(".")[0] in heavy}, path
+        assert not names & of_torch, path
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "ninscope.neurons.tasks.sources", "ninscope.neurons.tasks.forecast_settings", "ninscope.neurons.finetuning.recipe",
+        "ninscope.pipeline.model_sections", "ninscope.pipeline.stages.studies", "ninscope.pipeline.graph",
+        "ninscope.report.comparisons", "ninscope.report.finetune_figures", "ninscope.report.activations_figure",
+    ],
+)  # fmt: skip
+def test_planning_studies_needs_no_torch(module):
+    done = subprocess.run(
+        [sys.executable, "-c", f"{BLOCK_TORCH}\nimport {module}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_oracle_shares_no_code():
@@ -95,7 +152,10 @@ def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
         "ninscope/data/stdlib-neox-500k/evaluations.csv", "ninscope/dags/diffusion.toml",
         "ninscope/data/digits-ddpm/step2000/diffusion_pytorch_model.safetensors",
         "ninscope/data/digits-ddpm/step2000/config.json", "ninscope/data/digits-ddpm/evaluations.csv",
-        "ninscope/data/README.md", "ninscope/py.typed",
+        "ninscope/data/README.md", "ninscope/py.typed", "ninscope/dags/memel.toml",
+        "ninscope/data/stdlib-neox-67k/step1000/model.safetensors", "ninscope/data/digits-swin/step64/model.safetensors",
+        "ninscope/data/blobs-convgru/step512/config.json", "ninscope/data/project-text/lines-train.csv",
+        "ninscope/data/project-text/held_out.txt",
     ):  # fmt: skip
         assert needed in names, needed
     code_files = {

@@ -1,6 +1,7 @@
 """Figures: PNG files drawn from the run's tables (stage `figures`)."""
 
 import io
+from collections.abc import Iterator
 
 import pandas as pd
 from ninscope.pipeline.analyses import DEFAULT
@@ -11,10 +12,10 @@ from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.stages.tables import of_analysis, whole_networks
 
 STAGE = "figures"
-VERSION = 3
+VERSION = 4
 
 
-_TABLES = ("checkpoints", "spectra", "emergence", "benchmarks", "nulls", "degrees")
+_TABLES = ("checkpoints", "spectra", "emergence", "benchmarks", "nulls", "degrees", "finetunes", "activations")
 
 
 def figures_key(tables_key: str) -> str:
@@ -46,11 +47,13 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
     """PNG bytes by file name: figures of every model, and one that compares the models where there are several.
 
     Of every model spectra and emergence, and where there are rows for them degrees and kurtosis (of whole networks), parts, and
-    the variants beside each other. All but the last show the analysis that [analysis] asks for. Names of suites and models are
-    fit for file names (pipeline.dagfile), and neither holds "--".
+    the variants beside each other; of every task that a model was fine-tuned on its methods, and of every task whose activations
+    were looked at these. All but the variants show the analysis that [analysis] asks for. Names of suites, models and tasks are
+    fit for file names (pipeline.dagfile), and none holds "--".
     """
     from ninscope.report import figures  # matplotlib takes half a second to import
     from ninscope.report.ablations import ablations_figure
+    from ninscope.report.activations_figure import activations_figure
     from ninscope.report.degree_figures import degrees_figure, kurtosis_figure
     from ninscope.report.parts_figure import groupings_of, parts_figure
 
@@ -75,9 +78,20 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
         if (analyses["variant"] != DEFAULT).any():
             name = "ablations.png" if len(models) == 1 else f"{stem}-ablations.png"
             drawn[name] = _png(ablations_figure(analyses, model))
+        drawn |= {f"{stem}-{name}": content for name, content in _of_studies(part["finetunes"], model)}
+    for task, of_task in tables["activations"].groupby("task", sort=False):
+        drawn[f"{task}-activations.png"] = _png(activations_figure(of_task, tables["checkpoints"], task))
     if len(models) > 1:
         drawn["emergence.png"] = _png(figures.comparison_figure(tables["emergence"]))
     return drawn
+
+
+def _of_studies(finetunes: pd.DataFrame, model: str) -> Iterator[tuple[str, bytes]]:
+    """(end of the file's name, PNG bytes) of every task that a model was fine-tuned on."""
+    from ninscope.report.finetune_figures import finetunes_figure
+
+    for task, rows in finetunes.groupby("task", sort=False):
+        yield f"{task}-finetunes.png", _png(finetunes_figure(rows, f"{model}, {task}"))
 
 
 def _of(table: pd.DataFrame, suite: str, model: str) -> pd.DataFrame:

@@ -15,6 +15,9 @@ from ninscope.pipeline.stages import emergence, nulls, spectrum
 from ninscope.pipeline.stages.inputs import STAGES, Inputs, Member, Outcomes
 from ninscope.pipeline.stages.nulls import NullModel
 from ninscope.pipeline.stages.outcome import Outcome, attempt
+from ninscope.pipeline.stages.studies import Study
+from ninscope.pipeline.stages.study_rows import COLUMNS as OF_STUDIES
+from ninscope.pipeline.stages.study_rows import study_keys, study_rows
 from ninscope.pipeline.store import ArtefactStore
 
 from ninscope.measuring import Measurement
@@ -22,9 +25,10 @@ from ninscope.multifractal.emergence import emergence as emergence_between
 from ninscope.multifractal.emergence import emergence_of, why_undefined
 from ninscope.multifractal.means import MeanSpectrum, known_std
 from ninscope.multifractal.spectrum import fit_warning
+from ninscope.report.comparisons import comparisons
 
 STAGE = "tables"
-VERSION = 5
+VERSION = 6
 
 EXACT_SAMPLE = -1  # in the column `sample`: no sample, the whole network
 
@@ -53,11 +57,12 @@ COLUMNS = {
         "samples": _I, "message": _S, "variant": _S,
     },
     "benchmarks": {"task": _S, "metric": _S, "value": _F},
+    **OF_STUDIES,
 }  # fmt: skip
 
 
-def tables_key(inputs: Inputs, outcomes: Sequence[Outcomes]) -> str:
-    """Content key of the tables; outcomes: one entry a member."""
+def tables_key(inputs: Inputs, outcomes: Sequence[Outcomes], studies: Sequence[Study] = ()) -> str:
+    """Content key of the tables; outcomes: one entry a member; studies: all, with what became of them."""
     rows = [
         [
             *member.row_keys.values(),
@@ -80,14 +85,17 @@ def tables_key(inputs: Inputs, outcomes: Sequence[Outcomes]) -> str:
         VERSION,
         rows=rows,
         emerged=list(inputs.emerging(outcomes)),
+        studies=study_keys(studies),
         evaluations=[[evaluation.as_list() for evaluation in of_model] for of_model in inputs.evaluations],
         nodes_per_layer={wanted.name: wanted.parameters.nodes_per_layer for wanted in inputs.wanted},
     )
 
 
-def store_tables(root: str, inputs: Inputs, outcomes: Sequence[Outcomes], emerged: Sequence[Outcome]) -> Outcome:
-    """Write every table. outcomes: one entry a member; emerged: of emergence tasks. What these could not make is rows of status
-    failed, unless they found something damaged: then all is made again.
+def store_tables(
+    root: str, inputs: Inputs, outcomes: Sequence[Outcomes], studies: Sequence[Study], emerged: Sequence[Outcome]
+) -> Outcome:
+    """Write every table. outcomes: one entry a member; studies: all; emerged: of emergence tasks. What these could not make is
+    rows of status failed, unless they found something damaged: then all is made again.
     """
     damaged = next((outcome for outcome in emerged if outcome.damaged), None)
     if damaged is not None:
@@ -95,16 +103,19 @@ def store_tables(root: str, inputs: Inputs, outcomes: Sequence[Outcomes], emerge
     folder = RunFolder(root)
 
     def work() -> None:
-        files = {f"{name}.parquet": parquet_bytes(table) for name, table in tables(folder, inputs, outcomes).items()}
-        write_files(folder, folder.tables, tables_key(inputs, outcomes), files)
+        made = tables(folder, inputs, outcomes, studies)
+        files = {f"{name}.parquet": parquet_bytes(table) for name, table in made.items()}
+        write_files(folder, folder.tables, tables_key(inputs, outcomes, studies), files)
 
     return attempt(STAGE, "all", work)
 
 
-def tables(folder: RunFolder, inputs: Inputs, outcomes: Sequence[Outcomes]) -> dict[str, pd.DataFrame]:
+def tables(
+    folder: RunFolder, inputs: Inputs, outcomes: Sequence[Outcomes], studies: Sequence[Study] = ()
+) -> dict[str, pd.DataFrame]:
     """All tables of a run by name, typed as COLUMNS says, rows in the order of models, steps and analyses."""
     store = ArtefactStore(folder)
-    rows: dict[str, list[dict]] = {name: [] for name in COLUMNS}
+    rows: dict[str, list[dict]] = {name: [] for name in COLUMNS if name != "comparisons"}  # which is made of a table
     for model, evaluations in zip(inputs.models, inputs.evaluations, strict=True):
         members = inputs.of_model(model, outcomes)
         for member, each in members:
@@ -114,7 +125,10 @@ def tables(folder: RunFolder, inputs: Inputs, outcomes: Sequence[Outcomes]) -> d
         rows["benchmarks"] += [
             {"suite": model.suite, "model": model.model, **evaluation.as_dict()} for evaluation in evaluations
         ]
-    return {name: _typed(rows[name], COLUMNS[name]) for name in COLUMNS}
+    rows |= study_rows(store, inputs, outcomes, studies)
+    made = {name: _typed(rows[name], columns) for name, columns in COLUMNS.items() if name in rows}
+    compared = comparisons(made["finetunes"])
+    return made | {"comparisons": compared.astype(_KEYS | COLUMNS["comparisons"])[[*_KEYS, *COLUMNS["comparisons"]]]}
 
 
 def _add_checkpoint(rows: dict[str, list[dict]], store, inputs: Inputs, member: Member, outcomes: Outcomes) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ninscope.errors import RequestError
 from ninscope.neurons.memel.finding import feature_dim_of, layers_of
 from ninscope.neurons.memel.layer import MEmeL
-from ninscope.neurons.memel.padding import Padding
+from ninscope.neurons.memel.padding import Padding, is_floating
 
 CHILD = "memel"  # what the layer is called inside the module whose output it takes
 _INSERTED = "_memel_inserted"  # of a model: its hooks and the modules that have such a child
@@ -22,15 +22,15 @@ class _Hook:
     def __call__(self, module: nn.Module, arguments: tuple, output):
         if not self.memel.training:
             return output
-        if _is_floating(output):
+        if is_floating(output):
             return self._through(output)
         if isinstance(output, Mapping):  # transformers' outputs, which are ordered
-            key = next((key for key, value in output.items() if _is_floating(value)), None)
+            key = next((key for key, value in output.items() if is_floating(value)), None)
             if key is not None:
                 output[key] = self._through(output[key])
                 return output
         if isinstance(output, tuple | list):
-            place = next((place for place, value in enumerate(output) if _is_floating(value)), None)
+            place = next((place for place, value in enumerate(output) if is_floating(value)), None)
             if place is not None:
                 parts = [self._through(part) if number == place else part for number, part in enumerate(output)]
                 return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
@@ -95,10 +95,6 @@ def remove_memel(model: nn.Module) -> None:
     for module in modules:
         delattr(module, CHILD)
     delattr(model, _INSERTED)
-
-
-def _is_floating(value) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
 
 
 def _place_behind(name: str, asked: nn.Module, model: nn.Module) -> nn.Module:

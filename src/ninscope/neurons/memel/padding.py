@@ -11,6 +11,11 @@ _MASKS = {"attention_mask": False, "src_key_padding_mask": True, "key_padding_ma
 _DECODER_MASKS = {"decoder_attention_mask": False, "tgt_key_padding_mask": True}
 
 
+def is_floating(value) -> bool:
+    """Whether this can be activations: a tensor of floats with a batch dimension and at least one more."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+
+
 class Padding:
     """Two hooks of a model, before and after it, and what they know between."""
 

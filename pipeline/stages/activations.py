@@ -1,0 +1,61 @@
+"""Activations: the monosemantic scale over a checkpoint's layers, while it runs on local examples (stage `activations`)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages.finetune import PHI, phi_values
+from ninscope.pipeline.stages.of_checkpoint import is_stored
+from ninscope.pipeline.stages.outcome import Outcome, attempt
+from ninscope.pipeline.stages.studies import ACTIVATIONS, Study, home_of
+from ninscope.pipeline.store import Artefact, ArtefactStore
+
+from ninscope.errors import CheckpointError
+
+ALL_LAYERS = "all"
+
+
+def store_activations(root: str, study: Study) -> Outcome:
+    """Look and store; activations that are not finite are stored as a failure."""
+    store = ArtefactStore(RunFolder(root))
+    return attempt(ACTIVATIONS, study.key, lambda: _store(store, study))
+
+
+def _store(store: ArtefactStore, study: Study) -> None:
+    from ninscope.neurons.finetuning.bases import base_of
+    from ninscope.neurons.finetuning.looking import look_at
+
+    if is_stored(store, ACTIVATIONS, study.key):
+        return
+    located = study.located
+    source = located.opened()
+    try:
+        checkpoint = source.open(located.revision, located.identity)
+        base = base_of(checkpoint, f"{located.model} {located.revision}", *home_of(located))
+        source.check_unchanged(located.identity)
+        found = look_at(study.task.task(base), base, study.how)
+    except CheckpointError as error:
+        if error.status == "nonfinite":
+            store.write_failure(ACTIVATIONS, study.key, error)
+        raise
+    store.write(ACTIVATIONS, study.key, artefact_of(found))
+
+
+def artefact_of(found) -> Artefact:
+    """One row a layer, and one of all of them together (ALL_LAYERS)."""
+    return Artefact(
+        {
+            "phi": np.array([phi_values(one) for one in found.values()], np.float64),
+            "phi_octaves": np.array([one.counts for one in found.values()], np.int64),
+        },
+        {"layers": list(found), "phi": list(PHI)},
+    )
+
+
+def rows_of(artefact: Artefact) -> Iterator[dict]:
+    """One dict a layer: layer, values, phi_mean and so on."""
+    for layer, values in zip(artefact.attributes["layers"], artefact.arrays["phi"].tolist(), strict=True):
+        named = dict(zip(artefact.attributes["phi"], values, strict=True))
+        yield {"layer": layer, "values": int(named.pop("values"))} | {
+            f"phi_{name}": value for name, value in named.items()
+        }

@@ -1,0 +1,82 @@
+"""Fine-tune: a checkpoint is trained on a task, with MEmeL or without, and its weights analysed (stage `finetune`).
+
+What an interrupted one has reached lies in the run's folder `finetunes/<key>`, until its artefact is there.
+"""
+
+import shutil
+
+import numpy as np
+from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages.of_checkpoint import is_stored
+from ninscope.pipeline.stages.outcome import Outcome, attempt
+from ninscope.pipeline.stages.studies import FINETUNE, Study, home_of
+from ninscope.pipeline.store import Artefact, ArtefactStore
+
+from ninscope.checkpoints.source_protocol import Source
+from ninscope.errors import CheckpointError
+
+PHI = ("values", "mean", "p50", "p90", "p99", "p999", "largest", "largest_mean")
+
+
+def store_finetune(root: str, study: Study) -> Outcome:
+    """Fine-tune and store the evaluations; numbers that are not finite any more are stored as a failure."""
+    store = ArtefactStore(RunFolder(root))
+    return attempt(FINETUNE, study.key, lambda: _store(store, study))
+
+
+def _store(store: ArtefactStore, study: Study) -> None:
+    from ninscope.neurons.finetuning.bases import analyse_with, base_of
+    from ninscope.neurons.finetuning.saved import SavedState
+    from ninscope.neurons.finetuning.training import fine_tune
+
+    if is_stored(store, FINETUNE, study.key):
+        return
+
+    class Saved(SavedState):
+        def save(self, *state) -> None:
+            with store.folder.writing():
+                super().save(*state)
+
+    saved = Saved(store.folder.finetunes / study.key)
+    located = study.located
+    source: Source = located.opened()
+    try:
+        checkpoint = source.open(located.revision, located.identity)
+        base = base_of(checkpoint, f"{located.model} {located.revision}", *home_of(located))
+        source.check_unchanged(located.identity)
+        evaluated = fine_tune(study.task.task(base), base, study.how, analyse_with(study.parameters), saved)
+    except CheckpointError as error:
+        if error.status == "nonfinite":
+            store.write_failure(FINETUNE, study.key, error)
+            saved.clear()
+        raise
+    store.write(FINETUNE, study.key, artefact_of(evaluated))
+    saved.clear()
+
+
+def artefact_of(evaluated) -> Artefact:
+    """Evaluations of one fine-tune, one a row of each array."""
+    metrics = list(evaluated[0].metrics)
+    return Artefact(
+        {
+            "steps": np.array([one.step for one in evaluated], np.int64),
+            "metrics": np.array([[one.metrics[name] for name in metrics] for one in evaluated], np.float64),
+            "phi": np.array([phi_values(one.phi) for one in evaluated], np.float64),
+            "phi_octaves": np.array([one.phi.counts for one in evaluated], np.int64),
+            "network": np.array([[one.alpha0, one.width] for one in evaluated], np.float64),
+        },
+        {"metrics": metrics, "phi": list(PHI), "warnings": [one.warning for one in evaluated]},
+    )
+
+
+def phi_values(summary) -> list[float]:
+    """A `PhiSummary` in the order of PHI."""
+    return [float(getattr(summary, name)) for name in PHI]
+
+
+def clear_states(store: ArtefactStore) -> None:
+    """Delete states of fine-tunes that have come to their end: what a worker left that died just after."""
+    folder = store.folder.finetunes
+    for place in folder.iterdir() if folder.is_dir() else ():
+        if store.has(FINETUNE, place.name):
+            shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""Studies: what is made of a checkpoint by running its model (stages `finetune` and `activations`), planned and keyed alike."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from ninscope.pipeline.analyses import DEFAULT, EXACT
+from ninscope.pipeline.dagfile import Dag
+from ninscope.pipeline.keys import content_key
+from ninscope.pipeline.model_sections import Activations, FineTune, TaskSettings
+from ninscope.pipeline.stages import exact
+from ninscope.pipeline.stages.locate import Located
+from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.store import ArtefactStore
+
+from ninscope.checkpoints.identity import Identity
+from ninscope.checkpoints.source import open_source
+from ninscope.errors import RequestError
+from ninscope.neurons.finetuning.recipe import Recipe
+from ninscope.neurons.tasks.files import file_digest, has_vocabulary, tokenizer_digest
+from ninscope.parameters import Parameters
+
+FINETUNE, ACTIVATIONS = "finetune", "activations"
+VERSIONS = {FINETUNE: 1, ACTIVATIONS: 1}
+_NEEDED = ("torch", "transformers", "safetensors", "sklearn")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How activations are looked at: the keys of [[activations]] that a result depends on."""
+
+    layers: str | tuple[str, ...]
+    neurons: str
+    epsilon: float
+    history: int
+    batch_size: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """One fine-tune, or one look at a checkpoint's activations.
+
+    stage: FINETUNE or ACTIVATIONS. how: its Recipe, or its Watch. parameters: of the exact analysis of the fine-tuned weights.
+    key: None where it is known that it cannot be; outcome: why, or ok.
+    """
+
+    stage: str
+    located: Located
+    task: TaskSettings
+    how: Recipe | Watch
+    parameters: Parameters | None = None
+    key: str | None = None
+    outcome: Outcome = field(default=Outcome())
+
+    @property
+    def name(self) -> str:
+        """What a user reads."""
+        place = f"{self.located.suite}/{self.located.model} {self.located.revision} {self.task.name}"
+        if isinstance(self.how, Watch):
+            return place
+        return f"{place} {self.how.method} seed {self.how.seed} rate {self.how.learning_rate:g}"
+
+    @property
+    def row(self) -> tuple:
+        """By what the tables tell it from others."""
+        located, how = self.located, self.how
+        which = (how.method, how.seed, how.learning_rate) if isinstance(how, Recipe) else ()
+        return self.stage, located.suite, located.model, located.revision, self.task.name, *which
+
+
+def studies_of(dag: Dag, located: Sequence[Located], store: ArtefactStore) -> list[Study]:
+    """Everything that [[finetune]] and [[activations]] ask for, in the order of the file and of the steps, keyed.
+
+    Raises RequestError: a model or revision that is not there, torch absent, data that cannot be read.
+    """
+    sections = [*dag.finetune, *dag.activations]
+    if not sections:
+        return []
+    if absent := [name for name in _NEEDED if not _is_installed(name)]:
+        raise RequestError(
+            f"[[finetune]] and [[activations]] run models, and {absent[0]} is not installed; pip install 'ninscope[memel]'"
+        )
+    digest = cache(lambda task: task.digest())
+    found: dict[tuple, Study] = {}
+    for section in sections:
+        task = section.settings
+        for one in _chosen(section, located):
+            beside = _beside(one, task) if one.outcome.ok else []
+            for study in _of_section(section, one, task, dag):
+                keyed = _keyed(study, digest(task), beside, store)
+                if (other := found.setdefault(study.row, keyed)) != keyed:
+                    raise RequestError(
+                        f"two of [[{study.stage}]] mean {other.name}; tell them apart by task.name, or by suite and model"
+                    )
+    return list(found.values())
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ImportError:
+        return False
+
+
+def _of_section(section: FineTune | Activations, located: Located, task: TaskSettings, dag: Dag) -> Iterator[Study]:
+    if isinstance(section, Activations):
+        layers = section.layers if isinstance(section.layers, str) else tuple(section.layers)
+        names = ("neurons", "epsilon", "history", "batch_size", "threads", "device")
+        yield Study(ACTIVATIONS, located, task, Watch(layers, *(getattr(section, name) for name in names)))
+        return
+    parameters = next(one.parameters for one in dag.wanted() if (one.variant, one.method) == (DEFAULT, EXACT))
+    for recipe in section.recipes():
+        yield Study(FINETUNE, located, task, recipe, parameters)
+
+
+def _chosen(section: FineTune | Activations, located: Sequence[Located]) -> list[Located]:
+    """The checkpoints that a section means. Raises RequestError."""
+    of_model = [one for one in located if section.model in (None, one.model) and section.suite in (None, one.suite)]
+    what = "[[finetune]]" if isinstance(section, FineTune) else "[[activations]]"
+    if not of_model:
+        known = ", ".join(dict.fromkeys(one.model for one in located))
+        raise RequestError(f"{what}: model {section.model!r} is none of [[models]] ({known})")
+    if section.revisions == "all":
+        return of_model
+    if section.revisions == "last":
+        last = {(one.suite, one.model): one for one in of_model}
+        return list(last.values())
+    there = {one.revision for one in of_model}
+    if absent := [name for name in section.revisions if name not in there]:
+        raise RequestError(
+            f"{what}: {absent[0]} of {section.model or 'any model'} is not asked for; add it to revisions in [[models]], or leave "
+            "it out"
+        )
+    return [one for one in of_model if one.revision in section.revisions]
+
+
+def _keyed(study: Study, digest: str, beside: list, store: ArtefactStore) -> Study:
+    located = study.located
+    outcome = located.outcome
+    if outcome.ok and study.parameters is not None:
+        outcome = located.wired(study.parameters.reading).outcome
+    if not outcome.ok:
+        return replace(study, outcome=outcome.passed_on())
+    analysed = None if study.parameters is None else exact.exact_key(located, study.parameters, False)
+    how = asdict(study.how)
+    key = content_key(
+        study.stage,
+        VERSIONS[study.stage],
+        weights=located.content_sha256,
+        beside=beside,
+        task=digest,
+        how=how,
+        analysed=analysed,
+    )
+    if store.has(study.stage, key) and (failure := store.failure(study.stage, key)) is not None:
+        return replace(study, key=key, outcome=Outcome(failure.status, str(failure)))
+    return replace(study, key=key)
+
+
+def _beside(located: Located, task: TaskSettings) -> list:
+    """What a model is made from beside its weights: its configuration (an adapter's is its base's), and its own tokenizer where
+    that is used. Raises RequestError: they cannot be read."""
+    identity = located.identity
+    made_of = (located.source, identity) if identity.base is None else (located.base, identity.base)
+    place, commit = _place(*made_of)
+    config = commit if commit is not None else file_digest(place / "config.json")
+    if getattr(task, "tokenizer", "none") is not None:
+        return [config, None]
+    home, commit = home_of(located)
+    return [config, commit if commit is not None else tokenizer_digest(home)]
+
+
+def home_of(located: Located) -> tuple[Path | str, str | None]:
+    """Where a checkpoint's tokenizer is: (its folder, None), or (its Hub repository, commit). An adapter has its base's, unless
+    one lies beside it."""
+    identity = located.identity
+    own = _place(located.source, identity)
+    if identity.base is None or (isinstance(own[0], Path) and has_vocabulary(own[0])):
+        return own
+    return _place(located.base, identity.base)
+
+
+def _place(source: str, identity: Identity) -> tuple[Path | str, str | None]:
+    if identity.commit is not None:
+        return source, identity.commit
+    return Path(open_source(source).stamp_path(identity.revision, identity.files[0])).parent, None
+
+
+def settled(studies: Sequence[Study], outcomes: Mapping[tuple[str, str], Outcome]) -> list[Study]:
+    """The same with what became of them. outcomes: of what was run, by stage and key."""
+    return [replace(study, outcome=outcomes.get((study.stage, study.key or ""), study.outcome)) for study in studies]

@@ -1,0 +1,80 @@
+"""A checkpoint of any source as what a model is made from, and a model's weights as a checkpoint again."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ninscope.architectures import architecture_of
+from ninscope.checkpoints.source import open_source
+from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float
+from ninscope.errors import CheckpointError
+from ninscope.exact.whole import exact_analysis
+from ninscope.measuring import exact_measurement
+from ninscope.neurons.memel.inserting import CHILD
+from ninscope.neurons.tasks.base_models import quiet
+from ninscope.neurons.tasks.task import Base
+from ninscope.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """The exact spectrum of a model's network: alpha0, width, and a warning where a power law holds badly."""
+
+    alpha0: float
+    width: float
+    warning: str
+
+
+Analyse = Callable[[nn.Module], Analysed]
+
+
+def base_of(checkpoint: Checkpoint, name: str, folder: Path | str | None, revision: str | None) -> Base:
+    """All floats of a checkpoint, as float32; what is no float (masks, positions) a model makes itself.
+
+    folder, revision: where its tokenizer would be. Raises CheckpointError: what reading raises, NaN among it.
+    """
+    floats = {key: tensor for key, tensor in checkpoint.tensors.items() if tensor.dtype in STORED_TYPES}
+    return Base(name, checkpoint.config, {key: _read(tensor) for key, tensor in floats.items()}, folder, revision)
+
+
+def _read(tensor: Tensor) -> torch.Tensor:
+    (piece,) = tensor.file.read_ranges([(tensor.entry.start, tensor.entry.stop)])
+    stored = np.frombuffer(piece, STORED_TYPES[tensor.dtype])
+    values = as_float(stored, tensor.dtype).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            "nonfinite", f"tensor {tensor.name} holds NaN or infinity; no model can be trained from it"
+        )
+    return torch.from_numpy(values.reshape(tensor.shape))
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's own state, without that of MEmeL layers in it, on the CPU."""
+    own = {name: tensor for name, tensor in model.state_dict().items() if CHILD not in name.split(".")}
+    return {name: tensor.detach().cpu() for name, tensor in own.items()}
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """config.json and model.safetensors, of a model of transformers or one that saves itself alike."""
+    with quiet():
+        model.save_pretrained(folder, state_dict=weights_of(model))
+
+
+def analyse_with(parameters: Parameters) -> Analyse:
+    """A function that analyses a model as its base was: the whole network, with these parameters, by the same reading."""
+
+    def analyse(model: nn.Module) -> Analysed:
+        with tempfile.TemporaryDirectory(prefix="ninscope-") as place:
+            folder = Path(place) / "step0"
+            save_model(model, folder)
+            checkpoint = open_source(folder).open(folder.name)
+            wiring = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
+            measured = exact_measurement(exact_analysis(checkpoint, wiring, parameters, 1))
+        return Analysed(measured.alpha0, measured.width, measured.warning)
+
+    return analyse

@@ -1,0 +1,247 @@
+"""One fine-tune: a base, a task and a recipe to evaluations, the same whether it was interrupted or not.
+
+Everything random follows from (seed, what it is for, step), so that a step needs nothing but the state before it: the order of
+examples is a permutation a pass, dropout draws from a generator that every step seeds anew.
+"""
+
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ninscope.errors import CheckpointError, NonFiniteError, RequestError
+from ninscope.neurons.finetuning.bases import Analyse
+from ninscope.neurons.finetuning.recipe import NONE, Recipe
+from ninscope.neurons.finetuning.saved import SavedState
+from ninscope.neurons.memel.finding import layers_of
+from ninscope.neurons.memel.inserting import insert_memel
+from ninscope.neurons.phi import PhiSummary, phi_of_layers, together
+from ninscope.neurons.tasks.evaluation import evaluating, moved
+from ninscope.neurons.tasks.task import Base, Task
+
+SAVE_SECONDS = 30.0
+PHI_BATCHES = 8  # of training examples, that phi's statistics are from
+_ALONE = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is known of a model after `step` updates: scores, phi over the layers where MEmeL is or would be, its network."""
+
+    step: int
+    metrics: dict[str, float]
+    phi: PhiSummary
+    alpha0: float
+    width: float
+    warning: str
+
+    def as_json(self) -> dict:
+        return asdict(self) | {"phi": asdict(self.phi) | {"counts": self.phi.counts.tolist()}}
+
+    @classmethod
+    def of_json(cls, stored: dict) -> "Evaluated":
+        phi = PhiSummary(**stored["phi"] | {"counts": np.array(stored["phi"]["counts"], np.int64)})
+        return cls(**stored | {"phi": phi})
+
+
+def fine_tune(
+    task: Task,
+    base: Base,
+    recipe: Recipe,
+    analyse: Analyse,
+    saved: SavedState,
+    stepped: Callable[[int, int], None] = lambda step, steps: None,
+) -> tuple[Evaluated, ...]:
+    """Fine-tune and evaluate, from where `saved` says that an interrupted one got to. stepped(step, steps): after each update.
+
+    Raises RequestError: the base cannot do the task, layers that are not there, a device that is absent. Raises CheckpointError
+    (nonfinite): a loss, a gradient or activations that are no numbers any more.
+    """
+    device = device_of(recipe.device)
+    with threads(recipe.threads):
+        run, evaluated = _resumed(task, base, recipe, device, saved)
+        steps = recipe.updates(task.train_size)
+        wanted, last_saved = recipe.evaluations(steps), time.monotonic()
+        while True:
+            if run.step in wanted and run.step not in {one.step for one in evaluated}:
+                evaluated.append(run.evaluate(analyse))
+                if run.step:  # the start is had again in no time
+                    run.save(saved, evaluated)
+                    last_saved = time.monotonic()
+            if run.step == steps:
+                return tuple(evaluated)
+            run.update(steps)
+            stepped(run.step, steps)
+            if time.monotonic() > last_saved + SAVE_SECONDS:
+                run.save(saved, evaluated)
+                last_saved = time.monotonic()
+
+
+def _resumed(
+    task: Task, base: Base, recipe: Recipe, device: torch.device, saved: SavedState
+) -> tuple["_Run", list[Evaluated]]:
+    """A fine-tune where it has got to, and its evaluations so far; at its start where no state fits."""
+    run = _Run(task, base, recipe, device)
+    if (state := saved.load()) is None:
+        return run, []
+    try:
+        return run, run.resume(*state)
+    except (RuntimeError, KeyError, TypeError):  # of another version of a library, whose parameters are not these
+        return _Run(task, base, recipe, device), []
+
+
+class _Run:
+    """A model that is being trained. step: updates so far; trained: names of what the optimizer has, as it counts them."""
+
+    def __init__(self, task: Task, base: Base, recipe: Recipe, device: torch.device):
+        self.task, self.recipe, self.device = task, recipe, device
+        torch.manual_seed(_seed_of(recipe.seed, "head", 0))
+        self.model = task.model(base).to(device).train()
+        where = recipe.inhibition
+        asked = where.layers if isinstance(where.layers, str) else list(where.layers)
+        self.layers = layers_of(self.model, asked)
+        if recipe.method != NONE:
+            insert_memel(self.model, asked, method=recipe.method, **where.settings())
+        self.optimizer, self.trained = _optimizer(self.model, recipe)
+        self.step = 0
+
+    def update(self, steps: int) -> None:
+        """One update. Raises CheckpointError (nonfinite)."""
+        recipe, step = self.recipe, self.step
+        batch = moved(self.task.batch(self._examples(step)), self.device)
+        torch.manual_seed(_seed_of(recipe.seed, "step", step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.rate(step, steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._precision():
+            try:
+                loss = self.task.loss(self.model, batch)
+            except NonFiniteError as error:
+                raise CheckpointError("nonfinite", f"update {step + 1}: {error}") from None
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        for what, value in (("loss", loss), ("gradient", norm)):
+            if not math.isfinite(float(value.detach())):
+                raise CheckpointError(
+                    "nonfinite",
+                    f"update {step + 1}: the {what} is not finite; lower the learning rate ({recipe.learning_rate})",
+                )
+        self.optimizer.step()
+        self.step += 1
+
+    def evaluate(self, analyse: Analyse) -> Evaluated:
+        with self._precision():
+            metrics = self.task.evaluate(self.model, self.recipe.batch_size, self.device)
+        phi = self._phi()
+        network = analyse(self.model)
+        return Evaluated(self.step, metrics, phi, network.alpha0, network.width, network.warning)
+
+    def _phi(self) -> PhiSummary:
+        size, where = self.recipe.batch_size, self.recipe.inhibition
+        history = (self.task.batch(examples) for examples in history_of(self.task.train_size, size, PHI_BATCHES))
+        with evaluating(self.model), self._precision():
+            found = phi_of_layers(
+                self.model,
+                self.layers,
+                lambda batch: self.task.loss(self.model, moved(batch, self.device)),
+                history,
+                self.task.held_out(size),
+                where.neurons,
+                where.epsilon,
+            )
+        return together(found.values()).summary()
+
+    def save(self, saved: SavedState, evaluated: list[Evaluated]) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{moment}.{self.trained[number]}": value for moment, value in state.items()}
+        # A copy each: tied weights share memory, which the file format refuses.
+        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        saved.save(self.step, tensors, {"evaluated": [one.as_json() for one in evaluated]})
+
+    def resume(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping) -> list[Evaluated]:
+        """Go on from a state; returns the evaluations before it. Raises RuntimeError, KeyError, TypeError: of another model."""
+        own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        numbers = {name: number for number, name in enumerate(self.trained)}
+        moments: dict[int, dict] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, moment, of = name.split(".", 2)
+                moments.setdefault(numbers[of], {})[moment] = value
+        self.model.load_state_dict(own)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step = step
+        return [Evaluated.of_json(one) for one in facts["evaluated"]]
+
+    def _examples(self, step: int) -> np.ndarray:
+        """Numbers of the examples of one update: passes over all of them, each in an order of its own."""
+        each = self.recipe.batches_of_epoch(self.task.train_size)
+        epoch, number = divmod(step, each)
+        order = _generator(self.recipe.seed, "order", epoch).permutation(self.task.train_size)
+        return order[number * self.recipe.batch_size : (number + 1) * self.recipe.batch_size]
+
+    def _precision(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+
+def history_of(train_size: int, size: int, most: int) -> Iterator[np.ndarray]:
+    """Numbers of the training examples that statistics of phi are from: at most so many batches, the same of every checkpoint.
+
+    In an order of their own, since files may be sorted by label.
+    """
+    order = _generator(0, "history", 0).permutation(train_size)
+    for first in range(0, min(most * size, train_size), size):
+        yield order[first : first + size]
+
+
+def device_of(name: str) -> torch.device:
+    """Raises RequestError: a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RequestError('device is "cuda", and torch finds no GPU here; take "cpu", or a machine that has one')
+    return torch.device(name)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """torch with so many threads: sums are split by them, and a bit may depend on it.
+
+    Alone in this process: a worker may run several tasks at once, and the number of threads and the generator that dropout draws
+    from are the process's.
+    """
+    with _ALONE:
+        before = torch.get_num_threads()
+        torch.set_num_threads(number)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, list[str]]:
+    """AdamW, and the names of the parameters that it has, in its order."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [(name, parameter) for name, parameter in trained if parameter.ndim > 1]
+    rest = [(name, parameter) for name, parameter in trained if parameter.ndim < 2]
+    groups = [
+        {"params": [parameter for _, parameter in part], "weight_decay": decay}
+        for part, decay in ((matrices, recipe.weight_decay), (rest, 0.0))
+        if part
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate), [name for name, _ in matrices + rest]
+
+
+def _seed_of(seed: int, purpose: str, number: int) -> int:
+    return int(_generator(seed, purpose, number).integers(2**63))
+
+
+def _generator(seed: int, purpose: str, number: int) -> np.random.Generator:
+    name = np.frombuffer(hashlib.sha256(purpose.encode()).digest(), dtype="<u4")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number, *map(int, name)])))

@@ -1,0 +1,79 @@
+"""Does monosemanticity fall while a model trains, and as models grow? phi over steps, and over sizes."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from ninscope.report.step_axis import label_steps, position
+from ninscope.report.style import STYLE, say_nothing
+
+ALL_LAYERS = "all"
+_MEASURES = (("phi_p99", "99th percentile"), ("phi_largest_mean", "largest of a sample, mean"))
+
+
+def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, title: str) -> Figure:
+    """phi's tail against the training step, a line a model (thin ones: its layers), and at the last step that all models have
+    against their sizes.
+
+    activations: rows of that table of one task; checkpoints: the table, for parameters. Sizes have panels where there are several.
+    """
+    with mpl.rc_context(STYLE):
+        rows = activations.dropna(subset=["step", "phi_mean"]).merge(
+            checkpoints[["suite", "model", "revision", "parameters"]], on=["suite", "model", "revision"], how="left"
+        )
+        models = rows[["suite", "model"]].drop_duplicates()
+        several = len(models) > 1
+        figure = Figure(figsize=(6.4 if not several else 9.6, 6.4), layout="constrained", dpi=150)
+        panels = figure.subplots(2, 2 if several else 1, squeeze=False)
+        figure.suptitle(f"{title}: monosemantic scale", fontsize=10)
+        colours = mpl.colormaps["viridis"](np.linspace(0, 0.8, max(len(models), 1)))
+        for line, (column, label) in zip(panels, _MEASURES, strict=True):
+            if rows.empty:
+                say_nothing(line[0], "no checkpoint has activations with a step")
+            for (suite, model), colour in zip(models.itertuples(index=False), colours, strict=False):
+                part = rows[(rows["suite"] == suite) & (rows["model"] == model)]
+                _over_steps(line[0], part, column, colour, model)
+            line[0].set_ylabel(rf"$\phi$, {label}")
+            line[0].set_yscale("log")
+            _plain_numbers(line[0])
+            label_steps(line[0], rows["step"].unique())
+            if several:
+                _over_sizes(line[1], rows, column)
+        panels[-1][0].set_xlabel("training step (log axis)")
+        if not rows.empty:
+            panels[0][0].legend(fontsize=7)
+        return figure
+
+
+def _over_steps(axes, rows: pd.DataFrame, column: str, colour, model: str) -> None:
+    for layer, part in rows.groupby("layer", sort=False):
+        part = part.sort_values("step")
+        x, y = position(part["step"].to_numpy(np.int64)), part[column].to_numpy(float)
+        if layer == ALL_LAYERS:
+            axes.plot(x, y, color=colour, marker="o", markersize=3, label=f"{model}, all layers")
+        else:
+            axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.5)
+
+
+def _over_sizes(axes, rows: pd.DataFrame, column: str) -> None:
+    whole = rows[(rows["layer"] == ALL_LAYERS) & rows["parameters"].notna()]
+    steps = [set(part["step"]) for _, part in whole.groupby(["suite", "model"])]
+    if not steps or not (shared := set.intersection(*steps)):
+        say_nothing(axes, "no step that all models have")
+        return
+    last = whole[whole["step"] == max(shared)].drop_duplicates(["suite", "model"]).sort_values("parameters")
+    axes.set_title(f"step {max(shared)}", fontsize=9)
+    axes.plot(last["parameters"].to_numpy(float), last[column].to_numpy(float), "o-", color="#2a6f97", markersize=4)
+    for row in last.itertuples():
+        axes.annotate(row.model, (row.parameters, getattr(row, column)), fontsize=6)
+    axes.set(xscale="log", yscale="log", xlabel="parameters")
+    _plain_numbers(axes)
+
+
+def _plain_numbers(axes) -> None:
+    """7, 8, 9 on an axis that spans less than a decade, not powers of ten."""
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    axes.tick_params(axis="y", which="minor", labelsize=7)

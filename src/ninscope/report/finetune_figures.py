@@ -1,0 +1,107 @@
+"""Fine-tunes side by side: every method's scores, monosemanticity and network, a dot a seed."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ninscope.report.comparisons import LOWER_IS_BETTER, NONE, comparisons
+from ninscope.report.style import STYLE, say_nothing
+
+METHODS = {"none": "#6c757d", "naive_mean": "#8d5524", "naive_shift": "#d62898", "reversed": "#2d6a4f"}
+_LABELS = {
+    "none": "no MEmeL", "naive_mean": "naive (a): mean", "naive_shift": "naive (b): shift", "reversed": "reversed (MEmeL)",
+}  # fmt: skip
+
+
+def finetunes_figure(finetunes: pd.DataFrame, title: str) -> Figure:
+    """The main metric, the 99th percentile of phi and E against the base at the end of every fine-tune, by base revision.
+
+    finetunes: rows of the table `finetunes` of one model and task. Dots are seeds, bars their means with ±1 standard deviation;
+    above them the p-value of the paired test against no MEmeL. The dotted line is the mean before the first update, where it lies
+    near.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=150)
+        panels = figure.subplots(1, 3)
+        known = finetunes[finetunes["value"].notna()]
+        if known.empty:
+            figure.suptitle(title, fontsize=10)
+            for axes in panels:
+                axes.set(xticks=[], yticks=[])
+                say_nothing(axes, "no fine-tune came to its end")
+            return figure
+        compared = comparisons(known)
+        main = compared["metric"].iloc[0]  # of the end: a correlation may be undefined there, and not at the start
+        compared = compared[compared["metric"] == main]
+        better = "lower" if main in LOWER_IS_BETTER else "higher"
+        for axes, column, label in (
+            (panels[0], "value", f"{main}, held out ({better} is better)"),
+            (panels[1], "phi_p99", r"monosemantic scale $\phi$, 99th percentile"),
+            (panels[2], "emergence_from_base", "E of the fine-tuned weights against the base"),
+        ):
+            _side_by_side(axes, known[known["metric"] == main], compared, column)
+            axes.set_title(label, fontsize=9)
+        _p_values(panels[0], compared)
+        panels[2].axhline(0, color="black", linewidth=0.6)
+        handles = {each.get_label(): each for each in panels[0].get_legend_handles_labels()[0]}
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, fontsize=8)
+        seeds = sorted({int(number) for number in compared["seeds"]})
+        spread = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        noun = "seed" if seeds == [1] else "seeds"
+        figure.suptitle(f"{title}: {spread} {noun}, after {compared['finetune_step'].max()} updates", fontsize=10)
+        return figure
+
+
+def _places(compared: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Where a revision's method stands on the axis."""
+    revisions, methods = list(compared["revision"].unique()), [m for m in METHODS if m in set(compared["method"])]
+    shift = (np.arange(len(methods)) - (len(methods) - 1) / 2) * 0.8 / max(len(methods), 1)
+    return {
+        (revision, method): number + shift[place]
+        for number, revision in enumerate(revisions)
+        for place, method in enumerate(methods)
+    }
+
+
+def _side_by_side(axes, rows: pd.DataFrame, compared: pd.DataFrame, column: str) -> None:
+    for (revision, method), x in _places(compared).items():
+        row = compared[(compared["revision"] == revision) & (compared["method"] == method)]
+        if row.empty:
+            continue
+        ended = rows[
+            (rows["revision"] == revision)
+            & (rows["method"] == method)
+            & (rows["learning_rate"] == row["learning_rate"].iloc[0])
+            & (rows["finetune_step"] == row["finetune_step"].iloc[0])
+        ]
+        values = ended[column].to_numpy(float)
+        colour = METHODS[method]
+        axes.errorbar(
+            x, values.mean(), values.std(ddof=1) if values.size > 1 else 0, fmt="_", color=colour, markersize=14, capsize=3,
+            label=_LABELS[method],
+        )  # fmt: skip
+        axes.plot(np.full(values.size, x), values, "o", color=colour, markersize=3, alpha=0.6)
+    revisions = list(compared["revision"].unique())
+    axes.margins(y=0.15)
+    limits = axes.get_ylim()
+    for number, revision in enumerate(revisions):
+        start = rows[(rows["revision"] == revision) & (rows["finetune_step"] == 0)][column].mean()
+        axes.plot(
+            [number - 0.45, number + 0.45], [start, start], color="black", linewidth=0.8, linestyle=":", label="before"
+        )
+    axes.set_ylim(limits)  # a start far from the ends would make them one point
+    axes.set_xticks(range(len(revisions)), labels=revisions)
+    axes.set_xlim(-0.6, len(revisions) - 0.4)
+    axes.set_xlabel("fine-tuned from")
+
+
+def _p_values(axes, compared: pd.DataFrame) -> None:
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.08 * (high - low))
+    for (revision, method), x in _places(compared).items():
+        row = compared[(compared["revision"] == revision) & (compared["method"] == method)]
+        if method != NONE and len(row) and np.isfinite(row["p_value"].iloc[0]):
+            axes.text(
+                x, high, f"p={row['p_value'].iloc[0]:.2g}", fontsize=6, ha="center", rotation=45, color=METHODS[method]
+            )

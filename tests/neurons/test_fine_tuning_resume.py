@@ -1,0 +1,228 @@
+"""Fine-tunes that are interrupted end in the very bits of those that are not, whatever state was left behind."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+from finetune_models import Interrupted, Seen, assert_same_weights, base_of, made, recipe, text_task, tuned  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from ninscope.neurons.finetuning import training  # noqa: E402
+from ninscope.neurons.finetuning.recipe import METHODS  # noqa: E402
+from ninscope.neurons.finetuning.saved import SavedState  # noqa: E402
+from ninscope.neurons.finetuning.training import fine_tune  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def base(place):
+    """With dropout of a fifth, so that every step draws random numbers."""
+    return base_of(made("bert"), place / "bert")
+
+
+@pytest.fixture(scope="module")
+def task(place, base):
+    return text_task(place, base)
+
+
+@pytest.fixture(scope="module")
+def whole(task, base, place):
+    """Of every method, the fine-tune that nothing interrupts."""
+    return {method: tuned(task, base, recipe(method), place / "states" / method) for method in METHODS}
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """A state after every update, not after half a minute."""
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+
+
+def only_state(folder):
+    (path,) = folder.iterdir()
+    return path
+
+
+def interrupt(task, base, how, folder, at):
+    """A fine-tune that ends after update `at`."""
+
+    def stop(step, steps):
+        if step == at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fine_tune(task, base, how, Seen(), SavedState(folder), stop)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("every_step", [True, False], ids=["saved at every step", "saved at evaluations"])
+def test_interrupted_twice_is_as_never(task, base, whole, method, every_step, tmp_path, monkeypatch):
+    if every_step:
+        monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    evaluated, weights, done = tuned(task, base, recipe(method), tmp_path, stops=(4, 8))
+    undisturbed, theirs, steps = whole[method]
+    assert steps == list(range(1, 10))
+    # The callback comes before the state is saved, so that the step itself is done again; else all since the evaluation.
+    assert done == [*range(1, 5), *range(4, 9), 8, 9] if every_step else [*range(1, 5), *range(4, 9), *range(7, 10)]
+    assert evaluated == undisturbed
+    assert [one["step"] for one in evaluated] == [0, 3, 6, 9]
+    assert_same_weights(weights[-1], theirs[-1])
+
+
+def test_methods_and_dropout_make_a_difference(task, base, whole, tmp_path):
+    """Otherwise the test above would hold for a fine-tune that does nothing."""
+    ends = {method: one[0][-1]["alpha0"] for method, one in whole.items()}
+    assert len(set(ends.values())) == len(METHODS)
+    still = base_of(made("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), tmp_path / "still")
+    assert tuned(task, still, recipe("none"), tmp_path / "states")[0][-1]["alpha0"] != ends["none"]
+
+
+def test_a_fine_tune_that_has_ended_only_reads_its_state(task, base, whole, tmp_path):
+    tuned(task, base, recipe("reversed"), tmp_path)
+    evaluated, weights, done = tuned(task, base, recipe("reversed"), tmp_path)
+    assert (evaluated, weights, done) == (whole["reversed"][0], [], [])
+
+
+@pytest.mark.parametrize("part", ["optimizer.", "model.", "memel"])
+def test_all_of_a_state_is_needed(task, base, whole, tmp_path, often, monkeypatch, part):
+    """Moments of the optimizer, weights and statistics of MEmeL: a state without one of them ends elsewhere."""
+    load = SavedState.load
+
+    def emptied(self):
+        state = load(self)
+        if state is None:
+            return None
+        step, tensors, facts = state
+        return step, {name: value * 0 if part in name else value for name, value in tensors.items()}, facts
+
+    monkeypatch.setattr(SavedState, "load", emptied)
+    evaluated, _, _ = tuned(task, base, recipe("reversed"), tmp_path, stops=(5,))
+    assert [one == other for one, other in zip(evaluated, whole["reversed"][0], strict=True)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+# --- what lies on the disk ----------------------------------------------------------------------------------
+def test_moments_are_what_the_optimizer_had(task, base, tmp_path, often):
+    """After one update AdamW's first moment is a tenth of the gradient, its second a thousandth of its square."""
+    interrupt(task, base, recipe("none"), tmp_path, 2)
+    state = load_file(only_state(tmp_path))
+    first = {name: value for name, value in state.items() if name.startswith("optimizer.exp_avg.")}
+    assert {name.removeprefix("optimizer.exp_avg.") for name in first} == set(base.tensors)
+    assert all(float(value) == 1 for name, value in state.items() if name.startswith("optimizer.step."))
+    for name, moment in first.items():
+        squares = state[name.replace("exp_avg", "exp_avg_sq")].double()
+        np.testing.assert_allclose((10 * moment.double()) ** 2, 1000 * squares, rtol=1e-4, atol=1e-12)
+
+
+def test_no_pickle_is_written_or_read(task, base, whole, tmp_path, often, monkeypatch):
+    def refused(*arguments, **settings):
+        raise AssertionError("a pickle")
+
+    for module, names in (
+        (pickle, ("dump", "dumps", "load", "loads", "Pickler", "Unpickler")),
+        (torch, ("save", "load")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, refused)
+    evaluated, _, _ = tuned(task, base, recipe("reversed"), tmp_path, stops=(5,))
+    assert evaluated == whole["reversed"][0]
+    assert load_file(only_state(tmp_path))
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def altered(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def renamed(path):
+    """The state of one step, called that of a later one."""
+    path.rename(path.with_name(f"8-{'0' * 64}.safetensors"))
+
+
+def replaced(path):
+    """A whole file of its name's digest that is no state."""
+    other = path.with_name("other")
+    save_file({"x": torch.zeros(2)}, other)
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()
+    other.rename(path.with_name(f"8-{digest}.safetensors"))
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncated, altered, emptied, renamed, replaced])
+def test_a_damaged_state_is_not_taken(task, base, whole, tmp_path, often, damage):
+    interrupt(task, base, recipe("reversed"), tmp_path, 5)
+    damage(only_state(tmp_path))
+    evaluated, weights, done = tuned(task, base, recipe("reversed"), tmp_path)
+    assert done[0] == 1
+    assert evaluated == whole["reversed"][0]
+    assert_same_weights(weights[-1], whole["reversed"][1][-1])
+
+
+def test_of_two_states_the_further_whole_one_is_taken(task, base, whole, tmp_path, often):
+    interrupt(task, base, recipe("reversed"), tmp_path, 3)
+    early = only_state(tmp_path)
+    kept = early.read_bytes()
+    interrupt(task, base, recipe("reversed"), tmp_path, 6)
+    truncated(only_state(tmp_path))
+    early.write_bytes(kept)  # as a process leaves them that dies between writing and clearing away
+    evaluated, _, done = tuned(task, base, recipe("reversed"), tmp_path)
+    assert done[0] == 3
+    assert evaluated == whole["reversed"][0]
+
+
+def test_a_state_of_another_model_is_not_taken(task, base, whole, tmp_path, often):
+    """Of an earlier version of a library, say, that called parameters otherwise."""
+    other = base_of(made("bert", num_hidden_layers=1), tmp_path / "other")
+    interrupt(task, other, recipe("reversed"), tmp_path / "states", 5)
+    evaluated, weights, done = tuned(task, base, recipe("reversed"), tmp_path / "states")
+    assert done[0] == 1
+    assert evaluated == whole["reversed"][0]
+    assert_same_weights(weights[-1], whole["reversed"][1][-1])
+
+
+def test_a_state_that_is_cut_short_leaves_no_other_name(tmp_path, monkeypatch):
+    """Written beside and renamed: a full disk leaves the state of before."""
+    states = SavedState(tmp_path)
+    states.save(1, {"x": torch.ones(3)}, {})
+    monkeypatch.setattr("pathlib.Path.rename", lambda self, to: (_ for _ in ()).throw(OSError(28, "no space")))
+    with pytest.raises(OSError, match="no space"):
+        states.save(2, {"x": torch.zeros(3)}, {})
+    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["1"]
+    step, tensors, facts = states.load()
+    assert (step, tensors["x"].tolist(), facts) == (1, [1, 1, 1], {})
+
+
+def test_states_that_another_process_clears_meanwhile_are_none(tmp_path, monkeypatch):
+    """Two runs of one folder come to the end of a fine-tune one after the other."""
+    states, write = SavedState(tmp_path / "states"), Path.write_bytes
+
+    def cleared_before(self, content):
+        SavedState(tmp_path / "states").clear()
+        return write(self, content)
+
+    states.save(1, {"x": torch.ones(3)}, {})
+    monkeypatch.setattr(Path, "write_bytes", cleared_before)
+    states.save(2, {"x": torch.ones(3)}, {})
+    assert states.load() is None
+    assert not (tmp_path / "states").exists()

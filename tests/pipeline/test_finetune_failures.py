@@ -1,0 +1,218 @@
+"""Fine-tunes that fail, bases that are bad, twice there, adapters or on a Hub: the others go on, and tables say what was."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import dask
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import LocalCluster
+from driving import artefacts, command, contents, made, write_dag
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+from finetune_models import add_sections, finetune_section, language_task, neox_suite, write_words
+from hub_client import _private_client, serve  # noqa: F401 (fixtures)
+from safetensors.numpy import load_file, save_file
+
+WHOLE = {"exact": True, "nodes_per_layer": "all", "samples": None}
+# A step of AdamW with such a rate and decay makes every weight a million times as large.
+DIVERGING = {"learning_rates": [1.0], "weight_decay": 1e6, "warmup": 0.0, "steps": 12, "evaluate_every": 12}
+SHORT = {"methods": ["none"], "seeds": [0], "steps": 1, "evaluate_every": 1}
+
+
+@pytest.fixture
+def threads():
+    """A cluster in this process, where the Hub's client is the tests' own; without Dask's profiler, as in test_hub_run."""
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp://",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def options(tmp_path, scheduler) -> tuple:
+    return "--runs-dir", tmp_path / "runs", "--scheduler", scheduler
+
+
+def table(tmp_path, name, run="some") -> pd.DataFrame:
+    return pd.read_parquet(tmp_path / "runs" / run / "tables" / f"{name}.parquet")
+
+
+def changed(folder: Path, name: str, value: float) -> None:
+    """The checkpoint with one weight of this tensor something else."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name].flat[0] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("method", ["none", "reversed"])
+def test_one_that_diverges_is_recorded_and_the_others_go_on(tmp_path, options, method):
+    neox_suite(tmp_path / "tiny", (0,))
+    task = language_task(tmp_path)
+    sections = [
+        finetune_section(task, **SHORT),
+        finetune_section(task | {"name": "wild"}, **DIVERGING, methods=[method], seeds=[3]),
+    ]
+    dag = add_sections(write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE), finetune=sections)
+    ended = command("run", dag, *options)
+    assert ended.code == 1
+    (line,) = ended.says
+    assert line.startswith(f"tiny/tiny step0 wild {method} seed 3 rate 1: nonfinite: ")
+    assert "update" in line
+    rows = table(tmp_path, "finetunes")
+    (failed,) = rows[rows["task"] == "wild"].to_dict("records")
+    assert (failed["status"], failed["metric"], failed["method"], failed["seed"]) == ("nonfinite", "", method, 3)
+    assert line.endswith(failed["message"])
+    assert pd.isna(failed["value"])
+    assert pd.isna(failed["finetune_step"])
+    assert set(rows[rows["task"] == "prose"]["status"]) == {"ok"}
+    assert set(table(tmp_path, "comparisons")["task"]) == {"prose"}
+    assert (tmp_path / "runs" / "some" / "figures" / "tiny-wild-finetunes.png").is_file()
+    assert not list((tmp_path / "runs" / "some" / "finetunes").iterdir())
+
+    before = contents(tmp_path / "runs" / "some" / "tables")
+    again = command("run", dag, *options)
+    assert (again.code, again.says) == (1, [line])
+    assert "nothing to run" in again.out
+    assert contents(tmp_path / "runs" / "some" / "tables") == before
+
+
+def test_bases_that_are_corrupt_or_not_finite_have_rows_that_say_so(tmp_path, options):
+    suite = neox_suite(tmp_path / "tiny", (0, 4, 8))
+    path = suite / "step4" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    changed(suite / "step8", "gpt_neox.layers.0.attention.dense.weight", np.nan)
+    task = language_task(tmp_path)
+    dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)
+    add_sections(dag, finetune=finetune_section(task, **SHORT), activations={"task": task})
+    ended = command("run", dag, *options)
+    assert ended.code == 1
+    assert [line.split(": ")[:2] for line in ended.says] == [
+        ["tiny/tiny step4", "corrupt"],
+        ["tiny/tiny step8", "nonfinite"],
+    ]
+    for name in ("finetunes", "activations"):
+        found = table(tmp_path, name).groupby("revision")["status"].unique()
+        assert {key: list(value) for key, value in found.items()} == {
+            "step0": ["ok"],
+            "step4": ["corrupt"],
+            "step8": ["nonfinite"],
+        }
+    assert command("run", dag, *options, "--dry-run").would_run == []
+
+
+def test_a_weight_that_only_the_model_reads_is_looked_at_too(tmp_path, options):
+    """Embeddings are not part of the network, and the analysis does not see them."""
+    suite = neox_suite(tmp_path / "tiny", (0,))
+    changed(suite / "step0", "gpt_neox.embed_in.weight", np.inf)
+    dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)
+    add_sections(dag, finetune=finetune_section(language_task(tmp_path), **SHORT))
+    ended = command("run", dag, *options)
+    assert ended.code == 1
+    assert ended.says == [
+        "tiny/tiny step0 prose none seed 0 rate 0.003: nonfinite: tensor gpt_neox.embed_in.weight holds NaN or infinity; "
+        "no model can be trained from it"
+    ]
+    assert list(table(tmp_path, "checkpoints")["status"]) == ["ok"]
+
+
+def test_a_base_that_is_there_twice_has_rows_for_both_without_a_false_E(tmp_path, options):
+    suite = neox_suite(tmp_path / "tiny", (0, 4, 8))
+    shutil.copy(suite / "step4" / "model.safetensors", suite / "step8" / "model.safetensors")
+    task = language_task(tmp_path)
+    dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)
+    add_sections(dag, finetune=finetune_section(task, **SHORT), activations={"task": task})
+    command("run", dag, *options)
+    assert len(artefacts(tmp_path / "runs" / "some")["finetune"]) == 2  # of equal weights one is made
+    rows, analysed = table(tmp_path, "finetunes"), table(tmp_path, "emergence").set_index("revision")
+    assert list(analysed["emergence"].isna()) == [False, True, True]
+    for revision, part in rows.groupby("revision"):
+        assert len(part) == 4
+        assert set(part["emergence"].isna()) == {bool(pd.isna(analysed.loc[revision, "emergence"]))}
+        assert part["emergence_from_base"].notna().all()  # of what the weights are, no step is needed
+    same = rows.drop(columns=["revision", "step", "emergence"])
+    pd.testing.assert_frame_equal(
+        same[rows["revision"] == "step4"].reset_index(drop=True),
+        same[rows["revision"] == "step8"].reset_index(drop=True),
+    )
+    assert set(table(tmp_path, "activations")["revision"]) == {"step0", "step4", "step8"}
+
+
+def test_one_model_in_two_suites_has_rows_in_both(tmp_path, options):
+    neox_suite(tmp_path / "tiny", (0,))
+    models = [{"suite": name, "model": "tiny", "source": "tiny"} for name in ("one", "two")]
+    dag = write_dag(tmp_path / "some.toml", models=models, **WHOLE)
+    add_sections(dag, finetune=finetune_section(language_task(tmp_path), **SHORT))
+    assert command("run", dag, *options).code == 0
+    assert table(tmp_path, "finetunes")["suite"].value_counts().to_dict() == {"one": 4, "two": 4}
+    assert len(artefacts(tmp_path / "runs" / "some")["finetune"]) == 1
+    figures = {path.name for path in (tmp_path / "runs" / "some" / "figures").glob("*-finetunes.png")}
+    assert figures == {"one--tiny-prose-finetunes.png", "two--tiny-prose-finetunes.png"}
+
+
+def test_without_step_0_there_is_no_E_but_against_the_base(tmp_path, options):
+    neox_suite(tmp_path / "tiny", (4,))
+    dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)
+    add_sections(dag, finetune=finetune_section(language_task(tmp_path), **SHORT))
+    command("run", dag, *options)
+    rows = table(tmp_path, "finetunes")
+    assert rows["emergence"].isna().all()
+    assert rows["emergence_from_base"].notna().all()
+
+
+def test_adapters_are_bases(tmp_path, options):
+    """A fine-tune from an adapter in its base is one from what peft merges of them, and has the base's tokenizer."""
+    pytest.importorskip("peft")
+    from lora_adapters import written
+
+    adapter, base, merged = written(tmp_path / "made", "llama", "float32", r=2, target_modules="all-linear")
+    shutil.copytree(adapter, tmp_path / "adapters" / "checkpoint-0")
+    shutil.copytree(merged, tmp_path / "merged" / "checkpoint-0")
+    task = write_words(tmp_path, base, tmp_path / "merged" / "checkpoint-0")
+    models = [
+        {"suite": "tiny", "model": "adapted", "source": "adapters", "base": "made/base"},
+        {"suite": "tiny", "model": "merged", "source": "merged"},
+    ]
+    dag = write_dag(tmp_path / "some.toml", models=models, **WHOLE)
+    sections = [finetune_section(task, model=name, **SHORT) for name in ("adapted", "merged")]
+    add_sections(dag, finetune=sections)
+    ended = command("run", dag, *options)
+    assert ended.code == 0, ended.err
+    rows = table(tmp_path, "finetunes")
+    columns = ["finetune_step", "metric", "value", "phi_mean", "alpha0", "width"]
+    ours, theirs = (rows[rows["model"] == name][columns].reset_index(drop=True) for name in ("adapted", "merged"))
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+    assert command("run", dag, *options, "--dry-run").would_run == []
+
+
+def test_bases_on_a_hub_are_those_of_a_folder(tmp_path, serve, threads):
+    """Weights and tokenizer of the commit that was looked at."""
+    suite = neox_suite(tmp_path / "tiny", (0, 4))
+    task = write_words(tmp_path, *suite.iterdir())
+    hub = serve({"org/tiny": {folder.name: folder for folder in suite.iterdir()}})
+    for name, source in (("some", "tiny"), ("hub", "org/tiny")):
+        models = [{"suite": "tiny", "model": "tiny", "source": source, "revisions": ["step0", "step4"]}]
+        dag = write_dag(tmp_path / f"{name}.toml", models=models, **WHOLE)
+        add_sections(dag, finetune=finetune_section(task, **SHORT), activations={"task": task})
+        ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", threads)
+        assert ended.code == 0, ended.err
+    for name in ("finetunes", "activations", "comparisons"):
+        pd.testing.assert_frame_equal(table(tmp_path, name, "hub"), table(tmp_path, name))
+    asked = {request.path for request in hub.requests if "tokenizer.json" in request.path}
+    assert asked
+    assert not any("/main/" in path or "/step" in path for path in asked)  # but of a commit
+    before = artefacts(tmp_path / "runs" / "hub")
+    command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", threads)
+    assert set(made(before, artefacts(tmp_path / "runs" / "hub")).values()) == {0}

@@ -1,0 +1,117 @@
+"""Fine-tunes whose whole run is killed, or that run elsewhere or at once: the same bytes."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import dask
+import pytest
+from distributed import LocalCluster
+from driving import COMMAND, alive, command, contents, write_dag
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+from finetune_models import add_sections, finetune_section, language_task, neox_suite
+
+pytestmark = pytest.mark.slow
+
+METHODS, STEPS, EVERY = ["none", "naive_mean", "naive_shift", "reversed"], 40, 5
+
+
+@pytest.fixture(scope="module")
+def dag(tmp_path_factory) -> Path:
+    """Every method, with dropout, and a state saved at every evaluation."""
+    place = tmp_path_factory.mktemp("killed")
+    neox_suite(place / "tiny", (0, 4), hidden_dropout=0.1, attention_dropout=0.1)
+    task = language_task(place)
+    lasting = {"methods": METHODS, "revisions": "last", "steps": STEPS, "evaluate_every": EVERY, "late_start": 3}
+    dag = write_dag(place / "tiny.toml", Path("tiny"), exact=True, nodes_per_layer="all", samples=None)
+    return add_sections(dag, finetune=finetune_section(task, **lasting), activations={"task": task})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dag, scheduler) -> Path:
+    """By two workers."""
+    ended = command("run", dag, "--runs-dir", dag.parent / "undisturbed", "--scheduler", scheduler)
+    assert (ended.code, ended.says) == (0, [])
+    return dag.parent / "undisturbed" / "tiny"
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    for part in ("tables", "figures", "store.zarr/finetune", "store.zarr/activations", "store.zarr/exact"):
+        assert contents(run / part) == contents(undisturbed / part), part
+    assert not list((run / "finetunes").iterdir())
+
+
+def reached(run: Path) -> dict[str, int]:
+    """The step of every fine-tune that has a state and no end."""
+    return {path.parent.name: int(path.name.split("-")[0]) for path in run.glob("finetunes/*/*-*.safetensors")}
+
+
+def killed_at(dag: Path, runs: Path, enough) -> dict[str, int]:
+    """Start the command, kill all of it as soon as enough(states) is so, and return the states that are left."""
+    run = runs / "tiny"
+    with open(runs.parent / "out.txt", "a") as out:
+        running = subprocess.Popen(
+            [*COMMAND, "run", str(dag), "--runs-dir", str(runs), "--workers", "1"],
+            stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+        end = time.monotonic() + 180
+        while running.poll() is None and time.monotonic() < end and not enough(reached(run)):
+            time.sleep(0.002)
+        assert running.poll() is None, "it ended before it could be killed"
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait(20)
+        while alive(running.pid) and time.monotonic() < end:  # its workers
+            time.sleep(0.01)
+    return reached(run)
+
+
+def test_killed_twice_is_as_never(dag, undisturbed, tmp_path):
+    runs = tmp_path / "runs"
+    first = killed_at(dag, runs, lambda states: any(step >= EVERY for step in states.values()))
+    assert first
+    assert all(0 < step < STEPS for step in first.values())
+    (key, step), *_ = first.items()
+    second = killed_at(
+        dag, runs, lambda states: states.get(key, 0) > step or (key not in states and any(states.values()))
+    )
+    assert second
+    assert second.get(key, STEPS) > step  # it went on from where it was
+    ended = command("run", dag, "--runs-dir", runs, "--workers", "1")
+    assert (ended.code, ended.says) == (0, [])
+    assert_same(runs / "tiny", undisturbed)
+
+
+def test_states_are_all_that_is_left_of_a_killed_run(dag, undisturbed, tmp_path):
+    """What an interrupted fine-tune reached counts as not done, and is told by --dry-run and status."""
+    runs = tmp_path / "runs"
+    killed_at(dag, runs, lambda states: any(states.values()))
+    would = [stage for stage, _ in command("run", dag, "--runs-dir", runs, "--dry-run").would_run]
+    assert would.count("finetune") + len(list((runs / "tiny" / "store.zarr" / "finetune").glob("*"))) == 8
+    out = command("status", runs / "tiny").out
+    assert "not finished" in out
+    planned = json.loads((runs / "tiny" / "plan.json").read_text())["stages"]
+    assert len(planned["finetune"]) == 8
+
+
+def test_two_at_once_in_one_process(dag, undisturbed, tmp_path):
+    """Dropout draws from a generator that is the process's."""
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp://",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
+        ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", cluster.scheduler_address)
+    assert (ended.code, ended.says) == (0, [])
+    assert_same(tmp_path / "runs" / "tiny", undisturbed)
