@@ -63,7 +63,12 @@ def statements(split: str) -> Iterator[str]:
     for path in sources(split):
         for line in path.read_text(encoding="utf-8").splitlines():
             line = line.strip()
-            if line.isascii() and SHORTEST <= len(line) <= LONGEST and not line.startswith(("#", '"', "'")) and parses(line):
+            if (
+                line.isascii()
+                and SHORTEST <= len(line) <= LONGEST
+                and not line.startswith(("#", '"', "'"))
+                and parses(line)
+            ):
                 found.add(line)
     yield from sorted(found, key=digest)
 
@@ -71,7 +76,9 @@ def statements(split: str) -> Iterator[str]:
 def exchanged(line: str) -> str | None:
     """The line with two neighbouring tokens exchanged so that it does not parse; None where no exchange does that."""
     tokens = [
-        token for token in tokenize.generate_tokens(io.StringIO(line).readline) if token.string and token.type != tokenize.NEWLINE
+        token
+        for token in tokenize.generate_tokens(io.StringIO(line).readline)
+        if token.string and token.type != tokenize.NEWLINE
     ]
     first = digest(line) % max(len(tokens) - 1, 1)
     for shift in range(len(tokens) - 1):

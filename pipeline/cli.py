@@ -244,16 +244,19 @@ def status(
     """How far a run is, and which of its checkpoints are not ok."""
     from ninscope.pipeline import display
     from ninscope.pipeline.runs import open_run
-    from ninscope.pipeline.summary import progress_of
+    from ninscope.pipeline.summary import problems_of_studies, progress_of
 
     path = Path(run)
     if not (path / "run.toml").is_file() and (Path("runs") / run / "run.toml").is_file():
         path = Path("runs") / run
-    progress = progress_of(open_run(path))
+    opened = open_run(path)
+    progress = progress_of(opened)
     display.show_progress(path, progress)
-    for problem in progress.problems:
-        _say(problem.line())
-    raise typer.Exit(bool(progress.problems))
+    lines = [problem.line() for problem in progress.problems]
+    lines += problems_of_studies(opened) if progress.finished else []
+    for line in lines:
+        _say(line)
+    raise typer.Exit(bool(lines))
 
 
 def _say(line: str) -> None:

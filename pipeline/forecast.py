@@ -1,4 +1,5 @@
-"""How many bytes a plan would fetch: those of exact analyses by the sizes of tensors, those of samples by their very spans."""
+"""How many bytes a plan would fetch: of exact analyses by the sizes of tensors, of samples by their very spans, of models
+that are run by their files' sizes."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,10 @@ def bytes_to_fetch(plan: Plan) -> dict[str, int]:
     for located, parameters in _remote(plan.exact.values()):
         passes = 1 if parameters.log_count is None else 2  # logarithmic radii need the range of all weights first
         _add(found, located, passes * located.wired(parameters.reading).weight_bytes)
+    bases = {study.located.content_sha256: study.located for study in plan.studies.values()}
+    for located in bases.values():  # each is fetched once for all that starts from it
+        if located.kind == "hub":
+            _add(found, located, located.bytes)
     sampled = _remote(plan.networks.values())
     with ThreadPoolExecutor(_THREADS) as pool:
         for (located, _), size in zip(sampled, pool.map(lambda each: _of_samples(*each), sampled), strict=True):

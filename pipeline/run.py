@@ -21,6 +21,7 @@ from ninscope.pipeline.stages.finetune import clear_states
 from ninscope.pipeline.stages.inputs import STAGES, settled
 from ninscope.pipeline.stages.locate import STAGE as LOCATE
 from ninscope.pipeline.stages.locate import Located, task_key
+from ninscope.pipeline.stages.of_model import clear_bases
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.stages.studies import settled as settled_studies
 from ninscope.pipeline.stages.tables import tables_key
@@ -96,6 +97,8 @@ def finish(prepared: Prepared) -> None:
         store = ArtefactStore(prepared.folder)
         clear_leftovers(store, list(prepared.plan.exact), alone)
         clear_states(store)
+        if alone:
+            clear_bases(prepared.folder)
 
 
 def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None]) -> dict[tuple[str, str], Outcome]:

@@ -44,6 +44,7 @@ class RunFolder:
         self.figures = self.root / "figures"
         self.log = self.root / "log"
         self.finetunes = self.root / "finetunes"
+        self.bases = self.root / "bases"
         self.asked = self.root / "run.toml"
         self.plan = self.root / "plan.json"
         self.known = self.root / "known.json"

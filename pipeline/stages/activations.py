@@ -6,8 +6,9 @@ import numpy as np
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.finetune import PHI, phi_values
 from ninscope.pipeline.stages.of_checkpoint import is_stored
+from ninscope.pipeline.stages.of_model import base_of_study
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.stages.studies import ACTIVATIONS, Study, home_of
+from ninscope.pipeline.stages.studies import ACTIVATIONS, Study
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
 from ninscope.errors import CheckpointError
@@ -22,17 +23,12 @@ def store_activations(root: str, study: Study) -> Outcome:
 
 
 def _store(store: ArtefactStore, study: Study) -> None:
-    from ninscope.neurons.finetuning.bases import base_of
     from ninscope.neurons.finetuning.looking import look_at
 
     if is_stored(store, ACTIVATIONS, study.key):
         return
-    located = study.located
-    source = located.opened()
     try:
-        checkpoint = source.open(located.revision, located.identity)
-        base = base_of(checkpoint, f"{located.model} {located.revision}", *home_of(located))
-        source.check_unchanged(located.identity)
+        base = base_of_study(store.folder, study)
         found = look_at(study.task.task(base), base, study.how)
     except CheckpointError as error:
         if error.status == "nonfinite":

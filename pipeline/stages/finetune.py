@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.of_checkpoint import is_stored
+from ninscope.pipeline.stages.of_model import base_of_study
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.stages.studies import FINETUNE, Study, home_of
+from ninscope.pipeline.stages.studies import FINETUNE, Study
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
-from ninscope.checkpoints.source_protocol import Source
 from ninscope.errors import CheckpointError
 
 PHI = ("values", "mean", "p50", "p90", "p99", "p999", "largest", "largest_mean")
@@ -25,7 +25,7 @@ def store_finetune(root: str, study: Study) -> Outcome:
 
 
 def _store(store: ArtefactStore, study: Study) -> None:
-    from ninscope.neurons.finetuning.bases import analyse_with, base_of
+    from ninscope.neurons.finetuning.bases import analyse_with
     from ninscope.neurons.finetuning.saved import SavedState
     from ninscope.neurons.finetuning.training import fine_tune
 
@@ -38,12 +38,8 @@ def _store(store: ArtefactStore, study: Study) -> None:
                 super().save(*state)
 
     saved = Saved(store.folder.finetunes / study.key)
-    located = study.located
-    source: Source = located.opened()
     try:
-        checkpoint = source.open(located.revision, located.identity)
-        base = base_of(checkpoint, f"{located.model} {located.revision}", *home_of(located))
-        source.check_unchanged(located.identity)
+        base = base_of_study(store.folder, study)
         evaluated = fine_tune(study.task.task(base), base, study.how, analyse_with(study.parameters), saved)
     except CheckpointError as error:
         if error.status == "nonfinite":

@@ -214,5 +214,27 @@ def test_bases_on_a_hub_are_those_of_a_folder(tmp_path, serve, threads):
     assert asked
     assert not any("/main/" in path or "/step" in path for path in asked)  # but of a commit
     before = artefacts(tmp_path / "runs" / "hub")
+    assert not (tmp_path / "runs" / "hub" / "bases").exists()
     command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", threads)
     assert set(made(before, artefacts(tmp_path / "runs" / "hub")).values()) == {0}
+
+
+def test_weights_of_a_base_on_a_hub_are_fetched_once_for_all_that_starts_from_it(tmp_path, serve, threads):
+    """As --dry-run says: once by the exact analysis, and once, whole, for four fine-tunes one after the other."""
+    suite = neox_suite(tmp_path / "tiny", (4,))
+    task = write_words(tmp_path, *suite.iterdir())
+    size = (suite / "step4" / "model.safetensors").stat().st_size
+    hub = serve({"org/tiny": {folder.name: folder for folder in suite.iterdir()}})
+    models = [{"suite": "tiny", "model": "tiny", "source": "org/tiny", "revisions": ["step4"]}]
+    dag = write_dag(tmp_path / "hub.toml", models=models, **WHOLE)
+    options = ("--runs-dir", tmp_path / "runs", "--scheduler", threads)
+    assert command("run", dag, *options).code == 0
+    add_sections(dag, finetune=finetune_section(task, **SHORT | {"seeds": [0, 1, 2, 3]}))
+    planned = command("run", dag, *options, "--dry-run")
+    assert f"({size} bytes) of weights for tiny/tiny" in planned.out
+    before = len(hub.requests)
+    assert command("run", dag, *options).code == 0
+    sent = sum(request.bytes_sent for request in hub.requests[before:] if "safetensors" in request.path)
+    headers = 4 * min(size, 65_536)  # of each fine-tune's look at the file
+    assert size <= sent <= 2 * size + headers  # two threads may begin at once
+    assert len(table(tmp_path, "finetunes", "hub")["seed"].unique()) == 4

@@ -243,7 +243,7 @@ def test_activations_need_no_exact_analysis(place, task, options, run):
         ({"steps": 5}, 12),
         ({"seeds": [0, 1, 2]}, 6),
         ({"learning_rates": [3e-3, 1e-3]}, 12),
-        ({"late_start": 2}, 12),
+        ({"late_start": 2}, 6),
         ({"methods": ["none", "reversed", "naive_shift"]}, 6),
         ({"precision": "bf16"}, 12),
         ({"revisions": ["step8"]}, 0),
