@@ -169,12 +169,10 @@ def test_activations_that_are_no_numbers_in_training(task, base, tmp_path, metho
 
 
 @pytest.mark.parametrize("method", ["none", "reversed"])
-@pytest.mark.parametrize(
-    ("number", "message"), [(1, "outputs"), (2, "activations"), (4, "activations"), (5, "activations")]
-)
-def test_activations_that_are_no_numbers_in_an_evaluation(task, base, tmp_path, method, number, message):
-    """The first pass is for scores, three are of the history, and the fifth is what phi is of."""
-    with pytest.raises(CheckpointError, match=f"{message}.* not finite") as found:
+@pytest.mark.parametrize("number", [1, 3, 4])
+def test_activations_that_are_no_numbers_in_an_evaluation(task, base, tmp_path, method, number):
+    """Three passes are of the history, and the fourth is what phi and the scores are of."""
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.0\.attention: activations are not finite") as found:
         run(Spoiled(task, output=nan_at(number, training=False)), base, recipe(method), tmp_path)
     assert found.value.status == "nonfinite"
 

@@ -1,6 +1,7 @@
 """How the monosemantic scale is distributed over the activations of a model's layers, in memory that no number of them grows."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +100,53 @@ def _edges() -> np.ndarray:
     return np.where(np.isnan(edges), np.float32(np.inf), edges)
 
 
+class PhiOfLayers:
+    """phi of the activations of some layers of a model, by statistics of earlier ones (Definition 3.1).
+
+    The model is run by others, inside `learning` and then inside `looking`, in the mode it is in. Both raise CheckpointError
+    (nonfinite): activations that are not finite, and RequestError as `MonosemanticScale.observe`.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Mapping[str, nn.Module], neurons: str = "features", epsilon: float = EPSILON
+    ):
+        self.model, self.layers = model, layers
+        self._scales = {
+            name: MonosemanticScale(neurons, feature_dim_of(module), epsilon=epsilon, layer=name)
+            for name, module in layers.items()
+        }
+        self._found = {name: PhiDistribution() for name in layers}
+
+    def learning(self) -> AbstractContextManager:
+        """Activations meanwhile are history."""
+        return watched(self.model, self.layers, self._learn)
+
+    def looking(self) -> AbstractContextManager:
+        """phi of activations meanwhile is counted."""
+        return watched(self.model, self.layers, self._look)
+
+    def found(self) -> dict[str, PhiDistribution]:
+        """By layer. Raises RequestError: a layer that gave no activations."""
+        if silent := [name for name, distribution in self._found.items() if not distribution.values]:
+            raise RequestError(f"layer {silent[0]} gives no activations on these examples; take another layer")
+        return self._found
+
+    @torch.no_grad()
+    def _learn(self, name: str, h: Tensor, mask: Tensor | None) -> None:
+        try:
+            self._scales[name].to(h.device).observe(h.float(), mask)
+        except NonFiniteError as error:
+            raise CheckpointError("nonfinite", str(error)) from None
+
+    @torch.no_grad()
+    def _look(self, name: str, h: Tensor, mask: Tensor | None) -> None:
+        if not bool(torch.isfinite(h).all() if mask is None else torch.isfinite(h[mask.bool()]).all()):
+            raise CheckpointError("nonfinite", f"{name}: activations are not finite (NaN or infinity)")
+        phi = self._scales[name].to(h.device).phi(h.float(), mask)
+        kept = None if mask is None else mask.bool()[(...,) + (None,) * (h.ndim - mask.ndim)].expand(h.shape)
+        self._found[name].add(phi, kept)
+
+
 def phi_of_layers(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
@@ -108,40 +156,17 @@ def phi_of_layers(
     neurons: str = "features",
     epsilon: float = EPSILON,
 ) -> dict[str, PhiDistribution]:
-    """Of every layer, phi of the activations on `new` batches, by the statistics of those on `history` (Definition 3.1).
+    """Of every layer, phi of the activations on `new` batches, by the statistics of those on `history`.
 
-    passed(batch): runs the model on a batch. The model is run as it is, in the mode it is in, without gradients.
-    Raises CheckpointError (nonfinite): activations that are not finite. Raises RequestError: as `MonosemanticScale.observe`, or
-    a layer that gives no activations.
+    passed(batch): runs the model on a batch. Raises CheckpointError, RequestError: as `PhiOfLayers`.
     """
-    scales = {
-        name: MonosemanticScale(neurons, feature_dim_of(module), epsilon=epsilon, layer=name)
-        for name, module in layers.items()
-    }
-    found = {name: PhiDistribution() for name in layers}
-
-    def learn(name: str, h: Tensor, mask: Tensor | None) -> None:
-        try:
-            scales[name].to(h.device).observe(h.float(), mask)
-        except NonFiniteError as error:
-            raise CheckpointError("nonfinite", str(error)) from None
-
-    def look(name: str, h: Tensor, mask: Tensor | None) -> None:
-        if not bool(torch.isfinite(h).all() if mask is None else torch.isfinite(h[mask.bool()]).all()):
-            raise CheckpointError("nonfinite", f"{name}: activations are not finite (NaN or infinity)")
-        scale = scales[name].eval()
-        phi = scale(h.float(), mask)
-        kept = None if mask is None else mask.bool()[(...,) + (None,) * (h.ndim - mask.ndim)].expand(h.shape)
-        found[name].add(phi, kept)
-
+    looked = PhiOfLayers(model, layers, neurons, epsilon)
     with torch.no_grad():
-        for see, batches in ((learn, history), (look, new)):
-            with watched(model, layers, see):
+        for watching, batches in ((looked.learning, history), (looked.looking, new)):
+            with watching():
                 for batch in batches:
                     passed(batch)
-    if silent := [name for name, distribution in found.items() if not distribution.values]:
-        raise RequestError(f"layer {silent[0]} gives no activations on these examples; take another layer")
-    return found
+    return looked.found()
 
 
 def together(distributions: Iterable[PhiDistribution]) -> PhiDistribution:

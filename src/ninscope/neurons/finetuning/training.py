@@ -22,7 +22,7 @@ from ninscope.neurons.finetuning.recipe import NONE, Recipe
 from ninscope.neurons.finetuning.saved import SavedState
 from ninscope.neurons.memel.finding import layers_of
 from ninscope.neurons.memel.inserting import insert_memel
-from ninscope.neurons.phi import PhiSummary, phi_of_layers, together
+from ninscope.neurons.phi import PhiOfLayers, PhiSummary, together
 from ninscope.neurons.tasks.evaluation import evaluating, moved
 from ninscope.neurons.tasks.task import Base, Task
 
@@ -137,26 +137,18 @@ class _Run:
         self.step += 1
 
     def evaluate(self, analyse: Analyse) -> Evaluated:
-        with self._precision():
-            metrics = self.task.evaluate(self.model, self.recipe.batch_size, self.device)
-        phi = self._phi()
+        """Scores and phi from one pass over the held-out examples, after one over some training examples for phi's history."""
+        size, where = self.recipe.batch_size, self.recipe.inhibition
+        looked = PhiOfLayers(self.model, self.layers, where.neurons, where.epsilon)
+        with evaluating(self.model), self._precision():
+            with looked.learning():
+                for examples in history_of(self.task.train_size, size, PHI_BATCHES):
+                    self.task.loss(self.model, moved(self.task.batch(examples), self.device))
+            with looked.looking():
+                metrics = self.task.evaluate(self.model, size, self.device)
+        phi = together(looked.found().values()).summary()
         network = analyse(self.model)
         return Evaluated(self.step, metrics, phi, network.alpha0, network.width, network.warning)
-
-    def _phi(self) -> PhiSummary:
-        size, where = self.recipe.batch_size, self.recipe.inhibition
-        history = (self.task.batch(examples) for examples in history_of(self.task.train_size, size, PHI_BATCHES))
-        with evaluating(self.model), self._precision():
-            found = phi_of_layers(
-                self.model,
-                self.layers,
-                lambda batch: self.task.loss(self.model, moved(batch, self.device)),
-                history,
-                self.task.held_out(size),
-                where.neurons,
-                where.epsilon,
-            )
-        return together(found.values()).summary()
 
     def save(self, saved: SavedState, evaluated: list[Evaluated]) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
