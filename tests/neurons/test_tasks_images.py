@@ -13,7 +13,7 @@ from tasks_data import base_of, descended, made
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks import ImageSettings
-from ninscope.neurons.tasks.image_classification import ImageClassification, geometry
+from ninscope.neurons.tasks.image_classification import geometry
 from ninscope.neurons.tasks.images import labelled_files, read_image, scaled_digit
 from ninscope.neurons.tasks.task import Base
 
@@ -135,7 +135,7 @@ def test_wrong_folders_are_refused(tmp_path, rng):
 def test_losses_go_down_on_a_folder(tmp_path, rng, name):
     write_images(tmp_path / "photos", rng, side=16)
     base = base_of(made(name), tmp_path / "base")
-    task = ImageClassification.from_folder(base, tmp_path / "photos", image_std=0.25)
+    task = ImageSettings(tmp_path / "photos", image_std=0.25).task(base)
     with pytest.raises(RequestError, match=r"head for the labels \['a', 'b'\], and the data have \['bright', 'dark'\]"):
         task.model(Base("base", base.config | {"id2label": {"0": "a", "1": "b"}}, base.tensors))
     model = task.model(base)
@@ -148,7 +148,7 @@ def test_losses_go_down_on_a_folder(tmp_path, rng, name):
 def test_the_split_of_the_digits_is_that_of_the_shipped_suite(tmp_path):
     counted = json.loads((ROOT / "data/digits-ddpm/training.json").read_text(encoding="utf-8"))["images"]
     base = base_of(made("vit"), tmp_path / "base")
-    task = ImageClassification.from_digits(base)
+    task = ImageSettings(dataset="digits").task(base)
     images, target = load_digits().images, load_digits().target
     held = [int(hashlib.sha256(image.astype(np.uint8).tobytes()).hexdigest(), 16) % 5 == 0 for image in images]
     parts = list(task.held_out(100))

@@ -15,7 +15,6 @@ from tasks_data import base_of, descended, made, word_tokenizer
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks import LanguageSettings
-from ninscope.neurons.tasks.language_modelling import LanguageModelling
 from ninscope.neurons.tasks.task import Base
 
 CPU = torch.device("cpu")
@@ -37,7 +36,7 @@ def files(tmp_path):
 
 def test_every_token_but_the_first_is_predicted_once(tmp_path, files):
     base = base_of(made("gpt_neox"), tmp_path / "base")
-    task = LanguageModelling.from_files(base, **files, context=16, tokenizer="bytes")
+    task = LanguageSettings(**files, context=16, tokenizer="bytes").task(base)
     assert (task.name, task.metrics, task.higher_is_better) == ("train", ("loss", "perplexity"), False)
     for path, batch in (
         (files["train"], task.batch(np.arange(task.train_size))),

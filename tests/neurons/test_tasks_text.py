@@ -7,7 +7,6 @@ from tasks_data import base_of, descended, letter_rows, made, word_tokenizer, wr
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks import TextSettings
-from ninscope.neurons.tasks.text_classification import TextClassification
 
 CPU = torch.device("cpu")
 
@@ -31,9 +30,8 @@ def log_softmax(outputs):
 
 def test_batches_are_the_rows_of_the_file(tmp_path, files, rng):
     rows = letter_rows(np.random.default_rng(8), 9)
-    task = TextClassification.from_files(
-        neox(tmp_path), write_table(tmp_path / "nine.csv", rows), files["held_out"], tokenizer="bytes"
-    )
+    nine = write_table(tmp_path / "nine.csv", rows)
+    task = TextSettings(nine, files["held_out"], tokenizer="bytes").task(neox(tmp_path))
     assert (task.name, task.train_size, task.metrics, task.higher_is_better) == ("nine", 9, ("accuracy",), True)
     assert task.classes == ["other", "vowel"]
     batch = task.batch(np.array([4, 0, 4]))

@@ -16,7 +16,6 @@ from ninscope.neurons.tasks.base_models import Blueprint, classifier, load_class
 from ninscope.neurons.tasks.evaluation import checked_finite, consecutive, evaluating, moved
 from ninscope.neurons.tasks.images import checked_channels, labelled_files, read_digits, read_image, scaled_digit
 from ninscope.neurons.tasks.scores import scores
-from ninscope.neurons.tasks.sources import ImageSettings
 from ninscope.neurons.tasks.task import Base, Batch
 
 PURPOSE = "image classification"
@@ -103,16 +102,6 @@ class ImageClassification:
                 )
         self._mean, self._std = (np.array(values, np.float32)[:, None, None] for values in (image_mean, image_std))
         self._labels = [torch.from_numpy(labels) for labels in images.labels]
-
-    @classmethod
-    def from_folder(cls, base: Base, folder: str | Path, **settings) -> ImageClassification:
-        """From a folder of images. settings: of ImageSettings. Raises RequestError: as ImageSettings and the task."""
-        return ImageSettings(folder, **settings).task(base)
-
-    @classmethod
-    def from_digits(cls, base: Base, **settings) -> ImageClassification:
-        """Of scikit-learn's digits. settings: of ImageSettings. Raises RequestError: as ImageSettings and the task."""
-        return ImageSettings(dataset="digits", **settings).task(base)
 
     def model(self, base: Base) -> nn.Module:
         """As Task. Raises RequestError: as `load_classifier`, or the base takes images of another size."""

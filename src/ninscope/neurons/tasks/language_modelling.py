@@ -14,7 +14,6 @@ from torch.nn import functional
 from ninscope.errors import RequestError
 from ninscope.neurons.tasks.base_models import Blueprint, blueprint, checked_positions, checked_vocabulary, load
 from ninscope.neurons.tasks.evaluation import checked_finite, consecutive, evaluating, moved
-from ninscope.neurons.tasks.sources import LanguageSettings
 from ninscope.neurons.tasks.task import Base, Batch
 from ninscope.neurons.tasks.tokenizers import ByteTokenizer, LibraryTokenizer, open_tokenizer
 
@@ -46,13 +45,6 @@ class LanguageModelling:
         self._train, self._held_out = (_tokens(paths, opened, context) for paths in (train, held_out))
         self._largest = int(max(self._train.max(), self._held_out.max()))
         self.train_size = (len(self._train) - 1) // context
-
-    @classmethod
-    def from_files(
-        cls, base: Base, train: str | Path | Sequence, held_out: str | Path | Sequence, **settings
-    ) -> LanguageModelling:
-        """From text files. settings: of LanguageSettings. Raises RequestError: as LanguageSettings and the task."""
-        return LanguageSettings(train, held_out, **settings).task(base)
 
     def model(self, base: Base) -> nn.Module:
         """As Task. Raises RequestError: as `load`, the base is too small for the text, or sees what it should predict."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from ninscope.neurons.tasks.base_models import (
 from ninscope.neurons.tasks.evaluation import checked_finite, consecutive, evaluating, moved
 from ninscope.neurons.tasks.labelled import LabelledTexts
 from ninscope.neurons.tasks.scores import is_regression, scores
-from ninscope.neurons.tasks.sources import GlueSettings, TextSettings
 from ninscope.neurons.tasks.task import Base, Batch
 from ninscope.neurons.tasks.tokenizers import EncodedTexts, open_tokenizer, padding_token, stated_padding, used_tokens
 
@@ -64,16 +62,6 @@ class TextClassification:
             EncodedTexts(rows, self._pad, width, part.where)
             for rows, part in zip(columns, (data.train, data.held_out), strict=True)
         )
-
-    @classmethod
-    def from_files(cls, base: Base, train: str | Path, held_out: str | Path, **settings) -> TextClassification:
-        """From tables with text and labels. settings: of TextSettings. Raises RequestError: as TextSettings and the task."""
-        return TextSettings(train, held_out, **settings).task(base)
-
-    @classmethod
-    def from_glue(cls, base: Base, name: str, **settings) -> TextClassification:
-        """A task of GLUE. settings: of GlueSettings. Raises RequestError: as GlueSettings and the task."""
-        return GlueSettings(name, **settings).task(base)
 
     def _plan(self, base: Base, **changes: int) -> Blueprint:
         return classifier(base, PURPOSE, self.classes or ["score"], changes, self.regression)
