@@ -1,4 +1,4 @@
-"""The sections [[finetune]] and [activations] of a DAG file: what is done by running a model, not by reading its weights."""
+"""The sections [[finetune]] and [[activations]] of a DAG file: what is done by running a model, not by reading its weights."""
 
 import itertools
 import re
@@ -66,7 +66,11 @@ def with_paths(raw: dict, folder: Path) -> dict:
             elif isinstance(value, list) and all(isinstance(one, str) for one in value):
                 changed[key] = [_absolute(one, folder) for one in value]
         tokenizer = task.get("tokenizer")
-        if isinstance(tokenizer, str) and tokenizer and Path(_absolute(tokenizer, folder)).is_dir():
+        if (
+            isinstance(tokenizer, str)
+            and tokenizer not in ("", "bytes")
+            and Path(_absolute(tokenizer, folder)).is_dir()
+        ):
             changed["tokenizer"] = _absolute(tokenizer, folder)
         return section | {"task": task | changed}
 

@@ -39,6 +39,8 @@ def problems_of_studies(run: Run) -> list[str]:
     bad = run.table("checkpoints").query("status not in ('ok', 'duplicate')")
     known = set(bad[["suite", "model", "revision"]].itertuples(index=False, name=None))
     for table in ("finetunes", "activations"):
+        if table not in run.tables:  # of a run by an earlier version
+            continue
         rows = run.table(table)
         for row in rows[rows["status"] != "ok"].itertuples():
             if (row.suite, row.model, row.revision) in known:

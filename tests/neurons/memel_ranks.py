@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from ninscope.errors import NonFiniteError
 from ninscope.neurons.memel import MEmeL, insert_memel
 
 RANKS = 2
@@ -35,6 +36,27 @@ def statistics(rank: int) -> dict:
     return {"states": [layer.state_dict() for layer in found], "outs": outs}
 
 
+def uneven(rank: int) -> dict:
+    """The second rank's third batch is empty."""
+    layer = MEmeL(late_start=2)
+    for number, (h, _) in enumerate(batches(rank)):
+        layer(h[:0] if (rank, number) == (1, 2) else h)
+    return layer.state_dict()
+
+
+def nonfinite(rank: int) -> dict:
+    """The second rank's third batch holds a NaN; says which batches were refused."""
+    layer, refused = MEmeL(late_start=2), []
+    for number, (h, _) in enumerate(batches(rank)):
+        if (rank, number) == (1, 2):
+            h[0, 0, 0] = float("nan")
+        try:
+            layer(h)
+        except NonFiniteError:
+            refused.append(number)
+    return {"refused": torch.tensor(refused), **layer.state_dict()}
+
+
 def training(rank: int) -> dict:
     from neurons.memel_models import bert, tokens
 
@@ -55,6 +77,7 @@ if __name__ == "__main__":
     rank, folder, work = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=RANKS)
-    torch.save({"statistics": statistics, "training": training}[work](rank), folder / f"{rank}.pt")
+    works = {"statistics": statistics, "training": training, "uneven": uneven, "nonfinite": nonfinite}
+    torch.save(works[work](rank), folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

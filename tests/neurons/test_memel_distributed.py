@@ -55,3 +55,22 @@ def test_a_wrapped_model_of_transformers_trains_and_its_ranks_stay_alike(tmp_pat
     assert {values.item() for name, values in first.items() if name.endswith("steps")} == {3}
     counts = {int(values[0]) for name, values in first.items() if name.endswith("memel.scale.count")}
     assert counts == {3 * (7 + 5)}
+
+
+def test_a_rank_whose_batch_is_empty_keeps_nobody_waiting(tmp_path):
+    first, second = of_ranks("uneven", tmp_path)
+    layer = memel_ranks.MEmeL(late_start=2)
+    pairs = zip(memel_ranks.batches(0), memel_ranks.batches(1), strict=True)
+    for number, ((one, _), (other, _)) in enumerate(pairs):
+        layer(one if number == 2 else torch.cat([one, other]))
+    for name, wanted in layer.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_activations_of_one_rank_that_are_no_numbers_are_refused_by_all(tmp_path):
+    found = of_ranks("nonfinite", tmp_path)
+    assert [one["refused"].tolist() for one in found] == [[2], [2]]
+    assert torch.equal(found[0]["scale.mean"], found[1]["scale.mean"])
+    assert found[0]["scale.mean"].isfinite().all()
+    assert found[0]["scale.steps"] == 3

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tasks_data import base_of, letter_rows, made, write_table
 
-from ninscope.errors import RequestError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks import GlueSettings
-from ninscope.neurons.tasks.glue import GLUE
+from ninscope.neurons.tasks.glue import GLUE, read_glue
 
 CPU = torch.device("cpu")
 # Wang et al. (2019), table 1, and the columns of the Hub's data set.
@@ -105,6 +105,15 @@ def test_wrong_rows_are_refused(tmp_path, rng):
         RequestError, match=r"GLUE's rte cannot be had \(Arrow\w+: .*\); give a folder with its Parquet files"
     ):
         GlueSettings("rte", folder=tmp_path, tokenizer="bytes").task(base)
+
+
+def test_a_hub_that_does_not_answer_stops_nothing_else(tmp_path, rng, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"GLUE's rte cannot be had \(.*\); give a folder") as found:
+        read_glue("rte", None, None)
+    assert (found.value.status, found.value.passing) == ("missing", True)
 
 
 def test_wrong_settings_are_refused(tmp_path, rng):

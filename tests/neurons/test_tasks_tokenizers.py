@@ -8,7 +8,7 @@ import torch
 from hub_client import _private_client, serve  # noqa: F401
 from tasks_data import base_of, made, word_tokenizer
 
-from ninscope.errors import RequestError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks.base_models import classifier, load_classifier
 from ninscope.neurons.tasks.tables import Examples
 from ninscope.neurons.tasks.task import Base
@@ -103,8 +103,11 @@ def test_damaged_tokenizers_are_refused(tmp_path):
 def test_a_name_that_the_hub_does_not_know(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("nobody/nothing-here", "no/such/name"):
-        with pytest.raises(RequestError, match=f"tokenizer {name} is no folder, and the Hub does not give it"):
+        with pytest.raises(
+            CheckpointError, match=f"tokenizer {name} is no folder, and the Hub does not give it"
+        ) as found:
             open_tokenizer(name, NOBODY)
+        assert (found.value.status, found.value.passing) == ("missing", True)  # it stops nothing else
 
 
 def test_a_repository_s_tokenizer_files_are_all_that_is_fetched(tmp_path, serve, monkeypatch):

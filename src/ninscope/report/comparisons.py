@@ -21,16 +21,18 @@ def comparisons(finetunes: pd.DataFrame) -> pd.DataFrame:
 
     finetunes: the table of that name. Each method has the learning rate that its seeds' mean of the task's main (first) metric
     is best with, of those at which most seeds came to their end; where there are several, they are chosen on the very examples
-    that are reported, as in paper B (appendix F.1). A method without the main metric has no rows.
+    that are reported (paper B, appendix F.1, chooses on the development set and reports the test set). A method without the main
+    metric has no rows.
     mean, std (n-1): over seeds. difference: the mean of (method - none) over the seeds that both have; p_value: two-sided, of a
     paired t-test over these (NaN of fewer than two, or where all differences are equal), not corrected for their number.
     phi_p99, emergence_from_base: means over seeds.
     """
     rows = []
-    ended = finetunes[finetunes["value"].notna()]
+    ended = finetunes[finetunes["finetune_step"].notna()]
     for keys, of_task in ended.groupby(_OF_TASK, sort=False):
-        last = of_task[of_task["finetune_step"] == of_task["finetune_step"].max()]
-        main = last["metric"].iloc[0]
+        main = of_task["metric"].iloc[0]
+        at_the_end = of_task["finetune_step"] == of_task["finetune_step"].max()  # even where a score is undefined there
+        last = of_task[at_the_end & of_task["value"].notna()]
         of_main = last[last["metric"] == main]
         chosen = {method: _best_rate(part, main) for method, part in of_main.groupby("method", sort=False)}
         for metric in last["metric"].unique():

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ninscope.errors import RequestError
+from ninscope.neurons.selection import Selection
 
 NONE = "none"  # the method without MEmeL
 METHODS = (NONE, "naive_mean", "naive_shift", "reversed")
@@ -23,6 +24,11 @@ class Inhibition:
     late_start: int = 10
     forget: int | None = None
     epsilon: float = 0.01
+
+    def __post_init__(self):
+        Selection.of(self.select)
+        if not self.layers:
+            raise RequestError('layers is empty; give "middle:4", or names of modules')
 
     def settings(self) -> dict:
         """Those of the layer itself."""

@@ -91,10 +91,9 @@ def _resumed(
     run = _Run(task, base, recipe, device)
     if (state := saved.load()) is None:
         return run, []
-    try:
-        return run, run.resume(*state)
-    except (RuntimeError, KeyError, TypeError):  # of another version of a library, whose parameters are not these
-        return _Run(task, base, recipe, device), []
+    if not run.fits(state[1]):  # of another version of a library, whose parameters are not these
+        return run, []
+    return run, run.resume(*state)
 
 
 class _Run:
@@ -158,8 +157,23 @@ class _Run:
         tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         saved.save(self.step, tensors, {"evaluated": [one.as_json() for one in evaluated]})
 
+    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether a state is of this very model and optimizer, as far as names and shapes tell."""
+        theirs = {name: tuple(value.shape) for name, value in tensors.items()}
+        own = {f"model.{name}": tuple(value.shape) for name, value in self.model.state_dict().items()}
+        sized = {
+            name: shape for name, shape in theirs.items() if ".memel.scale." not in name
+        }  # which the first batch sizes
+        models = {name for name in theirs if name.startswith("model.")}
+        moments = {name.split(".", 2)[2] for name in theirs if name.startswith("optimizer.")}
+        return (
+            models == set(own)
+            and all(own[name] == shape for name, shape in sized.items() if name in own)
+            and moments <= set(self.trained)
+        )
+
     def resume(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping) -> list[Evaluated]:
-        """Go on from a state; returns the evaluations before it. Raises RuntimeError, KeyError, TypeError: of another model."""
+        """Go on from a state that fits; returns the evaluations before it."""
         own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         numbers = {name: number for number, name in enumerate(self.trained)}
         moments: dict[int, dict] = {}

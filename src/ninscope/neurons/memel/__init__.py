@@ -9,6 +9,6 @@ remove_memel(model)                        # the model is as it was
 from ninscope.neurons.memel.inserting import insert_memel, remove_memel
 from ninscope.neurons.memel.layer import METHODS, MEmeL
 from ninscope.neurons.memel.scale import MonosemanticScale
-from ninscope.neurons.memel.selection import Selection
+from ninscope.neurons.selection import Selection
 
 __all__ = ["METHODS", "MEmeL", "MonosemanticScale", "Selection", "insert_memel", "remove_memel"]

@@ -68,9 +68,15 @@ def candidates(model: nn.Module) -> dict[str, nn.Module]:
 
 def feature_dim_of(module: nn.Module) -> int:
     """Which dimension of a module's output counts features: 1 of convolutions and of normalisations that go with them, else the
-    last. Of a block the last convolution or matrix in it decides."""
+    last. Raises RequestError: a block of both convolutions and matrices, whose output may be either."""
     inner = [each for each in module.modules() if isinstance(each, (*_CONVOLUTIONS, nn.Linear))] or [module]
-    return 1 if isinstance(inner[-1], (*_CONVOLUTIONS, *_CHANNEL_NORMALISATIONS)) else -1
+    of_channels = {isinstance(each, (*_CONVOLUTIONS, *_CHANNEL_NORMALISATIONS)) for each in inner}
+    if len(of_channels) > 1:
+        raise RequestError(
+            f"a {type(module).__name__} has convolutions and matrices, and its output may count features in dimension 1 or in the "
+            "last; give feature_dim, or take layers inside it"
+        )
+    return 1 if of_channels.pop() else -1
 
 
 def _middle(model: nn.Module, number: int) -> dict[str, nn.Module]:

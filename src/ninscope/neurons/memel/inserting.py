@@ -67,10 +67,10 @@ def insert_memel(model: nn.Module, layers: str | Sequence[str] = "middle:4", **s
     for name, module in places.items():
         if (other := next(each for each in places if places[each] is module)) != name:
             raise RequestError(f"layers {other} and {name} end in one module; name one of them")
-    inserted = {
-        name: MEmeL(**({"feature_dim": feature_dim_of(module)} | settings), layer=name)
-        for name, module in found.items()
-    }
+    inserted = {}
+    for name, module in found.items():
+        own = {} if "feature_dim" in settings else {"feature_dim": feature_dim_of(module)}
+        inserted[name] = MEmeL(**own, **settings, layer=name)
     padding = Padding(model)
     handles = [
         model.register_forward_pre_hook(padding.before, with_kwargs=True),

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ninscope.errors import RequestError
-from ninscope.neurons.memel.scale import EPSILON, MonosemanticScale
+from ninscope.neurons.memel.scale import EPSILON, MonosemanticScale, is_one_of_several
 from ninscope.neurons.memel.scanning import POSITIONS, kept_of, rows_of
-from ninscope.neurons.memel.selection import Selection
+from ninscope.neurons.selection import Selection
 
 # d h' / d h where a value is deactivated: h' = -h + (mean + h)_ng (eq. 6), mean_ng (4), h + (mean - h)_ng (5).
 METHODS = {"reversed": -1.0, "naive_mean": 0.0, "naive_shift": 1.0}
@@ -60,7 +60,11 @@ class MEmeL(nn.Module):
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """h with its most monosemantic values at their means. h: floats [samples, ...]; mask: nonzero where a value counts, over
         leading dimensions of h ([samples, tokens] of text)."""
-        if not self.training or h.numel() == 0:
+        if not self.training:
+            return h
+        if h.numel() == 0:
+            if is_one_of_several():  # the others wait for its share of the statistics, be it nothing
+                self.scale.observe(h, mask)
             return h
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             raise RequestError(

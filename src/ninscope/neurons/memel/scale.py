@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ninscope.errors import RequestError
-from ninscope.neurons.memel.scanning import POSITIONS, kept_of, phi_of, rows_of, scan_activations
+from ninscope.neurons.memel.scanning import POSITIONS, checked_finite, kept_of, phi_of, rows_of, scan_activations
 
 NEURONS = ("features", "positions")
 EPSILON = 0.01  # of variance compensation; the authors' 1/100
@@ -87,11 +87,11 @@ class MonosemanticScale(nn.Module):
         dim = self._prepared(h)
         kept = None if mask is None else kept_of(mask, h, dim)
         count, mean, variance, phi, place = scan_activations(
-            h.detach(), kept, self.mean.flatten(), self.inverse(), dim, largest, self.layer
+            h.detach(), kept, self.mean.flatten(), self.inverse(), dim, largest
         )
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if is_one_of_several():
             count, mean, variance = _of_all_ranks(count, mean, variance, self.mean.flatten())
-        self._take_in(count, mean, variance)
+        self._take_in(count, checked_finite(mean, variance, h.shape[0], self.layer), variance)
         return phi, place
 
     def inverse(self) -> Tensor:
@@ -166,6 +166,11 @@ class MonosemanticScale(nn.Module):
             if stored is not None and 0 in (held.numel(), stored.numel()):
                 setattr(self, name, held.new_zeros(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def is_one_of_several() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _of_all_ranks(count: Tensor, mean: Tensor, variance: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:

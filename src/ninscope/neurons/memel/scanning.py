@@ -43,18 +43,16 @@ def kept_of(mask: Tensor, h: Tensor, dim: int) -> Tensor:
 
 @torch.library.custom_op("ninscope::scan_activations", mutates_args=())
 def scan_activations(
-    h: Tensor, kept: Tensor | None, mean: Tensor, inverse: Tensor, dim: int, largest: int, layer: str
+    h: Tensor, kept: Tensor | None, mean: Tensor, inverse: Tensor, dim: int, largest: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(count, mean, variance, phi, place) of a batch.
 
     h: floats, [samples, ...]. kept: of `kept_of`, or None. mean, inverse: float32 [neurons], of the statistics so far; phi of a
     value is (h - mean)^2 * inverse. dim: the dimension of h that counts neurons, or POSITIONS. count: int64 [neurons], mean,
     variance (with the count as denominator): float64 [neurons], of the batch. phi, place: float32, int64 [samples, largest],
-    the largest scales of every sample and where in h.reshape(samples, -1) they are, descending. layer: for messages.
-
-    Raises NonFiniteError: values that are not finite, padding aside.
+    the largest scales of every sample and where in h.reshape(samples, -1) they are, descending.
     """
-    samples, rows = h.shape[0], rows_of(h, dim)
+    rows = rows_of(h, dim)
     if h.device.type == "cpu" and h.dtype == torch.float32 and dim in (POSITIONS, h.ndim - 1):
         found = _scan_in_one_pass(rows.detach(), kept, mean, inverse, largest)
     else:
@@ -62,16 +60,11 @@ def scan_activations(
     if len(found) == 3:
         phi, place = phi_of(rows, kept, mean, inverse).flatten(1).topk(largest, dim=1)
         found = *found, phi.float(), _place_in(h, dim, place) if 0 < dim < h.ndim - 1 else place
-    if not bool(torch.isfinite(found[1]).all() & torch.isfinite(found[2]).all()):
-        raise NonFiniteError(
-            f"{layer}: activations are not finite (NaN or infinity) in a batch of {samples}; lower the learning rate, or look "
-            "for what overflows before this layer"
-        )
     return found
 
 
 @scan_activations.register_fake
-def _(h, kept, mean, inverse, dim, largest, layer):
+def _(h, kept, mean, inverse, dim, largest):
     neurons, wide = mean.numel(), torch.float64
     return (
         h.new_empty(neurons, dtype=torch.int64),
@@ -80,6 +73,25 @@ def _(h, kept, mean, inverse, dim, largest, layer):
         h.new_empty((h.shape[0], largest), dtype=torch.float32),
         h.new_empty((h.shape[0], largest), dtype=torch.int64),
     )
+
+
+@torch.library.custom_op("ninscope::checked_finite", mutates_args=())
+def checked_finite(mean: Tensor, variance: Tensor, samples: int, layer: str) -> Tensor:
+    """The mean of a batch. Raises NonFiniteError: it, or the variance, is not finite, so some value was not, padding aside.
+
+    After all ranks' batches are one, so that all of them raise, and none waits for another that has.
+    """
+    if not bool(torch.isfinite(mean).all() & torch.isfinite(variance).all()):
+        raise NonFiniteError(
+            f"{layer}: activations are not finite (NaN or infinity) in a batch of {samples}; lower the learning rate, or look "
+            "for what overflows before this layer"
+        )
+    return mean.clone()
+
+
+@checked_finite.register_fake
+def _(mean, variance, samples, layer):
+    return torch.empty_like(mean)
 
 
 def phi_of(rows: Tensor, kept: Tensor | None, mean: Tensor, inverse: Tensor) -> Tensor:

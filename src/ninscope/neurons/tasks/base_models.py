@@ -116,10 +116,10 @@ def blueprint(base: Base, purpose: str, changes: Mapping | None = None) -> Bluep
             skeleton = kind(config)
     except Exception as error:
         raise RequestError(f"{base.name}: no model can be made of its configuration ({_said(error)})") from None
-    described = sum(parameter.numel() for parameter in skeleton.parameters())
+    described = sum(tensor.numel() for tensor in (*skeleton.parameters(), *skeleton.buffers()))
     there = sum(tensor.numel() for tensor in base.tensors.values())
     if described > 2 * there + SPARE_PARAMETERS:
-        raise RequestError(f"{base.name}: config.json describes {described} parameters, and its tensors hold {there}")
+        raise RequestError(f"{base.name}: config.json describes {described} numbers, and its tensors hold {there}")
     return Blueprint(base, config, skeleton)
 
 

@@ -11,7 +11,7 @@ from logging import CRITICAL
 from pathlib import Path
 from types import ModuleType
 
-from ninscope.errors import RequestError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks.tables import Examples, checked_labels, checked_texts
 
 REPOSITORY = "nyu-mll/glue"
@@ -67,7 +67,8 @@ def local_files(folder: Path, name: str) -> dict[str, list[Path]]:
 def read_glue(name: str, folder: Path | None, revision: str | None) -> tuple[Examples, Examples]:
     """Training and held-out examples, labels as numbers.
 
-    Raises RequestError: `datasets` is not installed, the data cannot be had, or a row has no text or label.
+    Raises RequestError: `datasets` is not installed, the files cannot be read, or a row has no text or label. Raises
+    CheckpointError (missing): the Hub does not give the data.
     """
     task = checked_glue(name)
     try:
@@ -87,7 +88,10 @@ def read_glue(name: str, folder: Path | None, revision: str | None) -> tuple[Exa
         except Exception as error:  # of the network, of files, of what they hold
             cause = error.__cause__ or error
             said = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
-            raise RequestError(f"GLUE's {name} cannot be had ({said}); give a folder with its Parquet files") from None
+            why = f"GLUE's {name} cannot be had ({said}); give a folder with its Parquet files"
+            if folder is None:  # a Hub that does not answer now may later, and what needs none goes on
+                raise CheckpointError("missing", why, passing=True) from None
+            raise RequestError(why) from None
 
 
 @contextmanager

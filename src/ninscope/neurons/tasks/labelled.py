@@ -90,7 +90,7 @@ def regression_targets(examples: Examples) -> list[float]:
     for row, value in enumerate(examples.labels, 1):
         try:
             target = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             target = math.nan
         if not math.isfinite(target):
             raise RequestError(f"{examples.where}: row {row}: label {value!r} is no number, which a regression needs")

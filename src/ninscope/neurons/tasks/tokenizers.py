@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ninscope.errors import RequestError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks.base_models import quiet
 from ninscope.neurons.tasks.files import TOKENIZER_FILES, has_vocabulary, rows_named
 from ninscope.neurons.tasks.tables import Examples
@@ -81,7 +81,8 @@ class LibraryTokenizer:
 def open_tokenizer(name: str | None, base: Base) -> ByteTokenizer | LibraryTokenizer:
     """The tokenizer of this name ("bytes", a folder, a Hub repository); the base's own where it is None.
 
-    Raises RequestError: there are no tokenizer files, or they cannot be read.
+    Raises RequestError: there are no tokenizer files, or they cannot be read. Raises CheckpointError (missing): the Hub does not
+    give them.
     """
     if name == BYTES:
         return ByteTokenizer()
@@ -109,8 +110,10 @@ def _folder(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=Silent))
     except Exception as error:  # of the network, the name, the revision
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise RequestError(
-            f"tokenizer {name} is no folder, and the Hub does not give it ({said}); name another one"
+        raise CheckpointError(
+            "missing",
+            f"tokenizer {name} is no folder, and the Hub does not give it ({said}); name another one",
+            passing=True,
         ) from None
 
 
