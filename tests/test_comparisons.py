@@ -156,6 +156,12 @@ def test_a_method_without_the_main_metric_has_no_rows():
     assert list(lacking["metric"]) == ["spearman"]
 
 
+def test_a_score_that_is_undefined_at_the_end_is_not_compared_at_the_start():
+    values = rows({"none": {0: math.nan, 1: math.nan}, "reversed": {0: math.nan, 1: math.nan}}, "spearman")
+    assert values["value"].isna().sum() == 4
+    assert comparisons(table(values)).empty
+
+
 def test_every_checkpoint_and_task_is_compared_by_itself():
     parts = [
         rows({"none": {0: 0.1, 1: 0.2}, "reversed": {0: 0.2, 1: 0.5}}, revision="step0"),

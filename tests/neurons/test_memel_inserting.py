@@ -6,9 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
-from neurons.memel_models import MODELS, PACKED, Around, Returning, bert, convolutional, encoder, perceptron, tokens  # noqa: E402  # noqa: E402
+from neurons.memel_models import MODELS, PACKED, Around, Returning, bert, convolutional, encoder, perceptron, tokens  # noqa: E402
 from torch import nn  # noqa: E402
 
+from ninscope.errors import RequestError  # noqa: E402
 from ninscope.neurons.memel import MEmeL, insert_memel, remove_memel  # noqa: E402
 
 
@@ -178,6 +179,14 @@ def test_convolutions_have_their_neurons_in_dimension_1():
     assert inserted["4"].scale.mean.shape == (2,)
     remove_memel(model)
     assert insert_memel(model, "2", feature_dim=-1)["2"].scale.feature_dim == -1
+
+
+def test_blocks_of_convolutions_and_matrices_must_say_where_features_are():
+    """As ConvNeXt's: the last matrix counts channels last, and the block's output has them in dimension 1."""
+    model = Around(nn.Sequential(nn.Conv2d(3, 4, 3), Around(nn.Linear(4, 4), lambda h: h.movedim(-1, 1))))
+    with pytest.raises(RequestError, match=r"has convolutions and matrices.*; give feature_dim, or take layers"):
+        insert_memel(model, ["layer"])
+    assert insert_memel(model, ["layer"], feature_dim=1)["layer"].scale.feature_dim == 1
 
 
 def test_recurrent_layers_return_their_state_beside():
