@@ -154,7 +154,7 @@ def prepared(dag, tmp_path):
 def whole_graph(prepared) -> dict:
     """Every task of a plan, as if all checkpoints will be ok."""
     root = str(prepared.folder.root)
-    results = graphs.result_graph(prepared.plan, root, prepared.plan.outcomes, ArtefactStore(RunFolder(root)))
+    results = graphs.result_graph(prepared.plan, root, prepared.plan.outcomes, [], ArtefactStore(RunFolder(root)))
     return graphs.checkpoint_graph(prepared.plan, root) | results
 
 

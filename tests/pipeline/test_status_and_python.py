@@ -158,7 +158,10 @@ def test_open_run_takes_a_string_or_a_path(finished, monkeypatch):
 
 
 def test_a_run_lists_its_tables_and_figures(run):
-    assert run.tables == ["benchmarks", "checkpoints", "degrees", "emergence", "nulls", "samples", "spectra"]
+    assert run.tables == [
+        "activations", "benchmarks", "checkpoints", "comparisons", "degrees", "emergence", "finetunes", "nulls", "samples",
+        "spectra",
+    ]  # fmt: skip
     assert [path.name for path in run.figures] == ["tiny-emergence.png", "tiny-spectra.png"]
     assert all(path.is_file() for path in run.figures)
 
@@ -201,7 +204,7 @@ def test_what_is_no_run_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("name", ["powers", "", "../run", "emergence.parquet"])
 def test_a_table_that_is_not_there_is_refused_with_those_that_are(run, name):
-    with pytest.raises(ninscope.RequestError, match=r"no table .*there are: benchmarks, checkpoints, degrees"):
+    with pytest.raises(ninscope.RequestError, match=r"no table .*there are: activations, benchmarks, checkpoints"):
         run.table(name)
 
 
