@@ -128,7 +128,7 @@ def kill(process: subprocess.Popen) -> None:
 
 def test_figures_are_of_the_tables_that_lie_there_when_they_are_done(folder, monkeypatch):
     """Another run writes its tables and its figures while the first one draws."""
-    names = [f"{name}.parquet" for name in ("checkpoints", "spectra", "emergence", "benchmarks", "nulls", "degrees")]
+    names = [f"{name}.parquet" for name in figures._TABLES]
 
     def tables(of: str) -> dict[str, bytes]:
         return {name: pd.DataFrame({"of": [of]}).to_parquet() for name in names}
