@@ -19,17 +19,16 @@ import ninscope
 KEYS = ["suite", "model", "revision", "step"]
 CONTRACT = {
     "checkpoints": ["content_sha256", "parameters", "status", "message"],
-    "samples": [
-        "sample", "nodes_per_layer", "alpha0", "width", "nodes", "edges", "r2_mass_mean", "r2_mass_std", "r2_partition",
-    ],
+    "samples": ["sample", "nodes_per_layer", "alpha0", "width", "nodes", "edges", "r2_mass_mean", "r2_mass_std", "r2_partition"],
     "spectra": ["sample", "q", "tau", "alpha", "f", "r2"],
-    "emergence": [
-        "method", "alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high",
-        "baseline_step",
-    ],
+    "emergence": ["method", "alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high",
+                  "baseline_step"],
     "degrees": ["layer", "mean", "std", "kurtosis"],
     "nulls": ["null", "alpha0", "width", "emergence"],
     "benchmarks": ["task", "metric", "value"],
+    "finetunes": ["method", "task", "seed", "learning_rate", "finetune_step", "metric", "value", "phi_mean"],
+    "comparisons": ["task", "metric", "method"],
+    "activations": ["task", "layer", "neurons", "values", "phi_mean"],
 }  # fmt: skip
 STEPS = (0, 1, 8)
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
@@ -93,7 +92,7 @@ def test_tables_hold_one_fact_a_row_in_step_order(finished):
     lengths = {name: len(table(finished, name)) for name in CONTRACT}
     assert lengths == {
         "checkpoints": 3, "samples": 3 * samples, "spectra": 3 * samples * q, "emergence": 3,
-        "benchmarks": 2, "degrees": 0, "nulls": 0}  # fmt: skip
+        "benchmarks": 2, "degrees": 0, "nulls": 0, "finetunes": 0, "comparisons": 0, "activations": 0}  # fmt: skip
     for name in ("checkpoints", "samples", "spectra", "emergence"):
         rows = table(finished, name)
         assert rows["step"].is_monotonic_increasing
