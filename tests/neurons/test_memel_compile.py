@@ -82,4 +82,6 @@ def test_the_operator_keeps_what_torch_asks_of_one(rng):
     operator = torch.ops.ninscope.scan_activations
     for largest, dim, neurons in ((1, 2, 5), (3, 2, 5), (0, 1, 6), (2, 1, 6), (1, 0, 30)):
         kept = torch.ones(4, 1, 30) > 0 if dim == 0 else torch.ones(4, 30 // neurons, 1) > 0
-        torch.library.opcheck(operator, (h, kept, torch.zeros(neurons), torch.ones(neurons), dim, largest, "x"))
+        torch.library.opcheck(operator, (h, kept, torch.zeros(neurons), torch.ones(neurons), dim, largest))
+    finite = torch.ones(5, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.ninscope.checked_finite, (finite, finite, 4, "x"))
