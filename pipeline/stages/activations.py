@@ -13,8 +13,6 @@ from ninscope.pipeline.store import Artefact, ArtefactStore
 
 from ninscope.errors import CheckpointError
 
-ALL_LAYERS = "all"
-
 
 def store_activations(root: str, study: Study) -> Outcome:
     """Look and store; activations that are not finite are stored as a failure."""
@@ -38,7 +36,7 @@ def _store(store: ArtefactStore, study: Study) -> None:
 
 
 def artefact_of(found) -> Artefact:
-    """One row a layer, and one of all of them together (ALL_LAYERS)."""
+    """One row a layer, and one of all of them together, as `look_at` names it."""
     return Artefact(
         {
             "phi": np.array([phi_values(one) for one in found.values()], np.float64),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ninscope.pipeline.analyses import DEFAULT, EXACT
 from ninscope.pipeline.stages import activations, spectrum
+from ninscope.pipeline.stages.finetune import PHI
 from ninscope.pipeline.stages.inputs import STAGES, Inputs, Outcomes
 from ninscope.pipeline.stages.studies import FINETUNE, Study
 from ninscope.pipeline.store import Artefact, ArtefactStore
@@ -13,7 +14,7 @@ from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence_of
 
 _NOTHING = math.nan
-_PHI = ("mean", "p50", "p90", "p99", "p999", "largest", "largest_mean")
+_PHI = PHI[1:]  # all but the number of values
 
 
 def study_rows(
