@@ -146,14 +146,24 @@ def test_the_main_metric_chooses_for_all():
     assert of(compared, "none", "f1")["learning_rate"] == 1e-2
 
 
-def test_a_method_without_the_main_metric_has_no_rows():
+def test_a_method_without_the_main_metric_is_compared_by_the_next():
     """A correlation of predictions that are all alike is no number."""
     both = [rows({"none": {0: 0.3}, "reversed": {0: math.nan}}, "spearman")]
     both += [rows({"none": {0: 0.4}, "reversed": {0: 0.2}}, "pearson")]
     compared = comparisons(table(*both))
-    assert list(compared["method"]) == ["none", "none"]
+    assert list(zip(compared["metric"], compared["method"], strict=True)) == [
+        ("spearman", "none"), ("pearson", "none"), ("pearson", "reversed"),
+    ]  # fmt: skip
+    assert of(compared, "reversed", "pearson")["difference"] == pytest.approx(-0.2)
     lacking = comparisons(table(rows({"none": {0: 0.3}}, "spearman"), rows({"none": {0: math.nan}}, "pearson")))
     assert list(lacking["metric"]) == ["spearman"]
+
+
+def test_each_method_is_chosen_for_by_the_first_metric_that_it_has():
+    low = [rows({"reversed": {0: math.nan}}, "spearman", 1e-4), rows({"reversed": {0: 0.6}}, "pearson", 1e-4)]
+    high = [rows({"reversed": {0: math.nan}}, "spearman", 1e-2), rows({"reversed": {0: 0.2}}, "pearson", 1e-2)]
+    compared = comparisons(table(*high, *low))
+    assert of(compared, "reversed", "pearson")["learning_rate"] == 1e-4
 
 
 def test_a_score_that_is_undefined_at_the_end_is_not_compared_at_the_start():

@@ -129,7 +129,7 @@ def test_impossible_sizes_are_refused_before_memory_is_taken(tmp_path):
 
     with pytest.raises(RequestError, match=r"config.json says 1000000000 layers, and there are 28 tensors"):
         of(num_hidden_layers=10**9)
-    with pytest.raises(RequestError, match=r"config.json describes \d{12,} parameters, and its tensors hold \d{5}$"):
+    with pytest.raises(RequestError, match=r"config.json describes \d{12,} numbers, and its tensors hold \d{5}$"):
         of(hidden_size=24 * 10**5)
 
 

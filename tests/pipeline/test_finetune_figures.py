@@ -117,6 +117,7 @@ def test_a_main_metric_that_is_undefined_at_the_end():
     first = [row | {"value": math.nan} if row["finetune_step"] else row for row in finetunes(metric="spearman")]
     figure = drawn([*first, *finetunes(metric="pearson")])
     assert figure.axes[0].get_title().startswith("pearson")
+    assert texts(drawn(first).axes[0]) == ["no score is defined at the end"]
 
 
 def test_methods_and_seeds_may_be_missing():

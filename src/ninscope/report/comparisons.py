@@ -19,10 +19,10 @@ COLUMNS = (
 def comparisons(finetunes: pd.DataFrame) -> pd.DataFrame:
     """One row a checkpoint, task, metric and method, at the end of the fine-tunes.
 
-    finetunes: the table of that name. Each method has the learning rate that its seeds' mean of the task's main (first) metric
-    is best with, of those at which most seeds came to their end; where there are several, they are chosen on the very examples
-    that are reported (paper B, appendix F.1, chooses on the development set and reports the test set). A method without the main
-    metric has no rows.
+    finetunes: the table of that name. Each method has the learning rate that its seeds' mean of the task's main metric (the first
+    that the method has at the end: a correlation may be undefined there) is best with, of those at which most seeds came to their
+    end; where there are several, they are chosen on the very examples that are reported (paper B, appendix F.1, chooses on the
+    development set and reports the test set).
     mean, std (n-1): over seeds. difference: the mean of (method - none) over the seeds that both have; p_value: two-sided, of a
     paired t-test over these (NaN of fewer than two, or where all differences are equal), not corrected for their number.
     phi_p99, emergence_from_base: means over seeds.
@@ -30,12 +30,11 @@ def comparisons(finetunes: pd.DataFrame) -> pd.DataFrame:
     rows = []
     ended = finetunes[finetunes["finetune_step"].notna()]
     for keys, of_task in ended.groupby(_OF_TASK, sort=False):
-        main = of_task["metric"].iloc[0]
+        metrics = list(of_task["metric"].unique())  # the main one first
         at_the_end = of_task["finetune_step"] == of_task["finetune_step"].max()  # even where a score is undefined there
         last = of_task[at_the_end & of_task["value"].notna()]
-        of_main = last[last["metric"] == main]
-        chosen = {method: _best_rate(part, main) for method, part in of_main.groupby("method", sort=False)}
-        for metric in last["metric"].unique():
+        chosen = {method: _best_rate(part, metrics) for method, part in last.groupby("method", sort=False)}
+        for metric in metrics:
             values = last[last["metric"] == metric]
             without = _by_seed(values, NONE, chosen)
             there = set(zip(values["method"], values["learning_rate"], strict=True))
@@ -72,8 +71,9 @@ def paired_p_value(differences: np.ndarray) -> float:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def _best_rate(of_method: pd.DataFrame, main: str) -> float:
-    of_rates = of_method.groupby("learning_rate")["value"]
+def _best_rate(of_method: pd.DataFrame, metrics: list[str]) -> float:
+    main = next(metric for metric in metrics if metric in set(of_method["metric"]))
+    of_rates = of_method[of_method["metric"] == main].groupby("learning_rate")["value"]
     ended = of_rates.count()  # the mean over seeds that did not diverge says nothing of those that did
     means = of_rates.mean()[ended == ended.max()]
     return float(means.idxmin() if main in LOWER_IS_BETTER else means.idxmax())

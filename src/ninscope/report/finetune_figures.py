@@ -25,13 +25,13 @@ def finetunes_figure(finetunes: pd.DataFrame, title: str) -> Figure:
         figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=150)
         panels = figure.subplots(1, 3)
         known = finetunes[finetunes["value"].notna()]
-        if known.empty:
+        compared = comparisons(finetunes)
+        if compared.empty:
             figure.suptitle(title, fontsize=10)
             for axes in panels:
                 axes.set(xticks=[], yticks=[])
-                say_nothing(axes, "no fine-tune came to its end")
+                say_nothing(axes, "no fine-tune came to its end" if known.empty else "no score is defined at the end")
             return figure
-        compared = comparisons(known)
         main = compared["metric"].iloc[0]  # of the end: a correlation may be undefined there, and not at the start
         compared = compared[compared["metric"] == main]
         better = "lower" if main in LOWER_IS_BETTER else "higher"
