@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
 
 import dask
@@ -15,10 +16,12 @@ from distributed.comm import CommClosedError
 from distributed.comm.registry import backends
 from ninscope.pipeline.graph import Graph
 from ninscope.pipeline.stages.outcome import Outcome, with_log
+from tornado.ioloop import PeriodicCallback
 
 from ninscope.errors import NinscopeError, RequestError
 
 CONNECT_SECONDS = 5
+REPLACE_SECONDS = 5  # between looks for lost ones
 
 # Of local workers. Dask has them give every freed buffer back to the system at once: with a buffer a band, half of the time
 # would go into getting its pages again. And it samples their stacks, for a dashboard that nobody has been told of.
@@ -65,6 +68,12 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
+            # A worker that dies once more while it is being started again is not started a third time by Dask: with none left,
+            # a run would wait for ever.
+            cluster.periodic_callbacks["replace"] = replacing = PeriodicCallback(
+                partial(cluster.scale, len(cluster.worker_spec)), 1000 * REPLACE_SECONDS
+            )
+            cluster.loop.add_callback(replacing.start)
             client = Client(cluster, set_as_default=False)
         yield client
     finally:
