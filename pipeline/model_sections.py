@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from ninscope.errors import RequestError
 from ninscope.neurons.finetuning.recipe import METHODS, MOST_THREADS, NONE, Inhibition, Recipe
 from ninscope.neurons.tasks.forecast_settings import ForecastSettings
-from ninscope.neurons.tasks.sources import GlueSettings, ImageSettings, LanguageSettings, TextSettings
+from ninscope.neurons.tasks.settings import GlueSettings, ImageSettings, LanguageSettings, TextSettings
 
 # The kind of a task -> its settings, whose fields are the other keys of the table.
 TASKS = {

@@ -26,7 +26,7 @@ from ninscope.neurons.finetuning.bases import Analysed
 from ninscope.neurons.finetuning.recipe import Inhibition, Recipe
 from ninscope.neurons.finetuning.saved import SavedState
 from ninscope.neurons.finetuning.training import fine_tune
-from ninscope.neurons.tasks.sources import TextSettings
+from ninscope.neurons.tasks.settings import TextSettings
 from ninscope.neurons.tasks.task import Base
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

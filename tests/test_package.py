@@ -114,7 +114,7 @@ def test_only_what_runs_models_imports_torch():
 @pytest.mark.parametrize(
     "module",
     [
-        "ninscope.neurons.tasks.sources", "ninscope.neurons.tasks.forecast_settings", "ninscope.neurons.finetuning.recipe",
+        "ninscope.neurons.tasks.settings", "ninscope.neurons.tasks.forecast_settings", "ninscope.neurons.finetuning.recipe",
         "ninscope.pipeline.model_sections", "ninscope.pipeline.stages.studies", "ninscope.pipeline.graph",
         "ninscope.report.comparisons", "ninscope.report.finetune_figures", "ninscope.report.activations_figure",
     ],

@@ -1,38 +1,30 @@
 """Activations: the monosemantic scale over a checkpoint's layers, while it runs on local examples (stage `activations`)."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.finetune import PHI, phi_values
-from ninscope.pipeline.stages.of_checkpoint import is_stored
-from ninscope.pipeline.stages.of_model import base_of_study
+from ninscope.pipeline.stages.of_model import store_of_model
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.stages.studies import ACTIVATIONS, Study
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
-from ninscope.errors import CheckpointError
+if TYPE_CHECKING:
+    from ninscope.neurons.tasks.task import Base
 
 
 def store_activations(root: str, study: Study) -> Outcome:
     """Look and store; activations that are not finite are stored as a failure."""
     store = ArtefactStore(RunFolder(root))
-    return attempt(ACTIVATIONS, study.key, lambda: _store(store, study))
+    return attempt(ACTIVATIONS, study.key, lambda: store_of_model(store, study, lambda base: _looked_at(study, base)))
 
 
-def _store(store: ArtefactStore, study: Study) -> None:
+def _looked_at(study: Study, base: "Base") -> Artefact:
     from ninscope.neurons.finetuning.looking import look_at
 
-    if is_stored(store, ACTIVATIONS, study.key):
-        return
-    try:
-        base = base_of_study(store.folder, study)
-        found = look_at(study.task.task(base), base, study.how)
-    except CheckpointError as error:
-        if error.status == "nonfinite":
-            store.write_failure(ACTIVATIONS, study.key, error)
-        raise
-    store.write(ACTIVATIONS, study.key, artefact_of(found))
+    return artefact_of(look_at(study.task.task(base), base, study.how))
 
 
 def artefact_of(found) -> Artefact:

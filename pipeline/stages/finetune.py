@@ -4,16 +4,20 @@ What an interrupted one has reached lies in the run's folder `finetunes/<key>`, 
 """
 
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ninscope.pipeline.runfolder import RunFolder
-from ninscope.pipeline.stages.of_checkpoint import is_stored
-from ninscope.pipeline.stages.of_model import base_of_study
+from ninscope.pipeline.stages.of_model import store_of_model
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.stages.studies import FINETUNE, Study
+from ninscope.pipeline.stages.studies import FINETUNE, ChangedInputs, Study
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
 from ninscope.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from ninscope.neurons.finetuning.saved import SavedState
+    from ninscope.neurons.tasks.task import Base
 
 PHI = ("values", "mean", "p50", "p90", "p99", "p999", "largest", "largest_mean")
 
@@ -25,12 +29,7 @@ def store_finetune(root: str, study: Study) -> Outcome:
 
 
 def _store(store: ArtefactStore, study: Study) -> None:
-    from ninscope.neurons.finetuning.bases import analyse_with
     from ninscope.neurons.finetuning.saved import SavedState
-    from ninscope.neurons.finetuning.training import fine_tune
-
-    if is_stored(store, FINETUNE, study.key):
-        return
 
     class Saved(SavedState):
         def save(self, *state) -> None:
@@ -39,15 +38,22 @@ def _store(store: ArtefactStore, study: Study) -> None:
 
     saved = Saved(store.folder.finetunes / study.key)
     try:
-        base = base_of_study(store.folder, study)
-        evaluated = fine_tune(study.task.task(base), base, study.how, analyse_with(study.parameters), saved)
+        store_of_model(store, study, lambda base: _fine_tuned(study, base, saved))
+    except ChangedInputs:  # what it reached, it reached with other data
+        saved.clear()
+        raise
     except CheckpointError as error:
         if error.status == "nonfinite":
-            store.write_failure(FINETUNE, study.key, error)
             saved.clear()
         raise
-    store.write(FINETUNE, study.key, artefact_of(evaluated))
     saved.clear()
+
+
+def _fine_tuned(study: Study, base: "Base", saved: "SavedState") -> Artefact:
+    from ninscope.neurons.finetuning.bases import analyse_with
+    from ninscope.neurons.finetuning.training import fine_tune
+
+    return artefact_of(fine_tune(study.task.task(base), base, study.how, analyse_with(study.parameters), saved))
 
 
 def artefact_of(evaluated) -> Artefact:

@@ -18,7 +18,7 @@ from ninscope.pipeline.store import ArtefactStore
 from ninscope.checkpoints.identity import Identity
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
-from ninscope.neurons.finetuning.recipe import Recipe
+from ninscope.neurons.finetuning.recipe import Looking, Recipe
 from ninscope.neurons.tasks.files import file_digest, has_vocabulary, tokenizer_digest
 from ninscope.parameters import Parameters
 
@@ -27,32 +27,25 @@ VERSIONS = {FINETUNE: 1, ACTIVATIONS: 1}
 _NEEDED = ("torch", "transformers", "safetensors", "sklearn")
 
 
-@dataclass(frozen=True)
-class Watch:
-    """How activations are looked at: the keys of [[activations]] that a result depends on."""
-
-    layers: str | tuple[str, ...]
-    neurons: str
-    epsilon: float
-    history: int
-    batch_size: int
-    threads: int
-    device: str
+class ChangedInputs(RequestError):
+    """Files that a study is made from are not those that it was planned for."""
 
 
 @dataclass(frozen=True)
 class Study:
     """One fine-tune, or one look at a checkpoint's activations.
 
-    stage: FINETUNE or ACTIVATIONS. how: its Recipe, or its Watch. parameters: of the exact analysis of the fine-tuned weights.
-    key: None where it is known that it cannot be; outcome: why, or ok.
+    stage: FINETUNE or ACTIVATIONS. how: its Recipe, or its Looking. parameters: of the exact analysis of the fine-tuned weights.
+    made_from: digests of the task's data, and of what lies beside the weights, when it was planned. key: None where it is known
+    that it cannot be; outcome: why, or ok.
     """
 
     stage: str
     located: Located
     task: TaskSettings
-    how: Recipe | Watch
+    how: Recipe | Looking
     parameters: Parameters | None = None
+    made_from: tuple[str, tuple] | None = None
     key: str | None = None
     outcome: Outcome = field(default=Outcome())
 
@@ -60,7 +53,7 @@ class Study:
     def name(self) -> str:
         """What a user reads."""
         place = f"{self.located.suite}/{self.located.model} {self.located.revision} {self.task.name}"
-        if isinstance(self.how, Watch):
+        if isinstance(self.how, Looking):
             return place
         return f"{place} {self.how.method} seed {self.how.seed} rate {self.how.learning_rate:g}"
 
@@ -70,6 +63,13 @@ class Study:
         located, how = self.located, self.how
         which = (how.method, how.seed, how.learning_rate) if isinstance(how, Recipe) else ()
         return self.stage, located.suite, located.model, located.revision, self.task.name, *which
+
+    def check_unchanged(self) -> None:
+        """Raises ChangedInputs, where data or files beside the weights are not those of the plan: call it after reading."""
+        if (self.task.digest(), _beside(self.located, self.task)) != self.made_from:
+            raise ChangedInputs(
+                f"{self.name}: its examples, or files of its model, have changed since the run began; run it again"
+            )
 
 
 def studies_of(dag: Dag, located: Sequence[Located], store: ArtefactStore) -> list[Study]:
@@ -89,9 +89,9 @@ def studies_of(dag: Dag, located: Sequence[Located], store: ArtefactStore) -> li
     for section in sections:
         task = section.settings
         for one in _chosen(section, located):
-            beside = _beside(one, task) if one.outcome.ok else []
+            made_from = (digest(task), _beside(one, task) if one.outcome.ok else ())
             for study in _of_section(section, one, task, dag):
-                keyed = _keyed(study, digest(task), beside, store)
+                keyed = _keyed(replace(study, made_from=made_from), store)
                 if (other := found.setdefault(study.row, keyed)) != keyed:
                     raise RequestError(
                         f"two of [[{study.stage}]] mean {other.name}; tell them apart by task.name, or by suite and model"
@@ -110,7 +110,7 @@ def _of_section(section: FineTune | Activations, located: Located, task: TaskSet
     if isinstance(section, Activations):
         layers = section.layers if isinstance(section.layers, str) else tuple(section.layers)
         names = ("neurons", "epsilon", "history", "batch_size", "threads", "device")
-        yield Study(ACTIVATIONS, located, task, Watch(layers, *(getattr(section, name) for name in names)))
+        yield Study(ACTIVATIONS, located, task, Looking(layers, *(getattr(section, name) for name in names)))
         return
     parameters = next(one.parameters for one in dag.wanted() if (one.variant, one.method) == (DEFAULT, EXACT))
     for recipe in section.recipes():
@@ -138,8 +138,8 @@ def _chosen(section: FineTune | Activations, located: Sequence[Located]) -> list
     return [one for one in of_model if one.revision in section.revisions]
 
 
-def _keyed(study: Study, digest: str, beside: list, store: ArtefactStore) -> Study:
-    located = study.located
+def _keyed(study: Study, store: ArtefactStore) -> Study:
+    located, (digest, beside) = study.located, study.made_from
     outcome = located.outcome
     if outcome.ok and study.parameters is not None:
         outcome = located.wired(study.parameters.reading).outcome
@@ -161,7 +161,7 @@ def _keyed(study: Study, digest: str, beside: list, store: ArtefactStore) -> Stu
     return replace(study, key=key)
 
 
-def _beside(located: Located, task: TaskSettings) -> list:
+def _beside(located: Located, task: TaskSettings) -> tuple[str, str | None]:
     """What a model is made from beside its weights: its configuration (an adapter's is its base's), and its own tokenizer where
     that is used. Raises RequestError: they cannot be read."""
     identity = located.identity
@@ -169,9 +169,9 @@ def _beside(located: Located, task: TaskSettings) -> list:
     place, commit = _place(*made_of)
     config = commit if commit is not None else file_digest(place / "config.json")
     if getattr(task, "tokenizer", "none") is not None:
-        return [config, None]
+        return config, None
     home, commit = home_of(located)
-    return [config, commit if commit is not None else tokenizer_digest(home)]
+    return config, commit if commit is not None else tokenizer_digest(home)
 
 
 def home_of(located: Located) -> tuple[Path | str, str | None]:

@@ -32,7 +32,7 @@ from ninscope.neurons.finetuning.saved import SavedState  # noqa: E402
 from ninscope.neurons.finetuning.training import fine_tune  # noqa: E402
 from ninscope.neurons.memel.inserting import insert_memel  # noqa: E402
 from ninscope.neurons.tasks.forecast_settings import ForecastSettings  # noqa: E402
-from ninscope.neurons.tasks.sources import ImageSettings, LanguageSettings  # noqa: E402
+from ninscope.neurons.tasks.settings import ImageSettings, LanguageSettings  # noqa: E402
 
 
 @pytest.fixture(scope="module")

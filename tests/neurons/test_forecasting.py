@@ -206,7 +206,6 @@ def test_evaluation_leaves_the_model_as_it_was(base):
         assert model.training is training
         assert tuple(found) == task.metrics == ("b_mae", "b_mse")
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not task.higher_is_better
 
 
 def test_forecasts_that_are_not_finite_have_no_score(base):

@@ -40,7 +40,7 @@ def test_pixels_of_a_folder(tmp_path, rng):
     base = base_of(made("vit", num_channels=3), tmp_path / "base")
     settings = ImageSettings(tmp_path / "photos", image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.25, 0.3])
     task = settings.task(base)
-    assert (task.name, task.train_size, task.metrics, task.higher_is_better) == ("photos", 12, ("accuracy",), True)
+    assert (task.name, task.train_size, task.metrics) == ("photos", 12, ("accuracy",))
     batch = task.batch(np.array([7, 0]))
     assert batch["labels"].tolist() == [1, 0]
     for place, (name, index) in enumerate((("dark", 1), ("bright", 0))):

@@ -37,7 +37,7 @@ def files(tmp_path):
 def test_every_token_but_the_first_is_predicted_once(tmp_path, files):
     base = base_of(made("gpt_neox"), tmp_path / "base")
     task = LanguageSettings(**files, context=16, tokenizer="bytes").task(base)
-    assert (task.name, task.metrics, task.higher_is_better) == ("train", ("loss", "perplexity"), False)
+    assert (task.name, task.metrics) == ("train", ("loss", "perplexity"))
     for path, batch in (
         (files["train"], task.batch(np.arange(task.train_size))),
         (files["held_out"], {name: torch.cat([b[name] for b in task.held_out(5)]) for name in ("input_ids", "labels")}),

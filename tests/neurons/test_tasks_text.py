@@ -32,7 +32,7 @@ def test_batches_are_the_rows_of_the_file(tmp_path, files, rng):
     rows = letter_rows(np.random.default_rng(8), 9)
     nine = write_table(tmp_path / "nine.csv", rows)
     task = TextSettings(nine, files["held_out"], tokenizer="bytes").task(neox(tmp_path))
-    assert (task.name, task.train_size, task.metrics, task.higher_is_better) == ("nine", 9, ("accuracy",), True)
+    assert (task.name, task.train_size, task.metrics) == ("nine", 9, ("accuracy",))
     assert task.classes == ["other", "vowel"]
     batch = task.batch(np.array([4, 0, 4]))
     assert batch["labels"].tolist() == [["other", "vowel"].index(rows[number]["label"]) for number in (4, 0, 4)]

@@ -1,7 +1,8 @@
-"""One cluster for all tests that need results, not a cluster of their own: starting one takes seconds."""
+"""Clusters for all tests that need results, not a cluster of their own: starting one takes seconds."""
 
 import logging
 
+import dask
 import pytest
 from distributed import LocalCluster
 
@@ -16,4 +17,25 @@ def scheduler() -> str:
         dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
     ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def threads():
+    """A cluster in this process, where the client is the tests' own.
+
+    Without Dask's profiler: it asks Python for every thread's frame, which in Python 3.11 may not return when the garbage
+    collector runs meanwhile.
+    """
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp://",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
         yield cluster.scheduler_address

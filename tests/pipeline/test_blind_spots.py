@@ -43,13 +43,6 @@ def table(place, name):
     return ninscope.open_run(place / "runs" / "x").table(name)
 
 
-@pytest.fixture(scope="module")
-def threads():
-    """A cluster in this process, whose client of the Hub is the one that tests point somewhere."""
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0", protocol="inproc://") as cluster:
-        yield cluster.scheduler_address
-
-
 def of_hub(**changes):
     return [{"suite": "s", "model": "m", "source": MODEL} | changes]
 

@@ -1,43 +1,27 @@
 """Fine-tunes that fail, bases that are bad, twice there, adapters or on a Hub: the others go on, and tables say what was."""
 
-import logging
 import shutil
 from pathlib import Path
 
-import dask
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import LocalCluster
 from driving import artefacts, command, contents, made, write_dag
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
+from distributed import Client
 from finetune_models import add_sections, finetune_section, language_task, neox_suite, write_words
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
+from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.run import perform, prepare, start
+from ninscope.pipeline.stages.studies import ChangedInputs
 from safetensors.numpy import load_file, save_file
 
 WHOLE = {"exact": True, "nodes_per_layer": "all", "samples": None}
 # A step of AdamW with such a rate and decay makes every weight a million times as large.
 DIVERGING = {"learning_rates": [1.0], "weight_decay": 1e6, "warmup": 0.0, "steps": 12, "evaluate_every": 12}
 SHORT = {"methods": ["none"], "seeds": [0], "steps": 1, "evaluate_every": 1}
-
-
-@pytest.fixture
-def threads():
-    """A cluster in this process, where the Hub's client is the tests' own; without Dask's profiler, as in test_hub_run."""
-    with (
-        dask.config.set({"distributed.worker.profile.enabled": False}),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            protocol="tcp://",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
-        yield cluster.scheduler_address
 
 
 @pytest.fixture
@@ -238,3 +222,31 @@ def test_weights_of_a_base_on_a_hub_are_fetched_once_for_all_that_starts_from_it
     headers = 4 * min(size, 65_536)  # of each fine-tune's look at the file
     assert size <= sent <= 2 * size + headers  # two threads may begin at once
     assert len(table(tmp_path, "finetunes", "hub")["seed"].unique()) == 4
+
+
+@pytest.mark.parametrize("what", ["examples", "configuration"])
+def test_files_that_change_after_the_plan_make_no_result(tmp_path, scheduler, what):
+    """What is stored under a key is made of what the key was made of."""
+    suite = neox_suite(tmp_path / "tiny", (0,))
+    task = language_task(tmp_path)
+    dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)
+    add_sections(dag, finetune=finetune_section(task, **SHORT), activations={"task": task})
+    prepared = prepare(load_dag(dag), tmp_path / "runs")
+    start(prepared)
+    if what == "examples":
+        changing = tmp_path / task["train"]
+        changing.write_text(changing.read_text().upper())
+    else:
+        changing = suite / "step0" / "config.json"
+        changing.write_text(changing.read_text() + "\n")
+    with (
+        Client(scheduler, set_as_default=False) as client,
+        pytest.raises(ChangedInputs, match="have changed since the run began; run it again"),
+    ):
+        perform(prepared, client, lambda *_: None)
+    run = tmp_path / "runs" / "some"
+    assert not list(run.glob("store.zarr/finetune/*"))
+    assert not list(run.glob("store.zarr/activations/*"))
+    assert not list(run.glob("finetunes/*"))
+    ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", scheduler)
+    assert (ended.code, ended.says) == (0, [])

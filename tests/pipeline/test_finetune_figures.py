@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from ninscope.pipeline.stages.tables import COLUMNS
 
+from ninscope.neurons.finetuning.recipe import METHODS, NONE
+from ninscope.report import finetune_figures
 from ninscope.report.activations_figure import activations_figure
-from ninscope.report.finetune_figures import finetunes_figure
 
 KEYS = {"suite": "string", "model": "string", "revision": "string", "step": "Int64"}
 
@@ -59,7 +60,7 @@ def png(figure) -> bytes:
 def drawn(rows, title="m, prose"):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = finetunes_figure(typed(rows, "finetunes"), title)
+        figure = finetune_figures.finetunes_figure(typed(rows, "finetunes"), title)
     png(figure)
     return figure
 
@@ -148,7 +149,8 @@ def test_scores_that_are_infinite_and_E_that_is_unknown():
 
 def test_the_same_table_gives_the_same_bytes():
     table = typed(finetunes(), "finetunes")
-    assert png(finetunes_figure(table, "m")) == png(finetunes_figure(table, "m"))
+    once, again = (finetune_figures.finetunes_figure(table, "m") for _ in range(2))
+    assert png(once) == png(again)
 
 
 # --- activations --------------------------------------------------------------------------------------------
@@ -229,3 +231,8 @@ def test_a_model_whose_last_checkpoint_failed():
     figure = looked(rows, {"small": 1000, "large": 5000})
     (line,) = figure.axes[1].lines
     assert len(line.get_xdata()) == 2
+
+
+def test_every_method_has_its_colour():
+    layer = pytest.importorskip("ninscope.neurons.memel.layer", reason="torch is not installed")
+    assert tuple(finetune_figures.METHODS) == METHODS == (NONE, *sorted(layer.METHODS))

@@ -1,16 +1,13 @@
 """Fine-tunes whose whole run is killed, or that run elsewhere or at once: the same bytes."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-import dask
 import pytest
-from distributed import LocalCluster
 from driving import COMMAND, alive, command, contents, write_dag
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -99,19 +96,8 @@ def test_states_are_all_that_is_left_of_a_killed_run(dag, undisturbed, tmp_path)
     assert len(planned["finetune"]) == 8
 
 
-def test_two_at_once_in_one_process(dag, undisturbed, tmp_path):
+def test_two_at_once_in_one_process(dag, undisturbed, tmp_path, threads):
     """Dropout draws from a generator that is the process's."""
-    with (
-        dask.config.set({"distributed.worker.profile.enabled": False}),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            protocol="tcp://",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
-        ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", cluster.scheduler_address)
+    ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", threads)
     assert (ended.code, ended.says) == (0, [])
     assert_same(tmp_path / "runs" / "tiny", undisturbed)

@@ -1,13 +1,10 @@
 """Whole runs of a suite on a Hub: what --dry-run says they will fetch, what they say they fetched, and faults on the way."""
 
-import logging
 import os
 import re
 from pathlib import Path
 
-import dask
 import pytest
-from distributed import LocalCluster
 from driving import command, contents, process, write_dag
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from hub_server import SIGNATURE, Fault, HubServer
@@ -21,27 +18,6 @@ MODEL, WEIGHTS = "org/tiny", "model.safetensors"
 SHAPE = {"blocks": 2, "width": 32, "heads": 4}
 TOKEN = "hf_" + "SecretOfTheOwner" * 2
 LATER = Fault(status=429, headers={"Retry-After": "0"})
-
-
-@pytest.fixture(scope="module")
-def threads():
-    """A cluster in this process, where the client is the tests' own.
-
-    Without Dask's profiler: it asks Python for every thread's frame, which in Python 3.11 may not return when the garbage
-    collector runs meanwhile.
-    """
-    with (
-        dask.config.set({"distributed.worker.profile.enabled": False}),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            protocol="tcp://",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
-        yield cluster.scheduler_address
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from ninscope.neurons.finetuning.recipe import ALL_LAYERS
 from ninscope.report.step_axis import label_steps, position
 from ninscope.report.style import STYLE, say_nothing
 
-ALL_LAYERS = "all"
 _MEASURES = (("phi_p99", "99th percentile"), ("phi_largest_mean", "largest of a sample, mean"))
 
 

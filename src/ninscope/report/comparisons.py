@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-NONE = "none"
+from ninscope.neurons.finetuning.recipe import NONE
+
 LOWER_IS_BETTER = ("loss", "perplexity", "b_mae", "b_mse")
 _ROUNDING = 1e-9  # of differences between scores that are equal
 _OF_TASK = ["suite", "model", "revision", "task"]

@@ -5,12 +5,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ninscope.report.comparisons import LOWER_IS_BETTER, NONE, comparisons
+from ninscope.neurons.finetuning.recipe import NONE
+from ninscope.report.comparisons import LOWER_IS_BETTER, comparisons
 from ninscope.report.style import STYLE, say_nothing
 
-METHODS = {"none": "#6c757d", "naive_mean": "#8d5524", "naive_shift": "#d62898", "reversed": "#2d6a4f"}
+METHODS = {NONE: "#6c757d", "naive_mean": "#8d5524", "naive_shift": "#d62898", "reversed": "#2d6a4f"}
 _LABELS = {
-    "none": "no MEmeL", "naive_mean": "naive (a): mean", "naive_shift": "naive (b): shift", "reversed": "reversed (MEmeL)",
+    NONE: "no MEmeL", "naive_mean": "naive (a): mean", "naive_shift": "naive (b): shift", "reversed": "reversed (MEmeL)",
 }  # fmt: skip
 
 

@@ -1,29 +1,13 @@
 """A checkpoint's activations, layer by layer: how monosemantic they are, without training anything."""
 
-from typing import Protocol
-
 import torch
 
+from ninscope.neurons.finetuning.recipe import ALL_LAYERS, Looking
 from ninscope.neurons.finetuning.training import device_of, history_of, threads
 from ninscope.neurons.memel.finding import layers_of
 from ninscope.neurons.phi import PhiSummary, phi_of_layers, together
 from ninscope.neurons.tasks.evaluation import evaluating, moved
 from ninscope.neurons.tasks.task import Base, Task
-
-ALL_LAYERS = "all"
-
-
-class Looking(Protocol):
-    """How: layers (as `layers_of` takes them), neurons and epsilon as `MonosemanticScale`; history: batches of training examples
-    that statistics are from."""
-
-    layers: str | tuple[str, ...]
-    neurons: str
-    epsilon: float
-    history: int
-    batch_size: int
-    threads: int
-    device: str
 
 
 def look_at(task: Task, base: Base, how: Looking) -> dict[str, PhiSummary]:

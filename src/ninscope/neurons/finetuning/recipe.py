@@ -1,4 +1,4 @@
-"""How a model is fine-tuned. Nothing here imports torch: a plan needs recipes, and only the work needs torch."""
+"""How a model is fine-tuned, or looked at. Nothing here imports torch: a plan needs recipes, and only the work needs torch."""
 
 import math
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ METHODS = (NONE, "naive_mean", "naive_shift", "reversed")
 PRECISIONS = ("float32", "bf16")
 DEVICES = ("cpu", "cuda")
 MOST_THREADS = 1024
+ALL_LAYERS = "all"  # where numbers are of all layers together
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,19 @@ class Recipe:
         """After how many updates the model is evaluated: 0 and all of them among these."""
         every = self.evaluate_every or steps
         return sorted({*range(0, steps, every), steps})
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How a checkpoint's activations are looked at.
+
+    layers, neurons, epsilon: as `Inhibition`; layers also "all". history: batches of training examples that statistics are from.
+    """
+
+    layers: str | tuple[str, ...]
+    neurons: str
+    epsilon: float
+    history: int
+    batch_size: int
+    threads: int
+    device: str

@@ -34,7 +34,6 @@ class Forecasting:
     """
 
     metrics = ("b_mae", "b_mse")
-    higher_is_better = False
 
     def __init__(self, settings: ForecastSettings):
         self.settings = settings

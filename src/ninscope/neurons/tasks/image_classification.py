@@ -80,7 +80,7 @@ class ImageClassification:
     as (pixel - mean)/std, and labels, int64 [n].
     """
 
-    metrics, higher_is_better = ("accuracy",), True
+    metrics = ("accuracy",)
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class LanguageModelling:
     (nats a token) of all held-out windows, and perplexity, its exponential.
     """
 
-    metrics, higher_is_better = ("loss", "perplexity"), False
+    metrics = ("loss", "perplexity")
 
     def __init__(
         self,

@@ -31,13 +31,11 @@ class Task(Protocol):
     """One task. Batches hold tensors on the CPU; training on another device moves them.
 
     name: as in the table `finetunes`. train_size: training examples. metrics: what `evaluate` returns, the main one first.
-    higher_is_better: of the main metric.
     """
 
     name: str
     train_size: int
     metrics: tuple[str, ...]
-    higher_is_better: bool
 
     def model(self, base: Base) -> nn.Module:
         """The base with the head this task needs, float32; what the base lacks is drawn from torch's global generator.

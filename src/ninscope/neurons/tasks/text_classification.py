@@ -44,7 +44,7 @@ class TextClassification:
         padding: str = "longest",
     ):
         """Raises RequestError: no tokenizer, a text that gives no tokens, or one with the token that pads."""
-        self.name, self.metrics, self.higher_is_better = name, tuple(metrics), True
+        self.name, self.metrics = name, tuple(metrics)
         self.classes, self.regression = list(data.classes), is_regression(metrics)
         self.train_size = len(data.train.texts)
         self._labels = [torch.from_numpy(labels) for labels in data.labels]
