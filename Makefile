@@ -25,6 +25,11 @@ $(VENV)/tools: $(VENV)/core
 	$(PIP) install --quiet --editable '.[test,train,memel]' --constraint constraints.txt
 	touch $@
 
+# torchvision is built for another torch than the CPU's, and beside it transformers cannot be imported: a folder of its own.
+$(VENV)/timm: $(VENV)/tools
+	$(PIP) install --quiet --no-deps --target $@ timm==1.0.31 torchvision==0.28.0
+	touch $@
+
 demo: $(VENV)/core
 	$(BIN)/ninscope demo
 
@@ -34,7 +39,7 @@ lint: $(VENV)/tools
 
 # Compiled first, two files of tests at a time; then the kernels once more as plain Python, so that an index error cannot hide in
 # machine code.
-test: lint
+test: lint $(VENV)/timm
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
 

@@ -245,12 +245,3 @@ def test_a_copy_has_its_own():
     assert not any(isinstance(module, MEmeL) for module in twin.modules())
     assert sum(isinstance(module, MEmeL) for module in model.modules()) == 4
     model(**given)
-
-
-def test_timm():
-    timm = pytest.importorskip("timm", reason="timm is not installed")
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=6).train()
-    inserted = insert_memel(model, late_start=0)
-    assert list(inserted) == [f"blocks.{each}.attn" for each in (1, 2, 3, 4)]
-    model(torch.randn(2, 3, 32, 32)).sum().backward()
-    assert all(memel.scale.count[0] == 2 * 5 for memel in inserted.values())
