@@ -72,7 +72,7 @@ def test_commands_in_the_pages_run(demo_folder):
         if "EleutherAI" in command or "pythia" in command:  # needs network; what it names must exist
             assert load_dag(ROOT / "dags/pythia.toml") if "dags/pythia.toml" in command else True
             arguments = [arguments[0], "--help"]
-        if "dags/memel.toml" in command:  # minutes of fine-tuning; tests/pipeline has smaller ones
+        if "dags/memel.toml" in command or "dags/diffusion.toml" in command:  # minutes; tests/pipeline runs the like
             arguments.append("--dry-run")
         done = subprocess.run(
             [sys.executable, "-m", "ninscope.pipeline.cli", *arguments],
@@ -80,14 +80,14 @@ def test_commands_in_the_pages_run(demo_folder):
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
     options = set(re.findall(r"--[a-z-]+", "\n".join(commands)))
+    helps = [
+        subprocess.run(
+            [sys.executable, "-m", "ninscope.pipeline.cli", name, "--help"],
+            capture_output=True, text=True, check=False, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
+        ).stdout
+        for name in ("measure", "run", "bias", "audit")
+    ]  # fmt: skip
     for option in options:
-        helps = [
-            subprocess.run(
-                [sys.executable, "-m", "ninscope.pipeline.cli", name, "--help"],
-                capture_output=True, text=True, check=False, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
-            ).stdout
-            for name in ("measure", "run", "bias", "audit")
-        ]  # fmt: skip
         assert any(option in text for text in helps), option
 
 

@@ -99,6 +99,10 @@ def _of(table: pd.DataFrame, suite: str, model: str) -> pd.DataFrame:
 
 
 def _png(figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(
+        content, metadata={"Software": None}
+    )  # savefig lays out and draws twice, to the same bytes
     return content.getvalue()

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numba import njit
-from scipy.special import erf, gammainc
 
 from ninscope.multifractal.partition import PartitionSums
 from ninscope.networks.bin_table import bin_table
@@ -65,6 +64,8 @@ def bin_probabilities(std: float, radii: Radii, taps: int = 1) -> np.ndarray:
     a kernel of so many, each of deviation std, which is chi-distributed: P(|w| < x) = P(taps / 2, x^2 / (2 std^2)), the
     regularised lower incomplete gamma function, of which erf is the case of one tap.
     """
+    from scipy.special import erf, gammainc  # with all of its array back ends, a fifth of a second
+
     table = bin_table("F64", radii)
     edges = table.starts[:-1].view(np.float64)  # of the runs of equal bins; the last is infinity
     found = np.zeros(radii.count + 2)

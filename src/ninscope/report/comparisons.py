@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ninscope.neurons.finetuning.recipe import NONE
 
@@ -67,6 +66,8 @@ def _row(values: pd.DataFrame, metric: str, method: str, chosen: dict[str, float
 
 def paired_p_value(differences: np.ndarray) -> float:
     """Of a two-sided paired t-test that their mean is 0; NaN of fewer than two, or where they do not vary (rounding aside)."""
+    from scipy import stats  # takes most of a second to import
+
     if differences.size < 2 or not np.ptp(differences) > _ROUNDING * np.abs(differences).max():
         return math.nan
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
