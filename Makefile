@@ -40,7 +40,7 @@ lint: $(VENV)/tools
 # Compiled first, two files of tests at a time; then the kernels once more as plain Python, so that an index error cannot hide in
 # machine code.
 test: lint $(VENV)/timm
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
 
 #   make soak    kill runs at 200 random moments (ten minutes or more); NINSCOPE_TEST_SEED=1 takes others

@@ -20,6 +20,12 @@ def pytest_report_header():
     return f"kernels: {'compiled' if JIT else 'plain Python'}; NINSCOPE_TEST_SEED={SEED}"
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that two workers that take a file at a time come to their ends together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "pipeline"))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Random numbers from the seed that the report's header shows."""

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_small_benchmarks_run():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--small"],

@@ -64,6 +64,7 @@ def test_python_in_the_pages_runs(demo_folder, number):
     assert done.stdout
 
 
+@pytest.mark.slow
 def test_commands_in_the_pages_run(demo_folder):
     commands = [line.strip().split("#")[0] for line in HERE.splitlines() if line.startswith("    ninscope ")]
     assert len(commands) >= 6

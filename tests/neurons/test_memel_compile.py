@@ -55,6 +55,7 @@ def test_a_layer_has_no_graph_breaks_and_does_what_it_does_without(rng, select, 
 
 
 @pytest.mark.parametrize(("select", "backend"), [("top-1", BACKEND), ({"fraction": 0.05}, "aot_eager")], ids=str)
+@pytest.mark.slow
 def test_a_model_with_padding_has_no_graph_breaks(select, backend):
     torch.manual_seed(0)
     model, given = bert(num_hidden_layers=2, hidden_dropout_prob=0, attention_probs_dropout_prob=0).train(), tokens()
