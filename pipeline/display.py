@@ -102,6 +102,11 @@ def show_plan(prepared: Prepared, tasks: Sequence[Task], to_fetch: Mapping[str, 
         if not outcome.ok:
             located = member.located
             print(f"not ok:    {located.suite}/{located.model} {located.revision}: {outcome.status}: {outcome.message}")
+    at_fault = {(one.suite, one.model, one.revision) for one in prepared.located if not one.outcome.ok}
+    for study in prepared.plan.asked_studies:
+        located = study.located
+        if not study.outcome.ok and (located.suite, located.model, located.revision) not in at_fault:
+            print(f"not ok:    {study.name}: {study.outcome.status}: {study.outcome.message}")
     for model, size in to_fetch.items():
         print(f"would fetch: {decimal(size)} ({size} bytes) of weights for {model}")
     counted = Counter(task.stage for task in tasks)

@@ -7,13 +7,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from functools import partial
 from multiprocessing import resource_tracker
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from distributed.comm import CommClosedError
 from distributed.comm.registry import backends
+from distributed.core import Status
 from ninscope.pipeline.graph import Graph
 from ninscope.pipeline.stages.outcome import Outcome, with_log
 from tornado.ioloop import PeriodicCallback
@@ -59,28 +59,41 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
         return
     cluster = client = None
     try:
-        with unseen_by_children(signal.SIGINT), dask.config.set(_LOCAL):
-            # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-            )
-            # A worker that dies once more while it is being started again is not started a third time by Dask: with none left,
-            # a run would wait for ever.
-            cluster.periodic_callbacks["replace"] = replacing = PeriodicCallback(
-                partial(cluster.scale, len(cluster.worker_spec)), 1000 * REPLACE_SECONDS
-            )
-            cluster.loop.add_callback(replacing.start)
-            client = Client(cluster, set_as_default=False)
-        yield client
+        with dask.config.set(_LOCAL):  # as long as workers are started
+            with unseen_by_children(signal.SIGINT):
+                # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
+                _keep_up(cluster)
+                client = Client(cluster, set_as_default=False)
+            yield client
     finally:
         with ignored(signal.SIGINT):
             for part in (client, cluster):
                 if part is not None:
                     part.close()
+
+
+def _keep_up(cluster: LocalCluster) -> None:
+    """Have workers replaced that are gone for good.
+
+    Dask gives up one that dies once more while it is being started again, and with none left a run would wait for ever.
+    """
+    count = len(cluster.worker_spec)
+
+    def replace() -> None:
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.failed, Status.closed):
+                del cluster.workers[name]
+        cluster.scale(count)
+
+    cluster.periodic_callbacks["replace"] = replacing = PeriodicCallback(replace, 1000 * REPLACE_SECONDS)
+    cluster.loop.add_callback(replacing.start)
 
 
 def _check_address(address: str) -> None:

@@ -77,7 +77,8 @@ def result_graph(
     emerged = list(graph.values())
     written: Delayed | Outcome = Outcome()
     if plan.write_tables:
-        written = _add(graph, root, tables.STAGE, "all", tables.store_tables, plan.inputs, outcomes, studies, emerged)
+        made_from = map(_as_it_is, (plan.inputs, outcomes, studies))
+        written = _add(graph, root, tables.STAGE, "all", tables.store_tables, *made_from, emerged)
     if plan.draw_figures:
         _add(graph, root, figures.STAGE, "all", figures.store_figures, written)
     return graph
@@ -88,3 +89,8 @@ def _add(graph: Graph, root: str, stage: str, key: str, work, *arguments) -> Del
     # the other would lose, and tables are not of one run what they are of another.
     graph[stage, key] = delayed(work, pure=False)(root, *arguments, dask_key_name=f"{stage}-{key}-{uuid.uuid4().hex}")
     return graph[stage, key]
+
+
+def _as_it_is(value) -> Delayed:
+    """An argument in which no task is, be it of thousands of checkpoints: Dask would look for one in every field of it."""
+    return delayed(value, name=f"given-{uuid.uuid4().hex}", traverse=False)

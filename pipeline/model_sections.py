@@ -114,6 +114,13 @@ class _OfModels(Strict):
             )
         return value
 
+    @field_validator("layers")
+    @classmethod
+    def _names_some(cls, value):
+        if not value:
+            raise ValueError('give "middle:4", "all", or names of modules')
+        return value
+
     @property
     def settings(self) -> TaskSettings:
         return task_of(self.task)

@@ -96,7 +96,7 @@ def finish(prepared: Prepared) -> None:
     with prepared.folder.alone() as alone:
         store = ArtefactStore(prepared.folder)
         clear_leftovers(store, list(prepared.plan.exact), alone)
-        clear_states(store)
+        clear_states(store, {study.key for study in prepared.plan.asked_studies}, alone)
         if alone:
             clear_bases(prepared.folder)
 

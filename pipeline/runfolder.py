@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from ninscope.errors import NinscopeError, RequestError
 
 LOCK_SECONDS = 120
+FOR_EVER = -1.0
 # Partial files of other machines' processes, of which it cannot be seen whether they live, are cleared at this age.
 ABANDONED_SECONDS = 24 * 3600
 
@@ -114,8 +115,9 @@ class RunFolder:
             return default
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[bool]:
-        """Alone among processes that lock the same name. A process that dies gives its locks back. Raises StoreError.
+    def locked(self, name: str, seconds: float = LOCK_SECONDS) -> Iterator[bool]:
+        """Alone among processes that lock the same name. A process that dies gives its locks back. Raises StoreError: another
+        has held it for so many seconds.
 
         Yields False on a file system without locks, where it is not alone: what this guards is checked against its
         checksums before it is used.
@@ -123,9 +125,9 @@ class RunFolder:
         lock = self._lock(name)
         with self.writing():
             self._locks.mkdir(exist_ok=True)
-            if not _acquired(lock, LOCK_SECONDS):
+            if not _acquired(lock, seconds):
                 raise StoreError(
-                    f"{self.root}: another run has held {name} for {LOCK_SECONDS} s; see that it ends, then run again"
+                    f"{self.root}: another run has held {name} for {seconds:g} s; see that it ends, then run again"
                 )
         try:
             yield lock.is_locked

@@ -1,6 +1,7 @@
 """Activations: the monosemantic scale over a checkpoint's layers, while it runs on local examples (stage `activations`)."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,19 +13,19 @@ from ninscope.pipeline.stages.studies import ACTIVATIONS, Study
 from ninscope.pipeline.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
-    from ninscope.neurons.tasks.task import Base
+    from ninscope.neurons.tasks.task import Base, Task
 
 
 def store_activations(root: str, study: Study) -> Outcome:
     """Look and store; activations that are not finite are stored as a failure."""
     store = ArtefactStore(RunFolder(root))
-    return attempt(ACTIVATIONS, study.key, lambda: store_of_model(store, study, lambda base: _looked_at(study, base)))
+    return attempt(ACTIVATIONS, study.key, lambda: store_of_model(store, study, partial(_looked_at, study)))
 
 
-def _looked_at(study: Study, base: "Base") -> Artefact:
+def _looked_at(study: Study, task: "Task", base: "Base") -> Artefact:
     from ninscope.neurons.finetuning.looking import look_at
 
-    return artefact_of(look_at(study.task.task(base), base, study.how))
+    return artefact_of(look_at(task, base, study.how))
 
 
 def artefact_of(found) -> Artefact:

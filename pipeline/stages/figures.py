@@ -1,7 +1,6 @@
 """Figures: PNG files drawn from the run's tables (stage `figures`)."""
 
 import io
-from collections.abc import Iterator
 
 import pandas as pd
 from ninscope.pipeline.analyses import DEFAULT
@@ -12,7 +11,7 @@ from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.stages.tables import of_analysis, whole_networks
 
 STAGE = "figures"
-VERSION = 4
+VERSION = 5
 
 
 _TABLES = ("checkpoints", "spectra", "emergence", "benchmarks", "nulls", "degrees", "finetunes", "activations")
@@ -55,6 +54,7 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
     from ninscope.report.ablations import ablations_figure
     from ninscope.report.activations_figure import activations_figure
     from ninscope.report.degree_figures import degrees_figure, kurtosis_figure
+    from ninscope.report.finetune_figures import finetunes_figure
     from ninscope.report.parts_figure import groupings_of, parts_figure
 
     drawn = {}
@@ -78,20 +78,14 @@ def draw(tables: dict[str, pd.DataFrame]) -> dict[str, bytes]:
         if (analyses["variant"] != DEFAULT).any():
             name = "ablations.png" if len(models) == 1 else f"{stem}-ablations.png"
             drawn[name] = _png(ablations_figure(analyses, model))
-        drawn |= {f"{stem}-{name}": content for name, content in _of_studies(part["finetunes"], model)}
+        for task, rows in part["finetunes"].groupby("task", sort=False):
+            # Two dashes: model "a" with task "b-c" is not model "a-b" with task "c".
+            drawn[f"{stem}--{task}-finetunes.png"] = _png(finetunes_figure(rows, f"{model}, {task}"))
     for task, of_task in tables["activations"].groupby("task", sort=False):
         drawn[f"{task}-activations.png"] = _png(activations_figure(of_task, tables["checkpoints"], task))
     if len(models) > 1:
         drawn["emergence.png"] = _png(figures.comparison_figure(tables["emergence"]))
     return drawn
-
-
-def _of_studies(finetunes: pd.DataFrame, model: str) -> Iterator[tuple[str, bytes]]:
-    """(end of the file's name, PNG bytes) of every task that a model was fine-tuned on."""
-    from ninscope.report.finetune_figures import finetunes_figure
-
-    for task, rows in finetunes.groupby("task", sort=False):
-        yield f"{task}-finetunes.png", _png(finetunes_figure(rows, f"{model}, {task}"))
 
 
 def _of(table: pd.DataFrame, suite: str, model: str) -> pd.DataFrame:

@@ -4,10 +4,13 @@ What an interrupted one has reached lies in the run's folder `finetunes/<key>`, 
 """
 
 import shutil
+from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.stages.cancelled import EverySecond, stop_if_cancelled
 from ninscope.pipeline.stages.of_model import store_of_model
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.stages.studies import FINETUNE, ChangedInputs, Study
@@ -17,7 +20,7 @@ from ninscope.errors import CheckpointError
 
 if TYPE_CHECKING:
     from ninscope.neurons.finetuning.saved import SavedState
-    from ninscope.neurons.tasks.task import Base
+    from ninscope.neurons.tasks.task import Base, Task
 
 PHI = ("values", "mean", "p50", "p90", "p99", "p999", "largest", "largest_mean")
 
@@ -38,8 +41,8 @@ def _store(store: ArtefactStore, study: Study) -> None:
 
     saved = Saved(store.folder.finetunes / study.key)
     try:
-        store_of_model(store, study, lambda base: _fine_tuned(study, base, saved))
-    except ChangedInputs:  # what it reached, it reached with other data
+        store_of_model(store, study, partial(_fine_tuned, study, saved))
+    except ChangedInputs:  # what it has reached may be of other data
         saved.clear()
         raise
     except CheckpointError as error:
@@ -49,11 +52,12 @@ def _store(store: ArtefactStore, study: Study) -> None:
     saved.clear()
 
 
-def _fine_tuned(study: Study, base: "Base", saved: "SavedState") -> Artefact:
+def _fine_tuned(study: Study, saved: "SavedState", task: "Task", base: "Base") -> Artefact:
     from ninscope.neurons.finetuning.bases import analyse_with
     from ninscope.neurons.finetuning.training import fine_tune
 
-    return artefact_of(fine_tune(study.task.task(base), base, study.how, analyse_with(study.parameters), saved))
+    stepped = EverySecond(stop_if_cancelled)
+    return artefact_of(fine_tune(task, base, study.how, analyse_with(study.parameters), saved, stepped))
 
 
 def artefact_of(evaluated) -> Artefact:
@@ -76,9 +80,10 @@ def phi_values(summary) -> list[float]:
     return [float(getattr(summary, name)) for name in PHI]
 
 
-def clear_states(store: ArtefactStore) -> None:
-    """Delete states of fine-tunes that have come to their end: what a worker left that died just after."""
+def clear_states(store: ArtefactStore, asked: Collection[str | None], alone: bool) -> None:
+    """Delete states that nobody goes on from: of fine-tunes that have come to their end, whose worker died just after, and, where
+    no other run is at work in this folder, of those that are not asked for any more. asked: keys of those that are."""
     folder = store.folder.finetunes
     for place in folder.iterdir() if folder.is_dir() else ():
-        if store.has(FINETUNE, place.name):
+        if store.has(FINETUNE, place.name) or (alone and place.name not in asked):
             shutil.rmtree(place, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What stages that read a checkpoint have in common: it may be there already, and it may fail for what its bytes are."""
+"""What stages that make something of a checkpoint share: it may be there already, and it may fail for what its bytes are."""
 
 from collections.abc import Callable
 
@@ -22,23 +22,35 @@ def is_stored(store: ArtefactStore, stage: str, key: str) -> bool:
     return True
 
 
-def store_of_checkpoint(
-    store: ArtefactStore, stage: str, key: str, located: Located, reading: Reading, work: Work
+def store_made(
+    store: ArtefactStore, stage: str, key: str, make: Callable[[], Artefact], check_unchanged: Callable[[], None]
 ) -> None:
-    """Store what `work` makes of a checkpoint, unless it is there; NaN in its weights is stored as a failure.
+    """Store what `make` makes, unless it is there; numbers that are not finite are stored as a failure.
 
-    Raises CheckpointError: what work raises, and changed files.
+    check_unchanged: raises where what it is made from is not any more what the key says; asked before anything is stored.
+    Raises CheckpointError: what make raises.
     """
     if is_stored(store, stage, key):  # the same content under another name, or another run was faster
         return
-    source = located.opened()
-    checkpoint = source.open(located.revision, located.identity)
     try:
-        artefact = work(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, reading))
-        source.check_unchanged(located.identity)
+        artefact = make()
+        check_unchanged()
     except CheckpointError as error:
         if error.status == "nonfinite":
-            source.check_unchanged(located.identity)
+            check_unchanged()
             store.write_failure(stage, key, error)
         raise
     store.write(stage, key, artefact)
+
+
+def store_of_checkpoint(
+    store: ArtefactStore, stage: str, key: str, located: Located, reading: Reading, work: Work
+) -> None:
+    """`store_made` of what `work` makes of a checkpoint's weights. Raises CheckpointError: also of changed files."""
+    source = located.opened()
+
+    def make() -> Artefact:
+        checkpoint = source.open(located.revision, located.identity)
+        return work(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, reading))
+
+    store_made(store, stage, key, make, lambda: source.check_unchanged(located.identity))

@@ -18,7 +18,7 @@ from ninscope.pipeline.store import ArtefactStore
 from ninscope.checkpoints.identity import Identity
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
-from ninscope.neurons.finetuning.recipe import Looking, Recipe
+from ninscope.neurons.finetuning.recipe import NONE, Inhibition, Looking, Recipe
 from ninscope.neurons.tasks.files import file_digest, has_vocabulary, tokenizer_digest
 from ninscope.parameters import Parameters
 
@@ -86,17 +86,38 @@ def studies_of(dag: Dag, located: Sequence[Located], store: ArtefactStore) -> li
         )
     digest = cache(lambda task: task.digest())
     found: dict[tuple, Study] = {}
+    compared: dict[tuple, tuple[Study, tuple]] = {}
     for section in sections:
         task = section.settings
         for one in _chosen(section, located):
             made_from = (digest(task), _beside(one, task) if one.outcome.ok else ())
             for study in _of_section(section, one, task, dag):
                 keyed = _keyed(replace(study, made_from=made_from), store)
-                if (other := found.setdefault(study.row, keyed)) != keyed:
+                other = found.setdefault(study.row, keyed)
+                if (other.key, other.outcome) != (keyed.key, keyed.outcome):
                     raise RequestError(
                         f"two of [[{study.stage}]] mean {other.name}; tell them apart by task.name, or by suite and model"
                     )
+                for kind, settings in _shared(keyed):
+                    other, theirs = compared.setdefault((study.row[:5], kind), (keyed, settings))
+                    if theirs != settings:
+                        raise RequestError(
+                            f"two of [[{study.stage}]], of {other.name} and {keyed.name}, differ in more than method, seed and "
+                            "rate, and would be compared; tell them apart by task.name"
+                        )
     return list(found.values())
+
+
+def _shared(study: Study) -> Iterator[tuple[str, object]]:
+    """(kind, settings) that fine-tunes of one checkpoint and task have alike: a mean over seeds, and a test between methods, take
+    for granted that they do. How MEmeL selects has no part in one without it."""
+    if isinstance(study.how, Looking):
+        return
+    where = study.how.inhibition
+    looked_at = Inhibition(where.layers, neurons=where.neurons, epsilon=where.epsilon)
+    yield "all", (study.made_from[0], replace(study.how, method=NONE, seed=0, learning_rate=0.0, inhibition=looked_at))
+    if study.how.method != NONE:
+        yield "inhibited", where
 
 
 def _is_installed(name: str) -> bool:
@@ -112,7 +133,8 @@ def _of_section(section: FineTune | Activations, located: Located, task: TaskSet
         names = ("neurons", "epsilon", "history", "batch_size", "threads", "device")
         yield Study(ACTIVATIONS, located, task, Looking(layers, *(getattr(section, name) for name in names)))
         return
-    parameters = next(one.parameters for one in dag.wanted() if (one.variant, one.method) == (DEFAULT, EXACT))
+    asked = next(one.parameters for one in dag.wanted() if (one.variant, one.method) == (DEFAULT, EXACT))
+    parameters = replace(asked, per_node=False, parts=())  # of which nothing is told of a fine-tuned model
     for recipe in section.recipes():
         yield Study(FINETUNE, located, task, recipe, parameters)
 
@@ -122,8 +144,9 @@ def _chosen(section: FineTune | Activations, located: Sequence[Located]) -> list
     of_model = [one for one in located if section.model in (None, one.model) and section.suite in (None, one.suite)]
     what = "[[finetune]]" if isinstance(section, FineTune) else "[[activations]]"
     if not of_model:
-        known = ", ".join(dict.fromkeys(one.model for one in located))
-        raise RequestError(f"{what}: model {section.model!r} is none of [[models]] ({known})")
+        known = ", ".join(dict.fromkeys(f"{one.suite}/{one.model}" for one in located))
+        asked = [f"{name} {value!r}" for name in ("suite", "model") if (value := getattr(section, name)) is not None]
+        raise RequestError(f"{what}: {' of '.join(reversed(asked))} is none of [[models]] ({known})")
     if section.revisions == "all":
         return of_model
     if section.revisions == "last":
@@ -167,7 +190,10 @@ def _beside(located: Located, task: TaskSettings) -> tuple[str, str | None]:
     identity = located.identity
     made_of = (located.source, identity) if identity.base is None else (located.base, identity.base)
     place, commit = _place(*made_of)
-    config = commit if commit is not None else file_digest(place / "config.json")
+    if commit is None:
+        config = file_digest(place / "config.json")
+    else:  # by its digest: a commit may be of a README
+        config = next((file.digest for file in made_of[1].beside if file.name.endswith("config.json")), commit)
     if getattr(task, "tokenizer", "none") is not None:
         return config, None
     home, commit = home_of(located)

@@ -69,8 +69,11 @@ def of_section(**changes):
 
 
 AT_PLANNING = {
-    "unknown model": (of_section(model="tinny"), r"\[\[finetune\]\]: model 'tinny' is none of \[\[models\]\] \(tiny\)"),
-    "unknown suite": (of_section(suite="tinny"), "is none of"),
+    "unknown model": (
+        of_section(model="tinny"),
+        r"\[\[finetune\]\]: model 'tinny' is none of \[\[models\]\] \(tiny/tiny\)",
+    ),
+    "unknown suite": (of_section(suite="tinny"), "model 'tiny' of suite 'tinny' is none of"),
     "revision not asked for": (
         of_section(revisions=["step0", "step5"]),
         r"\[\[finetune\]\]: step5 of tiny is not asked for; add it to revisions in \[\[models\]\]",
@@ -97,7 +100,7 @@ AT_PLANNING = {
     "forget": (of_section(forget=0), "forget"),
     "selection": (of_section(select="top1"), "select is 'top1'; give \"top-1\""),
     "selection of nothing": (of_section(select={"top_k": 0}), "select top_k is 0"),
-    "layers that are none": (of_section(layers=""), "layers is empty"),
+    "layers that are none": (of_section(layers=""), 'layers: give "middle:4", "all", or names'),
     "epsilon": (of_section(epsilon=float("inf")), "epsilon"),
     "batch of none": (of_section(batch_size=0), "batch_size is 0; a whole number from 1"),
     "very many threads": (of_section(threads=2**20), "threads"),
@@ -109,6 +112,10 @@ AT_PLANNING = {
     "activations at an unknown revision": (
         {"activations": {"revisions": ["step5"], "task": PROSE}},
         r"\[\[activations\]\]: step5 of any model is not asked for",
+    ),
+    "activations of no layers": (
+        {"activations": {"layers": [], "task": PROSE}},
+        'layers: give "middle:4", "all", or names',
     ),
     "history of none": ({"activations": {"history": 0, "task": PROSE}}, "history"),
 }
@@ -127,6 +134,13 @@ def test_two_sections_of_one_task(place):
     assert "two of [[finetune]] have the task prose of one model; tell them apart by task.name" in line
     line = refused(place, ("--runs-dir", place / "runs"), finetune=[one, other | {"suite": "tiny"}])
     assert "two of [[finetune]] mean tiny/tiny step4 prose none seed 0 rate 0.003; tell them apart" in line
+    # The table would compare four updates with two.
+    shorter = other | {"suite": "tiny", "methods": ["naive_mean"]}
+    line = refused(place, ("--runs-dir", place / "runs"), finetune=[one | {"steps": 4}, shorter])
+    assert "differ in more than method, seed and rate, and would be compared; tell them apart by task.name" in line
+    selecting = one | {"suite": "tiny", "seeds": [5], "select": "top-2"}
+    line = refused(place, ("--runs-dir", place / "runs"), finetune=[one, selecting])
+    assert "differ in more than method, seed and rate" in line
     looks = [{"task": PROSE}, {"task": PROSE, "model": "tiny", "history": 2}]
     line = refused(place, ("--runs-dir", place / "runs"), activations=looks)
     assert "two of [[activations]] mean tiny/tiny step0 prose; tell them apart" in line

@@ -181,7 +181,7 @@ def test_activations_of_a_layer_are_what_a_fine_tune_of_it_starts_with(run):
 
 def test_figures_and_nothing_left_over(run):
     drawn = {path.name for path in (run / "figures").glob("*.png")}
-    assert {"tiny-prose-finetunes.png", "prose-activations.png", "tiny-emergence.png"} <= drawn
+    assert {"tiny--prose-finetunes.png", "prose-activations.png", "tiny-emergence.png"} <= drawn
     assert not list((run / "finetunes").iterdir())
 
 
@@ -269,6 +269,15 @@ def test_a_fine_tune_with_other_steps_is_made_beside_those_that_are_there(place,
     assert command("run", again, *options).code == 0
     assert made(artefacts(run), artefacts(run)) == dict.fromkeys(artefacts(run), 0)
     pd.testing.assert_frame_equal(table(run, "finetunes"), rows)
+
+
+def test_what_the_analysis_tells_more_of_the_base_leaves_fine_tunes_as_they_are(place, task, options, run):
+    whole = WHOLE | {"per_node": True, "parts": ["layer"]}
+    more = write_dag(place / "more.toml", Path("tiny"), name="studies", **whole)
+    listed = command("run", add_sections(more, finetune=finetune_section(task)), *options, "--dry-run").would_run
+    stages = {stage for stage, _ in listed}
+    assert "exact" in stages
+    assert "finetune" not in stages
 
 
 def test_a_changed_text_or_configuration_is_another_study(tmp_path, options):

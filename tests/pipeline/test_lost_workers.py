@@ -1,21 +1,54 @@
 """Local workers that are gone for good are replaced: a run never waits for workers that will not come."""
 
 import os
+from functools import partial
 
 import dask
 import pytest
+from distributed import Nanny
 from ninscope.pipeline import execute
 from ninscope.pipeline.execute import connected
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
-def test_a_worker_that_is_not_started_again_is_replaced(monkeypatch):
-    """Dask gives up a worker that dies once more before it has quite come back."""
+
+@pytest.fixture
+def client(monkeypatch):
     monkeypatch.setattr(execute, "REPLACE_SECONDS", 0.2)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "0.2s"}), connected(None, 1) as client:
-        first = client.submit(os.getpid, pure=False).result(timeout=60)
-        (nanny,) = client.cluster.workers.values()
-        client.cluster.sync(nanny.close, reason="nanny-instantiate-failed")
-        second = client.submit(os.getpid, pure=False).result(timeout=60)
-        assert first != second
-        assert len(client.scheduler_info()["workers"]) == len(client.cluster.worker_spec) == 1
+        yield client
+
+
+def lost(client) -> int:
+    """The process of the one worker, which Dask has given up: it died once more before it had quite come back."""
+    process = client.submit(os.getpid, pure=False).result(timeout=60)
+    (nanny,) = client.cluster.workers.values()
+    client.cluster.sync(nanny.close, reason="nanny-instantiate-failed")
+    return process
+
+
+def assert_replaced(client, process: int) -> None:
+    assert client.submit(os.getpid, pure=False).result(timeout=60) != process
+    assert len(client.scheduler_info()["workers"]) == len(client.cluster.worker_spec) == 1
+    # Is set up as the first was.
+    assert client.submit(dask.config.get, "distributed.worker.profile.enabled", pure=False).result(timeout=60) is False
+    assert client.submit(partial(os.environ.get, "MALLOC_TRIM_THRESHOLD_"), pure=False).result(timeout=60) is None
+
+
+def test_a_worker_that_is_not_started_again_is_replaced(client):
+    assert_replaced(client, lost(client))
+
+
+def test_one_that_cannot_be_started_is_tried_again(client, monkeypatch):
+    begin, failures = Nanny.start_unsafe, []
+
+    async def start(self):
+        if not failures:
+            failures.append(self)
+            raise OSError("no memory to start a process in")
+        return await begin(self)
+
+    process = lost(client)
+    monkeypatch.setattr(Nanny, "start_unsafe", start)
+    assert_replaced(client, process)
+    assert len(failures) == 1
