@@ -191,7 +191,7 @@ def memory(folder: Path, shape: str):
     code = (
         "import dataclasses\n"
         "from ninscope.measuring import Parameters\n"
-        "from ninscope.pipeline.runfolder import RunFolder\n"
+        "from ninscope.pipeline.storing.runfolder import RunFolder\n"
         "from ninscope.pipeline.stages import locate, network, spectrum\n"
         f"root = {str(folder / 'memory')!r}\n"
         "RunFolder(root).create()\n"

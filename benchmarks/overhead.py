@@ -7,15 +7,15 @@ import numpy as np
 from dask.delayed import delayed
 from distributed import Client
 from ninscope.pipeline import graph as graphs
-from ninscope.pipeline.analyses import DEFAULT, SAMPLED, Wanted
-from ninscope.pipeline.execute import connected, execute
+from ninscope.pipeline.asked.analyses import DEFAULT, SAMPLED, Wanted
 from ninscope.pipeline.plan import Plan
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import network, spectrum
 from ninscope.pipeline.stages.inputs import Inputs
 from ninscope.pipeline.stages.locate import Located, Wired
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
+from ninscope.pipeline.workers.execute import connected, execute
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.measures import in_new_process

@@ -4,7 +4,7 @@ that are run by their files' sizes."""
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from ninscope.pipeline.analyses import Wanted
+from ninscope.pipeline.asked.analyses import Wanted
 from ninscope.pipeline.plan import Plan
 from ninscope.pipeline.stages.locate import Located
 

@@ -4,14 +4,14 @@ import uuid
 from collections.abc import Sequence
 
 from dask.delayed import Delayed, delayed
-from ninscope.pipeline.analyses import Wanted
+from ninscope.pipeline.asked.analyses import Wanted
 from ninscope.pipeline.plan import Plan
 from ninscope.pipeline.stages import activations, emergence, exact, figures, finetune, network, nulls, spectrum, tables
 from ninscope.pipeline.stages.inputs import STAGES, Outcomes
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.stages.studies import ACTIVATIONS, FINETUNE, Study
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.store import ArtefactStore
 
 # Delayed tasks by stage and key; each yields an Outcome.
 Graph = dict[tuple[str, str], Delayed]

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 
 from dask.delayed import delayed
-from ninscope.pipeline.dagfile import Dag
-from ninscope.pipeline.models import Model
+from ninscope.pipeline.asked.dagfile import Dag
+from ninscope.pipeline.asked.models import Model
 from ninscope.pipeline.remembered import Known, fields_of, identity_of, known_of
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.locate import STAGE, Located, audited, locate, task_key
 from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.storing.runfolder import RunFolder
 
 from ninscope.auditing import keep_hashes, look_at
 from ninscope.checkpoints.audit import Seen
@@ -90,7 +90,7 @@ def _recalled(one: Located, known: Known) -> Located:
 def _locate(wanted: Sequence[Located], known: Mapping[str, FileIdentity], client) -> Sequence[Located]:
     if client is None:
         return _locate_here(wanted, known)
-    from ninscope.pipeline.execute import outcome_of, scheduler_kept
+    from ninscope.pipeline.workers.execute import outcome_of, scheduler_kept
 
     shared = delayed(known, pure=False)
     with scheduler_kept(client):

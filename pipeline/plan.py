@@ -6,17 +6,17 @@ Content keys follow from what `locate` found and from the DAG file, so the whole
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ninscope.pipeline.analyses import DEFAULT, EXACT, SAMPLED, Wanted
-from ninscope.pipeline.dagfile import Dag
-from ninscope.pipeline.evaluations import Evaluation
-from ninscope.pipeline.manifest import is_current
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.asked.analyses import DEFAULT, EXACT, SAMPLED, Wanted
+from ninscope.pipeline.asked.dagfile import Dag
+from ninscope.pipeline.asked.evaluations import Evaluation
 from ninscope.pipeline.stages import emergence, exact, figures, network, nulls, spectrum, tables
 from ninscope.pipeline.stages.inputs import STAGES, Inputs, Member, Outcomes, settled
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.stages.studies import Study, studies_of
-from ninscope.pipeline.store import ArtefactStore, DamagedArtefact
+from ninscope.pipeline.storing.manifest import is_current
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore, DamagedArtefact
 
 from ninscope.architectures import Reading
 from ninscope.errors import CheckpointError, RequestError

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.locate import Located, Wired
+from ninscope.pipeline.storing.runfolder import RunFolder
 
 from ninscope.architectures import DEFAULT_READING, Reading
 from ninscope.checkpoints.identity import FileIdentity, Identity

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
-from ninscope.pipeline.analyses import NETWORK, SAMPLED, named
-from ninscope.pipeline.dagfile import Dag
-from ninscope.pipeline.evaluations import read_evaluations
+from ninscope.pipeline.asked.analyses import NETWORK, SAMPLED, named
+from ninscope.pipeline.asked.dagfile import Dag
+from ninscope.pipeline.asked.evaluations import read_evaluations
 from ninscope.pipeline.locating import Found, locate_all
-from ninscope.pipeline.manifest import key_of
 from ninscope.pipeline.plan import Plan, make_plan
 from ninscope.pipeline.remembered import remember
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.runlog import RunLog
 from ninscope.pipeline.stages.exact import clear_leftovers
 from ninscope.pipeline.stages.finetune import clear_states
@@ -25,7 +23,9 @@ from ninscope.pipeline.stages.of_model import clear_bases
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.stages.studies import settled as settled_studies
 from ninscope.pipeline.stages.tables import tables_key
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.manifest import key_of
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
 
 import ninscope
 from ninscope.errors import RequestError
@@ -107,8 +107,8 @@ def perform(prepared: Prepared, client, done: Callable[[str, str, Outcome], None
     Where a stored artefact turns out to be damaged, all are checked and what is damaged is made again.
     Raises RequestError, StoreError, ClusterError (the scheduler is lost).
     """
-    from ninscope.pipeline.execute import execute
     from ninscope.pipeline.graph import checkpoint_graph, result_graph
+    from ninscope.pipeline.workers.execute import execute
 
     folder, plan, log = prepared.folder, prepared.plan, RunLog(prepared.folder)
 

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.outcome import Outcome, log_name
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
 
 
 class RunLog:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import ninscope.dags
 from ninscope.pipeline import display
-from ninscope.pipeline.cluster import QUEUES, at_work, job_class_of
-from ninscope.pipeline.dagfile import Dag, load_dag
+from ninscope.pipeline.asked.cluster import QUEUES, job_class_of
+from ninscope.pipeline.asked.dagfile import Dag, load_dag
 from ninscope.pipeline.forecast import bytes_to_fetch
 from ninscope.pipeline.run import finish, perform, prepare, start
 from ninscope.pipeline.runs import open_run
 from ninscope.pipeline.stages.outcome import Outcome
 from ninscope.pipeline.summary import notes_of, problems_of, problems_of_studies, summary_line
+from ninscope.pipeline.workers.at_work import at_work
 
 from ninscope.checkpoints.traffic import Fetched, counted
 from ninscope.errors import InterruptedRun, RequestError

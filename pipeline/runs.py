@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import zarr
-from ninscope.pipeline.analyses import DEFAULT, EXACT, NETWORK, named
-from ninscope.pipeline.manifest import is_current
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.asked.analyses import DEFAULT, EXACT, NETWORK, named
 from ninscope.pipeline.stages import exact, network, spectrum
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.manifest import is_current
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
 
 from ninscope.errors import RequestError
 from ninscope.networks.sampled import SampledNetwork

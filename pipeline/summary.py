@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from ninscope.pipeline.analyses import DEFAULT
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.asked.analyses import DEFAULT
 from ninscope.pipeline.runs import Run
 from ninscope.pipeline.stages import network
 from ninscope.pipeline.stages.inputs import STAGES
 from ninscope.pipeline.stages.studies import VERSIONS
 from ninscope.pipeline.stages.tables import of_analysis, whole_networks
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def test_only_what_runs_models_imports_torch():
     "module",
     [
         "ninscope.neurons.tasks.settings", "ninscope.neurons.tasks.forecast_settings", "ninscope.neurons.finetuning.recipe",
-        "ninscope.pipeline.model_sections", "ninscope.pipeline.stages.studies", "ninscope.pipeline.graph",
+        "ninscope.pipeline.asked.model_sections", "ninscope.pipeline.stages.studies", "ninscope.pipeline.graph",
         "ninscope.report.comparisons", "ninscope.report.finetune_figures", "ninscope.report.activations_figure",
     ],
 )  # fmt: skip

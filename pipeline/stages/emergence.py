@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from ninscope.pipeline.dagfile import Emergence
-from ninscope.pipeline.keys import content_key
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.asked.dagfile import Emergence
 from ninscope.pipeline.stages import spectrum
 from ninscope.pipeline.stages.outcome import Outcome, attempt, with_log
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.keys import content_key
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence, emergence_interval, why_undefined

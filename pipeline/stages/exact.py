@@ -8,13 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
-from ninscope.pipeline.keys import beyond_defaults, content_key
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import part_artefacts, spectrum
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.of_checkpoint import Work, is_stored, store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.keys import beyond_defaults, content_key
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 from ninscope.architectures import architecture_of
 from ninscope.architectures.layout import Architecture

@@ -3,12 +3,12 @@
 import io
 
 import pandas as pd
-from ninscope.pipeline.analyses import DEFAULT
-from ninscope.pipeline.keys import content_key
-from ninscope.pipeline.manifest import key_of, write_files
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.asked.analyses import DEFAULT
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.stages.tables import of_analysis, whole_networks
+from ninscope.pipeline.storing.keys import content_key
+from ninscope.pipeline.storing.manifest import key_of, write_files
+from ninscope.pipeline.storing.runfolder import RunFolder
 
 STAGE = "figures"
 VERSION = 5

@@ -9,12 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.cancelled import EverySecond, stop_if_cancelled
 from ninscope.pipeline.stages.of_model import store_of_model
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.stages.studies import FINETUNE, ChangedInputs, Study
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 from ninscope.errors import CheckpointError
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ninscope.pipeline.analyses import EXACT, OF_NULLS, SAMPLED, Wanted
-from ninscope.pipeline.dagfile import Dag, Emergence, Model
-from ninscope.pipeline.evaluations import Evaluation
+from ninscope.pipeline.asked.analyses import EXACT, OF_NULLS, SAMPLED, Wanted
+from ninscope.pipeline.asked.dagfile import Dag, Emergence, Model
+from ninscope.pipeline.asked.evaluations import Evaluation
 from ninscope.pipeline.stages import emergence, exact, nulls, spectrum
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ninscope.pipeline.dagfile import Emergence
+from ninscope.pipeline.asked.dagfile import Emergence
 from ninscope.pipeline.stages.outcome import Outcome, attempt
 
 from ninscope.architectures import DEFAULT_READING, Reading, architecture_of, unlike

@@ -4,12 +4,12 @@ import json
 from dataclasses import astuple
 
 import numpy as np
-from ninscope.pipeline.keys import content_key
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.of_checkpoint import store_of_checkpoint
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.keys import content_key
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 from ninscope.architectures.layout import Architecture, Link, NodeLayer
 from ninscope.checkpoints.tensors import Checkpoint

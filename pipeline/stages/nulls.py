@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from ninscope.pipeline.analyses import Nulls
-from ninscope.pipeline.keys import content_key
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.asked.analyses import Nulls
 from ninscope.pipeline.stages import exact, part_artefacts
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.keys import content_key
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 from ninscope.exact.null_models import null_spectrum
 from ninscope.multifractal.means import without_spectrum

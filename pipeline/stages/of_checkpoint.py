@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ninscope.pipeline.stages.locate import Located
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 from ninscope.architectures import Reading, architecture_of
 from ninscope.architectures.layout import Architecture

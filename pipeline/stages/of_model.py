@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from ninscope.pipeline.runfolder import FOR_EVER, RunFolder
 from ninscope.pipeline.stages.of_checkpoint import store_made
 from ninscope.pipeline.stages.studies import Study, home_of
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.runfolder import FOR_EVER, RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
     from ninscope.neurons.tasks.task import Base, Task

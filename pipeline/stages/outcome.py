@@ -4,8 +4,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from ninscope.pipeline.runfolder import StoreError
-from ninscope.pipeline.store import DamagedArtefact
+from ninscope.pipeline.storing.runfolder import StoreError
+from ninscope.pipeline.storing.store import DamagedArtefact
 
 from ninscope.checkpoints.traffic import Fetched, counted
 from ninscope.errors import CheckpointError, RequestError, one_line

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ninscope.pipeline.stages.spectrum import NODE_FIELDS
-from ninscope.pipeline.store import Artefact
+from ninscope.pipeline.storing.store import Artefact
 
 from ninscope.exact.blocks import BlockTally
 from ninscope.exact.counting import LayerCounts

@@ -3,11 +3,11 @@
 from dataclasses import fields
 
 import numpy as np
-from ninscope.pipeline.keys import beyond_defaults, content_key
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import network
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.keys import beyond_defaults, content_key
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.measuring import Measurement, analyse_network

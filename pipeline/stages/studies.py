@@ -6,14 +6,14 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from ninscope.pipeline.analyses import DEFAULT, EXACT
-from ninscope.pipeline.dagfile import Dag
-from ninscope.pipeline.keys import content_key
-from ninscope.pipeline.model_sections import Activations, FineTune, TaskSettings
+from ninscope.pipeline.asked.analyses import DEFAULT, EXACT
+from ninscope.pipeline.asked.dagfile import Dag
+from ninscope.pipeline.asked.model_sections import Activations, FineTune, TaskSettings
 from ninscope.pipeline.stages import exact
 from ninscope.pipeline.stages.locate import Located
 from ninscope.pipeline.stages.outcome import Outcome
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.keys import content_key
+from ninscope.pipeline.storing.store import ArtefactStore
 
 from ninscope.checkpoints.identity import Identity
 from ninscope.checkpoints.source import open_source

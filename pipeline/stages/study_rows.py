@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from ninscope.pipeline.analyses import DEFAULT, EXACT
+from ninscope.pipeline.asked.analyses import DEFAULT, EXACT
 from ninscope.pipeline.stages import activations, spectrum
 from ninscope.pipeline.stages.finetune import PHI
 from ninscope.pipeline.stages.inputs import STAGES, Inputs, Outcomes
 from ninscope.pipeline.stages.studies import FINETUNE, Study
-from ninscope.pipeline.store import Artefact, ArtefactStore
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence_of

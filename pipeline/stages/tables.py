@@ -6,11 +6,8 @@ from dataclasses import asdict
 from functools import cache
 
 import pandas as pd
-from ninscope.pipeline.analyses import DEFAULT
-from ninscope.pipeline.dagfile import Model
-from ninscope.pipeline.keys import content_key
-from ninscope.pipeline.manifest import write_files
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.asked.analyses import DEFAULT
+from ninscope.pipeline.asked.dagfile import Model
 from ninscope.pipeline.stages import emergence, nulls, spectrum
 from ninscope.pipeline.stages.inputs import STAGES, Inputs, Member, Outcomes
 from ninscope.pipeline.stages.nulls import NullModel
@@ -18,7 +15,10 @@ from ninscope.pipeline.stages.outcome import Outcome, attempt
 from ninscope.pipeline.stages.studies import Study
 from ninscope.pipeline.stages.study_rows import COLUMNS as OF_STUDIES
 from ninscope.pipeline.stages.study_rows import study_keys, study_rows
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.keys import content_key
+from ninscope.pipeline.storing.manifest import write_files
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
 
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence as emergence_between

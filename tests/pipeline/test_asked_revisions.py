@@ -10,10 +10,10 @@ import pytest
 import tomli_w
 from driving import ANALYSIS, EMERGENCE, command
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.locating import locate_all
 from ninscope.pipeline.run import _asked
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.storing.runfolder import RunFolder
 from suites import write_suite
 
 from ninscope.checkpoints.suites import PYTHIA_STEPS

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 from driving import command, contents, stamps, write_dag
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.run import prepare
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import exact
-from ninscope.pipeline.store import Artefact, ArtefactStore, DamagedArtefact
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
 from suites import write_suite
 
 import ninscope

@@ -12,9 +12,9 @@ import dask
 import dask_jobqueue
 import pytest
 from driving import command, process, write_dag
-from ninscope.pipeline import jobs
-from ninscope.pipeline.cluster import QUEUES, Cluster, job_class_of
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.cluster import QUEUES, Cluster, job_class_of
+from ninscope.pipeline.asked.dagfile import load_dag
+from ninscope.pipeline.workers import jobs
 from suites import write_suite
 
 from ninscope.errors import RequestError

@@ -6,8 +6,8 @@ from pathlib import Path
 import ninscope.dags
 import numpy as np
 import pytest
-from ninscope.pipeline.dagfile import load_dag
-from ninscope.pipeline.evaluations import read_evaluations
+from ninscope.pipeline.asked.dagfile import load_dag
+from ninscope.pipeline.asked.evaluations import read_evaluations
 
 from ninscope.errors import RequestError
 

@@ -14,12 +14,12 @@ from dask.base import collections_to_expr
 from distributed import LocalCluster
 from driving import COMMAND, command, contents, process, write_dag
 from ninscope.pipeline import graph as graphs
-from ninscope.pipeline.dagfile import load_dag
-from ninscope.pipeline.execute import connected
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.run import perform, prepare, start
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import network
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
+from ninscope.pipeline.workers.execute import connected
 from own_cluster import OwnCluster
 from suites import write_suite
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import tomli_w
 from driving import command
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 
 import ninscope
 

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from driving import ANALYSIS, artefacts, command, contents, made, process, results, write_dag
 from ninscope.pipeline import plan
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.run import prepare
-from ninscope.pipeline.runfolder import RunFolder
 from ninscope.pipeline.stages import emergence, exact, nulls, spectrum
 from ninscope.pipeline.stages.inputs import overall, settled
 from ninscope.pipeline.stages.outcome import Outcome
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope

@@ -18,7 +18,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from distributed import Client
 from finetune_models import add_sections, finetune_section, language_task, neox_suite, write_words
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.graph import checkpoint_graph
 from ninscope.pipeline.run import perform, prepare, start
 from ninscope.pipeline.stages import of_model

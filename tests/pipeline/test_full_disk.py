@@ -11,11 +11,11 @@ import pytest
 from dask.delayed import delayed
 from distributed import Client
 from driving import COMMAND, Finished, command, contents, process, write_dag
-from ninscope.pipeline.execute import execute
 from ninscope.pipeline.graph import Graph
-from ninscope.pipeline.runfolder import RunFolder, StoreError
 from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder, StoreError
+from ninscope.pipeline.storing.store import ArtefactStore
+from ninscope.pipeline.workers.execute import execute
 from suites import write_suite
 
 from ninscope.errors import RequestError

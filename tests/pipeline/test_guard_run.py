@@ -11,7 +11,7 @@ import pytest
 from driving import artefacts, command, contents, write_dag
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from matplotlib.image import imread
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.run import prepare
 from suites import copied_clause, copy_weights, neox_tensors, write_checkpoint, write_suite
 

@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 from driving import COMMAND, Finished, command, contents, write_dag
-from ninscope.pipeline.runfolder import RunFolder
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
 from own_cluster import OwnCluster
 from suites import write_suite
 

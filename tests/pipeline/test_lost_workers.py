@@ -6,8 +6,8 @@ from functools import partial
 import dask
 import pytest
 from distributed import Nanny
-from ninscope.pipeline import execute
-from ninscope.pipeline.execute import connected
+from ninscope.pipeline.workers import execute
+from ninscope.pipeline.workers.execute import connected
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 
 from ninscope.architectures.families import FAMILIES
 from ninscope.checkpoints.source import open_source

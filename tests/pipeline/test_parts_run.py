@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from driving import artefacts, command, contents, write_dag
-from ninscope.pipeline.analyses import Analysis, Nulls
-from ninscope.pipeline.dagfile import Emergence
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.asked.analyses import Analysis, Nulls
+from ninscope.pipeline.asked.dagfile import Emergence
 from ninscope.pipeline.stages import emergence, exact, network, nulls, spectrum
-from ninscope.pipeline.store import ArtefactStore
+from ninscope.pipeline.storing.runfolder import RunFolder
+from ninscope.pipeline.storing.store import ArtefactStore
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope

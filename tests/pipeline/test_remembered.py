@@ -10,7 +10,7 @@ from driving import write_dag
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from hypothesis import given
 from hypothesis import strategies as st
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.remembered import facts_of, fields_of
 from ninscope.pipeline.run import prepare, start
 from suites import write_suite

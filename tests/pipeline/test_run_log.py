@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from driving import command, contents, write_dag
 from ninscope.pipeline import graph as graphs
-from ninscope.pipeline.dagfile import load_dag
-from ninscope.pipeline.execute import connected
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.run import finish, perform, prepare, start
 from ninscope.pipeline.stages import exact, locate, network, spectrum, tables
 from ninscope.pipeline.stages.outcome import attempt
+from ninscope.pipeline.workers.execute import connected
 from suites import write_suite
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import zarr
 from driving import command, write_dag
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.run import prepare, start
 from suites import neox_tensors, write_checkpoint, write_suite
 

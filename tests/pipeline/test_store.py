@@ -16,11 +16,11 @@ import pytest
 import scipy.sparse
 import zarr
 from driving import contents, stamps
-from ninscope.pipeline.keys import content_key
-from ninscope.pipeline.manifest import is_current, key_of, write_files
-from ninscope.pipeline.runfolder import RunFolder, StoreError
 from ninscope.pipeline.stages import network, spectrum
-from ninscope.pipeline.store import Artefact, ArtefactStore, DamagedArtefact
+from ninscope.pipeline.storing.keys import content_key
+from ninscope.pipeline.storing.manifest import is_current, key_of, write_files
+from ninscope.pipeline.storing.runfolder import RunFolder, StoreError
+from ninscope.pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
 from suites import neox_tensors, write_checkpoint
 
 from ninscope.architectures import architecture_of

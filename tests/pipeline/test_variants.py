@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from driving import artefacts, command, contents, made, write_dag
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.run import prepare, start
 from suites import write_suite
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import dask
 from distributed import Client
 from distributed.core import Status
-from ninscope.pipeline.cluster import TELL_AGAIN_SECONDS, Cluster, Tell, processes_of
-from ninscope.pipeline.execute import ignored, unseen_by_children
+from ninscope.pipeline.asked.cluster import Cluster, processes_of
+from ninscope.pipeline.workers import TELL_AGAIN_SECONDS, Tell
+from ninscope.pipeline.workers.execute import ignored, unseen_by_children
 from tornado.ioloop import PeriodicCallback
 
 from ninscope.errors import RequestError, one_line

@@ -115,14 +115,14 @@ class RunFolder:
             return default
 
     @contextmanager
-    def locked(self, name: str, seconds: float = LOCK_SECONDS) -> Iterator[bool]:
+    def locked(self, name: str, seconds: float | None = None) -> Iterator[bool]:
         """Alone among processes that lock the same name. A process that dies gives its locks back. Raises StoreError: another
-        has held it for so many seconds.
+        has held it for so many seconds (LOCK_SECONDS unless told).
 
         Yields False on a file system without locks, where it is not alone: what this guards is checked against its
         checksums before it is used.
         """
-        lock = self._lock(name)
+        lock, seconds = self._lock(name), LOCK_SECONDS if seconds is None else seconds
         with self.writing():
             self._locks.mkdir(exist_ok=True)
             if not _acquired(lock, seconds):

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ninscope.pipeline.analyses import EXACT, Analysis, Nulls, Variant, Wanted, analyses
-from ninscope.pipeline.cluster import Cluster
-from ninscope.pipeline.model_sections import Activations, FineTune, with_paths
-from ninscope.pipeline.models import REVISIONS, Model, Name, Strict, Suite
+from ninscope.pipeline.asked.analyses import EXACT, Analysis, Nulls, Variant, Wanted, analyses
+from ninscope.pipeline.asked.cluster import Cluster
+from ninscope.pipeline.asked.model_sections import Activations, FineTune, with_paths
+from ninscope.pipeline.asked.models import REVISIONS, Model, Name, Strict, Suite
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ninscope.architectures.described import Description, description_of

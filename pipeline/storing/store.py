@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from ninscope.pipeline.runfolder import RunFolder, StoreError
+from ninscope.pipeline.storing.runfolder import RunFolder, StoreError
 from scipy.sparse import csr_matrix
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore

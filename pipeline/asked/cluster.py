@@ -1,22 +1,15 @@
-"""[cluster] in a DAG file, and the workers it asks for: of this machine, of a running scheduler, or jobs of a batch system.
-
-No result depends on it.
-"""
+"""[cluster] in a DAG file: workers of this machine, of a running scheduler, or jobs of a batch system. No result depends on it."""
 
 import difflib
 import inspect
 import re
 import signal
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal
 
-from ninscope.pipeline.models import Strict
+from ninscope.pipeline.asked.models import Strict
 from pydantic import Field, ValidationError, model_validator
 
 from ninscope.errors import RequestError, one_line
@@ -32,7 +25,6 @@ QUEUES = {
     "moab": "MoabCluster",
 }
 LOCAL = "local"
-TELL_AGAIN_SECONDS = 60.0
 
 _LISTS = ("job_extra_directives", "job_script_prologue", "job_directives_skip", "worker_extra_args")
 _LISTS_OF_HTCONDOR = ("submit_command_extra", "cancel_command_extra")
@@ -46,8 +38,6 @@ _RENAMED = {
 }
 # What is asked is copied to run.toml, which people share.
 _TOKEN = re.compile(r"""(?:HF_TOKEN|HUGGING_FACE_HUB_TOKEN)=(?!["']?\$)|\bhf_[A-Za-z0-9]{16,}""")
-
-Tell = Callable[[str], None]
 
 
 class Cluster(Strict):
@@ -190,37 +180,3 @@ def _check_value(kind: str, option: str, value) -> None:
             raise ValueError(f"job.{option}: a number of seconds was expected (it is {value!r})")
     elif not isinstance(value, str) and not (option in ("mem", "job_mem") and isinstance(value, int)):
         raise ValueError(f"job.{option}: a string was expected (it is {value!s})")
-
-
-@contextmanager
-def at_work(cluster: Cluster, tasks: int, log: Path, tell: Tell) -> Iterator:
-    """A client of a Dask cluster with workers for so many tasks. log: folder for what jobs print; tell: takes one line.
-
-    Nothing is left running afterwards but the scheduler at an address. Raises RequestError: no scheduler answers, no job can
-    be submitted, or all jobs end before a worker comes.
-    """
-    from ninscope.pipeline.execute import connected
-
-    if cluster.kind in QUEUES:
-        from ninscope.pipeline.jobs import jobs_at_work
-
-        with jobs_at_work(cluster, job_class_of(cluster.kind), tasks, log, tell) as client:
-            yield client
-    elif cluster.kind == LOCAL:
-        from ninscope.threads import cores
-
-        with connected(None, cluster.workers or min(cores(), tasks)) as client:
-            yield client
-    else:
-        with connected(cluster.address, None) as client:
-            _wait_for_a_worker(client, cluster.address, tell)
-            yield client
-
-
-def _wait_for_a_worker(client, address: str, tell: Tell) -> None:
-    told = -TELL_AGAIN_SECONDS
-    while not client.scheduler_info()["workers"]:
-        if time.monotonic() - told >= TELL_AGAIN_SECONDS:
-            told = time.monotonic()
-            tell(f"waiting for the first worker of the scheduler at {address}")
-        time.sleep(0.2)

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from ninscope.pipeline.runfolder import RunFolder
+from ninscope.pipeline.storing.runfolder import RunFolder
 
 _MANIFEST = "manifest.json"
 

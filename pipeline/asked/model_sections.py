@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ninscope.pipeline.models import NAME, Name, Strict
+from ninscope.pipeline.asked.models import NAME, Name, Strict
 from pydantic import Field, field_validator, model_validator
 
 from ninscope.errors import RequestError

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from ninscope.pipeline.models import Name, Strict
+from ninscope.pipeline.asked.models import Name, Strict
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ninscope.errors import RequestError

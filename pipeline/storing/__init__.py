@@ -1,0 +1,1 @@
+"""How what a run makes lies in its folder, whole or not at all."""
