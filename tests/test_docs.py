@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ninscope.pipeline.dagfile import load_dag
+from ninscope.pipeline.asked.dagfile import load_dag
 from ninscope.pipeline.stages.tables import COLUMNS
 
 import ninscope

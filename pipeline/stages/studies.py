@@ -23,7 +23,7 @@ from ninscope.neurons.tasks.files import file_digest, has_vocabulary, tokenizer_
 from ninscope.parameters import Parameters
 
 FINETUNE, ACTIVATIONS = "finetune", "activations"
-VERSIONS = {FINETUNE: 1, ACTIVATIONS: 1}
+VERSIONS = {FINETUNE: 2, ACTIVATIONS: 2}
 _NEEDED = ("torch", "transformers", "safetensors", "sklearn")
 
 
