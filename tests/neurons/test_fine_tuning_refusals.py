@@ -10,8 +10,9 @@ from ninscope.neurons.finetuning.recipe import Recipe
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
-from finetune_models import Seen, base_of, made, recipe, text_task  # noqa: E402
+from finetune_models import Seen, assert_same_weights, base_of, made, recipe, text_task  # noqa: E402
 
+from ninscope.neurons.finetuning import training  # noqa: E402
 from ninscope.neurons.finetuning.bases import base_of as base_of_checkpoint  # noqa: E402
 from ninscope.neurons.finetuning.looking import look_at  # noqa: E402
 from ninscope.neurons.finetuning.saved import SavedState  # noqa: E402
@@ -66,6 +67,22 @@ def test_updates_of_epochs_count_the_smaller_batch():
     assert Recipe("none", epochs=3, batch_size=32).updates(65) == 9
     assert Recipe("none", epochs=3, batch_size=32).updates(64) == 6
     assert Recipe("none", epochs=3, steps=5).updates(64) == 5
+
+
+@pytest.mark.parametrize(
+    ("size", "train_size", "steps", "wanted"),
+    [
+        (32, 65, None, 1),
+        (32, 64, None, 32),
+        (32, 65, 2, 32),
+        (32, 65, 3, 1),
+        (32, 5, 1, 5),
+        (1, 7, 1, 1),
+        (8, 30, 4, 6),
+    ],
+)
+def test_the_smallest_batch(size, train_size, steps, wanted):
+    assert Recipe("none", batch_size=size, steps=steps).smallest_batch(train_size) == wanted
 
 
 @pytest.mark.parametrize(
@@ -221,6 +238,66 @@ def test_a_layer_that_never_runs(place, tmp_path):
     idle.model = with_idle
     with pytest.raises(RequestError, match="layer idle gives no activations on these examples; take another layer"):
         run(idle, base, recipe("reversed", layers=("idle",)), tmp_path)
+
+
+class Normalised(torch.nn.Module):
+    """A head behind a layer that normalises over the batch, and over `places` values a channel of each example."""
+
+    def __init__(self, head, places):
+        super().__init__()
+        self.head, self.places, self.passes = head, places, 0
+        self.norm = torch.nn.BatchNorm1d(head.in_features // places)
+
+    def forward(self, features):
+        self.passes += self.training
+        return self.head(self.norm(features.reshape(len(features), -1, self.places)).flatten(1))
+
+
+class OverBatches(Spoiled):
+    def __init__(self, task, places):
+        super().__init__(task)
+        self.places = places
+
+    def model(self, base):
+        model = self.task.model(base)
+        model.classifier = self.head = Normalised(model.classifier, self.places)
+        return model
+
+
+@pytest.mark.parametrize(("size", "steps"), [(19, None), (19, 2), (1, 1)])
+def test_a_batch_of_one_cannot_be_normalised_over(task, base, tmp_path, size, steps):
+    """Twenty examples; it is said before the first update, not when training comes to the batch."""
+    spoiled = OverBatches(task, 1)
+    with pytest.raises(
+        RequestError,
+        match=rf"^batch_size is {size}, by which 20 training examples leave a batch of one, and layer classifier\.norm "
+        r"normalises over batches, which takes two values a channel; take another batch_size$",
+    ):
+        run(spoiled, base, recipe("none", batch_size=size, steps=steps, epochs=1), tmp_path)
+    assert spoiled.head.passes == 0
+
+
+@pytest.mark.parametrize(("size", "steps", "places"), [(18, 2, 1), (19, 1, 1), (19, 2, 2)])
+def test_batches_that_can_be_normalised_over(task, base, tmp_path, size, steps, places, monkeypatch):
+    """The last of two, none that training comes to, and of one with two values a channel; to look changes nothing."""
+    how, seen = recipe("none", batch_size=size, steps=steps, evaluate_every=None), Seen()
+    fine_tune(OverBatches(task, places), base, how, seen, SavedState(tmp_path / "looked"))
+    assert any("norm.running_mean" in name for name in seen.weights[-1])
+    monkeypatch.setattr(training._Run, "check_smallest_batch", lambda self: None)
+    unseen = Seen()
+    fine_tune(OverBatches(task, places), base, how, unseen, SavedState(tmp_path / "not"))
+    assert_same_weights(seen.weights[-1], unseen.weights[-1])
+
+
+def test_frozen_statistics_need_no_batch(task, base, tmp_path):
+    class Frozen(OverBatches):
+        def model(self, base):
+            model = super().model(base)
+            self.head.norm.train = lambda mode=True: self.head.norm
+            self.head.norm.training = False
+            return model
+
+    run(Frozen(task, 1), base, recipe("none", batch_size=19, steps=2), tmp_path)
 
 
 def test_positions_need_batches_of_one_length(place, base, tmp_path):

@@ -1,7 +1,11 @@
 """Fine-tunes that are interrupted end in the very bits of those that are not, whatever state was left behind."""
 
+import errno
 import hashlib
 import pickle
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from finetune_models import Interrupted, Seen, assert_same_weights, base_of, made, recipe, text_task, tuned  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from ninscope.neurons.finetuning import training  # noqa: E402
+from ninscope.neurons.finetuning import saved, training  # noqa: E402
 from ninscope.neurons.finetuning.recipe import METHODS  # noqa: E402
 from ninscope.neurons.finetuning.saved import SavedState  # noqa: E402
 from ninscope.neurons.finetuning.training import fine_tune  # noqa: E402
@@ -215,14 +219,97 @@ def test_a_state_that_is_cut_short_leaves_no_other_name(tmp_path, monkeypatch):
 
 def test_states_that_another_process_clears_meanwhile_are_none(tmp_path, monkeypatch):
     """Two runs of one folder come to the end of a fine-tune one after the other."""
-    states, write = SavedState(tmp_path / "states"), Path.write_bytes
+    states, write = SavedState(tmp_path / "states"), saved.save_file
 
-    def cleared_before(self, content):
-        SavedState(tmp_path / "states").clear()
-        return write(self, content)
+    def cleared(at):
+        def save(*arguments):
+            if at == "before":
+                states.clear()
+            write(*arguments)
+            if at == "after":
+                states.clear()
 
+        return save
+
+    for at in ("before", "after"):
+        states.save(1, {"x": torch.ones(3)}, {})
+        with monkeypatch.context() as patched:
+            patched.setattr(saved, "save_file", cleared(at))
+            states.save(2, {"x": torch.ones(3)}, {})
+        assert states.load() is None
+        assert not (tmp_path / "states").exists()
+
+
+def test_what_the_file_system_refuses_is_an_error_of_the_system(tmp_path):
+    """A run tells a full disk by the number of the error; the library that writes has errors of its own."""
+    states = SavedState(tmp_path)
     states.save(1, {"x": torch.ones(3)}, {})
-    monkeypatch.setattr(Path, "write_bytes", cleared_before)
-    states.save(2, {"x": torch.ones(3)}, {})
-    assert states.load() is None
-    assert not (tmp_path / "states").exists()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as found:
+            states.save(2, {"x": torch.ones(100_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found.value.errno == errno.EFBIG
+    assert states.load()[0] == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_memory_that_tensors_share_is_no_matter(tmp_path):
+    """Tied weights, a part of one, a transposed one and one without values, in a file that others may read as any other."""
+    whole = torch.arange(12.0).reshape(3, 4)
+    tensors = {"a": whole, "b": whole, "c": whole[1], "d": whole.T, "e": torch.zeros(0, 2), "f": torch.zeros(0)}
+    SavedState(tmp_path).save(4, tensors, {"x": [1]})
+    step, found, facts = SavedState(tmp_path).load()
+    assert (step, facts, set(found)) == (4, {"x": [1]}, set(tensors))
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+    (tmp_path / "other").touch()
+    assert next(tmp_path.glob("4-*")).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is what Linux says of a process")
+def test_a_state_is_not_in_memory_twice(tmp_path):
+    """In a process of its own, whose peak tells: nothing more to save it, and once more to load it.
+
+    (ru_maxrss would be that of the tests' own process too, which it is inherited from.)
+    """
+    code = f"""
+import torch
+from pathlib import Path
+from ninscope.neurons.finetuning.saved import SavedState
+peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+tensors = {{str(number): torch.ones(8 * 2**20) for number in range(4)}}
+SavedState(Path({str(tmp_path)!r})).save(1, {{"small": torch.ones(9)}}, {{}})
+peaks = [peak()]
+SavedState(Path({str(tmp_path)!r})).save(2, tensors, {{}})
+peaks.append(peak())
+step, found, facts = SavedState(Path({str(tmp_path)!r})).load()
+assert step == 2 and all(float(value.sum()) == 8 * 2**20 for value in found.values())
+peaks.append(peak())
+print(peaks[1] - peaks[0], peaks[2] - peaks[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    to_save, to_load = map(float, done.stdout.split())
+    assert to_save < 40  # MB, of 128
+    assert to_load < 170
+
+
+def test_what_is_saved_is_the_model_s_own_memory(task, base, tmp_path):
+    """No copy of all of it beforehand."""
+    handed = {}
+
+    class Noting(SavedState):
+        def save(self, step, tensors, facts):
+            handed.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+            super().save(step, tensors, facts)
+
+    class Seeing(Seen):
+        def __call__(self, model):
+            self.own = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+            return super().__call__(model)
+
+    seen = Seeing()
+    fine_tune(task, base, recipe("none", steps=1), seen, Noting(tmp_path))
+    assert {name: handed[f"model.{name}"] for name in seen.own} == seen.own
+    assert any(name.startswith("optimizer.") for name in handed)

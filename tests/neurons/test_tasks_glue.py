@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tasks_data import base_of, letter_rows, made, write_table
+from tasks_data import base_of, letter_rows, made, word_tokenizer, write_table
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks import GlueSettings
@@ -105,6 +105,43 @@ def test_wrong_rows_are_refused(tmp_path, rng):
         RequestError, match=r"GLUE's rte cannot be had \(Arrow\w+: .*\); give a folder with its Parquet files"
     ):
         GlueSettings("rte", folder=tmp_path, tokenizer="bytes").task(base)
+
+
+@pytest.mark.parametrize("empty", ["question1", "question2"])
+@pytest.mark.parametrize("blank", ["", " "])
+def test_questions_without_a_letter_are_the_data_set_s_own(tmp_path, rng, empty, blank):
+    """The Hub's qqp has training rows whose question2 is empty, which nobody who asks for it can mend."""
+    rows = write_glue(tmp_path, "qqp", rng, **{empty: blank})["train-00000-of-00002"]
+    other = rows[-1]["question1" if empty == "question2" else "question2"]
+    base = base_of(made("bert", pad_token_id=3), tmp_path / "base")
+
+    def last(tokenizer):
+        task = GlueSettings("qqp", folder=tmp_path, tokenizer=tokenizer).task(base)
+        assert np.isfinite(task.evaluate(task.model(base), 4, CPU)["accuracy"])
+        batch = task.batch(np.array([11]))
+        length = int(batch["attention_mask"][0].sum())
+        return {name: rows[0, :length].tolist() for name, rows in batch.items() if name != "labels"}
+
+    pair = (blank, other) if empty == "question1" else (other, blank)
+    assert bytes(last("bytes")["input_ids"]).decode() == "\n".join(pair)
+    numbers = word_tokenizer(tmp_path / "words", [other])
+    start, word, end = (numbers[name] for name in ("[CLS]", other, "[SEP]"))
+    encoded = last(str(tmp_path / "words"))
+    if empty == "question2":
+        assert (encoded["input_ids"], encoded["token_type_ids"]) == ([start, word, end, end], [0, 0, 0, 1])
+    else:
+        assert (encoded["input_ids"], encoded["token_type_ids"]) == ([start, end, word, end], [0, 0, 1, 1])
+
+
+def test_a_text_of_nothing_alone_gives_a_model_nothing(tmp_path, rng):
+    """Bytes have no frame around a text, as other tokenizers have."""
+    write_glue(tmp_path, "sst2", rng, sentence="")
+    base = base_of(made("bert", pad_token_id=3), tmp_path / "base")
+    with pytest.raises(RequestError, match="GLUE sst2, train: rows 12 and 20: the tokenizer makes nothing of the text"):
+        GlueSettings("sst2", folder=tmp_path, tokenizer="bytes").task(base)
+    word_tokenizer(tmp_path / "words", ["a"])
+    task = GlueSettings("sst2", folder=tmp_path, tokenizer=str(tmp_path / "words")).task(base)
+    assert int(task.batch(np.array([11]))["attention_mask"].sum()) == 2
 
 
 def test_a_hub_that_does_not_answer_stops_nothing_else(tmp_path, rng, monkeypatch):

@@ -89,6 +89,7 @@ def test_text_that_is_none(tmp_path):
         ("a.jsonl", b'{"text": "a", "label": 1}\n[1]\n', "line 2 is no JSON object"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text"\n', "line 2 is no UTF-8 JSON"),
         ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1 is no UTF-8 JSON"),
+        ("a.jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", r"line 1 is no UTF-8 JSON \(Exceeds the limit"),
         ("a.parquet", b"PAR1 nothing", "a.parquet is no Parquet file that can be read"),
         ("a.xlsx", b"", "a.xlsx is none of .csv, .tsv, .jsonl, .parquet; save the table in one"),
     ],
@@ -99,20 +100,39 @@ def test_damaged_files_are_refused(tmp_path, name, content, match):
         read_examples(tmp_path / name, "text", None, "label")
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_cannot_be_opened_is_named(tmp_path, suffix):
+    (tmp_path / f"table{suffix}").mkdir()
+    with pytest.raises(RequestError, match=rf"^table\{suffix}"):
+        read_examples(tmp_path / f"table{suffix}", "text", None, "label")
+
+
 def test_a_damaged_page_of_parquet(tmp_path):
     path = write_table(tmp_path / "table.parquet", [{"text": "some text " * 50, "label": "a"}] * 50)
     content = bytearray(path.read_bytes())
     content[4:60] = bytes(56)
     path.write_bytes(content)
-    with pytest.raises(RequestError, match=r"table.parquet cannot be read"):
+    with pytest.raises(RequestError, match=r"table.parquet is no Parquet file that can be read"):
         read_examples(path, "text", None, "label")
 
 
 def test_a_table_larger_than_memory_is_refused_by_its_header(tmp_path, monkeypatch):
     path = write_table(tmp_path / "table.parquet", [{"text": "a" * 1000, "label": str(row)} for row in range(100)])
-    monkeypatch.setattr("ninscope.neurons.tasks.tables.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("ninscope.neurons.tasks.parquet.MAX_FILE_BYTES", 1000)
     with pytest.raises(RequestError, match=r"table.parquet holds \d+ bytes, more than 1000; give a part of it"):
-        read_examples(path, "text", None, "label")
+        column_names(path)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_are_bounded(tmp_path, monkeypatch, suffix):
+    path = write_table(tmp_path / f"table{suffix}", ROWS)
+    for module in ("tables", "parquet"):
+        monkeypatch.setattr(f"ninscope.neurons.tasks.{module}.MAX_ROWS", 3)
+    assert len(read_columns(path, ["text"])["text"]) == 3
+    for module in ("tables", "parquet"):
+        monkeypatch.setattr(f"ninscope.neurons.tasks.{module}.MAX_ROWS", 2)
+    with pytest.raises(RequestError, match=rf"table\{suffix} has more than 2 rows; give a part of it"):
+        read_columns(path, ["text"])
 
 
 # --- labels -------------------------------------------------------------------------------------------------

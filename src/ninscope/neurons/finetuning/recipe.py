@@ -96,6 +96,12 @@ class Recipe:
     def batches_of_epoch(self, train_size: int) -> int:
         return -(-train_size // self.batch_size)
 
+    def smallest_batch(self, train_size: int) -> int:
+        """How many examples the smallest batch of all updates has: the last one of a pass, where training comes to it."""
+        each = self.batches_of_epoch(train_size)
+        whole = self.updates(train_size) < each
+        return self.batch_size if whole else train_size - (each - 1) * self.batch_size
+
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of update `step` (from 0) of so many."""
         rising = math.ceil(self.warmup * steps)

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ninscope.errors import CheckpointError, NonFiniteError, RequestError
 from ninscope.neurons.finetuning.bases import Analyse
@@ -61,14 +63,16 @@ def fine_tune(
 ) -> tuple[Evaluated, ...]:
     """Fine-tune and evaluate, from where `saved` says that an interrupted one got to. stepped(step, steps): after each update.
 
-    Raises RequestError: the base cannot do the task, layers that are not there, a device that is absent. Raises CheckpointError
-    (nonfinite): a loss, a gradient or activations that are no numbers any more.
+    Raises RequestError: the base cannot do the task, layers that are not there, a device that is absent, a batch too small to be
+    normalised over. Raises CheckpointError (nonfinite): a loss, a gradient or activations that are no numbers any more.
     """
     device = device_of(recipe.device)
     with threads(recipe.threads):
         run, evaluated = _resumed(task, base, recipe, device, saved)
         steps = recipe.updates(task.train_size)
         wanted, last_saved = recipe.evaluations(steps), time.monotonic()
+        if run.step < steps:
+            run.check_smallest_batch()
         while True:
             if run.step in wanted and run.step not in {one.step for one in evaluated}:
                 evaluated.append(run.evaluate(analyse))
@@ -110,6 +114,40 @@ class _Run:
             insert_memel(self.model, asked, method=recipe.method, **where.settings())
         self.optimizer, self.trained = _optimizer(self.model, recipe)
         self.step = 0
+
+    def check_smallest_batch(self) -> None:
+        """Raises RequestError: some batch is of one example, and a layer normalises over batches and sees one value a channel.
+
+        Before hours of training come to it. The pass is one of evaluation, which changes nothing; shapes are as in training.
+        """
+        size, count = self.recipe.batch_size, self.task.train_size
+        if self.recipe.smallest_batch(count) > 1:
+            return
+        last = self.recipe.batches_of_epoch(count) - 1
+        batch = moved(self.task.batch(self._examples(last)), self.device)
+
+        def refuse(name: str, module: nn.Module, arguments: tuple) -> None:
+            shape = arguments[0].shape
+            if math.prod(shape) == shape[1]:
+                raise RequestError(
+                    f"batch_size is {size}, by which {count} training examples leave a batch of one, and layer {name} normalises "
+                    "over batches, which takes two values a channel; take another batch_size"
+                )
+
+        # Those that are frozen go by the statistics that they have.
+        normalising = [
+            (name, module)
+            for name, module in self.model.named_modules()
+            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        ]
+        if normalising:
+            hooks = [module.register_forward_pre_hook(partial(refuse, name)) for name, module in normalising]
+            try:
+                with evaluating(self.model), self._precision():
+                    self.task.loss(self.model, batch)
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
     def update(self, steps: int) -> None:
         """One update. Raises CheckpointError (nonfinite)."""
@@ -153,8 +191,6 @@ class _Run:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{moment}.{self.trained[number]}": value for moment, value in state.items()}
-        # A copy each: tied weights share memory, which the file format refuses.
-        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         saved.save(self.step, tensors, {"evaluated": [one.as_json() for one in evaluated]})
 
     def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -180,7 +216,8 @@ class _Run:
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, moment, of = name.split(".", 2)
-                moments.setdefault(numbers[of], {})[moment] = value
+                # A copy, as the optimizer keeps what it is given, and the state may lie in a file that goes.
+                moments.setdefault(numbers[of], {})[moment] = value.clone()
         self.model.load_state_dict(own)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -8,6 +8,7 @@ from pathlib import Path
 from ninscope.errors import RequestError
 
 MAX_FILE_BYTES = 4 * 2**30
+MAX_ROWS = 50_000_000  # of a table
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -66,6 +67,11 @@ def tokenizer_digest(folder: str | Path) -> str:
 
 def has_vocabulary(folder: Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARY_FILES)
+
+
+def why(error: Exception) -> str:
+    """What a decoder says of a file, for a message: in one line, bounded, and the kind of error where it says nothing."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def rows_named(rows: Iterable[int], shown: int = 5) -> str:

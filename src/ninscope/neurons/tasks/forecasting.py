@@ -80,15 +80,19 @@ class Forecasting:
         targets = batch["targets"]
         error = (model(_scaled(batch["frames"])) - _scaled(targets)).float()
         weights, pixels = self._weights_of(batch)
-        return (weights * (error.abs() + error**2)).sum() / pixels
+        return (weights * (error.abs() + error**2)).sum() / pixels.clamp(min=1)  # of a batch without a pixel: 0
 
     def evaluate(self, model: nn.Module, size: int, device: torch.device) -> dict[str, float]:
-        """As Task. Raises CheckpointError: forecasts are not finite."""
+        """As Task. Raises CheckpointError: forecasts are not finite. Raises RequestError: masks leave no pixel to score."""
         totals = torch.zeros(3, dtype=torch.float64)
         with evaluating(model):
             for batch in self.held_out(size):
                 totals += self._totals(model, moved(batch, device)).cpu()
         absolute, squared, pixels = totals.tolist()
+        if not pixels:
+            raise RequestError(
+                f"{self.name}: masks leave no pixel of any held-out frame; choose other held-out days, or use no masks"
+            )
         return {"b_mae": absolute / pixels, "b_mse": squared / pixels}
 
     def _totals(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -105,7 +109,7 @@ class Forecasting:
         weights = self._weights.to(targets.device)[targets.long()]
         if "mask" not in batch:
             return weights, torch.tensor(targets.numel(), device=targets.device)
-        return weights * batch["mask"], batch["mask"].sum().clamp(min=1)
+        return weights * batch["mask"], batch["mask"].sum()
 
 
 def _scaled(pixels: torch.Tensor) -> torch.Tensor:

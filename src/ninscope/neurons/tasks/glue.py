@@ -114,8 +114,8 @@ def _examples(name: str, task: GlueTask, split: str, loaded) -> Examples:
         if column not in loaded[split].column_names:
             raise RequestError(f"{where} has no column {column!r}; it has {', '.join(loaded[split].column_names)}")
     values = {column: list(loaded[split][column]) for column in columns}
-    for column in task.texts:
-        checked_texts(where, column, values[column])
+    for column in task.texts:  # qqp has questions without a letter, which all who train on it have
+        checked_texts(where, column, values[column], blank=True)
     # Labels that GLUE keeps to itself are -1.
     checked_labels(where, "label", [None if task.classes and label == -1 else label for label in values["label"]])
     if not values["label"]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ninscope.errors import RequestError
+from ninscope.neurons.tasks.files import why
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
@@ -106,9 +107,8 @@ def read_image(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
                 return _scaled(image.convert(COLOURS[channels]), size)
     except RequestError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        said = " ".join(str(error).split())[:120]
-        raise RequestError(f"{path} cannot be read as an image ({said}); save it again or take it out") from None
+    except Exception as error:  # a decoder raises all kinds, IndexError and struct.error among them, at what files hold
+        raise RequestError(f"{path} cannot be read as an image ({why(error)}); save it again or take it out") from None
 
 
 def _scaled(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -11,15 +11,16 @@ Files may come from strangers: the size of a frame or mask is checked before it 
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ninscope.errors import RequestError
-from ninscope.neurons.tasks.files import file_digest
+from ninscope.neurons.tasks.files import file_digest, why
 
 FRAMES_FOLDER, MASKS_FOLDER = "radarPNG", "radarPNG_mask"
 INTERVAL = timedelta(minutes=6)
@@ -160,29 +161,29 @@ def read_frame(frame: Frame, height: int, width: int, crop: bool) -> np.ndarray:
 
     Raises RequestError: not an 8-bit grey PNG, broken, of another size, or smaller than what is cropped from it.
     """
+    with _opened(frame) as image:
+        if image.mode != "L":
+            raise RequestError(f"{frame.name}: is no 8-bit grey PNG (its mode is {image.mode}); convert it")
+        _check_size(frame.name, image.height, image.width, height, width, crop)
+        pixels = np.asarray(image)
+    return _middle(pixels, height, width)
+
+
+@contextmanager
+def _opened(frame: Frame) -> Iterator[Image.Image]:
+    """A frame's file, of which nothing is unpacked yet. Raises RequestError, also for what is raised when it is."""
     try:
         with Image.open(frame.path, formats=("PNG",)) as image:
-            if image.mode != "L":
-                raise RequestError(f"{frame.name}: is no 8-bit grey PNG (its mode is {image.mode}); convert it")
-            _check_size(frame.name, image.height, image.width, height, width, crop)
-            pixels = np.asarray(image)
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        SyntaxError,
-        ValueError,
-        OSError,
-        zlib.error,
-    ) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"{frame.name}: cannot be read as a PNG file ({error}); fetch it again") from None
-    return _middle(pixels, height, width)
+            yield image
+    except RequestError:
+        raise
+    except Exception as error:  # a decoder raises all kinds, IndexError and struct.error among them, at what files hold
+        raise RequestError(f"{frame.name}: cannot be read as a PNG file ({why(error)}); fetch it again") from None
 
 
 def read_mask(frame: Frame, height: int, width: int, crop: bool) -> np.ndarray:
     """Which pixels of a frame are used, bool [height, width]. Raises RequestError: broken, or of another size than the frame."""
-    with Image.open(frame.path, formats=("PNG",)) as image:
+    with _opened(frame) as image:
         shape = image.height, image.width
     _check_size(frame.name, *shape, height, width, crop)
     name, size = f"{MASKS_FOLDER}/{frame.mask.name}", shape[0] * shape[1]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ninscope.errors import RequestError
-from ninscope.neurons.tasks.files import MAX_FILE_BYTES, rows_named
+from ninscope.neurons.tasks.files import MAX_ROWS, rows_named
+from ninscope.neurons.tasks.parquet import parquet_columns, parquet_names
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 MAX_CELL = 10_000_000  # characters of one CSV field
@@ -28,9 +29,9 @@ class Examples:
 def column_names(path: Path) -> list[str]:
     """Names of a file's columns, without reading its rows; of JSON Lines, the first row's keys.
 
-    Raises RequestError: the format is none of FORMATS, or the file is damaged.
+    Raises RequestError: the format is none of FORMATS, the file is damaged, or it says that it is too large.
     """
-    reader = {".csv": _csv_header, ".tsv": _csv_header, ".jsonl": _jsonl_header, ".parquet": _parquet_header}
+    reader = {".csv": _csv_header, ".tsv": _csv_header, ".jsonl": _jsonl_header, ".parquet": parquet_names}
     if path.suffix.lower() not in reader:
         raise RequestError(f"{path.name} is none of {', '.join(FORMATS)}; save the table in one of these formats")
     return reader[path.suffix.lower()](path)
@@ -47,13 +48,18 @@ def checked_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list]:
-    """Values of these columns, row by row. From CSV strings, else strings, numbers, booleans and None."""
+    """Values of these columns, row by row. From CSV strings, else strings, numbers, booleans and None.
+
+    Raises RequestError: as `checked_columns`, a file that is damaged, or more than MAX_ROWS rows or MAX_FILE_BYTES of values.
+    """
     checked_columns(path, columns)
     if path.suffix.lower() == ".parquet":
-        return _parquet_columns(path, columns)
+        return parquet_columns(path, columns)
     rows = _jsonl_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
     values: dict[str, list] = {column: [] for column in columns}
-    for row in rows:
+    for number, row in enumerate(rows):
+        if number == MAX_ROWS:
+            raise RequestError(f"{path.name} has more than {MAX_ROWS} rows; give a part of it")
         for column in columns:
             values[column].append(row.get(column))
     return values
@@ -71,8 +77,9 @@ def read_examples(path: Path, text: str, second_text: str | None, label: str) ->
     return Examples(path.name, values[text], None if second_text is None else values[second_text], values[label])
 
 
-def checked_texts(where: str, column: str, values: list) -> None:
-    missing = [row for row, value in enumerate(values, 1) if _missing(value) or _blank(value)]
+def checked_texts(where: str, column: str, values: list, blank: bool = False) -> None:
+    """blank: whether a text may have no letter. Raises RequestError: rows without a text, or with what is none."""
+    missing = [row for row, value in enumerate(values, 1) if _missing(value) or (not blank and _blank(value))]
     if missing:
         raise RequestError(
             f"{where}: {rows_named(missing)}: no text in column {column!r}; fill it in or take the rows out"
@@ -126,7 +133,7 @@ def _csv_rows(path: Path) -> Iterator[dict]:
                         f"{path.name}: row {row} has more fields than the header; put quotes around commas"
                     )
                 yield fields
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise RequestError(f"{path.name}: no UTF-8 CSV after row {row} ({error}); save it as UTF-8 CSV") from None
 
 
@@ -134,7 +141,7 @@ def _csv_header(path: Path) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             return next(csv.reader(file, delimiter=_separator(path), strict=True), [])
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise RequestError(f"{path.name}: no UTF-8 CSV header ({error}); save it as UTF-8 CSV") from None
 
 
@@ -147,38 +154,11 @@ def _jsonl_rows(path: Path) -> Iterator[dict]:
                 if not isinstance(row, dict):
                     raise RequestError(f"{path.name}: line {line} is no JSON object; one object a line was expected")
                 yield row
-    except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RequestError:
+        raise
+    except (RecursionError, ValueError, OSError) as error:  # ValueError itself of integers with thousands of digits
         raise RequestError(f"{path.name}: line {line or 1} is no UTF-8 JSON ({error}); one object a line") from None
 
 
 def _jsonl_header(path: Path) -> list[str]:
     return list(next(_jsonl_rows(path), {}))
-
-
-def _parquet_file(path: Path):
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise RequestError(f"{path.name} is no Parquet file that can be read ({error}); write it again") from None
-    sizes = (file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
-    if (size := sum(sizes)) > MAX_FILE_BYTES:
-        raise RequestError(f"{path.name} holds {size} bytes, more than {MAX_FILE_BYTES}; give a part of it")
-    return file
-
-
-def _parquet_header(path: Path) -> list[str]:
-    return list(_parquet_file(path).schema_arrow.names)
-
-
-def _parquet_columns(path: Path, columns: Sequence[str]) -> dict[str, list]:
-    import pyarrow
-
-    file = _parquet_file(path)
-    try:
-        table = file.read(columns=list(columns))
-        return {column: table[column].to_pylist() for column in columns}
-    except (pyarrow.ArrowException, OSError) as error:
-        raise RequestError(f"{path.name} cannot be read ({error}); write it again") from None
