@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
-from neurons.memel_models import bert, tokens  # noqa: E402
+from neurons.memel_models import bert, encoder, tokens  # noqa: E402
 
 from ninscope.errors import RequestError  # noqa: E402
 from ninscope.neurons.memel import MEmeL, insert_memel  # noqa: E402
@@ -70,6 +70,51 @@ def test_a_model_with_padding_has_no_graph_breaks(select, backend):
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-2, atol=1e-3)
     alike(model, twin, rtol=1e-3, atol=1e-4)
+
+
+class Wrapped(torch.nn.Module):
+    """Padding is known inside alone, and features of patches by their shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.encoder = Patches(), encoder(1)
+
+    def forward(self, images, *padding):
+        return self.encoder(self.patches(images), None, *padding)
+
+
+class Patches(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 8, 2, 2)
+
+    def forward(self, images):
+        return self.convolution(images).flatten(2).transpose(1, 2)
+
+
+def test_what_is_only_known_in_a_pass_breaks_no_graph():
+    torch.manual_seed(0)
+    model, h = Wrapped().train(), torch.randn(2, 3, 6, 6)
+    inserted = insert_memel(model, ["patches", "encoder.layers.0.self_attn"], late_start=1)
+    twin, padding = copy.deepcopy(model), torch.arange(9) >= torch.tensor([[9], [5]])
+    for module in (*model.modules(), *twin.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, torch.nn.MultiheadAttention):
+            module.dropout = 0.0
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for _ in range(3):
+        torch.testing.assert_close(compiled(h, padding), twin(h, padding), rtol=1e-4, atol=1e-5)
+    alike(model, twin, rtol=1e-4, atol=1e-5)
+    counted = {name: memel.scale.count.tolist() for name, memel in inserted.items()}
+    assert counted == {"patches": [3 * 18] * 8, "encoder.layers.0.self_attn": [3 * 14] * 8}
+
+
+def test_a_layer_that_does_not_run_is_refused_all_the_same():
+    model = encoder(1).train()
+    insert_memel(model, "layers.0.self_attn.out_proj")
+    with pytest.raises(RequestError, match=r"no MEmeL runs behind layers\.0\.self_attn\.out_proj"):
+        torch.compile(model, backend="aot_eager")(torch.randn(3, 6, 8))
 
 
 def test_no_value_is_passed_over_that_is_not_finite():

@@ -89,6 +89,20 @@ def test_padding_is_never_selected(rng, neurons, select):
     assert (out[:3] != h[:3])[kept[:3]].any()
 
 
+@pytest.mark.parametrize("select", SELECTIONS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_positions_that_were_padding_so_far_are_not_selected(rng, select, dtype):
+    """Nothing is known of them: a first token behind all earlier texts' ends is no monosemantic one."""
+    layer = MEmeL(late_start=1, select=select, neurons="positions")
+    layer(drawn(rng, 9, 6, 5).to(dtype), (torch.arange(6) < 4).expand(9, 6))
+    h = drawn(rng, 4, 6, 5).to(dtype)
+    h[:, 4:] += 50
+    h[:, 0, 0] += 50
+    out = layer(h, torch.ones(4, 6))
+    assert torch.equal(out[:, 4:], h[:, 4:])
+    assert (out[:, 0, 0] != h[:, 0, 0]).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("number", [1, 4])
 def test_of_equals_so_many_are_taken_as_were_asked(dtype, number):

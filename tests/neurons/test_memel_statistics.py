@@ -80,6 +80,30 @@ def test_a_large_mean_costs_no_digits(rng, neurons, dtype, largest):
     check(scale, batches, feature_dim=2 if neurons == "features" else None, rtol=3e-7, of_variance=2e-4)
 
 
+@pytest.mark.parametrize("largest", [0, 1, 3])
+def test_nor_does_that_of_positions_that_come_later(rng, largest):
+    """1000 +- 0.1 where the first batch, of shorter texts, had padding: nothing near them is known yet."""
+    batches = [(1000 + 0.1 * torch.from_numpy(rng.normal(size=(samples, 6, 3)))).float() for samples in (4, 3, 5, 4)]
+    masks = [
+        np.broadcast_to(np.arange(6) < length, (len(batch), 6))
+        for batch, length in zip(batches, (2, 6, 4, 6), strict=True)
+    ]
+    scale = MonosemanticScale("positions")
+    for number, (batch, kept) in enumerate(zip(batches, masks, strict=True)):
+        scale.observe(batch, torch.from_numpy(kept.copy()), largest)
+        check(scale, batches[: number + 1], masks[: number + 1], rtol=3e-7, of_variance=5e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_millions_of_values_cost_no_digits(dtype):
+    h = (1.3 * torch.randn(64, 2, 256, 256, generator=torch.Generator().manual_seed(3)) + 0.2).to(dtype)
+    scale = MonosemanticScale("features", 1)
+    scale.observe(h)
+    wanted = h.double().movedim(1, 0).flatten(1).numpy()
+    np.testing.assert_allclose(scale.mean, wanted.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(scale.variance, wanted.var(1, ddof=1), rtol=2e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", SHAPES)
 def test_other_types_are_taken_for_what_their_values_are(rng, dtype, name):
@@ -140,9 +164,11 @@ def test_phi_is_of_earlier_batches_only(rng, epsilon, neurons, padded):
             continue
         earlier = [each.double().numpy() for each in batches[:step]]
         history = history_of(earlier, masks[:step] if padded else None, 2 if neurons == "features" else None)
-        _, mean, variance = two_pass(history)
+        count, mean, variance = two_pass(history)
         values = batch.double().numpy().reshape(4, -1 if neurons == "positions" else 6, len(mean))
-        wanted = scales(values, mean, variance, epsilon).reshape(batch.shape)
+        wanted, known = np.zeros(values.shape), count > 1
+        wanted[..., known] = scales(values[..., known], mean[known], variance[known], epsilon)
+        wanted = wanted.reshape(batch.shape)
         if padded:
             wanted[~masks[step]] = 0
         np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-6)
@@ -205,6 +231,32 @@ def test_batches_of_one(rng):
     for step, batch in enumerate(batches):
         assert bool(scale(batch).any()) == (step > 1)  # one value has no variance
     check(scale, batches, feature_dim=1)
+
+
+def test_of_a_neuron_of_fewer_than_two_values_no_scale_is_known(rng):
+    """Positions that were padding so far, and those that counted once: they have no variance, nor a part in the mean of all."""
+    first = torch.from_numpy(rng.normal(size=(4, 5, 2))).float()
+    lengths = torch.tensor([2, 3, 2, 2])
+    scale = MonosemanticScale("positions")
+    scale(first, torch.arange(5) < lengths[:, None])
+    found = scale.eval()(torch.full((1, 5, 2), 9.0))[0]
+    assert not found[2:].any()
+    mean, variance = (each[:2].double() for each in (first.mean(0), first.double().var(0)))
+    wanted = (9 - mean).square() / (variance + 0.01 * variance.mean())
+    torch.testing.assert_close(found[:2].double(), wanted, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("largest", [0, 1, 3])
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("neurons", ["features", "positions"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_empty_batch_may_come_first(largest, name, neurons, dtype):
+    shape, feature_dim = SHAPES[name]
+    scale = MonosemanticScale(neurons, feature_dim)
+    phi, place = scale.observe(torch.zeros(0, *shape, dtype=dtype), None, largest)
+    assert phi.shape == place.shape == (0, largest)
+    assert not scale.count.any()
+    assert scale.mean.shape == (shape if neurons == "positions" else (shape[feature_dim - 1],))
 
 
 def test_an_empty_batch_says_nothing(rng):

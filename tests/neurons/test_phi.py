@@ -185,6 +185,28 @@ def test_phi_of_layers_is_that_of_loops(rng, masked, neurons):
         assert summary.p90 == pytest.approx(np.quantile(values, 0.9, method="inverted_cdf"), rel=1e-3)
 
 
+def test_positions_that_history_never_saw_have_no_scale(rng):
+    model = Blocks().eval()
+    history, new = batches_of(rng, [(4, 5)]), batches_of(rng, [(3, 5)])
+    history[0][1][:, 3:] = False
+    new[0][0][:, 3:] += 50
+    found = phi_of_layers(model, {"first": model.first}, run_on(model, True), history, new, "positions")["first"]
+    past, now = (outputs(model, batches)["first"][0].reshape(-1, 20) for batches in (history, new))
+    _, mean, variance = two_pass([list(past[:, place]) for place in range(12)])
+    known = scales(now[:, :12], mean, variance, 0.01)
+    summary = found.summary()
+    assert (summary.values, summary.counts[0] >= 3 * 8) == (60, True)
+    assert summary.largest == pytest.approx(known.max(), rel=1e-4)
+    assert summary.mean == pytest.approx(known.sum() / 60, rel=1e-4)
+
+
+def test_positions_of_a_block_of_convolutions_and_matrices_need_no_feature_dimension(rng):
+    model = nn.Sequential(nn.Sequential(nn.Conv1d(3, 3, 1), nn.Linear(5, 5))).eval()
+    batches = [torch.from_numpy(rng.normal(size=(4, 3, 5))).float() for _ in range(2)]
+    found = phi_of_layers(model, {"0": model[0]}, model, batches[:1], batches[1:], "positions")
+    assert found["0"].values == 60
+
+
 def test_looking_leaves_the_model_as_it_was(rng):
     model = Blocks().eval()
     batches = batches_of(rng, [(4, 5)])

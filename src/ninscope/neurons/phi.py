@@ -112,7 +112,7 @@ class PhiOfLayers:
     ):
         self.model, self.layers = model, layers
         self._scales = {
-            name: MonosemanticScale(neurons, feature_dim_of(module), epsilon=epsilon, layer=name)
+            name: MonosemanticScale(neurons, feature_dim_of(module, neurons), epsilon=epsilon, layer=name)
             for name, module in layers.items()
         }
         self._found = {name: PhiDistribution() for name in layers}

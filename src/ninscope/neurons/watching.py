@@ -22,10 +22,7 @@ def activations_of(output) -> Tensor | None:
 def watched(model: nn.Module, layers: Mapping[str, nn.Module], see: See) -> Iterator[None]:
     """see(layer, activations [samples, ...], padding mask or None) at every pass of each of these layers."""
     padding = Padding(model)
-    handles = [
-        model.register_forward_pre_hook(padding.before, with_kwargs=True),
-        model.register_forward_hook(padding.after, always_call=True),
-    ]
+    handles = padding.hook(model)
 
     def hook(name: str):
         def look(module: nn.Module, arguments: tuple, output) -> None:

@@ -3,7 +3,9 @@
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from ninscope.errors import RequestError
@@ -66,17 +68,45 @@ def candidates(model: nn.Module) -> dict[str, nn.Module]:
     return longest
 
 
-def feature_dim_of(module: nn.Module) -> int:
-    """Which dimension of a module's output counts features: 1 of convolutions and of normalisations that go with them, else the
-    last. Raises RequestError: a block of both convolutions and matrices, whose output may be either."""
-    inner = [each for each in module.modules() if isinstance(each, (*_CONVOLUTIONS, nn.Linear))] or [module]
+@dataclass(frozen=True)
+class ChannelDimension:
+    """Which dimension of the output of a block of convolutions counts features, by its shape: 1, or the last where it is tokens.
+
+    dimensions: of what the last convolution gives, batch and channels with them. channels: how many those are.
+    """
+
+    dimensions: int
+    channels: int
+
+    def __call__(self, shape: torch.Size) -> int | None:
+        """None: as many dimensions as a convolution gives, and the channels may be the last of them."""
+        first, last = shape[1] == self.channels, shape[-1] == self.channels
+        if len(shape) < self.dimensions:  # flattened, as patches are, which then come before their features
+            return 1 if first and not last else -1
+        return None if last and not first else 1
+
+
+def feature_dim_of(module: nn.Module, neurons: str = "features") -> int | ChannelDimension:
+    """Which dimension of a module's output counts features: 1 of convolutions and of normalisations that go with them, or what
+    tells it of a block of them; else the last, also of neurons "positions", which no dimension counts. Raises RequestError: a
+    block of both convolutions and matrices, whose output may be either."""
+    if neurons == "positions":
+        return -1
+    inside = list(module.modules())
+    inner = [each for each in inside if isinstance(each, (*_CONVOLUTIONS, nn.Linear))]
+    inner = inner or [each for each in inside if isinstance(each, _CHANNEL_NORMALISATIONS)] or [module]
     of_channels = {isinstance(each, (*_CONVOLUTIONS, *_CHANNEL_NORMALISATIONS)) for each in inner}
     if len(of_channels) > 1:
         raise RequestError(
             f"a {type(module).__name__} has convolutions and matrices, and its output may count features in dimension 1 or in the "
             "last; give feature_dim, or take layers inside it"
         )
-    return 1 if of_channels.pop() else -1
+    if not of_channels.pop():
+        return -1
+    last = inner[-1]
+    if last is module or not isinstance(last, _CONVOLUTIONS):
+        return 1
+    return ChannelDimension(2 + len(last.kernel_size), last.out_channels)
 
 
 def _middle(model: nn.Module, number: int) -> dict[str, nn.Module]:
@@ -97,10 +127,11 @@ def _named(asked: str, modules: dict[str, nn.Module]) -> str:
     if len(ends) == 1:
         return ends[0]
     if ends:
-        raise RequestError(f"layer {asked!r} is {len(ends)} modules: {_listed(ends)}; give the whole name of each")
+        raise RequestError(f"layer {asked!r} is {len(ends)} modules: {listed(ends)}; give the whole name of each")
     near = difflib.get_close_matches(asked, modules, n=3, cutoff=0.3) or list(modules)[:3]
-    raise RequestError(f"layer {asked!r} matches no module of the model; near: {_listed(near)}")
+    raise RequestError(f"layer {asked!r} matches no module of the model; near: {listed(near)}")
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from ninscope.errors import RequestError
-from ninscope.neurons.memel.finding import feature_dim_of, layers_of
+from ninscope.neurons.memel.finding import feature_dim_of, layers_of, listed
 from ninscope.neurons.memel.layer import MEmeL
 from ninscope.neurons.memel.padding import Padding, is_floating
 
 CHILD = "memel"  # what the layer is called inside the module whose output it takes
 _INSERTED = "_memel_inserted"  # of a model: its hooks and the modules that have such a child
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # whose forward, where they have one, runs all their children
 
 
 class _Hook:
@@ -18,8 +19,10 @@ class _Hook:
 
     def __init__(self, name: str, memel: MEmeL, padding: Padding):
         self.name, self.memel, self.padding = name, memel, padding
+        self.ran = self.passing = False
 
     def __call__(self, module: nn.Module, arguments: tuple, output):
+        self.ran = True
         if not self.memel.training:
             return output
         if is_floating(output):
@@ -39,22 +42,70 @@ class _Hook:
         )
 
     def _through(self, h: Tensor) -> Tensor:
-        return self.memel(h, self.padding.of(self.name, h))
+        mask = self.padding.of(self.name, h)
+        self.passing = True
+        try:
+            return self.memel(h, mask)
+        finally:
+            self.passing = False
+
+    def only_here(self, memel: MEmeL, arguments: tuple) -> None:
+        """Before MEmeL. A module that runs whatever children it has would run it as one of them, beside this hook."""
+        if not self.passing:
+            raise RequestError(
+                f"layer {self.name} runs all modules in it, and its MEmeL as one of them; take a module inside it, or the one "
+                "around it"
+            )
+
+
+class _Around:
+    """Before the module that a layer is in: whether it runs in training."""
+
+    def __init__(self, name: str):
+        self.name, self.ran = name, False
+
+    def __call__(self, module: nn.Module, arguments: tuple) -> None:
+        self.ran = self.ran or module.training
+
+
+class _FirstPass:
+    """After the first whole training pass of a model: layers that never run are no layers to take. Only where the module around
+    one did run: blocks that are dropped at random, as LayerDrop does, are in lists, which themselves never run.
+    """
+
+    def __init__(self, layers: list[tuple[_Hook, _Around]]):
+        self.layers, self.over = layers, False
+
+    def __call__(self, model: nn.Module, arguments: tuple, output) -> None:
+        if self.over or not model.training:
+            return
+        silent = [(hook.name, around.name) for hook, around in self.layers if around.ran and not hook.ran]
+        self.over = not silent
+        if silent:
+            around = silent[0][1]
+            raise RequestError(
+                f"no MEmeL runs behind {listed([name for name, _ in silent])}: the model does not call what it has there, or only "
+                f"takes its weights; take another layer" + (f", such as {around}" if around else "")
+            )
 
 
 def insert_memel(model: nn.Module, layers: str | Sequence[str] = "middle:4", **settings) -> dict[str, MEmeL]:
     """Put a `MEmeL(**settings)` behind layers of a model; returns them by the layers' names.
 
     layers: "middle:4", the four middle attention layers (paper B, appendix F.1; where there is none, repeated blocks), or names
-    of modules as in model.named_modules(). Each MEmeL is a child of the module whose output it takes (of an nn.Sequential, of
-    the last in it), so that its statistics are saved, loaded, moved and cast with the model, and train() and eval() reach it. Of
-    an output of several tensors the first is taken; its first dimension is samples, which Swin's attention splits into windows.
+    of modules as in model.named_modules(). Each MEmeL is a child of the module whose output it takes (of an nn.Sequential or
+    another list of modules, of the last in it), so that its statistics are saved, loaded, moved and cast with the model, and
+    train() and eval() reach it. Of an output of several tensors the first is taken; its first dimension is samples, which Swin's
+    attention splits into windows.
+
     What is padding is told by the model's argument attention_mask, or of torch's modules key_padding_mask, src_key_padding_mask
-    and tgt_key_padding_mask, where it is [samples, tokens]. feature_dim is taken from the module, 1 of convolutions, unless it is
-    given.
+    and tgt_key_padding_mask, where it is [samples, tokens]; of a model without such an argument (a wrapper, or
+    DistributedDataParallel) by that of the modules inside it. feature_dim, unless it is given, is taken from the module: 1 of
+    convolutions, but the last where they give tokens; it has no meaning for neurons "positions".
 
     Raises RequestError: layers that are not there (with near names), settings that make no sense, MEmeL inserted already, layers
-    without a batch first, gradient checkpointing, which would pass every batch twice. The layers raise what `MEmeL` does.
+    without a batch first, gradient checkpointing, which would pass every batch twice. The layers raise what `MEmeL` does; the
+    model, after its first training pass, if a layer did not run though the module around it did.
     """
     if any(hasattr(module, _INSERTED) for module in model.modules()):
         raise RequestError(f"MEmeL is in this {type(model).__name__} already; remove_memel takes it out")
@@ -64,24 +115,29 @@ def insert_memel(model: nn.Module, layers: str | Sequence[str] = "middle:4", **s
         )
     found = layers_of(model, layers)
     places = {name: _place_behind(name, module, model) for name, module in found.items()}
-    for name, module in places.items():
-        if (other := next(each for each in places if places[each] is module)) != name:
+    for name, (_, module) in places.items():
+        if (other := next(each for each in places if places[each][1] is module)) != name:
             raise RequestError(f"layers {other} and {name} end in one module; name one of them")
     inserted = {}
     for name, module in found.items():
-        own = {} if "feature_dim" in settings else {"feature_dim": feature_dim_of(module)}
+        neurons = settings.get("neurons", "features")
+        own = {} if "feature_dim" in settings else {"feature_dim": feature_dim_of(module, neurons)}
         inserted[name] = MEmeL(**own, **settings, layer=name)
-    padding = Padding(model)
-    handles = [
-        model.register_forward_pre_hook(padding.before, with_kwargs=True),
-        model.register_forward_hook(padding.after, always_call=True),
-    ]
-    for name, module in places.items():
+    padding, layers = Padding(model), []
+    handles = padding.hook(model)
+    for name, (module, host) in places.items():
         memel = inserted[name].train(module.training)
         parameter = next(module.parameters(), next(model.parameters(), None))
-        module.add_module(CHILD, memel if parameter is None else memel.to(parameter.device))
-        handles.append(module.register_forward_hook(_Hook(name, memel, padding)))
-    setattr(model, _INSERTED, (handles, list(places.values())))
+        host.add_module(CHILD, memel if parameter is None else memel.to(parameter.device))
+        hook, around = _Hook(name, memel, padding), _Around(name.rpartition(".")[0])
+        handles += [
+            module.register_forward_hook(hook),
+            memel.register_forward_pre_hook(hook.only_here),
+            model.get_submodule(around.name).register_forward_pre_hook(around),
+        ]
+        layers.append((hook, around))
+    handles.append(model.register_forward_hook(_FirstPass(layers)))
+    setattr(model, _INSERTED, (handles, [host for _, host in places.values()]))
     return inserted
 
 
@@ -97,22 +153,30 @@ def remove_memel(model: nn.Module) -> None:
     delattr(model, _INSERTED)
 
 
-def _place_behind(name: str, asked: nn.Module, model: nn.Module) -> nn.Module:
-    """The module whose child a MEmeL behind the asked one becomes. Raises RequestError: there is none."""
+def _place_behind(name: str, asked: nn.Module, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The module whose output a MEmeL behind the asked one takes, and that whose child it becomes. Raises RequestError: there is
+    none."""
     module = asked
-    # A sequence would pass any child of its own as one of its modules.
-    while isinstance(module, nn.Sequential) and len(module):
+    while type(module).forward is nn.Sequential.forward and len(module):
         module = module[-1]
-    if module is not asked and sum(each is module for _, each in model.named_modules(remove_duplicate=False)) > 1:
-        raise RequestError(
-            f"the last module of layer {name} stands in other places of the model too; name another layer"
-        )
     if type(module).forward is nn.Module.forward:
         raise RequestError(
             f"layer {name} is a {type(module).__name__}, which is not passed as a whole; name modules inside it"
         )
-    if hasattr(module, CHILD):
+    host = module
+    while isinstance(host, _LISTS):  # which would pass any child of its own as one of its modules
+        if not len(host):
+            raise RequestError(
+                f"layer {name} {'is' if host is asked else 'ends in'} an empty {type(host).__name__}, which only hands on what "
+                "it is given; name the module before it"
+            )
+        host = list(host.children())[-1]
+    if host is not asked and sum(each is host for _, each in model.named_modules(remove_duplicate=False)) > 1:
+        raise RequestError(
+            f"the last module of layer {name} stands in other places of the model too; name another layer"
+        )
+    if hasattr(host, CHILD):
         raise RequestError(f"layer {name} has something called {CHILD} already; take another layer")
     if getattr(getattr(module, "self_attn", module), "batch_first", True) is False:
         raise RequestError(f"layer {name} is of batch_first=False, so its first dimension is not samples; make it True")
-    return module
+    return module, host

@@ -1,6 +1,6 @@
 """MEmeL as a layer: monosemantic values are replaced by their neuron's mean (paper B, sections 3.2 and 3.3, Algorithm 2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class MEmeL(nn.Module):
         select: Selection | str | Mapping[str, float] = "top-1",
         late_start: int = LATE_START,
         neurons: str = "features",
-        feature_dim: int = -1,
+        feature_dim: int | Callable[[torch.Size], int | None] = -1,
         forget: int | None = None,
         epsilon: float = EPSILON,
         shape: Sequence[int] | None = None,

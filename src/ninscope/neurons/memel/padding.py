@@ -3,6 +3,7 @@
 import inspect
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ninscope.errors import RequestError
 
@@ -17,20 +18,43 @@ def is_floating(value) -> bool:
 
 
 class Padding:
-    """Two hooks of a model, before and after it, and what they know between."""
+    """Hooks of a model, before and after it, and what they know between.
+
+    A model whose forward names no mask may hand one on all the same: DistributedDataParallel does, and wrappers do. Then the
+    outermost modules in it that do name one are asked, each from when it is called on; what the model itself is given by name
+    holds where they are told nothing.
+    """
 
     def __init__(self, model: nn.Module):
-        self.names = list(inspect.signature(model.forward).parameters)
-        self.has_decoder = any(name in _DECODER_MASKS for name in self.names)
+        self.names = _arguments(model)
+        self.inner = {} if _names_mask(self.names) else _outermost(model)
+        self.passing = self.told = False
+        self.has_decoder = False
         self.mask: Tensor | None = None
         self.of_decoder: Tensor | None = None
 
+    def hook(self, model: nn.Module) -> list[RemovableHandle]:
+        """Register the hooks; returns what removes them."""
+        return [
+            model.register_forward_pre_hook(self.before, with_kwargs=True),
+            model.register_forward_hook(self.after, always_call=True),
+            *(
+                model.get_submodule(name).register_forward_pre_hook(_Asking(self, names), with_kwargs=True)
+                for name, names in self.inner.items()
+            ),
+        ]
+
     def before(self, model: nn.Module, arguments: tuple, named: dict) -> None:
-        given = dict(zip(self.names, arguments, strict=False)) | named
-        self.mask, self.of_decoder = _counting(given, _MASKS), _counting(given, _DECODER_MASKS)
+        self.take(self.names, dict(zip(self.names, arguments, strict=False)) | named)
+        self.passing, self.told = True, self.mask is not None or self.of_decoder is not None
 
     def after(self, model: nn.Module, arguments: tuple, output) -> None:
         self.mask = self.of_decoder = None
+        self.passing = self.told = False
+
+    def take(self, names: list[str], given: dict) -> None:
+        self.has_decoder = any(name in _DECODER_MASKS for name in names)
+        self.mask, self.of_decoder = _counting(given, _MASKS), _counting(given, _DECODER_MASKS)
 
     def of(self, layer: str, h: Tensor) -> Tensor | None:
         """True where activations of a layer count, bool [samples, tokens]; None: everywhere. Raises RequestError: activations that
@@ -52,3 +76,45 @@ def _counting(given: dict, masks: dict[str, bool]) -> Tensor | None:
         if isinstance(mask, Tensor) and mask.ndim == 2:
             return mask == 0 if of_padding else mask != 0
     return None
+
+
+class _Asking:
+    """Before a module inside the model: which mask it is given."""
+
+    def __init__(self, padding: Padding, names: list[str]):
+        self.padding, self.names = padding, names
+
+    def __call__(self, module: nn.Module, arguments: tuple, named: dict) -> None:
+        padding, given = self.padding, _of_tokens(dict(zip(self.names, arguments, strict=False)) | named)
+        tells = any(_counting(given, masks) is not None for masks in (_MASKS, _DECODER_MASKS))
+        # A mask of keys says nothing of the output, whose tokens are the queries'.
+        if padding.passing and given.get("key") is given.get("query") and (tells or not padding.told):
+            padding.take(self.names, given)
+
+
+def _of_tokens(given: dict) -> dict:
+    """Without masks that are not of the samples and tokens beside them: inner modules may call so which token sees which."""
+    masks = {name for name in given if name in _MASKS or name in _DECODER_MASKS}
+    sizes = [value.shape[:2] for name, value in given.items() if isinstance(value, Tensor) and name not in masks]
+    return {name: value for name, value in given.items() if name not in masks or getattr(value, "shape", None) in sizes}
+
+
+def _arguments(module: nn.Module) -> list[str]:
+    try:
+        return list(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):  # compiled modules tell none
+        return []
+
+
+def _names_mask(names: list[str]) -> bool:
+    return any(name in _MASKS or name in _DECODER_MASKS for name in names)
+
+
+def _outermost(model: nn.Module) -> dict[str, list[str]]:
+    """Of the outermost modules whose forward names a mask, the names of its arguments."""
+    found: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if name and not inside and _names_mask(names := _arguments(module)):
+            found[name] = names
+    return found

@@ -1,6 +1,6 @@
 """The monosemantic scale of activations, from running statistics (paper B, Definition 3.1, Lemma 3.2, Algorithm 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -16,13 +16,15 @@ EPSILON = 0.01  # of variance compensation; the authors' 1/100
 class MonosemanticScale(nn.Module):
     """phi = (h - mean)^2 / variance of every value, from the mean and variance of its neuron over all earlier batches.
 
-    neurons: "features", a neuron is an index of `feature_dim` (default the last: hidden size; of images 1) and its values are
-    those of all samples and tokens; "positions", as in the authors' code, every value of a sample is a neuron of its own, and
-    all batches must have the same shape beyond the first dimension.
+    neurons: "features", a neuron is an index of `feature_dim` (default the last: hidden size; of images 1; or what tells it by
+    the activations' shape, None where it cannot) and its values are those of all samples and tokens; "positions", as in the
+    authors' code, every value of a sample is a neuron of its own, and all batches must have the same shape beyond the first
+    dimension.
     forget: the number of batches n_f after which earlier ones weigh as n_f batches of the present size (Algorithm 1), or as
     what they are where that is less; None: never. epsilon: the denominator is variance + epsilon * the mean variance of the
-    layer (appendix E); where that is 0, nothing is known of a scale and phi is 0. shape: of the statistics, which are sized by
-    the first batch where it is not given. layer: its name in messages.
+    layer's neurons that have one (appendix E); where that is 0, or a neuron had fewer than two values, nothing is known of a
+    scale and phi is 0. shape: of the statistics, which are sized by the first batch where it is not given. layer: its name in
+    messages.
 
     Buffers: mean, variance (n-1 in the denominator; 0 before a second value), float32 [neurons], or
     [sample's shape] of positions; count, int64 alike, values so far; steps, int64, batches so far. They stay float32 whatever
@@ -32,7 +34,7 @@ class MonosemanticScale(nn.Module):
     def __init__(
         self,
         neurons: str = "features",
-        feature_dim: int = -1,
+        feature_dim: int | Callable[[torch.Size], int | None] = -1,
         forget: int | None = None,
         epsilon: float = EPSILON,
         shape: Sequence[int] | None = None,
@@ -95,11 +97,14 @@ class MonosemanticScale(nn.Module):
         return phi, place
 
     def inverse(self) -> Tensor:
-        """1 / (variance + epsilon * mean variance), float32 [neurons]; 0 where that is not finite."""
-        variance = self.variance.flatten()
-        denominator = variance + self.epsilon * variance.mean()
+        """1 / (variance + epsilon * mean variance), float32 [neurons]; 0 where that is not finite, and of neurons without a
+        variance, which need two values and have no part in the mean."""
+        known = self.count.flatten() > 1
+        variance = torch.where(known, self.variance.flatten(), 0.0)
+        denominator = variance + self.epsilon * (variance.sum() / known.sum().clamp(min=1))
         # Of a denominator that has no finite inverse, zero or next to it, no scale is known.
-        return torch.where(denominator > torch.finfo(torch.float32).tiny, 1 / denominator, 0.0)
+        known &= denominator > torch.finfo(torch.float32).tiny
+        return torch.where(known, 1 / denominator, 0.0)
 
     def dim_of(self, h: Tensor) -> int:
         """The dimension that counts neurons, or POSITIONS. Raises RequestError."""
@@ -110,9 +115,15 @@ class MonosemanticScale(nn.Module):
             )
         if self.neurons == "positions":
             return POSITIONS
-        dim = self.feature_dim + h.ndim if self.feature_dim < 0 else self.feature_dim
+        given = self.feature_dim(h.shape) if callable(self.feature_dim) else self.feature_dim
+        if given is None:
+            raise RequestError(
+                f"{self.layer}: activations of shape {tuple(h.shape)} may count features in dimension 1 or in the last; give "
+                "feature_dim, or take layers inside it"
+            )
+        dim = given + h.ndim if given < 0 else given
         if not 1 <= dim < h.ndim:
-            raise RequestError(f"{self.layer}: feature_dim {self.feature_dim} is no dimension of {tuple(h.shape)}")
+            raise RequestError(f"{self.layer}: feature_dim {given} is no dimension of {tuple(h.shape)}")
         return dim
 
     def _prepared(self, h: Tensor) -> int:

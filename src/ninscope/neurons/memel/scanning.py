@@ -116,13 +116,14 @@ def _statistics(rows: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tens
     if kept is not None:
         off.masked_fill_(~kept, 0)
     rest = off.sum((0, 1)).double() / known  # what rounding left of the mean
-    squares = torch.linalg.vector_norm(off, dim=(0, 1)).double().square() / known
+    # A sum is cascaded, where a norm adds one value after another and loses digits of millions.
+    squares = off.square_().sum((0, 1)).double() / known
     return count, centre.double() + rest, (squares - rest.square()).clamp(min=0)
 
 
 def _place_in(h: Tensor, dim: int, place: Tensor) -> Tensor:
     """Places in rows x neurons as places in h.reshape(samples, -1), where neurons are not the last dimension."""
-    neurons, after = h.shape[dim], h[0].numel() // h.shape[1:dim].numel() // h.shape[dim]
+    neurons, after = h.shape[dim], h.shape[dim + 1 :].numel()
     row, neuron = place // neurons, place % neurons
     return (row // after * neurons + neuron) * after + row % after
 
@@ -139,9 +140,9 @@ def _scan_in_one_pass(
     if kept is not None:
         counted = (kept[:, 0].expand(values.shape) if of_positions else kept[..., 0]).contiguous().numpy()
     shift, scale = mean.numpy(), inverse.numpy()
-    if not scale.any() and values.size:
-        # No statistics yet: near the values, or squares of a large mean drown the variance.
-        shift = _first_counted(values, counted)
+    if values.size and not scale.all():
+        # Where nothing is known yet: near the values, or squares of a large mean drown the variance.
+        shift = np.where(scale > 0, shift, _first_counted(values, counted))
     every = rows.shape[0] * rows.shape[1]
     count = every if kept is None else counted.sum(0 if of_positions else None)
     threads = torch.get_num_threads() if values.size >= _WORTH_THREADS else 1
