@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def client(monkeypatch):
     monkeypatch.setattr(execute, "REPLACE_SECONDS", 0.2)
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "0.2s"}), connected(None, 1) as client:
+    with connected(None, 1) as client:
         yield client
 
 
@@ -48,7 +48,6 @@ def test_one_that_cannot_be_started_is_tried_again(client, monkeypatch):
             raise OSError("no memory to start a process in")
         return await begin(self)
 
-    process = lost(client)
-    monkeypatch.setattr(Nanny, "start_unsafe", start)
-    assert_replaced(client, process)
+    monkeypatch.setattr(Nanny, "start_unsafe", start)  # from now on: the first worker is there
+    assert_replaced(client, lost(client))
     assert len(failures) == 1
