@@ -21,6 +21,7 @@ from ninscope.pipeline.stages.locate import STAGE as LOCATE
 from ninscope.pipeline.stages.locate import Located, task_key
 from ninscope.pipeline.stages.of_model import clear_bases
 from ninscope.pipeline.stages.outcome import Outcome
+from ninscope.pipeline.stages.studies import FINETUNE
 from ninscope.pipeline.stages.studies import settled as settled_studies
 from ninscope.pipeline.stages.tables import tables_key
 from ninscope.pipeline.storing.manifest import key_of
@@ -96,7 +97,7 @@ def finish(prepared: Prepared) -> None:
     with prepared.folder.alone() as alone:
         store = ArtefactStore(prepared.folder)
         clear_leftovers(store, list(prepared.plan.exact), alone)
-        clear_states(store, {study.key for study in prepared.plan.asked_studies}, alone)
+        clear_states(store, {study.key for study in prepared.plan.asked_studies if study.stage == FINETUNE}, alone)
         if alone:
             clear_bases(prepared.folder)
 

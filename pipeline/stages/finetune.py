@@ -82,8 +82,9 @@ def phi_values(summary) -> list[float]:
 
 def clear_states(store: ArtefactStore, asked: Collection[str | None], alone: bool) -> None:
     """Delete states that nobody goes on from: of fine-tunes that have come to their end, whose worker died just after, and, where
-    no other run is at work in this folder, of those that are not asked for any more. asked: keys of those that are."""
+    no other run is at work in this folder, of those that are not asked for any more. asked: keys of those that are; where one is
+    None, it is not known whose state may be meant."""
     folder = store.folder.finetunes
     for place in folder.iterdir() if folder.is_dir() else ():
-        if store.has(FINETUNE, place.name) or (alone and place.name not in asked):
+        if store.has(FINETUNE, place.name) or (alone and None not in asked and place.name not in asked):
             shutil.rmtree(place, ignore_errors=True)

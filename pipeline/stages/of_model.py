@@ -1,6 +1,7 @@
 """What stages that run a checkpoint's model share: the base, fetched from a Hub once a run, its task, and the GPU they have."""
 
-import getpass
+import gc
+import os
 import shutil
 import tempfile
 import time
@@ -86,11 +87,15 @@ def a_gpu() -> Iterator[None]:
     if not names:
         yield
         return
-    place, user = Path(tempfile.gettempdir()), getpass.getuser()
+    place, user = Path(tempfile.gettempdir()), os.getuid()
     index, lock = _first_free([FileLock(place / f"ninscope-{user}-gpu-{name}.lock") for name in names])
     try:
         with torch.cuda.device(index):
-            yield
+            try:
+                yield
+            finally:  # torch keeps the memory for more of the same, and whoever has the GPU next needs it
+                gc.collect()
+                torch.cuda.empty_cache()
     finally:
         lock.release()
 

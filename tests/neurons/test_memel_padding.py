@@ -170,3 +170,29 @@ def test_a_layer_that_is_looked_at_has_it_too():
         model(given["input_ids"], given["attention_mask"])
     assert torch.equal(seen[0], given["attention_mask"].bool())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Towers(nn.Module):
+    """Text, of which some is padding, then images, then attention from these to that; and a head on the text."""
+
+    def __init__(self):
+        super().__init__()
+        self.text, self.image = encoder(1), nn.Linear(8, 8)
+        self.across = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Conv1d(8, 3, 1)
+
+    def forward(self, text, padding, images):
+        read = self.text(text, src_key_padding_mask=padding)
+        seen, _ = self.across(self.image(images), read, read, key_padding_mask=padding)
+        return self.head(read.transpose(1, 2)).sum() + seen.sum()
+
+
+def test_a_mask_is_of_the_module_that_was_given_it():
+    model, padding = Towers().train(), torch.arange(5) >= torch.tensor([[5], [3]])
+    layers = ["text.layers.0.linear2", "image", "across", "head"]
+    inserted = insert_memel(model, layers)
+    model(torch.randn(2, 5, 8), padding, torch.randn(2, 4, 8))
+    # Tokens of text that are none of padding; of images all, and of the queries; of the head what is not seen to be tokens.
+    assert {name: memel.scale.count[0].item() for name, memel in inserted.items()} == dict(
+        zip(layers, (8, 8, 8, 10), strict=True)
+    )

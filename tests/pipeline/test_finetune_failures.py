@@ -300,6 +300,18 @@ def test_states_that_nobody_asks_for_any_more_are_cleared(tmp_path, options):
     assert not left.exists()
 
 
+def test_states_stay_while_it_is_not_known_whose_they_are(tmp_path, options):
+    """A checkpoint that cannot be read for a while: what was reached from it is gone on from later."""
+    neox_suite(tmp_path / "tiny", (0, 4))
+    dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)
+    add_sections(dag, finetune=finetune_section(language_task(tmp_path), **SHORT))
+    (tmp_path / "tiny" / "step4" / "model.safetensors").rename(tmp_path / "kept")
+    left = tmp_path / "runs" / "some" / "finetunes" / "of-step4"
+    left.mkdir(parents=True)
+    assert command("run", dag, *options).code == 1
+    assert left.exists()
+
+
 def test_a_fine_tune_that_is_cancelled_stops(tmp_path, threads):
     """A thread cannot be stopped: the next run would wait for the hours that it still has."""
     neox_suite(tmp_path / "tiny", (0,))
@@ -328,13 +340,17 @@ class Gpus:
     """torch.cuda of a machine with so many GPUs, as far as it is asked here. busy: which are current devices."""
 
     def __init__(self, count: int):
-        self.count, self.busy = count, []
+        self.count, self.busy, self.emptied = count, [], 0
 
     def device_count(self) -> int:
         return self.count
 
     def get_device_properties(self, index: int):
         return SimpleNamespace(uuid=f"test-{os.getpid()}-{index}")
+
+    def empty_cache(self) -> None:
+        assert self.busy
+        self.emptied += 1
 
     @contextlib.contextmanager
     def device(self, index: int):
@@ -362,7 +378,7 @@ def test_no_two_studies_have_one_gpu(monkeypatch):
         failed = [future.exception() for future in [pool.submit(work, number) for number in range(12)]]
     assert [str(error) for error in failed if error is not None] == ["of the work"]
     assert max(most) == 2
-    assert gpus.busy == []
+    assert (gpus.busy, gpus.emptied) == ([], 12)
 
 
 def test_without_a_gpu_whoever_wants_it_says_so(monkeypatch):

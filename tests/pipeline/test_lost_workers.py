@@ -1,7 +1,6 @@
 """Local workers that are gone for good are replaced: a run never waits for workers that will not come."""
 
 import os
-from functools import partial
 
 import dask
 import pytest
@@ -19,20 +18,28 @@ def client(monkeypatch):
         yield client
 
 
-def lost(client) -> int:
-    """The process of the one worker, which Dask has given up: it died once more before it had quite come back."""
-    process = client.submit(os.getpid, pure=False).result(timeout=60)
+def set_up() -> tuple:
+    """What is told of by a worker of how it was started."""
+    return dask.config.get("distributed.worker.profile.enabled"), os.environ.get("MALLOC_TRIM_THRESHOLD_")
+
+
+def lost(client) -> tuple:
+    """(process of the one worker, how it was started); Dask has given it up, as one that died again before it had come back."""
+    worker = (
+        client.submit(os.getpid, pure=False).result(timeout=60),
+        client.submit(set_up, pure=False).result(timeout=60),
+    )
     (nanny,) = client.cluster.workers.values()
     client.cluster.sync(nanny.close, reason="nanny-instantiate-failed")
-    return process
+    return worker
 
 
-def assert_replaced(client, process: int) -> None:
+def assert_replaced(client, worker: tuple) -> None:
+    process, how = worker
     assert client.submit(os.getpid, pure=False).result(timeout=60) != process
     assert len(client.scheduler_info()["workers"]) == len(client.cluster.worker_spec) == 1
-    # Is set up as the first was.
-    assert client.submit(dask.config.get, "distributed.worker.profile.enabled", pure=False).result(timeout=60) is False
-    assert client.submit(partial(os.environ.get, "MALLOC_TRIM_THRESHOLD_"), pure=False).result(timeout=60) is None
+    assert how[0] is False
+    assert client.submit(set_up, pure=False).result(timeout=60) == how
 
 
 def test_a_worker_that_is_not_started_again_is_replaced(client):

@@ -71,6 +71,7 @@ def candidates(model: nn.Module) -> dict[str, nn.Module]:
 @dataclass(frozen=True)
 class ChannelDimension:
     """Which dimension of the output of a block of convolutions counts features, by its shape: 1, or the last where it is tokens.
+    The block may end in another convolution than its last one, so that `channels` may be those of a part.
 
     dimensions: of what the last convolution gives, batch and channels with them. channels: how many those are.
     """
@@ -83,7 +84,8 @@ class ChannelDimension:
         first, last = shape[1] == self.channels, shape[-1] == self.channels
         if len(shape) < self.dimensions:  # flattened, as patches are, which then come before their features
             return 1 if first and not last else -1
-        return None if last and not first else 1
+        square = shape[-1] == shape[-2]  # an image as wide as there are channels
+        return None if last and not first and not square else 1
 
 
 def feature_dim_of(module: nn.Module, neurons: str = "features") -> int | ChannelDimension:

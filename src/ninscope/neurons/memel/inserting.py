@@ -1,7 +1,9 @@
 """Put MEmeL behind layers of a model, whatever it is, and take it out again: by hooks, without touching its code."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ninscope.errors import RequestError
@@ -10,6 +12,7 @@ from ninscope.neurons.memel.layer import MEmeL
 from ninscope.neurons.memel.padding import Padding, is_floating
 
 CHILD = "memel"  # what the layer is called inside the module whose output it takes
+SILENT_PASSES = 10
 _INSERTED = "_memel_inserted"  # of a model: its hooks and the modules that have such a child
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # whose forward, where they have one, runs all their children
 
@@ -22,7 +25,8 @@ class _Hook:
         self.ran = self.passing = False
 
     def __call__(self, module: nn.Module, arguments: tuple, output):
-        self.ran = True
+        if not torch.compiler.is_compiling():
+            self.ran = True
         if not self.memel.training:
             return output
         if is_floating(output):
@@ -59,33 +63,38 @@ class _Hook:
 
 
 class _Around:
-    """Before the module that a layer is in: whether it runs in training."""
+    """Before the module that a layer is in: how often it has run in training."""
 
     def __init__(self, name: str):
-        self.name, self.ran = name, False
+        self.name, self.passes = name, 0
 
     def __call__(self, module: nn.Module, arguments: tuple) -> None:
-        self.ran = self.ran or module.training
+        if module.training and not torch.compiler.is_compiling():
+            self.passes += 1
 
 
-class _FirstPass:
-    """After the first whole training pass of a model: layers that never run are no layers to take. Only where the module around
-    one did run: blocks that are dropped at random, as LayerDrop does, are in lists, which themselves never run.
+class _Watch:
+    """After a training pass of a model: warns, once, of layers that never run. By then the module around one has run so often
+    that no layer which is dropped at random, or waits for another task's turn, is likely to be meant. Not under torch.compile,
+    where counting would be compiled once more at every pass.
     """
 
     def __init__(self, layers: list[tuple[_Hook, _Around]]):
         self.layers, self.over = layers, False
 
     def __call__(self, model: nn.Module, arguments: tuple, output) -> None:
-        if self.over or not model.training:
+        if self.over or not model.training or torch.compiler.is_compiling():
             return
-        silent = [(hook.name, around.name) for hook, around in self.layers if around.ran and not hook.ran]
-        self.over = not silent
+        waiting = [(hook.name, around) for hook, around in self.layers if not hook.ran]
+        silent = [(name, around) for name, around in waiting if around.passes >= SILENT_PASSES]
+        self.over = bool(silent) or not waiting
         if silent:
-            around = silent[0][1]
-            raise RequestError(
-                f"no MEmeL runs behind {listed([name for name, _ in silent])}: the model does not call what it has there, or only "
-                f"takes its weights; take another layer" + (f", such as {around}" if around else "")
+            around = silent[0][1].name
+            warnings.warn(
+                f"no MEmeL has run behind {listed([name for name, _ in silent])} in {SILENT_PASSES} training passes: the model "
+                "does not call what it has there, or only takes its weights; take another layer"
+                + (f", such as {around}" if around else ""),
+                stacklevel=2,
             )
 
 
@@ -104,8 +113,8 @@ def insert_memel(model: nn.Module, layers: str | Sequence[str] = "middle:4", **s
     convolutions, but the last where they give tokens; it has no meaning for neurons "positions".
 
     Raises RequestError: layers that are not there (with near names), settings that make no sense, MEmeL inserted already, layers
-    without a batch first, gradient checkpointing, which would pass every batch twice. The layers raise what `MEmeL` does; the
-    model, after its first training pass, if a layer did not run though the module around it did.
+    without a batch first, gradient checkpointing, which would pass every batch twice. The layers raise what `MEmeL` does. Warns of
+    layers that do not run in ten training passes of the module around them.
     """
     if any(hasattr(module, _INSERTED) for module in model.modules()):
         raise RequestError(f"MEmeL is in this {type(model).__name__} already; remove_memel takes it out")
@@ -136,7 +145,7 @@ def insert_memel(model: nn.Module, layers: str | Sequence[str] = "middle:4", **s
             model.get_submodule(around.name).register_forward_pre_hook(around),
         ]
         layers.append((hook, around))
-    handles.append(model.register_forward_hook(_FirstPass(layers)))
+    handles.append(model.register_forward_hook(_Watch(layers)))
     setattr(model, _INSERTED, (handles, [host for _, host in places.values()]))
     return inserted
 

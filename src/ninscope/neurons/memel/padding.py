@@ -30,6 +30,7 @@ class Padding:
         self.inner = {} if _names_mask(self.names) else _outermost(model)
         self.passing = self.told = False
         self.has_decoder = False
+        self.source = ""  # the module inside the model that the masks are from
         self.mask: Tensor | None = None
         self.of_decoder: Tensor | None = None
 
@@ -39,7 +40,7 @@ class Padding:
             model.register_forward_pre_hook(self.before, with_kwargs=True),
             model.register_forward_hook(self.after, always_call=True),
             *(
-                model.get_submodule(name).register_forward_pre_hook(_Asking(self, names), with_kwargs=True)
+                model.get_submodule(name).register_forward_pre_hook(_Asking(self, name, names), with_kwargs=True)
                 for name, names in self.inner.items()
             ),
         ]
@@ -52,7 +53,8 @@ class Padding:
         self.mask = self.of_decoder = None
         self.passing = self.told = False
 
-    def take(self, names: list[str], given: dict) -> None:
+    def take(self, names: list[str], given: dict, source: str = "") -> None:
+        self.source = source
         self.has_decoder = any(name in _DECODER_MASKS for name in names)
         self.mask, self.of_decoder = _counting(given, _MASKS), _counting(given, _DECODER_MASKS)
 
@@ -64,6 +66,8 @@ class Padding:
             return None
         if h.ndim > 2 and mask.shape == h.shape[:2]:
             return mask
+        if self.source and not f"{layer}.".startswith(f"{self.source}."):
+            return None  # of other tokens than those of the module that was given it, which has ended
         raise RequestError(
             f"{layer}: the attention mask is of shape {tuple(mask.shape)} and activations of {tuple(h.shape)}, whose first two "
             "dimensions are not samples and tokens; take other layers, or batches without a mask"
@@ -81,15 +85,15 @@ def _counting(given: dict, masks: dict[str, bool]) -> Tensor | None:
 class _Asking:
     """Before a module inside the model: which mask it is given."""
 
-    def __init__(self, padding: Padding, names: list[str]):
-        self.padding, self.names = padding, names
+    def __init__(self, padding: Padding, name: str, names: list[str]):
+        self.padding, self.name, self.names = padding, name, names
 
     def __call__(self, module: nn.Module, arguments: tuple, named: dict) -> None:
         padding, given = self.padding, _of_tokens(dict(zip(self.names, arguments, strict=False)) | named)
         tells = any(_counting(given, masks) is not None for masks in (_MASKS, _DECODER_MASKS))
         # A mask of keys says nothing of the output, whose tokens are the queries'.
         if padding.passing and given.get("key") is given.get("query") and (tells or not padding.told):
-            padding.take(self.names, given)
+            padding.take(self.names, given, self.name)
 
 
 def _of_tokens(given: dict) -> dict:
