@@ -2,6 +2,8 @@
 
 import math
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +108,12 @@ BAD = {
     "NaN": (lambda folder: write_checkpoint(folder, with_value(math.nan)), "nonfinite", f"{re.escape(DENSE)}.*row 3.*column 5"),
     "infinity": (lambda folder: write_checkpoint(folder, with_value(-math.inf)), "nonfinite", f"{re.escape(DENSE)}.*row 3"),
 }  # fmt: skip
+
+
+def with_empty_profile(path):
+    """A colour profile of no bytes behind the pixels of a PNG file, of which PIL raises IndexError."""
+    content, kind = path.read_bytes(), b"iCCP"
+    chunk = struct.pack(">I", 0) + kind + struct.pack(">I", zlib.crc32(kind))
+    end = content.rindex(b"IEND") - 4
+    path.write_bytes(content[:end] + chunk + content[end:])
+    return path

@@ -1,12 +1,12 @@
 """Pixels that masks leave out count nowhere, and frames of radar that no decoder can read."""
 
-import struct
 import zlib
 from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 import pytest
+from damage import with_empty_profile
 from PIL import Image
 
 from ninscope.errors import RequestError
@@ -84,15 +84,6 @@ def test_a_batch_without_a_pixel_teaches_nothing(task):
 
 
 # --- frames that cannot be read -----------------------------------------------------------------------------
-def with_empty_profile(path):
-    """A colour profile of no bytes behind the pixels of a PNG file, of which PIL raises IndexError."""
-    content, kind = path.read_bytes(), b"iCCP"
-    chunk = struct.pack(">I", 0) + kind + struct.pack(">I", zlib.crc32(kind))
-    end = content.rindex(b"IEND") - 4
-    path.write_bytes(content[:end] + chunk + content[end:])
-    return path
-
-
 def test_whatever_a_decoder_raises_is_the_file_s_fault(tmp_path, monkeypatch):
     path = tmp_path / "RAD20260101000000.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)

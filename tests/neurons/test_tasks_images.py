@@ -3,12 +3,12 @@
 import hashlib
 import json
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damage import with_empty_profile
 from PIL import Image
 from sklearn.datasets import load_digits
 from tasks_data import base_of, descended, made
@@ -95,15 +95,6 @@ def test_files_that_are_no_images(tmp_path, monkeypatch):
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(RequestError, match=r"deep.png has pixels of kind I;16; save it with eight bits a channel"):
         read_image(tmp_path / "deep.png", (8, 8), 1)
-
-
-def with_empty_profile(path):
-    """A colour profile of no bytes behind the pixels of a PNG file, of which PIL raises IndexError."""
-    content, kind = path.read_bytes(), b"iCCP"
-    chunk = struct.pack(">I", 0) + kind + struct.pack(">I", zlib.crc32(kind))
-    end = content.rindex(b"IEND") - 4
-    path.write_bytes(content[:end] + chunk + content[end:])
-    return path
 
 
 def test_whatever_a_decoder_raises_is_the_file_s_fault(tmp_path, monkeypatch):

@@ -231,15 +231,21 @@ def test_weights_of_a_base_on_a_hub_are_fetched_once_for_all_that_starts_from_it
     assert len(table(tmp_path, "finetunes", "hub")["seed"].unique()) == 4
 
 
-@pytest.mark.parametrize("what", ["examples", "configuration"])
-def test_files_that_change_after_the_plan_make_no_result(tmp_path, scheduler, what):
-    """What is stored under a key is made of what the key was made of."""
+def begun(tmp_path) -> tuple:
+    """(suite, task, DAG file, what was prepared) of a run that has written down its plan and done nothing yet."""
     suite = neox_suite(tmp_path / "tiny", (0,))
     task = language_task(tmp_path)
     dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)
     add_sections(dag, finetune=finetune_section(task, **SHORT), activations={"task": task})
     prepared = prepare(load_dag(dag), tmp_path / "runs")
     start(prepared)
+    return suite, task, dag, prepared
+
+
+@pytest.mark.parametrize("what", ["examples", "configuration"])
+def test_files_that_change_after_the_plan_make_no_result(tmp_path, scheduler, what):
+    """What is stored under a key is made of what the key was made of."""
+    suite, task, dag, prepared = begun(tmp_path)
     if what == "examples":
         changing = tmp_path / task["train"]
         changing.write_text(changing.read_text().upper())
@@ -260,12 +266,7 @@ def test_files_that_change_after_the_plan_make_no_result(tmp_path, scheduler, wh
 
 
 def test_weights_that_are_damaged_for_a_while_are_not_damaged_for_ever(tmp_path, scheduler):
-    suite = neox_suite(tmp_path / "tiny", (0,))
-    task = language_task(tmp_path)
-    dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)
-    add_sections(dag, finetune=finetune_section(task, **SHORT), activations={"task": task})
-    prepared = prepare(load_dag(dag), tmp_path / "runs")
-    start(prepared)
+    suite, _, dag, prepared = begun(tmp_path)
     weights = suite / "step0" / "model.safetensors"
     whole = weights.read_bytes()
     changed(suite / "step0", "gpt_neox.embed_in.weight", np.nan)
