@@ -17,7 +17,7 @@ $(VENV)/created:
 	touch $@
 
 # The core alone: no torch. `make demo` shows that measuring needs nothing more.
-$(VENV)/core: $(VENV)/created pyproject.toml constraints.txt
+$(VENV)/core: $(VENV)/created pyproject.toml setup.py constraints.txt
 	$(PIP) install --quiet --editable . --constraint constraints.txt
 	touch $@
 
@@ -70,4 +70,4 @@ figures: demo $(VENV)/tools
 	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info pipeline/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -156,7 +156,7 @@ def suite(folder: Path, shape: str, count: int):
         (place / "config.json").write_text((base / "config.json").read_text())
     dag = folder / "suite.toml"
     dag.write_text(f"[[models]]\nsuite = 'x'\nmodel = 'x'\nsource = '{source}'\n[analysis]\nnodes_per_layer = 'all'\n")
-    code = f"from ninscope.pipeline.cli import main\nsys.argv = ['ninscope', 'run', {str(dag)!r}, '--runs-dir', "
+    code = f"from ninscope_pipeline.cli import main\nsys.argv = ['ninscope', 'run', {str(dag)!r}, '--runs-dir', "
     code += f"{str(folder)!r}]\ntry:\n    main()\nexcept SystemExit as end:\n    result = end.code\n"
     first, again = in_new_process(code), in_new_process(code)
     name = f"exact run of {count} checkpoints, {shape} shape"
@@ -191,8 +191,8 @@ def memory(folder: Path, shape: str):
     code = (
         "import dataclasses\n"
         "from ninscope.measuring import Parameters\n"
-        "from ninscope.pipeline.storing.runfolder import RunFolder\n"
-        "from ninscope.pipeline.stages import locate, network, spectrum\n"
+        "from ninscope_pipeline.storing.runfolder import RunFolder\n"
+        "from ninscope_pipeline.stages import locate, network, spectrum\n"
         f"root = {str(folder / 'memory')!r}\n"
         "RunFolder(root).create()\n"
         "def stages(source, nodes_per_layer, samples):\n"
@@ -220,7 +220,7 @@ def memory(folder: Path, shape: str):
 def demo(folder: Path):
     """`ninscope demo` as a whole process: the first time with compilation, then again."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "numba")}
-    code = f"from ninscope.pipeline.cli import main\nsys.argv = ['ninscope', 'demo', '--runs-dir', {str(folder)!r}]\n"
+    code = f"from ninscope_pipeline.cli import main\nsys.argv = ['ninscope', 'demo', '--runs-dir', {str(folder)!r}]\n"
     code += "try:\n    main()\nexcept SystemExit as end:\n    result = end.code\n"
     first = in_new_process(code, environment)
     again = in_new_process(code, environment)

@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client
-from ninscope.pipeline import graph as graphs
-from ninscope.pipeline.asked.analyses import DEFAULT, SAMPLED, Wanted
-from ninscope.pipeline.plan import Plan
-from ninscope.pipeline.stages import network, spectrum
-from ninscope.pipeline.stages.inputs import Inputs
-from ninscope.pipeline.stages.locate import Located, Wired
-from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.storing.runfolder import RunFolder
-from ninscope.pipeline.storing.store import Artefact, ArtefactStore
-from ninscope.pipeline.workers.execute import connected, execute
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.measures import in_new_process
 from benchmarks.shapes import write_checkpoint
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.parameters import Parameters
+from ninscope_pipeline import graph as graphs
+from ninscope_pipeline.asked.analyses import DEFAULT, SAMPLED, Wanted
+from ninscope_pipeline.plan import Plan
+from ninscope_pipeline.stages import network, spectrum
+from ninscope_pipeline.stages.inputs import Inputs
+from ninscope_pipeline.stages.locate import Located, Wired
+from ninscope_pipeline.stages.outcome import Outcome, attempt
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore
+from ninscope_pipeline.workers.execute import connected, execute
 
 WORKERS = 2
 
@@ -110,7 +110,7 @@ def repeat(folder: Path, count: int):
     dag.write_text(
         f"[[models]]\nsuite = 'x'\nmodel = 'x'\nsource = '{source}'\n[analysis]\nnodes_per_layer = 8\nsamples = 1\n"
     )
-    code = f"from ninscope.pipeline.cli import main\nsys.argv = ['ninscope', 'run', {str(dag)!r}, '--runs-dir', "
+    code = f"from ninscope_pipeline.cli import main\nsys.argv = ['ninscope', 'run', {str(dag)!r}, '--runs-dir', "
     code += f"{str(folder)!r}]\ntry:\n    main()\nexcept SystemExit as end:\n    result = end.code\n"
     first, again = in_new_process(code), in_new_process(code)
     yield f"run of {count} tiny checkpoints", first["seconds"], "s", "(the first time)", None

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.stages.tables import COLUMNS
 
 import ninscope
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.stages.tables import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def demo_folder(tmp_path_factory):
     for name in ("data", "dags"):
         (folder / name).symlink_to(ROOT / name)
     done = subprocess.run(
-        [sys.executable, "-m", "ninscope.pipeline.cli", "demo"], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ninscope_pipeline.cli", "demo"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "14 of 14 checkpoints ok" in done.stdout
@@ -76,14 +76,14 @@ def test_commands_in_the_pages_run(demo_folder):
         if "dags/memel.toml" in command or "dags/diffusion.toml" in command:  # minutes; tests/pipeline runs the like
             arguments.append("--dry-run")
         done = subprocess.run(
-            [sys.executable, "-m", "ninscope.pipeline.cli", *arguments],
+            [sys.executable, "-m", "ninscope_pipeline.cli", *arguments],
             cwd=demo_folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
     options = set(re.findall(r"--[a-z-]+", "\n".join(commands)))
     helps = [
         subprocess.run(
-            [sys.executable, "-m", "ninscope.pipeline.cli", name, "--help"],
+            [sys.executable, "-m", "ninscope_pipeline.cli", name, "--help"],
             capture_output=True, text=True, check=False, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
         ).stdout
         for name in ("measure", "run", "bias", "audit")
@@ -109,7 +109,7 @@ def test_the_dag_files_of_the_cluster_page_are_accepted(tmp_path, example):
 
 def test_the_commands_of_the_cluster_page_know_their_options():
     commands = re.findall(r"^    ((?:ninscope|dask) (?!:).*)$", CLUSTER, flags=re.MULTILINE)
-    programs = {"ninscope": ("-m", "ninscope.pipeline.cli"), "dask": ("-m", "dask")}
+    programs = {"ninscope": ("-m", "ninscope_pipeline.cli"), "dask": ("-m", "dask")}
     asked = {}
     for command in commands:
         program, name, *arguments = shlex.split(command, comments=True)

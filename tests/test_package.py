@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Blocked())
 
 def test_measuring_needs_no_torch():
     code = BLOCK_TORCH + (
-        "import ninscope\nfrom ninscope.pipeline.cli import main\n"
+        "import ninscope\nfrom ninscope_pipeline.cli import main\n"
         f"print(ninscope.measure({str(SUITE)!r}, revision='step0', nodes_per_layer=32, samples=2).alpha0)\n"
         f"main(['measure', {str(SUITE / 'step1')!r}])\n"
     )
@@ -39,13 +39,14 @@ def test_importing_is_light():
     assert done.stdout.strip() == "[]"
 
 
+PIPELINE = "ninscope_pipeline"
 LAYERS = {  # package -> what it must not import
-    "checkpoints": ("architectures", "networks", "multifractal", "report", "measuring", "pipeline"),
-    "architectures": ("networks", "multifractal", "report", "measuring", "pipeline"),
-    "networks": ("multifractal", "report", "measuring", "pipeline"),
-    "multifractal": ("report", "measuring", "pipeline"),
-    "report": ("measuring", "pipeline"),
-    "neurons": ("report", "pipeline"),
+    "checkpoints": ("architectures", "networks", "multifractal", "report", "measuring", PIPELINE),
+    "architectures": ("networks", "multifractal", "report", "measuring", PIPELINE),
+    "networks": ("multifractal", "report", "measuring", PIPELINE),
+    "multifractal": ("report", "measuring", PIPELINE),
+    "report": ("measuring", PIPELINE),
+    "neurons": ("report", PIPELINE),
 }
 RUNS_MODELS = "neurons"  # and needs torch, which nothing else does
 OUTSIDE_SCIENCE = ("dask", "distributed", "zarr", "typer", "rich", "pydantic", "torch")
@@ -68,7 +69,9 @@ def test_dependencies_point_one_way(package):
     outside = [name for name in OUTSIDE_SCIENCE if (package, name) != (RUNS_MODELS, "torch")]
     for path in files:
         for name in imported(path):
-            assert not name.startswith(tuple(f"ninscope.{other}" for other in LAYERS[package])), f"{path}: {name}"
+            assert not name.startswith(
+                tuple(other if other == PIPELINE else f"ninscope.{other}" for other in LAYERS[package])
+            ), f"{path}: {name}"
             assert name.split(".")[0] not in outside, f"{path}: {name}"
 
 
@@ -115,7 +118,7 @@ def test_only_what_runs_models_imports_torch():
     "module",
     [
         "ninscope.neurons.tasks.settings", "ninscope.neurons.tasks.forecast_settings", "ninscope.neurons.finetuning.recipe",
-        "ninscope.pipeline.asked.model_sections", "ninscope.pipeline.stages.studies", "ninscope.pipeline.graph",
+        "ninscope_pipeline.asked.model_sections", "ninscope_pipeline.stages.studies", "ninscope_pipeline.graph",
         "ninscope.report.comparisons", "ninscope.report.finetune_figures", "ninscope.report.activations_figure",
     ],
 )  # fmt: skip
@@ -133,7 +136,7 @@ def test_the_oracle_shares_no_code():
 @pytest.mark.slow
 def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
     source = tmp_path / "source"  # a build leaves files behind
-    for name in ("src", "pipeline", "dags", "data", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("src", "pipeline", "dags", "data", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         (source / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, source / name)
@@ -146,30 +149,36 @@ def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "installed")
-    for needed in (
-        "ninscope/measuring.py", "ninscope/pipeline/cli.py", "ninscope/pipeline/stages/tables.py", "ninscope/dags/demo.toml",
-        "ninscope/dags/pythia.toml", "ninscope/data/stdlib-neox-500k/step0/model.safetensors",
-        "ninscope/data/stdlib-neox-500k/evaluations.csv", "ninscope/dags/diffusion.toml",
-        "ninscope/data/digits-ddpm/step2000/diffusion_pytorch_model.safetensors",
-        "ninscope/data/digits-ddpm/step2000/config.json", "ninscope/data/digits-ddpm/evaluations.csv",
-        "ninscope/data/README.md", "ninscope/py.typed", "ninscope/dags/memel.toml",
-        "ninscope/data/stdlib-neox-67k/step1000/model.safetensors", "ninscope/data/digits-swin/step64/model.safetensors",
-        "ninscope/data/blobs-convgru/step512/config.json", "ninscope/data/project-text/lines-train.csv",
-        "ninscope/data/project-text/held_out.txt",
-    ):  # fmt: skip
+    shipped = (
+        "dags/demo.toml", "dags/pythia.toml", "dags/diffusion.toml", "dags/memel.toml", "data/README.md",
+        "data/stdlib-neox-500k/step0/model.safetensors", "data/stdlib-neox-500k/evaluations.csv",
+        "data/digits-ddpm/step2000/diffusion_pytorch_model.safetensors", "data/digits-ddpm/step2000/config.json",
+        "data/digits-ddpm/evaluations.csv", "data/stdlib-neox-67k/step1000/model.safetensors",
+        "data/digits-swin/step64/model.safetensors", "data/blobs-convgru/step512/config.json",
+        "data/project-text/lines-train.csv", "data/project-text/held_out.txt",
+    )  # fmt: skip
+    code = (
+        "ninscope/measuring.py",
+        "ninscope_pipeline/cli.py",
+        "ninscope_pipeline/stages/tables.py",
+        "ninscope/py.typed",
+    )
+    for needed in (*code, *(f"ninscope_pipeline/shipped/{name}" for name in shipped)):
         assert needed in names, needed
     code_files = {
         f"ninscope/{path.relative_to(ROOT / 'src/ninscope')}" for path in (ROOT / "src/ninscope").rglob("*.py")
     }
-    code_files |= {f"ninscope/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline").rglob("*.py")}
+    code_files |= {str(path.relative_to(ROOT / "pipeline")) for path in (ROOT / "pipeline").rglob("*.py")}
     assert not code_files - names
     assert not [
-        name for name in names if name.split("/")[0] not in ("ninscope", wheel.name.rsplit("-", 3)[0] + ".dist-info")
+        name
+        for name in names
+        if name.split("/")[0] not in ("ninscope", "ninscope_pipeline", wheel.name.rsplit("-", 3)[0] + ".dist-info")
     ]
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"
         "import ninscope; assert 'installed' in ninscope.__file__, ninscope.__file__\n"
-        "from ninscope.pipeline.cli import main\nmain(['demo', '--runs-dir', sys.argv[1]])\n"
+        "from ninscope_pipeline.cli import main\nmain(['demo', '--runs-dir', sys.argv[1]])\n"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "runs"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
-from ninscope.pipeline.remembered import identity_of
 from safetensors.numpy import load_file, save_file
 
 import ninscope
@@ -16,6 +15,7 @@ from ninscope.checkpoints.identity import shape_of
 from ninscope.checkpoints.index_format import weight_names
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
+from ninscope_pipeline.remembered import identity_of
 
 SUITE = Path(__file__).parents[2] / "data" / "digits-ddpm"
 NAME = "diffusion_pytorch_model"

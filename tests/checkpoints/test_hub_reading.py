@@ -224,7 +224,7 @@ def test_the_command_on_a_repository(hub, suite, tmp_path):
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    command = [sys.executable, "-m", "ninscope.pipeline.cli", "measure"]
+    command = [sys.executable, "-m", "ninscope_pipeline.cli", "measure"]
     options = ["--nodes-per-layer", "24", "--samples", "2", "--json"]
     done = {
         source: subprocess.run(

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
-from ninscope.pipeline.cli import main
+
+from ninscope_pipeline.cli import main
 
 # A NeoX of one block and width 16: 8 node layers, 30 ms a checkpoint. Its weights are wide enough for edges of 1..150.
 ANALYSIS = {"nodes_per_layer": 12, "samples": 3, "min_degree": 3, "q": {"start": -2.0, "stop": 2.0, "step": 0.5}}
 EMERGENCE = {"replicates": 100}
-COMMAND = (sys.executable, "-m", "ninscope.pipeline.cli")
+COMMAND = (sys.executable, "-m", "ninscope_pipeline.cli")
 
 
 @dataclass(frozen=True)

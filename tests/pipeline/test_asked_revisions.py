@@ -10,14 +10,14 @@ import pytest
 import tomli_w
 from driving import ANALYSIS, EMERGENCE, command
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.locating import locate_all
-from ninscope.pipeline.run import _asked
-from ninscope.pipeline.storing.runfolder import RunFolder
 from suites import write_suite
 
 from ninscope.checkpoints.suites import PYTHIA_STEPS
 from ninscope.errors import RequestError
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.locating import locate_all
+from ninscope_pipeline.run import _asked
+from ninscope_pipeline.storing.runfolder import RunFolder
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 MODEL = '[[models]]\nsuite = "s"\nmodel = "m"\nsource = "org/name"\n'

@@ -10,10 +10,10 @@ from distributed import LocalCluster
 from driving import command, process, write_dag
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from hub_server import Fault
-from ninscope.pipeline.stages import emergence
 from suites import write_suite
 
 import ninscope
+from ninscope_pipeline.stages import emergence
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 MODEL = "org/tiny"

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import scipy.sparse
 from driving import command, contents, stamps, write_dag
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.run import prepare
-from ninscope.pipeline.stages import exact
-from ninscope.pipeline.storing.runfolder import RunFolder
-from ninscope.pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
 from suites import write_suite
 
 import ninscope
 from ninscope.errors import CheckpointError
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.run import prepare
+from ninscope_pipeline.stages import exact
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 8)

@@ -12,12 +12,12 @@ import dask
 import dask_jobqueue
 import pytest
 from driving import command, process, write_dag
-from ninscope.pipeline.asked.cluster import QUEUES, Cluster, job_class_of
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.workers import jobs
 from suites import write_suite
 
 from ninscope.errors import RequestError
+from ninscope_pipeline.asked.cluster import QUEUES, Cluster, job_class_of
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.workers import jobs
 
 JOB = {"cores": 1, "memory": "1GB"}
 SLURM = 'kind = "slurm"\nmaximum = 4\n[cluster.job]\ncores = 2\nmemory = "4GB"\n'

@@ -3,15 +3,15 @@
 import contextlib
 from pathlib import Path
 
-import ninscope.dags
 import numpy as np
 import pytest
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.asked.evaluations import read_evaluations
 
 from ninscope.errors import RequestError
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.asked.evaluations import read_evaluations
+from ninscope_pipeline.shipped import shipped_folder
 
-SHIPPED = Path(next(iter(ninscope.dags.__path__)))
+SHIPPED = shipped_folder() / "dags"
 MODEL = 'suite = "s"\nmodel = "m"\nsource = "./weights"\n'
 GOOD = f"[[models]]\n{MODEL}"
 

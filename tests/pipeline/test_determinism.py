@@ -13,17 +13,17 @@ import pytest
 from dask.base import collections_to_expr
 from distributed import LocalCluster
 from driving import COMMAND, command, contents, process, write_dag
-from ninscope.pipeline import graph as graphs
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.run import perform, prepare, start
-from ninscope.pipeline.stages import network
-from ninscope.pipeline.storing.runfolder import RunFolder
-from ninscope.pipeline.storing.store import ArtefactStore
-from ninscope.pipeline.workers.execute import connected
 from own_cluster import OwnCluster
 from suites import write_suite
 
 import ninscope
+from ninscope_pipeline import graph as graphs
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.run import perform, prepare, start
+from ninscope_pipeline.stages import network
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
+from ninscope_pipeline.workers.execute import connected
 
 SHAPE = {"blocks": 2, "width": 24, "heads": 3}
 STEPS = (0, 1, 2, 4, 8)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import tomli_w
 from driving import command
-from ninscope.pipeline.asked.dagfile import load_dag
 
 import ninscope
+from ninscope_pipeline.asked.dagfile import load_dag
 
 ROOT = Path(__file__).parents[2]
 DAG = ROOT / "dags" / "diffusion.toml"

@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from driving import ANALYSIS, artefacts, command, contents, made, process, results, write_dag
-from ninscope.pipeline import plan
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.run import prepare
-from ninscope.pipeline.stages import emergence, exact, nulls, spectrum
-from ninscope.pipeline.stages.inputs import overall, settled
-from ninscope.pipeline.stages.outcome import Outcome
-from ninscope.pipeline.storing.runfolder import RunFolder
-from ninscope.pipeline.storing.store import ArtefactStore
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
 from ninscope.errors import RequestError
+from ninscope_pipeline import plan
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.run import prepare
+from ninscope_pipeline.stages import emergence, exact, nulls, spectrum
+from ninscope_pipeline.stages.inputs import overall, settled
+from ninscope_pipeline.stages.outcome import Outcome
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
 
 SHAPE = {"blocks": 2, "width": 24, "heads": 3}
 STEPS = (0, 1, 8)

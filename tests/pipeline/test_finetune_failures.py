@@ -18,12 +18,13 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from distributed import Client
 from finetune_models import add_sections, finetune_section, language_task, neox_suite, write_words
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.graph import checkpoint_graph
-from ninscope.pipeline.run import perform, prepare, start
-from ninscope.pipeline.stages import of_model
-from ninscope.pipeline.stages.studies import ChangedInputs
 from safetensors.numpy import load_file, save_file
+
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.graph import checkpoint_graph
+from ninscope_pipeline.run import perform, prepare, start
+from ninscope_pipeline.stages import of_model
+from ninscope_pipeline.stages.studies import ChangedInputs
 
 WHOLE = {"exact": True, "nodes_per_layer": "all", "samples": None}
 # A step of AdamW with such a rate and decay makes every weight a million times as large.

@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from ninscope.pipeline.stages.tables import COLUMNS
 
 from ninscope.neurons.finetuning.recipe import METHODS, NONE
 from ninscope.report import finetune_figures
 from ninscope.report.activations_figure import activations_figure
+from ninscope_pipeline.stages.tables import COLUMNS
 
 KEYS = {"suite": "string", "model": "string", "revision": "string", "step": "Int64"}
 

@@ -226,7 +226,7 @@ class Blocked:
         if name.split(".")[0] in ("torch", "transformers", "safetensors"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocked())
-from ninscope.pipeline.cli import main
+from ninscope_pipeline.cli import main
 main(sys.argv[1:])
 """
 

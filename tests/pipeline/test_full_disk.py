@@ -11,14 +11,14 @@ import pytest
 from dask.delayed import delayed
 from distributed import Client
 from driving import COMMAND, Finished, command, contents, process, write_dag
-from ninscope.pipeline.graph import Graph
-from ninscope.pipeline.stages.outcome import Outcome, attempt
-from ninscope.pipeline.storing.runfolder import RunFolder, StoreError
-from ninscope.pipeline.storing.store import ArtefactStore
-from ninscope.pipeline.workers.execute import execute
 from suites import write_suite
 
 from ninscope.errors import RequestError
+from ninscope_pipeline.graph import Graph
+from ninscope_pipeline.stages.outcome import Outcome, attempt
+from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
+from ninscope_pipeline.storing.store import ArtefactStore
+from ninscope_pipeline.workers.execute import execute
 
 SHAPE = {"blocks": 2, "width": 32, "heads": 4}
 STEPS = tuple(range(8))

@@ -11,11 +11,11 @@ import pytest
 from driving import artefacts, command, contents, write_dag
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from matplotlib.image import imread
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.run import prepare
 from suites import copied_clause, copy_weights, neox_tensors, write_checkpoint, write_suite
 
 import ninscope
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.run import prepare
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 4, 8)

@@ -12,10 +12,11 @@ import numpy as np
 import psutil
 import pytest
 from driving import COMMAND, Finished, command, contents, write_dag
-from ninscope.pipeline.storing.runfolder import RunFolder
-from ninscope.pipeline.storing.store import ArtefactStore
 from own_cluster import OwnCluster
 from suites import write_suite
+
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
 
 pytestmark = pytest.mark.slow
 

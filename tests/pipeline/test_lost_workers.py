@@ -5,8 +5,9 @@ import os
 import dask
 import pytest
 from distributed import Nanny
-from ninscope.pipeline.workers import execute
-from ninscope.pipeline.workers.execute import connected
+
+from ninscope_pipeline.workers import execute
+from ninscope_pipeline.workers.execute import connected
 
 pytestmark = pytest.mark.slow
 

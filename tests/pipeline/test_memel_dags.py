@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ninscope.pipeline.asked.dagfile import load_dag
 
 from ninscope.architectures.families import FAMILIES
 from ninscope.checkpoints.source import open_source
 from ninscope.measuring import asked_parameters
 from ninscope.neurons.finetuning.recipe import METHODS
+from ninscope_pipeline.asked.dagfile import load_dag
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

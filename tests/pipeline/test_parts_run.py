@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from driving import artefacts, command, contents, write_dag
-from ninscope.pipeline.asked.analyses import Analysis, Nulls
-from ninscope.pipeline.asked.dagfile import Emergence
-from ninscope.pipeline.stages import emergence, exact, network, nulls, spectrum
-from ninscope.pipeline.storing.runfolder import RunFolder
-from ninscope.pipeline.storing.store import ArtefactStore
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
 from ninscope.architectures import DEFAULT_READING
 from ninscope.multifractal.emergence import emergence_interval
 from ninscope.report.parts_figure import groupings_of, parts_figure
+from ninscope_pipeline.asked.analyses import Analysis, Nulls
+from ninscope_pipeline.asked.dagfile import Emergence
+from ninscope_pipeline.stages import emergence, exact, network, nulls, spectrum
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
 
 STEPS = (0, 1, 8)
 SHAPE = {"blocks": 2, "width": 16, "heads": 2}

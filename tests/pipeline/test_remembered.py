@@ -10,13 +10,13 @@ from driving import write_dag
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from hypothesis import given
 from hypothesis import strategies as st
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.remembered import facts_of, fields_of
-from ninscope.pipeline.run import prepare, start
 from suites import write_suite
 
 from ninscope.architectures import DEFAULT_READING
 from ninscope.checkpoints.known import sealed, unsealed
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.remembered import facts_of, fields_of
+from ninscope_pipeline.run import prepare, start
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 4, 8)

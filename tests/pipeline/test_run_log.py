@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from driving import command, contents, write_dag
-from ninscope.pipeline import graph as graphs
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.run import finish, perform, prepare, start
-from ninscope.pipeline.stages import exact, locate, network, spectrum, tables
-from ninscope.pipeline.stages.outcome import attempt
-from ninscope.pipeline.workers.execute import connected
 from suites import write_suite
+
+from ninscope_pipeline import graph as graphs
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.run import finish, perform, prepare, start
+from ninscope_pipeline.stages import exact, locate, network, spectrum, tables
+from ninscope_pipeline.stages.outcome import attempt
+from ninscope_pipeline.workers.execute import connected
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 8)

@@ -11,11 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 from driving import COMMAND, Finished, contents, process, write_dag
-from ninscope.pipeline.asked.cluster import Cluster
-from ninscope.pipeline.workers import jobs
-from ninscope.pipeline.workers.at_work import at_work
 from single_node import CannotStart, queue, single_node
 from suites import write_suite
+
+from ninscope_pipeline.asked.cluster import Cluster
+from ninscope_pipeline.workers import jobs
+from ninscope_pipeline.workers.at_work import at_work
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import zarr
 from driving import command, write_dag
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.run import prepare, start
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
 from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.networks.sampled import sampled_network
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.run import prepare, start
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 

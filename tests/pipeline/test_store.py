@@ -16,11 +16,6 @@ import pytest
 import scipy.sparse
 import zarr
 from driving import contents, stamps
-from ninscope.pipeline.stages import network, spectrum
-from ninscope.pipeline.storing.keys import content_key
-from ninscope.pipeline.storing.manifest import is_current, key_of, write_files
-from ninscope.pipeline.storing.runfolder import RunFolder, StoreError
-from ninscope.pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
 from suites import neox_tensors, write_checkpoint
 
 from ninscope.architectures import architecture_of
@@ -28,6 +23,11 @@ from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.measuring import Parameters, analyse_network
 from ninscope.networks.sampled import SampledNetwork, sampled_network
+from ninscope_pipeline.stages import network, spectrum
+from ninscope_pipeline.storing.keys import content_key
+from ninscope_pipeline.storing.manifest import is_current, key_of, write_files
+from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
 
 
 @pytest.fixture

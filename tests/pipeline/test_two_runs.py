@@ -11,17 +11,17 @@ import filelock
 import pandas as pd
 import pytest
 from driving import COMMAND, command, contents, write_dag
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.run import finish, prepare
-from ninscope.pipeline.stages import figures
-from ninscope.pipeline.stages.figures import figures_key
-from ninscope.pipeline.stages.outcome import Outcome
-from ninscope.pipeline.storing.manifest import is_current, write_files
-from ninscope.pipeline.storing.runfolder import RunFolder, StoreError
-from ninscope.pipeline.storing.store import Artefact, ArtefactStore
 from suites import write_suite
 
 import ninscope
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.run import finish, prepare
+from ninscope_pipeline.stages import figures
+from ninscope_pipeline.stages.figures import figures_key
+from ninscope_pipeline.stages.outcome import Outcome
+from ninscope_pipeline.storing.manifest import is_current, write_files
+from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 STEPS = (0, 1, 2, 4)
 SHAPE = {"blocks": 2, "width": 24, "heads": 3}
@@ -104,7 +104,7 @@ def test_two_dag_files_of_one_name(suite, tmp_path, scheduler):
 
 HELD = """
     import sys, time
-    from ninscope.pipeline.storing.runfolder import RunFolder
+    from ninscope_pipeline.storing.runfolder import RunFolder
     folder = RunFolder(sys.argv[1])
     with {}:
         print("held", flush=True)
@@ -171,7 +171,7 @@ def test_parts_of_a_run_at_work_are_left_and_those_of_a_dead_one_cleared(suite, 
 
 def test_a_lock_is_kept_by_one_and_given_back_by_the_dead(folder, monkeypatch):
     process = holding(folder, 'folder.locked("tables")')
-    monkeypatch.setattr("ninscope.pipeline.storing.runfolder.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("ninscope_pipeline.storing.runfolder.LOCK_SECONDS", 0.2)
     with pytest.raises(StoreError, match=r"run: another run has held tables for 0.2 s; see that it ends"):
         write_files(folder, folder.tables, "key", {"a.parquet": b"1"})
     with folder.locked("figures") as has_locks:
@@ -183,8 +183,8 @@ def test_a_lock_is_kept_by_one_and_given_back_by_the_dead(folder, monkeypatch):
 
 WRITER = """
     import sys
-    from ninscope.pipeline.storing.manifest import write_files
-    from ninscope.pipeline.storing.runfolder import RunFolder
+    from ninscope_pipeline.storing.manifest import write_files
+    from ninscope_pipeline.storing.runfolder import RunFolder
     folder, number = RunFolder(sys.argv[1]), sys.argv[2]
     for _ in range(60):
         names = [f"{name}.parquet" for name in ("a", "b", "c", number)]

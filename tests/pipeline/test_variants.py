@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from driving import artefacts, command, contents, made, write_dag
-from ninscope.pipeline.asked.dagfile import load_dag
-from ninscope.pipeline.run import prepare, start
 from suites import write_suite
 
 import ninscope
 from ninscope import architectures
 from ninscope.errors import RequestError
+from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.run import prepare, start
 
 STEPS = (0, 1, 8)
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}

@@ -1,1 +1,0 @@
-"""Experiments that ship: one TOML file each, run by `ninscope run NAME`."""

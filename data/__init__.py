@@ -1,1 +1,0 @@
-"""The small real suite that ships; see README.md here for what it is and how it was made."""

@@ -1,0 +1,118 @@
+"""What a user is told at the end of a run, and by `ninscope status`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ninscope_pipeline.asked.analyses import DEFAULT
+from ninscope_pipeline.runs import Run
+from ninscope_pipeline.stages import network
+from ninscope_pipeline.stages.inputs import STAGES
+from ninscope_pipeline.stages.studies import VERSIONS
+from ninscope_pipeline.stages.tables import of_analysis, whole_networks
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checkpoint that is not ok."""
+
+    suite: str
+    model: str
+    revision: str
+    status: str
+    message: str
+
+    def line(self) -> str:
+        return f"{self.suite}/{self.model} {self.revision}: {self.status}: {self.message}"
+
+
+def problems_of(checkpoints: pd.DataFrame) -> list[Problem]:
+    bad = checkpoints[checkpoints["status"] != "ok"]
+    return [Problem(*row) for row in bad[["suite", "model", "revision", "status", "message"]].itertuples(index=False)]
+
+
+def problems_of_studies(run: Run) -> list[str]:
+    """A line for each fine-tune, and each look at activations, that did not come to its end, unless its checkpoint is at fault."""
+    lines = []
+    bad = run.table("checkpoints").query("status not in ('ok', 'duplicate')")
+    known = set(bad[["suite", "model", "revision"]].itertuples(index=False, name=None))
+    for table in ("finetunes", "activations"):
+        if table not in run.tables:  # of a run by an earlier version
+            continue
+        rows = run.table(table)
+        for row in rows[rows["status"] != "ok"].itertuples():
+            if (row.suite, row.model, row.revision) in known:
+                continue
+            how = f" {row.method} seed {row.seed} rate {row.learning_rate:g}" if table == "finetunes" else ""
+            lines.append(f"{row.suite}/{row.model} {row.revision} {row.task}{how}: {row.status}: {row.message}")
+    return lines
+
+
+def notes_of(run: Run) -> list[str]:
+    """What is worth knowing of checkpoints that are ok, each distinct note once, with how many rows it concerns."""
+    notes = []
+    for table in ("checkpoints", "emergence"):
+        rows = run.table(table)
+        rows = rows[rows["message"].fillna("") != ""]
+        rows = rows[rows["status"] == "ok"] if table == "checkpoints" else whole_networks(rows)
+        for (suite, model, message), group in rows.groupby(["suite", "model", "message"], sort=False):
+            revisions = group["revision"].unique()
+            where = revisions[0] if len(revisions) == 1 else f"{len(revisions)} checkpoints"
+            notes.append(f"{suite}/{model} {where}: {_of_variants(group)}{message}")
+    return notes
+
+
+def _of_variants(rows: pd.DataFrame) -> str:
+    """Whose note it is, where it is not that of [analysis]."""
+    variants = rows["variant"].unique().tolist() if "variant" in rows else [DEFAULT]
+    return "" if DEFAULT in variants else f"{', '.join(variants)}: "
+
+
+def summary_line(run: Run) -> str:
+    """One line: how many checkpoints, where E went, and what to look at."""
+    checkpoints, emergence = run.table("checkpoints"), of_analysis(run.table("emergence"))
+    ok = int((checkpoints["status"] == "ok").sum())
+    parts = [f"{run.path.name}: {ok} of {len(checkpoints)} checkpoints ok"]
+    known = emergence.dropna(subset=["emergence", "step"])
+    if (known["method"] == "exact").any():
+        known = known[known["method"] == "exact"]
+    if len(known):
+        top = known.loc[known["emergence"].idxmax()]
+        where = f"{top['model']} at step {top['step']}"
+        parts.append(f"E is largest in {where}: {top['emergence']:.3f} ({top['method']})")
+    shown = [path for path in run.figures if path.stem.endswith("emergence")]
+    look = shown[-1] if len(shown) == 1 else run.path / "figures"
+    parts.append(f"look at {near(look)} and ninscope.open_run({str(near(run.path))!r}).table('emergence')")
+    return "; ".join(parts)
+
+
+def near(path: Path) -> Path:
+    """The path as seen from the working directory, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: stage -> (artefacts there, artefacts planned); finished: its tables are written."""
+
+    stages: dict[str, tuple[int, int]]
+    problems: list[Problem]
+    finished: bool
+
+
+def progress_of(run: Run) -> Progress:
+    """From the plan that the run wrote down when it started, and what is in the store now."""
+    plan, store = run.plan, ArtefactStore(RunFolder(run.path))
+    known = (network.STAGE, *STAGES.values(), *VERSIONS)
+    planned = {stage: plan["stages"][stage] for stage in known if stage in plan["stages"]}
+    stages = {stage: (sum(store.has(stage, key) for key in keys), len(keys)) for stage, keys in planned.items()}
+    finished = run.finished
+    if finished:
+        problems = problems_of(run.table("checkpoints"))
+    else:
+        fields = ("suite", "model", "revision", "status", "message")
+        problems = [Problem(*(c[f] for f in fields)) for c in plan["checkpoints"] if c["status"] != "ok"]
+    return Progress(stages, problems, finished)
