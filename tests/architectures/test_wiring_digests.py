@@ -1,4 +1,4 @@
-"""Digests of wirings are part of content keys: those of commit e49790d, of every family, are today's (tests/data/wiring-digests.json)."""
+"""Digests of wirings are part of content keys: those that commit e49790d gave every family are still given."""
 
 import json
 from pathlib import Path
