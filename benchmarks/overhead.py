@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client
+from ninscope_pipeline.stages.inputs import Inputs
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.measures import in_new_process
@@ -13,15 +14,14 @@ from benchmarks.shapes import write_checkpoint
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.parameters import Parameters
 from ninscope_pipeline import graph as graphs
-from ninscope_pipeline.asked.analyses import DEFAULT, SAMPLED, Wanted
+from ninscope_pipeline.execution.dask_cluster import connected, execute
+from ninscope_pipeline.located import Located, Wired
+from ninscope_pipeline.outcome import Outcome, attempt
 from ninscope_pipeline.plan import Plan
+from ninscope_pipeline.request.analyses import DEFAULT, SAMPLED, Wanted
 from ninscope_pipeline.stages import network, spectrum
-from ninscope_pipeline.stages.inputs import Inputs
-from ninscope_pipeline.stages.locate import Located, Wired
-from ninscope_pipeline.stages.outcome import Outcome, attempt
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
-from ninscope_pipeline.workers.execute import connected, execute
 
 WORKERS = 2
 

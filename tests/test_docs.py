@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import ninscope
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.stages.tables import COLUMNS
+from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.tables import all_tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -125,9 +125,9 @@ def test_the_commands_of_the_cluster_page_know_their_options():
 
 def test_the_tables_in_the_readme_have_these_columns():
     rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (.*) \|$", README, flags=re.MULTILINE))
-    assert set(rows) == set(COLUMNS)
+    assert set(rows) == set(all_tables())
     for table, text in rows.items():
-        assert re.sub(r"\([^)]*\)", "", text).replace(" ", "").split(",") == list(COLUMNS[table])
+        assert re.sub(r"\([^)]*\)", "", text).replace(" ", "").split(",") == list(all_tables()[table].columns)
 
 
 def test_the_numbers_of_the_sampling_page_are_measured():

@@ -118,7 +118,8 @@ def test_only_what_runs_models_imports_torch():
     "module",
     [
         "ninscope.neurons.tasks.settings", "ninscope.neurons.tasks.forecast_settings", "ninscope.neurons.finetuning.recipe",
-        "ninscope_pipeline.asked.model_sections", "ninscope_pipeline.stages.studies", "ninscope_pipeline.graph",
+        "ninscope_pipeline.request.model_sections", "ninscope_pipeline.stages.model_runs.planning",
+        "ninscope_pipeline.execution.graph",
         "ninscope.report.comparisons", "ninscope.report.finetune_figures", "ninscope.report.activations_figure",
     ],
 )  # fmt: skip

@@ -221,7 +221,7 @@ def run(
     trust_duplicates: TrustDuplicates = False,
 ) -> None:
     """Run an experiment: every checkpoint of its models to tables and figures. What is already there is not done again."""
-    from ninscope_pipeline.running import dag_path, run_dag
+    from ninscope_pipeline.run_command import dag_path, run_dag
 
     raise typer.Exit(run_dag(dag_path(dag), runs_dir, _say, scheduler, workers, dry_run, trust_duplicates))
 
@@ -229,7 +229,7 @@ def run(
 @app.command()
 def demo(runs_dir: RunsDir = Path("runs"), workers: Workers = None) -> None:
     """Run the experiment in dags/demo.toml on the small suite that ships in data/."""
-    from ninscope_pipeline.running import dag_path, run_dag
+    from ninscope_pipeline.run_command import dag_path, run_dag
 
     raise typer.Exit(run_dag(dag_path("demo"), runs_dir, _say, workers=workers))
 
@@ -240,8 +240,8 @@ def status(
 ) -> None:
     """How far a run is, and which of its checkpoints are not ok."""
     from ninscope_pipeline import display
-    from ninscope_pipeline.runs import open_run
-    from ninscope_pipeline.summary import problems_of_studies, progress_of
+    from ninscope_pipeline.opened_run import open_run
+    from ninscope_pipeline.summary import progress_of, stage_problems
 
     path = Path(run)
     if not (path / "run.toml").is_file() and (Path("runs") / run / "run.toml").is_file():
@@ -250,7 +250,7 @@ def status(
     progress = progress_of(opened)
     display.show_progress(path, progress)
     lines = [problem.line() for problem in progress.problems]
-    lines += problems_of_studies(opened) if progress.finished else []
+    lines += stage_problems(opened) if progress.finished else []
     for line in lines:
         _say(line)
     raise typer.Exit(bool(lines))

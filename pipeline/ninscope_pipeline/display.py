@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -27,19 +27,19 @@ from ninscope.auditing import COLUMNS
 from ninscope.checkpoints.audit import Finding, verdict
 from ninscope.checkpoints.traffic import Fetched
 from ninscope.measuring import Measured
-from ninscope_pipeline.plan import Task
-from ninscope_pipeline.run import Prepared
-from ninscope_pipeline.runs import open_run
-from ninscope_pipeline.stages.outcome import Outcome
+from ninscope_pipeline.opened_run import open_run
+from ninscope_pipeline.outcome import Outcome
+from ninscope_pipeline.prepared_run import PreparedRun
+from ninscope_pipeline.results import checkpoint_results
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import JobId
 from ninscope_pipeline.summary import Progress as RunProgress
 from ninscope_pipeline.summary import near, progress_of
 
-_STAGE_TITLES = {
-    "nin": "networks", "spectra": "spectra", "ranges": "ranges of parts", "parts": "parts", "exact": "exact spectra",
-    "nulls": "null models", "finetune": "fine-tunes", "activations": "activations", "emergence": "emergence",
-    "tables": "tables", "figures": "figures",
-}  # fmt: skip
-_OF_CHECKPOINTS = ("nin", "spectra", "ranges", "parts", "exact", "nulls", "finetune", "activations")
+
+def _title(stage: str) -> str:
+    """What a user reads for a stage; tables and figures are the run's own."""
+    return stages()[stage].title if stage in stages() else stage
 
 
 @contextmanager
@@ -65,8 +65,8 @@ def counting(text: str, quiet: bool) -> Iterator:
 
 
 @contextmanager
-def task_progress(name: str, tasks: Sequence[Task]) -> Iterator:
-    """One bar over all tasks with counts and time left; yields done(stage, key, outcome)."""
+def job_progress(name: str, planned: Sequence[str]) -> Iterator[Callable[[JobId, Outcome], None]]:
+    """One bar over all jobs with counts and time left; yields done(job, outcome). planned: the stage of every job."""
     columns = (
         TextColumn(name),
         BarColumn(bar_width=20),
@@ -75,44 +75,47 @@ def task_progress(name: str, tasks: Sequence[Task]) -> Iterator:
         TextColumn("left:"),
         TimeRemainingColumn(compact=True),
     )
-    total = Counter(task.stage for task in tasks)
-    done_of: Counter[str] = Counter()
+    total, done_of = Counter(planned), Counter[str]()
+    shown = [stage for stage in stages() if stage in total and not stages()[stage].follows_outcomes]
 
-    def stages() -> str:
-        return " ".join(
-            f"{_STAGE_TITLES[stage]} {done_of[stage]}/{total[stage]}" for stage in _OF_CHECKPOINTS if stage in total
-        )
+    def counts() -> str:
+        return " ".join(f"{_title(stage)} {done_of[stage]}/{total[stage]}" for stage in shown)
 
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=len(tasks), stages=stages())
+        task = bar.add_task(name, total=len(planned), stages=counts())
 
-        def done(stage: str, key: str, outcome: Outcome) -> None:
-            done_of[stage] += 1
-            bar.update(task, advance=1, stages=stages())
+        def done(job: JobId, outcome: Outcome) -> None:
+            done_of[job[0]] += 1
+            bar.update(task, advance=1, stages=counts())
 
         yield done
 
 
-def show_plan(prepared: Prepared, tasks: Sequence[Task], to_fetch: Mapping[str, int]) -> None:
-    """Every task that would run, one a line, the bytes that each model's would fetch, then the counts."""
-    for task in tasks:
-        print(f"would run: {task.stage:9} {task.name}")
-    for member, outcomes in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True):
-        outcome = prepared.plan.inputs.standing(member, outcomes)
-        if not outcome.ok:
-            located = member.located
-            print(f"not ok:    {located.suite}/{located.model} {located.revision}: {outcome.status}: {outcome.message}")
-    at_fault = {(one.suite, one.model, one.revision) for one in prepared.located if not one.outcome.ok}
-    for study in prepared.plan.asked_studies:
-        located = study.located
-        if not study.outcome.ok and (located.suite, located.model, located.revision) not in at_fault:
-            print(f"not ok:    {study.name}: {study.outcome.status}: {study.outcome.message}")
+def show_plan(prepared: PreparedRun, listed: Sequence[tuple[str, str]], to_fetch: Mapping[str, int]) -> None:
+    """Every job that would run, one a line, the bytes that each model's would fetch, then the counts."""
+    for stage, label in listed:
+        print(f"would run: {stage:9} {label}")
+    request = prepared.plan.request
+    for checkpoint in checkpoint_results(request):
+        standing = checkpoint.standing(request.dag.emergence.trust_duplicates)
+        if not standing.ok:
+            located = checkpoint.located
+            print(
+                f"not ok:    {located.suite}/{located.model} {located.revision}: {standing.status}: {standing.message}"
+            )
+    at_fault = {located.id for located in prepared.located if not located.outcome.ok}
+    for name, stage in stages().items():
+        for job in () if stage.judges_checkpoints or stage.follows_outcomes else request.jobs_of(name):
+            outcome = request.outcome(job)
+            fault_is_told = bool(job.name) or (job.checkpoint is not None and job.checkpoint.id in at_fault)
+            if not outcome.ok and not fault_is_told:
+                print(f"not ok:    {job.label}: {outcome.status}: {outcome.message}")
     for model, size in to_fetch.items():
         print(f"would fetch: {decimal(size)} ({size} bytes) of weights for {model}")
-    counted = Counter(task.stage for task in tasks)
-    listed = ", ".join(f"{number} {_STAGE_TITLES[stage]}" for stage, number in counted.items()) or "nothing"
+    counted = Counter(stage for stage, _ in listed)
+    summed = ", ".join(f"{number} {_title(stage)}" for stage, number in counted.items()) or "nothing"
     print(
-        f"{prepared.dag.name}: {len(prepared.located)} checkpoints located; would run {listed}, in {near(prepared.folder.root)}"
+        f"{prepared.dag.name}: {len(prepared.located)} checkpoints located; would run {summed}, in {near(prepared.folder.root)}"
     )
 
 
@@ -126,17 +129,17 @@ def show_progress(path: Path, progress: RunProgress) -> None:
     """The state of a run as a small table."""
     table = Table("stage", "done", "of", title=escape(str(path)))
     for stage, (done, total) in progress.stages.items():
-        table.add_row(_STAGE_TITLES[stage], str(done), str(total))
+        table.add_row(_title(stage), str(done), str(total))
     table.add_row("tables", "1" if progress.finished else "0", "1")
     _print_whole(table)
     state = "finished" if progress.finished else "not finished: run the same command again to go on"
     print(f"{path.name}: {state}; {len(progress.problems)} checkpoints not ok")
 
 
-def done_so_far(prepared: Prepared) -> str:
+def done_so_far(prepared: PreparedRun) -> str:
     """ "networks 7 of 14, spectra 5 of 14 stored" """
     stages = progress_of(open_run(prepared.folder.root)).stages
-    return ", ".join(f"{_STAGE_TITLES[stage]} {done} of {total}" for stage, (done, total) in stages.items()) + " stored"
+    return ", ".join(f"{_title(stage)} {done} of {total}" for stage, (done, total) in stages.items()) + " stored"
 
 
 def show_measured(source: str, rows: Sequence[Measured]) -> None:

@@ -1,109 +1,160 @@
-"""What a run would do: the tasks whose artefacts are not there yet, known before anything is computed.
+"""What a run would do, known before anything is computed: the jobs whose artefacts are not stored yet, and what these need.
 
-Content keys follow from what `locate` found and from the DAG file, so the whole plan is: which keys exist?
+Content keys follow from what the survey found and from the DAG file, so the whole plan is: which keys are there?
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ninscope.architectures import Reading
-from ninscope.errors import CheckpointError, RequestError
-from ninscope_pipeline.asked.analyses import DEFAULT, EXACT, SAMPLED, Wanted
-from ninscope_pipeline.asked.dagfile import Dag
-from ninscope_pipeline.asked.evaluations import Evaluation
-from ninscope_pipeline.stages import emergence, exact, figures, network, nulls, spectrum, tables
-from ninscope_pipeline.stages.inputs import STAGES, Inputs, Member, Outcomes, settled
-from ninscope_pipeline.stages.locate import Located
-from ninscope_pipeline.stages.outcome import Outcome
-from ninscope_pipeline.stages.studies import Study, studies_of
-from ninscope_pipeline.storing.manifest import is_current
+from ninscope.errors import CheckpointError
+from ninscope_pipeline.located import Located
+from ninscope_pipeline.outcome import OK, Outcome, settled
+from ninscope_pipeline.request.analyses import Analysis
+from ninscope_pipeline.request.dagfile import Dag
+from ninscope_pipeline.request.evaluations import Evaluation
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import Job, JobId, Stage
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore, DamagedArtefact
 
-MAX_PARTS = 10_000  # of one checkpoint
+CheckpointId = tuple[str, str, str]  # suite, model, revision
 
 
-@dataclass(frozen=True)
-class Task:
-    """One task to run. name: what a user reads; key: of the artefact it makes."""
+class Request:
+    """What was asked, of which checkpoints, and what is known to become of it.
 
-    stage: str
-    name: str
-    key: str
+    checkpoints: all of the run, in the order of the file and of the steps. evaluations: one entry a model. store: the store as it
+    is while the plan is made. ended: outcomes of jobs that were run.
+    """
+
+    def __init__(
+        self,
+        dag: Dag,
+        checkpoints: Sequence[Located],
+        evaluations: Sequence[tuple[Evaluation, ...]],
+        store: ArtefactStore,
+        ended: Mapping[JobId, Outcome] | None = None,
+        earlier: "Request | None" = None,
+    ):
+        """earlier: the same request before its jobs were run; its jobs, which say what was planned, are kept."""
+        self.dag, self.checkpoints, self.evaluations, self.store = dag, tuple(checkpoints), tuple(evaluations), store
+        self.analyses: tuple[Analysis, ...] = dag.analyses()
+        self._ended = dict(ended or {})
+        self._jobs: dict[str, list[Job]] = {name: [] for name in stages()}
+        self._outcomes: dict[JobId, Outcome] = {}
+        self._named: dict[CheckpointId, dict[str, Job]] = {}
+        self._settled: dict[CheckpointId, Mapping[str, Outcome]] = {}
+        first = [stage for stage in stages().values() if not stage.follows_outcomes]
+        for job in (
+            earlier.planned(first) if earlier is not None else (job for stage in first for job in stage.jobs(self))
+        ):
+            self._add(job)
+        for checkpoint, jobs in self._named.items():
+            self._settled[checkpoint] = settled({name: self._own_outcome(job) for name, job in jobs.items()})
+        for stage in stages().values():
+            if stage.follows_outcomes:
+                for job in stage.jobs(self):
+                    self._add(job)
+
+    def planned(self, chosen: Iterable[Stage]) -> Iterator[Job]:
+        """The jobs of some stages, those that others need first."""
+        for stage in chosen:
+            yield from self._jobs[stage.name]
+
+    def jobs_of(self, stage: str) -> list[Job]:
+        """The jobs that a stage, which runs before this one, makes of what was asked."""
+        return self._jobs[stage]
+
+    def jobs(self) -> Iterator[Job]:
+        for jobs in self._jobs.values():
+            yield from jobs
+
+    def by_model(self) -> dict[tuple[str, str], list[Located]]:
+        """Checkpoints by (suite, model), in the order of the file."""
+        models: dict[tuple[str, str], list[Located]] = {
+            (model.suite, model.model): [] for model in self.dag.all_models()
+        }
+        for located in self.checkpoints:
+            models[located.suite, located.model].append(located)
+        return models
+
+    def named_jobs(self, located: Located) -> Mapping[str, Job]:
+        """By name, the jobs whose failure is this checkpoint's own."""
+        return self._named.get(located.id, {})
+
+    def job_named(self, located: Located, name: str) -> Job | None:
+        return self.named_jobs(located).get(name)
+
+    def outcome(self, job: Job) -> Outcome:
+        """What became of a job, or ok where nothing is known against it; where it judges its checkpoint, as `settled` says."""
+        if job.checkpoint is not None and job.name in (outcomes := self._settled.get(job.checkpoint.id, {})):
+            return outcomes[job.name]
+        return self._own_outcome(job)
+
+    def is_given_up(self, job: Job) -> bool:
+        """Whether it is known that nothing can be made of the job's checkpoint."""
+        if job.checkpoint is None or not job.name:
+            return False
+        outcomes = self._settled.get(job.checkpoint.id, {}).values()
+        return bool(outcomes) and not any(outcome.ok for outcome in outcomes)
+
+    def _own_outcome(self, job: Job) -> Outcome:
+        return job.known if not job.known.ok else self._outcomes.get(job.id, OK)
+
+    def _add(self, job: Job) -> None:
+        self._jobs[job.stage].append(job)
+        if job.known.ok and job.id not in self._outcomes:
+            self._outcomes[job.id] = self._known(job)
+        if stages()[job.stage].judges_checkpoints and job.checkpoint is not None:
+            self._named.setdefault(job.checkpoint.id, {})[job.name] = job
+
+    def _known(self, job: Job) -> Outcome:
+        """What is known of a job: how it ended, a failure that is stored, or that of a job it needs."""
+        if job.id in self._ended:
+            return self._ended[job.id]
+        if self.store.has(*job.id):
+            failure = self.store.failure(*job.id)
+            if failure is not None:
+                return Outcome(failure.status, str(failure))
+            if self.store.has(*job.id):  # it may have turned out to be damaged
+                return OK
+        failed = next((known for need in job.needs if not (known := self._outcomes.get(need, OK)).ok), None)
+        return OK if failed is None else failed.passed_on()
+
+    def after(self, ended: Mapping[JobId, Outcome], store: ArtefactStore) -> "Request":
+        """The same request with what became of its jobs."""
+        return Request(self.dag, self.checkpoints, self.evaluations, store, self._ended | dict(ended), earlier=self)
 
 
 @dataclass
 class Plan:
-    """The tasks to run, by key and stage, and what is already known of every checkpoint.
+    """to_run: the jobs to run, those that others need first. moved: whole artefacts whose records say other times."""
 
-    Of each artefact to make, by content key, what it is made from and for which analysis (equal ones are made once):
-    networks, exact, studies: from a checkpoint; spectra, nulls: from the artefact of another key. outcomes: one entry a member;
-    ok means that it is stored or will be. parts: of how many parts each exact analysis consists. asked_studies: all of them.
-    """
+    request: Request
+    to_run: list[Job] = field(default_factory=list)
+    moved: list[JobId] = field(default_factory=list)
 
-    inputs: Inputs
-    outcomes: list[Outcomes]
-    asked_studies: list[Study] = field(default_factory=list)
-    studies: dict[str, Study] = field(default_factory=dict)
-    networks: dict[str, tuple[Located, Wanted]] = field(default_factory=dict)
-    spectra: dict[str, tuple[str, Wanted]] = field(default_factory=dict)
-    exact: dict[str, tuple[Located, Wanted]] = field(default_factory=dict)
-    parts: dict[str, int] = field(default_factory=dict)
-    nulls: dict[str, tuple[str, Wanted]] = field(default_factory=dict)
-    emerging: dict[str, str] = field(default_factory=dict)  # key -> what a user reads
-    moved: list[tuple[str, str]] = field(default_factory=list)  # whole artefacts whose records say other times
-    write_tables: bool = False
-    draw_figures: bool = False
+    def keys(self) -> dict[str, list[str]]:
+        """By stage, every artefact the run consists of, done or not: what `ninscope status` counts."""
+        keys: dict[str, set[str]] = {}
+        for job in self.request.jobs():
+            if job.asked and not stages()[job.stage].follows_outcomes:
+                counted = keys.setdefault(job.stage, set())
+                if job.key and not self.request.is_given_up(job):
+                    counted.add(job.key)
+        return {stage: sorted(stage_keys) for stage, stage_keys in keys.items()}
 
-    def tasks(self) -> list[Task]:
-        """All tasks to run, in the order in which they could."""
-        names = self._names()
-        listed = [Task(network.STAGE, names[key], key) for key in self.networks]
-        listed += [Task(spectrum.STAGE, names[key], key) for key in self.spectra]
-        listed += [
-            Task(stage, f"{names[key]} part {number + 1} of {count}", exact.part_key(key, number, count))
-            for key, count in self.parts.items()
-            for stage in (exact.RANGES, exact.PARTS)
-            for number in range(count)
-            if stage == exact.PARTS or self.exact[key][1].parameters.log_count is not None
-        ]
-        listed += [Task(exact.STAGE, names[key], key) for key in self.exact]
-        listed += [Task(nulls.STAGE, names[key], key) for key in self.nulls]
-        listed += [Task(study.stage, study.name, key) for key, study in self.studies.items()]
-        listed += [Task(emergence.STAGE, name, key) for key, name in self.emerging.items()]
-        tables_key = tables.tables_key(self.inputs, self.outcomes, self.asked_studies)
-        listed += [Task(tables.STAGE, "all", tables_key)] * self.write_tables
-        return listed + [Task(figures.STAGE, "all", figures.figures_key(tables_key))] * self.draw_figures
-
-    def _names(self) -> dict[str | None, str]:
-        """What a user reads, by key: of what several analyses share, the first's."""
-        names: dict[str | None, str] = {}
-        for member in self.inputs.members:
-            label = f"{member.located.suite}/{member.located.model} {member.located.revision}"
-            for wanted in self.inputs.wanted:
-                named = label if wanted.variant == DEFAULT else f"{label} {wanted.variant}"
-                for key in (member.networks.get(wanted.name), member.keys[wanted.name]):
-                    names.setdefault(key, named)
-        return names
-
-    def all_keys(self) -> dict[str, list[str]]:
-        """Every artefact the run consists of, done or not: what `ninscope status` counts."""
-        found: dict[str, set[str | None]] = {}
-        for wanted in self.inputs.wanted:
-            if wanted.method == SAMPLED:
-                found.setdefault(network.STAGE, set()).update(m.networks.get(wanted.name) for m in self.inputs.members)
-            found.setdefault(STAGES[wanted.method], set()).update(m.keys[wanted.name] for m in self.inputs.members)
-        for study in self.asked_studies:
-            found.setdefault(study.stage, set()).add(study.key)
-        return {stage: sorted(key for key in keys if key) for stage, keys in found.items()}
+    def first_jobs(self) -> list[Job]:
+        """Those that can run before it is known what becomes of others."""
+        return [job for job in self.to_run if not stages()[job.stage].follows_outcomes]
 
 
-class _Seen(ArtefactStore):
+class _StoreWhilePlanning(ArtefactStore):
     """The store as it is while one plan is made: each artefact is looked at once."""
 
     def __init__(self, folder: RunFolder, thorough: bool):
         super().__init__(folder, thorough)
-        self._seen: dict[tuple[str, str], bool] = {}
+        self._seen: dict[JobId, bool] = {}
 
     def has(self, stage: str, key: str) -> bool:
         if (stage, key) not in self._seen:
@@ -120,102 +171,37 @@ class _Seen(ArtefactStore):
 
 def make_plan(
     dag: Dag,
-    located: Sequence[Located],
+    checkpoints: Sequence[Located],
     evaluations: Sequence[tuple[Evaluation, ...]],
     folder: RunFolder,
     thorough: bool = False,
 ) -> Plan:
     """Compare what is asked with what is stored. Reads metadata only and computes nothing.
 
-    thorough: every artefact is read, and removed where it is damaged. Raises RequestError (too many parts), StoreError.
+    thorough: every artefact is read, and removed where it is damaged. Raises RequestError, StoreError.
     """
-    store = _Seen(folder, thorough)
-    members, outcomes = [], []
-    for one in located:
-        member, each = _member(one, dag.wanted(), store)
-        members.append(member)
-        outcomes.append(each)
-    plan = Plan(Inputs.of(dag, members, evaluations), outcomes, studies_of(dag, located, store))
-    for member in members:
-        _plan_checkpoint(plan, member, store, dag.execution.part_bytes)
-    plan.studies = {
-        study.key: study
-        for study in plan.asked_studies
-        if study.key is not None and study.outcome.ok and not store.has(study.stage, study.key)
-    }
-    alone = len(plan.inputs.spectra) == 1
-    plan.emerging = {
-        key: f"{model.suite}/{model.model}" + ("" if alone else f" {wanted.name}")
-        for key, (wanted, model, _) in plan.inputs.emerging(outcomes).items()
-        if not store.has(emergence.STAGE, key)
-    }
-    tables_key = tables.tables_key(plan.inputs, outcomes, plan.asked_studies)
-    made = plan.spectra or plan.exact or plan.nulls or plan.emerging or plan.studies
-    plan.write_tables = bool(made) or not is_current(folder, folder.tables, tables_key)
-    plan.moved = store.moved
-    plan.draw_figures = plan.write_tables or not is_current(folder, folder.figures, figures.figures_key(tables_key))
-    return plan
+    store = _StoreWhilePlanning(folder, thorough)
+    request = Request(dag, checkpoints, evaluations, store)
+    return Plan(request, jobs_to_run(request, request.jobs()), store.moved)
 
 
-def _plan_checkpoint(plan: Plan, member: Member, store: ArtefactStore, part_bytes: int) -> None:
-    located = member.located
-    for wanted in plan.inputs.wanted:
-        key = member.keys[wanted.name]
-        if key is None:
-            continue
-        missing = not store.has(STAGES[wanted.method], key)
-        if wanted.method == SAMPLED:
-            network_key = member.networks[wanted.name]
-            if missing:
-                plan.spectra.setdefault(key, (network_key, wanted))
-            if not store.has(network.STAGE, network_key):
-                plan.networks.setdefault(network_key, (located, wanted))
-        elif wanted.method == EXACT and missing:
-            plan.exact.setdefault(key, (located, wanted))
-            if (count := _part_count(located, wanted.parameters.reading, part_bytes)) > 1:
-                plan.parts.setdefault(key, count)
-        elif missing:
-            plan.nulls.setdefault(key, (member.keys[EXACT], wanted))
+def jobs_to_run(request: Request, jobs: Iterable[Job]) -> list[Job]:
+    """The jobs that were asked for and are not stored, and those that they need, which come first; each key once."""
+    by_id: dict[JobId, Job] = {}
+    for job in request.jobs():
+        by_id.setdefault(job.id, job)
+    chosen: dict[JobId, Job] = {}
 
+    def choose(job: Job) -> None:
+        if job.id in chosen or request.store.has(*job.id) or not request.outcome(job).ok:
+            return
+        for need in job.needs:
+            if need in by_id:
+                choose(by_id[need])
+        chosen[job.id] = job
 
-def _part_count(located: Located, reading: Reading, part_bytes: int) -> int:
-    weight_bytes = located.wired(reading).weight_bytes
-    count = -(-weight_bytes // part_bytes)
-    if count > MAX_PARTS:
-        raise RequestError(
-            f"{located.suite}/{located.model} {located.revision}: {weight_bytes} bytes of weights in parts of "
-            f"{part_bytes} are {count} parts, more than {MAX_PARTS}; give a larger part_bytes"
-        )
-    return count
-
-
-def _member(located: Located, asked: Sequence[Wanted], store: ArtefactStore) -> tuple[Member, Outcomes]:
-    """A checkpoint with the keys of everything that is made of it, and what is already known to be impossible."""
-    if not located.outcome.ok:
-        names = [wanted.name for wanted in asked]
-        return Member(located, dict.fromkeys(names), dict.fromkeys(names)), dict.fromkeys(names, located.outcome)
-    keys: dict[str, str | None] = {}
-    networks: dict[str, str | None] = dict.fromkeys(wanted.name for wanted in asked)  # also of what cannot be read so
-    outcomes: dict[str, Outcome] = {}
-    for wanted in asked:  # an original before its null models
-        name, parameters = wanted.name, wanted.parameters
-        if not (cannot := located.wired(parameters.reading).outcome).ok:
-            keys[name], outcomes[name] = None, cannot
-        elif wanted.method == SAMPLED:
-            networks[name] = network.network_key(located, parameters)
-            keys[name] = spectrum.spectrum_key(networks[name], parameters)
-            outcomes[name] = _stored_outcome(store, network.STAGE, networks[name])
-        elif wanted.method == EXACT:
-            keys[name] = exact.stored_key(located, parameters, wanted.nulls is not None, store, keys.values())
-            outcomes[name] = _stored_outcome(store, exact.STAGE, keys[name])
-        else:
-            keys[name] = nulls.nulls_key(keys[EXACT], wanted.nulls)
-            outcomes[name] = outcomes[EXACT]
-    counting = settled(outcomes)
-    return Member(located, {name: key if counting[name].ok else None for name, key in keys.items()}, networks), counting
-
-
-def _stored_outcome(store: ArtefactStore, stage: str, key: str) -> Outcome:
-    if store.has(stage, key) and (failure := store.failure(stage, key)) is not None:
-        return Outcome(failure.status, str(failure))
-    return Outcome()
+    for job in jobs:
+        if job.asked and job.key and not request.is_given_up(job):
+            choose(by_id[job.id])
+    rank = {name: number for number, name in enumerate(stages())}
+    return sorted(chosen.values(), key=lambda job: rank[job.stage])

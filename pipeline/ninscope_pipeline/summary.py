@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ninscope_pipeline.asked.analyses import DEFAULT
-from ninscope_pipeline.runs import Run
-from ninscope_pipeline.stages import network
-from ninscope_pipeline.stages.inputs import STAGES
-from ninscope_pipeline.stages.studies import VERSIONS
-from ninscope_pipeline.stages.tables import of_analysis, whole_networks
+from ninscope_pipeline.opened_run import Run
+from ninscope_pipeline.request.analyses import DEFAULT
+from ninscope_pipeline.stages.emergence import of_analysis, whole_networks
+from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
@@ -34,21 +32,9 @@ def problems_of(checkpoints: pd.DataFrame) -> list[Problem]:
     return [Problem(*row) for row in bad[["suite", "model", "revision", "status", "message"]].itertuples(index=False)]
 
 
-def problems_of_studies(run: Run) -> list[str]:
-    """A line for each fine-tune, and each look at activations, that did not come to its end, unless its checkpoint is at fault."""
-    lines = []
-    bad = run.table("checkpoints").query("status not in ('ok', 'duplicate')")
-    known = set(bad[["suite", "model", "revision"]].itertuples(index=False, name=None))
-    for table in ("finetunes", "activations"):
-        if table not in run.tables:  # of a run by an earlier version
-            continue
-        rows = run.table(table)
-        for row in rows[rows["status"] != "ok"].itertuples():
-            if (row.suite, row.model, row.revision) in known:
-                continue
-            how = f" {row.method} seed {row.seed} rate {row.learning_rate:g}" if table == "finetunes" else ""
-            lines.append(f"{row.suite}/{row.model} {row.revision} {row.task}{how}: {row.status}: {row.message}")
-    return lines
+def stage_problems(run: Run) -> list[str]:
+    """A line for everything that failed and has rows of its own (a fine-tune, say), unless its checkpoint is at fault."""
+    return [line for stage in stages().values() for line in stage.problems(run)]
 
 
 def notes_of(run: Run) -> list[str]:
@@ -106,13 +92,12 @@ class Progress:
 def progress_of(run: Run) -> Progress:
     """From the plan that the run wrote down when it started, and what is in the store now."""
     plan, store = run.plan, ArtefactStore(RunFolder(run.path))
-    known = (network.STAGE, *STAGES.values(), *VERSIONS)
-    planned = {stage: plan["stages"][stage] for stage in known if stage in plan["stages"]}
-    stages = {stage: (sum(store.has(stage, key) for key in keys), len(keys)) for stage, keys in planned.items()}
+    planned = {stage: plan["stages"][stage] for stage in stages() if stage in plan["stages"]}
+    counts = {stage: (sum(store.has(stage, key) for key in keys), len(keys)) for stage, keys in planned.items()}
     finished = run.finished
     if finished:
         problems = problems_of(run.table("checkpoints"))
     else:
         fields = ("suite", "model", "revision", "status", "message")
         problems = [Problem(*(c[f] for f in fields)) for c in plan["checkpoints"] if c["status"] != "ok"]
-    return Progress(stages, problems, finished)
+    return Progress(counts, problems, finished)

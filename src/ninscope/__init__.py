@@ -28,7 +28,7 @@ _HOMES = {
     "path_histograms": "ninscope.networks.shortest_paths",
     "heavy_tail": "ninscope.networks.heavy_tail",
     "box_covering": "ninscope.multifractal.box_covering",
-    "open_run": "ninscope_pipeline.runs",
+    "open_run": "ninscope_pipeline.opened_run",
     "NinscopeError": "ninscope.errors",
     "RequestError": "ninscope.errors",
     "CheckpointError": "ninscope.errors",

@@ -15,7 +15,7 @@ from ninscope.checkpoints.identity import shape_of
 from ninscope.checkpoints.index_format import weight_names
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
-from ninscope_pipeline.remembered import identity_of
+from ninscope_pipeline.survey_memory import identity_of
 
 SUITE = Path(__file__).parents[2] / "data" / "digits-ddpm"
 NAME = "diffusion_pytorch_model"

@@ -14,10 +14,10 @@ from suites import write_suite
 
 from ninscope.checkpoints.suites import PYTHIA_STEPS
 from ninscope.errors import RequestError
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.locating import locate_all
-from ninscope_pipeline.run import _asked
+from ninscope_pipeline.prepared_run import _asked
+from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.survey import survey
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 MODEL = '[[models]]\nsuite = "s"\nmodel = "m"\nsource = "org/name"\n'
@@ -188,7 +188,7 @@ def test_listed_steps_that_are_absent_are_rows(tmp_path, suite, scheduler):
 )  # fmt: skip
 def test_what_is_asked_for_is_what_is_located(tmp_path, suite, revisions, steps):
     dag = load_dag(asked(tmp_path, models=[{"suite": "s", "model": "m", "source": "tiny", "revisions": revisions}]))
-    located = locate_all(dag, RunFolder(tmp_path / "runs" / "x")).located
+    located = survey(dag, RunFolder(tmp_path / "runs" / "x")).located
     assert [(one.revision, one.step, one.outcome.status) for one in located] == [(f"step{n}", n, "ok") for n in steps]
 
 
@@ -250,7 +250,7 @@ def test_a_narrowed_preset_still_knows_its_steps(tmp_path, revisions, steps):
 def test_a_preset_is_run_from_a_hub(tmp_path, suite, serve, scheduler):
     serve({"EleutherAI/pythia-14m": {folder.name: folder for folder in suite.iterdir()}})
     preset = {"preset": "pythia", "models": ["pythia-14m"], "revisions": {"steps": [0, 1, 1000]}}
-    located = locate_all(load_dag(asked(tmp_path, suites=[preset])), RunFolder(tmp_path / "runs" / "x")).located
+    located = survey(load_dag(asked(tmp_path, suites=[preset])), RunFolder(tmp_path / "runs" / "x")).located
     assert [(one.suite, one.model, one.revision, one.outcome.status) for one in located] == [
         ("pythia", "pythia-14m", "step0", "ok"),
         ("pythia", "pythia-14m", "step1", "ok"),

@@ -13,7 +13,7 @@ from hub_server import Fault
 from suites import write_suite
 
 import ninscope
-from ninscope_pipeline.stages import emergence
+from ninscope_pipeline.stages.emergence import EmergenceStage
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 MODEL = "org/tiny"
@@ -152,14 +152,14 @@ class TestOthersGoOn:
     def test_an_e_that_cannot_be_computed_costs_its_own_rows(self, place, suite, monkeypatch, threads):
         """One thread of this process is the worker, so that what is replaced here is replaced there."""
         write_suite(place / "other", (0, 1), seed=9, **SHAPE)
-        real = emergence._store
+        real = EmergenceStage.make
 
-        def broken(store, stage, members, asked, key):
-            if len(members) == 2:
+        def broken(stage, store, job):
+            if len(job.work.history) == 2:
                 raise KeyError("values")
-            real(store, stage, members, asked, key)
+            return real(stage, store, job)
 
-        monkeypatch.setattr(emergence, "_store", broken)
+        monkeypatch.setattr(EmergenceStage, "make", broken)
         models = [{"suite": "s", "model": name, "source": name} for name in ("tiny", "other")]
         ended = run(place, threads, models=models)
         assert ended.code == 1

@@ -12,9 +12,9 @@ from suites import write_suite
 
 import ninscope
 from ninscope.errors import CheckpointError
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.run import prepare
-from ninscope_pipeline.stages import exact
+from ninscope_pipeline.execution.job import run_job
+from ninscope_pipeline.prepared_run import prepare
+from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
 
@@ -197,9 +197,9 @@ def test_records_of_removed_artefacts_go(store, artefact):
 
 def test_a_copied_run_is_hashed_once_and_nothing_is_done_again(place, scheduler):
     folder = RunFolder(place / "runs" / "tiny")
-    first = prepare(load_dag(dag(place)), place / "runs").plan
-    assert first.tasks() == []
-    assert len(first.moved) == 4 * len(STEPS) + 2
+    first = prepare(load_dag(dag(place)), place / "runs")
+    assert first.listed == []
+    assert len(first.plan.moved) == 4 * len(STEPS) + 2
     before = stamps(folder.store), stamps(folder.tables)
     assert run(place, scheduler).code == 0
     assert (stamps(folder.store), stamps(folder.tables)) == before
@@ -230,15 +230,14 @@ def test_a_bit_of_every_artefact_and_the_same_command_makes_the_same_bytes(place
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_one_damaged_artefact_costs_itself_and_the_tables(place, rng, stage):
+def test_one_damaged_artefact_costs_itself_alone(place, rng, stage):
     folder = RunFolder(place / "runs" / "tiny")
     store = ArtefactStore(folder)
     key = store.keys(stage)[0]
     before = contents(folder.root)
     flip(files(folder.store / stage / key)[0], rng)
     listed = command("run", dag(place), "--runs-dir", place / "runs", "--dry-run").would_run
-    results = [] if stage == "nin" else ["tables", "figures"]
-    assert [of for of, _ in listed] == [stage, *results]
+    assert [name for name, _ in listed] == [stage]  # the same artefact makes the same tables, which are there
     assert contents(folder.root).keys() == before.keys()  # a dry run removes nothing
 
 
@@ -250,14 +249,12 @@ def test_a_part_that_is_damaged_is_counted_again(place, scheduler, rng):
     expected = contents(folder.tables)
     shutil.rmtree(folder.checksums / "exact")
     prepared = prepare(load_dag(dag(place, **changes)), place / "runs")
-    (key, (located, wanted)), *_ = prepared.plan.exact.items()
-    count, parameters = prepared.plan.parts[key], wanted.parameters
+    parts = [job for job in prepared.plan.to_run if job.stage == "parts"]
     store = ArtefactStore(folder)
-    for number in range(2):
-        name = exact.part_key(key, number, count)
-        assert exact.store_part(str(folder.root), [], located, parameters, True, key, number, count).ok
-        flip(files(folder.store / "parts" / name)[-1], rng)
-        silently(store, "parts", name)
+    for job in parts[:2]:
+        assert run_job(folder.root, job, []).ok
+        flip(files(folder.store / "parts" / job.key)[-1], rng)
+        silently(store, "parts", job.key)
     ended = run(place, scheduler, **changes)
     assert (ended.code, ended.says) == (0, [])
     assert contents(folder.tables) == expected

@@ -15,9 +15,9 @@ from driving import command, process, write_dag
 from suites import write_suite
 
 from ninscope.errors import RequestError
-from ninscope_pipeline.asked.cluster import QUEUES, Cluster, job_class_of
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.workers import jobs
+from ninscope_pipeline.execution import batch_jobs as jobs
+from ninscope_pipeline.request.cluster import QUEUES, Cluster, job_class_of
+from ninscope_pipeline.request.dagfile import load_dag
 
 JOB = {"cores": 1, "memory": "1GB"}
 SLURM = 'kind = "slurm"\nmaximum = 4\n[cluster.job]\ncores = 2\nmemory = "4GB"\n'

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ninscope.errors import RequestError
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.asked.evaluations import read_evaluations
+from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.request.evaluations import read_evaluations
 from ninscope_pipeline.shipped import shipped_folder
 
 SHIPPED = shipped_folder() / "dags"

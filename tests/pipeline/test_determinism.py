@@ -1,7 +1,6 @@
 """The same bytes whatever the workers and wherever they are; the Dask graph itself; clusters that are not there."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import time
@@ -17,13 +16,11 @@ from own_cluster import OwnCluster
 from suites import write_suite
 
 import ninscope
-from ninscope_pipeline import graph as graphs
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.run import perform, prepare, start
+from ninscope_pipeline.execution.dask_cluster import OnCluster, connected
+from ninscope_pipeline.execution.graph import job_graph
+from ninscope_pipeline.prepared_run import perform, prepare, start
+from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.stages import network
-from ninscope_pipeline.storing.runfolder import RunFolder
-from ninscope_pipeline.storing.store import ArtefactStore
-from ninscope_pipeline.workers.execute import connected
 
 SHAPE = {"blocks": 2, "width": 24, "heads": 3}
 STEPS = (0, 1, 2, 4, 8)
@@ -152,10 +149,8 @@ def prepared(dag, tmp_path):
 
 
 def whole_graph(prepared) -> dict:
-    """Every task of a plan, as if all checkpoints will be ok."""
-    root = str(prepared.folder.root)
-    results = graphs.result_graph(prepared.plan, root, prepared.plan.outcomes, [], ArtefactStore(RunFolder(root)))
-    return graphs.checkpoint_graph(prepared.plan, root) | results
+    """Every job of a plan, as if all checkpoints will be ok."""
+    return job_graph(prepared.plan.to_run, str(prepared.folder.root))
 
 
 def test_building_the_graph_computes_nothing(prepared, monkeypatch):
@@ -170,50 +165,50 @@ def test_building_the_graph_computes_nothing(prepared, monkeypatch):
     assert not prepared.folder.root.exists()
 
 
-def test_the_graph_has_one_task_for_every_task_of_the_plan(prepared):
+def test_the_graph_has_one_task_for_every_job_of_the_plan(prepared):
     graph = whole_graph(prepared)
-    stages = [stage for stage, _ in graph]
-    assert {stage: stages.count(stage) for stage in stages} == {
-        "nin": 5, "spectra": 5, "emergence": 1, "tables": 1, "figures": 1,
-    }  # fmt: skip
-    assert sorted(stages) == sorted(task.stage for task in prepared.plan.tasks())
-    # Dask's own count: nothing is added but perhaps one plain value a task.
-    assert 13 <= len(collections_to_expr(list(graph.values()), optimize_graph=False).__dask_graph__()) <= 26
+    names = [stage for stage, _ in graph]
+    assert {name: names.count(name) for name in names} == {"nin": 5, "spectra": 5, "emergence": 1}
+    assert [*names, "tables", "figures"] == [stage for stage, _ in prepared.listed]
+    # Dask's own count: nothing is added.
+    assert len(collections_to_expr(list(graph.values()), optimize_graph=False).__dask_graph__()) == len(graph)
 
 
 def test_the_graph_of_a_finished_run_is_empty(dag, one_worker):
     prepared = prepare(load_dag(dag), one_worker.parent)
-    assert whole_graph(prepared) == {}
-    assert all(outcome.ok for each in prepared.plan.outcomes for outcome in each.values())
+    assert (whole_graph(prepared), prepared.listed) == ({}, [])
+    request = prepared.plan.request
+    assert all(request.outcome(job).ok for job in request.jobs())
 
 
-def test_tasks_of_different_runs_have_different_names(dag, tmp_path):
+def test_jobs_of_different_runs_have_different_names(dag, tmp_path):
     """A shared scheduler takes equal names for one task: of two runs one would lose what the other cancels."""
     names = []
     for folder in ("a", "b", "a"):
         prepared = prepare(load_dag(dag), tmp_path / folder)
         names.append({task.key for task in whole_graph(prepared).values()})
-    assert len(names[0]) == 13
-    assert len(set().union(*names)) == 39
-
-
-def _dies_at_step4(root, located, parameters, key):
-    if located.revision == "step4":
-        os._exit(1)  # what a worker looks like when the system kills it for memory
-    return network.store_network(root, located, parameters, key)
+    assert len(names[0]) == 11
+    assert len(set().union(*names)) == 33
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_kills_its_worker_stops_no_other(dag, tmp_path, monkeypatch):
-    real = network.store_network
+def test_a_checkpoint_that_kills_its_worker_stops_no_other(dag, tmp_path):
+    """What a worker looks like when the system kills it for memory, over step 4."""
+    preload = tmp_path / "deadly.py"
+    preload.write_text(
+        "import os\n"
+        "from ninscope_pipeline.stages.network import NetworkStage\n"
+        "real = NetworkStage.make\n"
+        "def make(self, store, job, real=real):\n"
+        "    if job.checkpoint.revision == 'step4':\n"
+        "        os._exit(1)\n"
+        "    return real(self, store, job)\n"
+        "NetworkStage.make = make\n"
+    )
     prepared = prepare(load_dag(dag), tmp_path)
     start(prepared)
-    monkeypatch.setattr(network, "store_network", _dies_at_step4)
-    graph = graphs.checkpoint_graph(prepared.plan, str(prepared.folder.root))
-    monkeypatch.setattr(network, "store_network", real)
-    monkeypatch.setattr(graphs, "checkpoint_graph", lambda *_: graph)
-    with connected(None, 2) as client:
-        outcomes = perform(prepared, client, lambda *_: None)
+    with dask.config.set({"distributed.worker.preload": [str(preload)]}), connected(None, 2) as client:
+        outcomes = perform(prepared, OnCluster(client), lambda *_: None)
     assert len(outcomes) == 13
     run = ninscope.open_run(prepared.folder.root)
     assert run.table("emergence")["revision"].tolist() == ["step0", "step1", "step2", "step8"]

@@ -9,7 +9,7 @@ import tomli_w
 from driving import command
 
 import ninscope
-from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.request.dagfile import load_dag
 
 ROOT = Path(__file__).parents[2]
 DAG = ROOT / "dags" / "diffusion.toml"

@@ -13,12 +13,16 @@ from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
 from ninscope.errors import RequestError
-from ninscope_pipeline import plan
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.run import prepare
-from ninscope_pipeline.stages import emergence, exact, nulls, spectrum
-from ninscope_pipeline.stages.inputs import overall, settled
-from ninscope_pipeline.stages.outcome import Outcome
+from ninscope_pipeline.execution.job import run_job
+from ninscope_pipeline.outcome import Outcome, settled
+from ninscope_pipeline.prepared_run import prepare
+from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.results import overall
+from ninscope_pipeline.stages import exact
+from ninscope_pipeline.stages.emergence import EMERGENCE
+from ninscope_pipeline.stages.exact import EXACT
+from ninscope_pipeline.stages.nulls import NULLS as NULLS_STAGE
+from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
@@ -201,18 +205,14 @@ def test_parts_of_an_interrupted_run_are_used(finished, scheduler, tmp_path):
     shutil.rmtree(place / "runs")
     asked = dag(place, **ONLY_EXACT, revisions=["step1"], execution={"part_bytes": PART})
     assert run(place, scheduler, asked).code == 0
-    (key,) = artefacts(place / "runs" / "tiny")["exact"]
     expected = contents(place / "runs" / "tiny" / "tables")
     shutil.rmtree(place / "runs" / "tiny" / "store.zarr" / "exact")
     prepared = prepare(load_dag(asked), place / "runs")
-    (located,) = prepared.located
-    count = prepared.plan.parts[key]
-    parameters = prepared.plan.exact[key][1].parameters
-    root = str(place / "runs" / "tiny")
-    done = exact.store_part(root, [], located, parameters, False, key, 1, count)
-    assert done.ok
-    store = ArtefactStore(RunFolder(root))
-    assert store.has("parts", exact.part_key(key, 1, count))
+    job = [job for job in prepared.plan.to_run if job.stage == "parts"][1]
+    root = place / "runs" / "tiny"
+    assert run_job(root, job, []).ok
+    assert ArtefactStore(RunFolder(root)).has("parts", job.key)
+    assert job.id not in {later.id for later in prepare(load_dag(asked), place / "runs").plan.to_run}
     assert run(place, scheduler, asked).code == 0
     assert contents(place / "runs" / "tiny" / "tables") == expected
     assert not artefacts(place / "runs" / "tiny")["parts"]
@@ -267,9 +267,9 @@ NAN = Outcome("nonfinite", "tensor x holds NaN")
     ],
 )
 def test_a_failure_of_one_analysis_spoils_others_only_where_the_bytes_are_at_fault(outcomes, ok, status, message):
-    found = settled(outcomes)
-    assert [name for name, outcome in found.items() if outcome.ok] == ok
-    assert (overall(found).status, overall(found).message) == (status, message)
+    counting = settled(outcomes)
+    assert [name for name, outcome in counting.items() if outcome.ok] == ok
+    assert (overall(counting).status, overall(counting).message) == (status, message)
 
 
 def test_nulls_without_a_start_say_so(tmp_path, scheduler):
@@ -281,7 +281,7 @@ def test_nulls_without_a_start_say_so(tmp_path, scheduler):
 
 
 def test_too_many_parts_are_refused(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "MAX_PARTS", 3)
+    monkeypatch.setattr(exact, "MAX_PARTS", 3)
     ended = command("run", dag(finished, **ONLY_EXACT, execution={"part_bytes": PART}), "--runs-dir", tmp_path)
     assert ended.code == 2
     (line,) = ended.says
@@ -306,11 +306,11 @@ def test_stored_layouts_change_with_their_versions(finished):
     }  # fmt: skip
     nodes = ["node_edges", "node_degree", "node_dimension", "node_r2"]
     assert layouts == {
-        "spectra": (spectrum.VERSION, ["values", "curves"], spectra),
-        "exact": (exact.VERSION, ["values", "curves", "layers", *nodes, "matrix_totals", "matrix_std"], spectra),
-        "nulls": (nulls.VERSION, NULLS["models"], {"columns": ["alpha0", "width"]}),
+        "spectra": (SPECTRA.version, ["values", "curves"], spectra),
+        "exact": (EXACT.version, ["values", "curves", "layers", *nodes, "matrix_totals", "matrix_std"], spectra),
+        "nulls": (NULLS_STAGE.version, NULLS["models"], {"columns": ["alpha0", "width"]}),
         "emergence": (
-            emergence.VERSION,
+            EMERGENCE.version,
             ["values"],
             {
                 "columns": [

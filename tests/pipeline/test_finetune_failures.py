@@ -20,11 +20,12 @@ from finetune_models import add_sections, finetune_section, language_task, neox_
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from safetensors.numpy import load_file, save_file
 
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.graph import checkpoint_graph
-from ninscope_pipeline.run import perform, prepare, start
-from ninscope_pipeline.stages import of_model
-from ninscope_pipeline.stages.studies import ChangedInputs
+from ninscope_pipeline.execution.dask_cluster import OnCluster
+from ninscope_pipeline.execution.graph import job_graph
+from ninscope_pipeline.prepared_run import perform, prepare, start
+from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.stages.model_runs import doing as of_model
+from ninscope_pipeline.stages.model_runs.planning import ChangedInputs
 
 WHOLE = {"exact": True, "nodes_per_layer": "all", "samples": None}
 # A step of AdamW with such a rate and decay makes every weight a million times as large.
@@ -257,7 +258,7 @@ def test_files_that_change_after_the_plan_make_no_result(tmp_path, scheduler, wh
         Client(scheduler, set_as_default=False) as client,
         pytest.raises(ChangedInputs, match="have changed since the run began; run it again"),
     ):
-        perform(prepared, client, lambda *_: None)
+        perform(prepared, OnCluster(client), lambda *_: None)
     run = tmp_path / "runs" / "some"
     assert not list(run.glob("store.zarr/finetune/*"))
     assert not list(run.glob("store.zarr/activations/*"))
@@ -272,7 +273,7 @@ def test_weights_that_are_damaged_for_a_while_are_not_damaged_for_ever(tmp_path,
     whole = weights.read_bytes()
     changed(suite / "step0", "gpt_neox.embed_in.weight", np.nan)
     with Client(scheduler, set_as_default=False) as client:
-        perform(prepared, client, lambda *_: None)
+        perform(prepared, OnCluster(client), lambda *_: None)
     for name in ("finetunes", "activations"):
         (row,) = table(tmp_path, name).itertuples()
         assert row.status == "corrupt"
@@ -322,7 +323,7 @@ def test_a_fine_tune_that_is_cancelled_stops(tmp_path, threads):
     add_sections(dag, finetune=finetune_section(language_task(tmp_path), **lasting | {"seeds": [0, 1]}))
     prepared = prepare(load_dag(dag), tmp_path / "runs")
     start(prepared)
-    graph = checkpoint_graph(prepared.plan, str(prepared.folder.root))
+    graph = job_graph(prepared.plan.first_jobs(), str(prepared.folder.root))
     with Client(threads, set_as_default=False) as client:
         futures = client.compute([task for (stage, _), task in graph.items() if stage == "finetune"])
         wait_until(lambda: any(client.processing().values()))

@@ -11,13 +11,13 @@ import pytest
 from ninscope.neurons.finetuning.recipe import METHODS, NONE
 from ninscope.report import finetune_figures
 from ninscope.report.activations_figure import activations_figure
-from ninscope_pipeline.stages.tables import COLUMNS
+from ninscope_pipeline.tables import all_tables
 
 KEYS = {"suite": "string", "model": "string", "revision": "string", "step": "Int64"}
 
 
 def typed(rows, table):
-    types = KEYS | COLUMNS[table]
+    types = KEYS | dict(all_tables()[table].columns)
     return pd.DataFrame(rows, columns=list(types)).astype(types)
 
 

@@ -14,11 +14,11 @@ from driving import COMMAND, Finished, command, contents, process, write_dag
 from suites import write_suite
 
 from ninscope.errors import RequestError
-from ninscope_pipeline.graph import Graph
-from ninscope_pipeline.stages.outcome import Outcome, attempt
+from ninscope_pipeline.execution.dask_cluster import execute
+from ninscope_pipeline.execution.graph import Graph
+from ninscope_pipeline.outcome import Outcome, attempt
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
 from ninscope_pipeline.storing.store import ArtefactStore
-from ninscope_pipeline.workers.execute import execute
 
 SHAPE = {"blocks": 2, "width": 32, "heads": 4}
 STEPS = tuple(range(8))

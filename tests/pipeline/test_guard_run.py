@@ -14,8 +14,8 @@ from matplotlib.image import imread
 from suites import copied_clause, copy_weights, neox_tensors, write_checkpoint, write_suite
 
 import ninscope
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.run import prepare
+from ninscope_pipeline.prepared_run import prepare
+from ninscope_pipeline.request.dagfile import load_dag
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 4, 8)

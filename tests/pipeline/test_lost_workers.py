@@ -6,8 +6,8 @@ import dask
 import pytest
 from distributed import Nanny
 
-from ninscope_pipeline.workers import execute
-from ninscope_pipeline.workers.execute import connected
+from ninscope_pipeline.execution import dask_cluster as execute
+from ninscope_pipeline.execution.dask_cluster import connected
 
 pytestmark = pytest.mark.slow
 

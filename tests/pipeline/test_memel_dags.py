@@ -13,7 +13,7 @@ from ninscope.architectures.families import FAMILIES
 from ninscope.checkpoints.source import open_source
 from ninscope.measuring import asked_parameters
 from ninscope.neurons.finetuning.recipe import METHODS
-from ninscope_pipeline.asked.dagfile import load_dag
+from ninscope_pipeline.request.dagfile import load_dag
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

@@ -15,9 +15,13 @@ import ninscope
 from ninscope.architectures import DEFAULT_READING
 from ninscope.multifractal.emergence import emergence_interval
 from ninscope.report.parts_figure import groupings_of, parts_figure
-from ninscope_pipeline.asked.analyses import Analysis, Nulls
-from ninscope_pipeline.asked.dagfile import Emergence
-from ninscope_pipeline.stages import emergence, exact, network, nulls, spectrum
+from ninscope_pipeline.request.analyses import AnalysisSection
+from ninscope_pipeline.request.dagfile import EmergenceSection
+from ninscope_pipeline.stages.emergence import EMERGENCE, EmergenceWork, SpectrumAtStep, emergence_key
+from ninscope_pipeline.stages.exact import EXACT, exact_key
+from ninscope_pipeline.stages.network import network_key
+from ninscope_pipeline.stages.nulls import NullsSection, nulls_key
+from ninscope_pipeline.stages.spectra import SPECTRA, spectra_key
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
@@ -97,24 +101,25 @@ def test_parts_have_keys_of_their_own_and_without_them_keys_stay(finished):
 def test_keys_are_those_of_before_where_nothing_later_is_asked():
     """Keys that a run of an earlier version stored: whoever changes one without need has everything computed again."""
     asked = {"exact": True, "seed": 7, "max_distance": 120.0}
-    both = Analysis(**asked).methods()
+    both = AnalysisSection(**asked).methods()
     digests = defaultdict(lambda: str(len(digests)), {DEFAULT_READING.key: "b" * 64})
     one = SimpleNamespace(
         content_sha256="a" * 64, kind="local", wired=lambda reading: SimpleNamespace(digest=digests[reading.key])
     )
-    assert spectrum.spectrum_key("c" * 32, both["sampled"]) == "816145add36fcc7ad6856e4e260c94be"
-    assert exact.exact_key(one, both["exact"], True) == "18513c94d4585e3acb44ce007e9eaa65"
-    assert nulls.nulls_key("d" * 32, Nulls()) == "663111c18f6baa42428bd76ff1042a1e"
-    history = [
-        emergence.Member("step0", 0, "e" * 32, "", "ok"), emergence.Member("step1", 1, "f" * 32, "no", "duplicate"),
-    ]  # fmt: skip
-    assert emergence.emergence_key("exact", history, Emergence()) == "0f64f72367069e0a213490df80f0c813"
+    assert spectra_key("c" * 32, both["sampled"]) == "816145add36fcc7ad6856e4e260c94be"
+    assert exact_key(one, both["exact"], True) == "18513c94d4585e3acb44ce007e9eaa65"
+    assert nulls_key("d" * 32, NullsSection()) == "663111c18f6baa42428bd76ff1042a1e"
+    history = (
+        SpectrumAtStep("step0", 0, "e" * 32, "", "ok"), SpectrumAtStep("step1", 1, "f" * 32, "no", "duplicate"),
+    )  # fmt: skip
+    work = EmergenceWork("exact", history, EmergenceSection(), ("suite", "model"), ("default", "exact"))
+    assert emergence_key(work) == "0f64f72367069e0a213490df80f0c813"
     keys = set()
     for changes in ({}, {"parts": ["block"]}, {"wiring": "parallel"}):
-        parameters = Analysis(**asked | changes).methods()
-        network_key = network.network_key(one, parameters["sampled"])
-        keys |= {exact.exact_key(one, parameters["exact"], True), network_key}
-        keys.add(spectrum.spectrum_key(network_key, parameters["sampled"]))
+        parameters = AnalysisSection(**asked | changes).methods()
+        of_network = network_key(one, parameters["sampled"])
+        keys |= {exact_key(one, parameters["exact"], True), of_network}
+        keys.add(spectra_key(of_network, parameters["sampled"]))
     assert len(keys) == 3 + 2 + 3  # parts are no matter of the sampled network
 
 
@@ -122,14 +127,14 @@ def test_the_layout_of_stored_parts_changes_with_their_versions(finished):
     """As test_stored_layouts_change_with_their_versions, of what is there only where parts are asked for."""
     store = ArtefactStore(RunFolder(finished / "runs" / "tiny"))
     columns = ["alpha0", "width", "nodes", "edges", "r2_mass_mean", "r2_partition"]
-    for stage, version, samples in (("spectra", spectrum.VERSION, 3), ("exact", exact.VERSION, 1)):
+    for stage, version, samples in (("spectra", SPECTRA.version, 3), ("exact", EXACT.version, 1)):
         stored = store.read(stage, store.keys(stage)[0])
         assert (stage, version) in (("spectra", 3), ("exact", 3))
         assert stored.attributes["part_columns"] == columns
         assert stored.attributes["part_names"] == EXPECTED
         assert stored.arrays["part_values"].shape == (samples, len(EXPECTED), len(columns))
     stored = store.read("emergence", store.keys("emergence")[0])
-    assert emergence.VERSION == 3
+    assert EMERGENCE.version == 3
     assert stored.arrays["part_values"].shape == (len(STEPS), len(EXPECTED), stored.arrays["values"].shape[1])
 
 

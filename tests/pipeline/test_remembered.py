@@ -14,9 +14,9 @@ from suites import write_suite
 
 from ninscope.architectures import DEFAULT_READING
 from ninscope.checkpoints.known import sealed, unsealed
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.remembered import facts_of, fields_of
-from ninscope_pipeline.run import prepare, start
+from ninscope_pipeline.prepared_run import prepare, start
+from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.survey_memory import facts_of, fields_of
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 4, 8)

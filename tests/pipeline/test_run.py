@@ -168,7 +168,7 @@ def test_a_second_run_runs_nothing_and_says_so(place, scheduler):
 
 
 def test_a_second_run_needs_no_cluster(place, monkeypatch):
-    monkeypatch.setattr("ninscope_pipeline.workers.execute.LocalCluster", None)
+    monkeypatch.setattr("ninscope_pipeline.execution.dask_cluster.LocalCluster", None)
     assert command("run", dag(place), "--runs-dir", place / "runs").code == 0
 
 

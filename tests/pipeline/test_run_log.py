@@ -1,19 +1,21 @@
-"""The run's log folder: a task in which ninscope itself failed is told of once, for as long as it fails."""
+"""The run's log folder: a job in which ninscope itself failed is told of once, for as long as it fails."""
 
-import os
 from pathlib import Path
 
+import dask
 import pandas as pd
 import pytest
 from driving import command, contents, write_dag
 from suites import write_suite
 
-from ninscope_pipeline import graph as graphs
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.run import finish, perform, prepare, start
-from ninscope_pipeline.stages import exact, locate, network, spectrum, tables
-from ninscope_pipeline.stages.outcome import attempt
-from ninscope_pipeline.workers.execute import connected
+from ninscope_pipeline import prepared_run, survey
+from ninscope_pipeline.execution.here import ThreadsHere
+from ninscope_pipeline.execution.job import run_job
+from ninscope_pipeline.outcome import Outcome, attempt
+from ninscope_pipeline.prepared_run import finish, perform, prepare, start
+from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.stages.exact import ExactStage
+from ninscope_pipeline.stages.network import NetworkStage
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 8)
@@ -35,115 +37,89 @@ def rows(run: Path) -> pd.DataFrame:
     return pd.read_parquet(run / "tables" / "checkpoints.parquet").set_index("step")
 
 
-def broken(stage: str, key: str):
-    def work() -> None:
-        raise ZeroDivisionError("a fault of ours")
+def breaks(monkeypatch, stage: type, step: int) -> None:
+    """Have a stage's work fail at one step, by a fault of ours."""
+    real = stage.make
 
-    return attempt(stage, key, work)
+    def broken(self, store, job):
+        if job.checkpoint.step == step:
+            raise ZeroDivisionError("a fault of ours")
+        return real(self, store, job)
 
-
-def broken_network(root, located, parameters, key):
-    """As `network.store_network`, with a fault that shows at one step."""
-    return broken("nin", key) if located.step == 1 else network.store_network(root, located, parameters, key)
-
-
-def broken_exact(root, located, parameters, matrices, key):
-    return broken("exact", key) if located.step == 8 else exact.store_exact(root, located, parameters, matrices, key)
+    monkeypatch.setattr(stage, "make", broken)
 
 
-def deadly_network(root, located, parameters, key):
-    if located.step == 1:
-        os._exit(1)  # what a worker looks like when the system kills it for memory
-    return network.store_network(root, located, parameters, key)
-
-
-def broken_tables(root, *_):
-    return broken("tables", "all")
-
-
-def performed(dag: Path, client, monkeypatch, **broken) -> dict:
-    """Run a DAG file with functions of stages replaced by broken ones; its outcomes."""
+def performed(dag: Path) -> dict:
+    """Run a DAG file in threads of this process; its outcomes."""
     prepared = prepare(load_dag(dag), dag.parent / "runs")
     start(prepared)
-    for name, work in broken.items():
-        module = {"store_network": network, "store_exact": exact, "store_tables": tables}[name]
-        monkeypatch.setattr(graphs, module.__name__.rpartition(".")[2], Replaced(module, name, work))
-    outcomes = perform(prepared, client, lambda *_: None)
+    outcomes = perform(prepared, ThreadsHere(2), lambda *_: None)
     finish(prepared)
-    monkeypatch.undo()
     return outcomes
 
 
-class Replaced:
-    """A module with another function under one of its names."""
-
-    def __init__(self, module, name: str, work):
-        self._module = module
-        setattr(self, name, work)
-
-    def __getattr__(self, name: str):
-        return getattr(self._module, name)
-
-
-@pytest.fixture(scope="module")
-def client():
-    with connected(None, 2) as client:
-        yield client
-
-
-def test_a_fault_of_ours_is_told_of_once_and_stops_no_other(dag, run, client, scheduler, monkeypatch):
-    outcomes = performed(dag, client, monkeypatch, store_network=broken_network, store_exact=broken_exact)
+def test_a_fault_of_ours_is_told_of_once_and_stops_no_other(dag, run, monkeypatch):
+    breaks(monkeypatch, NetworkStage, 1)
+    breaks(monkeypatch, ExactStage, 8)
+    outcomes = performed(dag)
+    monkeypatch.undo()
     failed = sorted(stage for (stage, _), outcome in outcomes.items() if not outcome.ok)
     assert failed == ["exact", "nin", "nulls", "spectra"]  # two faults, and what depends on them
     logs = {path.name: path.read_text() for path in (run / "log").iterdir()}
     assert sorted(name.split("-")[0] for name in logs) == ["exact", "nin"]
     for name, text in logs.items():
         assert text.count("Traceback") == 1
-        assert "in work" in text
+        assert "in broken" in text
         assert text.endswith("ZeroDivisionError: a fault of ours\n")
         step, method = {"nin": (1, "sampled"), "exact": (8, "exact")}[name.split("-")[0]]
         assert rows(run).loc[step, ["status", "message"]].tolist() == [
             "failed", f"{method}: ZeroDivisionError: a fault of ours (see log/{name})",
         ]  # fmt: skip
     assert rows(run).loc[0, "status"] == "ok"
-    ended = command("run", dag, "--runs-dir", run.parent, "--scheduler", scheduler)
+    ended = command("run", dag, "--runs-dir", run.parent)
     assert (ended.code, ended.says) == (0, [])
     assert set(rows(run)["status"]) == {"ok"}
     assert list((run / "log").iterdir()) == []
 
 
-def test_a_fault_that_stays_leaves_one_file_and_goes_when_another_run_succeeds(
-    dag, run, client, scheduler, monkeypatch
-):
+def test_a_fault_that_stays_leaves_one_file_and_goes_when_another_run_succeeds(dag, run, monkeypatch):
+    breaks(monkeypatch, NetworkStage, 1)
     for _ in range(2):
-        performed(dag, client, monkeypatch, store_network=broken_network)
+        performed(dag)
         (log,) = (run / "log").iterdir()
         assert log.read_text().count("Traceback") == 1
+    monkeypatch.undo()
     before = contents(run / "log")
     log.rename(run / "kept.txt")
-    assert command("run", dag, "--runs-dir", run.parent, "--scheduler", scheduler).code == 0
+    assert command("run", dag, "--runs-dir", run.parent).code == 0
     (run / "kept.txt").rename(log)  # as if another run of this folder had made the artefact
     assert contents(run / "log") == before
-    assert command("run", dag, "--runs-dir", run.parent, "--scheduler", scheduler).code == 0
+    assert command("run", dag, "--runs-dir", run.parent).code == 0
     assert list((run / "log").iterdir()) == []
 
 
-def test_tables_that_cannot_be_made_are_told_of(dag, run, client, scheduler, monkeypatch):
-    outcomes = performed(dag, client, monkeypatch, store_tables=broken_tables)
+def test_tables_that_cannot_be_made_are_told_of(dag, run, monkeypatch):
+    def broken(*_) -> Outcome:
+        def work() -> None:
+            raise ZeroDivisionError("a fault of ours")
+
+        return attempt("tables", "all", work)
+
+    monkeypatch.setattr(prepared_run, "store_tables", broken)
+    outcomes = performed(dag)
+    monkeypatch.undo()
     assert outcomes["tables", "all"].message == "ZeroDivisionError: a fault of ours (see log/tables-all.txt)"
     assert [path.name for path in (run / "log").iterdir()] == ["tables-all.txt"]
-    assert command("run", dag, "--runs-dir", run.parent, "--scheduler", scheduler).code == 0
+    assert command("run", dag, "--runs-dir", run.parent).code == 0
     assert list((run / "log").iterdir()) == []
 
 
-def test_a_fault_while_locating_is_told_of(dag, run, monkeypatch, scheduler):
-    real = locate.architecture_of
-
+def test_a_fault_while_locating_is_told_of(dag, run, monkeypatch):
     def faulty(*_):
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(locate, "architecture_of", faulty)
-    ended = command("run", dag, "--runs-dir", run.parent)  # located here, on threads
+    monkeypatch.setattr(survey.Located, "opened", faulty)
+    ended = command("run", dag, "--runs-dir", run.parent)
     assert ended.code == 1
     names = [f"locate-tiny-weights-step{step}.txt" for step in STEPS]
     assert ended.says == [
@@ -152,34 +128,50 @@ def test_a_fault_while_locating_is_told_of(dag, run, monkeypatch, scheduler):
     ]
     assert sorted(path.name for path in (run / "log").iterdir()) == names
     assert all("in faulty" in (run / "log" / name).read_text() for name in names)
-    monkeypatch.setattr(locate, "architecture_of", real)
-    assert command("run", dag, "--runs-dir", run.parent, "--scheduler", scheduler).code == 0
+    monkeypatch.undo()
+    assert command("run", dag, "--runs-dir", run.parent).code == 0
     assert list((run / "log").iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_task_that_kills_its_workers_is_told_of_with_them(dag, run, client, scheduler, monkeypatch):
-    outcomes = performed(dag, client, monkeypatch, store_network=deadly_network)
-    lost = [stage for (stage, _), outcome in outcomes.items() if outcome.lost]
-    assert sorted(lost) == ["nin", "spectra"]
+def test_a_job_that_kills_its_workers_is_told_of_with_them(dag, run):
+    """A worker dies whenever it samples the network of step 1: what it looks like when the system kills it for memory."""
+    preload = dag.parent / "deadly.py"
+    preload.write_text(
+        "import os\n"
+        "from ninscope_pipeline.stages.network import NetworkStage\n"
+        "real = NetworkStage.make\n"
+        "def make(self, store, job, real=real):\n"
+        "    if job.checkpoint.step == 1:\n"
+        "        os._exit(1)\n"
+        "    return real(self, store, job)\n"
+        "NetworkStage.make = make\n"
+    )
+    text = dag.read_text()
+    dag.write_text(f'{text}\n[cluster]\nkind = "local"\nworkers = 2\nprocesses = true\n')
+    with dask.config.set({"distributed.worker.preload": [str(preload)]}):
+        ended = command("run", dag, "--runs-dir", run.parent)
+    dag.write_text(text)
+    assert ended.code == 1
     names = sorted(path.name for path in (run / "log").iterdir())
     assert names[0] == "lost-workers.txt"
-    (task,) = names[1:]
-    assert task.startswith("nin-")
-    said = f"the worker died over it each time, perhaps for lack of memory (see log/{task})"
+    (job,) = names[1:]
+    assert job.startswith("nin-")
+    said = f"the worker died over it each time, perhaps for lack of memory (see log/{job})"
     assert rows(run).loc[1, ["status", "message"]].tolist() == ["failed", f"sampled: {said}"]
     assert set(rows(run).loc[[0, 8], "status"]) == {"ok"}
-    assert "died while running it" in (run / "log" / task).read_text()
+    assert "died while running it" in (run / "log" / job).read_text()
     deaths = (run / "log" / "lost-workers.txt").read_text().splitlines()
     assert len(deaths) >= 4
-    assert all(task.removesuffix(".txt") in line for line in deaths[:1])
-    ended = command("run", dag, "--runs-dir", run.parent, "--scheduler", scheduler)
+    assert job.removesuffix(".txt") in deaths[0]
+    ended = command("run", dag, "--runs-dir", run.parent)
     assert (ended.code, ended.says) == (0, [])
     assert [path.name for path in (run / "log").iterdir()] == ["lost-workers.txt"]
 
 
-def test_a_spectrum_keeps_no_traceback_of_its_network(tmp_path):
-    failed = broken("nin", "key")
-    passed = spectrum.store_spectrum(str(tmp_path), failed, "key", None, "other")
+def test_a_job_keeps_no_traceback_of_one_that_it_needs(dag, run):
+    plan = prepare(load_dag(dag), run.parent).plan
+    job = next(job for job in plan.to_run if job.stage == "spectra")
+    failed = Outcome("failed", "ZeroDivisionError: a fault of ours (see log/nin-key.txt)", "Traceback ...")
+    passed = run_job(run, job, [failed])
     assert (passed.status, passed.message, passed.trace) == (failed.status, failed.message, "")
-    assert failed.trace

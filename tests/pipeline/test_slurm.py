@@ -14,9 +14,9 @@ from driving import COMMAND, Finished, contents, process, write_dag
 from single_node import CannotStart, queue, single_node
 from suites import write_suite
 
-from ninscope_pipeline.asked.cluster import Cluster
-from ninscope_pipeline.workers import jobs
-from ninscope_pipeline.workers.at_work import at_work
+from ninscope_pipeline.execution import batch_jobs as jobs
+from ninscope_pipeline.execution.workers import at_work
+from ninscope_pipeline.request.cluster import Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -16,8 +16,8 @@ import ninscope
 from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.networks.sampled import sampled_network
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.run import prepare, start
+from ninscope_pipeline.prepared_run import prepare, start
+from ninscope_pipeline.request.dagfile import load_dag
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 

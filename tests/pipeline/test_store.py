@@ -23,7 +23,8 @@ from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.measuring import Parameters, analyse_network
 from ninscope.networks.sampled import SampledNetwork, sampled_network
-from ninscope_pipeline.stages import network, spectrum
+from ninscope_pipeline.stages.measurements import artefact_of_measurement, stored_measurement
+from ninscope_pipeline.stages.network import artefact_of_network, stored_network
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.manifest import is_current, key_of, write_files
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
@@ -86,7 +87,7 @@ def test_what_is_not_there_is_not_there(store):
 
 
 def test_a_stored_network_is_read_by_anndata_and_scipy(folder, store, sampled):
-    store.write(network.STAGE, "key", network.artefact_of(sampled))
+    store.write("nin", "key", artefact_of_network(sampled))
     matrix = anndata.io.read_elem(zarr.open_group(folder.store, mode="r")["nin/key/matrix"])
     assert isinstance(matrix, scipy.sparse.csr_matrix)
     assert matrix.shape == (3 * 96, 3 * 96)
@@ -98,7 +99,7 @@ def test_a_stored_network_is_read_by_anndata_and_scipy(folder, store, sampled):
 
 
 def test_stored_attributes_follow_anndatas_encoding(folder, store, sampled):
-    store.write(network.STAGE, "key", network.artefact_of(sampled))
+    store.write("nin", "key", artefact_of_network(sampled))
     group = zarr.open_group(folder.store / "nin" / "key", mode="r")
     assert group.metadata.zarr_format == 3
     assert dict(group["matrix"].attrs) == {
@@ -115,7 +116,7 @@ def test_stored_attributes_follow_anndatas_encoding(folder, store, sampled):
 
 @pytest.mark.filterwarnings("ignore:zarr v3 autosharding")
 def test_anndata_would_have_written_the_same_group(tmp_path, folder, store, sampled):
-    store.write(network.STAGE, "key", network.artefact_of(sampled))
+    store.write("nin", "key", artefact_of_network(sampled))
     theirs = zarr.open_group(tmp_path / "theirs.zarr", mode="w", zarr_format=3)
     anndata.io.write_elem(theirs, "matrix", sampled.matrix)
     ours = zarr.open_group(folder.store / "nin" / "key", mode="r")["matrix"]
@@ -127,15 +128,15 @@ def test_anndata_would_have_written_the_same_group(tmp_path, folder, store, samp
 
 
 def test_every_group_of_the_store_is_found_from_its_root(folder, store, sampled):
-    store.write(network.STAGE, "key", network.artefact_of(sampled))
+    store.write("nin", "key", artefact_of_network(sampled))
     root = zarr.open_group(folder.store, mode="r")
     assert list(root) == ["nin"]
     assert sorted(root["nin/key"]) == ["layer_sizes", "matrix", "neurons"]
 
 
 def test_a_network_comes_back_whole(store, sampled):
-    store.write(network.STAGE, "key", network.artefact_of(sampled))
-    read = network.network_of(store.read(network.STAGE, "key", with_matrix=True))
+    store.write("nin", "key", artefact_of_network(sampled))
+    read = stored_network(store.read("nin", "key", with_matrix=True))
     assert read.layer_names == sampled.layer_names
     np.testing.assert_array_equal(read.layer_sizes, sampled.layer_sizes)
     np.testing.assert_array_equal(read.neurons, sampled.neurons)
@@ -146,8 +147,8 @@ def test_a_network_comes_back_whole(store, sampled):
 def test_a_spectrum_comes_back_to_the_bit(store, sampled, derivative):
     parameters = Parameters(nodes_per_layer=12, samples=3, min_degree=3, q=np.linspace(-2, 2, 9), derivative=derivative)
     measured = analyse_network(sampled, parameters.checked())
-    store.write(spectrum.STAGE, "key", spectrum.artefact_of(measured))
-    read = spectrum.spectrum_of(store.read(spectrum.STAGE, "key"))
+    store.write("spectra", "key", artefact_of_measurement(measured))
+    read = stored_measurement(store.read("spectra", "key"))
     assert (read.message, read.network_nodes, read.network_edges) == (
         measured.message, measured.network_nodes, measured.network_edges,
     )  # fmt: skip
@@ -222,12 +223,12 @@ def test_what_a_broken_copy_left_does_not_stand_in_the_way(folder, store):
 @pytest.mark.parametrize("array", ["neurons", "layer_sizes", "matrix/data", "matrix/indices", "matrix/indptr"])
 def test_an_artefact_that_lost_a_part_is_not_read_as_zeros(folder, store, sampled, array):
     """Zarr gives zeros for a chunk whose file is absent; a network of zeros would look like a result."""
-    store.write(network.STAGE, "key", network.artefact_of(sampled))
+    store.write("nin", "key", artefact_of_network(sampled))
     shutil.rmtree(folder.store / "nin" / "key" / array / "c")
-    assert not store.has(network.STAGE, "key")
+    assert not store.has("nin", "key")
     with pytest.raises(DamagedArtefact, match="nin key: the stored artefact is damaged; run the same command again"):
-        store.read(network.STAGE, "key", with_matrix=True)
-    assert store.keys(network.STAGE) == []
+        store.read("nin", "key", with_matrix=True)
+    assert store.keys("nin") == []
 
 
 def test_zeros_are_stored_as_any_values_are(store):
@@ -378,7 +379,7 @@ def test_a_content_key_depends_on_everything_it_is_given_and_on_nothing_else():
 
 
 def test_a_store_copied_elsewhere_is_the_same_store(tmp_path, folder, store, sampled):
-    store.write(network.STAGE, "key", network.artefact_of(sampled))
+    store.write("nin", "key", artefact_of_network(sampled))
     copy = RunFolder(shutil.copytree(folder.root, tmp_path / "copy"))
-    read = network.network_of(ArtefactStore(copy).read(network.STAGE, "key", with_matrix=True))
+    read = stored_network(ArtefactStore(copy).read("nin", "key", with_matrix=True))
     assert (read.matrix != sampled.matrix).nnz == 0

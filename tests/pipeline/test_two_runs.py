@@ -14,11 +14,11 @@ from driving import COMMAND, command, contents, write_dag
 from suites import write_suite
 
 import ninscope
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.run import finish, prepare
-from ninscope_pipeline.stages import figures
-from ninscope_pipeline.stages.figures import figures_key
-from ninscope_pipeline.stages.outcome import Outcome
+from ninscope_pipeline import figures
+from ninscope_pipeline.figures import figures_key
+from ninscope_pipeline.outcome import Outcome
+from ninscope_pipeline.prepared_run import finish, prepare
+from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.storing.manifest import is_current, write_files
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore

@@ -14,8 +14,8 @@ from suites import write_suite
 import ninscope
 from ninscope import architectures
 from ninscope.errors import RequestError
-from ninscope_pipeline.asked.dagfile import load_dag
-from ninscope_pipeline.run import prepare, start
+from ninscope_pipeline.prepared_run import prepare, start
+from ninscope_pipeline.request.dagfile import load_dag
 
 STEPS = (0, 1, 8)
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}

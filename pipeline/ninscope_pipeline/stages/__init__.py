@@ -1,1 +1,1 @@
-"""The stages of a run, one module each: a function that reads its inputs from artefacts and writes one artefact."""
+"""One file a stage: what a checkpoint, or a model, is turned into (stage.py says what a stage is, registry.py lists them)."""

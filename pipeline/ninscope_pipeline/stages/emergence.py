@@ -1,22 +1,29 @@
 """Emergence: E of every checkpoint of a model against its baseline step, with its interval (stage `emergence`)."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence, emergence_interval, why_undefined
-from ninscope_pipeline.asked.dagfile import Emergence
-from ninscope_pipeline.stages import spectrum
-from ninscope_pipeline.stages.outcome import Outcome, attempt, with_log
+from ninscope_pipeline.outcome import with_log
+from ninscope_pipeline.request.analyses import DEFAULT
+from ninscope_pipeline.stages.measurements import CURVES_AND_PARTS, stored_measurement
+from ninscope_pipeline.stages.stage import Job, Row, Stage, Table
 from ninscope_pipeline.storing.keys import content_key
-from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
-STAGE = "emergence"
-VERSION = 3
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from ninscope_pipeline.figures import FigureTables
+    from ninscope_pipeline.plan import Request
+    from ninscope_pipeline.request.dagfile import EmergenceSection
+    from ninscope_pipeline.results import Results
 
 _COLUMNS = (
     "alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high", "r2_mass_mean",
@@ -26,8 +33,11 @@ _COLUMNS = (
 ALL_PARTS = "all"  # the part of a checkpoint that is the network as one
 
 
-class Member(NamedTuple):
-    """One of a model's history. key: of its spectra; no_e: why it can have no E, where that is known; status: of the row."""
+class SpectrumAtStep(NamedTuple):
+    """One spectrum of a model's history.
+
+    key: of its artefact. no_e: why it can have no E, where that is known. status: of the row.
+    """
 
     revision: str
     step: int | None
@@ -41,82 +51,144 @@ class Member(NamedTuple):
         return list(self[:4]) if follows else list(self)
 
 
-def emergence_key(stage: str, members: Sequence[Member], asked: Emergence) -> str:
-    """stage: where the members' spectra are stored."""
-    return content_key(
-        STAGE, VERSION, spectra=stage, members=[member.described() for member in members], asked=asked.model_dump()
-    )
+@dataclass(frozen=True)
+class EmergenceWork:
+    """stage: where the spectra are stored. history: in the order of the checkpoints. analysis: variant and method."""
+
+    stage: str
+    history: tuple[SpectrumAtStep, ...]
+    section: "EmergenceSection"
+    model: tuple[str, str]
+    analysis: tuple[str, str]
 
 
-def store_emergence(root: str, stage: str, members: Sequence[Member], asked: Emergence) -> Outcome:
-    """E of a model's members, whose spectra are stored under `stage`."""
-    key = emergence_key(stage, members, asked)
-    return attempt(STAGE, key, lambda: _store(ArtefactStore(RunFolder(root)), stage, members, asked, key))
+class EmergenceStage(Stage[EmergenceWork]):
+    name, title, version = "emergence", "emergence", 3
+    follows_outcomes = True
 
+    def jobs(self, request: "Request") -> Iterator[Job[EmergenceWork]]:
+        section = request.dag.emergence
+        alone = len(request.analyses) == 1
+        for model, checkpoints in request.by_model().items():
+            for analysis in request.analyses:
+                history, stage = [], ""
+                for located in checkpoints:
+                    job = request.job_named(located, analysis.name)
+                    if job is not None and request.outcome(job).ok:
+                        stage = job.stage
+                        no_e = located.no_e or located.otherwise_wired
+                        status = "duplicate" if located.no_e else "ok"
+                        history.append(SpectrumAtStep(located.revision, located.step, job.key, no_e, status))
+                if history:
+                    label = "/".join(model) + ("" if alone else f" {analysis.name}")
+                    work = EmergenceWork(stage, tuple(history), section, model, (analysis.variant, analysis.method))
+                    yield Job(self.name, emergence_key(work), label, work)
 
-def _store(store: ArtefactStore, stage: str, members: Sequence[Member], asked: Emergence, key: str) -> None:
-    if store.has(STAGE, key):
-        return
-    measured = [spectrum.spectrum_of(store.read(stage, member.key, only=spectrum.SPECTRA)) for member in members]
-    start = next(
-        (one for member, one in zip(members, measured, strict=True) if member.step == asked.baseline_step),
-        None,
-    )
-    rows = [_row(one, start, asked, member.no_e) for one, member in zip(measured, members, strict=True)]
-    warnings = [one.warning for one in measured]
-    arrays, attributes = _of_parts(measured, start, members, asked)
-    store.write(
-        STAGE,
-        key,
-        Artefact(
+    def make(self, store: ArtefactStore, job: Job[EmergenceWork]) -> Artefact:
+        work = job.work
+        history, section = work.history, work.section
+        measured = [
+            stored_measurement(store.read(work.stage, spectrum.key, only=CURVES_AND_PARTS)) for spectrum in history
+        ]
+        start = next(
+            (
+                measurement
+                for spectrum, measurement in zip(history, measured, strict=True)
+                if spectrum.step == section.baseline_step
+            ),
+            None,
+        )
+        rows = [
+            _row(measurement, start, section, spectrum.no_e)
+            for measurement, spectrum in zip(measured, history, strict=True)
+        ]
+        arrays, attributes = _of_parts(measured, start, history, section)
+        return Artefact(
             {"values": np.array([values for values, _ in rows]).reshape(-1, len(_COLUMNS)), **arrays},
             {
                 **attributes,
                 "columns": list(_COLUMNS),
-                "revisions": [member.revision for member in members],
-                "statuses": [member.status for member in members],
+                "revisions": [spectrum.revision for spectrum in history],
+                "statuses": [spectrum.status for spectrum in history],
                 "messages": [message for _, message in rows],
-                "warnings": warnings,
+                "warnings": [measurement.warning for measurement in measured],
             },
-        ),
+        )
+
+    def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
+        from ninscope.report.ablations import ablations_figure
+        from ninscope.report.figures import comparison_figure, emergence_figure
+        from ninscope.report.parts_figure import groupings_of, parts_figure
+
+        for model in tables.models:
+            yield (
+                f"{model.stem}-emergence.png",
+                emergence_figure(model.table("emergence"), model.table("benchmarks"), model.name, model.table("nulls")),
+            )
+            rows = model.every_row("emergence")
+            of_default = rows[rows["variant"] == DEFAULT]
+            if groupings_of(of_default):
+                yield f"{model.stem}-parts.png", parts_figure(of_default, model.name)
+            whole = whole_networks(rows)
+            if (whole["variant"] != DEFAULT).any():
+                name = "ablations.png" if len(tables.models) == 1 else f"{model.stem}-ablations.png"
+                yield name, ablations_figure(whole, model.name)
+        if len(tables.models) > 1:
+            yield "emergence.png", comparison_figure(tables.table("emergence"))
+
+
+def emergence_key(work: EmergenceWork) -> str:
+    """What E of a model depends on: which spectra it is computed from, and the section [emergence]."""
+    return content_key(
+        EmergenceStage.name,
+        EmergenceStage.version,
+        spectra=work.stage,
+        members=[spectrum.described() for spectrum in work.history],
+        asked=work.section.model_dump(),
     )
 
 
 def _of_parts(
-    measured: Sequence[Measurement], start: Measurement | None, members: Sequence[Member], asked: Emergence
+    measured: Sequence[Measurement],
+    start: Measurement | None,
+    history: Sequence[SpectrumAtStep],
+    section: "EmergenceSection",
 ) -> tuple[dict[str, np.ndarray], dict]:
     """(arrays, attributes) of the parts that the spectra know, each against the same part of the baseline; else both empty.
 
-    part_values: float64 [members, parts, columns], NaN where a member does not have a part.
+    part_values: float64 [revisions, parts, columns], NaN where a revision does not have a part.
     """
-    names = list(dict.fromkeys(name for one in measured for name in one.parts))
+    names = list(dict.fromkeys(name for measurement in measured for name in measurement.parts))
     if not names:
         return {}, {}
-    values = np.full((len(members), len(names), len(_COLUMNS)), np.nan)
-    messages = [[""] * len(names) for _ in members]
-    warnings = [[""] * len(names) for _ in members]
-    for row, (one, member) in enumerate(zip(measured, members, strict=True)):
-        no_e = member.no_e
+    values = np.full((len(history), len(names), len(_COLUMNS)), np.nan)
+    messages = [[""] * len(names) for _ in history]
+    warnings = [[""] * len(names) for _ in history]
+    for row, (measurement, spectrum) in enumerate(zip(measured, history, strict=True)):
         for column, name in enumerate(names):
-            if name not in one.parts:
+            if name not in measurement.parts:
                 messages[row][column] = "no E: this checkpoint has no such part"
                 continue
-            now, before = one.part(name), start.part(name) if start is not None and name in start.parts else None
-            values[row, column], note = _row(now, before, asked, no_e)
-            messages[row][column] = note if no_e or not note.startswith("no E") else f"{note} (of this part)"
+            now = measurement.part(name)
+            before = start.part(name) if start is not None and name in start.parts else None
+            values[row, column], note = _row(now, before, section, spectrum.no_e)
+            known = spectrum.no_e or not note.startswith("no E")
+            messages[row][column] = note if known else f"{note} (of this part)"
             warnings[row][column] = now.warning
     described = {"part_names": names, "part_messages": messages, "part_warnings": warnings}
     return {"part_values": values}, described
 
 
-def _row(now: Measurement, start: Measurement | None, asked: Emergence, no_e: str) -> tuple[list[float], str]:
+def _row(
+    now: Measurement, start: Measurement | None, section: "EmergenceSection", no_e: str
+) -> tuple[list[float], str]:
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
     fit = [now.r2_mass_mean, now.r2_partition]
-    if reason := no_e or why_undefined(now, start, asked.baseline_step):
+    if reason := no_e or why_undefined(now, start, section.baseline_step):
         return [*own, math.nan, math.nan, math.nan, *fit], reason
     pairs = np.stack([_pairs(now), _pairs(start)])
     both = np.isfinite(pairs).all(axis=(0, 2))
-    interval = emergence_interval(*pairs[:, both], asked.replicates, asked.confidence, asked.seed)
+    interval = emergence_interval(*pairs[:, both], section.replicates, section.confidence, section.seed)
     note = (
         ""
         if both.all()
@@ -129,42 +201,71 @@ def _pairs(measured: Measurement) -> np.ndarray:
     return np.array([[sample.alpha0, sample.width] for sample in measured.samples])
 
 
-def rows_of(artefact: Artefact) -> list[dict]:
-    """One dict a revision, and one more for each of its parts: revision, part, status, message, warning and the columns."""
-    about, found = artefact.attributes, []
+def _stored_rows(artefact: Artefact) -> Iterator[Row]:
+    """One row a revision, and one more for each of its parts."""
+    about = artefact.attributes
     names = about.get("part_names", ())
     for number, (revision, status) in enumerate(zip(about["revisions"], about["statuses"], strict=True)):
         here = {"revision": revision, "status": status}
-        found.append(
-            here
-            | {"part": ALL_PARTS, "message": about["messages"][number], "warning": about["warnings"][number]}
-            | _columns(artefact.arrays["values"][number])
-        )
-        for place, name in enumerate(names):
-            message, warning = about["part_messages"][number][place], about["part_warnings"][number][place]
-            found.append(
-                here
-                | {"part": name, "message": message, "warning": warning}
-                | _columns(artefact.arrays["part_values"][number, place])
-            )
-    return found
+        notes = {"part": ALL_PARTS, "message": about["messages"][number], "warning": about["warnings"][number]}
+        yield here | notes | _columns(artefact.arrays["values"][number])
+        for position, name in enumerate(names):
+            message, warning = about["part_messages"][number][position], about["part_warnings"][number][position]
+            notes = {"part": name, "message": message, "warning": warning}
+            yield here | notes | _columns(artefact.arrays["part_values"][number, position])
 
 
 def _columns(values: np.ndarray) -> dict[str, float]:
     return dict(zip(_COLUMNS, values.tolist(), strict=True))
 
 
-def failed_rows(members: Sequence[Member], key: str) -> list[dict]:
-    """As `rows_of`, where there is no artefact."""
-    message = with_log("E could not be computed", STAGE, key)
-    return [
-        {
-            "revision": revision,
-            "part": ALL_PARTS,
-            "status": "failed",
-            "message": message,
-            "warning": "",
-            **dict.fromkeys(_COLUMNS, math.nan),
+def _failed_rows(job: Job[EmergenceWork]) -> Iterator[Row]:
+    """As `_stored_rows`, where there is no artefact."""
+    message = with_log("E could not be computed", job.stage, job.key)
+    for spectrum in job.work.history:
+        notes = {"part": ALL_PARTS, "status": "failed", "message": message, "warning": ""}
+        yield {"revision": spectrum.revision} | notes | dict.fromkeys(_COLUMNS, math.nan)
+
+
+def _rows(results: "Results") -> list[Row]:
+    """Rows in the order of the checkpoints, the analyses of one beside each other."""
+    order = {checkpoint.id: number for number, checkpoint in enumerate(results.checkpoints)}
+    rows: list[tuple[int, Row]] = []
+    for job, _ in results.jobs_of(EmergenceStage.name):
+        variant, method = job.work.analysis
+        shared: dict[str, Any] = {
+            "method": method,
+            "variant": variant,
+            "baseline_step": results.request.dag.emergence.baseline_step,
         }
-        for revision in (member.revision for member in members)
-    ]
+        stored = _stored_rows(results.store.read(*job.id)) if results.store.has(*job.id) else _failed_rows(job)
+        for row in stored:
+            number = order[(*job.work.model, row["revision"])]
+            rows.append((number, results.checkpoints[number].row_keys | shared | row))
+    return [row for _, row in sorted(rows, key=lambda numbered: numbered[0])]
+
+
+def whole_networks(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows of a table that tell about networks as one, not about their parts."""
+    return rows[rows["part"] == ALL_PARTS] if "part" in rows else rows
+
+
+def of_analysis(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows of a table that come from [analysis] itself: no variant's, and networks as one."""
+    rows = whole_networks(rows)
+    return rows[rows["variant"] == DEFAULT] if "variant" in rows else rows
+
+
+EmergenceStage.tables = (
+    Table(
+        "emergence",
+        {
+            "method": "string", "alpha0": "float64", "alpha0_std": "float64", "width": "float64", "width_std": "float64",
+            "emergence": "float64", "emergence_low": "float64", "emergence_high": "float64", "baseline_step": "Int64",
+            "status": "string", "message": "string", "r2_mass_mean": "float64", "r2_partition": "float64",
+            "warning": "string", "variant": "string", "part": "string",
+        },
+        _rows,
+    ),
+)  # fmt: skip
+EMERGENCE = EmergenceStage()

@@ -1,40 +1,185 @@
-"""Exact: the whole network of a checkpoint, streamed; nothing of it is stored but the results (stage `exact`).
+"""Exact spectra: the whole network of a checkpoint, streamed; nothing of it is stored but the results (stage `exact`).
 
-A large checkpoint is analysed in parts, each a task of its own (stage `parts`), on whichever machine: counts of edges are
-integers, so no bit depends on it. Logarithmic radii need the range of all weights first (stage `ranges`, in the same parts).
+A large checkpoint is analysed in parts, each a job of its own (stage `parts`), on whichever machine: counts of edges are integers,
+so no bit depends on it. Logarithmic radii need the range of all weights first (stage `ranges`, in the same parts).
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ninscope.architectures import architecture_of
-from ninscope.architectures.layout import Architecture
-from ninscope.checkpoints.tensors import Checkpoint
-from ninscope.errors import CheckpointError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.counting import magnitudes
-from ninscope.exact.whole import analyse_piece, combine, exact_analysis
+from ninscope.exact.whole import ExactAnalysis, analyse_piece, combine, exact_analysis
 from ninscope.measuring import exact_measurement
 from ninscope.networks.radii import LogRadii, Radii, log_radii
 from ninscope.parameters import Parameters
-from ninscope_pipeline.stages import part_artefacts, spectrum
-from ninscope_pipeline.stages.locate import Located
-from ninscope_pipeline.stages.of_checkpoint import Work, is_stored, store_of_checkpoint
-from ninscope_pipeline.stages.outcome import Outcome, attempt
+from ninscope_pipeline.located import Located
+from ninscope_pipeline.outcome import Outcome
+from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
+from ninscope_pipeline.stages.exact_arrays import artefact_of_part, matrices_as_arrays, stored_part
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, opened, reading_outcome
+from ninscope_pipeline.stages.measurements import DEGREES_TABLE, artefact_of_measurement
+from ninscope_pipeline.stages.stage import Fetch, Job, JobId
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
-from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
-STAGE, PARTS, RANGES = "exact", "parts", "ranges"
-VERSION = 3
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ninscope_pipeline.figures import FigureTables
+    from ninscope_pipeline.plan import Request
+
+MAX_PARTS = 10_000  # of one checkpoint
+
+
+@dataclass(frozen=True)
+class ExactWork:
+    """matrices: whether null models will need what is tallied of every matrix. parts: into how many jobs the analysis is split.
+    key: of the whole analysis. number: which part a job of the stages `parts` and `ranges` does.
+    """
+
+    parameters: Parameters
+    matrices: bool
+    key: str
+    parts: int = 1
+    number: int = 0
+
+    def part_key(self, number: int) -> str:
+        return f"{self.key}-{number + 1}-of-{self.parts}"
+
+    @property
+    def needs_ranges(self) -> bool:
+        return self.parts > 1 and self.parameters.log_count is not None
+
+
+class _PartStage(WeightsStage[ExactWork]):
+    """A part of an exact analysis, which is of no use once the whole is there."""
+
+    def jobs(self, request: "Request") -> Iterator[Job[ExactWork]]:
+        """The stage `exact` makes them, where an analysis is split."""
+        yield from ()
+
+    def is_superseded(self, store: ArtefactStore, job: Job[ExactWork]) -> bool:
+        """Another run may have been faster, and has cleared the parts away. Raises CheckpointError where that failed."""
+        return store.has_result(EXACT.name, job.work.key)
+
+    def fetch(self, job: Job[ExactWork]) -> Fetch | None:
+        located = checkpoint_of(job)
+        if located.kind != "hub":
+            return None
+        total = located.wired(job.work.parameters.reading).weight_bytes
+        number, count = job.work.number, job.work.parts
+        return Fetch((number + 1) * total // count - number * total // count)
+
+
+class RangesStage(_PartStage):
+    name, title, version = "ranges", "ranges of parts", 1
+
+    def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
+        """The smallest and the largest weight of one part of a checkpoint."""
+        checkpoint, architecture = opened(job, job.work.parameters.reading)
+        return Artefact({"magnitudes": magnitudes(checkpoint, architecture, job.work.number, job.work.parts)}, {})
+
+
+class PartsStage(_PartStage):
+    name, title, version = "parts", "parts", 1
+
+    def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
+        """The counts of one part of a checkpoint."""
+        work = job.work
+        checkpoint, architecture = opened(job, work.parameters.reading)
+        radii = _radii(store, work)
+        (part,) = analyse_piece(
+            checkpoint, architecture, work.parameters, radii, work.number, work.parts, matrices=work.matrices
+        )
+        return artefact_of_part(part)
+
+
+class ExactStage(WeightsStage[ExactWork]):
+    name, title, version = "exact", "exact spectra", 3
+    judges_checkpoints = True
+    tables = (DEGREES_TABLE,)
+
+    def jobs(self, request: "Request") -> Iterator[Job[ExactWork]]:
+        """The analyses, and the parts of those that are split. Raises RequestError: too many parts."""
+        for located in request.checkpoints:
+            planned: list[str] = []
+            for analysis in request.analyses:
+                if analysis.method != EXACT_METHOD:
+                    continue
+                parameters, label = analysis.parameters, label_of(located, analysis)
+                outcome = reading_outcome(located, parameters.reading)
+                if not outcome.ok:
+                    work = ExactWork(parameters, analysis.with_matrices, "")
+                    yield Job(self.name, "", label, work, checkpoint=located, name=analysis.name, known=outcome)
+                    continue
+                key = _usable_key(located, parameters, analysis.with_matrices, request.store, planned)
+                planned.append(key)
+                parts = _part_count(located, parameters, request.dag.execution.part_bytes)
+                work = ExactWork(parameters, analysis.with_matrices, key, parts)
+                part_jobs = list(_part_jobs(work, located, label)) if parts > 1 else []
+                yield from part_jobs
+                needs = tuple(job.id for job in part_jobs)
+                yield Job(self.name, key, label, work, needs, located, analysis.name)
+
+    def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
+        """The whole analysis, in one go or from its parts."""
+        work = job.work
+        checkpoint, architecture = opened(job, work.parameters.reading)
+        if work.parts == 1:
+            analysis = exact_analysis(checkpoint, architecture, work.parameters, matrices=work.matrices)
+        else:
+            parts = [stored_part(store.read(PARTS.name, work.part_key(number))) for number in range(work.parts)]
+            analysis = combine(parts, architecture, work.parameters, _radii(store, work))
+        return artefact_of_analysis(analysis, work.parameters)
+
+    def made(self, store: ArtefactStore, job: Job[ExactWork]) -> None:
+        if job.work.parts > 1:
+            _clear_parts(store, job.key)
+
+    def need_failed(self, store: ArtefactStore, job: Job[ExactWork], failure: Outcome) -> None:
+        """A part that is not finite makes the whole so: that is stored, and the parts are cleared away."""
+        if failure.status == "nonfinite" and not store.has(self.name, job.key):
+            store.write_failure(self.name, job.key, CheckpointError(failure.status, failure.message))
+            _clear_parts(store, job.key)
+
+    def fetch(self, job: Job[ExactWork]) -> Fetch | None:
+        """Every weight block once; logarithmic radii take a pass before. Parts fetch for themselves."""
+        located, work = checkpoint_of(job), job.work
+        if located.kind != "hub" or work.parts > 1:
+            return None
+        passes = 1 if work.parameters.log_count is None else 2
+        return Fetch(passes * located.wired(work.parameters.reading).weight_bytes)
+
+    def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
+        from ninscope.report.degree_figures import degrees_figure, kurtosis_figure
+
+        for model in tables.models:
+            degrees = model.table("degrees")
+            if degrees["p50"].notna().any():  # not of samples alone, nor of radii that bound no distance
+                yield f"{model.stem}-degrees.png", degrees_figure(degrees, model.name)
+                yield f"{model.stem}-kurtosis.png", kurtosis_figure(degrees, model.name)
+
+    def clear(self, store: ArtefactStore, jobs: Sequence[Job[ExactWork]], alone: bool) -> None:
+        """Parts that nobody will add up: of analyses that are done, or that are not asked for any more."""
+        planned = {job.key for job in jobs}
+        for stage in (PARTS.name, RANGES.name):
+            for key in {part.split("-")[0] for part in store.keys(stage)}:
+                if store.has(self.name, key) or (alone and key not in planned):
+                    _clear_parts(store, key)
+
+
+RANGES, PARTS, EXACT = RangesStage(), PartsStage(), ExactStage()
 
 
 def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
     """What an exact spectrum depends on: the weights, the wiring, the analysis. matrices: whether null models will follow."""
     return content_key(
-        STAGE,
-        VERSION,
+        EXACT.name,
+        EXACT.version,
         weights=located.content_sha256,
         architecture=located.wired(parameters.reading).digest,
         transfer=parameters.transfer,
@@ -49,142 +194,72 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
     )
 
 
-def stored_key(
+def _usable_key(
     located: Located, parameters: Parameters, matrices: bool, store: ArtefactStore, planned: Collection[str]
 ) -> str:
     """Its key, or that of an analysis that holds all of it and more (single nodes, matrices) and is stored, or planned."""
-    wanted = exact_key(located, parameters, matrices)
-    if store.has(STAGE, wanted):
-        return wanted
+    own = exact_key(located, parameters, matrices)
+    if store.has(EXACT.name, own):
+        return own
     richer = (
         exact_key(located, replace(parameters, per_node=per_node), with_matrices)
         for per_node in {parameters.per_node, True}
         for with_matrices in {matrices, True}
     )
-    return next((key for key in sorted(richer) if key in planned or store.has(STAGE, key)), wanted)
+    return next((key for key in sorted(richer) if key in planned or store.has(EXACT.name, key)), own)
 
 
-def part_key(key: str, number: int, count: int) -> str:
-    return f"{key}-{number + 1}-of-{count}"
+def _part_count(located: Located, parameters: Parameters, part_bytes: int) -> int:
+    weight_bytes = located.wired(parameters.reading).weight_bytes
+    count = -(-weight_bytes // part_bytes)
+    if count > MAX_PARTS:
+        raise RequestError(
+            f"{located.suite}/{located.model} {located.revision}: {weight_bytes} bytes of weights in parts of "
+            f"{part_bytes} are {count} parts, more than {MAX_PARTS}; give a larger part_bytes"
+        )
+    return max(count, 1)
 
 
-def store_exact(root: str, located: Located, parameters: Parameters, matrices: bool, key: str) -> Outcome:
-    """Analyse and store a checkpoint in one go; NaN in its weights is stored as a failure."""
-
-    def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
-        return artefact_of(exact_analysis(checkpoint, architecture, parameters, matrices=matrices), parameters)
-
-    store = ArtefactStore(RunFolder(root))
-    return attempt(STAGE, key, lambda: store_of_checkpoint(store, STAGE, key, located, parameters.reading, work))
-
-
-def store_range(root: str, located: Located, parameters: Parameters, key: str, number: int, count: int) -> Outcome:
-    """The smallest and the largest weight of one part of a checkpoint."""
-
-    def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
-        return Artefact({"magnitudes": magnitudes(checkpoint, architecture, number, count)}, {})
-
-    return _attempt_part(root, RANGES, key, part_key(key, number, count), located, parameters, work)
+def _part_jobs(whole: ExactWork, located: Located, label: str) -> Iterator[Job[ExactWork]]:
+    """Jobs of the parts, and before them, where the radii need it, of their ranges."""
+    range_ids: list[JobId] = []
+    for stage in (RANGES, PARTS):
+        if stage is RANGES and not whole.needs_ranges:
+            continue
+        for number in range(whole.parts):
+            job = Job(
+                stage.name, whole.part_key(number), f"{label} part {number + 1} of {whole.parts}",
+                replace(whole, number=number), tuple(range_ids) if stage is PARTS else (), located, asked=False,
+            )  # fmt: skip
+            yield job
+            if stage is RANGES:
+                range_ids.append(job.id)
 
 
-def store_part(
-    root: str,
-    ranges: Sequence[Outcome],
-    located: Located,
-    parameters: Parameters,
-    matrices: bool,
-    key: str,
-    number: int,
-    count: int,
-) -> Outcome:
-    """Count one part of a checkpoint. ranges: outcomes of all its ranges, where the radii need them."""
-    if failed := _first_failure(ranges):
-        return failed.passed_on()
-    store = ArtefactStore(RunFolder(root))
-
-    def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
-        radii = _radii(store, parameters, key, count)
-        (piece,) = analyse_piece(checkpoint, architecture, parameters, radii, number, count, matrices=matrices)
-        return part_artefacts.artefact_of(piece)
-
-    return _attempt_part(root, PARTS, key, part_key(key, number, count), located, parameters, work)
-
-
-def _attempt_part(
-    root: str, stage: str, key: str, of_part: str, located: Located, parameters: Parameters, work: Work
-) -> Outcome:
-    store = ArtefactStore(RunFolder(root))
-
-    def unless_done() -> None:
-        if not is_stored(store, STAGE, key):  # another run may have been faster, and has cleared the parts away
-            store_of_checkpoint(store, stage, of_part, located, parameters.reading, work)
-
-    return attempt(stage, of_part, unless_done)
-
-
-def store_combined(root: str, parts: Sequence[Outcome], located: Located, parameters: Parameters, key: str) -> Outcome:
-    """Add up the parts of a checkpoint and clear them away. parts: their outcomes, in order; the first failure is passed on."""
-    store = ArtefactStore(RunFolder(root))
-    if failed := _first_failure(parts):
-        if failed.status == "nonfinite" and not store.has(STAGE, key):
-            store.write_failure(STAGE, key, CheckpointError(failed.status, failed.message))
-            clear_parts(store, key)
-        return failed.passed_on()
-
-    def work() -> None:
-        if is_stored(store, STAGE, key):
-            return
-        source = located.opened()
-        checkpoint = source.open(located.revision, located.identity)
-        architecture = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
-        pieces = [
-            part_artefacts.piece_of(store.read(PARTS, part_key(key, number, len(parts))))
-            for number in range(len(parts))
-        ]
-        analysis = combine(pieces, architecture, parameters, _radii(store, parameters, key, len(parts)))
-        store.write(STAGE, key, artefact_of(analysis, parameters))
-        clear_parts(store, key)
-
-    return attempt(STAGE, key, work)
-
-
-def artefact_of(analysis, parameters: Parameters) -> Artefact:
-    """A spectrum's artefact, with the statistics of layers, and nodes and matrices where they are asked for."""
-    artefact = spectrum.artefact_of(exact_measurement(analysis))
-    arrays, attributes = part_artefacts.matrices_as_arrays(analysis.matrices)
+def artefact_of_analysis(analysis: ExactAnalysis, parameters: Parameters) -> Artefact:
+    """A measurement's artefact, with the statistics of layers, and nodes and matrices where they are asked for."""
+    artefact = artefact_of_measurement(exact_measurement(analysis))
+    arrays, attributes = matrices_as_arrays(analysis.matrices)
     bounds = [analysis.radii.smallest_weight, analysis.radii.largest_weight] if parameters.log_count else None
     return Artefact({**artefact.arrays, **arrays}, {**artefact.attributes, **attributes, "log_bounds": bounds})
 
 
-def radii_of(artefact: Artefact, parameters: Parameters) -> Radii:
+def stored_radii(artefact: Artefact, parameters: Parameters) -> Radii:
     """The grid of radii that a stored analysis was made on."""
     if parameters.log_count is None:
         return parameters.integer_radii
     return LogRadii(parameters.log_count, *artefact.attributes["log_bounds"])
 
 
-def _radii(store: ArtefactStore, parameters: Parameters, key: str, count: int) -> Radii:
+def _radii(store: ArtefactStore, work: ExactWork) -> Radii:
+    """The grid of radii of an analysis in parts."""
+    parameters = work.parameters
     if parameters.log_count is None:
         return parameters.integer_radii
-    found = [store.read(RANGES, part_key(key, number, count)).arrays["magnitudes"] for number in range(count)]
-    return log_radii(parameters.log_count, np.concatenate(found))
+    ranges = [store.read(RANGES.name, work.part_key(number)).arrays["magnitudes"] for number in range(work.parts)]
+    return log_radii(parameters.log_count, np.concatenate(ranges))
 
 
-def _first_failure(outcomes: Sequence[Outcome]) -> Outcome | None:
-    return next((outcome for outcome in outcomes if not outcome.ok), None)
-
-
-def clear_leftovers(store: ArtefactStore, planned: Sequence[str], alone: bool) -> None:
-    """Delete parts that nobody will add up: of analyses that are done, or no more asked for.
-
-    planned: keys of exact analyses. alone: no other run may be asking for any.
-    """
-    for stage in (PARTS, RANGES):
-        for key in {part.split("-")[0] for part in store.keys(stage)}:
-            if store.has(STAGE, key) or (alone and key not in planned):
-                clear_parts(store, key)
-
-
-def clear_parts(store: ArtefactStore, key: str) -> None:
-    for stage in (PARTS, RANGES):
+def _clear_parts(store: ArtefactStore, key: str) -> None:
+    for stage in (PARTS.name, RANGES.name):
         store.remove(stage, f"{key}-*")

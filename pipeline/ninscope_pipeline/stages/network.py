@@ -1,31 +1,72 @@
-"""Network: sample a checkpoint's neurons and store the samples' network (stage `nin`)."""
+"""Networks: the sampled neurons of a checkpoint and the edges among them, stored for later analyses (stage `nin`)."""
 
 import json
-from dataclasses import astuple
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture, Link, NodeLayer
-from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.architectures.layout import Link, NodeLayer
 from ninscope.measuring import sample_network
-from ninscope.networks.sampled import SampledNetwork
+from ninscope.networks.sampled import SampledNetwork, sampled_bytes
 from ninscope.parameters import Parameters
-from ninscope_pipeline.stages.locate import Located
-from ninscope_pipeline.stages.of_checkpoint import store_of_checkpoint
-from ninscope_pipeline.stages.outcome import Outcome, attempt
+from ninscope_pipeline.located import Located
+from ninscope_pipeline.request.analyses import SAMPLED
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, opened, reading_outcome
+from ninscope_pipeline.stages.stage import Fetch, Job
 from ninscope_pipeline.storing.keys import content_key
-from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
-STAGE = "nin"
-VERSION = 2
+if TYPE_CHECKING:
+    from ninscope_pipeline.plan import Request
+
+
+@dataclass(frozen=True)
+class NetworkWork:
+    """How the network is drawn."""
+
+    parameters: Parameters
+
+
+class NetworkStage(WeightsStage[NetworkWork]):
+    name, title, version = "nin", "networks", 2
+
+    def jobs(self, request: "Request") -> Iterator[Job[NetworkWork]]:
+        for located in request.checkpoints:
+            for analysis in request.analyses:
+                if analysis.method == SAMPLED:
+                    outcome = reading_outcome(located, analysis.parameters.reading)
+                    key = network_key(located, analysis.parameters) if outcome.ok else ""
+                    yield Job(
+                        self.name, key, label_of(located, analysis), NetworkWork(analysis.parameters),
+                        checkpoint=located, name=analysis.network_name, known=outcome,
+                    )  # fmt: skip
+
+    def make(self, store: ArtefactStore, job: Job[NetworkWork]) -> Artefact:
+        parameters = job.work.parameters
+        checkpoint, architecture = opened(job, parameters.reading)
+        return artefact_of_network(sample_network(checkpoint, parameters, architecture))
+
+    def fetch(self, job: Job[NetworkWork]) -> Fetch | None:
+        """Exactly the rows that the samples take, from the checkpoint's headers."""
+        if checkpoint_of(job).kind != "hub":
+            return None
+        parameters = job.work.parameters
+        checkpoint, architecture = opened(job, parameters.reading)
+        return Fetch(
+            sampled_bytes(checkpoint, architecture, parameters.nodes_per_layer, parameters.samples, parameters.seed)
+        )
+
+
+NETWORK = NetworkStage()
 
 
 def network_key(located: Located, parameters: Parameters) -> str:
-    """What a sampled network depends on: the weights, what of them is checked, the wiring, and how it is drawn."""
+    """What a sampled network depends on: the weights, how many of them are checked, the wiring, and how it is drawn."""
     return content_key(
-        STAGE,
-        VERSION,
+        NETWORK.name,
+        NETWORK.version,
         weights=located.content_sha256,
         # A local tensor is checked for NaN whole, one on the Hub in the rows that are fetched: not the same question.
         checked=located.kind,
@@ -37,17 +78,8 @@ def network_key(located: Located, parameters: Parameters) -> str:
     )
 
 
-def store_network(root: str, located: Located, parameters: Parameters, key: str) -> Outcome:
-    """Build and store the network of one checkpoint; NaN in its weights is stored as a failure."""
-
-    def work(checkpoint: Checkpoint, architecture: Architecture) -> Artefact:
-        return artefact_of(sample_network(checkpoint, parameters, architecture))
-
-    store = ArtefactStore(RunFolder(root))
-    return attempt(STAGE, key, lambda: store_of_checkpoint(store, STAGE, key, located, parameters.reading, work))
-
-
-def artefact_of(network: SampledNetwork) -> Artefact:
+def artefact_of_network(network: SampledNetwork) -> Artefact:
+    """A network as it is stored: one CSR matrix of all samples, sampled neurons, layers and links."""
     described = {
         "layers": json.dumps([astuple(layer) for layer in network.layers]),
         "sources": json.dumps(network.sources),
@@ -56,7 +88,8 @@ def artefact_of(network: SampledNetwork) -> Artefact:
     return Artefact({"neurons": network.neurons, "layer_sizes": network.layer_sizes}, described, network.matrix)
 
 
-def network_of(artefact: Artefact) -> SampledNetwork:
+def stored_network(artefact: Artefact) -> SampledNetwork:
+    """The network that `artefact_of_network` stored."""
     layers = tuple(NodeLayer(*layer) for layer in json.loads(artefact.attributes["layers"]))
     sizes = np.asarray(artefact.arrays["layer_sizes"])
     sources = tuple(json.loads(artefact.attributes["sources"]))

@@ -1,21 +1,58 @@
-"""Nulls: the exact analysis of a checkpoint's null models, from what the exact stage kept of its matrices (stage `nulls`)."""
+"""Null models: the exact analysis of a checkpoint's shuffled and random twins (stage `nulls`).
 
+They are drawn from what the stage `exact` keeps of every matrix, so no weight is read again.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field, field_validator
 
 from ninscope.exact.null_models import null_spectrum
-from ninscope.multifractal.means import without_spectrum
+from ninscope.multifractal.emergence import emergence as emergence_between
+from ninscope.multifractal.emergence import emergence_of, why_undefined
+from ninscope.multifractal.means import MeanSpectrum, known_std, without_spectrum
+from ninscope.multifractal.nulls import NULLS as KNOWN_NULLS
 from ninscope.parameters import Parameters
-from ninscope_pipeline.asked.analyses import Nulls
-from ninscope_pipeline.stages import exact, part_artefacts
-from ninscope_pipeline.stages.outcome import Outcome, attempt
+from ninscope_pipeline.request.analyses import DEFAULT
+from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
+from ninscope_pipeline.request.models import Strict
+from ninscope_pipeline.stages.exact import EXACT, stored_radii
+from ninscope_pipeline.stages.exact_arrays import MATRIX_ARRAYS, stored_matrices
+from ninscope_pipeline.stages.stage import Job, Row, Section, Stage, Table
 from ninscope_pipeline.storing.keys import content_key
-from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
-STAGE = "nulls"
-VERSION = 2
+if TYPE_CHECKING:
+    from ninscope_pipeline.plan import Request
+    from ninscope_pipeline.request.dagfile import Dag
+    from ninscope_pipeline.results import Results
+
+
+class NullsSection(Strict):
+    """[nulls]: null models of every checkpoint's whole network, drawn `samples` times each (analytic: once)."""
+
+    models: list[Literal["shuffled", "gaussian", "analytic"]] = Field(default=list(KNOWN_NULLS), min_length=1)
+    samples: int = Field(default=3, ge=1, le=1000)
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, models: list[str]) -> list[str]:
+        if len(set(models)) != len(models):
+            raise ValueError("give distinct null models")
+        return models
+
+
+@dataclass(frozen=True)
+class NullsWork:
+    """exact: content key of the original's analysis. parameters: of that analysis."""
+
+    exact: str
+    parameters: Parameters
+    section: NullsSection
 
 
 @dataclass(frozen=True)
@@ -28,36 +65,98 @@ class NullModel:
     message: str
 
 
-def nulls_key(of_exact: str, asked: Nulls) -> str:
-    """What null models depend on beside the exact analysis."""
-    return content_key(STAGE, VERSION, exact=of_exact, **asked.model_dump())
+class NullsStage(Stage[NullsWork]):
+    name, title, version = "nulls", "null models", 2
+    section = Section("nulls", NullsSection | None, None)
+    judges_checkpoints = True
+
+    def check(self, dag: "Dag") -> None:
+        if dag.section(self) is not None and EXACT_METHOD not in dag.analysis.methods():
+            raise ValueError("[nulls] are compared with the exact analysis; add exact = true to [analysis]")
+
+    def jobs(self, request: "Request") -> Iterator[Job[NullsWork]]:
+        section = request.dag.section(self)
+        if section is None:
+            return
+        for original in request.jobs_of(EXACT.name):
+            if original.name == EXACT_METHOD:  # of [analysis] itself
+                key = nulls_key(original.key, section) if original.key else ""
+                needs = (original.id,) if original.key else ()
+                work = NullsWork(original.key, original.work.parameters, section)
+                yield Job(
+                    self.name, key, original.label, work, needs, original.checkpoint, self.name, known=original.known
+                )
+
+    def make(self, store: ArtefactStore, job: Job[NullsWork]) -> Artefact:
+        work = job.work
+        original = store.read(EXACT.name, work.exact, only=MATRIX_ARRAYS)
+        matrices = stored_matrices(original.arrays, original.attributes)
+        radii = stored_radii(original, work.parameters)
+        arrays, messages = {}, {}
+        for null in work.section.models:
+            samples = 1 if null == "analytic" else work.section.samples
+            spectra = [
+                null_spectrum(null, matrices, radii, work.parameters, work.section.seed, sample)
+                for sample in range(samples)
+            ]
+            arrays[null] = np.array([[spectrum.alpha0, spectrum.width] for spectrum in spectra])
+            messages[null] = without_spectrum([spectrum.message for spectrum in spectra], "draws")
+        return Artefact(arrays, {"columns": ["alpha0", "width"], "messages": messages})
 
 
-def store_nulls(root: str, analysed: Outcome, of_exact: str, parameters: Parameters, asked: Nulls, key: str) -> Outcome:
-    """Draw and analyse; passes on the outcome of an exact analysis that failed."""
-    if not analysed.ok:
-        return analysed.passed_on()
-    return attempt(STAGE, key, lambda: _store(ArtefactStore(RunFolder(root)), of_exact, parameters, asked, key))
+def nulls_key(exact: str, section: NullsSection) -> str:
+    """What null models depend on beside the exact analysis, of which `exact` is the key."""
+    return content_key(NullsStage.name, NullsStage.version, exact=exact, **section.model_dump())
 
 
-def _store(store: ArtefactStore, of_exact: str, parameters: Parameters, asked: Nulls, key: str) -> None:
-    if store.has(STAGE, key):
-        return
-    original = store.read(exact.STAGE, of_exact, only=part_artefacts.MATRIX_ARRAYS)
-    matrices = part_artefacts.matrices_of(original.arrays, original.attributes)
-    radii = exact.radii_of(original, parameters)
-    arrays, messages = {}, {}
-    for null in asked.models:
-        samples = 1 if null == "analytic" else asked.samples
-        spectra = [null_spectrum(null, matrices, radii, parameters, asked.seed, sample) for sample in range(samples)]
-        arrays[null] = np.array([[spectrum.alpha0, spectrum.width] for spectrum in spectra])
-        messages[null] = without_spectrum([spectrum.message for spectrum in spectra], "draws")
-    store.write(STAGE, key, Artefact(arrays, {"columns": ["alpha0", "width"], "messages": messages}))
-
-
-def nulls_of(artefact: Artefact) -> list[NullModel]:
+def stored_nulls(artefact: Artefact) -> list[NullModel]:
     """The null models that were stored, in the order they were asked for."""
     return [
         NullModel(null, values[:, 0], values[:, 1], artefact.attributes["messages"][null])
         for null, values in artefact.arrays.items()
     ]
+
+
+def _rows(results: "Results") -> Iterator[Row]:
+    """E of a null model is against the same null model of the baseline step, sample by sample."""
+    baseline_step = results.request.dag.emergence.baseline_step
+    for checkpoints in results.by_model():
+        stored = [
+            (checkpoint, stored_nulls(results.store.read(*checkpoint.jobs[NullsStage.name].id)))
+            for checkpoint in checkpoints
+            if NullsStage.name in checkpoint.jobs and checkpoint.outcomes[NullsStage.name].ok
+        ]
+        start = next((nulls for checkpoint, nulls in stored if checkpoint.located.step == baseline_step), [])
+        baseline = {null.null: null for null in start}
+        for checkpoint, nulls in stored:
+            no_emergence = checkpoint.located.no_e or checkpoint.located.otherwise_wired
+            for null in nulls:
+                before = None if no_emergence else baseline.get(null.null)
+                row = _row(null, before, baseline_step, no_emergence)
+                yield checkpoint.row_keys | {"variant": DEFAULT} | row
+
+
+def _row(now: NullModel, start: NullModel | None, baseline_step: int, no_emergence: str) -> Row:
+    means = MeanSpectrum(now.alpha0, now.width)
+    start_means = None if start is None else MeanSpectrum(start.alpha0, start.width)
+    pairs = () if start is None else zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
+    of_draws = [emergence_of(*numbers) for numbers in pairs]
+    notes = (now.message, no_emergence or why_undefined(means, start_means, baseline_step))
+    return {
+        "null": now.null, "alpha0": means.alpha0, "width": means.width, "emergence": emergence_between(means, start_means),
+        "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(of_draws),
+        "samples": now.alpha0.size, "message": "; ".join(note for note in notes if note),
+    }  # fmt: skip
+
+
+NullsStage.tables = (
+    Table(
+        "nulls",
+        {
+            "null": "string", "alpha0": "float64", "width": "float64", "emergence": "float64", "alpha0_std": "float64",
+            "width_std": "float64", "emergence_std": "float64", "samples": "int64", "message": "string", "variant": "string",
+        },
+        _rows,
+    ),
+)  # fmt: skip
+NULLS = NullsStage()

@@ -78,6 +78,14 @@ class ArtefactStore:
             self.discard(stage, key)
         return whole
 
+    def has_result(self, stage: str, key: str) -> bool:
+        """Whether an artefact is there. Raises CheckpointError when it is a stored failure."""
+        if not self.has(stage, key):
+            return False
+        if (failure := self.failure(stage, key)) is not None:
+            raise failure
+        return True
+
     def keys(self, stage: str) -> list[str]:
         """Keys of all that stands in a stage's place, whole or not."""
         place = self.folder.store / stage

@@ -1,0 +1,240 @@
+"""Jobs on a Dask cluster: of worker processes of this machine, or one that runs already."""
+
+import logging
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+import dask
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.comm import CommClosedError
+from distributed.comm.registry import backends
+from distributed.core import Status
+from tornado.ioloop import PeriodicCallback
+
+from ninscope.errors import NinscopeError, RequestError
+from ninscope_pipeline.execution import Died, Done
+from ninscope_pipeline.execution.graph import Graph, job_graph
+from ninscope_pipeline.execution.here import DIED
+from ninscope_pipeline.outcome import Outcome, with_log
+from ninscope_pipeline.stages.stage import Job, JobId
+
+CONNECT_SECONDS = 5
+REPLACE_SECONDS = 5  # between looks for lost ones
+
+# Of local workers. Dask has them give every freed buffer back to the system at once: with a buffer a band, half of the time
+# would go into getting its pages again. And it samples their stacks, for a dashboard that nobody has been told of.
+_LOCAL = {
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
+    "distributed.worker.profile.enabled": False,
+}
+
+
+class ClusterError(NinscopeError):
+    """The cluster that a run was on is gone."""
+
+
+@contextmanager
+def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
+    """A client of the cluster at `scheduler`, or of local worker processes of one thread each (default: one a core).
+
+    Raises RequestError when the scheduler does not answer.
+    """
+    if scheduler is not None:
+        _check_address(scheduler)
+        try:
+            client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise RequestError(
+                f"no Dask scheduler answers at {scheduler} ({reason}); start one, or run elsewhere (--scheduler local: here)"
+            ) from None
+        with client:
+            yield client
+        return
+    cluster = client = None
+    try:
+        with dask.config.set(_LOCAL):  # as long as workers are started
+            with unseen_by_children(signal.SIGINT):
+                # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
+                _keep_up(cluster)
+                client = Client(cluster, set_as_default=False)
+            yield client
+    finally:
+        with ignored(signal.SIGINT):
+            for part in (client, cluster):
+                if part is not None:
+                    part.close()
+
+
+def _keep_up(cluster: LocalCluster) -> None:
+    """Have workers replaced that are gone for good.
+
+    Dask gives up one that dies once more while it is being started again, and with none left a run would wait for ever.
+    """
+    count = len(cluster.worker_spec)
+
+    def replace() -> None:
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.failed, Status.closed):
+                del cluster.workers[name]
+        cluster.scale(count)
+
+    cluster.periodic_callbacks["replace"] = replacing = PeriodicCallback(replace, 1000 * REPLACE_SECONDS)
+    cluster.loop.add_callback(replacing.start)
+
+
+def _check_address(address: str) -> None:
+    """Raises RequestError for what cannot be an address: the client would only find out slowly, and not quietly."""
+    scheme, _, place = address.rpartition("://")
+    if (scheme or "tcp") not in backends or not place.strip("/"):
+        raise RequestError(f"no Dask scheduler answers at {address}: tcp://HOST:PORT was expected")
+
+
+@contextmanager
+def unseen_by_children(number: int) -> Iterator[None]:
+    """Processes and threads started meanwhile never see the signal; this thread sees it afterwards.
+
+    A terminal's Ctrl-C goes to every process of the command. Worker processes are to be stopped by us, not by a
+    KeyboardInterrupt each, so they inherit the signal blocked.
+    """
+    # Started by the first process of a program, and it would unblock the signal in the thread that does.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def ignored(number: int) -> Iterator[None]:
+    """A second Ctrl-C while workers are being stopped changes nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+class OnCluster:
+    """Runs jobs on the workers of a Dask client. A worker that dies fails its job at most, not the run."""
+
+    def __init__(self, client: Client):
+        self._client = client
+
+    def execute(self, root: str, jobs: Sequence[Job], done: Done, died: Died) -> Mapping[JobId, Outcome]:
+        """See `Executor`."""
+        return execute(job_graph(jobs, root), self._client, done, died)
+
+
+def execute(graph: Graph, client: Client, done: Done, died: Died = lambda *_: None) -> dict[JobId, Outcome]:
+    """Run every job of a graph; see `Executor`."""
+    outcomes: dict[JobId, Outcome] = {}
+    with scheduler_kept(client):
+        futures = client.compute([graph[job_id] for job_id in graph])
+        id_of = {future.key: job_id for future, job_id in zip(futures, graph, strict=True)}
+        try:
+            for batch in as_completed(futures, loop=client.loop).batches():
+                for future, outcome in zip(batch, _outcomes_of(batch, id_of, client), strict=True):
+                    outcomes[id_of[future.key]] = outcome
+                    if not outcome.lost:
+                        done(id_of[future.key], outcome)
+            for worker, keys in _deaths(client):
+                if ours := [id_of[key] for key in keys if key in id_of]:
+                    died(worker, ours)
+            _try_again(graph, futures, id_of, outcomes, done)
+        except BaseException:
+            if client.status == "running":
+                client.cancel(futures, force=True)
+            raise
+    return outcomes
+
+
+@contextmanager
+def scheduler_kept(client: Client) -> Iterator[None]:
+    """Raises ClusterError when the scheduler is lost meanwhile."""
+    # It would tell of every attempt to find the scheduler again, long after we have said that it is gone.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    place = "" if client.scheduler is None else f" at {client.scheduler.address}"
+    try:
+        yield
+    except NinscopeError:
+        raise
+    except Exception as error:
+        if client.status == "running" and not isinstance(error, (CancelledError, CommClosedError)):
+            raise
+        raise ClusterError(
+            f"the Dask scheduler{place} is gone; start it and run the same command again, which goes on from there"
+        ) from None
+
+
+def _try_again(
+    graph: Graph,
+    futures: Sequence[Future],
+    id_of: Mapping[str, JobId],
+    outcomes: dict[JobId, Outcome],
+    done: Done,
+) -> None:
+    """A dying worker takes all its tasks along. Each goes once more, by itself, so that only those that kill stay lost."""
+    lost = {graph[job_id].key for job_id, outcome in outcomes.items() if outcome.lost}
+    for future in futures:
+        job_id = id_of[future.key]
+        if future.key not in lost:
+            continue
+        # What waits for something that is still lost would only be killed once more.
+        if not lost & (set(graph[job_id].__dask_graph__()) - {future.key}):
+            future.retry()
+            outcomes[job_id] = outcome_of(future, id_of)
+            if not outcomes[job_id].lost:
+                lost.discard(future.key)
+        done(job_id, outcomes[job_id])
+
+
+def _outcomes_of(futures: Sequence[Future], id_of: Mapping[str, JobId], client: Client) -> list[Outcome]:
+    """What tasks that have ended returned, in one request where none of them failed."""
+    try:
+        return client.gather(futures)
+    except Exception:
+        return [outcome_of(future, id_of) for future in futures]
+
+
+def outcome_of(future: Future, id_of: Mapping[str, JobId]) -> Outcome:
+    """What a task returned, once it has ended, or what became of it. Raises what concerns all tasks."""
+    try:
+        return future.result()
+    except KilledWorker as error:
+        # Tasks that wait for the one that was being run have the same error, and nothing to add to its log.
+        name = id_of.get(error.task, id_of[future.key])
+        said = with_log(DIED, *name)
+        return Outcome("failed", said, f"{error}\n" if name == id_of[future.key] else "", lost=True)
+    except NinscopeError:
+        raise
+    except Exception as error:
+        if future.status != "error":
+            raise
+        said = with_log(f"{type(error).__name__}: {error}", *id_of[future.key])  # the worker lacks ninscope, say
+        return Outcome("failed", said, "".join(traceback.format_exception(error)))
+
+
+def _deaths(client: Client) -> list[tuple[str, set[str]]]:
+    """(address, tasks it had) of each worker that died, as far as the scheduler remembers."""
+    return [
+        (event["worker"], event["processing-tasks"])
+        for _, event in client.get_events("all")
+        if event.get("action") == "remove-worker" and not event["expected"]
+    ]

@@ -1,0 +1,103 @@
+"""The figures of a run: PNG files that its stages draw from its tables."""
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ninscope_pipeline.outcome import Outcome, attempt
+from ninscope_pipeline.stages.emergence import of_analysis
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.storing.keys import content_key
+from ninscope_pipeline.storing.manifest import key_of, write_files
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.tables import all_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+STAGE = "figures"  # as which a run tells of them
+VERSION = 5
+
+
+@dataclass(frozen=True)
+class ModelTables:
+    """The rows of one model. stem: what its figures' names begin with, fit for file names; it holds no "--" but between suite and
+    model."""
+
+    suite: str
+    name: str
+    stem: str
+    tables: "Mapping[str, pd.DataFrame]"
+
+    def every_row(self, table: str) -> "pd.DataFrame":
+        """The rows of this model in a table, of all variants and parts."""
+        rows = self.tables[table]
+        return rows[(rows["suite"] == self.suite) & (rows["model"] == self.name)]
+
+    def table(self, name: str) -> "pd.DataFrame":
+        """The rows of this model that come from [analysis] itself."""
+        return of_analysis(self.every_row(name))
+
+
+@dataclass(frozen=True)
+class FigureTables:
+    """What figures are drawn from."""
+
+    tables: "Mapping[str, pd.DataFrame]"
+
+    def table(self, name: str) -> "pd.DataFrame":
+        """The rows that come from [analysis] itself: no variant's, and networks as one."""
+        return of_analysis(self.tables[name])
+
+    @cached_property
+    def models(self) -> list[ModelTables]:
+        """Every model, in the order of the table `checkpoints`."""
+        names = self.tables["checkpoints"][["suite", "model"]].drop_duplicates()
+        counts = names["model"].value_counts()
+        return [
+            ModelTables(suite, model, model if counts[model] == 1 else f"{suite}--{model}", self.tables)
+            for suite, model in names.itertuples(index=False)
+        ]
+
+
+def figures_key(tables_key: str) -> str:
+    """Figures depend on the tables and on how they are drawn."""
+    return content_key(STAGE, VERSION, tables=tables_key)
+
+
+def store_figures(folder: RunFolder) -> Outcome:
+    """Draw every figure of the run's tables."""
+
+    def work() -> None:
+        import pandas as pd
+
+        while True:
+            with folder.locked("tables"):  # all of one set, that of another run perhaps
+                key = key_of(folder, folder.tables)
+                tables = {name: pd.read_parquet(folder.tables / f"{name}.parquet") for name in all_tables()}
+            drawn = draw(tables)
+            with folder.locked("tables"):
+                if key_of(folder, folder.tables) == key:  # another run may have written tables and figures meanwhile
+                    write_files(folder, folder.figures, figures_key(key), drawn)
+                    return
+
+    return attempt(STAGE, "all", work)
+
+
+def draw(tables: "Mapping[str, pd.DataFrame]") -> dict[str, bytes]:
+    """PNG bytes by file name: what every stage draws from the tables."""
+    figure_tables = FigureTables(tables)
+    return {name: _png(figure) for stage in stages().values() for name, figure in stage.figures(figure_tables)}
+
+
+def _png(figure: "Figure") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content = io.BytesIO()
+    # savefig lays out and draws twice, to the same bytes
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
+    return content.getvalue()

@@ -1,0 +1,121 @@
+"""A finished (or unfinished) run, for Python: its tables as DataFrames, its networks as sparse matrices."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from ninscope.errors import RequestError
+from ninscope.networks.sampled import SampledNetwork
+from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, named
+from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
+from ninscope_pipeline.stages.measurements import stored_measurement
+from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
+from ninscope_pipeline.stages.network import stored_network
+from ninscope_pipeline.storing.manifest import is_current
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
+
+
+class Run:
+    """What lies in a run folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._folder = RunFolder(path)
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables there are."""
+        return sorted(file.stem for file in self._folder.tables.glob("*.parquet"))
+
+    @property
+    def figures(self) -> list[Path]:
+        return sorted(self._folder.figures.glob("*.png"))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table as a DataFrame. Raises RequestError when there is none of that name."""
+        if name not in self.tables:
+            known = ", ".join(self.tables) or "none yet; the run has not finished"
+            raise RequestError(f"{self.path}: no table {name!r}; there are: {known}")
+        try:
+            return pd.read_parquet(self._folder.tables / f"{name}.parquet")
+        except (OSError, ValueError) as error:
+            raise RequestError(
+                f"{self.path}: table {name} is damaged ({error}); the same `ninscope run` makes it again"
+            ) from None
+
+    def network(self, model: str, revision: str, variant: str = DEFAULT) -> SampledNetwork:
+        """The sampled network of one checkpoint, as it is stored.
+
+        variant: of which of [[variants]]. Raises RequestError (no such checkpoint or variant, none stored).
+        """
+        key = self._stored(model, revision, named(variant, NETWORK), NETWORK_STAGE.name)
+        if key is not None:
+            return stored_network(ArtefactStore(self._folder).read(NETWORK_STAGE.name, key, with_matrix=True))
+        raise RequestError(
+            f"{self.path}: no stored network of {_shown(model, variant)} at {revision}; see the table checkpoints (whole "
+            "networks are not stored, only samples are)"
+        )
+
+    def nodes(self, model: str, revision: str, variant: str = DEFAULT) -> pd.DataFrame:
+        """Every neuron of a checkpoint's exact analysis, where the DAG file says per_node = true.
+
+        One row a neuron of a layer with outgoing edges: layer, neuron, edges, degree, dimension, r2, as
+        `ninscope.exact.layers.NodeValues` says. variant: of which of [[variants]]. Raises RequestError (no such checkpoint or
+        variant, none stored).
+        """
+        key = self._stored(model, revision, named(variant, EXACT), EXACT_STAGE.name)
+        nodes = {}
+        if key is not None:
+            nodes = stored_measurement(ArtefactStore(self._folder).read(EXACT_STAGE.name, key)).nodes_of
+        if not nodes:
+            raise RequestError(
+                f"{self.path}: no values of single neurons of {_shown(model, variant)} at {revision}; per_node = true in "
+                "[analysis] keeps them"
+            )
+        of_layers = [
+            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
+            for layer, values in nodes.items()
+        ]
+        return pd.concat(of_layers, ignore_index=True)
+
+    def _stored(self, model: str, revision: str, name: str, stage: str) -> str | None:
+        """The key of what is stored of a checkpoint under `name` in the plan, if it is."""
+        store = ArtefactStore(self._folder)
+        keys = (
+            entry.get(name)
+            for entry in self.plan["checkpoints"]
+            if entry["model"] == model and entry["revision"] == revision
+        )
+        return next((key for key in keys if key and store.has(stage, key)), None)
+
+    @property
+    def store(self) -> zarr.Group:
+        """The Zarr store, read-only."""
+        return zarr.open_group(self._folder.store, mode="r")
+
+    @property
+    def plan(self) -> dict:
+        """What the run set out to make: keys by stage, the tables' key, and one entry a checkpoint."""
+        plan = self._folder.read_json(self._folder.plan, {})
+        whole = isinstance(plan, dict) and all(name in plan for name in ("stages", "tables", "checkpoints"))
+        return plan if whole else {"stages": {}, "tables": "", "checkpoints": []}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the tables are those of what was last asked."""
+        return bool(self.plan["tables"]) and is_current(self._folder, self._folder.tables, self.plan["tables"])
+
+
+def _shown(model: str, variant: str) -> str:
+    return model if variant == DEFAULT else f"{model}, variant {variant},"
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a folder ("runs/demo"). Raises RequestError when the folder holds no run."""
+    path = Path(path).expanduser()
+    if not RunFolder(path).asked.is_file():
+        raise RequestError(f"{path}: no run there (no run.toml); name a folder that `ninscope run` made")
+    return Run(path)

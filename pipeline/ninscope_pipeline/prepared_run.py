@@ -1,0 +1,245 @@
+"""One run from its DAG file to its tables: survey, plan, jobs, tables and figures."""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+import ninscope
+from ninscope.errors import RequestError
+from ninscope_pipeline.execution import Executor
+from ninscope_pipeline.failure_log import FailureLog
+from ninscope_pipeline.figures import STAGE as FIGURES
+from ninscope_pipeline.figures import figures_key, store_figures
+from ninscope_pipeline.located import STAGE as LOCATE
+from ninscope_pipeline.located import Located, task_key
+from ninscope_pipeline.outcome import Outcome
+from ninscope_pipeline.plan import Plan, Request, jobs_to_run, make_plan
+from ninscope_pipeline.request.analyses import SAMPLED
+from ninscope_pipeline.request.dagfile import Dag
+from ninscope_pipeline.request.evaluations import read_evaluations
+from ninscope_pipeline.results import checkpoint_results
+from ninscope_pipeline.stages.network import NETWORK
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import JobId
+from ninscope_pipeline.storing.manifest import is_current, key_of
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
+from ninscope_pipeline.survey import Survey, survey
+from ninscope_pipeline.survey_memory import remember
+from ninscope_pipeline.tables import STAGE as TABLES
+from ninscope_pipeline.tables import store_tables, tables_key
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+# How often a plan is made and run while stored artefacts turn out to be damaged: after the first time none should.
+_ROUNDS = 3
+_RECORDED_VERSIONS = (
+    "ninscope",
+    "numpy",
+    "numba",
+    "scipy",
+    "zarr",
+    "pandas",
+    "pyarrow",
+    "dask",
+    "huggingface_hub",
+)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is ready to start; nothing has been written yet. tables, figures: whether they must be made again."""
+
+    dag: Dag
+    folder: RunFolder
+    survey: Survey
+    plan: Plan
+    tables: bool
+    figures: bool
+
+    @property
+    def located(self) -> list[Located]:
+        return self.survey.located
+
+    @property
+    def listed(self) -> list[tuple[str, str]]:
+        """(stage, label) of everything that would run, in the order in which it could."""
+        jobs = [(job.stage, job.label) for job in self.plan.to_run]
+        return jobs + [(TABLES, "all")] * self.tables + [(FIGURES, "all")] * self.figures
+
+
+def prepare(dag: Dag, runs_dir: Path, client: "Client | None" = None) -> PreparedRun:
+    """Survey every checkpoint and plan. client: a Dask client to survey on, instead of threads here.
+
+    Raises RequestError when the request itself is wrong: a source that does not exist, an unreadable evaluations file.
+    """
+    try:
+        folder = RunFolder(runs_dir.expanduser().resolve() / dag.name)
+    except (OSError, RuntimeError) as error:  # an unknown user's home
+        raise RequestError(f"{runs_dir}: no such folder ({error})") from None
+    evaluations = [read_evaluations(model.evaluations) for model in dag.all_models()]
+    surveyed = survey(dag, folder, client)
+    plan = make_plan(dag, surveyed.located, evaluations, folder)
+    key = tables_key(plan.request)
+    tables = not is_current(folder, folder.tables, key)
+    figures = tables or not is_current(folder, folder.figures, figures_key(key))
+    return PreparedRun(dag, folder, surveyed, plan, tables, figures)
+
+
+def start(prepared: PreparedRun) -> None:
+    """Make the run folder and write down what is asked.
+
+    Raises RequestError when the folder cannot be written, StoreError when the disk is full.
+    """
+    folder, plan = prepared.folder, prepared.plan
+    folder.create()
+    store, log = ArtefactStore(folder), FailureLog(folder)
+    store.mend_groups(store.stages())
+    for stage, key in plan.moved:
+        store.restamp(stage, key)
+    remember(folder, prepared.located, prepared.survey.beside)
+    _write_down(prepared, plan, tables_key(plan.request))
+    log.forget_stored(store)
+    for located in prepared.located:
+        log.note(LOCATE, task_key(*located.id), located.outcome)
+
+
+def finish(prepared: PreparedRun) -> None:
+    """Clear away what has served. Raises StoreError."""
+    with prepared.folder.alone() as alone:
+        store = ArtefactStore(prepared.folder)
+        for name, stage in stages().items():
+            stage.clear(store, prepared.plan.request.jobs_of(name), alone)
+
+
+def perform(prepared: PreparedRun, executor: Executor, done: Callable[[JobId, Outcome], None]) -> dict[JobId, Outcome]:
+    """Run the plan's jobs, then write tables and figures; returns what became of each.
+
+    A job in which ninscope itself failed leaves its traceback in the run's folder log. Where a stored artefact turns out to be
+    damaged, all are checked and what is damaged is made again. Raises RequestError, StoreError, ClusterError.
+    """
+    folder, plan, log = prepared.folder, prepared.plan, FailureLog(prepared.folder)
+
+    def logged(job: JobId, outcome: Outcome) -> None:
+        log.note(*job, outcome)
+        done(job, outcome)
+
+    outcomes: dict[JobId, Outcome] = {}
+    with folder.occupied():
+        for left in reversed(range(_ROUNDS)):
+            ended, request = _run_jobs(plan, executor, folder, logged, log, last=not left)
+            if not (left and _any_damaged(ended)):
+                ended |= _write_results(folder, request, logged)
+            outcomes |= ended
+            if not _any_damaged(ended):
+                break
+            if left:
+                outcomes = {job: outcome for job, outcome in outcomes.items() if not outcome.damaged}
+                plan = make_plan(prepared.dag, prepared.located, plan.request.evaluations, folder, thorough=True)
+    _write_down(prepared, Plan(request), tables_key(request), only_of_tables=True)
+    return outcomes
+
+
+def _run_jobs(
+    plan: Plan,
+    executor: Executor,
+    folder: RunFolder,
+    done: Callable[[JobId, Outcome], None],
+    log: FailureLog,
+    last: bool,
+) -> tuple[dict[JobId, Outcome], Request]:
+    """(what became of the jobs, the request with that).
+
+    Jobs that follow from what became of others are a graph of their own: a job whose worker died takes every job that depends on
+    it along, and a checkpoint that kills its worker must not take the rest. last: go on even where something was damaged.
+    """
+    root = str(folder.root)
+    ended = dict(executor.execute(root, plan.first_jobs(), done, log.note_death))
+    request = plan.request.after(ended, ArtefactStore(folder))
+    if _any_damaged(ended) and not last:
+        return ended, request
+    following = [job for stage in stages().values() if stage.follows_outcomes for job in request.jobs_of(stage.name)]
+    later = executor.execute(root, jobs_to_run(request, following), done, log.note_death)
+    return ended | dict(later), request.after(later, ArtefactStore(folder))
+
+
+def _write_results(folder: RunFolder, request: Request, done: Callable[[JobId, Outcome], None]) -> dict[JobId, Outcome]:
+    """Write tables and figures, unless those of this request are there, or something that they need is damaged."""
+    key, outcomes = tables_key(request), {}
+    if not is_current(folder, folder.tables, key):
+        outcomes[TABLES, "all"] = store_tables(folder, request)
+        done((TABLES, "all"), outcomes[TABLES, "all"])
+    if all(outcome.ok for outcome in outcomes.values()) and not is_current(folder, folder.figures, figures_key(key)):
+        outcomes[FIGURES, "all"] = store_figures(folder)
+        done((FIGURES, "all"), outcomes[FIGURES, "all"])
+    return outcomes
+
+
+def _any_damaged(outcomes: Mapping[JobId, Outcome]) -> bool:
+    return any(outcome.damaged for outcome in outcomes.values())
+
+
+def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: bool = False) -> None:
+    """run.toml and plan.json: what is asked. key: of the tables. only_of_tables: unless those that lie there are others.
+
+    At the end it is known which they are: failures found on the way have changed what they are made from, or another run of this
+    folder has written its own.
+    """
+    folder, request = prepared.folder, plan.request
+    trust = request.dag.emergence.trust_duplicates
+    networks: dict[tuple[str, str, str], dict[str, str | None]] = {}
+    for job in request.jobs_of(NETWORK.name):
+        if job.checkpoint is not None:
+            networks.setdefault(job.checkpoint.id, {})[job.name] = job.key or None
+    described = {
+        "stages": plan.keys(),
+        "tables": key,
+        "checkpoints": [
+            {
+                "suite": checkpoint.located.suite,
+                "model": checkpoint.located.model,
+                "revision": checkpoint.located.revision,
+                **networks.get(checkpoint.id, {}),
+                **{
+                    name: job.key if job.key and checkpoint.outcomes[name].ok else None
+                    for name, job in checkpoint.jobs.items()
+                },
+                "status": (standing := checkpoint.standing(trust)).status,
+                "message": standing.message,
+            }
+            for checkpoint in checkpoint_results(request)
+        ],
+    }
+    with folder.locked("plan"):
+        if not only_of_tables or key_of(folder, folder.tables) == key:
+            folder.write_bytes(folder.asked, tomli_w.dumps(_asked(prepared.dag)).encode())
+            folder.write_json(folder.plan, described)
+
+
+def _asked(dag: Dag) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
+    asked = dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}
+    asked["variants"] = [variant.model_dump(include={"name", *variant.changes()}) for variant in dag.variants]
+    return {
+        "asked": _without_none(asked),
+        "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **versions},
+    }
+
+
+def _analysis(dag: Dag) -> dict[str, Any]:
+    """[analysis] as it would be accepted again: without samples there is no number and no seed of them."""
+    sampling = () if SAMPLED in dag.analysis.methods() else ("samples", "seed")
+    return dag.analysis.model_dump(exclude=set(sampling))
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null; an absent key says the same."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,187 @@
+"""The sections [analysis] and [[variants]] of a DAG file: which analyses are made of every checkpoint."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ninscope.errors import RequestError
+from ninscope.parameters import ALL, Parameters
+from ninscope_pipeline.request.models import Name, Strict
+
+DEFAULT = "default"  # the variant that [analysis] itself is
+SAMPLED, EXACT = "sampled", "exact"
+NETWORK = "network"  # that a sampled analysis is made from
+RESERVED = (DEFAULT, SAMPLED, EXACT, "nulls")  # no name of a variant
+
+
+def named(variant: str, what: str) -> str:
+    """The name of an analysis of a variant, or of its network: no two of a DAG file have the same."""
+    return what if variant == DEFAULT else f"{variant} {what}"
+
+
+class QGrid(Strict):
+    start: float
+    stop: float
+    step: float = Field(gt=0)
+
+    def values(self) -> np.ndarray:
+        steps = (self.stop - self.start) / self.step if math.isfinite(self.step) else math.nan
+        count = round(steps) if abs(steps) < 1e6 else 0  # NaN and infinity are neither
+        if not 1 <= count <= 10_000 or abs(self.start + count * self.step - self.stop) > 1e-9 * max(
+            1.0, abs(self.stop)
+        ):
+            raise RequestError(f"q from {self.start} to {self.stop} is not a whole number of steps of {self.step}")
+        return np.round(self.start + np.arange(count + 1) * self.step, 12)
+
+
+class LogRadiiKey(Strict):
+    """K radii evenly spaced in the logarithm of distance."""
+
+    log: int
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """One analysis that is made of every checkpoint.
+
+    method: "sampled" or "exact". with_matrices: whether what null models need of every matrix is kept.
+    """
+
+    variant: str
+    method: str
+    parameters: Parameters
+    with_matrices: bool = False
+
+    @property
+    def name(self) -> str:
+        """Under which the tables know it, and what a user reads."""
+        return named(self.variant, self.method)
+
+    @property
+    def network_name(self) -> str:
+        """The same for the network that a sampled analysis is made from."""
+        return named(self.variant, NETWORK)
+
+
+class _Keys(Strict):
+    """The parameters of `ninscope.measure`, by the same names.
+
+    exact: the whole network beside samples; nodes_per_layer = "all": the whole network and no samples.
+    """
+
+    exact: bool | None = None
+    nodes_per_layer: int | Literal["all"] = Parameters.nodes_per_layer
+    samples: int = Parameters.samples
+    seed: int = Parameters.seed
+    transfer: str = Parameters.transfer
+    max_distance: float = Parameters.max_distance
+    min_degree: int = Parameters.min_degree
+    q: QGrid | list[float] = QGrid(start=-3.0, stop=3.0, step=0.1)
+    derivative: str = Parameters.derivative
+    radii: Literal["integer"] | LogRadiiKey = "integer"
+    per_node: bool = Parameters.per_node
+    parts: list[str] = Field(default=[])
+    convolutions: str = Parameters.convolutions
+    wiring: str = Parameters.wiring
+    layers_crossed: int = Parameters.layers_crossed
+
+
+class AnalysisSection(_Keys):
+    """The section [analysis]."""
+
+    def methods(self) -> dict[str, Parameters]:
+        """The parameters of each analysis that is asked for, by its method: sampled, exact or both. Raises RequestError."""
+        q = self.q.values() if isinstance(self.q, QGrid) else np.array(self.q, dtype=np.float64)
+        given = {**self.model_dump(exclude={"exact"}), "q": q}
+        found = {}
+        if self.nodes_per_layer != ALL:
+            found[SAMPLED] = Parameters(**{**given, "per_node": False}).checked()
+        if self.exact or self.nodes_per_layer == ALL:
+            unused = {name: getattr(Parameters, name) for name in ("samples", "seed")}
+            found[EXACT] = Parameters(**{**given, **unused, "nodes_per_layer": ALL}).checked()
+        return found
+
+    def given(self) -> dict:
+        """The keys that the file gives, with their values."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    @model_validator(mode="after")
+    def _makes_sense(self):
+        if self.nodes_per_layer == ALL:
+            if self.exact is False:
+                raise ValueError('nodes_per_layer = "all" is the exact analysis; exact = false contradicts it')
+            if useless := [name for name in ("samples", "seed") if name in self.model_fields_set]:
+                raise ValueError(f'nodes_per_layer = "all" takes every neuron; leave out {" and ".join(useless)}')
+        try:
+            methods = self.methods()
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        if self.per_node and EXACT not in methods:
+            raise ValueError("per_node is of the exact analysis; add exact = true")
+        return self
+
+
+class VariantSection(_Keys):
+    """One of [[variants]]: [analysis] with some of its keys changed, beside which it is made of every checkpoint."""
+
+    name: Name
+
+    @field_validator("name")
+    @classmethod
+    def _is_its_own(cls, value):
+        if value in RESERVED:
+            raise ValueError("the name means something else in the tables; choose another")
+        return value
+
+    def changes(self) -> dict:
+        """The keys of [analysis] that it gives, with their values."""
+        return {name: getattr(self, name) for name in _Keys.model_fields if name in self.model_fields_set}
+
+    def applied_to(self, analysis: AnalysisSection) -> AnalysisSection:
+        """[analysis] with its changes. Raises ValueError: they contradict what stays, or change nothing."""
+        changes, kept = self.changes(), analysis.given()
+        if changes.get("nodes_per_layer") == ALL:  # then these have no part any more
+            kept = {name: value for name, value in kept.items() if name not in ("exact", "samples", "seed")}
+        try:
+            changed = AnalysisSection(**(kept | changes))
+        except ValidationError as error:
+            why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"variant {self.name}: {why}") from None
+        before = _described(analysis)
+        if all(before.get(method) == described for method, described in _described(changed).items()):
+            raise ValueError(f"variant {self.name}: it changes nothing of [analysis]; leave it out")
+        return changed
+
+
+def _described(analysis: AnalysisSection) -> dict[str, dict]:
+    """What the results of an analysis depend on, by method: not what is told of them (single nodes, parts)."""
+    found = {}
+    for method, parameters in analysis.methods().items():
+        values = asdict(parameters) | {"q": parameters.q.tolist(), "per_node": None, "parts": None}
+        found[method] = values if parameters.log_count is None else values | {"max_distance": None}
+    return found
+
+
+def analyses(
+    analysis: AnalysisSection, variants: Sequence[VariantSection], with_matrices: bool = False
+) -> tuple[Analysis, ...]:
+    """Everything that is measured of a checkpoint, in the order of the tables: [analysis] first, then each variant.
+
+    with_matrices: of the exact analysis by [analysis]. Raises ValueError: two variants of one name, or what
+    `VariantSection.applied_to` raises.
+    """
+    names = [variant.name for variant in variants]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the variant {twice[0]} is listed twice; give each a name of its own")
+    listed = [
+        Analysis(DEFAULT, method, parameters, with_matrices and method == EXACT)
+        for method, parameters in analysis.methods().items()
+    ]
+    for variant in variants:
+        methods = variant.applied_to(analysis).methods()
+        listed += [Analysis(variant.name, method, parameters) for method, parameters in methods.items()]
+    return tuple(listed)

@@ -1,0 +1,237 @@
+"""The DAG file: which models, which revisions, which analysis. TOML, checked key by key; see dags/demo.toml."""
+
+import tomllib
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+
+from ninscope.architectures.described import Description, description_of
+from ninscope.errors import RequestError
+from ninscope_pipeline.request.analyses import Analysis, AnalysisSection, VariantSection, analyses
+from ninscope_pipeline.request.cluster import Cluster
+from ninscope_pipeline.request.models import REVISIONS, ModelSection, Name, Strict, SuiteSection
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import Stage
+
+
+class Execution(Strict):
+    """How the work is split; no result depends on it. part_bytes: weights that one task of an exact analysis reads."""
+
+    part_bytes: int = Field(default=2_000_000_000, ge=1000)
+
+
+class EmergenceSection(Strict):
+    """E against `baseline_step` of the same model, with a bootstrap interval over samples.
+
+    trust_duplicates: E also where another step has the same weights, so that one of them must be false.
+    """
+
+    baseline_step: int = Field(default=0, ge=0)
+    replicates: int = Field(default=2000, ge=100, le=1_000_000)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    trust_duplicates: bool = False
+
+
+class Dag(Strict):
+    """A whole DAG file: the sections that concern every stage. `dag_type` adds the stages' own.
+
+    Once loaded, `models` has one entry a seed; `all_models` lists those of suites too.
+    """
+
+    name: Name
+    models: list[ModelSection] = Field(default=[])
+    suites: list[SuiteSection] = Field(default=[])
+    analysis: AnalysisSection = AnalysisSection()
+    variants: list[VariantSection] = Field(default=[])
+    emergence: EmergenceSection = EmergenceSection()
+    execution: Execution = Execution()
+    cluster: Cluster = Cluster()
+    architecture: dict[str, Any] | None = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _describes_a_model(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            described(value)
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _analyses_make_sense(self) -> "Dag":
+        self.analyses()
+        for stage in stages().values():
+            stage.check(self)
+        return self
+
+    @model_validator(mode="after")
+    def _models_differ(self) -> "Dag":
+        seen = set()
+        if not self.models and not self.suites:
+            raise ValueError("no [[models]] and no [[suites]]; nothing is asked for")
+        for model in self.all_models():
+            if (model.suite, model.model) in seen:
+                raise ValueError(f"the model {model.suite}/{model.model} is listed twice")
+            seen.add((model.suite, model.model))
+        return self
+
+    def trusting_duplicates(self) -> "Dag":
+        return self.model_copy(update={"emergence": self.emergence.model_copy(update={"trust_duplicates": True})})
+
+    def section(self, stage: Stage) -> Any:
+        """What the file says to a stage, checked, or the section's default. Raises ValueError: the stage has no section."""
+        if stage.section is None:
+            raise ValueError(f"the stage {stage.name} has no section in a DAG file")
+        return getattr(self, stage.section.key, stage.section.default)
+
+    def analyses(self) -> tuple[Analysis, ...]:
+        """What is measured of every checkpoint, with the description of models of no known family."""
+        listed = analyses(self.analysis, self.variants, with_matrices=getattr(self, "nulls", None) is not None)
+        description = described(self.architecture)
+        if description is None:
+            return listed
+        return tuple(
+            replace(analysis, parameters=replace(analysis.parameters, architecture=description).checked())
+            for analysis in listed
+        )
+
+    def all_models(self) -> list[ModelSection]:
+        """Each by itself, in the order of the file, those of suites last."""
+        return [model for section in (*self.models, *self.suites) for model in section.each()]
+
+
+@cache
+def dag_type() -> type[Dag]:
+    """`Dag` with a field for the section of every stage that has one. Raises RequestError: two stages want one key."""
+    fields: dict[str, Any] = {}
+    for stage in stages().values():
+        if (section := stage.section) is not None:
+            if section.key in fields or section.key in Dag.model_fields:
+                raise RequestError(f"the stage {stage.name!r} takes the section [{section.key}] of another; rename it")
+            fields[section.key] = (section.type, Field(default=section.default))
+    several = [
+        stage.section.key for stage in stages().values() if stage.section and isinstance(stage.section.default, list)
+    ]
+    validators = {"_one_or_several": field_validator(*several, mode="before")(_one_or_several)} if several else {}
+    return create_model("DagFile", __base__=Dag, __validators__=validators, **fields)
+
+
+def _one_or_several(value: Any) -> Any:
+    """[finetune] is a table, [[finetune]] a list of them."""
+    return [value] if isinstance(value, dict) else value
+
+
+def described(architecture: dict | None) -> Description | None:
+    """What the table [architecture] says; `override = true` has it say so of models of known families too. Raises RequestError."""
+    if architecture is None:
+        return None
+    override = architecture.get("override", False)
+    if not isinstance(override, bool):
+        raise RequestError(f"architecture.override is {override!r}; true or false was expected")
+    table = {key: value for key, value in architecture.items() if key != "override"}
+    return replace(description_of(table), unknown_only=not override)
+
+
+def load_dag(path: Path) -> Dag:
+    """Read and check a DAG file; relative sources and evaluations become paths from the file's own folder.
+
+    Raises RequestError: unreadable, not TOML, an unknown key, a wrong type or value (the message says where).
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise RequestError(f"{path}: not TOML: nested too deeply") from None
+    raw.setdefault("name", path.stem)
+    try:
+        dag = dag_type().model_validate(_with_paths(raw, path.parent))
+    except ValidationError as error:
+        raise RequestError(f"{path}: {_first_error(error, raw)}") from None
+    models = [_resolved(model, path.parent) for section in dag.models for model in section.each()]
+    return dag.model_copy(update={"models": models})
+
+
+def _with_paths(raw: dict, folder: Path) -> dict:
+    """A DAG file's content with the paths of stages' sections from `folder`."""
+    sections = [stage.section for stage in stages().values() if stage.section is not None]
+    placed = {section.key: section.with_paths(raw[section.key], folder) for section in sections if section.key in raw}
+    return raw | placed
+
+
+def _resolved(model: ModelSection, folder: Path) -> ModelSection:
+    return model.model_copy(
+        update={
+            "source": _path_or_repository(model.source, folder),
+            "base": None if model.base is None else _path_or_repository(model.base, folder),
+            "evaluations": None if model.evaluations is None else str(_absolute(model.evaluations, folder)),
+        }
+    )
+
+
+def _path_or_repository(source: str, folder: Path) -> str:
+    path = _absolute(source, folder)
+    if _exists(path) or source.startswith((".", "/", "~")):
+        return str(path)
+    return source
+
+
+def _absolute(text: str, folder: Path) -> Path:
+    try:
+        return (folder.resolve() / Path(text).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user's home, a zero byte
+        raise RequestError(f"{text}: no such path ({error})") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long a name
+        return False
+
+
+def _first_error(error: ValidationError, raw: dict) -> str:
+    """One line: where in the file, and what is wrong there."""
+    problems = error.errors(include_url=False)
+    unknown = next((item for item in problems if item["type"] == "extra_forbidden"), None)
+    # A union reports each of its branches; the deepest location is the branch the user meant, and so is one that says why.
+    problem: dict[str, Any] = unknown or max(
+        problems, key=lambda item: (len(_place(item, raw)), item["type"] == "value_error")
+    )
+    where = ".".join(_place(problem, raw))
+    if problem is unknown:
+        return f"{where}: no such key"
+    message = problem["msg"].removeprefix("Value error, ")
+    if where.endswith(".revisions") and problem["type"] != "value_error":
+        table = "a table: { from = ..., to = ..., log = ... }"
+        message = f"give {table}" if where.startswith("suites.") else f"{REVISIONS}, or {table}"
+    elif where.endswith(".q"):
+        message = "give a list of numbers, or { start = ..., stop = ..., step = ... }"
+    shown = (
+        ""
+        if isinstance(problem["input"], dict | list) or problem["type"] == "missing"
+        else f" (it is {problem['input']!r})"
+    )
+    return f"{where}: {message}{shown}" if where else message
+
+
+def _place(problem: dict, raw) -> list[str]:
+    """The location as keys of the file; names of union branches, which are pydantic's own, are left out."""
+    place, here = [], raw
+    for depth, part in enumerate(problem["loc"]):
+        last = depth == len(problem["loc"]) - 1
+        if isinstance(here, dict) and part in here:
+            place.append(str(part))
+            here = here[part]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            place.append(str(part + 1))
+            here = here[part]
+        elif last and problem["type"] == "missing":
+            place.append(str(part))
+    return place

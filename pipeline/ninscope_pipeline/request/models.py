@@ -1,0 +1,197 @@
+"""The sections [[models]] and [[suites]] of a DAG file: which models, and which revisions of them."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from ninscope.checkpoints import revisions as chosen
+from ninscope.checkpoints import suites
+from ninscope.checkpoints.source import open_source
+from ninscope.checkpoints.source_protocol import Source
+from ninscope.checkpoints.steps import in_step_order
+from ninscope.errors import RequestError
+
+NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
+Name = Annotated[str, StringConstraints(pattern=re.compile(NAME))]
+# What may still hold {seed}.
+_NAME_OF_SEEDS = re.compile(NAME.replace(r"(?:", r"(?:\{seed\}|", 1))
+SEED = "{seed}"
+REVISIONS = 'give "all", a list of distinct revision names, a pattern with {step}'
+
+
+class Strict(BaseModel):
+    """A section of a DAG file: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class RevisionsKey(Strict):
+    """`ninscope.checkpoints.revisions.Selection`, with its field names but `from` and `to`."""
+
+    pattern: str | None = None
+    steps: list[Annotated[int, Field(ge=0, lt=10**15)]] | None = Field(default=None, min_length=1)
+    start: int = Field(default=0, ge=0, alias="from")
+    stop: int | None = Field(default=None, ge=0, alias="to")
+    every: int = Field(default=1, ge=1)
+    log: int | None = Field(default=None, ge=2)
+
+    def selection(self) -> chosen.Selection:
+        pattern = None if self.pattern is None else chosen.RevisionPattern(self.pattern)
+        steps = None if self.steps is None else tuple(sorted(set(self.steps)))
+        return chosen.Selection(pattern, steps, self.start, self.stop, self.every, self.log)
+
+    @model_validator(mode="after")
+    def _makes_sense(self):
+        if self.stop is not None and self.stop < self.start:
+            raise ValueError(f"from {self.start} to {self.stop} holds no step")
+        if self.steps is not None and (self.start, self.stop, self.every) != (0, None, 1):
+            raise ValueError("give steps, or a range (from, to, every)")
+        try:
+            self.selection()
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+# "all", a list of names, a pattern of names with {step} in it, or a selection.
+AnyRevisions = Literal["all"] | str | list[Annotated[str, Field(min_length=1)]] | RevisionsKey
+
+
+def _checked_revisions(value):
+    """Raises ValueError for what no revision can be."""
+    if isinstance(value, list) and (not value or len(set(value)) != len(value)):
+        raise ValueError(f"{REVISIONS}, or a table")
+    if isinstance(value, str) and value != "all":
+        try:
+            chosen.RevisionPattern(value)
+        except RequestError:
+            raise ValueError(f"{REVISIONS}, or a table") from None
+    return value
+
+
+class ModelSection(Strict):
+    """One model's checkpoints, or with `seeds` one a seed, {seed} in `model` and `source` being replaced.
+
+    evaluations: a CSV of losses or benchmark results by revision, shown beside E. base: the checkpoints are LoRA adapters, and
+    each is merged into this model, at base_revision (`open_source`).
+    """
+
+    suite: Name
+    model: str
+    source: str = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    revisions: AnyRevisions = "all"
+    evaluations: str | None = None
+    base: Annotated[str, Field(min_length=1)] | None = None
+    base_revision: Annotated[str, Field(min_length=1)] | None = None
+
+    _revisions = field_validator("revisions")(_checked_revisions)
+
+    @field_validator("model")
+    @classmethod
+    def _fit_for_file_names(cls, value):
+        if not _NAME_OF_SEEDS.match(value):
+            raise ValueError("letters, digits, dots, underscores and single hyphens make a model's name")
+        return value
+
+    @model_validator(mode="after")
+    def _revision_of_a_base(self):
+        if self.base_revision is not None and self.base is None:
+            raise ValueError("base_revision is of a base; name the base too")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_have_a_place(self):
+        if self.seeds is None:
+            if SEED in self.model:
+                raise ValueError("{seed} in model needs seeds = [1, 2, ...]")
+        elif SEED not in self.model or SEED not in self.source:
+            raise ValueError("seeds needs {seed} in model and in source")
+        elif len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("give distinct seeds")
+        return self
+
+    def each(self) -> Iterator["ModelSection"]:
+        """Itself, or one model a seed."""
+        for seed in self.seeds or ():
+            replaced = {
+                name: value.replace(SEED, str(seed))
+                for name in ("model", "source", "evaluations", "base", "base_revision")
+                if (value := getattr(self, name)) is not None
+            }
+            yield self.model_copy(update=replaced | {"seeds": None})
+        if self.seeds is None:
+            yield self
+
+    def opened(self) -> Source:
+        """Where the checkpoints are. Raises RequestError."""
+        return open_source(self.source, self.base, self.base_revision)
+
+    def selection(self) -> chosen.Selection | None:
+        """By which revisions are chosen, where they are not "all" or listed by name."""
+        if isinstance(self.revisions, RevisionsKey):
+            return self.revisions.selection()
+        if isinstance(self.revisions, str) and self.revisions != "all":
+            return chosen.Selection(chosen.RevisionPattern(self.revisions))
+        return None
+
+    def chosen(self, source: Source) -> list[tuple[str, int | None]]:
+        """(revision, step) of the checkpoints that are asked for, in step order. Raises RequestError."""
+        if (selection := self.selection()) is not None:
+            return selection.chosen(_named(source, selection))
+        names = source.revisions() if self.revisions == "all" else in_step_order(self.revisions)
+        return [(name, source.step_of(name)) for name in names]
+
+    def siblings(self, source: Source) -> list[tuple[str, int | None]]:
+        """(revision, step) of everything the source has beside: what the audit compares with."""
+        selection = self.selection()
+        if selection is not None and selection.pattern is not None:
+            steps = chosen.Selection(selection.pattern)
+            try:
+                return steps.chosen(source.names())
+            except RequestError:  # none is there: of those that are asked for it is said
+                return []
+        return [(name, source.step_of(name)) for name in source.revisions()]
+
+
+def _named(source: Source, selection: chosen.Selection) -> list[str]:
+    """What a selection chooses from: a pattern says by itself which names are revisions'."""
+    return source.revisions() if selection.pattern is None else source.names()
+
+
+class SuiteSection(Strict):
+    """A published suite: its models, or some of them, at its revisions, or some of them."""
+
+    preset: Literal["pythia", "pythia-deduped", "polypythias", "olmo", "olmo-2"]
+    models: list[str] | None = Field(default=None, min_length=1)
+    revisions: RevisionsKey | None = None
+
+    @model_validator(mode="after")
+    def _known_models(self):
+        known = [repository.split("/")[1] for repository in suites.SUITES[self.preset].repositories]
+        for name in self.models or ():
+            if name not in known:
+                raise ValueError(f"{self.preset} has no model {name}; it has {', '.join(known)}")
+        if self.models is not None and len(set(self.models)) != len(self.models):
+            raise ValueError("give distinct models")
+        return self
+
+    def each(self) -> Iterator[ModelSection]:
+        suite = suites.SUITES[self.preset]
+        for repository in suite.repositories:
+            name = repository.split("/")[1]
+            if self.models is None or name in self.models:
+                yield ModelSection(suite=suite.name, model=name, source=repository, revisions=self._revisions_of(suite))
+
+    def _revisions_of(self, suite: suites.Suite) -> RevisionsKey:
+        """The suite's own, or those asked for among them."""
+        own, known = suite.revisions.pattern, suite.revisions.steps
+        given = {} if self.revisions is None else self.revisions.model_dump(by_alias=True, exclude_defaults=True)
+        narrowed = RevisionsKey(**({"pattern": own.text} | given))
+        if known is None or narrowed.pattern != own.text or narrowed.steps is not None:
+            return narrowed
+        # Among the steps that there should be, so that an absent one is missed.
+        chosen_steps = narrowed.selection().chosen([own.name_of(step) for step in known])
+        return RevisionsKey(pattern=own.text, steps=[step for _, step in chosen_steps])

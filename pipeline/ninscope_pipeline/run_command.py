@@ -1,0 +1,120 @@
+"""What `ninscope run` does, from the name of a DAG file to the last line it prints."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ninscope.checkpoints.traffic import Fetched, counted
+from ninscope.errors import InterruptedRun, RequestError
+from ninscope_pipeline import display
+from ninscope_pipeline.execution.workers import at_work, connected_to
+from ninscope_pipeline.figures import STAGE as FIGURES
+from ninscope_pipeline.forecast import bytes_to_fetch
+from ninscope_pipeline.opened_run import open_run
+from ninscope_pipeline.outcome import Outcome
+from ninscope_pipeline.prepared_run import finish, perform, prepare, start
+from ninscope_pipeline.request.cluster import QUEUES, job_class_of
+from ninscope_pipeline.request.dagfile import Dag, load_dag
+from ninscope_pipeline.shipped import shipped_dags
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import JobId
+from ninscope_pipeline.summary import notes_of, problems_of, stage_problems, summary_line
+from ninscope_pipeline.tables import STAGE as TABLES
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Say = Callable[[str], None]
+
+
+def dag_path(text: str) -> Path:
+    """A DAG file, or the one of that name that ships with ninscope. Raises RequestError."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_dags()
+    if text in shipped:
+        return shipped[text]
+    raise RequestError(f"{text}: no such DAG file; these ship with ninscope: {', '.join(shipped)}")
+
+
+def run_dag(
+    dag_file: Path,
+    runs_dir: Path,
+    say: Say,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    trust_duplicates: bool = False,
+) -> int:
+    """Run a DAG file and tell of it; returns the exit code. say: prints a line that is not a result.
+
+    scheduler, workers: instead of what [cluster] says. Raises RequestError, InterruptedRun, and what stops a run midway.
+    """
+    dag = load_dag(dag_file)
+    if trust_duplicates:
+        dag = dag.trusting_duplicates()
+    cluster = dag.cluster.overridden(scheduler, workers)
+    dag = dag.model_copy(update={"cluster": cluster})
+    if cluster.kind != "address":
+        if cluster.kind in QUEUES:
+            job_class_of(cluster.kind)  # before anything is done: what it takes is installed
+        return _run(dag, runs_dir, None, dry_run, say)
+    with connected_to(cluster, 1, runs_dir, say) as client:
+        return _run(dag, runs_dir, client, dry_run, say)
+
+
+def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, say: Say) -> int:
+    with display.working(f"locating the checkpoints of {dag.name}"), counted() as listing:
+        prepared = prepare(dag, runs_dir, client)
+    listed = prepared.listed
+    if dry_run:
+        with display.working(f"adding up what {dag.name} would fetch"):
+            to_fetch = bytes_to_fetch(prepared.plan)
+        display.show_plan(prepared, listed, to_fetch)
+        return 0
+    start(prepared)
+    outcomes: dict[JobId, Outcome] = {}
+    if listed:
+        try:
+            with display.job_progress(dag.name, [stage for stage, _ in listed]) as done:
+                if client is not None:
+                    from ninscope_pipeline.execution.dask_cluster import OnCluster
+
+                    outcomes = perform(prepared, OnCluster(client), done)
+                else:
+                    with at_work(dag.cluster, len(prepared.plan.to_run), prepared.folder.log, say) as executor:
+                        outcomes = perform(prepared, executor, done)
+        except KeyboardInterrupt:
+            reached = display.done_so_far(prepared)
+            raise InterruptedRun(f"interrupted: {reached}; the same command goes on from there") from None
+    else:
+        print(f"{dag.name}: everything is there already; nothing to run")
+    failed = {stage: outcome for (stage, _), outcome in outcomes.items() if _is_of_run(stage) and not outcome.ok}
+    for stage, outcome in failed.items():
+        say(f"{stage}: {outcome.message}")
+    if TABLES in failed or FIGURES in failed:
+        return 1
+    finish(prepared)
+    ended = [*(located.outcome for located in prepared.located), *outcomes.values()]
+    fetched = sum((outcome.fetched for outcome in ended), start=listing.fetched)
+    return _told(prepared.folder.root, fetched, say) or int(bool(failed))
+
+
+def _is_of_run(stage: str) -> bool:
+    """Whether a stage's failures are no single checkpoint's."""
+    return stage in (TABLES, FIGURES) or stages()[stage].follows_outcomes
+
+
+def _told(root: Path, fetched: Fetched, say: Say) -> int:
+    """Say what came of a finished run; the exit code says whether some checkpoints are not ok."""
+    result = open_run(root)
+    problems = problems_of(result.table("checkpoints"))
+    for problem in problems:
+        say(problem.line())
+    failed = stage_problems(result)
+    for line in (*failed, *notes_of(result)):
+        say(line)
+    display.show_fetched(fetched)
+    print(summary_line(result))
+    return int(bool(problems or failed))

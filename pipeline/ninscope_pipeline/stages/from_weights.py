@@ -1,0 +1,50 @@
+"""What stages that read a checkpoint's weights share: opening it, and seeing that its files are still those of the plan."""
+
+from typing import TypeVar
+
+from ninscope.architectures import Reading, architecture_of
+from ninscope.architectures.layout import Architecture
+from ninscope.checkpoints.tensors import Checkpoint
+from ninscope_pipeline.located import Located
+from ninscope_pipeline.outcome import OK, Outcome
+from ninscope_pipeline.request.analyses import DEFAULT, Analysis
+from ninscope_pipeline.stages.stage import Job, Stage
+from ninscope_pipeline.storing.store import ArtefactStore
+
+W = TypeVar("W")
+
+
+class WeightsStage(Stage[W]):
+    """A stage whose jobs read the weights of `job.checkpoint`."""
+
+    def check_unchanged(self, store: ArtefactStore, job: Job[W]) -> None:
+        checkpoint = checkpoint_of(job)
+        checkpoint.opened().check_unchanged(checkpoint.identity)
+
+
+def checkpoint_of(job: Job) -> Located:
+    """The checkpoint whose weights the job reads."""
+    if job.checkpoint is None:
+        raise ValueError(f"the job {job.label} of the stage {job.stage} is of no checkpoint")
+    return job.checkpoint
+
+
+def opened(job: Job, reading: Reading) -> tuple[Checkpoint, Architecture]:
+    """The job's checkpoint, ready to be read, and its wiring. Raises CheckpointError."""
+    located = checkpoint_of(job)
+    checkpoint = located.opened().open(located.revision, located.identity)
+    return checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, reading)
+
+
+def label_of(located: Located, analysis: Analysis) -> str:
+    """What a user reads for an analysis of a checkpoint."""
+    label = f"{located.suite}/{located.model} {located.revision}"
+    return label if analysis.variant == DEFAULT else f"{label} {analysis.variant}"
+
+
+def reading_outcome(located: Located, reading: Reading) -> Outcome:
+    """Why a checkpoint cannot be read in this way; ok where it can."""
+    if not located.outcome.ok:
+        return located.outcome
+    outcome = located.wired(reading).outcome
+    return outcome if not outcome.ok else OK

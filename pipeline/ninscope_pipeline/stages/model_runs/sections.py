@@ -1,0 +1,133 @@
+"""What the sections [[finetune]] and [[activations]] share: which checkpoints are run, and on which examples."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ninscope.errors import RequestError
+from ninscope.neurons.finetuning.recipe import MOST_THREADS
+from ninscope.neurons.tasks.forecast_settings import ForecastSettings
+from ninscope.neurons.tasks.settings import GlueSettings, ImageSettings, LanguageSettings, TextSettings
+from ninscope_pipeline.request.models import NAME, Name, Strict
+
+# The kind of a task -> its settings, whose fields are the other keys of the table.
+TASKS = {
+    "text_classification": TextSettings, "glue": GlueSettings, "language_modelling": LanguageSettings,
+    "image_classification": ImageSettings, "forecasting": ForecastSettings,
+}  # fmt: skip
+# Keys of a task that name files, by its kind; a tokenizer is a path where there is one.
+_PATHS = {
+    "text_classification": ("train", "held_out"), "glue": ("folder",), "language_modelling": ("train", "held_out"),
+    "image_classification": ("folder",), "forecasting": ("root",),
+}  # fmt: skip
+
+TaskSettings = TextSettings | GlueSettings | LanguageSettings | ImageSettings | ForecastSettings
+ModelRunRevisions = Literal["all", "last"] | list[Annotated[str, Field(min_length=1)]]
+Layers = str | list[Annotated[str, Field(min_length=1)]]
+
+
+def task_of(table: Mapping[str, Any]) -> TaskSettings:
+    """The settings that the table `task` describes. Raises RequestError: no such kind or key, or what the settings raise."""
+    kind = table.get("kind")
+    if kind not in TASKS:
+        raise RequestError(f"task.kind is {kind!r}; one of {', '.join(TASKS)}")
+    known = {field.name for field in fields(TASKS[kind])}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key != "kind"}
+    if unknown := sorted(given.keys() - known):
+        raise RequestError(f"task.{unknown[0]}: no such key of {kind}; there are {', '.join(sorted(known))}")
+    try:
+        return TASKS[kind](**given)
+    except TypeError:  # an argument that has no default
+        absent = sorted(
+            field.name
+            for field in fields(TASKS[kind])
+            if field.name not in given and field.default is field.default_factory
+        )
+        raise RequestError(f"task.{', task.'.join(absent)}: needed by {kind}; add it") from None
+
+
+def with_paths(sections: Any, folder: Path) -> Any:
+    """A section, or a list of them, with the paths of its tasks from `folder`; what is wrong is left for the checks."""
+    return (
+        [_placed(section, folder) for section in sections] if isinstance(sections, list) else _placed(sections, folder)
+    )
+
+
+def _placed(section: Any, folder: Path) -> Any:
+    task = section.get("task") if isinstance(section, dict) else None
+    if not isinstance(task, dict):
+        return section
+    changed: dict[str, Any] = {}
+    for key in _PATHS.get(task["kind"], ()) if isinstance(task.get("kind"), str) else ():
+        value = task.get(key)
+        if isinstance(value, str) and value:
+            changed[key] = _absolute(value, folder)
+        elif isinstance(value, list) and all(isinstance(name, str) for name in value):
+            changed[key] = [_absolute(name, folder) for name in value]
+    tokenizer = task.get("tokenizer")
+    if isinstance(tokenizer, str) and tokenizer not in ("", "bytes") and Path(_absolute(tokenizer, folder)).is_dir():
+        changed["tokenizer"] = _absolute(tokenizer, folder)
+    return section | {"task": task | changed}
+
+
+def _absolute(text: str, folder: Path) -> str:
+    try:
+        return str((folder.resolve() / Path(text).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError):
+        return text
+
+
+class ModelRunSection(Strict):
+    """What both sections have: of which checkpoints, and on which examples. task: as `task_of` takes it."""
+
+    suite: Name | None = None
+    model: Name | None = None
+    revisions: ModelRunRevisions = "all"
+    task: dict[str, Any]
+    batch_size: int = 32
+    layers: Layers = "middle:4"
+    neurons: Literal["features", "positions"] = "features"
+    epsilon: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @field_validator("task")
+    @classmethod
+    def _makes_sense(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            name = task_of(value).name
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        if not re.fullmatch(NAME, name):
+            raise ValueError(
+                f"the task is called {name!r}, which cannot be part of a file's name; give it another (task.name)"
+            )
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _names_some(cls, value: Layers) -> Layers:
+        if not value:
+            raise ValueError('give "middle:4", "all", or names of modules')
+        return value
+
+    @property
+    def settings(self) -> TaskSettings:
+        return task_of(self.task)
+
+
+def check_tasks_differ(name: str, sections: Sequence["ModelRunSection"]) -> None:
+    """Raises ValueError where two sections have the same task of one model: no table could tell them apart.
+
+    name: of the section.
+    """
+    seen = set()
+    for section in sections:
+        task = section.settings.name
+        if (section.suite, section.model, task) in seen:
+            raise ValueError(f"two of [[{name}]] have the task {task} of one model; tell them apart by task.name")
+        seen.add((section.suite, section.model, task))

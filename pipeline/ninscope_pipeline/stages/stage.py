@@ -1,0 +1,152 @@
+"""What a stage is: one object in one file that says everything about one kind of result.
+
+It names its section of the DAG file, makes jobs of what was asked, does their work, and turns stored results into tables and
+figures. The plan, the graph, status, dry run, forecast of bytes, tables, figures and clearing walk `registry.stages()` and know no
+stage by name. Rejected: decorated functions (a stage has too many sides for one function) and one class per side (what changes
+together would stand apart).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from ninscope_pipeline.located import Located
+from ninscope_pipeline.outcome import Outcome
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from ninscope_pipeline.figures import FigureTables
+    from ninscope_pipeline.opened_run import Run
+    from ninscope_pipeline.plan import Request
+    from ninscope_pipeline.request.dagfile import Dag
+    from ninscope_pipeline.results import Results
+
+W = TypeVar("W")
+
+JobId = tuple[str, str]  # a stage's name and a content key
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stage's section of the DAG file.
+
+    key: its name there. type: what pydantic checks it by (a Strict model, `Model | None`, or `list[Model]`). default: where the
+    file has none. with_paths: takes the raw value and the DAG file's folder, and makes relative paths absolute.
+    """
+
+    key: str
+    type: Any
+    default: Any
+    with_paths: Callable[[Any, Path], Any] = lambda value, folder: value
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that a stage fills.
+
+    columns: pandas types by column, after the key columns suite, model, revision, step. rows: makes them from the stored results;
+    a row holds the key columns too, and what it leaves out is missing. It may also return a DataFrame.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    rows: "Callable[[Results], Iterable[Row] | pd.DataFrame]"
+
+
+@dataclass(frozen=True)
+class Job(Generic[W]):
+    """One artefact that is asked for: where it will be stored, and what it is made from.
+
+    stage, key: where. key is empty where it is known that nothing can be made; `known` then says why. label: what a user reads.
+    work: what the stage needs to make it; small, and it can be pickled. needs: jobs whose artefacts it reads; if one fails, so
+    does this. checkpoint: whose weights it is made from, if it is one checkpoint. name: what the checkpoint's tables call it
+    ("exact", "transfer-coth sampled", "nulls"). asked: False for a job that runs only where another one needs it (a part of an
+    analysis). known: its outcome as far as it is known before it runs.
+    """
+
+    stage: str
+    key: str
+    label: str
+    work: W
+    needs: tuple[JobId, ...] = ()
+    checkpoint: Located | None = None
+    name: str = ""
+    asked: bool = True
+    known: Outcome = field(default=Outcome())
+
+    @property
+    def id(self) -> JobId:
+        return self.stage, self.key
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Bytes that a job fetches from a Hub. shared_as: jobs with the same one fetch them once between them."""
+
+    bytes: int
+    shared_as: Hashable = None
+
+
+class Stage(ABC, Generic[W]):
+    """One kind of result. Override what differs.
+
+    name: of its folder in the store. title: what a user reads ("exact spectra"). version: part of every content key; raise it when
+    the same input gives another result. judges_checkpoints: whether a failure of its jobs is the checkpoint's own, and so is told
+    by the table `checkpoints`. follows_outcomes: its jobs are made again once it is known what became of the other stages' jobs.
+    runs_models: its work is not numba's, so it has a process of its own where others share one.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    version: ClassVar[int]
+    section: ClassVar[Section | None] = None
+    judges_checkpoints: ClassVar[bool] = False
+    follows_outcomes: ClassVar[bool] = False
+    runs_models: ClassVar[bool] = False
+    tables: ClassVar[tuple[Table, ...]] = ()
+
+    def check(self, dag: "Dag") -> None:
+        """Raises ValueError where this stage's section and the rest of the DAG file contradict each other."""
+
+    @abstractmethod
+    def jobs(self, request: "Request") -> Iterable[Job[W]]:
+        """What was asked of this stage, in the order of the tables. Raises RequestError."""
+
+    @abstractmethod
+    def make(self, store: ArtefactStore, job: Job[W]) -> Artefact:
+        """The work of one job. Raises CheckpointError (nonfinite is stored, and not tried again), RequestError, StoreError."""
+
+    def check_unchanged(self, store: ArtefactStore, job: Job[W]) -> None:
+        """Raises where what the job was planned for has changed meanwhile; called before anything is stored."""
+
+    def is_superseded(self, store: ArtefactStore, job: Job[W]) -> bool:
+        """Whether the job has become useless since it was planned."""
+        return False
+
+    def made(self, store: ArtefactStore, job: Job[W]) -> None:
+        """Called after the artefact is stored."""
+
+    def need_failed(self, store: ArtefactStore, job: Job[W], failure: Outcome) -> None:
+        """Called where a job that this one needs has failed."""
+
+    def fetch(self, job: Job[W]) -> Fetch | None:
+        """What the job fetches from a Hub, if anything. It may read headers. Raises CheckpointError, RequestError."""
+        return None
+
+    def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
+        """(file name, figure) of everything that this stage draws."""
+        yield from ()
+
+    def problems(self, run: "Run") -> list[str]:
+        """A line for everything of a finished run that failed and that the table `checkpoints` does not tell."""
+        return []
+
+    def clear(self, store: ArtefactStore, jobs: Sequence[Job[W]], alone: bool) -> None:
+        """Delete what is of no more use after a run. jobs: this stage's, of the run. alone: no other run is at work there."""

@@ -1,0 +1,150 @@
+"""The tables of a run: what is known, one fact a row, rebuilt whole from artefacts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from ninscope_pipeline.outcome import Outcome, attempt
+from ninscope_pipeline.plan import Request
+from ninscope_pipeline.results import Results, checkpoint_results
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import Row, Table
+from ninscope_pipeline.storing.keys import content_key
+from ninscope_pipeline.storing.manifest import write_files
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
+
+STAGE = "tables"  # as which a run tells of them
+VERSION = 6
+
+KEYS = {"suite": "string", "model": "string", "revision": "string", "step": "Int64"}
+
+
+def _checkpoint_rows(results: Results) -> Iterator[Row]:
+    trust = results.request.dag.emergence.trust_duplicates
+    alone = len(results.request.analyses) == 1
+    for checkpoint in results.checkpoints:
+        located, standing = checkpoint.located, checkpoint.standing(trust)
+        said: dict[str, list[str]] = {}
+        for analysis in results.request.analyses:
+            if checkpoint.outcomes[analysis.name].ok:
+                message = results.measurement(checkpoint.jobs[analysis.name].id).message
+                if message:
+                    said.setdefault(message, []).append(analysis.name)
+        notes = [note if alone else f"{', '.join(names)}: {note}" for note, names in said.items()]
+        if standing.ok and standing.message:
+            notes.append(standing.message)
+        yield checkpoint.row_keys | {
+            "content_sha256": located.content_sha256,
+            "parameters": located.parameters,
+            "bytes": located.bytes,
+            "status": standing.status,
+            "message": "; ".join(notes) if standing.ok else standing.message,
+        }
+
+
+def _benchmark_rows(results: Results) -> Iterator[Row]:
+    for (suite, model), evaluations in zip(results.request.by_model(), results.request.evaluations, strict=True):
+        for evaluation in evaluations:
+            yield {"suite": suite, "model": model, **evaluation.as_dict()}
+
+
+_OWN = (
+    Table(
+        "checkpoints",
+        {"content_sha256": "string", "parameters": "Int64", "status": "string", "message": "string", "bytes": "Int64"},
+        _checkpoint_rows,
+    ),
+    Table("benchmarks", {"task": "string", "metric": "string", "value": "float64"}, _benchmark_rows),
+)
+
+
+def all_tables() -> dict[str, Table]:
+    """Every table of a run by name: those of no stage, then those of the stages."""
+    tables = (*_OWN, *(table for stage in stages().values() for table in stage.tables))
+    return {table.name: table for table in tables}
+
+
+def tables_key(request: Request) -> str:
+    """Content key of the tables. Parts of it are named as when they were first written, so that tables stay current."""
+    trust = request.dag.emergence.trust_duplicates
+    results = checkpoint_results(request)
+    rows = [
+        [
+            *checkpoint.row_keys.values(),
+            checkpoint.located.content_sha256,
+            [
+                (standing := checkpoint.standing(trust)).status,
+                standing.message,
+                checkpoint.located.no_e,
+                checkpoint.located.otherwise_wired,
+            ],
+            {
+                name: [checkpoint.jobs[name].key if outcome.ok else None, outcome.status, outcome.message]
+                for name, outcome in checkpoint.outcomes.items()
+            },
+        ]
+        for checkpoint in results
+    ]
+    emerged = {
+        job.key: None for stage in stages().values() if stage.follows_outcomes for job in request.jobs_of(stage.name)
+    }
+    return content_key(
+        STAGE,
+        VERSION,
+        rows=rows,
+        emerged=list(emerged),
+        studies=_other_jobs(request),
+        evaluations=[[evaluation.as_list() for evaluation in evaluations] for evaluations in request.evaluations],
+        nodes_per_layer=_nodes_per_layer(request),
+    )
+
+
+def _other_jobs(request: Request) -> list[list]:
+    """Of jobs that have rows of their own, what the tables depend on."""
+    described = []
+    for stage in stages().values():
+        if stage.tables and not stage.judges_checkpoints and not stage.follows_outcomes:
+            for job in request.jobs_of(stage.name):
+                outcome = request.outcome(job)
+                described.append([job.stage, job.key or None, job.label, outcome.status, outcome.message])
+    return described
+
+
+def _nodes_per_layer(request: Request) -> dict[str, Any]:
+    numbers: dict[str, Any] = {analysis.name: analysis.parameters.nodes_per_layer for analysis in request.analyses}
+    for stage in stages().values():
+        if stage.judges_checkpoints and stage.section is not None and request.jobs_of(stage.name):
+            numbers[stage.name] = "all"
+    return numbers
+
+
+def store_tables(folder: RunFolder, request: Request) -> Outcome:
+    """Write every table. What jobs could not make is rows with their status."""
+
+    def work() -> None:
+        tables = make_tables(folder, request)
+        files = {f"{name}.parquet": parquet_bytes(table) for name, table in tables.items()}
+        write_files(folder, folder.tables, tables_key(request), files)
+
+    return attempt(STAGE, "all", work)
+
+
+def make_tables(folder: RunFolder, request: Request) -> dict[str, pd.DataFrame]:
+    """All tables of a run by name, typed as their columns say, rows in the order of models, steps and analyses."""
+    results = Results(request, ArtefactStore(folder))
+    for table in all_tables().values():
+        results.tables[table.name] = _typed(table.rows(results), table.columns)
+    return results.tables
+
+
+def _typed(rows: Any, columns: Mapping[str, str]) -> pd.DataFrame:
+    types = KEYS | dict(columns)
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), columns=list(types))
+    return table.astype(types)[list(types)]
+
+
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    """The table as a Parquet file: the same table gives the same bytes."""
+    return table.to_parquet(index=False, engine="pyarrow", compression="zstd")
