@@ -78,7 +78,7 @@ def demo_folder(tmp_path_factory):
     before = Path.cwd()
     os.chdir(folder)
     try:
-        code, out, err = ninscope_command("demo")
+        code, out, err = ninscope_command("demo", "--workers", "1")
         assert code == 0, err
         assert "14 of 14 checkpoints ok" in out
         yield folder
