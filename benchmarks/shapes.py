@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-# blocks, width, heads (paper A, Table 1)
+# blocks, width, heads (NeuroMFA, Table 1)
 SHAPES = {
     "tiny": (2, 64, 4),
     "deep": (36, 512, 8),

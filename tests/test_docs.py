@@ -1,138 +1,260 @@
-"""README and docs say what is true: their code runs, their paths exist, their tables' columns are the real ones."""
+"""README and docs say what is true: their code runs, their links lead somewhere, their tables list the real keys and columns."""
 
+import contextlib
+import dataclasses
+import io
+import os
 import re
 import shlex
-import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 import ninscope
-from ninscope_pipeline.request.dagfile import load_dag
+from ninscope.architectures.described import Description
+from ninscope_pipeline.cli import main
+from ninscope_pipeline.request.dagfile import dag_type, load_dag
+from ninscope_pipeline.stages.model_runs.sections import TASKS
 from ninscope_pipeline.tables import all_tables
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-SAMPLING = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
-SUITES = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
-CLUSTER = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-NETWORKS = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
-MEMEL = (ROOT / "docs" / "memel.md").read_text(encoding="utf-8")
 PAGES = {
-    "docs/networks.md": NETWORKS,
-    "docs/memel.md": MEMEL,
-    "docs/suites.md": SUITES,
-    "docs/cluster.md": CLUSTER,
-    "docs/sampling.md": SAMPLING,
-    "README.md": README,
-    "docs/architecture.md": ARCHITECTURE,
-    "data/README.md": (ROOT / "data/README.md").read_text(),
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "data" / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
 }
+CLUSTER = "docs/cluster.md"  # needs a cluster: tests/pipeline/test_slurm.py runs its example
+ARCHITECTURES = "docs/architectures.md"  # its example is a module: tests/architectures/test_new_family.py runs it
+README_LINES = 120
 
 
-# All but what needs a cluster, which is tested by itself.
-HERE = "\n".join(text for page, text in PAGES.items() if page != "docs/cluster.md")
+def blocks(language: str, *without: str) -> list:
+    """Fenced code of all pages in order, as pytest parameters named by page and number."""
+    return [
+        pytest.param(code, id=f"{page}-{number}")
+        for page, text in PAGES.items()
+        if page not in without
+        for number, code in enumerate(re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL), 1)
+    ]
 
 
-def blocks(language: str) -> list[str]:
-    """Of every page, in the order of PAGES."""
-    return re.findall(rf"```{language}\n(.*?)```", HERE, flags=re.DOTALL)
+def commands(page: str, program: str = "ninscope") -> list[str]:
+    """The commands of a page: indented lines that begin with the program's name."""
+    return [line.strip() for line in PAGES[page].splitlines() if re.match(rf"    {program} (?!:)", line)]
+
+
+def ninscope_command(*arguments: str) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of `ninscope ARGUMENTS`, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def help_of(name: str) -> str:
+    """What `ninscope NAME --help` prints, in one wide line an option."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        code, out, err = ninscope_command(name, "--help")
+    assert code == 0, err
+    return out
 
 
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
-    """A folder like the repository's root after `make demo`: runs/demo beside data/ and dags/."""
+    """A folder like the repository's root after `make demo`: runs/demo beside data/ and dags/. It is the working folder."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("data", "dags"):
         (folder / name).symlink_to(ROOT / name)
-    done = subprocess.run(
-        [sys.executable, "-m", "ninscope_pipeline.cli", "demo"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "14 of 14 checkpoints ok" in done.stdout
-    return folder
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        code, out, err = ninscope_command("demo", "--workers", "1")
+        assert code == 0, err
+        assert "14 of 14 checkpoints ok" in out
+        yield folder
+    finally:
+        os.chdir(before)
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_in_the_pages_runs(demo_folder, number):
-    done = subprocess.run(
-        [sys.executable, "-c", blocks("python")[number]], cwd=demo_folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+@pytest.mark.parametrize("code", blocks("python", ARCHITECTURES))
+def test_python_in_the_pages_runs(demo_folder, code, capsys):
+    assert Path.cwd() == demo_folder
+    exec(compile(code, "a page", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_commands_in_the_pages_run(demo_folder):
-    commands = [line.strip().split("#")[0] for line in HERE.splitlines() if line.startswith("    ninscope ")]
-    assert len(commands) >= 6
-    for command in commands:
-        arguments = shlex.split(command)[1:]
+    lines = dict.fromkeys(line.split("#")[0] for page in PAGES if page != CLUSTER for line in commands(page))
+    assert len(lines) >= 12
+    assert Path.cwd() == demo_folder
+    options: dict[str, set[str]] = {}
+    for command in lines:
+        name, *arguments = shlex.split(command)[1:]
+        options.setdefault(name, set()).update(option for option in arguments if option.startswith("--"))
         if "EleutherAI" in command or "pythia" in command:  # needs network; what it names must exist
-            assert load_dag(ROOT / "dags/pythia.toml") if "dags/pythia.toml" in command else True
-            arguments = [arguments[0], "--help"]
-        if "dags/memel.toml" in command or "dags/diffusion.toml" in command:  # minutes; tests/pipeline runs the like
+            assert "dags/pythia.toml" not in command or load_dag(ROOT / "dags/pythia.toml")
+            continue
+        if "adapter" in command:  # tests/pipeline/test_adapters_run.py makes one
+            continue
+        if name == "run":  # up to minutes; tests/pipeline runs the like
             arguments.append("--dry-run")
-        done = subprocess.run(
-            [sys.executable, "-m", "ninscope_pipeline.cli", *arguments],
-            cwd=demo_folder, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-    options = set(re.findall(r"--[a-z-]+", "\n".join(commands)))
-    helps = [
-        subprocess.run(
-            [sys.executable, "-m", "ninscope_pipeline.cli", name, "--help"],
-            capture_output=True, text=True, check=False, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
-        ).stdout
-        for name in ("measure", "run", "bias", "audit")
-    ]  # fmt: skip
-    for option in options:
-        assert any(option in text for text in helps), option
+        code, _, err = ninscope_command(name, *arguments)
+        assert code == 0, f"{command}: {err}"
+    for name, given in options.items():
+        text = help_of(name)
+        assert all(option in text for option in given), (name, given)
 
 
-@pytest.mark.parametrize("number", range(len(blocks("toml"))))
-def test_dag_files_in_the_pages_are_accepted(tmp_path, number):
-    (tmp_path / "mine.toml").write_text(blocks("toml")[number])
+@pytest.mark.parametrize("text", blocks("toml", CLUSTER))
+def test_dag_files_in_the_pages_are_accepted(tmp_path, text):
+    (tmp_path / "mine.toml").write_text(text)
     dag = load_dag(tmp_path / "mine.toml")
-    assert dag.name == "mine"
+    assert dag.name == tomllib.loads(text)["name"]
     assert dag.all_models()
 
 
-@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", CLUSTER, flags=re.DOTALL))
-def test_the_dag_files_of_the_cluster_page_are_accepted(tmp_path, example):
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", PAGES[CLUSTER], flags=re.DOTALL))
+def test_the_dag_files_of_the_cluster_page_are_accepted(tmp_path, text):
     """By dask-jobqueue's own classes; the first is run on a real SLURM in tests/pipeline/test_slurm.py."""
-    (tmp_path / "mine.toml").write_text(example)
+    (tmp_path / "mine.toml").write_text(text)
     assert load_dag(tmp_path / "mine.toml").cluster.kind in ("slurm", "pbs", "address")
 
 
 def test_the_commands_of_the_cluster_page_know_their_options():
-    commands = re.findall(r"^    ((?:ninscope|dask) (?!:).*)$", CLUSTER, flags=re.MULTILINE)
-    programs = {"ninscope": ("-m", "ninscope_pipeline.cli"), "dask": ("-m", "dask")}
-    asked = {}
-    for command in commands:
-        program, name, *arguments = shlex.split(command, comments=True)
-        asked.setdefault((program, name), set()).update(a for a in arguments if a.startswith("--"))
-    assert {name for _, name in asked} == {"run", "status", "scheduler", "worker"}
-    for (program, name), options in asked.items():
-        known = subprocess.run(
-            [sys.executable, *programs[program], name, "--help"],
-            capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
-        ).stdout  # fmt: skip
-        assert all(option in known for option in options), (program, name)
+    from distributed.cli import dask_scheduler, dask_worker
+
+    of_dask = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}
+    options: dict[tuple[str, str], set[str]] = {}
+    for program in ("ninscope", "dask"):
+        for command in commands(CLUSTER, program):
+            _, name, *arguments = shlex.split(command, comments=True)
+            options.setdefault((program, name), set()).update(a for a in arguments if a.startswith("--"))
+    assert {name for _, name in options} == {"run", "status", "scheduler", "worker"}
+    for (program, name), given in options.items():
+        if program == "ninscope":
+            text = help_of(name)
+            assert all(option in text for option in given), (program, name)
+        else:
+            known = {option for parameter in of_dask[name].params for option in parameter.opts}
+            assert given <= known, (program, name)
 
 
-def test_the_tables_in_the_readme_have_these_columns():
-    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (.*) \|$", README, flags=re.MULTILINE))
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= README_LINES
+
+
+def test_the_tables_page_has_these_columns():
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (.*,.*) \|$", PAGES["docs/tables.md"], flags=re.MULTILINE))
     assert set(rows) == set(all_tables())
     for table, text in rows.items():
         assert re.sub(r"\([^)]*\)", "", text).replace(" ", "").split(",") == list(all_tables()[table].columns)
 
 
+# --- the keys of a DAG file --------------------------------------------------------------------------------------------
+REQUIRED = object()
+
+
+def listed_keys() -> dict[str, dict[str, object]]:
+    """Key -> default by heading of docs/dag-files.md: None where there is none, REQUIRED, or the TOML value of the cell."""
+    sections: dict[str, dict[str, object]] = {}
+    heading = ""
+    for line in PAGES["docs/dag-files.md"].splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif row := re.match(r"\| `(\w+)` \| `(.+?)` \| \S", line):
+            key, default = row.groups()
+            assert key not in sections.setdefault(heading, {}), (heading, key)
+            special = {"required": REQUIRED, "none": None}
+            value = special[default] if default in special else tomllib.loads(f"x = {default}")["x"]
+            sections[heading][key] = value
+    return sections
+
+
+def plain(value: object) -> object:
+    """A default as TOML would give it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(by_alias=True)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def keys_of(section: type) -> dict[str, object]:
+    """Key -> default of a section's class: a pydantic model, or a dataclass."""
+    if issubclass(section, BaseModel):
+        return {
+            field.alias or name: REQUIRED
+            if field.is_required()
+            else plain(field.get_default(call_default_factory=True))
+            for name, field in section.model_fields.items()
+        }
+    missing = dataclasses.MISSING
+    return {
+        field.name: REQUIRED if field.default is missing and field.default_factory is missing else plain(field.default)
+        for field in dataclasses.fields(section)
+    }
+
+
+def section_classes() -> dict[str, type]:
+    """The class of every section of a DAG file, by its heading in docs/dag-files.md."""
+    found = {}
+    for name, field in dag_type().model_fields.items():
+        candidates = (field.annotation, *get_args(field.annotation))
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if model is not None:
+            found[f"[[{name}]]" if field.annotation == list[model] else f"[{name}]"] = model
+    return found
+
+
+def test_the_page_of_dag_files_has_every_section():
+    sections = section_classes()
+    assert {"[[models]]", "[[suites]]", "[analysis]", "[[variants]]", "[nulls]", "[emergence]", "[cluster]"} <= set(
+        sections
+    )
+    described = {f"architecture.{name}" for name in ("blocks", "layers", "links")}
+    tasks = {f'task.kind = "{kind}"' for kind in TASKS}
+    assert set(listed_keys()) - {"The file itself"} == {*sections, "[architecture]", *described, *tasks}
+
+
+@pytest.mark.parametrize("heading", section_classes())
+def test_the_page_of_dag_files_has_every_key_with_its_default(heading):
+    listed = listed_keys()
+    expected = keys_of(section_classes()[heading])
+    if heading == "[[variants]]":  # its other keys are those of [analysis]
+        of_analysis = set(listed["[analysis]"])
+        assert of_analysis <= set(expected)
+        expected = {key: default for key, default in expected.items() if key not in of_analysis}
+    assert listed[heading] == expected
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_page_of_dag_files_has_every_key_of_a_task(kind):
+    assert listed_keys()[f'task.kind = "{kind}"'] == keys_of(TASKS[kind])
+
+
+def test_the_page_of_dag_files_has_every_key_of_an_architecture():
+    listed = listed_keys()
+    whole = {key: default for key, default in keys_of(Description).items() if key != "unknown_only"}
+    assert listed["[architecture]"] == whole | {"override": False}
+    for field in dataclasses.fields(Description):
+        if field.name in ("blocks", "layers", "links"):
+            entry = vars(sys.modules[Description.__module__])[re.search(r"Described\w+", str(field.type)).group()]
+            assert listed[f"architecture.{field.name}"] == keys_of(entry)
+
+
+# --- numbers, links and paths ------------------------------------------------------------------------------------------
 def test_the_numbers_of_the_sampling_page_are_measured():
     """Of the suite that ships; those of the random initialisation take longer to make."""
-    page = SAMPLING.split("## A random initialisation")[0]
+    page = PAGES["docs/sampling.md"].split("## A random initialisation")[0]
     written = re.findall(r"^\| (\w+) \| ([\d.]+)(?: ± ([\d.]+))? \| ([\d.]+).*? \| ([\d.]+).*? \|$", page, re.MULTILINE)
     table = ninscope.sampling_bias(ROOT / "data" / "stdlib-neox-500k")
     assert len(written) == len(table)
@@ -142,18 +264,94 @@ def test_the_numbers_of_the_sampling_page_are_measured():
         assert values == [f"{row.alpha0:.3f}", spread, f"{row.width:.3f}", f"{row.emergence:.3f}"]
 
 
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings of a page: lower case, letters, digits, hyphens and underscores, a hyphen for a space."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    names: dict[str, int] = {}
+    found = set()
+    for heading in re.findall(r"^#+ +(.*?) *$", prose, flags=re.MULTILINE):
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+        name = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        found.add(f"{name}-{names[name]}" if name in names else name)
+        names[name] = names.get(name, 0) + 1
+    return found
+
+
+def test_anchors_are_githubs():
+    assert anchors("# A `b_c` d, (E)\n## [[models]]\n# A `b_c` d, (E)\n```toml\n# no heading\n```\n") == {
+        "a-b_c-d-e", "models", "a-b_c-d-e-1",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
-        if not target.startswith("http"):
-            assert (ROOT / page).parent.joinpath(target).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file.read_text(encoding="utf-8")), target
 
 
-def test_paths_in_the_architecture_exist():
-    named = set(re.findall(r"`((?:[\w-]+/)+[\w.-]+\.(?:py|toml))`", ARCHITECTURE))
-    assert len(named) > 15
+def test_anchors_that_code_cites_are_in_the_pages():
+    cited = {
+        match.groups()
+        for folder in ("src", "pipeline", "tests", "dags", "benchmarks")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".toml")
+        for match in re.finditer(r"(docs/[a-z-]+\.md)(?:#([\w-]+))?", path.read_text(encoding="utf-8"))
+    }
+    assert {"docs/method.md"} <= {page for page, _ in cited}
+    for page, anchor in cited:
+        assert page in PAGES, page
+        assert not anchor or anchor in anchors(PAGES[page]), (page, anchor)
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_every_page_is_linked_from_the_readme(page):
+    assert page == "README.md" or f"]({page})" in PAGES["README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_sentence_begins_with_of(page):
+    prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    assert not re.findall(r"(?:^|[.:!?] |\| |- )Of .*", prose, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("page", "least"), [("docs/architecture.md", 16), ("docs/method.md", 10)])
+def test_paths_in_the_pages_exist(page, least):
+    named = set(re.findall(r"`((?:[\w-]+/)+[\w.-]*)`", PAGES[page]))
+    assert len(named) >= least
     for path in named:
         assert (ROOT / path).exists() or (ROOT / "src" / "ninscope" / path).exists(), path
+
+
+def test_the_changelog_ends_with_this_version():
+    releases = re.findall(r"^## (\S+)(?: - (\d{4}-\d\d-\d\d))?$", PAGES["CHANGELOG.md"], flags=re.MULTILINE)
+    assert releases[0] == ("Unreleased", "")
+    assert releases[1][0] == ninscope.__version__
+    assert all(date for _, date in releases[1:])
+
+
+def test_the_citation_names_the_authors_and_the_papers():
+    """CITATION.cff 1.2.0: the keys that its schema requires, and the papers that docs/method.md names."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == [{"name": "The ninscope authors"}]
+    page = " ".join(PAGES["docs/method.md"].split())
+    for paper in citation["references"]:
+        assert paper["title"] in page
+        assert all(f"{author['given-names']} {author['family-names']}" in page for author in paper["authors"])
+
+
+def test_the_hooks_of_pre_commit_are_local():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    entries = [hook["entry"] for repository in hooks for hook in repository["hooks"]]
+    assert [entry.split()[0] for entry in entries] == [".venv/bin/ruff", ".venv/bin/ruff", ".venv/bin/mypy"]
 
 
 def test_no_file_is_too_long_to_read():

@@ -1,7 +1,7 @@
 """How sampling changes what is measured: alpha0, width and E against the number of neurons taken from each layer.
 
-The paper takes the sampled network for the whole one (A, Eq. 28); METHOD section 2 has it that values depend on the sample's
-size. This measures it on a checkpoint: samples of every size and the whole network, all from one pass over the weights.
+NeuroMFA takes the sampled network for the whole one (Eq. 28), but values depend on the sample's size (docs/method.md#sampling).
+This measures it on a checkpoint: samples of every size and the whole network, all from one pass over the weights.
 """
 
 from collections.abc import Sequence

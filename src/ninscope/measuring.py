@@ -186,7 +186,7 @@ def measure(
     source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name").
     revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
     exact: every neuron and every weight, streamed, instead of samples; the default unless nodes_per_layer, samples or seed
-    are given. Sampled values depend on the number of neurons taken (METHOD section 2), the exact one is what they approach.
+    are given. Sampled values depend on the number of neurons taken (docs/method.md#sampling), the exact one is what they approach.
     base: of a source of LoRA adapters, the model (a folder, or a repository) that each is merged into; without it an adapter is
     measured alone. base_revision: which revision of it, where a folder has several; a repository is taken at "main".
     parameters: fields of `Parameters` (q, transfer, max_distance, min_degree, derivative, radii, per_node; nodes_per_layer,

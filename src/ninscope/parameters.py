@@ -22,7 +22,7 @@ PARTS = ("block", "kind", "layer")
 
 @dataclass(frozen=True)
 class Parameters:
-    """How a network is drawn and analysed; the defaults are the papers' (METHOD sections 1 to 3).
+    """How a network is drawn and analysed; the defaults are those of NeuroMFA's code (docs/method.md).
 
     nodes_per_layer: neurons sampled from each node layer, or "all", the exact analysis, which knows no samples and no seed.
     radii: "integer", whole distances of which those in (1, max_distance] count, or {"log": K}, K radii evenly spaced in ln d
@@ -30,7 +30,7 @@ class Parameters:
     part. per_node: keep the exact analysis's values of every single neuron. convolutions, wiring: as Reading; architecture: a
     description of the model (architectures.described), instead of what its config.json says. parts: also a spectrum of every
     "block", every "kind" (attention, mlp, ...) or every "layer" of the network. layers_crossed: how many weight blocks a path
-    may cross whose length counts as a distance; more than 1 only of samples (METHOD section 3; paper A, B.1).
+    may cross whose length counts as a distance; more than 1 only of samples (NeuroMFA, B.1).
     """
 
     nodes_per_layer: int | str = 64

@@ -156,7 +156,7 @@ def test_doubled_until_the_largest_layer_is_reached(tmp_path, steps, shape, size
 
 
 def test_sampling_does_change_what_is_measured(tmp_path):
-    """METHOD section 2: alpha0 grows with the number of neurons taken."""
+    """docs/method.md#sampling: alpha0 grows with the number of neurons taken."""
     folder = write_checkpoint(tmp_path / "final", neox_tensors(1, 128, 4, seed=1, dtype=np.float32))
     found = ninscope.sampling_bias(folder, nodes_per_layer=[16, 32, 64], samples=6)
     alpha0, spread = found["alpha0"].to_numpy(), found["alpha0_std"].to_numpy()

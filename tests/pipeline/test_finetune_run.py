@@ -74,7 +74,7 @@ def table(run: Path, name: str) -> pd.DataFrame:
 
 
 def emergence_between(alpha0, width, of):
-    """METHOD section 3, written out."""
+    """docs/method.md#degree-of-emergence, written out."""
     return width / of["width"] * math.log(of["alpha0"] / alpha0)
 
 

@@ -21,7 +21,7 @@ _PERCENTILES = (5, 25, 50, 75, 95)
 class NodeValues:
     """The neurons of one layer, one entry each, in the order of their numbers.
 
-    edges: int64, those that count; degree: float64, average weighted degree, the mean distance of these edges (paper A, 5.1),
+    edges: int64, those that count; degree: float64, average weighted degree, the mean distance of these edges (NeuroMFA, 5.1),
     NaN without any, and on a logarithmic grid: where no distance is too long, a mean is that of the few longest; dimension:
     float64, node fractal dimension (Eq. 26) over the radii of the analysis, 0 for nodes of min_degree edges or fewer, NaN
     where all edges share one radius; r2: float64, of its fit.

@@ -1,4 +1,4 @@
-"""Classical box covering of small undirected graphs: generalised dimensions D_q (paper A, A.1.2; Song, Havlin and Makse).
+"""Classical box covering of small undirected graphs: generalised dimensions D_q (NeuroMFA, A.1.2; Song, Havlin and Makse).
 
 A box of size l is a set of nodes whose pairwise distances are below l. Covering the graph with as few as can be found, for
 every size, gives N_B(l) ~ l^(-d_B), and with mu the share of nodes in a box, Z_q(l) = sum mu^q ~ (l/L)^tau(q), where L is the

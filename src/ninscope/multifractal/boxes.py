@@ -1,4 +1,4 @@
-"""Box growing: how many edges of each node fall at each radius (paper A, 4.2 and Algorithm 5, lines 3-11)."""
+"""Box growing: how many edges of each node fall at each radius (NeuroMFA, 4.2 and Algorithm 5, lines 3-11)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Degree of emergence of a checkpoint against the start of its training (METHOD section 3; paper A, Definition 4.7)."""
+"""Degree of emergence of a checkpoint against the start of its training (NeuroMFA, Definition 4.7)."""
 
 import math
 from typing import Protocol

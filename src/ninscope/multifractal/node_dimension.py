@@ -1,4 +1,4 @@
-"""Node fractal dimension: how a single node's box mass grows with its radius (METHOD section 3; paper A, Eq. 26)."""
+"""Node fractal dimension: how a single node's box mass grows with its radius (NeuroMFA, Eq. 26)."""
 
 import numpy as np
 from numba import njit

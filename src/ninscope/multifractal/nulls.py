@@ -1,4 +1,4 @@
-"""Null models (METHOD section 3): what the weights' distribution alone would give, without any structure.
+"""Null models (docs/method.md#null-models): what the weights' distribution alone would give, without any structure.
 
 The analysis sees of a matrix only how many weights of each column fall into each bin. So a null needs no weights: which
 counts a column gets when the matrix is shuffled, or drawn from a Gaussian, can be drawn directly, and is distributed exactly

@@ -1,7 +1,7 @@
 """Partition sums: everything a spectrum needs from a set of nodes, and additive over sets of nodes.
 
-Z[r, q] = sum_i p_i(r)^q and M[r, q] = sum_i p_i(r)^q ln p_i(r), p_i(r) = N_i(r) / N_i(d), over counted nodes (METHOD section
-3; paper A, Definition 4.3 and Algorithm 5; N counts the node itself, without which q < 0 diverges). N_i(d) is the node's own
+Z[r, q] = sum_i p_i(r)^q and M[r, q] = sum_i p_i(r)^q ln p_i(r), p_i(r) = N_i(r) / N_i(d), over counted nodes (NeuroMFA,
+Definition 4.3 and Algorithm 5; N counts the node itself, without which q < 0 diverges). N_i(d) is the node's own
 total, whatever other nodes hold, and every radius of the grid is summed, whether any node of the set has an edge there or
 not: so sums over blocks, tensors, shards and workers add up to the sums over all their nodes.
 """

@@ -1,4 +1,4 @@
-"""The multifractal spectrum of a network (METHOD section 3; paper A, 4.2, Algorithms 1, 2 and 5)."""
+"""The multifractal spectrum of a network (NeuroMFA, 4.2, Algorithms 1, 2 and 5)."""
 
 import math
 from collections.abc import Sequence
@@ -144,7 +144,7 @@ def spectrum_from_distances(
     """The spectrum of any network given by its nodes' edge distances.
 
     distances: one 1-D array a node, its edges' distances; an edge counts when 1 < d <= max_distance, a node when more than
-    min_degree of its edges do (METHOD section 1: the authors' bounds). q: increasing, default -3..3 by 0.1.
+    min_degree of its edges do (the bounds of NeuroMFA's code). q: increasing, default -3..3 by 0.1.
 
     Raises RequestError: NaN distances, arrays that are not 1-D, and what `checked_q` and `checked_bounds` raise.
     """
@@ -159,7 +159,7 @@ def spectrum_from_distances(
 def node_fractal_dimensions(
     distances: Sequence[np.ndarray], max_distance: float = 200.0, min_degree: int = 10
 ) -> np.ndarray:
-    """Fractal dimension of each node (paper A, Eq. 26), float64 [nodes], in the authors' bounds 0 < d <= max_distance.
+    """Fractal dimension of each node (NeuroMFA, Eq. 26), float64 [nodes], in the authors' bounds 0 < d <= max_distance.
 
     distances: one 1-D array a node. 0 for nodes of min_degree edges or fewer. Raises RequestError as spectrum_from_distances.
     """

@@ -67,7 +67,7 @@ class Network:
         """One row a node, its number as index.
 
         layer; neuron: its number in the layer; degree: edges that leave it (int64); strength: sum of their |w| (float64);
-        average_weighted_degree: mean of their distances (paper A, 5.1), NaN without any; dimension: node fractal dimension
+        average_weighted_degree: mean of their distances (NeuroMFA, 5.1), NaN without any; dimension: node fractal dimension
         (Eq. 26) over the radii of this network, 0 for nodes of min_degree edges or fewer, NaN where all edges share one radius.
         """
         degree = np.diff(self.weights.indptr).astype(np.int64)

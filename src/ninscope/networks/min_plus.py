@@ -30,7 +30,7 @@ def _fill(indptr, columns, distances, block):
 
 
 def min_plus(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The min-plus product, float64 [n, m]: min over t of first[i, t] + second[t, j] (paper A, Algorithm 3, line 5).
+    """The min-plus product, float64 [n, m]: min over t of first[i, t] + second[t, j] (NeuroMFA, Algorithm 3, line 5).
 
     first: float64 [n, p]; second: float64 [p, m]; both without NaN, infinity where there is no path.
     """
@@ -99,7 +99,7 @@ _DRAWN_AT_ONCE = 1 << 20
 def min_plus_estimate(
     first: np.ndarray, second: np.ndarray, budget: int, longest: float, tolerance: float, generator: np.random.PCG64
 ) -> np.ndarray:
-    """The min-plus product from a few passing nodes (paper A, Algorithm 4), float64 [n, m]: never below `min_plus`.
+    """The min-plus product from a few passing nodes (NeuroMFA, Algorithm 4), float64 [n, m]: never below `min_plus`.
 
     For every pair a binary search between 0 and `longest` (a length that no path exceeds) asks whether the shortest path is
     at most `mid`. At every check `budget` of the passing nodes that i reaches are drawn without replacement, and the shortest

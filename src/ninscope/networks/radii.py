@@ -17,7 +17,7 @@ from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, distance_bins, dist
 
 @dataclass(frozen=True)
 class IntegerRadii:
-    """Radii 1, 2, ... steps; an edge counts when 1 < 1/|w| <= max_distance (METHOD section 1: the authors' bounds)."""
+    """Radii 1, 2, ... steps; an edge counts when 1 < 1/|w| <= max_distance (the bounds of NeuroMFA's code)."""
 
     transfer: str = "reciprocal"
     max_distance: float = 150.0

@@ -1,4 +1,4 @@
-"""Which neurons a sampled network holds (METHOD section 2; paper A, Definition 4.2).
+"""Which neurons a sampled network holds (NeuroMFA, Definition 4.2; docs/method.md#sampling).
 
 The choice depends on (seed, sample number, sample group) alone, so it is the same neurons at every checkpoint of a model,
 on every machine and whatever the scheduling. Only a bit generator's raw output is used, which numpy keeps stable over

@@ -1,4 +1,4 @@
-"""Shortest paths across several layers of a sampled network (METHOD section 3; paper A, 5.4, B.1, Algorithms 3 and 4).
+"""Shortest paths across several layers of a sampled network (NeuroMFA, 5.4, B.1, Algorithms 3 and 4).
 
 A *path across k layers* starts and ends with an edge and crosses at most k weight blocks: it has 1 to k edges, each from a
 node to a target of one of its layer's blocks. Between two edges it may pass through any number of links (`layout.Link`, as

@@ -1,4 +1,4 @@
-"""Transfer functions: from an edge's weight to the distance it stands for (METHOD section 1; paper A, Eq. 1 and 5.4).
+"""Transfer functions: from an edge's weight to the distance it stands for (NeuroMFA, Eq. 1 and 5.4).
 
 All three keep the same edges, those with 1 < 1/|w| <= max_distance; distances are taken in float64. Radii are integer
 multiples of a step that gives each about max_distance of them, and enter the analysis only as ratios r/d, so a distance is

@@ -1,4 +1,4 @@
-"""What becomes of the conclusions where an analysis is made otherwise: its variants side by side (paper A, 5.4)."""
+"""What becomes of the conclusions where an analysis is made otherwise: its variants side by side (NeuroMFA, 5.4)."""
 
 import math
 from collections.abc import Iterator

@@ -21,7 +21,7 @@ def comparisons(finetunes: pd.DataFrame) -> pd.DataFrame:
 
     finetunes: the table of that name. Each method has the learning rate that its seeds' mean of the task's main metric (the first
     that the method has at the end: a correlation may be undefined there) is best with, of those at which most seeds came to their
-    end; where there are several, they are chosen on the very examples that are reported (paper B, appendix F.1, chooses on the
+    end; where there are several, they are chosen on the very examples that are reported (MEmeL, appendix F.1, chooses on the
     development set and reports the test set).
     mean, std (n-1): over seeds. difference: the mean of (method - none) over the seeds that both have; p_value: two-sided, of a
     paired t-test over these (NaN of fewer than two, or where all differences are equal), not corrected for their number.

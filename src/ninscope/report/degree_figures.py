@@ -1,4 +1,4 @@
-"""Figures of average weighted degrees over training (paper A, Fig. 5 and 21-23): tables in, matplotlib figures out."""
+"""Figures of average weighted degrees over training (NeuroMFA, Fig. 5 and 21-23): tables in, matplotlib figures out."""
 
 import math
 

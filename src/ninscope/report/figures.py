@@ -1,4 +1,4 @@
-"""Figures of one model over its training (paper A, Fig. 6, 7 and 14): tables in, matplotlib figures out."""
+"""Figures of one model over its training (NeuroMFA, Fig. 6, 7 and 14): tables in, matplotlib figures out."""
 
 import matplotlib as mpl
 import numpy as np
