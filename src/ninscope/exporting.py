@@ -40,7 +40,7 @@ def network(
 
     Raises RequestError (what `measure` raises, a sample out of range, more than MAX_EDGES edges) and CheckpointError.
     """
-    reading = Reading(convolutions, wiring).checked()
+    reading = Reading(convolutions, wiring)
     drawn = {} if nodes_per_layer == ALL else {"seed": seed}
     bounds = {"transfer": transfer, "max_distance": max_distance, "min_degree": min_degree}
     parameters = Parameters(nodes_per_layer=nodes_per_layer, **drawn, **bounds).checked()

@@ -100,7 +100,7 @@ class Parameters:
         if self.architecture is not None and not isinstance(self.architecture, Description):
             object.__setattr__(self, "architecture", description_of(self.architecture))
         object.__setattr__(self, "parts", tuple(part for part in PARTS if part in self.parts))
-        self.reading.checked()
+        _ = self.reading  # which checks itself
         checked_bounds(self.max_distance, self.min_degree)
         object.__setattr__(self, "q", checked_q(self.q))
         object.__setattr__(self, "radii", checked_radii(self.radii, self.transfer))

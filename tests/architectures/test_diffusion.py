@@ -11,7 +11,8 @@ from diffusion_models import MODELS, WEIGHTS, model, real  # noqa: F401 (fixture
 from safetensors.numpy import load_file, save_file
 
 import ninscope
-from ninscope.architectures import FAMILIES, Reading, architecture_of
+from ninscope.architectures import Reading, architecture_of
+from ninscope.architectures.registry import FAMILIES
 from ninscope.checkpoints.source import open_source
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

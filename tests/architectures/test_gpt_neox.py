@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from suites import neox_config, neox_tensors, write_checkpoint
 
 import ninscope
-from ninscope.architectures import FAMILIES, architecture_of
-from ninscope.architectures.layout import Architecture, NodeLayer, RowLayout, StoredMatrix, WeightBlock
+from ninscope.architectures import architecture_of
+from ninscope.architectures.layout import Architecture, MatrixSpec, NodeLayer, RowLayout, WeightBlock
+from ninscope.architectures.registry import FAMILIES
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 from ninscope.networks.sampled import sampled_network
@@ -158,7 +159,9 @@ class TestConfig:
             architecture_of(config)
 
     def test_heads_that_do_not_divide_the_width(self):
-        with pytest.raises(CheckpointError, match="hidden_size 32 is no multiple of num_attention_heads 5") as caught:
+        with pytest.raises(
+            CheckpointError, match="hidden_size 32 is not a multiple of num_attention_heads 5"
+        ) as caught:
             architecture_of(neox_config(2, 32, 5))
         assert caught.value.status == "corrupt"
 
@@ -193,7 +196,7 @@ class TestConfig:
             "family",
             (NodeLayer("x", 4, "x"), NodeLayer("y", 3, "y")),
             (WeightBlock("x", "y", "w", RowLayout(1, 3, 2)),),
-            {"w": StoredMatrix((9, 4))},
+            {"w": MatrixSpec((9, 4))},
         )
         assert architecture.digest == "3773147e75ae7e7ae1a80438b9256ade8747d8fa8875decf103fb78ecd273686"
 

@@ -1,6 +1,7 @@
-"""docs/architectures.md: its table has every family, and the module it shows reads a real model of a family that is not there."""
+"""docs/architectures.md: its tables have every family, and its module, one new file, reads a real model of a new family."""
 
 import re
+import sys
 from pathlib import Path
 
 import naive
@@ -10,19 +11,24 @@ from family_configs import CONFIGS
 
 import ninscope
 from ninscope import architectures
-from ninscope.architectures import FAMILIES, architecture_of
-from ninscope.architectures.families import TRANSFORMERS
+from ninscope.architectures import architecture_of, families
+from ninscope.architectures.registry import FAMILIES, register
 from ninscope.errors import CheckpointError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
-OWN = PAGE[PAGE.index("## Families of transformers") : PAGE.index("## Diffusion models")]
 SOURCE = Path(architectures.__file__).parent
 
 
 def rows() -> dict[str, list[str]]:
-    """Cells of the families' table, by model_type."""
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in OWN.splitlines() if line.startswith("| ")]
-    return {name: cells for cells in table for name in re.findall(r"`(\w+)`", cells[1]) if name != "model_type"}
+    """Cells of the rows of the tables of families, by model_type or _class_name."""
+    tables = PAGE[: PAGE.index("## Models of no known family")]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.splitlines() if line.startswith("| ")]
+    return {
+        name: cells
+        for cells in table
+        for name in re.findall(r"`(\w+)`", cells[1] if len(cells) == 4 else cells[0])
+        if name not in ("model_type", "_class_name", "patch_size")
+    }
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
@@ -40,26 +46,34 @@ def test_the_table_says_how_many_node_layers(family):
 
 
 def test_the_table_has_every_family():
-    assert rows().keys() == TRANSFORMERS.keys()
+    assert rows().keys() == FAMILIES.keys()
 
 
 def test_files_that_the_page_names_are_there():
     named = set(re.findall(r"`([\w/]+\.py)`", PAGE))
     assert len(named) > 6
+    roots = (SOURCE, SOURCE / "families", SOURCE.parent, Path(__file__).parents[2])
     for name in named:
-        assert (
-            (SOURCE / name).exists() or (SOURCE.parent / name).exists() or (Path(__file__).parents[2] / name).exists()
-        )
+        assert any((root / name).exists() for root in roots), name
 
 
-class TestTheModuleThatThePageShows:
-    @pytest.fixture
-    def added(self, monkeypatch):
-        (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-        module: dict = {}
-        exec(compile(code, "docs/architectures.md", "exec"), module)
-        assert module["MODEL_TYPE"] not in FAMILIES
-        monkeypatch.setitem(FAMILIES, module["MODEL_TYPE"], module["architecture"])
+@pytest.fixture(scope="class")
+def _one_more_file(tmp_path_factory):
+    """The page's module, written into a folder that families are looked for in."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "gpt_neo.py").write_text(code)
+    assert "gpt_neo" not in FAMILIES
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(families, "__path__", [*families.__path__, str(folder)])
+        families.load()
+        yield
+    del FAMILIES["gpt_neo"], sys.modules["ninscope.architectures.families.gpt_neo"], families.gpt_neo
+
+
+@pytest.mark.usefixtures("_one_more_file")
+class TestANewFamily:
+    """One file in the folder of families, and nothing else, is a new family."""
 
     @pytest.fixture
     def model(self):
@@ -82,7 +96,7 @@ class TestTheModuleThatThePageShows:
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
         return model
 
-    def test_measures_a_real_model(self, added, model, tmp_path):
+    def test_is_measured_as_its_modules_say(self, model, tmp_path):
         model.save_pretrained(tmp_path / "step0")
         distances = []
         for layer in model.transformer.h:
@@ -101,7 +115,23 @@ class TestTheModuleThatThePageShows:
         assert found.samples[0].edges == expected["edges"]
         np.testing.assert_allclose(found.alpha, expected["alpha"], rtol=1e-9)
 
-    def test_refuses_what_makes_no_sense(self, added):
+    def test_refuses_what_makes_no_sense(self):
         config = {"model_type": "gpt_neo", "num_layers": 2, "hidden_size": 24, "num_heads": 5}
-        with pytest.raises(CheckpointError, match="hidden_size 24 is no multiple of num_heads 5"):
+        with pytest.raises(CheckpointError, match="hidden_size 24 is not a multiple of num_heads 5"):
             architecture_of(config)
+
+    def test_has_the_chain_alone(self):
+        assert list(FAMILIES["gpt_neo"]) == ["chain"]
+        with pytest.raises(ValueError, match="the wiring 'chain' of gpt_neo is registered twice"):
+            register("gpt_neo")(lambda config: None)
+
+
+def test_nothing_but_its_own_modules_names_a_family():
+    """So that a new one touches no other code: what the rest of the package says of models is true of any."""
+    names = "|".join(map(re.escape, sorted(FAMILIES)))
+    for path in [
+        *SOURCE.glob("*.py"),
+        *(SOURCE.parent / "networks").rglob("*.py"),
+        *(SOURCE.parent / "exact").rglob("*.py"),
+    ]:
+        assert not re.search(rf"""["']({names})["']""", path.read_text(encoding="utf-8")), path

@@ -103,24 +103,27 @@ class TestDescribed:
             ({"blocks": {}}, r"architecture\.blocks is {}; a list of tables"),
             ({"blocks": [{"tensor": "w", "source": "x"}]}, r"architecture\.blocks\.1\.target is missing"),
             ({"blocks": [{**MIXER["blocks"][0], "order": "rows"}]}, r"blocks\.1\.order is 'rows'; one of linear"),
-            ({"blocks": [{**MIXER["blocks"][0], "groups": 0}]}, r"blocks\.1: groups, parts and group are at least 1"),
+            (
+                {"blocks": [{**MIXER["blocks"][0], "groups": 0}]},
+                r"blocks\.1: groups, parts and group must be at least 1",
+            ),
             (
                 {"blocks": [{**MIXER["blocks"][0], "groups": 2, "rows": 4}]},
                 r"blocks\.1: a convolution of groups has all its rows",
             ),
-            ({"blocks": [{**MIXER["blocks"][0], "part": 1}]}, r"blocks\.1: .*part is below parts"),
+            ({"blocks": [{**MIXER["blocks"][0], "part": 1}]}, r"blocks\.1: .*part must be below parts"),
             ({"blocks": [{**MIXER["blocks"][0], "groups": "2"}]}, r"groups is '2'; a whole number"),
             ({"blocks": [{**MIXER["blocks"][0], "source": "b{k}"}]}, r"blocks\.1\.source: {k} does not stand in"),
             ({"blocks": [{**MIXER["blocks"][0], "shape": 3}]}, r"blocks\.1\.shape: no such key"),
             ({"blocks": ["w"]}, r"architecture\.blocks\.1 is 'w'; a table"),
-            ({"blocks": [{**MIXER["blocks"][0], "group": 10**30}]}, r"blocks\.1: .* are at most 2147483647"),
+            ({"blocks": [{**MIXER["blocks"][0], "group": 10**30}]}, r"blocks\.1: .* must be at most 2147483647"),
             (
                 {"layers": [{"name": "block{n}.x", "block": "b{k}"}]},
                 r"layers\.1\.block: {k} does not stand in its name",
             ),
             ({"layers": [{"name": "x", "sample_group": "{n}"}]}, r"layers\.1\.sample_group: {n} does not stand in"),
             ({"links": [{"source": "x", "target": "b{n}"}]}, r"links\.1\.target: {n} does not stand in its source"),
-            ({"links": [{"source": "x", "target": "y", "first": -1}]}, r"links\.1\.first: a number from 0"),
+            ({"links": [{"source": "x", "target": "y", "first": -1}]}, r"links\.1\.first is -1; a number from 0"),
             ({"name": 3}, r"architecture\.name is 3; a text"),
         ],
         ids=str,
@@ -138,9 +141,12 @@ class TestDescribed:
                 r"layers\.0\.norm\.weight has shape \[16\], which order linear cannot",
             ),
             ({"source": "block{n}.m", "target": "block{n}.x"}, r"layer block\d+\.. has \d+ neurons by .* and \d+ by"),
-            ({"order": "convolution", "groups": 3}, r"has shape \[40, 16\], whose first axis is no 3 equal groups"),
+            (
+                {"order": "convolution", "groups": 3},
+                r"has shape \[40, 16\], whose first axis cannot be cut into 3 equal groups",
+            ),
             ({"first": 10**9}, r"does not fit"),
-            ({"parts": 10**9}, r"of which block0\.m gets no neuron"),
+            ({"parts": 10**9}, r"which leaves no neuron for block0\.m"),
         ],
         ids=str,
     )
@@ -197,7 +203,7 @@ class TestGeneric:
         assert {layer.block for layer in wiring.layers} == {"stem.conv", *(f"layers.{n}" for n in range(BLOCKS))}
         assert found.nodes == 2 * BLOCKS * (WIDTH + HIDDEN) + 3 + 8
         assert found.message == (
-            "model_type 'mixer' is no known family; read as generic, each of 25 matrices by itself, "
+            "model_type 'mixer' is not a known family; read as generic, each of 25 matrices by itself, "
             "1 of them convolutions taken for [out, in, ...] of one group, "
             "left out: depth.conv.weight, position"
         )
@@ -245,7 +251,7 @@ class TestGeneric:
 
     def test_it_has_no_wiring_to_choose(self, tmp_path):
         folder = stored(tmp_path / "step0", mixer_tensors())
-        with pytest.raises(CheckpointError, match="mixer has no wiring parallel, only gpt_neox") as no:
+        with pytest.raises(CheckpointError, match="mixer has no wiring 'parallel', only gpt_neox") as no:
             ninscope.measure(folder, wiring="parallel")
         assert no.value.status == "unsupported"
 
@@ -254,7 +260,7 @@ class TestGeneric:
         stored(suite / "step1", neox_tensors(2, 16, 2, seed=5), neox_config(2, 16, 2) | {"model_type": "mamba"})
         rows = ninscope.measure_all(str(suite), nodes_per_layer=12, samples=2)
         assert [row.status for row in rows] == ["ok", "unsupported", "ok"]
-        assert "model_type 'mamba' is no known family and its siblings are of gpt_neox" in rows[1].message
+        assert "model_type 'mamba' is not a known family, but its siblings are gpt_neox" in rows[1].message
         assert np.isfinite(rows[2].emergence)
         wirings = {name: architecture_of(opened(str(suite / name)).config, opened(str(suite / name)).tensors)
                    for name in ("step0", "step1")}  # fmt: skip
@@ -283,10 +289,10 @@ class TestQuantised:
     @pytest.mark.parametrize(
         ("asked", "match"),
         [
-            ({"quant_method": "gptq", "bits": 4}, r"quantised \(gptq\), and packed numbers are no weights"),
+            ({"quant_method": "gptq", "bits": 4}, r"quantised \(gptq\); packed numbers cannot be measured"),
             ({"quant_method": "awq"}, r"\(awq\)"),
-            ({"load_in_8bit": True}, "its weights are quantised, and packed"),
-            ("int8", "its weights are quantised, and packed"),
+            ({"load_in_8bit": True}, "its weights are quantised; packed"),
+            ("int8", "its weights are quantised; packed"),
         ],
     )
     def test_by_its_configuration(self, tmp_path, asked, match):
@@ -301,7 +307,7 @@ class TestQuantised:
     def test_by_its_tensors(self, tmp_path, mark):
         name = f"layers.0.up.{mark}"
         folder = stored(tmp_path / "step0", mixer_tensors() | {name: np.ones((4, 4), np.float32)})
-        with pytest.raises(CheckpointError, match=f"tensor {name} tells of quantised weights") as no:
+        with pytest.raises(CheckpointError, match=f"tensor {name} shows that the weights are quantised") as no:
             ninscope.measure(folder)
         assert no.value.status == "unsupported"
 
@@ -339,7 +345,7 @@ class TestWiring:
     @pytest.mark.parametrize("config", [{"model_type": "mixer"}, {"model_type": "gpt2"}], ids=str)
     def test_of_a_family_that_has_none(self, tmp_path, config):
         folder = stored(tmp_path / "step0", mixer_tensors(), config)
-        with pytest.raises(CheckpointError, match="has no wiring parallel, only gpt_neox; leave wiring out") as no:
+        with pytest.raises(CheckpointError, match="has no wiring 'parallel', only gpt_neox; leave wiring out") as no:
             ninscope.measure(folder, wiring="parallel")
         assert no.value.status == "unsupported"
 
@@ -348,7 +354,7 @@ class TestWiring:
         [
             ({"wiring": "serial"}, "wiring is 'serial'; one of chain, parallel"),
             ({"convolutions": "sum"}, "convolutions is 'sum'; one of norm, per_tap"),
-            ({"wiring": "parallel", "architecture": MIXER}, "wiring parallel is of a family"),
+            ({"wiring": "parallel", "architecture": MIXER}, "wiring 'parallel' needs a model of a known family"),
             ({"architecture": 3}, "architecture is 3; a table with blocks"),
             ({"parts": "block"}, "parts is 'block'; a list of block, kind, layer"),
             ({"parts": ["blocks"]}, r"parts is \['blocks'\]"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ninscope.architectures.families import FAMILIES
+from ninscope.architectures.registry import FAMILIES
 from ninscope.checkpoints.source import open_source
 from ninscope.measuring import asked_parameters
 from ninscope.neurons.finetuning.recipe import METHODS

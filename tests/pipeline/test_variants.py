@@ -12,7 +12,7 @@ from driving import artefacts, command, contents, made, write_dag
 from suites import write_suite
 
 import ninscope
-from ninscope import architectures
+from ninscope.architectures.registry import FAMILIES
 from ninscope.errors import RequestError
 from ninscope_pipeline.prepared_run import prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
@@ -163,7 +163,9 @@ def test_a_variant_may_read_the_checkpoint_otherwise(tmp_path, scheduler):
 
 def test_a_wiring_that_a_model_has_not_costs_the_variant_alone(finished, tmp_path, monkeypatch):
     """As far as a plan knows, and what it writes down."""
-    monkeypatch.setattr(architectures, "PARALLEL", {})
+    wirings = FAMILIES["gpt_neox"]
+    monkeypatch.setitem(FAMILIES, "gpt_neox", {"chain": wirings["chain"]})
+    monkeypatch.setitem(FAMILIES, "another", wirings)
     variants = [{"name": "parallel", "wiring": "parallel"}, {"name": "few", "nodes_per_layer": 6}]
     asked = write_dag(tmp_path / "new.toml", finished / "weights", **ASKED, variants=variants)
     prepared = prepare(load_dag(asked), tmp_path)
@@ -171,7 +173,7 @@ def test_a_wiring_that_a_model_has_not_costs_the_variant_alone(finished, tmp_pat
         assert {name for name, each in outcomes.items() if not each.ok} == {"parallel sampled", "parallel exact"}
         standing = prepared.plan.inputs.standing(member, outcomes)
         assert standing.status == "unsupported"
-        assert standing.message.startswith("parallel sampled: gpt_neox has no wiring parallel")
+        assert standing.message.startswith("parallel sampled: gpt_neox has no wiring 'parallel', only another")
     assert {stage: len(keys) for stage, keys in prepared.plan.all_keys().items()} == {
         "nin": 6, "spectra": 6, "exact": 3, "nulls": 3,
     }  # fmt: skip

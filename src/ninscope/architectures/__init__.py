@@ -1,49 +1,49 @@
-"""Which matrices join which node layers, from a checkpoint's config.json: one small module a model family."""
+"""Which matrices join which node layers, from a checkpoint's config.json. Each family is a module of `families/`."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from ninscope.architectures import described, generic, lora
+from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
-from ninscope.architectures.families import FAMILIES, PARALLEL, SPELLED
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
+from ninscope.architectures.registry import CHAIN, FAMILIES, families_wired, wiring_names
 from ninscope.checkpoints.index_format import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 
-WIRINGS = ("chain", "parallel")
+families.load()
 
 
 @dataclass(frozen=True)
 class Reading:
     """How a checkpoint's tensors become a network, as far as the user chooses.
 
-    convolutions: "norm", a kernel is one edge whose weight is the kernel's Euclidean norm, or "per_tap", an edge for each of its
-    weights. wiring: "chain", the paper's, or "parallel", GPT-NeoX's true one, in which MLP and attention both read x.
-    description: instead of what config.json says.
+    convolutions: "norm", a kernel is one edge whose weight is the kernel's Euclidean norm, or "per_tap", each of its weights is
+    an edge. wiring: "chain", NeuroMFA's, or "parallel", what GPT-NeoX does: MLP and attention both read x. description: what the
+    user says of the model (default: config.json says it).
+
+    Raises RequestError for an unknown value, and for a wiring beside a description.
     """
 
     convolutions: str = "norm"
-    wiring: str = "chain"
+    wiring: str = CHAIN
     description: Description | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("convolutions", CONVOLUTIONS), ("wiring", wiring_names())):
+            if getattr(self, name) not in known:
+                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)} was expected")
+        if self.description is not None and self.wiring != CHAIN:
+            raise RequestError(
+                f"wiring {self.wiring!r} needs a model of a known family; leave it out where [architecture] describes the model"
+            )
 
     @property
     def key(self) -> str:
-        """The same for equal ways of reading, another for others."""
+        """A text that is the same for equal readings and differs for others."""
         return json.dumps(asdict(self), sort_keys=True)
-
-    def checked(self) -> "Reading":
-        """Itself. Raises RequestError."""
-        for name, known in (("convolutions", CONVOLUTIONS), ("wiring", WIRINGS)):
-            if getattr(self, name) not in known:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)}")
-        if self.description is not None and self.wiring != "chain":
-            raise RequestError(
-                f"wiring {self.wiring} is of a family; leave it out where [architecture] says the wiring"
-            )
-        return self
 
 
 DEFAULT_READING = Reading()
@@ -52,60 +52,58 @@ DEFAULT_READING = Reading()
 def architecture_of(
     config: Mapping, tensors: Mapping[str, Tensor] | None = None, reading: Reading = DEFAULT_READING
 ) -> Architecture:
-    """The architecture that a config.json, or the user, describes; of an unknown model what its tensors tell.
+    """The architecture that a config.json, or the user, describes; for an unknown model, what its tensors tell.
 
-    tensors: those of the checkpoint; without them an unknown model is unsupported.
-    Raises CheckpointError: unsupported (quantised weights, nothing to read, a wiring that the family has not), corrupt (sizes
-    that make no sense).
+    tensors: the checkpoint's (default: not known, and then a model of no known family is unsupported).
+    Raises CheckpointError: unsupported (quantised weights, nothing to read, a wiring that the family does not have), corrupt
+    (sizes that make no sense).
     """
     check_plain(config, tensors or {})
+    return _as_stored(config, tensors, reading).with_convolutions(reading.convolutions)
+
+
+def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: Reading) -> Architecture:
+    description = reading.description
     if ADAPTER_CONFIG in config:
-        if reading.wiring != "chain" or reading.description is not None:
+        if reading.wiring != CHAIN or description is not None:
             raise CheckpointError(
-                "unsupported", "an adapter alone has no wiring but its own; name its base to merge it"
+                "unsupported",
+                "an adapter alone has a wiring of its own; leave wiring and [architecture] out, or give its base",
             )
-        return lora.architecture(config[ADAPTER_CONFIG], tensors).with_convolutions(reading.convolutions)
+        return lora.architecture(config[ADAPTER_CONFIG], tensors)
     family = config.get("model_type")
     family = config.get("_class_name") if family is None else family
-    known = isinstance(family, str) and family in FAMILIES
-    if reading.description is not None and tensors is not None and not (known and reading.description.unknown_only):
-        return described.architecture(reading.description, tensors).with_convolutions(reading.convolutions)
-    if known:
-        families = _wired_so(family, reading)
-        named = {"names": tensors} if family in SPELLED and tensors else {}
-        return families[family](config, **named).with_convolutions(reading.convolutions)
-    if tensors is None or not isinstance(family, str):
+    wirings = FAMILIES.get(family) if isinstance(family, str) else None
+    if description is not None and tensors is not None and not (wirings and description.unknown_only):
+        return described.architecture(description, tensors)
+    if wirings is None and (tensors is None or not isinstance(family, str)):
         raise CheckpointError(
             "unsupported",
             f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
         )
-    _wired_so(family, reading)
-    why = f"model_type {family!r} is no known family"
-    return generic.architecture(tensors, why).with_convolutions(reading.convolutions)
-
-
-def _wired_so(family: str, reading: Reading) -> Mapping[str, Callable[..., Architecture]]:
-    """The families that have the wiring which is asked for. Raises CheckpointError where this one, or an unknown one, has not."""
-    families = PARALLEL if reading.wiring == "parallel" else FAMILIES
-    if reading.wiring != "chain" and family not in families:
+    if reading.wiring not in (wirings or {CHAIN}):
         raise CheckpointError(
             "unsupported",
-            f"{family} has no wiring {reading.wiring}, only {', '.join(sorted(families))}; leave wiring out",
+            f"{family} has no wiring {reading.wiring!r}, only {', '.join(families_wired(reading.wiring))}; leave wiring out",
         )
-    return families
+    if wirings is not None:
+        return wirings[reading.wiring].architecture(config, tensors or ())
+    return generic.architecture(tensors or {}, f"model_type {family!r} is not a known family")
 
 
-def unlike(families: Mapping[str, Mapping[str, str]]) -> dict[str, CheckpointError]:
-    """Revisions of one model that cannot be compared with the others, by name, each with its error (unsupported): those of an
-    unknown type beside revisions of a known family. families: by revision, of each way in which it is read, family and note.
+def unlike(notes: Mapping[str, Mapping[str, str]]) -> dict[str, CheckpointError]:
+    """Revisions that cannot be compared with the other revisions of their model, each with its error (unsupported).
+
+    They are those of an unknown type beside revisions of a known family. notes: by revision, the note of each way in which the
+    revision is read, by its family.
     """
-    known = sorted({family for of_revision in families.values() for family in of_revision} - {generic.FAMILY})
+    known = sorted({family for of_families in notes.values() for family in of_families} - {generic.FAMILY})
     return {
         revision: CheckpointError(
             "unsupported",
-            f"{of_revision[generic.FAMILY].split(';')[0]} and its siblings are of {known[0]}: read as generic, it could not be "
+            f"{of_families[generic.FAMILY].split(';')[0]}, but its siblings are {known[0]}: read as generic, it could not be "
             "compared with them",
         )
-        for revision, of_revision in families.items()
-        if known and generic.FAMILY in of_revision
+        for revision, of_families in notes.items()
+        if known and generic.FAMILY in of_families
     }

@@ -1,108 +1,159 @@
-"""Puts an architecture together, layer by layer: what the families' modules have in common."""
+"""Puts an architecture together, layer by layer: what all modules that make one have in common."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ninscope.architectures.layout import Architecture, Link, NodeLayer, RowLayout, StoredMatrix, WeightBlock
+from ninscope.architectures.layout import Architecture, Link, MatrixSpec, NodeLayer, RowLayout, WeightBlock
 from ninscope.checkpoints.matrix import MatrixLayout
+from ninscope.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A tensor that holds `count` matrices along its first axis; index: which of them a matrix is."""
+
+    tensor: str
+    index: int
+    count: int
 
 
 @dataclass(frozen=True)
 class _Join:
     source: str
     targets: tuple[str, ...]
-    tensor: str
+    matrix: str
     order: str
     kernel: tuple[int, ...]
-    held_in: str
-    index: int | None
-    held: int
+    interleaved: int
+    stack: Stack | None
 
 
 class Builder:
-    """Node layers, the tensors that join them and links, in the order they are named. A join or link may name a layer that is
-    added later; shapes follow from the layers' sizes.
+    """Collects node layers, the matrices that join them, and links, in the order in which they are added.
+
+    A join or link may name a layer that is added later. Shapes follow from the layers' sizes.
+
+    prefixes: as in Architecture. limits: the most node layers, and the most neurons of one, that a model may
+    have (default: no limit); a configuration that implies more is refused before it takes memory.
+    part: the block of layers that are added without one, while a module walks through the parts of a model.
     """
 
-    def __init__(self, family: str, prefixes: Sequence[str]):
-        self._family, self._prefixes = family, tuple(prefixes)
+    def __init__(self, family: str, prefixes: Sequence[str] = ("",), limits: tuple[int, int] | None = None):
+        self.family, self.part = family, ""
+        self._prefixes, self._limits = tuple(prefixes), limits
         self._layers: dict[str, NodeLayer] = {}
         self._joins: list[_Join] = []
         self._links: list[Link] = []
+        self._left: set[str] = set()  # layers whose kind their first weights have said
 
     def layer(self, block: str, part: str, size: int, kind: str = "", group: str = "") -> str:
-        """Add the node layer `block`.`part`; returns that name. Layers of a block and of one `group` share sampled neurons."""
-        name = f"{block}.{part}"
+        """Add the node layer `block`.`part`; returns that name. Layers of one block and `group` share sampled neurons."""
+        return self.named_layer(f"{block}.{part}", size, block, kind, f"{block}.{group or part}")
+
+    def named_layer(self, name: str, size: int, block: str = "", kind: str = "", group: str = "") -> str:
+        """Add a node layer; returns its name. block: default `part`. Layers of one `group` share sampled neurons.
+
+        Raises CheckpointError (corrupt) where the layer exceeds the limits.
+        """
         if name in self._layers:
             raise ValueError(f"node layer {name} was added before")
-        self._layers[name] = NodeLayer(name, size, f"{block}.{group or part}", block, kind)
+        if self._limits and (len(self._layers) >= self._limits[0] or size > self._limits[1]):
+            raise CheckpointError(
+                "corrupt",
+                f"config.json: its sizes imply more than {self._limits[0]} node layers, or one of more than "
+                f"{self._limits[1]} neurons",
+            )
+        self._layers[name] = NodeLayer(name, size, group or name, block or self.part, kind)
         return name
+
+    def size(self, name: str) -> int:
+        """The number of neurons of a layer that was added."""
+        return self._layers[name].size
 
     def join(
         self,
         source: str,
-        target: str | tuple[str, ...],
-        tensor: str,
+        target: str | Sequence[str],
+        matrix: str,
         order: str = "linear",
         kernel: tuple[int, ...] = (),
-        held_in: str = "",
-        index: int | None = None,
-        held: int = 0,
+        kind: str = "",
+        interleaved: int = 0,
+        stack: Stack | None = None,
     ) -> None:
-        """A matrix leads from `source` to `target`, or to several layers whose rows stand one after the other.
+        """Add a matrix that leads from `source` to `target`, or to several layers whose rows stand one after the other.
 
-        order: of MatrixLayout; kernel: a convolution's. held_in, index, held: the tensor that holds `held` such matrices
-        along its first axis, of which this is number `index`; `tensor` is then the matrix's name alone.
+        matrix: its tensor's name. order: as in MatrixLayout. kernel: a convolution's. kind: of the weights; the first ones that
+        leave a layer say its kind, and its block, which is then `part` (default: the layer's own).
+        interleaved: the rows of several targets take turns, so many of one target at a time (default: 0, they do not).
+        stack: the tensor that holds this matrix among others; `matrix` is then the matrix's name alone.
         """
-        targets = (target,) if isinstance(target, str) else target
-        self._joins.append(_Join(source, targets, tensor, order, kernel, held_in, index, held))
+        targets = (target,) if isinstance(target, str) else tuple(target)
+        if kind and source not in self._left:
+            self._left.add(source)
+            self._layers[source] = replace(self._layers[source], block=self.part, kind=kind)
+        self._joins.append(_Join(source, targets, matrix, order, kernel, interleaved, stack))
 
-    def link(self, source: str, target: str, **places: int | bool) -> None:
-        """A connection without weights. places: which neurons, and whether it is a skip connection, as Link."""
-        self._links.append(Link(source, target, **places))
+    def link(self, source: str, target: str, first: int = 0, skip: bool = False, **heads: int) -> None:
+        """Add a connection without weights. first, skip, heads (part, parts, group): as in Link."""
+        self._links.append(Link(source, target, first, skip=skip, **heads))
 
-    def architecture(self) -> Architecture:
-        blocks, matrices = [], {}
+    def architecture(self, note: str = "", complete: bool = True) -> Architecture:
+        """What was added. note, complete: as in Architecture. Raises ValueError where the parts do not fit each other."""
+        blocks: list[WeightBlock] = []
+        matrices: dict[str, MatrixSpec] = {}
         for join in self._joins:
-            rows = 0
-            for target in join.targets:
-                blocks.append(WeightBlock(join.source, target, join.tensor, RowLayout(first=rows)))
-                rows += self._layers[target].size
-            shape = (rows, self._layers[join.source].size)
-            if join.order.startswith("transposed"):
-                shape = shape[::-1]
-            shape += join.kernel
-            if join.index is not None:
-                shape = (join.held, *shape)
-            matrices[join.tensor] = StoredMatrix(shape, MatrixLayout(join.order), join.held_in, join.index)
+            first = 0
+            for part, target in enumerate(join.targets):
+                rows = RowLayout(first=first)
+                if join.interleaved:
+                    rows = RowLayout(part, len(join.targets), join.interleaved)
+                blocks.append(WeightBlock(join.source, target, join.matrix, rows))
+                first += self.size(target)
+            matrices[join.matrix] = self._spec(join, rows=first)
         return Architecture(
-            self._family,
+            self.family,
             tuple(self._layers.values()),
             tuple(blocks),
             matrices,
             prefixes=self._prefixes,
             links=tuple(self._links),
+            note=note,
+            complete=complete,
         )
+
+    def _spec(self, join: _Join, rows: int) -> MatrixSpec:
+        layout = MatrixLayout(join.order)
+        shape: tuple[int, ...] = (rows, self.size(join.source))
+        if layout.nodes_first:
+            shape = shape[::-1]
+        shape += join.kernel
+        if join.stack is None:
+            return MatrixSpec(shape, layout)
+        return MatrixSpec((join.stack.count, *shape), layout, join.stack.tensor, join.stack.index)
 
 
 def spelling(
-    names: Collection[str], prefixes: Sequence[str], spellings: Sequence[Mapping[str, str]], places: Iterable[tuple]
+    names: Collection[str],
+    prefixes: Sequence[str],
+    spellings: Sequence[Mapping[str, str]],
+    numbers: Iterable[tuple[int, ...]],
 ) -> Mapping[str, str]:
-    """The way of naming tensors that this file follows: the one that most of its names fit, the first where none does.
+    """The way of naming tensors that a file follows: the one that most of its names fit, the first one where none fits.
 
-    names: of the file's tensors; spellings: templates by part; places: what to format them with, one tuple a block.
+    names: the file's tensors. spellings: each way's templates, by part. numbers: those of every block, for the templates.
     """
     if not names:
         return spellings[0]
-    places = list(places)
+    numbers = list(numbers)
 
     def fitting(templates: Mapping[str, str]) -> int:
-        full = {
-            prefix + template.format(*place)
+        spelled = {
+            prefix + template.format(*of_block)
             for template in templates.values()
-            for place in places
+            for of_block in numbers
             for prefix in prefixes
         }
-        return sum(name in names for name in full)
+        return sum(name in names for name in spelled)
 
     return max(spellings, key=fitting)

@@ -5,7 +5,7 @@
         {"tensor": "layers.{n}.down.weight", "source": "block{n}.m", "target": "block{n+1}.x"}],
      "layers": [{"name": "block{n}.x", "kind": "mlp"}], "links": [{"source": "block{n}.x", "target": "block{n+1}.x"}]}
 
-The same keys are a DAG file's table [architecture]. Layers' sizes follow from the tensors' shapes; what is said of a layer
+The same keys are a DAG file's table [architecture]. The layers' sizes follow from the tensors' shapes. What is said of a layer
 (block, kind, sample_group) is optional, and so are links.
 """
 
@@ -13,16 +13,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture, Link, NodeLayer, RowLayout, StoredMatrix, WeightBlock
+from ninscope.architectures.layout import Architecture, Link, MatrixSpec, NodeLayer, RowLayout, WeightBlock
 from ninscope.checkpoints.matrix import ORDERS, MatrixLayout
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 
 _OPEN = re.compile(r"\{([a-z][a-z0-9_]*)(?:\s*([+-])\s*(\d{1,6}))?\}", re.ASCII)
-_NUMBER = r"0|[1-9]\d{0,5}"  # of one spelling, so that two tensors cannot mean the same
+_NUMBER = r"0|[1-9]\d{0,5}"  # spelled in one way, so that two tensors cannot mean the same
 _LARGEST = 2**31 - 1
 
 Numbers = Mapping[str, int]
@@ -30,9 +31,11 @@ Numbers = Mapping[str, int]
 
 @dataclass(frozen=True)
 class DescribedBlock:
-    """tensor: names, with {n} where a number stands; source, target: names of layers, with {n}, {n+1} or {n-1}. order, groups:
-    as MatrixLayout; part, parts, group, first: as RowLayout; rows: how many belong to the target, where that is not one of equal
-    parts."""
+    """A tensor, or part of one, that joins two layers.
+
+    tensor: names, with {n} where a number stands. source, target: names of layers, with {n}, {n+1} or {n-1}. order, groups: as
+    in MatrixLayout. part, parts, group, first: as in RowLayout. rows: how many belong to the target (default: an equal part).
+    """
 
     tensor: str
     source: str
@@ -48,7 +51,10 @@ class DescribedBlock:
 
 @dataclass(frozen=True)
 class DescribedLayer:
-    """What is known of layers whose names look so. Without block it is the name up to its last dot; sample_group: as NodeLayer."""
+    """What is known of layers whose names fit `name`.
+
+    block: default the name up to its last dot. sample_group: as in NodeLayer.
+    """
 
     name: str
     block: str = ""
@@ -68,7 +74,11 @@ class DescribedLink:
 
 @dataclass(frozen=True)
 class Description:
-    """Everything the user says of a model. unknown_only: it is of models of no known family, and others are read as theirs."""
+    """Everything that the user says of a model.
+
+    unknown_only: the description is of models of no known family; models of known families are read as theirs.
+    Raises RequestError, which names the key as in a DAG file ("architecture.blocks.2.order"), for what makes no sense.
+    """
 
     blocks: tuple[DescribedBlock, ...]
     layers: tuple[DescribedLayer, ...] = ()
@@ -76,55 +86,60 @@ class Description:
     name: str = "described"
     unknown_only: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise RequestError("architecture.blocks: list at least one tensor with its source and target layer")
+        if not isinstance(self.name, str) or not self.name:
+            raise RequestError(f"architecture.name is {self.name!r}; a text was expected")
+        for number, block in enumerate(self.blocks, 1):
+            where = f"architecture.blocks.{number}"
+            _check_block(where, block)
+            _check_letters(where, "its tensor's name", block.tensor, source=block.source, target=block.target)
+        for number, layer in enumerate(self.layers, 1):
+            where = f"architecture.layers.{number}"
+            _check_letters(where, "its name", layer.name, block=layer.block, sample_group=layer.sample_group)
+        for number, link in enumerate(self.links, 1):
+            where = f"architecture.links.{number}"
+            _check_letters(where, "its source", link.source, target=link.target)
+            if not 0 <= link.first <= _LARGEST:
+                raise RequestError(f"{where}.first is {link.first}; a number from 0 to {_LARGEST} was expected")
 
-def description_of(given: Mapping) -> Description:
-    """The description that a table (or the dict of its keys) gives. Raises RequestError, which names the key."""
-    if not isinstance(given, Mapping):
-        raise RequestError(f"architecture is {given!r}; a table with blocks was expected")
-    _known_keys("architecture", given, ("name", "blocks", "layers", "links"))
-    parts = {
-        key: tuple(
-            _entry(kind, f"architecture.{key}.{number}", each) for number, each in enumerate(_list(given, key), 1)
+
+def _check_block(where: str, block: DescribedBlock) -> None:
+    """Raises RequestError for numbers or an order that no matrix has."""
+    if block.order not in ORDERS:
+        raise RequestError(f"{where}.order is {block.order!r}; one of {', '.join(ORDERS)} was expected")
+    positive = min(block.groups, block.parts, block.group) >= 1
+    if not positive or not 0 <= block.part < block.parts or block.first < 0 or block.rows < 0:
+        raise RequestError(
+            f"{where}: groups, parts and group must be at least 1, part must be below parts, and first and rows must not be "
+            "negative"
         )
-        for key, kind in (("blocks", DescribedBlock), ("layers", DescribedLayer), ("links", DescribedLink))
-    }
-    if not parts["blocks"]:
-        raise RequestError("architecture.blocks: list at least one tensor with its source and target layer")
-    name = given.get("name", Description.name)
-    if not isinstance(name, str) or not name:
-        raise RequestError(f"architecture.name is {name!r}; a text was expected")
-    for number, block in enumerate(parts["blocks"], 1):
-        where = f"architecture.blocks.{number}"
-        if block.order not in ORDERS:
-            raise RequestError(f"{where}.order is {block.order!r}; one of {', '.join(ORDERS)}")
-        if (
-            min(block.groups, block.parts, block.group) < 1
-            or not 0 <= block.part < block.parts
-            or block.first < 0
-            or block.rows < 0
-        ):
-            raise RequestError(
-                f"{where}: groups, parts and group are at least 1, part is below parts, first and rows are not negative"
-            )
-        if block.groups > 1 and (block.parts > 1 or block.rows or block.first):
-            raise RequestError(f"{where}: a convolution of groups has all its rows; leave out parts, rows and first")
-        if max(block.groups, block.parts, block.group, block.first, block.rows) > _LARGEST:
-            raise RequestError(f"{where}: groups, part, parts, group, first and rows are at most {_LARGEST}")
-        known = {found[1] for found in _OPEN.finditer(block.tensor)}
-        for key in ("source", "target"):
-            if missing := {found[1] for found in _OPEN.finditer(getattr(block, key))} - known:
-                raise RequestError(f"{where}.{key}: {{{min(missing)}}} does not stand in its tensor's name")
-    for kind, named, others in (("layers", "name", ("block", "sample_group")), ("links", "source", ("target",))):
-        for number, one in enumerate(parts[kind], 1):
-            known = {found[1] for found in _OPEN.finditer(getattr(one, named))}
-            for key in others:
-                if missing := {found[1] for found in _OPEN.finditer(getattr(one, key))} - known:
-                    raise RequestError(
-                        f"architecture.{kind}.{number}.{key}: {{{min(missing)}}} does not stand in its {named}"
-                    )
-    if wrong := [number for number, link in enumerate(parts["links"], 1) if not 0 <= link.first <= _LARGEST]:
-        raise RequestError(f"architecture.links.{wrong[0]}.first: a number from 0 to {_LARGEST} was expected")
-    return Description(name=name, **parts)
+    if block.groups > 1 and (block.parts > 1 or block.rows or block.first):
+        raise RequestError(f"{where}: a convolution of groups has all its rows; leave out parts, rows and first")
+    if max(block.groups, block.parts, block.group, block.first, block.rows) > _LARGEST:
+        raise RequestError(f"{where}: groups, part, parts, group, first and rows must be at most {_LARGEST}")
+
+
+def _check_letters(where: str, named: str, template: str, **others: str) -> None:
+    """Raises RequestError where another template has a letter that `template`, which `named` calls, does not have."""
+    known = {opening[1] for opening in _OPEN.finditer(template)}
+    for key, other in others.items():
+        if missing := {opening[1] for opening in _OPEN.finditer(other)} - known:
+            raise RequestError(f"{where}.{key}: {{{min(missing)}}} does not stand in {named}")
+
+
+def description_of(table: Mapping) -> Description:
+    """The description that a table of a DAG file (or the dict of its keys) gives. Raises RequestError, which names the key."""
+    if not isinstance(table, Mapping):
+        raise RequestError(f"architecture is {table!r}; a table with blocks was expected")
+    _check_keys("architecture", table, ("name", "blocks", "layers", "links"))
+    return Description(
+        blocks=_entries(DescribedBlock, table, "blocks"),
+        layers=_entries(DescribedLayer, table, "layers"),
+        links=_entries(DescribedLink, table, "links"),
+        name=table.get("name", Description.name),
+    )
 
 
 def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Architecture:
@@ -132,57 +147,68 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
 
     Raises CheckpointError (unsupported): a pattern that matches no tensor, shapes that disagree about a layer's size.
     """
-    matched = sorted(
-        ((tuple(numbers.values()), place, block, name, numbers) for place, block in enumerate(description.blocks)
-         for name, numbers in _matches(block.tensor, tensors)),
-        key=lambda found: found[:2],
-    )  # fmt: skip
-    sizes: dict[str, tuple[int, str]] = {}
-    blocks, matrices = [], {}
-    for _, _, block, name, numbers in matched:
+    matches = sorted(
+        (
+            (tuple(numbers.values()), position, block, name, numbers)
+            for position, block in enumerate(description.blocks)
+            for name, numbers in _matches(block.tensor, tensors)
+        ),
+        key=lambda match: match[:2],
+    )
+    sizes: dict[str, tuple[int, str]] = {}  # by layer: neurons, and the tensor that says so
+    blocks: list[WeightBlock] = []
+    matrices: dict[str, MatrixSpec] = {}
+    for _, _, block, name, numbers in matches:
         shape = tensors[name].shape
-        layout = MatrixLayout(block.order, block.groups)
-        if len(shape) < 2 or (len(shape) > 2 and not layout.convolves) or 0 in shape:
-            raise _wrong(f"tensor {name} has shape {list(shape)}, which order {block.order} cannot be")
-        if shape[0] % block.groups:
-            raise _wrong(f"tensor {name} has shape {list(shape)}, whose first axis is no {block.groups} equal groups")
+        layout = _layout(block, name, shape)
         targets, nodes = layout.size(shape)
-        for layer, size in (
-            (_filled(block.source, numbers), nodes),
-            (_filled(block.target, numbers), block.rows or targets // block.parts),
-        ):
+        source, target = _filled(block.source, numbers), _filled(block.target, numbers)
+        for layer, size in ((source, nodes), (target, block.rows or targets // block.parts)):
             if not size:
-                raise _wrong(f"tensor {name} has shape {list(shape)}, of which {layer} gets no neuron")
-            known, by = sizes.setdefault(layer, (size, name))
-            if known != size:
-                raise _wrong(f"layer {layer} has {known} neurons by {by} and {size} by {name}")
+                raise _wrong(f"tensor {name} has shape {list(shape)}, which leaves no neuron for {layer}")
+            known_size, known_by = sizes.setdefault(layer, (size, name))
+            if known_size != size:
+                raise _wrong(f"layer {layer} has {known_size} neurons by {known_by} and {size} by {name}")
         if name in matrices and matrices[name].layout != layout:
             raise _wrong(f"tensor {name} is given two orders")
-        matrices[name] = StoredMatrix(shape, layout)
-        rows = RowLayout(block.part, block.parts, block.group, block.first)
-        blocks.append(WeightBlock(_filled(block.source, numbers), _filled(block.target, numbers), name, rows))
+        matrices[name] = MatrixSpec(shape, layout)
+        blocks.append(WeightBlock(source, target, name, RowLayout(block.part, block.parts, block.group, block.first)))
     layers = tuple(_layer(layer, size, description.layers) for layer, (size, _) in sizes.items())
+    links = tuple(_links(description, sizes))
     try:
-        found = Architecture(
-            description.name, layers, tuple(blocks), matrices, links=tuple(_links(description, sizes)), complete=False
-        )
+        wiring = Architecture(description.name, layers, tuple(blocks), matrices, links=links, complete=False)
     except ValueError as error:
         raise _wrong(str(error)) from None
-    _refuse_shared_rows(found, {layer: size for layer, (size, _) in sizes.items()})
-    return found
+    _refuse_shared_rows(wiring)
+    return wiring
 
 
-def _refuse_shared_rows(found: Architecture, sizes: Mapping[str, int]) -> None:
+def _layout(block: DescribedBlock, name: str, shape: tuple[int, ...]) -> MatrixLayout:
+    """How a tensor holds a block's matrix. Raises CheckpointError where its shape cannot be that."""
+    layout = MatrixLayout(block.order, block.groups)
+    if len(shape) < 2 or (len(shape) > 2 and not layout.convolves) or 0 in shape:
+        raise _wrong(f"tensor {name} has shape {list(shape)}, which order {block.order} cannot be")
+    if shape[0] % block.groups:
+        raise _wrong(
+            f"tensor {name} has shape {list(shape)}, whose first axis cannot be cut into {block.groups} equal groups"
+        )
+    return layout
+
+
+def _refuse_shared_rows(wiring: Architecture) -> None:
     """Raises CheckpointError where a row of a tensor leads from one layer to two: its weights would count twice."""
-    targets: dict[tuple[str, str], list[WeightBlock]] = {}
-    for block in found.blocks:
-        targets.setdefault((block.source, block.tensor), []).append(block)
-    for (source, name), blocks in targets.items():
+    sizes = {layer.name: layer.size for layer in wiring.layers}
+    by_matrix: dict[tuple[str, str], list[WeightBlock]] = {}
+    for block in wiring.blocks:
+        by_matrix.setdefault((block.source, block.tensor), []).append(block)
+    for (source, name), blocks in by_matrix.items():
         if len(blocks) > 1:
             rows = np.concatenate([block.rows.rows(np.arange(sizes[block.target])) for block in blocks])
             if np.unique(rows).size < rows.size:
-                names = " and ".join(block.target for block in blocks[:2])
-                raise _wrong(f"rows of tensor {name} lead from {source} to {names} at once; give first, rows or parts")
+                targets = " and ".join(block.target for block in blocks[:2])
+                raise _wrong(
+                    f"rows of tensor {name} lead from {source} to {targets} at once; give first, rows or parts"
+                )
 
 
 def _wrong(reason: str) -> CheckpointError:
@@ -190,92 +216,95 @@ def _wrong(reason: str) -> CheckpointError:
 
 
 def _matches(pattern: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Numbers]]:
-    """Tensors whose names look so, with the numbers that stand in them. Raises CheckpointError where there is none."""
-    expression, seen, end = "", set(), 0
-    for found in _OPEN.finditer(pattern):
-        again = found[1] in seen
-        expression += re.escape(pattern[end : found.start()])
-        expression += f"(?P={found[1]})" if again else f"(?P<{found[1]}>{_NUMBER})"
-        seen.add(found[1])
-        end = found.end()
+    """The tensors whose names fit a pattern, with the numbers in them. Raises CheckpointError where there is none."""
+    expression, letters, end = "", set(), 0
+    for opening in _OPEN.finditer(pattern):
+        letter = opening[1]
+        expression += re.escape(pattern[end : opening.start()])
+        expression += f"(?P={letter})" if letter in letters else f"(?P<{letter}>{_NUMBER})"
+        letters.add(letter)
+        end = opening.end()
     whole = re.compile(expression + re.escape(pattern[end:]))
-    matched = [(name, whole.fullmatch(name)) for name in tensors]
-    matched = [
-        (name, {key: int(value) for key, value in match.groupdict().items()}) for name, match in matched if match
-    ]
-    if not matched:
+    matches = [(name, match) for name in tensors if (match := whole.fullmatch(name))]
+    if not matches:
         some = ", ".join(sorted(tensors)[:3])
         raise _wrong(f"the pattern {pattern} matches no tensor of this checkpoint, which has {some}, ...")
-    yield from matched
+    for name, match in matches:
+        yield name, {letter: int(digits) for letter, digits in match.groupdict().items()}
 
 
 def _filled(template: str, numbers: Numbers) -> str:
-    def number(found: re.Match) -> str:
-        shift = int(found[3] or 0)
-        return str(numbers[found[1]] + (-shift if found[2] == "-" else shift))
+    """A template with numbers for its letters."""
+    return _OPEN.sub(lambda opening: str(numbers[opening[1]] + _shift(opening)), template)
 
-    return _OPEN.sub(number, template)
+
+def _shift(opening: re.Match[str]) -> int:
+    """What an opening adds to its letter's number: 1 for {n+1}."""
+    return int(opening[3] or 0) * (-1 if opening[2] == "-" else 1)
 
 
 def _layer(name: str, size: int, described: Sequence[DescribedLayer]) -> NodeLayer:
-    said, numbers = next(
-        ((one, found) for one in described if (found := _numbers(one.name, name)) is not None),
-        (DescribedLayer(name), {}),
-    )
-    block = _filled(said.block, numbers) or name.rpartition(".")[0]
-    return NodeLayer(name, size, _filled(said.sample_group, numbers) or name, block, said.kind)
+    """A node layer with what the first description that fits its name says of it."""
+    fitting = ((layer, numbers) for layer in described if (numbers := _numbers(layer.name, name)) is not None)
+    layer, numbers = next(fitting, (DescribedLayer(name), {}))
+    block = _filled(layer.block, numbers) or name.rpartition(".")[0]
+    return NodeLayer(name, size, _filled(layer.sample_group, numbers) or name, block, layer.kind)
 
 
 def _numbers(template: str, name: str) -> Numbers | None:
-    """The numbers for which a template is this name; None where it never is."""
-    end, expression, places = 0, "", []
-    for found in _OPEN.finditer(template):
-        expression += re.escape(template[end : found.start()]) + r"(-?\d{1,7})"
-        places.append((found[1], int(found[3] or 0) * (-1 if found[2] == "-" else 1)))
-        end = found.end()
+    """The numbers for which a template is this name; None where there are none."""
+    end, expression, openings = 0, "", []
+    for opening in _OPEN.finditer(template):
+        expression += re.escape(template[end : opening.start()]) + r"(-?\d{1,7})"
+        openings.append(opening)
+        end = opening.end()
     match = re.fullmatch(expression + re.escape(template[end:]), name)
     if match is None:
         return None
     numbers: dict[str, int] = {}
-    for (key, shift), value in zip(places, match.groups(), strict=True):
-        if numbers.setdefault(key, int(value) - shift) != int(value) - shift:
-            return None  # one letter, two numbers
+    for opening, digits in zip(openings, match.groups(), strict=True):
+        number = int(digits) - _shift(opening)
+        if numbers.setdefault(opening[1], number) != number:
+            return None  # one letter would stand for two numbers
     return numbers
 
 
-def _links(description: Description, sizes: Mapping) -> Iterator[Link]:
+def _links(description: Description, names: Mapping[str, object]) -> Iterator[Link]:
     for link in description.links:
-        for name in sizes:
+        for name in names:
             numbers = _numbers(link.source, name)
-            if numbers is not None and (target := _filled(link.target, numbers)) in sizes:
+            if numbers is not None and (target := _filled(link.target, numbers)) in names:
                 yield Link(name, target, link.first, skip=link.skip)
 
 
-def _known_keys(where: str, given: Mapping, known: Sequence[str]) -> None:
-    for key in given:
+def _check_keys(where: str, table: Mapping, known: Sequence[str]) -> None:
+    for key in table:
         if key not in known:
             raise RequestError(f"{where}.{key}: no such key; known: {', '.join(known)}")
 
 
-def _list(given: Mapping, key: str) -> list:
-    found = given.get(key, [])
-    if not isinstance(found, list | tuple):
-        raise RequestError(f"architecture.{key} is {json.dumps(found, default=repr)}; a list of tables was expected")
-    return list(found)
+_Entry = TypeVar("_Entry", DescribedBlock, DescribedLayer, DescribedLink)
+_EXPECTED: dict[object, str] = {int: "a whole number", str: "a text", bool: "true or false"}
 
 
-def _entry(kind, where: str, given):
-    if not isinstance(given, Mapping):
-        raise RequestError(f"{where} is {given!r}; a table was expected")
-    known = {one.name: one for one in fields(kind)}
-    _known_keys(where, given, list(known))
-    for name, one in known.items():
-        wanted = one.type
-        if name not in given:
-            if isinstance(one.default, str | int):
-                continue
-            raise RequestError(f"{where}.{name} is missing")
-        if type(given[name]) is not wanted:
-            expected = {int: "a whole number", str: "a text", bool: "true or false"}[wanted]
-            raise RequestError(f"{where}.{name} is {given[name]!r}; {expected} was expected")
-    return kind(**given)
+def _entries(kind: type[_Entry], table: Mapping, key: str) -> tuple[_Entry, ...]:
+    """The tables that a key lists. Raises RequestError."""
+    tables = table.get(key, [])
+    if not isinstance(tables, list | tuple):
+        raise RequestError(f"architecture.{key} is {json.dumps(tables, default=repr)}; a list of tables was expected")
+    return tuple(_entry(kind, f"architecture.{key}.{number}", entry) for number, entry in enumerate(tables, 1))
+
+
+def _entry(kind: type[_Entry], where: str, table: object) -> _Entry:
+    """One table. Raises RequestError for an unknown key, one that is missing, or a value of another type."""
+    if not isinstance(table, Mapping):
+        raise RequestError(f"{where} is {table!r}; a table was expected")
+    known = {field.name: field for field in fields(kind)}
+    _check_keys(where, table, list(known))
+    for name, field in known.items():
+        if name not in table:
+            if not isinstance(field.default, str | int):
+                raise RequestError(f"{where}.{name} is missing")
+        elif type(table[name]) is not field.type:
+            raise RequestError(f"{where}.{name} is {table[name]!r}; {_EXPECTED[field.type]} was expected")
+    return kind(**table)

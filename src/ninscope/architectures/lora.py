@@ -1,15 +1,15 @@
 """A LoRA adapter by itself: the network of its update, module by module.
 
 Node layers of every adapted module: `<module>.in`, `<module>.r` and `<module>.out`, joined by lora_A[r, in] and lora_B[out, r] as
-they are stored; alpha / r scales their product, and no weight of this network. The weights of the base have no part.
+they are stored. alpha / r scales their product, not the weights of this network. The base's weights have no part in it.
 """
 
 import re
 from collections.abc import Mapping
 
-from ninscope.architectures.layout import Architecture, NodeLayer, StoredMatrix, WeightBlock
+from ninscope.architectures.builder import Builder
+from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.lora import adapter_of
-from ninscope.checkpoints.matrix import MatrixLayout
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
 
@@ -20,22 +20,19 @@ _NUMBERED = re.compile(r"^(.*?\b\d+)\.")
 def architecture(config: Mapping, tensors: Mapping[str, Tensor] | None) -> Architecture:
     """config: of adapter_config.json. Raises CheckpointError (unsupported, corrupt)."""
     if tensors is None:
-        raise CheckpointError("unsupported", "an adapter's wiring follows from its tensors, and none are given")
+        raise CheckpointError("unsupported", "an adapter's wiring follows from its tensors, which are not known here")
     adapter = adapter_of(config, tensors)
-    layers, blocks, matrices = [], [], {}
+    net = Builder(FAMILY)
     for module, factors in adapter.factors.items():
         numbered = _NUMBERED.match(module)
         block = numbered[1] if numbered else module
-        sizes = {"in": factors.a.shape[1], "r": factors.rank, "out": factors.b.shape[0]}
-        kinds = {"in": "lora_A", "r": "lora_B", "out": "output"}
-        layers += [
-            NodeLayer(f"{module}.{part}", size, f"{module}.{part}", block, kinds[part]) for part, size in sizes.items()
-        ]
-        layout = MatrixLayout("convolution" if len(factors.a.shape) > 2 else "linear")
-        for source, target, tensor in (("in", "r", factors.a), ("r", "out", factors.b)):
-            blocks.append(WeightBlock(f"{module}.{source}", f"{module}.{target}", tensor.name))
-            matrices[tensor.name] = StoredMatrix(tensor.shape, layout)
-    notes = [f"an adapter alone: lora_A and lora_B as stored, of modules: {len(adapter.factors)}"]
+        entering = net.named_layer(f"{module}.in", factors.a.shape[1], block, "lora_A")
+        rank = net.named_layer(f"{module}.r", factors.rank, block, "lora_B")
+        leaving = net.named_layer(f"{module}.out", factors.b.shape[0], block, "output")
+        order = "convolution" if len(factors.a.shape) > 2 else "linear"
+        net.join(entering, rank, factors.a.name, order, factors.a.shape[2:])
+        net.join(rank, leaving, factors.b.name, order, factors.b.shape[2:])
+    notes = [f"an adapter alone: lora_A and lora_B as stored, of {len(adapter.factors)} modules"]
     if adapter.whole:
         notes.append(f"left out: tensors that take the place of the base's ({len(adapter.whole)})")
-    return Architecture(FAMILY, tuple(layers), tuple(blocks), matrices, note=", ".join(notes), complete=False)
+    return net.architecture(", ".join(notes), complete=False)

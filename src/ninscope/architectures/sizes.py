@@ -1,49 +1,77 @@
-"""Sizes out of a config.json, which a stranger wrote: checked before anything is made of them."""
+"""Sizes and options out of a config.json, which a stranger wrote: each is checked before anything is made of it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
-from ninscope.architectures.layout import positive_integer
 from ninscope.errors import CheckpointError
 
 MAX_BLOCKS = 10_000
 MAX_WIDTH = 10_000_000
 MAX_STAGES = 100
 MAX_KERNEL = 10_000
+MAX_LIST = 1_000
+
+Option = TypeVar("Option", bound=str | bool | None)
 
 
-def model_type(config: Mapping, known: Collection[str]) -> str:
-    """Which of a module's families this is. Raises CheckpointError (unsupported)."""
-    value = config.get("model_type")
-    if not isinstance(value, str) or value not in known:
-        raise CheckpointError(
-            "unsupported", f"config.json: model_type is {value!r}; one of {', '.join(known)} was expected"
-        )
+def positive_integer(config: Mapping, key: str, limit: int, default: int | None = None) -> int:
+    """config[key], an integer from 1 to `limit`. default: where the key is absent or null (default: refused).
+
+    Raises CheckpointError (corrupt).
+    """
+    value = config.get(key)
+    if value is None and default is not None:
+        return default
+    if type(value) is not int or not 1 <= value <= limit:
+        raise CheckpointError("corrupt", f"config.json: {key} is {value!r}; an integer from 1 to {limit} was expected")
     return value
 
 
 def block_count(config: Mapping, key: str = "num_hidden_layers") -> int:
+    """The number of blocks. Raises CheckpointError (corrupt)."""
     return positive_integer(config, key, MAX_BLOCKS)
 
 
 def width(config: Mapping, key: str = "hidden_size", default: int | None = None) -> int:
-    """How many neurons (or heads, or channels) a key says. Raises CheckpointError (corrupt)."""
+    """The number of neurons, heads or channels that a key gives. Raises CheckpointError (corrupt)."""
     return positive_integer(config, key, MAX_WIDTH, default)
 
 
 def stages(config: Mapping, key: str, limit: int) -> list[int]:
-    """config[key] as a list of 1 to MAX_STAGES integers in 1..limit. Raises CheckpointError (corrupt)."""
+    """config[key], a list of 1 to MAX_STAGES integers from 1 to `limit`. Raises CheckpointError (corrupt)."""
     values = config.get(key)
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_STAGES:
-        raise CheckpointError("corrupt", f"config.json: {key} is {values!r}; a list was expected, one integer a stage")
+        raise CheckpointError(
+            "corrupt", f"config.json: {key} is {values!r}; a list of integers was expected, one for each stage"
+        )
     return [positive_integer({f"{key}[{n}]": value}, f"{key}[{n}]", limit) for n, value in enumerate(values)]
 
 
 def depths(config: Mapping) -> list[int]:
-    """Blocks of every stage. Raises CheckpointError (corrupt)."""
+    """The number of blocks of every stage. Raises CheckpointError (corrupt)."""
     values = stages(config, "depths", MAX_BLOCKS)
     if sum(values) > MAX_BLOCKS:
-        raise CheckpointError("corrupt", f"config.json: depths {values}; at most {MAX_BLOCKS} in all were expected")
+        raise CheckpointError(
+            "corrupt", f"config.json: depths is {values}; at most {MAX_BLOCKS} blocks in all were expected"
+        )
     return values
+
+
+def integers(
+    config: Mapping, key: str, count: int | None, limit: int, default: int | Sequence[int] | None = None
+) -> list[int]:
+    """config[key], a list of `count` integers from 1 to `limit`, or one integer that stands for each of them.
+
+    count: None for a list of any length up to MAX_LIST. default: where the key is absent or null (default: refused).
+    Raises CheckpointError (corrupt).
+    """
+    value = config.get(key)
+    value = default if value is None else value
+    values = value if isinstance(value, list | tuple) else [value] * (count or 1)
+    if not 1 <= len(values) <= MAX_LIST or (count is not None and len(values) != count):
+        expected = str(count) if count else f"1 to {MAX_LIST}"
+        raise CheckpointError("corrupt", f"config.json: {key} has {len(values)} entries; {expected} were expected")
+    return [positive_integer({key: entry}, key, limit) for entry in values]
 
 
 def pair(config: Mapping, key: str, default: int) -> tuple[int, int]:
@@ -57,10 +85,39 @@ def pair(config: Mapping, key: str, default: int) -> tuple[int, int]:
 
 
 def multiple(value: int, name: str, divisor: int, divisor_name: str) -> int:
-    """value / divisor. Raises CheckpointError (corrupt) where something is left."""
+    """value / divisor. Raises CheckpointError (corrupt) where the division leaves a rest."""
     if value % divisor:
-        raise CheckpointError("corrupt", f"config.json: {name} {value} is no multiple of {divisor_name} {divisor}")
+        raise CheckpointError("corrupt", f"config.json: {name} {value} is not a multiple of {divisor_name} {divisor}")
     return value // divisor
+
+
+def choice(config: Mapping, key: str, known: Sequence[Option], default: Option) -> Option:
+    """config[key] (default: `default`), which must be one of `known`. Raises CheckpointError (unsupported)."""
+    value = config.get(key, default)
+    for option in known:
+        if value is option or (type(value) is type(option) and value == option):
+            return option
+    raise CheckpointError(
+        "unsupported", f"config.json: {key} {value!r} is not supported; supported: {', '.join(map(repr, known))}"
+    )
+
+
+def flag(config: Mapping, key: str, default: bool = False) -> bool:
+    """config[key], true or false. Raises CheckpointError (corrupt)."""
+    value = config.get(key, default)
+    if type(value) is not bool:
+        raise CheckpointError("corrupt", f"config.json: {key} is {value!r}; true or false was expected")
+    return value
+
+
+def model_type(config: Mapping, known: Collection[str]) -> str:
+    """Which of a module's families the model is of. Raises CheckpointError (unsupported)."""
+    value = config.get("model_type")
+    if not isinstance(value, str) or value not in known:
+        raise CheckpointError(
+            "unsupported", f"config.json: model_type is {value!r}; one of {', '.join(known)} was expected"
+        )
+    return value
 
 
 def refuse_cross_attention(config: Mapping) -> None:

@@ -1,20 +1,21 @@
-"""Mixtures of experts (mixtral, olmoe): every expert has node layers of its own, beside each other; so has the router.
+"""Mixtures of experts (mixtral, olmoe): each expert has node layers of its own, side by side, and so has the router.
 
-A block's node layers: x, q, k, v, c, a (transformer.py), the router's r with a neuron for each expert, and of expert n its gate
-e<n>.g, up projection e<n>.u and hidden e<n>.m = act(g) * u: 7 + 3 E of E experts. a has edges to the router and to all experts, as
-if all of them were asked; which ones a token goes to, weights alone do not say. Left out: token embedding and LM head.
+A block's node layers: x, q, k, v, c, a (transformer_blocks.py), the router's r with a neuron for each expert, and for expert n its
+gate e<n>.g, up projection e<n>.u and hidden e<n>.m = act(g) * u: 7 + 3E with E experts. a has edges to the router and to all
+experts, as if a token asked all of them; weights alone do not say which it asks. Left out: token embedding and LM head.
 
-Experts are stored each by itself (the Hub's files, and what save_pretrained writes by default), or all of a block in one
-tensor [experts, out, in], gate and up projection one after the other.
+A file stores each expert by itself (the Hub's files, and what save_pretrained writes by default), or all experts of a block in one
+tensor [experts, out, in], with gate and up projection one after the other.
 """
 
 from collections.abc import Collection, Mapping
 
 from ninscope.architectures import sizes
-from ninscope.architectures.builder import Builder, spelling
+from ninscope.architectures.builder import Builder, Stack, spelling
+from ninscope.architectures.families.llama import ATTENTION, PREFIXES, grouped_heads
 from ninscope.architectures.layout import Architecture
-from ninscope.architectures.llama import ATTENTION, PREFIXES, grouped_heads
-from ninscope.architectures.transformer import attention, following, formatted
+from ninscope.architectures.registry import register
+from ninscope.architectures.transformer_blocks import attention, following, formatted
 from ninscope.errors import CheckpointError
 
 FUSED = {
@@ -29,13 +30,14 @@ MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
     part: f"layers.{{}}.block_sparse_moe.experts.{{}}.{name}.weight"
     for part, name in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
 }
-# By model_type: the key that says how many experts, and how their tensors may be named.
+# By model_type: the key that gives the number of experts, and the ways in which files name their tensors.
 MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (OLMOE, FUSED))}
 MAX_EXPERTS = 30_000  # of all blocks
 
 
-def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
-    """The wiring that config.json implies, of a file with tensors of these names. Raises CheckpointError (corrupt)."""
+@register(*MODEL_TYPES, needs_names=True)
+def architecture(config: Mapping, names: Collection[str]) -> Architecture:
+    """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, MODEL_TYPES)
     key, spellings = MODEL_TYPES[family]
     count = sizes.block_count(config)
@@ -64,13 +66,14 @@ def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
 def _expert(
     net: Builder, block: str, expert: int, experts: int, hidden: int, after: str, names: Mapping[str, str]
 ) -> None:
+    a = f"{block}.a"
     g, u, m = (net.layer(block, f"e{expert}.{part}", hidden, "mlp", f"e{expert}") for part in "gum")
     if "gate_up" in names:
-        for source, target, name in ((f"{block}.a", (g, u), names["gate_up"]), (m, after, names["down"])):
-            net.join(source, target, f"{name}[{expert}]", held_in=name, index=expert, held=experts)
+        for source, target, tensor in ((a, (g, u), names["gate_up"]), (m, (after,), names["down"])):
+            net.join(source, target, f"{tensor}[{expert}]", stack=Stack(tensor, expert, experts))
     else:
-        net.join(f"{block}.a", g, names["gate"])
-        net.join(f"{block}.a", u, names["up"])
+        net.join(a, g, names["gate"])
+        net.join(a, u, names["up"])
         net.join(m, after, names["down"])
     net.link(g, m)
     net.link(u, m)

@@ -1,9 +1,9 @@
-"""ViT: image channels, seven node layers a block (transformer.py) and the final residual, 7B+2 in all.
+"""ViT: image channels, seven node layers a block (transformer_blocks.py) and the final residual, 7B+2 in all.
 
 The patch embedding is a convolution whose nodes are the image's channels: input.x -> block0.x. Left out: position embeddings
-and class token, which are vectors, and the heads: classifier, pooler, and the decoder of masked image modelling.
+and class token, which are vectors, and the heads (classifier, pooler, and the decoder of masked image modelling).
 
-Tensors are named as on the Hub, which save_pretrained writes by default, or as the library's modules are.
+Files name tensors as the Hub does, which save_pretrained writes by default, or as the library's modules are named.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
 from ninscope.architectures.layout import Architecture
-from ninscope.architectures.transformer import attention, following, formatted, mlp
+from ninscope.architectures.registry import register
+from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
 
-MODEL_TYPE = "vit"
 PREFIXES = ("vit.", "")
 HUB = {
     "q": "encoder.layer.{}.attention.attention.query.weight",
@@ -30,19 +30,20 @@ MODULES = {part: f"layers.{{}}.attention.{part}_proj.weight" for part in "qkvo"}
 PATCHES = "embeddings.patch_embeddings.projection.weight"
 
 
-def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
-    """The wiring that config.json implies, of a file with tensors of these names. Raises CheckpointError (corrupt)."""
+@register("vit", needs_names=True)
+def architecture(config: Mapping, names: Collection[str]) -> Architecture:
+    """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     count = sizes.block_count(config)
     width = sizes.width(config)
     sizes.multiple(width, "hidden_size", sizes.width(config, "num_attention_heads"), "num_attention_heads")
     hidden = sizes.width(config, "intermediate_size")
     templates = spelling(names, PREFIXES, (HUB, MODULES), ((number,) for number in range(count)))
-    net = Builder(MODEL_TYPE, PREFIXES)
+    net = Builder("vit", PREFIXES)
     channels = net.layer("input", "x", sizes.width(config, "num_channels", default=3), "embedding")
     net.join(channels, "block0.x", PATCHES, "convolution", sizes.pair(config, "patch_size", default=16))
     for number in range(count):
-        block, of_block = f"block{number}", formatted(templates, number)
-        attention(net, block, width, of_block)
-        mlp(net, block, hidden, following(number, count), of_block)
+        block, tensors = f"block{number}", formatted(templates, number)
+        attention(net, block, width, tensors)
+        mlp(net, block, hidden, following(number, count), tensors)
     net.layer("output", "x", width)
     return net.architecture()

@@ -1,12 +1,12 @@
 """Swin, stages of blocks, each of twice the width of the one before: 7B + 2S node layers of B blocks in S stages.
 
-Node layers: the image's channels, input.x; seven of every block stage<s>.block<b> (transformer.py); between two stages what the
-last block gives, stage<s>.merge.x, and 2 x 2 neighbouring patches side by side, stage<s>.merge.n, of four times its size, from
-which the reduction leads to the next stage; output.x. The patch embedding is a convolution. So is patch merging, 2 x 2 with a
-stride of 2, though it is stored as a matrix. Left out: relative position biases, which join no neurons, and the heads:
-classifier, and the decoder of masked image modelling.
+Node layers: the image's channels, input.x; seven for every block stage<s>.block<b> (transformer_blocks.py); between two stages
+what the last block gives, stage<s>.merge.x, and 2 x 2 neighbouring patches side by side, stage<s>.merge.n, of four times its size,
+from which the reduction leads to the next stage; output.x. The patch embedding is a convolution. So is patch merging, 2 x 2 with
+a stride of 2, though it is stored as a matrix. Left out: relative position biases, which join no neurons, and the heads
+(classifier, and the decoder of masked image modelling).
 
-Tensors are named as on the Hub, which save_pretrained writes by default, or as the library's modules are.
+Files name tensors as the Hub does, which save_pretrained writes by default, or as the library's modules are named.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,10 +14,10 @@ from collections.abc import Collection, Mapping
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
 from ninscope.architectures.layout import Architecture
-from ninscope.architectures.transformer import attention, formatted, mlp
+from ninscope.architectures.registry import register
+from ninscope.architectures.transformer_blocks import attention, formatted, mlp
 from ninscope.errors import CheckpointError
 
-MODEL_TYPE = "swin"
 PREFIXES = ("swin.", "")
 BLOCK = "encoder.layers.{}.blocks.{}."
 HUB = {
@@ -36,20 +36,21 @@ PATCHES = "embeddings.patch_embeddings.projection.weight"
 REDUCTION = "encoder.layers.{}.downsample.reduction.weight"
 
 
-def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
-    """The wiring that config.json implies, of a file with tensors of these names. Raises CheckpointError (corrupt)."""
+@register("swin", needs_names=True)
+def architecture(config: Mapping, names: Collection[str]) -> Architecture:
+    """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     depths, widths = _stages(config)
     ratio = _mlp_ratio(config, widths[0])
-    places = [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
-    templates = spelling(names, PREFIXES, (HUB, MODULES), places)
-    following = [f"stage{stage}.block{number}.x" if number else "" for stage, number in places[1:]] + ["output.x"]
-    net = Builder(MODEL_TYPE, PREFIXES)
+    numbers = [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
+    templates = spelling(names, PREFIXES, (HUB, MODULES), numbers)
+    following = [f"stage{stage}.block{number}.x" if number else "" for stage, number in numbers[1:]] + ["output.x"]
+    net = Builder("swin", PREFIXES)
     channels = net.layer("input", "x", sizes.width(config, "num_channels", default=3), "embedding")
     net.join(channels, "stage0.block0.x", PATCHES, "convolution", sizes.pair(config, "patch_size", default=4))
-    for (stage, number), after in zip(places, following, strict=True):
-        block, width, of_block = f"stage{stage}.block{number}", widths[stage], formatted(templates, stage, number)
-        attention(net, block, width, of_block)
-        mlp(net, block, int(ratio * width), after or f"stage{stage}.merge.x", of_block)
+    for (stage, number), after in zip(numbers, following, strict=True):
+        block, width, tensors = f"stage{stage}.block{number}", widths[stage], formatted(templates, stage, number)
+        attention(net, block, width, tensors)
+        mlp(net, block, int(ratio * width), after or f"stage{stage}.merge.x", tensors)
         if not after:
             merged = net.layer(f"stage{stage}.merge", "x", width)
             beside = net.layer(f"stage{stage}.merge", "n", 4 * width, "convolution")
@@ -61,7 +62,7 @@ def architecture(config: Mapping, names: Collection[str] = ()) -> Architecture:
 
 
 def _stages(config: Mapping) -> tuple[list[int], list[int]]:
-    """Blocks and width of every stage. Raises CheckpointError (corrupt)."""
+    """The number of blocks, and the width, of every stage. Raises CheckpointError (corrupt)."""
     depths = sizes.depths(config)
     heads = sizes.stages(config, "num_heads", sizes.MAX_WIDTH)
     if len(heads) != len(depths):

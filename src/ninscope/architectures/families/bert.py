@@ -1,7 +1,7 @@
-"""BERT and RoBERTa encoders: seven node layers a block (transformer.py) and the final residual, 7B+1 in all.
+"""BERT and RoBERTa encoders: seven node layers a block (transformer_blocks.py) and the final residual, 7B+1 in all.
 
-Left out: embeddings, and the heads. The pooler is one: masked language models lack it. So an encoder is the same network
-under every head.
+Left out: embeddings, and the heads. The pooler counts as a head, since masked language models lack it. So an encoder is the same
+network under every head.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.layout import Architecture
-from ninscope.architectures.transformer import attention, following, formatted, mlp
+from ninscope.architectures.registry import register
+from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
 
 MODEL_TYPES = ("bert", "roberta")
 PREFIXES = ("bert.", "roberta.", "")
@@ -23,6 +24,7 @@ NAMES = {
 }
 
 
+@register(*MODEL_TYPES)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt, unsupported)."""
     sizes.refuse_cross_attention(config)

@@ -1,7 +1,7 @@
-"""GPT-2: seven node layers a block (transformer.py) and the final residual, 7B+1 in all.
+"""GPT-2: seven node layers a block (transformer_blocks.py) and the final residual, 7B+1 in all.
 
-Weights are Conv1D's, stored [in, out]; c_attn is q, k and v one after the other. Left out: token and position embeddings and
-the LM head, which is the token embedding once more.
+Weights are those of Conv1D modules, stored [in, out]. c_attn holds q, k and v one after the other. Left out: token and position
+embeddings and the LM head, which is the token embedding once more.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.layout import Architecture
-from ninscope.architectures.transformer import attention, following, formatted, mlp
+from ninscope.architectures.registry import register
+from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
 
-MODEL_TYPE = "gpt2"
 PREFIXES = ("transformer.", "", "model.")
 NAMES = {
     "qkv": "h.{}.attn.c_attn.weight",
@@ -21,6 +21,7 @@ NAMES = {
 }
 
 
+@register("gpt2")
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt, unsupported)."""
     sizes.refuse_cross_attention(config)
@@ -28,7 +29,7 @@ def architecture(config: Mapping) -> Architecture:
     width = sizes.width(config, "n_embd")
     sizes.multiple(width, "n_embd", sizes.width(config, "n_head"), "n_head")
     hidden = sizes.width(config, "n_inner", default=4 * width)
-    net = Builder(MODEL_TYPE, PREFIXES)
+    net = Builder("gpt2", PREFIXES)
     for number in range(count):
         block, names = f"block{number}", formatted(NAMES, number)
         attention(net, block, width, names, order="transposed")

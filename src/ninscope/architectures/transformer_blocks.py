@@ -1,0 +1,92 @@
+"""A transformer block's node layers: GPT-NeoX's seven, as NeuroMFA counts them, and what other families have instead.
+
+A block has, in order: residual input x; q, k, v; attention context c; a, which the MLP reads: what attention gives, added to x;
+MLP hidden m. Its weight blocks are x->q, x->k, x->v, c->a, a->m and m->x of the next block. A gated MLP has a gate g and an up
+projection u besides: a->g, a->u, m->x, where m = act(g) * u, neuron by neuron. It makes no difference whether normalisation
+stands before a part (GPT-2, llama) or behind it (BERT, OLMo 2): it joins no two neurons.
+
+Layers that hold the same neurons share their sample: q, k, v, c as in NeuroMFA, and g, u, m. With grouped-query attention k and
+v have fewer neurons than q and c; then k and v share one sample, q and c share another, and each head of v is linked to the
+heads of c that read it.
+"""
+
+from collections.abc import Mapping
+
+from ninscope.architectures.builder import Builder
+
+Names = Mapping[str, str]
+
+
+def formatted(templates: Names, *numbers: int) -> dict[str, str]:
+    """The names of one block's tensors: every template with the block's number, or numbers, in it."""
+    return {part: template.format(*numbers) for part, template in templates.items()}
+
+
+def attention(
+    net: Builder,
+    block: str,
+    width: int,
+    names: Names,
+    queries: int | None = None,
+    values: int | None = None,
+    head_dim: int = 1,
+    order: str = "linear",
+    interleaved: int = 0,
+    added_to: str = "",
+) -> None:
+    """Add the node layers x, q, k, v, c and a of a block.
+
+    names: the tensors "q", "k", "v" and "o", or "qkv" and "o". queries: neurons of q and c (default: `width`). values: neurons
+    of k and v (default: as many as q has). head_dim: neurons of a head, needed where q and v differ. order: of the tensors, as
+    in MatrixLayout. interleaved: rows of "qkv" that q, k and v take in turn (default: 0, all of q, then k, then v).
+    added_to: the node layer that x is added to (default: a).
+    """
+    queries = width if queries is None else queries
+    values = queries if values is None else values
+    shared = "attention" if values == queries else "values"
+    x = net.layer(block, "x", width, "attention")
+    q = net.layer(block, "q", queries, "attention", "attention")
+    k = net.layer(block, "k", values, "attention", shared)
+    v = net.layer(block, "v", values, "attention", shared)
+    c = net.layer(block, "c", queries, "attention", "attention")
+    a = net.layer(block, "a", width, "mlp")
+    if "qkv" in names:
+        net.join(x, (q, k, v), names["qkv"], order, interleaved=interleaved)
+    else:
+        for target, part in ((q, "q"), (k, "k"), (v, "v")):
+            net.join(x, target, names[part], order)
+    net.join(c, a, names["o"], order)
+    readers = queries // values  # heads of c that read each head of v
+    for reader in range(readers):
+        net.link(v, c, part=reader, parts=readers, group=head_dim)
+    net.link(x, added_to or a, skip=True)
+
+
+def mlp(
+    net: Builder, block: str, hidden: int, after: str, names: Names, order: str = "linear", reads: str = "a"
+) -> None:
+    """Add the node layer m, which leads to the node layer `after` (the next block's x).
+
+    names: the tensors "up" and "down". reads: the part of the block that m reads.
+    """
+    m = net.layer(block, "m", hidden, "mlp")
+    net.join(f"{block}.{reads}", m, names["up"], order)
+    net.join(m, after, names["down"], order)
+    net.link(f"{block}.a", after, skip=True)
+
+
+def gated_mlp(net: Builder, block: str, hidden: int, after: str, names: Names) -> None:
+    """Add the node layers g, u and m, which lead from a to `after`. names: the tensors "gate", "up" and "down"."""
+    a = f"{block}.a"
+    g, u, m = (net.layer(block, part, hidden, "mlp", "mlp") for part in "gum")
+    net.join(a, g, names["gate"])
+    net.join(a, u, names["up"])
+    net.join(m, after, names["down"])
+    net.link(g, m)
+    net.link(u, m)
+    net.link(a, after, skip=True)
+
+
+def following(number: int, count: int) -> str:
+    """The node layer that block `number` of `count` adds to: the next block's x, after the last block output.x."""
+    return f"block{number + 1}.x" if number + 1 < count else "output.x"
