@@ -1,12 +1,13 @@
 """Diffusion models as diffusers builds them, small, saved as it saves them: what the tests of their families share."""
 
 import json
+from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+from ninscope.architectures import architecture_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SMALL = {"sample_size": 8, "norm_num_groups": 4}
@@ -54,27 +55,109 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """By name: the real module, the folder it was saved to, its config.json, and the weights of its linear layers and
-    convolutions by their names in the file.
+
+
+def config_of(name: str) -> dict:
+    """What config.json says of a model, but for what is as diffusers has it by default."""
+    family, options = MODELS[name]
+    return json.loads(json.dumps({"_class_name": family} | options))
+
+
+class RealModel:
+    """A model that diffusers built.
+
+    module: it. folder: where it is saved. config: its config.json. weights: those of its linear layers and convolutions, by
+    their names in the file.
     """
-    built = {}
-    for name, (family, options) in MODELS.items():
+
+    def __init__(self, name: str, folder: Path):
+        import diffusers
+        import torch
+
         torch.manual_seed(0)
-        module = getattr(diffusers, family)(**options).eval()
-        folder = tmp_path_factory.mktemp(name) / "step0"
-        module.save_pretrained(folder)
-        weights = {
+        family, options = MODELS[name]
+        self.module, self.folder = getattr(diffusers, family)(**options).eval(), folder
+        self.module.save_pretrained(folder)
+        self.weights = {
             f"{path}.weight": part.weight.detach().numpy()
-            for path, part in module.named_modules()
+            for path, part in self.module.named_modules()
             if isinstance(part, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d)
         }
-        config = json.loads((folder / "config.json").read_text())
-        built[name] = SimpleNamespace(module=module, folder=folder, config=config, weights=weights)
-    return built
+        self.config = json.loads((folder / "config.json").read_text())
+
+    @cached_property
+    def architecture(self):
+        return architecture_of(self.config)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        return {layer.name: layer.size for layer in self.architecture.layers}
+
+    @cached_property
+    def seen(self) -> dict[str, SimpleNamespace]:
+        """One forward pass: the first input and the output of every module."""
+        import torch
+
+        seen = {}
+
+        def note(path):
+            def hook(_, arguments, keywords, output):
+                taken = arguments[0] if arguments else next(iter(keywords.values()))
+                given = output if torch.is_tensor(output) else output[0]
+                seen[path] = SimpleNamespace(input=taken, output=given)
+
+            return hook
+
+        hooks = [
+            part.register_forward_hook(note(path), with_kwargs=True)
+            for path, part in self.module.named_modules()
+            if path
+        ]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # more of them would wait for each other: the tensors are small
+        with torch.no_grad():
+            self.module(timestep=torch.tensor([3]), **_inputs(self.config))
+        torch.set_num_threads(threads)
+        for hook in hooks:
+            hook.remove()
+        return seen
+
+
+def _inputs(config: dict) -> dict:
+    """What a model of such a configuration takes besides the time step."""
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    size = 8 if config["sample_size"] > 8 else config["sample_size"]
+    given = {"sample": torch.randn(1, config["in_channels"], size, size, generator=draw)}
+    if not config["_class_name"].startswith("UNet"):
+        given["hidden_states"] = given.pop("sample")
+    if width := config.get("caption_channels") or config.get("encoder_hid_dim") or config.get("cross_attention_dim"):
+        given["encoder_hidden_states"] = torch.randn(1, 3, width, generator=draw)
+    if config.get("class_embed_type") == "projection":
+        given["class_labels"] = torch.randn(1, 9, generator=draw)
+    elif config.get("class_embed_type") or config.get("num_class_embeds") or config["_class_name"].startswith("DiT"):
+        given["class_labels"] = torch.tensor([1])
+    if config.get("addition_embed_type"):
+        given["added_cond_kwargs"] = {"text_embeds": torch.randn(1, 8, generator=draw), "time_ids": torch.ones(1, 3)}
+    if config["_class_name"].startswith("PixArt"):
+        given["added_cond_kwargs"] = {"resolution": torch.ones(1, 2), "aspect_ratio": torch.ones(1, 1)}
+    return given
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """name -> RealModel, built when it is first asked for."""
+    built: dict[str, RealModel] = {}
+
+    def get(name: str) -> RealModel:
+        if name not in built:
+            built[name] = RealModel(name, tmp_path_factory.mktemp(name) / "step0")
+        return built[name]
+
+    return get
 
 
 @pytest.fixture
 def model(real, name):
-    return real[name]
+    return real(name)

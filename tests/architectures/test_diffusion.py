@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import ninscope
 from ninscope.architectures import Reading, architecture_of
 from ninscope.architectures.registry import FAMILIES
 from ninscope.checkpoints.source import open_source
+from ninscope.errors import CheckpointError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
@@ -22,47 +22,10 @@ UNETS = [name for name, (family, _) in MODELS.items() if family.startswith("UNet
 TRANSFORMED = ["stable-diffusion", "sdxl", "mixed", "pixart"]
 
 
-def seen_by(model) -> dict[str, SimpleNamespace]:
-    """One forward pass: of every module its first input and its output."""
-    seen = {}
-
-    def note(path):
-        def hook(_, arguments, keywords, output):
-            taken = arguments[0] if arguments else next(iter(keywords.values()))
-            given = output if torch.is_tensor(output) else output[0]
-            seen[path] = SimpleNamespace(input=taken, output=given)
-
-        return hook
-
-    hooks = [
-        part.register_forward_hook(note(path), with_kwargs=True) for path, part in model.module.named_modules() if path
-    ]
-    config, draw = model.config, torch.Generator().manual_seed(1)
-    size = 8 if config["sample_size"] > 8 else config["sample_size"]
-    given = {"sample": torch.randn(1, config["in_channels"], size, size, generator=draw)}
-    if not config["_class_name"].startswith("UNet"):
-        given["hidden_states"] = given.pop("sample")
-    if width := config.get("caption_channels") or config.get("encoder_hid_dim") or config.get("cross_attention_dim"):
-        given["encoder_hidden_states"] = torch.randn(1, 3, width, generator=draw)
-    if config.get("class_embed_type") == "projection":
-        given["class_labels"] = torch.randn(1, 9, generator=draw)
-    elif config.get("class_embed_type") or config.get("num_class_embeds") or config["_class_name"].startswith("DiT"):
-        given["class_labels"] = torch.tensor([1])
-    if config.get("addition_embed_type"):
-        given["added_cond_kwargs"] = {"text_embeds": torch.randn(1, 8, generator=draw), "time_ids": torch.ones(1, 3)}
-    if config["_class_name"].startswith("PixArt"):
-        given["added_cond_kwargs"] = {"resolution": torch.ones(1, 2), "aspect_ratio": torch.ones(1, 1)}
-    with torch.no_grad():
-        model.module(timestep=torch.tensor([3]), **given)
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
 @pytest.mark.parametrize("name", MODELS)
 class TestEveryModel:
     def test_no_linear_layer_and_no_convolution_is_left_out(self, model):
-        matrices = architecture_of(model.config).matrices
+        matrices = model.architecture.matrices
         assert {name: stored.shape for name, stored in matrices.items()} == {
             name: weight.shape for name, weight in model.weights.items()
         }
@@ -70,7 +33,7 @@ class TestEveryModel:
 
     def test_what_is_left_out_of_the_file_are_vectors_and_tables(self, model):
         stored = load_file(model.folder / WEIGHTS)
-        left = set(stored) - set(architecture_of(model.config).matrices)
+        left = set(stored) - set(model.architecture.matrices)
         tables = ("class_embedding.weight", "embedding_table.weight", "scale_shift_table", "pos_embed.pos_embed")
         assert not [tensor for tensor in left if stored[tensor].ndim > 1 and not tensor.endswith(tables)]
 
@@ -81,8 +44,8 @@ class TestEveryModel:
 
     def test_every_weight_is_one_edge(self, model):
         """Rows of a matrix belong to exactly one of the blocks that read it, its columns to their one source."""
-        architecture = architecture_of(model.config)
-        sizes = {layer.name: layer.size for layer in architecture.layers}
+        architecture = model.architecture
+        sizes = model.sizes
         for name, weight in model.weights.items():
             readers = [block for block in architecture.blocks if block.tensor == name]
             assert len({block.source for block in readers}) == 1
@@ -99,8 +62,8 @@ class TestEveryModel:
 
     def test_a_layer_called_after_a_module_is_its_output(self, model):
         """As many neurons as that has channels, in the real forward pass."""
-        seen = seen_by(model)
-        named = [layer for layer in architecture_of(model.config).layers if layer.name in seen]
+        seen = model.seen
+        named = [layer for layer in model.architecture.layers if layer.name in seen]
         assert len(named) > 8
         for layer in named:
             output = seen[layer.name].output
@@ -108,7 +71,7 @@ class TestEveryModel:
             assert layer.size == channels, layer.name
 
     def test_parts_of_the_model_hold_every_layer_that_weights_leave(self, model):
-        architecture = architecture_of(model.config)
+        architecture = model.architecture
         left = {block.source for block in architecture.blocks}
         for layer in architecture.layers:
             if layer.name in left:
@@ -129,10 +92,10 @@ class TestEveryModel:
 class TestUNets:
     def test_skip_connections_are_what_the_real_blocks_concatenate(self, model):
         """The input of every residual block on the way up is made of the outputs that its two links name, in their places."""
-        architecture, seen = architecture_of(model.config), seen_by(model)
+        architecture, seen = model.architecture, model.seen
         joined = [layer for layer in architecture.layers if layer.name.endswith(".concatenated")]
         assert len(joined) == sum(len(block.resnets) for block in model.module.up_blocks)
-        sizes = {layer.name: layer.size for layer in architecture.layers}
+        sizes = model.sizes
         for layer in joined:
             taken = seen[layer.name.removesuffix(".concatenated")].input
             links = [link for link in architecture.links if link.target == layer.name]
@@ -143,7 +106,7 @@ class TestUNets:
                 assert torch.equal(found, seen[link.source].output), link
 
     def test_a_residual_block_reads_what_came_before(self, model):
-        architecture, seen = architecture_of(model.config), seen_by(model)
+        architecture, seen = model.architecture, model.seen
         sources = {block.tensor: block.source for block in architecture.blocks}
         read = [tensor for tensor in sources if re.search(r"resnets\.\d+\.conv1|samplers\.0\.conv(1)?\.weight", tensor)]
         for tensor in read:
@@ -153,7 +116,7 @@ class TestUNets:
 
     def test_residual_additions_are_links(self, model):
         """Where a block has no shortcut with weights, its input is linked to its output; where it has one, it is not."""
-        architecture = architecture_of(model.config)
+        architecture = model.architecture
         linked = {(link.source, link.target) for link in architecture.links}
         source = {block.tensor: block.source for block in architecture.blocks}
         blocks = [path for path, part in model.module.named_modules() if type(part).__name__ == "ResnetBlock2D"]
@@ -165,7 +128,7 @@ class TestUNets:
 
 @pytest.mark.parametrize("name", TRANSFORMED)
 def test_cross_attention_reads_the_encoder(model):
-    architecture, seen = architecture_of(model.config), seen_by(model)
+    architecture, seen = model.architecture, model.seen
     projected = next((path for path in ("caption_projection", "encoder_hid_proj") if path in seen), None)
     first = next(path for path in seen if path.endswith("attn2.to_k"))
     encoder = seen[projected].output if projected else seen[first].input
@@ -182,8 +145,8 @@ def test_cross_attention_reads_the_encoder(model):
 @pytest.mark.parametrize("name", ["stable-diffusion"])
 def test_a_gated_hidden_layer_is_its_projection_times_its_gate(model):
     """u * gelu(g) from the rows that the wiring gives u and g is what the real module gives m."""
-    architecture = architecture_of(model.config)
-    sizes = {layer.name: layer.size for layer in architecture.layers}
+    architecture = model.architecture
+    sizes = model.sizes
     module, name = next((m, p) for p, m in model.module.named_modules() if type(m).__name__ == "GEGLU")
     parts = {block.target[-1]: block for block in architecture.blocks if block.tensor == f"{name}.proj.weight"}
     assert set(parts) == {"u", "g"}
@@ -199,12 +162,12 @@ def test_a_gated_hidden_layer_is_its_projection_times_its_gate(model):
 @pytest.mark.parametrize(("name", "norm"), [("dit", "ada_norm_zero"), ("pixart", "ada_norm_single")])
 def test_transformers_of_older_files_are_told_apart_by_their_norm(model, norm):
     older = model.config | {"_class_name": "Transformer2DModel", "norm_type": norm}
-    assert architecture_of(older).digest == architecture_of(model.config).digest
+    assert architecture_of(older).digest == model.architecture.digest
 
 
 def test_older_names_of_attention(real, tmp_path):
     """google/ddpm-cifar10-32 and its like were saved before attention's parts had the names of today."""
-    model = real["ddpm"]
+    model = real("ddpm")
     names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
     def older(tensor: str) -> str:
@@ -258,3 +221,18 @@ def test_published_models_whole(family, config, parameters):
 
 def test_families_are_known_by_their_class():
     assert {family for family, _ in MODELS.values()} | {"Transformer2DModel"} <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "mixed", "dit", "pixart"])
+def test_any_value_of_any_option_gives_a_wiring_or_one_line(model):
+    junk = (None, -1, 0, 1.5, True, "x", 10**12, [], [0], [[1]], [None], {}, {"a": 1}, [1] * 2000)
+    refused = []
+    for key in model.config:
+        for value in junk:
+            try:
+                architecture_of(model.config | {key: value})
+            except CheckpointError as error:
+                refused.append(error)
+    assert len(refused) > len(model.config)
+    assert {error.status for error in refused} == {"corrupt", "unsupported"}
+    assert not [error for error in refused if "\n" in str(error)]

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from diffusion_models import WEIGHTS, model, real  # noqa: F401 (fixtures)
-from safetensors.numpy import load_file, save_file
+from diffusion_models import WEIGHTS, config_of
+from safetensors.numpy import save_file
 
 import ninscope
 from ninscope.architectures import architecture_of
@@ -13,17 +13,21 @@ from ninscope.errors import CheckpointError
 
 
 @pytest.fixture
-def damaged(real, tmp_path):
-    """A copy of a saved model with its tensors and configuration changed."""
+def damaged(tmp_path):
+    """A model's file, its weights random, with its tensors and configuration changed."""
 
     def copy(name, change=None, **config):
         folder = tmp_path / "step0"
         folder.mkdir()
-        tensors = load_file(real[name].folder / WEIGHTS)
+        rng = np.random.default_rng(0)
+        tensors = {
+            tensor: (rng.standard_normal(matrix.shape) * 0.2).astype(np.float32)
+            for tensor, matrix in architecture_of(config_of(name)).matrices.items()
+        }
         if change:
             change(tensors)
         save_file(tensors, folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(real[name].config | config))
+        (folder / "config.json").write_text(json.dumps(config_of(name) | config))
         return folder
 
     return copy
@@ -79,30 +83,16 @@ SENSELESS = [
 
 class TestBadInput:
     @pytest.mark.parametrize(("name", "changed", "message"), UNKNOWN)
-    def test_what_is_not_known_is_unsupported_by_name(self, real, name, changed, message):
-        error = refusal(real[name].config | changed)
+    def test_what_is_not_known_is_unsupported_by_name(self, name, changed, message):
+        error = refusal(config_of(name) | changed)
         assert error.status == "unsupported"
         assert message in str(error)
 
     @pytest.mark.parametrize(("name", "changed", "message"), SENSELESS)
-    def test_senseless_sizes(self, real, name, changed, message):
-        error = refusal(real[name].config | changed)
+    def test_senseless_sizes(self, name, changed, message):
+        error = refusal(config_of(name) | changed)
         assert error.status == "corrupt"
         assert message in str(error)
-
-    @pytest.mark.parametrize("name", ["ddpm", "mixed", "dit", "pixart"])
-    def test_any_value_of_any_option_gives_a_wiring_or_one_line(self, model):
-        junk = (None, -1, 0, 1.5, True, "x", 10**12, [], [0], [[1]], [None], {}, {"a": 1}, [1] * 2000)
-        refused = []
-        for key in model.config:
-            for value in junk:
-                try:
-                    architecture_of(model.config | {key: value})
-                except CheckpointError as error:
-                    refused.append(error)
-        assert len(refused) > len(model.config)
-        assert {error.status for error in refused} == {"corrupt", "unsupported"}
-        assert not [error for error in refused if "\n" in str(error)]
 
     def test_a_missing_tensor(self, damaged):
         folder = damaged("ddpm", lambda tensors: tensors.pop("mid_block.attentions.0.to_v.weight"))
