@@ -103,14 +103,19 @@ class Builder:
         blocks: list[WeightBlock] = []
         matrices: dict[str, MatrixSpec] = {}
         for join in self._joins:
+            target_sizes = [self.size(target) for target in join.targets]
+            if join.interleaved and (len(set(target_sizes)) > 1 or target_sizes[0] % join.interleaved):
+                raise ValueError(
+                    f"{join.matrix}: rows of {target_sizes} neurons cannot take turns by {join.interleaved}"
+                )
             first = 0
-            for part, target in enumerate(join.targets):
+            for part, (target, size) in enumerate(zip(join.targets, target_sizes, strict=True)):
                 rows = RowLayout(first=first)
                 if join.interleaved:
                     rows = RowLayout(part, len(join.targets), join.interleaved)
                 blocks.append(WeightBlock(join.source, target, join.matrix, rows))
-                first += self.size(target)
-            matrices[join.matrix] = self._spec(join, rows=first)
+                first += size
+            matrices[join.matrix] = self._spec(join, rows=sum(target_sizes))
         return Architecture(
             self.family,
             tuple(self._layers.values()),
