@@ -55,8 +55,6 @@ MODELS = {
 }  # fmt: skip
 
 
-
-
 def config_of(name: str) -> dict:
     """What config.json says of a model, but for what is as diffusers has it by default."""
     family, options = MODELS[name]
