@@ -16,12 +16,12 @@ from suites import write_suite
 import ninscope
 from ninscope_pipeline import figures
 from ninscope_pipeline.figures import figures_key
-from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.prepared_run import finish, prepare
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.storing.manifest import is_current, write_files
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
+from ninscope_pipeline.tables import all_tables
 
 STEPS = (0, 1, 2, 4)
 SHAPE = {"blocks": 2, "width": 24, "heads": 3}
@@ -128,7 +128,7 @@ def kill(process: subprocess.Popen) -> None:
 
 def test_figures_are_of_the_tables_that_lie_there_when_they_are_done(folder, monkeypatch):
     """Another run writes its tables and its figures while the first one draws."""
-    names = [f"{name}.parquet" for name in figures._TABLES]
+    names = [f"{name}.parquet" for name in all_tables()]
 
     def tables(of: str) -> dict[str, bytes]:
         return {name: pd.DataFrame({"of": [of]}).to_parquet() for name in names}
@@ -142,7 +142,7 @@ def test_figures_are_of_the_tables_that_lie_there_when_they_are_done(folder, mon
 
     monkeypatch.setattr(figures, "draw", drawing)
     write_files(folder, folder.tables, "first", tables("first"))
-    assert figures.store_figures(str(folder.root), Outcome()).ok
+    assert figures.store_figures(folder).ok
     assert is_current(folder, folder.figures, figures_key("second"))
     assert set(contents(folder.figures)) == {"second.png", "manifest.json"}
 
@@ -152,7 +152,7 @@ def test_parts_of_a_run_at_work_are_left_and_those_of_a_dead_one_cleared(suite, 
     prepared = prepare(load_dag(dag), tmp_path)
     prepared.folder.create()
     store = ArtefactStore(prepared.folder)
-    asked, other = next(iter(prepared.plan.exact)), "0" * 32
+    asked, other = prepared.plan.to_run[0].key, "0" * 32
     for key in (asked, other):
         store.write("parts", f"{key}-1-of-7", Artefact({}, {}))
     process = holding(prepared.folder, "folder.occupied()")

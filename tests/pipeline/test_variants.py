@@ -16,6 +16,7 @@ from ninscope.architectures.registry import FAMILIES
 from ninscope.errors import RequestError
 from ninscope_pipeline.prepared_run import prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.results import checkpoint_results
 
 STEPS = (0, 1, 8)
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
@@ -169,12 +170,13 @@ def test_a_wiring_that_a_model_has_not_costs_the_variant_alone(finished, tmp_pat
     variants = [{"name": "parallel", "wiring": "parallel"}, {"name": "few", "nodes_per_layer": 6}]
     asked = write_dag(tmp_path / "new.toml", finished / "weights", **ASKED, variants=variants)
     prepared = prepare(load_dag(asked), tmp_path)
-    for member, outcomes in zip(prepared.plan.inputs.members, prepared.plan.outcomes, strict=True):
-        assert {name for name, each in outcomes.items() if not each.ok} == {"parallel sampled", "parallel exact"}
-        standing = prepared.plan.inputs.standing(member, outcomes)
+    for checkpoint in checkpoint_results(prepared.plan.request):
+        failed = {name for name, outcome in checkpoint.outcomes.items() if not outcome.ok}
+        assert failed == {"parallel sampled", "parallel exact"}
+        standing = checkpoint.standing(trust_duplicates=False)
         assert standing.status == "unsupported"
         assert standing.message.startswith("parallel sampled: gpt_neox has no wiring 'parallel', only another")
-    assert {stage: len(keys) for stage, keys in prepared.plan.all_keys().items()} == {
+    assert {stage: len(keys) for stage, keys in prepared.plan.keys().items()} == {
         "nin": 6, "spectra": 6, "exact": 3, "nulls": 3,
     }  # fmt: skip
     start(prepared)
@@ -249,4 +251,4 @@ def test_a_wrong_variant_is_one_line(tmp_path, variants, says):
 def test_a_variant_of_an_exact_analysis_may_take_samples(tmp_path):
     variants = [{"name": "few", "nodes_per_layer": 6}]
     path = write_dag(tmp_path / "x.toml", Path("weights"), nodes_per_layer="all", samples=None, variants=variants)
-    assert [wanted.name for wanted in load_dag(path).wanted()] == ["exact", "few sampled"]
+    assert [analysis.name for analysis in load_dag(path).analyses()] == ["exact", "few sampled"]
