@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test soak lint bench suite figures clean help
+.PHONY: demo check test soak lint bench suite figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,9 +33,15 @@ $(VENV)/timm: $(VENV)/tools
 demo: $(VENV)/core
 	$(BIN)/ninscope demo
 
+#   make lint    style, import order, complexity and types
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+#   make check   the tests that take no process, cluster, browser or trained model of their own (two minutes)
+check: $(VENV)/tools
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
 
 # Compiled first, two files of tests at a time; then the kernels once more as plain Python, so that an index error cannot hide in
 # machine code.

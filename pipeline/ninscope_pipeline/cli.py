@@ -16,50 +16,69 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="The network of neurons inside a model, measured from its weights, checkpoint by checkpoint.",
+    help="Measure the network of neurons inside a model from its weights, checkpoint by checkpoint.",
 )
 
 Source = Annotated[
     str,
-    typer.Argument(help="A folder with one checkpoint or with revision folders, or a Hub repository id."),
+    typer.Argument(help="Folder with one checkpoint or with revision folders, or a Hub repository (org/name)."),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run folders.")]
 Scheduler = Annotated[
     str | None,
-    typer.Option("--scheduler", help='Address of a running Dask scheduler (tcp://...), or "local"; before [cluster].'),
+    typer.Option(
+        "--scheduler", help='Address of a running Dask scheduler (tcp://...), or "local"; replaces [cluster].'
+    ),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes (local ones: one a core).")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Number of workers that ninscope starts (default on this machine: one per core)."
+    ),
+]
 TrustDuplicates = Annotated[
-    bool, typer.Option("--trust-duplicates", help="Give E also where two steps have the same weights.")
+    bool, typer.Option("--trust-duplicates", help="Compute E even where two steps have identical weights.")
 ]
 
 
 @app.command()
 def measure(
     source: Source,
-    revision: Annotated[str | None, typer.Option("--revision", help="Only this revision.")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Measure this revision only (default: all revisions).")
+    ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Every neuron and every weight: what is done unless samples are asked for.")
+        bool,
+        typer.Option("--exact", help="Measure every neuron and every weight (the default unless you ask for samples)."),
     ] = False,
     nodes_per_layer: Annotated[
         str | None,
-        typer.Option("--nodes-per-layer", metavar="N|all", help="Take samples, of N neurons of each layer (64)."),
+        typer.Option(
+            "--nodes-per-layer",
+            metavar="N|all",
+            help="Measure samples of N neurons per layer (default for samples: 64), or all neurons.",
+        ),
     ] = None,
-    samples: Annotated[int | None, typer.Option("--samples", help="Take so many samples (10).")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Take samples with this seed (0).")] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Number of samples (default for samples: 10).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the samples (default for samples: 0).")] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", help="The model that a LoRA adapter is merged into: a folder, or a Hub repository id."),
+        typer.Option("--base", help="Model to merge LoRA adapters into: a folder or a Hub repository."),
     ] = None,
     base_revision: Annotated[
-        str | None, typer.Option("--base-revision", help="Which revision of the base (main; of a folder the only one).")
+        str | None,
+        typer.Option(
+            "--base-revision", help="Revision of the base model (default: main; for a folder its only revision)."
+        ),
     ] = None,
     trust_duplicates: TrustDuplicates = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against step 0.
 
-    The whole networks, unless samples are asked for: every weight is read, or from the Hub fetched, once.
+    Measures the whole network unless you ask for samples: every weight is read once, or fetched once from the Hub.
     """
     from ninscope.checkpoints.traffic import counted
     from ninscope.measuring import measure_all
@@ -91,12 +110,12 @@ def measure(
 
 @app.command()
 def audit(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folders, or Hub repository ids.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folders or Hub repositories (org/name).")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
-    """Look for revisions that are missing, or duplicates of others, or unlike their siblings, before weights are read.
+    """Find revisions that are missing, duplicates of others, or unlike their siblings.
 
-    From the Hub's metadata alone; local files are hashed, and again only once they have changed.
+    Reads no weights: the Hub's metadata are enough, and local files are hashed once, and again only when they change.
     """
     from ninscope.auditing import audit_findings
     from ninscope_pipeline import display
@@ -135,20 +154,27 @@ def _nodes_per_layer(text: str | None) -> int | str | None:
 @app.command()
 def bias(
     source: Source,
-    revision: Annotated[str | None, typer.Option("--revision", help="Which revision (the last by step).")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Revision to measure (default: the last step).")
+    ] = None,
     nodes_per_layer: Annotated[
         str | None,
-        typer.Option("--nodes-per-layer", metavar="N,N,...", help="Neurons of each layer (16,32,64,... up to all)."),
+        typer.Option(
+            "--nodes-per-layer",
+            metavar="N,N,...",
+            help="Numbers of neurons per layer (default: 16,32,64,... up to all).",
+        ),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Samples of each size.")] = 10,
+    samples: Annotated[int, typer.Option("--samples", help="Number of samples of each size.")] = 10,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
     trust_duplicates: TrustDuplicates = False,
     figure: Annotated[
-        Path | None, typer.Option("--figure", help="PNG file to draw (bias.png; with --json none).")
+        Path | None,
+        typer.Option("--figure", help="PNG file for the figure (default: bias.png; with --json no figure)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
-    """Measure what sampling does to a checkpoint: alpha0, width and E for more and more neurons a layer, up to all."""
+    """Show how sampling changes alpha0, width and E of a checkpoint, from few neurons per layer to all of them."""
     from ninscope.bias import sampling_bias
     from ninscope.checkpoints.audit import OVERRIDE
     from ninscope.report.bias_figure import bias_figure
@@ -177,10 +203,10 @@ def bias(
         drawn.savefig(figure, format="png", metadata={"Software": None})
     except OSError as error:
         raise RequestError(
-            f"{figure}: the figure cannot be written ({error.strerror}); the numbers are complete"
+            f"{figure}: cannot write the figure ({error.strerror}); the numbers above are complete"
         ) from None
     if not as_json:
-        print(f"look at {figure}")
+        print(f"figure: {figure}")
     raise typer.Exit(withheld is not None)
 
 
@@ -188,19 +214,21 @@ def _numbers(text: str | None) -> list[int] | None:
     try:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
-        raise RequestError(f"--nodes-per-layer is {text!r}; numbers parted by commas were expected, 16,32,64") from None
+        raise RequestError(
+            f"--nodes-per-layer is {text!r}; give numbers separated by commas, such as 16,32,64"
+        ) from None
 
 
 def _check_writable(path: Path) -> None:
     """Before hours of work, and leaving nothing behind. Raises RequestError."""
     if path.suffix.lower() != ".png" and not path.is_dir():
-        raise RequestError(f"{path}: the figure is a PNG; name it so with --figure")
+        raise RequestError(f"{path}: the figure is a PNG; give --figure a file name that ends in .png")
     existed = path.exists()
     try:
         with open(path, "ab"):
             pass
     except OSError as error:
-        raise RequestError(f"{path}: cannot be written ({error.strerror}); name another file with --figure") from None
+        raise RequestError(f"{path}: cannot write there ({error.strerror}); give another file with --figure") from None
     if not existed:
         path.unlink()
 
@@ -211,16 +239,16 @@ def run(
         str,
         typer.Argument(
             metavar="DAG.toml",
-            help="A DAG file, or the name of one that ships: demo, ablations, diffusion, memel, parts, pythia, ...",
+            help="DAG file, or the name of one that ships: demo, ablations, diffusion, memel, parts, pythia, ...",
         ),
     ],
     runs_dir: RunsDir = Path("runs"),
     scheduler: Scheduler = None,
     workers: Workers = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
     trust_duplicates: TrustDuplicates = False,
 ) -> None:
-    """Run an experiment: every checkpoint of its models to tables and figures. What is already there is not done again."""
+    """Run an experiment: analyse every checkpoint, then write tables and figures. Stored results are reused."""
     from ninscope_pipeline.run_command import dag_path, run_dag
 
     raise typer.Exit(run_dag(dag_path(dag), runs_dir, _say, scheduler, workers, dry_run, trust_duplicates))
@@ -228,7 +256,7 @@ def run(
 
 @app.command()
 def demo(runs_dir: RunsDir = Path("runs"), workers: Workers = None) -> None:
-    """Run the experiment in dags/demo.toml on the small suite that ships in data/."""
+    """Run dags/demo.toml on the small suite in data/."""
     from ninscope_pipeline.run_command import dag_path, run_dag
 
     raise typer.Exit(run_dag(dag_path("demo"), runs_dir, _say, workers=workers))
@@ -236,9 +264,9 @@ def demo(runs_dir: RunsDir = Path("runs"), workers: Workers = None) -> None:
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its name in ./runs.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name in ./runs.")],
 ) -> None:
-    """How far a run is, and which of its checkpoints are not ok."""
+    """Show a run's progress and its failed checkpoints."""
     from ninscope_pipeline import display
     from ninscope_pipeline.opened_run import open_run
     from ninscope_pipeline.summary import progress_of, stage_problems

@@ -132,7 +132,7 @@ def show_progress(path: Path, progress: RunProgress) -> None:
         table.add_row(_title(stage), str(done), str(total))
     table.add_row("tables", "1" if progress.finished else "0", "1")
     _print_whole(table)
-    state = "finished" if progress.finished else "not finished: run the same command again to go on"
+    state = "finished" if progress.finished else "not finished; run the same command again to continue"
     print(f"{path.name}: {state}; {len(progress.problems)} checkpoints not ok")
 
 
@@ -215,7 +215,7 @@ def bias_json(source: str, table: pd.DataFrame) -> str:
 def show_bias(source: str, table: pd.DataFrame) -> None:
     """One row a number of neurons, the whole network last."""
     shown = Table(title=escape(f"{source} {table['revision'][0]}"))
-    for column in ("neurons a layer", "nodes", "alpha0", "width", "E"):
+    for column in ("neurons per layer", "nodes", "alpha0", "width", "E"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in json.loads(bias_json(source, table))["rows"]:
         shown.add_row(

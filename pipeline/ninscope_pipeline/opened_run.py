@@ -37,13 +37,13 @@ class Run:
     def table(self, name: str) -> pd.DataFrame:
         """A table as a DataFrame. Raises RequestError when there is none of that name."""
         if name not in self.tables:
-            known = ", ".join(self.tables) or "none yet; the run has not finished"
-            raise RequestError(f"{self.path}: no table {name!r}; there are: {known}")
+            known = ", ".join(self.tables) or "none yet, since the run has not finished"
+            raise RequestError(f"{self.path}: no table {name!r}; its tables: {known}")
         try:
             return pd.read_parquet(self._folder.tables / f"{name}.parquet")
         except (OSError, ValueError) as error:
             raise RequestError(
-                f"{self.path}: table {name} is damaged ({error}); the same `ninscope run` makes it again"
+                f"{self.path}: table {name} is damaged ({error}); repeat the `ninscope run` command to write it again"
             ) from None
 
     def network(self, model: str, revision: str, variant: str = DEFAULT) -> SampledNetwork:
@@ -55,8 +55,8 @@ class Run:
         if key is not None:
             return stored_network(ArtefactStore(self._folder).read(NETWORK_STAGE.name, key, with_matrix=True))
         raise RequestError(
-            f"{self.path}: no stored network of {_shown(model, variant)} at {revision}; see the table checkpoints (whole "
-            "networks are not stored, only samples are)"
+            f"{self.path}: no stored network of {_shown(model, variant)} at {revision}; the table checkpoints lists what there "
+            "is (only sampled networks are stored)"
         )
 
     def nodes(self, model: str, revision: str, variant: str = DEFAULT) -> pd.DataFrame:
@@ -72,8 +72,8 @@ class Run:
             nodes = stored_measurement(ArtefactStore(self._folder).read(EXACT_STAGE.name, key)).nodes_of
         if not nodes:
             raise RequestError(
-                f"{self.path}: no values of single neurons of {_shown(model, variant)} at {revision}; per_node = true in "
-                "[analysis] keeps them"
+                f"{self.path}: no values of single neurons for {_shown(model, variant)} at {revision}; set per_node = true in "
+                "[analysis] and run again"
             )
         of_layers = [
             pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
@@ -117,5 +117,5 @@ def open_run(path: str | Path) -> Run:
     """The run in a folder ("runs/demo"). Raises RequestError when the folder holds no run."""
     path = Path(path).expanduser()
     if not RunFolder(path).asked.is_file():
-        raise RequestError(f"{path}: no run there (no run.toml); name a folder that `ninscope run` made")
+        raise RequestError(f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote")
     return Run(path)

@@ -82,7 +82,7 @@ def prepare(dag: Dag, runs_dir: Path, client: "Client | None" = None) -> Prepare
     try:
         folder = RunFolder(runs_dir.expanduser().resolve() / dag.name)
     except (OSError, RuntimeError) as error:  # an unknown user's home
-        raise RequestError(f"{runs_dir}: no such folder ({error})") from None
+        raise RequestError(f"{runs_dir}: no such folder ({error}); give another --runs-dir") from None
     evaluations = [read_evaluations(model.evaluations) for model in dag.all_models()]
     surveyed = survey(dag, folder, client)
     plan = make_plan(dag, surveyed.located, evaluations, folder)

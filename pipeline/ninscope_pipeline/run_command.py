@@ -35,7 +35,7 @@ def dag_path(text: str) -> Path:
     shipped = shipped_dags()
     if text in shipped:
         return shipped[text]
-    raise RequestError(f"{text}: no such DAG file; these ship with ninscope: {', '.join(shipped)}")
+    raise RequestError(f"{text}: no such DAG file; give a path, or one that ships with ninscope: {', '.join(shipped)}")
 
 
 def run_dag(
@@ -65,11 +65,11 @@ def run_dag(
 
 
 def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, say: Say) -> int:
-    with display.working(f"locating the checkpoints of {dag.name}"), counted() as listing:
+    with display.working(f"finding the checkpoints of {dag.name}"), counted() as listing:
         prepared = prepare(dag, runs_dir, client)
     listed = prepared.listed
     if dry_run:
-        with display.working(f"adding up what {dag.name} would fetch"):
+        with display.working(f"estimating how much {dag.name} would fetch"):
             to_fetch = bytes_to_fetch(prepared.plan)
         display.show_plan(prepared, listed, to_fetch)
         return 0
@@ -87,9 +87,9 @@ def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, say: 
                         outcomes = perform(prepared, executor, done)
         except KeyboardInterrupt:
             reached = display.done_so_far(prepared)
-            raise InterruptedRun(f"interrupted: {reached}; the same command goes on from there") from None
+            raise InterruptedRun(f"interrupted: {reached}; run the same command again to continue") from None
     else:
-        print(f"{dag.name}: everything is there already; nothing to run")
+        print(f"{dag.name}: all results are stored already; nothing to run")
     failed = {stage: outcome for (stage, _), outcome in outcomes.items() if _is_of_run(stage) and not outcome.ok}
     for stage, outcome in failed.items():
         say(f"{stage}: {outcome.message}")

@@ -68,10 +68,10 @@ def summary_line(run: Run) -> str:
     if len(known):
         top = known.loc[known["emergence"].idxmax()]
         where = f"{top['model']} at step {top['step']}"
-        parts.append(f"E is largest in {where}: {top['emergence']:.3f} ({top['method']})")
+        parts.append(f"largest E: {top['emergence']:.3f}, {where} ({top['method']})")
     shown = [path for path in run.figures if path.stem.endswith("emergence")]
     look = shown[-1] if len(shown) == 1 else run.path / "figures"
-    parts.append(f"look at {near(look)} and ninscope.open_run({str(near(run.path))!r}).table('emergence')")
+    parts.append(f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table('emergence')")
     return "; ".join(parts)
 
 

@@ -34,7 +34,9 @@ class QGrid(Strict):
         if not 1 <= count <= 10_000 or abs(self.start + count * self.step - self.stop) > 1e-9 * max(
             1.0, abs(self.stop)
         ):
-            raise RequestError(f"q from {self.start} to {self.stop} is not a whole number of steps of {self.step}")
+            raise RequestError(
+                f"q: {self.start} to {self.stop} is not a whole number of steps of {self.step} (at most 10,000)"
+            )
         return np.round(self.start + np.arange(count + 1) * self.step, 12)
 
 
@@ -113,15 +115,19 @@ class AnalysisSection(_Keys):
     def _makes_sense(self):
         if self.nodes_per_layer == ALL:
             if self.exact is False:
-                raise ValueError('nodes_per_layer = "all" is the exact analysis; exact = false contradicts it')
+                raise ValueError(
+                    'nodes_per_layer = "all" asks for the exact analysis, and exact = false forbids it; leave one of them out'
+                )
             if useless := [name for name in ("samples", "seed") if name in self.model_fields_set]:
-                raise ValueError(f'nodes_per_layer = "all" takes every neuron; leave out {" and ".join(useless)}')
+                raise ValueError(
+                    f'nodes_per_layer = "all" takes every neuron and no samples; leave out {" and ".join(useless)}'
+                )
         try:
             methods = self.methods()
         except RequestError as error:
             raise ValueError(str(error)) from None
         if self.per_node and EXACT not in methods:
-            raise ValueError("per_node is of the exact analysis; add exact = true")
+            raise ValueError("per_node needs an exact analysis; add exact = true")
         return self
 
 
@@ -134,7 +140,7 @@ class VariantSection(_Keys):
     @classmethod
     def _is_its_own(cls, value):
         if value in RESERVED:
-            raise ValueError("the name means something else in the tables; choose another")
+            raise ValueError("this name has another meaning in the tables; choose another name")
         return value
 
     def changes(self) -> dict:
@@ -153,7 +159,7 @@ class VariantSection(_Keys):
             raise ValueError(f"variant {self.name}: {why}") from None
         before = _described(analysis)
         if all(before.get(method) == described for method, described in _described(changed).items()):
-            raise ValueError(f"variant {self.name}: it changes nothing of [analysis]; leave it out")
+            raise ValueError(f"variant {self.name} changes nothing in [analysis]; leave it out")
         return changed
 
 
@@ -176,7 +182,7 @@ def analyses(
     """
     names = [variant.name for variant in variants]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"the variant {twice[0]} is listed twice; give each a name of its own")
+        raise ValueError(f"two variants are called {twice[0]!r}; give each its own name")
     listed = [
         Analysis(DEFAULT, method, parameters, with_matrices and method == EXACT)
         for method, parameters in analysis.methods().items()

@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Literal
 
@@ -62,14 +63,18 @@ class Cluster(Strict):
         of = {"workers": '"local"', "processes": '"local"', "address": '"address"'}
         for name in ("address", "workers", "processes", "minimum", "maximum", "job"):
             if name not in own and getattr(self, name) is not None:
-                raise ValueError(f'{name} is of kind {of.get(name, "slurm and the like")}; kind is "{self.kind}"')
+                raise ValueError(
+                    f'{name} goes with {of.get(name, "a batch system")}, but kind is "{self.kind}"; leave it out'
+                )
         if self.kind == "address" and self.address is None:
-            raise ValueError('kind is "address"; give the address, tcp://HOST:PORT')
+            raise ValueError('kind = "address" needs the key address, such as tcp://HOST:PORT')
         if self.kind in QUEUES:
             if self.maximum is None:
-                raise ValueError(f'kind is "{self.kind}"; give maximum, the most workers at a time')
+                raise ValueError(f'kind = "{self.kind}" needs the key maximum, the largest number of workers at a time')
             if (self.minimum or 0) > self.maximum:
-                raise ValueError(f"minimum is {self.minimum}, more than maximum, {self.maximum}")
+                raise ValueError(
+                    f"minimum ({self.minimum}) is larger than maximum ({self.maximum}); give a smaller minimum"
+                )
             try:
                 job_class = job_class_of(self.kind)
             except RequestError:
@@ -86,7 +91,7 @@ class Cluster(Strict):
             return found
         if found.kind == "address":
             raise RequestError(
-                f"--workers is of workers that ninscope starts; those of the scheduler at {found.address} are there already"
+                f"--workers applies only to workers that ninscope starts; the scheduler at {found.address} already has its own"
             )
         changes = {"workers": workers} if found.kind == LOCAL else {"minimum": workers, "maximum": workers}
         try:
@@ -127,14 +132,15 @@ def check_job(cluster: Cluster, job_class: type) -> None:
     known = _options_of(job_class)
     for option, value in given.items():
         if option in _RENAMED:
-            raise ValueError(f"job.{option}: dask-jobqueue calls it {_RENAMED[option]} now")
+            raise ValueError(f"job.{option}: this option of dask-jobqueue is now called {_RENAMED[option]}")
         if option not in known:
             near = difflib.get_close_matches(option, known, 1)
-            raise ValueError(f"job.{option}: no such option of {name}{f'; perhaps {near[0]}' if near else ''}")
+            raise ValueError(f"job.{option}: {name} has no such option{f'; did you mean {near[0]}?' if near else ''}")
         _check_value(cluster.kind, option, value)
     if _TOKEN.search(str(given)):
         raise ValueError(
-            "job: a token would be copied to run.toml; export it before ninscope run, or have job_script_prologue read a file"
+            "job: this would copy a token to run.toml; export the token before ninscope run, or let job_script_prologue read "
+            "it from a file"
         )
     try:
         with warnings.catch_warnings(action="ignore"):  # they come when jobs are submitted
@@ -145,7 +151,9 @@ def check_job(cluster: Cluster, job_class: type) -> None:
         raise ValueError(f"job: {one_line(said)} ({name})") from None
     processes = processes_of(cluster)
     if cluster.maximum < processes:
-        raise ValueError(f"maximum is {cluster.maximum} workers; one job has {processes} (job.processes, job.cores)")
+        raise ValueError(
+            f"maximum is {cluster.maximum} workers, but one job alone has {processes} (job.processes, or job.cores); raise maximum"
+        )
 
 
 def _options_of(job_class: type) -> list[str]:
@@ -163,22 +171,32 @@ def _of_the_job(options: dict) -> dict:
     return {name: value for name, value in options.items() if name not in (*_OF_THE_CLUSTER, "security")}
 
 
-def _check_value(kind: str, option: str, value) -> None:
-    """dask-jobqueue checks no types: a string where a list belongs becomes a line a letter."""
-    if option in ("cores", "processes", "job_cpu", "ncpus"):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"job.{option}: a positive integer was expected (it is {value!r})")
-    elif option == "scheduler_options" or (option == "job_extra_directives" and kind == "htcondor"):
-        if not isinstance(value, dict):
-            raise ValueError(f"job.{option}: a table was expected (it is {value!r})")
-    elif option in (*_LISTS, *_LISTS_OF_HTCONDOR):
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-            raise ValueError(f"job.{option}: a list of strings was expected (it is {value!r})")
-    elif option in ("nanny", "security", "use_stdin"):
-        if not isinstance(value, bool):
-            raise ValueError(f"job.{option}: true or false was expected (it is {value!r})")
-    elif option == "death_timeout":
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ValueError(f"job.{option}: a number of seconds was expected (it is {value!r})")
-    elif not isinstance(value, str) and not (option in ("mem", "job_mem") and isinstance(value, int)):
-        raise ValueError(f"job.{option}: a string was expected (it is {value!s})")
+# What the options of a job must be, by name: whether a value is such, and what was expected. All others are strings.
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("cores", "processes", "job_cpu", "ncpus"),
+        (lambda value: type(value) is int and value >= 1, "a positive integer"),
+    ),
+    "scheduler_options": (lambda value: isinstance(value, dict), "a table"),
+    **dict.fromkeys(
+        (*_LISTS, *_LISTS_OF_HTCONDOR),
+        (
+            lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
+            "a list of strings",
+        ),
+    ),
+    **dict.fromkeys(("nanny", "security", "use_stdin"), (lambda value: isinstance(value, bool), "true or false")),
+    "death_timeout": (lambda value: type(value) in (int, float) and value > 0, "a number of seconds"),
+    **dict.fromkeys(("mem", "job_mem"), (lambda value: isinstance(value, str | int), "a string")),
+}
+_STRING: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "a string")
+
+
+def _check_value(kind: str, option: str, value: Any) -> None:
+    """dask-jobqueue checks no types: a string where a list belongs becomes a line a letter. Raises ValueError."""
+    is_valid, expected = _TYPES.get(option, _STRING)
+    if option == "job_extra_directives" and kind == "htcondor":
+        is_valid, expected = _TYPES["scheduler_options"]
+    if not is_valid(value):
+        shown = value if expected == "a string" else repr(value)
+        raise ValueError(f"job.{option}: {expected} was expected (it is {shown})")

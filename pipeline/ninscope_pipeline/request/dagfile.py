@@ -72,10 +72,10 @@ class Dag(Strict):
     def _models_differ(self) -> "Dag":
         seen = set()
         if not self.models and not self.suites:
-            raise ValueError("no [[models]] and no [[suites]]; nothing is asked for")
+            raise ValueError("no [[models]] and no [[suites]]; list at least one model or suite")
         for model in self.all_models():
             if (model.suite, model.model) in seen:
-                raise ValueError(f"the model {model.suite}/{model.model} is listed twice")
+                raise ValueError(f"the model {model.suite}/{model.model} is listed twice; list it once, or rename one")
             seen.add((model.suite, model.model))
         return self
 
@@ -131,7 +131,7 @@ def described(architecture: dict | None) -> Description | None:
         return None
     override = architecture.get("override", False)
     if not isinstance(override, bool):
-        raise RequestError(f"architecture.override is {override!r}; true or false was expected")
+        raise RequestError(f"architecture.override is {override!r}; give true or false")
     table = {key: value for key, value in architecture.items() if key != "override"}
     return replace(description_of(table), unknown_only=not override)
 
@@ -144,11 +144,11 @@ def load_dag(path: Path) -> Dag:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror})") from None
+        raise RequestError(f"{path}: cannot read it ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: not TOML: {error}") from None
     except RecursionError:
-        raise RequestError(f"{path}: not TOML: nested too deeply") from None
+        raise RequestError(f"{path}: not TOML that can be read: nested too deeply") from None
     raw.setdefault("name", path.stem)
     try:
         dag = dag_type().model_validate(_with_paths(raw, path.parent))

@@ -36,14 +36,14 @@ def read_evaluations(path: str | None) -> tuple[Evaluation, ...]:
         text = Path(path).read_text(encoding="utf-8-sig")  # a spreadsheet puts a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(
-            f"evaluations {path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+            f"evaluations {path}: cannot read it ({getattr(error, 'strerror', None) or error})"
         ) from None
     reader = csv.DictReader(text.splitlines())
     try:
         absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
         if absent:
             raise RequestError(
-                f"evaluations {path}: no column {absent[0]}; columns: revision, step, task, metric, value"
+                f"evaluations {path}: the column {absent[0]!r} is missing; needed: revision, task, metric, value (and step)"
             )
         return tuple(_evaluation(path, reader.line_num, row) for row in reader)
     except csv.Error as error:
@@ -54,14 +54,14 @@ def _evaluation(path: str, line: int, row: dict) -> Evaluation:
     where = f"evaluations {path}, line {line}"
     for column in _COLUMNS:
         if not row.get(column) and column != "value":
-            raise RequestError(f"{where}: {column} is empty")
+            raise RequestError(f"{where}: the column {column!r} is empty; fill it in, or remove the line")
     try:
         value = float(row["value"])
         step = int(row["step"]) if row.get("step") else step_of(row["revision"])
     except (TypeError, ValueError):
-        raise RequestError(f"{where}: value or step is not a number") from None
+        raise RequestError(f"{where}: value or step is not a number; correct it, or remove the line") from None
     if not math.isfinite(value):
-        raise RequestError(f"{where}: value is {row['value']}; leave the line out where there is none")
+        raise RequestError(f"{where}: value is {row['value']}; remove the line if there is no value")
     if step is not None and not 0 <= step < 2**63:
-        raise RequestError(f"{where}: step is {step}, which is no training step")
+        raise RequestError(f"{where}: step is {step}; give a training step of 0 or more")
     return Evaluation(row["revision"], step, row["task"], row["metric"], value)

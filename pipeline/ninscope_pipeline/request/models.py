@@ -45,9 +45,9 @@ class RevisionsKey(Strict):
     @model_validator(mode="after")
     def _makes_sense(self):
         if self.stop is not None and self.stop < self.start:
-            raise ValueError(f"from {self.start} to {self.stop} holds no step")
+            raise ValueError(f"from = {self.start} to {self.stop} contains no step; give a larger to")
         if self.steps is not None and (self.start, self.stop, self.every) != (0, None, 1):
-            raise ValueError("give steps, or a range (from, to, every)")
+            raise ValueError("give either steps or a range (from, to, every), not both")
         try:
             self.selection()
         except RequestError as error:
@@ -93,24 +93,24 @@ class ModelSection(Strict):
     @classmethod
     def _fit_for_file_names(cls, value):
         if not _NAME_OF_SEEDS.match(value):
-            raise ValueError("letters, digits, dots, underscores and single hyphens make a model's name")
+            raise ValueError("a model's name may have letters, digits, dots, underscores and single hyphens only")
         return value
 
     @model_validator(mode="after")
     def _revision_of_a_base(self):
         if self.base_revision is not None and self.base is None:
-            raise ValueError("base_revision is of a base; name the base too")
+            raise ValueError("base_revision needs base; name the base model too")
         return self
 
     @model_validator(mode="after")
     def _seeds_have_a_place(self):
         if self.seeds is None:
             if SEED in self.model:
-                raise ValueError("{seed} in model needs seeds = [1, 2, ...]")
+                raise ValueError("{seed} in model needs the key seeds, such as seeds = [1, 2]")
         elif SEED not in self.model or SEED not in self.source:
-            raise ValueError("seeds needs {seed} in model and in source")
+            raise ValueError("seeds needs {seed} in both model and source")
         elif len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("give distinct seeds")
+            raise ValueError("a seed is listed twice; list each one once")
         return self
 
     def each(self) -> Iterator["ModelSection"]:
@@ -173,9 +173,9 @@ class SuiteSection(Strict):
         known = [repository.split("/")[1] for repository in suites.SUITES[self.preset].repositories]
         for name in self.models or ():
             if name not in known:
-                raise ValueError(f"{self.preset} has no model {name}; it has {', '.join(known)}")
+                raise ValueError(f"{self.preset} has no model {name!r}; its models: {', '.join(known)}")
         if self.models is not None and len(set(self.models)) != len(self.models):
-            raise ValueError("give distinct models")
+            raise ValueError("a model is listed twice; list each one once")
         return self
 
     def each(self) -> Iterator[ModelSection]:

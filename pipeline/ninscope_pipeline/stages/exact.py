@@ -214,8 +214,8 @@ def _part_count(located: Located, parameters: Parameters, part_bytes: int) -> in
     count = -(-weight_bytes // part_bytes)
     if count > MAX_PARTS:
         raise RequestError(
-            f"{located.suite}/{located.model} {located.revision}: {weight_bytes} bytes of weights in parts of "
-            f"{part_bytes} are {count} parts, more than {MAX_PARTS}; give a larger part_bytes"
+            f"{located.suite}/{located.model} {located.revision}: part_bytes = {part_bytes} splits {weight_bytes} bytes of "
+            f"weights into {count} parts, more than {MAX_PARTS}; give a larger part_bytes"
         )
     return max(count, 1)
 

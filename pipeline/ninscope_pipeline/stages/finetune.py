@@ -83,7 +83,7 @@ class FineTuneSection(ModelRunSection):
         for name in ("methods", "seeds", "learning_rates"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
-                raise ValueError(f"{name}: give distinct ones")
+                raise ValueError(f"{name}: a value is listed twice; list each one once")
         if self.steps is not None and "epochs" in self.model_fields_set:
             raise ValueError("give steps or epochs, not both")
         try:
@@ -118,7 +118,7 @@ class FineTuneStage(Stage[ModelRun[Recipe]]):
     def check(self, dag: "Dag") -> None:
         sections = dag.section(self)
         if sections and EXACT not in dag.analysis.methods():
-            raise ValueError("[[finetune]] compares weights by the exact analysis; add exact = true to [analysis]")
+            raise ValueError("[[finetune]] needs an exact analysis; add exact = true to [analysis]")
         check_tasks_differ(self.name, sections)
 
     def jobs(self, request: "Request") -> list[Job[ModelRun[Recipe]]]:

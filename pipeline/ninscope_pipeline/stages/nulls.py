@@ -42,7 +42,7 @@ class NullsSection(Strict):
     @classmethod
     def _distinct(cls, models: list[str]) -> list[str]:
         if len(set(models)) != len(models):
-            raise ValueError("give distinct null models")
+            raise ValueError("a null model is listed twice; list each one once")
         return models
 
 
@@ -72,7 +72,7 @@ class NullsStage(Stage[NullsWork]):
 
     def check(self, dag: "Dag") -> None:
         if dag.section(self) is not None and EXACT_METHOD not in dag.analysis.methods():
-            raise ValueError("[nulls] are compared with the exact analysis; add exact = true to [analysis]")
+            raise ValueError("[nulls] needs an exact analysis to compare with; add exact = true to [analysis]")
 
     def jobs(self, request: "Request") -> Iterator[Job[NullsWork]]:
         section = request.dag.section(self)

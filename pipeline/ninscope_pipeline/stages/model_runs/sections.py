@@ -34,11 +34,11 @@ def task_of(table: Mapping[str, Any]) -> TaskSettings:
     """The settings that the table `task` describes. Raises RequestError: no such kind or key, or what the settings raise."""
     kind = table.get("kind")
     if kind not in TASKS:
-        raise RequestError(f"task.kind is {kind!r}; one of {', '.join(TASKS)}")
+        raise RequestError(f"task.kind is {kind!r}; give one of {', '.join(TASKS)}")
     known = {field.name for field in fields(TASKS[kind])}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key != "kind"}
     if unknown := sorted(given.keys() - known):
-        raise RequestError(f"task.{unknown[0]}: no such key of {kind}; there are {', '.join(sorted(known))}")
+        raise RequestError(f"task.{unknown[0]}: {kind} has no such key; its keys: {', '.join(sorted(known))}")
     try:
         return TASKS[kind](**given)
     except TypeError:  # an argument that has no default
@@ -47,7 +47,7 @@ def task_of(table: Mapping[str, Any]) -> TaskSettings:
             for field in fields(TASKS[kind])
             if field.name not in given and field.default is field.default_factory
         )
-        raise RequestError(f"task.{', task.'.join(absent)}: needed by {kind}; add it") from None
+        raise RequestError(f"{kind} needs task.{', task.'.join(absent)}; add it") from None
 
 
 def with_paths(sections: Any, folder: Path) -> Any:
@@ -104,7 +104,7 @@ class ModelRunSection(Strict):
             raise ValueError(str(error)) from None
         if not re.fullmatch(NAME, name):
             raise ValueError(
-                f"the task is called {name!r}, which cannot be part of a file's name; give it another (task.name)"
+                f"the task is called {name!r}, which cannot be part of a file name; give another task.name"
             )
         return value
 
@@ -129,5 +129,7 @@ def check_tasks_differ(name: str, sections: Sequence["ModelRunSection"]) -> None
     for section in sections:
         task = section.settings.name
         if (section.suite, section.model, task) in seen:
-            raise ValueError(f"two of [[{name}]] have the task {task} of one model; tell them apart by task.name")
+            raise ValueError(
+                f"two sections [[{name}]] have the task {task!r} and the same model; give each its own task.name"
+            )
         seen.add((section.suite, section.model, task))
