@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ninscope.checkpoints.matrix import Matrix, MatrixLayout
+from ninscope.checkpoints.matrix import MatrixLayout, WeightMatrix
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
 
@@ -180,7 +180,7 @@ class Architecture:
         stored = self.matrices[block.tensor]
         return stored.layout.kernel_size(stored.slice_shape) if stored.layout.kernels == "norm" else 1
 
-    def tensors(self, found: Mapping[str, Tensor]) -> dict[str, Matrix]:
+    def tensors(self, found: Mapping[str, Tensor]) -> dict[str, WeightMatrix]:
         """The used matrices by the names in `blocks`, present and of the right shape.
 
         Raises CheckpointError: corrupt (a tensor is absent, or its shape differs from what the configuration implies),
@@ -202,7 +202,7 @@ class Architecture:
                     f"tensor {full} has shape {list(tensor.shape)}, config.json ({self.family}) implies {list(stored.shape)}",
                 )
             tensor.checked_float_type()
-            used[name] = Matrix(tensor if stored.index is None else tensor.slice(stored.index), stored.layout)
+            used[name] = WeightMatrix(tensor if stored.index is None else tensor.slice(stored.index), stored.layout)
         if self.complete:
             self._check_all_are_used({prefix + name for name in names.values()}, found)
         return used

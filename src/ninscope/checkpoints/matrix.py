@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ninscope.checkpoints.kernels import kernel_norms
-from ninscope.checkpoints.read_ahead import Wanted
+from ninscope.checkpoints.read_ahead import ByteRanges
 from ninscope.checkpoints.tensors import Tensor, as_float
 
 # [out, in]; [in, out] (GPT-2's Conv1D); [out, in / groups, *kernel]; [in, out / groups, *kernel]
@@ -53,7 +53,7 @@ class MatrixLayout:
 
 
 @dataclass(frozen=True)
-class Piece:
+class WeightTile:
     """Weights of consecutive targets and nodes that are all joined.
 
     bits: unsigned integers [targets * taps, nodes], the edges of one target beside each other; first_target, first_node: the
@@ -79,7 +79,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class WeightMatrix:
     """A stored tensor as a matrix: which slices to read, and what they hold."""
 
     tensor: Tensor
@@ -125,15 +125,15 @@ class Matrix:
         """(slices of a group, neurons on the other side of a group)"""
         return self.slices // self.layout.groups, self.tensor.shape[1]
 
-    def wanted(self, first: int, last: int) -> Wanted:
+    def byte_ranges(self, first: int, last: int) -> ByteRanges:
         """Slices first..last-1, to be read."""
-        return self.tensor.wanted_bits(first, last)
+        return self.tensor.ranges_of_span(first, last)
 
     def slices_of(self, targets: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         """The slices that hold the edges from these nodes to these targets."""
         return nodes if self.layout.nodes_first else targets
 
-    def pieces(self, raw: Sequence[memoryview], first: int) -> Iterator[Piece]:
+    def tiles(self, raw: Sequence[memoryview], first: int) -> Iterator[WeightTile]:
         """What the bytes of slices first, first + 1, ... hold."""
         bits = self._weights(self.tensor.bits_in(raw))
         of_group, other = self._in_group
@@ -141,11 +141,11 @@ class Matrix:
             group = start // of_group * other
             of_slices = bits[start - first : stop - first]
             if not self.layout.nodes_first:
-                yield Piece(_targets_first(of_slices), start, group, self.taps)
+                yield WeightTile(_targets_first(of_slices), start, group, self.taps)
                 continue
             for node in range(0, len(of_slices), _TILE):
                 turned = _nodes_first(of_slices[node : node + _TILE])
-                yield Piece(turned, group, start + node, self.taps)
+                yield WeightTile(turned, group, start + node, self.taps)
 
     def check_stored(self, raw: Sequence[memoryview], first: int) -> None:
         """Raises CheckpointError (nonfinite), with the place, where a number of slices first, first + 1, ... is not finite."""

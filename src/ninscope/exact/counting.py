@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ninscope.architectures.layout import Architecture
-from ninscope.checkpoints.matrix import Piece
+from ninscope.checkpoints.matrix import WeightTile
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
@@ -94,8 +94,8 @@ def magnitudes_of(band: Band, raw: Sequence[memoryview]) -> tuple[float, float]:
     matrix = band.part.matrix
     (targets,) = band.part.targets
     found = []
-    for piece in matrix.pieces(raw, band.first):
-        bits, _ = piece.chosen(targets, None)
+    for tile in matrix.tiles(raw, band.first):
+        bits, _ = tile.chosen(targets, None)
         if bits.size:
             found.append(magnitude_range(bits, matrix.dtype))
     if not all(np.isfinite(largest) for _, largest in found):
@@ -113,20 +113,20 @@ def count_band(
     """
     part = band.part
     found: dict[str, BlockTally] = {}
-    for piece in part.matrix.pieces(raw, band.first):
+    for tile in part.matrix.tiles(raw, band.first):
         for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
-            bits, counted = piece.chosen(targets, nodes)
+            bits, counted = tile.chosen(targets, nodes)
             if bits.size and not tally.add(bits, table, counted):
                 part.matrix.check_stored(raw, band.first)
         if matrices:
-            found = merged(found, _block_tallies(part, piece, table))
+            found = merged(found, _block_tallies(part, tile, table))
     return found
 
 
-def _block_tallies(part: Outgoing, piece: Piece, table: BinTable) -> dict[str, BlockTally]:
+def _block_tallies(part: Outgoing, tile: WeightTile, table: BinTable) -> dict[str, BlockTally]:
     found = {}
     for target, targets in part.leads_to.items():
-        bits, _ = piece.chosen(targets, None)
+        bits, _ = tile.chosen(targets, None)
         if bits.size:
             # As it is stored, so that what is averaged first does not depend on where a band begins.
             slices = bits.T if part.matrix.layout.nodes_first else bits

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ninscope.architectures.layout import Architecture, Link, NodeLayer, WeightBlock
-from ninscope.checkpoints.matrix import Matrix
+from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.read_ahead import ReadAhead, bytes_to_fetch
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
@@ -107,7 +107,7 @@ def sampled_network(
             f"{MAX_EDGES:.2g}; take fewer samples or fewer neurons, or measure it exactly",
         )
     reads = plan.reads()
-    ahead = ReadAhead([read.matrix.tensor.wanted_rows(read.wanted) for read in reads])
+    ahead = ReadAhead([read.matrix.tensor.ranges_of_rows(read.wanted) for read in reads])
     edges = _Edges(plan, np.float64 if any(matrix.dtype == "F64" for matrix in matrices.values()) else np.float32)
     place = 0
     for number, layer in enumerate(architecture.layers):
@@ -131,7 +131,7 @@ def sampled_bytes(
     """Bytes of weights that `sampled_network` fetches for a checkpoint that is not local; none is read. Raises CheckpointError."""
     matrices = architecture.tensors(checkpoint.tensors)
     reads = _Plan(architecture, matrices, nodes_per_layer, samples, seed).reads()
-    return bytes_to_fetch([read.matrix.tensor.wanted_rows(read.wanted) for read in reads])
+    return bytes_to_fetch([read.matrix.tensor.ranges_of_rows(read.wanted) for read in reads])
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class _Read:
     """One matrix to read for one source layer. wanted: slices of its tensor for all samples, sorted and distinct, int64."""
 
     source: str
-    matrix: Matrix
+    matrix: WeightMatrix
     blocks: tuple[WeightBlock, ...]
     wanted: np.ndarray
 
@@ -155,7 +155,12 @@ class _Plan:
     """Which neurons are drawn, and where their rows stand."""
 
     def __init__(
-        self, architecture: Architecture, matrices: Mapping[str, Matrix], nodes_per_layer: int, samples: int, seed: int
+        self,
+        architecture: Architecture,
+        matrices: Mapping[str, WeightMatrix],
+        nodes_per_layer: int,
+        samples: int,
+        seed: int,
     ):
         layers = architecture.layers
         self._matrices = matrices
