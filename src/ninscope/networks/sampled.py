@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from ninscope.architectures.layout import Architecture, Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
@@ -13,6 +13,9 @@ from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.networks.compress import compress_rows
 from ninscope.networks.sampling import sampled_neurons
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 MAX_EDGES = 1_000_000_000  # 8 GB of them; whoever needs more wants the exact analysis
 
@@ -28,7 +31,7 @@ class SampledNetwork:
     s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries.
     """
 
-    matrix: csr_matrix
+    matrix: "csr_matrix"
     layers: tuple[NodeLayer, ...]
     layer_sizes: np.ndarray
     neurons: np.ndarray
@@ -228,7 +231,9 @@ class _Edges:
         first = self._plan.starts[layer]
         self._counts[sample, first : first + counts.size] = counts
 
-    def matrix(self) -> csr_matrix:
+    def matrix(self) -> "csr_matrix":
+        from scipy.sparse import csr_matrix  # slow to import, and the exact analysis needs none
+
         total = 0
         for sample, end in enumerate(self._ends):
             start = sample * self._room
