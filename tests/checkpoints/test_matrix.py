@@ -52,7 +52,8 @@ def rows_of(matrix: WeightMatrix, raw, first: int) -> dict[tuple[int, int], list
     """Weights by (node, target) of the tiles that some slices hold."""
     found: dict[tuple[int, int], list[float]] = {}
     for tile in matrix.tiles(raw, first):
-        values = tile.bits.view(f"f{tile.bits.itemsize}")
+        bits = tile.bits.T if tile.nodes_first else tile.bits
+        values = np.ascontiguousarray(bits).view(f"f{bits.itemsize}")
         for row, column in np.ndindex(values.shape):
             pair = (tile.first_node + column, tile.first_target + row // tile.taps)
             found.setdefault(pair, []).append(float(values[row, column]))

@@ -12,7 +12,7 @@ from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, block_tally, merged
-from ninscope.multifractal.boxes import column_histogram
+from ninscope.multifractal.boxes import column_histogram, row_histogram
 from ninscope.networks.bin_table import BinTable, magnitude_range
 from ninscope.networks.radii import Radii, log_radii
 from ninscope.parameters import Parameters
@@ -57,10 +57,13 @@ class Tally:
         self._kept = table.radius_count + 1
         self._nonfinite = table.nonfinite
 
-    def add(self, bits: np.ndarray, table: BinTable, nodes: slice = slice(None)) -> bool:
-        """Count weights of some of the nodes, unsigned integers [edges, nodes]; false where one of them is not finite."""
+    def add(self, bits: np.ndarray, table: BinTable, nodes: slice, nodes_first: bool) -> bool:
+        """Count weights of some of the nodes, unsigned integers [edges, nodes], or nodes_first [nodes, edges]; false where one of
+        them is not finite.
+        """
         counts = self._histogram[nodes]
-        column_histogram(bits, table, counts, self._distances[nodes])
+        count = row_histogram if nodes_first else column_histogram
+        count(bits, table, counts, self._distances[nodes])
         return not counts[:, self._nonfinite].any()
 
     @property
@@ -116,7 +119,7 @@ def count_band(
     for tile in part.matrix.tiles(raw, band.first):
         for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
             bits, counted = tile.chosen(targets, nodes)
-            if bits.size and not tally.add(bits, table, counted):
+            if bits.size and not tally.add(bits, table, counted, tile.nodes_first):
                 part.matrix.check_stored(raw, band.first)
         if matrices:
             found = merged(found, _block_tallies(part, tile, table))
@@ -129,7 +132,6 @@ def _block_tallies(part: Outgoing, tile: WeightTile, table: BinTable) -> dict[st
         bits, _ = tile.chosen(targets, None)
         if bits.size:
             # As it is stored, so that what is averaged first does not depend on where a band begins.
-            slices = bits.T if part.matrix.layout.nodes_first else bits
-            tally = block_tally(part.layer, target, np.ascontiguousarray(slices), part.matrix.dtype, table)
+            tally = block_tally(part.layer, target, np.ascontiguousarray(bits), part.matrix.dtype, table)
             found[tally.name] = tally
     return found
