@@ -69,7 +69,7 @@ class _Unit:
         self.left = set(range(first, first + len(wanted)))
         self._of_files = list(_by_file(first, wanted))
         self._reads: list[Callable[[], list[memoryview]]] = []
-        self._found: dict[int, list[memoryview]] = {}
+        self._arrived: dict[int, list[memoryview]] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -77,13 +77,13 @@ class _Unit:
 
     def take(self, number: int) -> list[memoryview]:
         with self._lock:
-            if not self._found:
+            if not self._arrived:
                 for read, (_, _, counts) in zip(self._reads, self._of_files, strict=True):
-                    pieces = iter(read())
-                    self._found |= {of: [next(pieces) for _ in range(count)] for of, count in counts.items()}
+                    arrived = iter(read())
+                    self._arrived |= {owner: [next(arrived) for _ in range(count)] for owner, count in counts.items()}
                 self._reads = []
-            pieces = self._found[number]
-            self._found[number] = []
+            pieces = self._arrived[number]
+            self._arrived[number] = []
             return pieces
 
 

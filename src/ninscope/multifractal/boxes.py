@@ -22,7 +22,7 @@ def box_histogram(indptr: np.ndarray, bins: np.ndarray, radius_count: int) -> np
 
 
 @njit(cache=True, nogil=True)
-def _histogram(indptr, bins, radius_count):
+def _histogram(indptr: np.ndarray, bins: np.ndarray, radius_count: int) -> np.ndarray:
     nodes = indptr.size - 1
     counts = np.zeros((nodes, radius_count + 1), np.int32)
     for i in range(nodes):
@@ -119,7 +119,9 @@ _DISTANCE = np.uint64((1 << 42) - 1)
 
 
 @njit(cache=True, nogil=True)
-def _count_columns(bits, magnitude, packed, counts, distances):
+def _count_columns(
+    bits: np.ndarray, magnitude: np.unsignedinteger, packed: np.ndarray, counts: np.ndarray, distances: np.ndarray
+) -> None:
     rows, columns = bits.shape
     even = rows - rows % 2
     for start in range(0, columns, _TILE):
@@ -143,7 +145,9 @@ def _count_columns(bits, magnitude, packed, counts, distances):
 
 
 @njit(cache=True, nogil=True)
-def _count_rows(bits, magnitude, packed, counts, distances):
+def _count_rows(
+    bits: np.ndarray, magnitude: np.unsignedinteger, packed: np.ndarray, counts: np.ndarray, distances: np.ndarray
+) -> None:
     rows, columns = bits.shape
     for r in range(rows):
         row = bits[r]
@@ -157,7 +161,15 @@ def _count_rows(bits, magnitude, packed, counts, distances):
 
 
 @njit(cache=True, nogil=True)
-def _count_columns_by_runs(bits, magnitude, shift, table, starts, bins, counts):
+def _count_columns_by_runs(
+    bits: np.ndarray,
+    magnitude: np.unsignedinteger,
+    shift: np.unsignedinteger,
+    table: np.ndarray,
+    starts: np.ndarray,
+    bins: np.ndarray,
+    counts: np.ndarray,
+) -> None:
     rows, columns = bits.shape
     for start in range(0, columns, _TILE):
         stop = min(start + _TILE, columns)
@@ -175,7 +187,15 @@ def _count_columns_by_runs(bits, magnitude, shift, table, starts, bins, counts):
 
 
 @njit(cache=True, nogil=True)
-def _count_rows_by_runs(bits, magnitude, shift, table, starts, bins, counts):
+def _count_rows_by_runs(
+    bits: np.ndarray,
+    magnitude: np.unsignedinteger,
+    shift: np.unsignedinteger,
+    table: np.ndarray,
+    starts: np.ndarray,
+    bins: np.ndarray,
+    counts: np.ndarray,
+) -> None:
     rows, columns = bits.shape
     for r in range(rows):
         row = bits[r]
@@ -195,7 +215,7 @@ _SUMMED = 1 << 12
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_reciprocals_of_columns(weights, smallest, scale, distances):
+def _add_reciprocals_of_columns(weights: np.ndarray, smallest: float, scale: float, distances: np.ndarray) -> None:
     rows, columns = weights.shape
     sums = np.empty(_TILE)
     for start in range(0, columns, _TILE):
@@ -213,7 +233,7 @@ def _add_reciprocals_of_columns(weights, smallest, scale, distances):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_reciprocals_of_rows(weights, smallest, scale, distances):
+def _add_reciprocals_of_rows(weights: np.ndarray, smallest: float, scale: float, distances: np.ndarray) -> None:
     rows, columns = weights.shape
     sums = np.empty(_TILE)  # side by side, as one after the other each sum would wait for the one before
     for r in range(rows):

@@ -25,7 +25,9 @@ def mass_radius_fits(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fit(histogram, degrees, min_degree, log_radii, logarithm):
+def _fit(
+    histogram: np.ndarray, degrees: np.ndarray, min_degree: int, log_radii: np.ndarray, logarithm: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     nodes, radii = histogram.shape
     dimension = np.zeros(nodes)
     r2 = np.full(nodes, np.nan)

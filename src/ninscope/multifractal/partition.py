@@ -94,7 +94,15 @@ def _scales(q: bytes, cell_width: float, cells: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sum_moments(histogram, degrees, min_degree, logarithm, cell_width, moments, seen):
+def _sum_moments(
+    histogram: np.ndarray,
+    degrees: np.ndarray,
+    min_degree: int,
+    logarithm: np.ndarray,
+    cell_width: float,
+    moments: np.ndarray,
+    seen: np.ndarray,
+) -> tuple[int, int]:
     """Add every counted node, at every radius, to the moments [radii, cells, _TERMS] of the cell its ln p lies in."""
     nodes, radii = histogram.shape
     per_width = 1.0 / cell_width
@@ -146,7 +154,9 @@ def _sum_moments(histogram, degrees, min_degree, logarithm, cell_width, moments,
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sums_of_moments(moments, cell_width, series, scale):
+def _sums_of_moments(
+    moments: np.ndarray, cell_width: float, series: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Z and M, float64 [radii, q], from moments: M is the derivative of Z by q, which shifts the moments by one."""
     radii, cells, terms = moments.shape
     orders = series.shape[1]
