@@ -3,7 +3,18 @@
 import subprocess
 import sys
 
-HEAVY = ("dask", "distributed", "igraph", "matplotlib", "networkx", "pandas", "pyarrow", "scipy.sparse", "torch", "zarr")
+HEAVY = (
+    "dask",
+    "distributed",
+    "igraph",
+    "matplotlib",
+    "networkx",
+    "pandas",
+    "pyarrow",
+    "scipy.sparse",
+    "torch",
+    "zarr",
+)
 
 
 def test_measure_imports_only_what_it_uses():
