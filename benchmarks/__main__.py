@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import load_file, save_file
 
 import ninscope
 from benchmarks import overhead
+from benchmarks.cpu import measuring, suite_of, turned_over
 from benchmarks.families import families
 from benchmarks.measures import in_new_process, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
@@ -146,14 +146,7 @@ def naive_whole_network(folder: Path, shape: str):
 def suite(folder: Path, shape: str, count: int):
     """A whole suite in one command, exactly: from files in the page cache to tables and figures; then once more."""
     base = write_checkpoint(folder / shape / "step0", shape)
-    tensors = load_file(base / "model.safetensors")
-    source = folder / f"suite-{shape}"
-    for step in range(count):
-        place = source / f"step{step}"
-        place.mkdir(parents=True)
-        scale = np.float16(1 + step / count)
-        save_file({name: values * scale for name, values in tensors.items()}, place / "model.safetensors")
-        (place / "config.json").write_text((base / "config.json").read_text())
+    source = suite_of(base, folder / f"suite-{shape}", count)
     dag = folder / "suite.toml"
     dag.write_text(f"[[models]]\nsuite = 'x'\nmodel = 'x'\nsource = '{source}'\n[analysis]\nnodes_per_layer = 'all'\n")
     code = f"from ninscope_pipeline.cli import main\nsys.argv = ['ninscope', 'run', {str(dag)!r}, '--runs-dir', "
@@ -254,7 +247,14 @@ def main() -> None:
     parser.add_argument(
         "--small", action="store_true", help="tiny shapes and few runs: shows that every case still works"
     )
-    small = parser.parse_args().small
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="FOLDER",
+        help="checkout of another commit (git worktree add FOLDER COMMIT), installed in its .venv, to compare CPU seconds with",
+    )
+    arguments = parser.parse_args()
+    small, other = arguments.small, arguments.beside
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     table = Table(
         "what", "measured", "beside", "ratio", title=f"ninscope {ninscope.__version__}, {os.cpu_count()} cores"
@@ -268,6 +268,8 @@ def main() -> None:
             naive_whole_network(folder, "tiny" if small else "70m"),
             *([] if small else [whole_network(folder, "1.4b", 3, "wanted: 3 s")]),
             suite(folder, "tiny" if small else "70m", 3 if small else 154),
+            measuring(folder, *(("tiny", 3, 3, 1, other) if small else ("70m", 40, 1540, 3, other))),
+            turned_over(folder, *((1, 128, 1, other) if small else (16, 2048, 3, other))),
             hub(folder, "tiny" if small else "70m", "tiny" if small else "2.8b"),
             auditing(folder, 4 if small else 154),
             paths(folder, "tiny" if small else "70m", 2 if small else 15, 2 if small else 24),

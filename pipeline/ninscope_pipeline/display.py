@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
@@ -27,18 +27,20 @@ from ninscope.auditing import COLUMNS
 from ninscope.checkpoints.audit import Finding, verdict
 from ninscope.checkpoints.traffic import Fetched
 from ninscope.measuring import Measured
-from ninscope_pipeline.opened_run import open_run
-from ninscope_pipeline.outcome import Outcome
-from ninscope_pipeline.prepared_run import PreparedRun
-from ninscope_pipeline.results import checkpoint_results
-from ninscope_pipeline.stages.registry import stages
-from ninscope_pipeline.stages.stage import JobId
-from ninscope_pipeline.summary import Progress as RunProgress
-from ninscope_pipeline.summary import near, progress_of
+
+if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope audit` do without
+    import pandas as pd
+
+    from ninscope_pipeline.outcome import Outcome
+    from ninscope_pipeline.prepared_run import PreparedRun
+    from ninscope_pipeline.stages.stage import JobId
+    from ninscope_pipeline.summary import Progress as RunProgress
 
 
 def _title(stage: str) -> str:
     """What a user reads for a stage; tables and figures are the run's own."""
+    from ninscope_pipeline.stages.registry import stages
+
     return stages()[stage].title if stage in stages() else stage
 
 
@@ -65,8 +67,10 @@ def counting(text: str, quiet: bool) -> Iterator:
 
 
 @contextmanager
-def job_progress(name: str, planned: Sequence[str]) -> Iterator[Callable[[JobId, Outcome], None]]:
+def job_progress(name: str, planned: Sequence[str]) -> "Iterator[Callable[[JobId, Outcome], None]]":
     """One bar over all jobs with counts and time left; yields done(job, outcome). planned: the stage of every job."""
+    from ninscope_pipeline.stages.registry import stages
+
     columns = (
         TextColumn(name),
         BarColumn(bar_width=20),
@@ -84,15 +88,19 @@ def job_progress(name: str, planned: Sequence[str]) -> Iterator[Callable[[JobId,
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=len(planned), stages=counts())
 
-        def done(job: JobId, outcome: Outcome) -> None:
+        def done(job: "JobId", outcome: "Outcome") -> None:
             done_of[job[0]] += 1
             bar.update(task, advance=1, stages=counts())
 
         yield done
 
 
-def show_plan(prepared: PreparedRun, listed: Sequence[tuple[str, str]], to_fetch: Mapping[str, int]) -> None:
+def show_plan(prepared: "PreparedRun", listed: Sequence[tuple[str, str]], to_fetch: Mapping[str, int]) -> None:
     """Every job that would run, one a line, the bytes that each model's would fetch, then the counts."""
+    from ninscope_pipeline.results import checkpoint_results
+    from ninscope_pipeline.stages.registry import stages
+    from ninscope_pipeline.summary import near
+
     for stage, label in listed:
         print(f"would run: {stage:9} {label}")
     request = prepared.plan.request
@@ -125,7 +133,7 @@ def show_fetched(fetched: Fetched) -> None:
         print(f"fetched {decimal(fetched.bytes)} ({fetched.bytes} bytes) in {fetched.requests} requests")
 
 
-def show_progress(path: Path, progress: RunProgress) -> None:
+def show_progress(path: Path, progress: "RunProgress") -> None:
     """The state of a run as a small table."""
     table = Table("stage", "done", "of", title=escape(str(path)))
     for stage, (done, total) in progress.stages.items():
@@ -136,8 +144,11 @@ def show_progress(path: Path, progress: RunProgress) -> None:
     print(f"{path.name}: {state}; {len(progress.problems)} checkpoints not ok")
 
 
-def done_so_far(prepared: PreparedRun) -> str:
+def done_so_far(prepared: "PreparedRun") -> str:
     """ "networks 7 of 14, spectra 5 of 14 stored" """
+    from ninscope_pipeline.opened_run import open_run
+    from ninscope_pipeline.summary import progress_of
+
     stages = progress_of(open_run(prepared.folder.root)).stages
     return ", ".join(f"{_title(stage)} {done} of {total}" for stage, (done, total) in stages.items()) + " stored"
 
@@ -203,8 +214,10 @@ def show_audit(source: str, rows: Sequence[Finding]) -> None:
     print(f"{source}: {verdict(rows)}")
 
 
-def bias_json(source: str, table: pd.DataFrame) -> str:
+def bias_json(source: str, table: "pd.DataFrame") -> str:
     """One JSON document: the rows of `ninscope.sampling_bias`; absent values are null."""
+    import pandas as pd
+
     rows = [
         {name: None if pd.isna(value) or value == "" else value for name, value in row.items()}
         for row in table.astype(object).to_dict("records")
@@ -212,7 +225,7 @@ def bias_json(source: str, table: pd.DataFrame) -> str:
     return json.dumps({"source": source, "rows": rows}, indent=1, allow_nan=False)
 
 
-def show_bias(source: str, table: pd.DataFrame) -> None:
+def show_bias(source: str, table: "pd.DataFrame") -> None:
     """One row a number of neurons, the whole network last."""
     shown = Table(title=escape(f"{source} {table['revision'][0]}"))
     for column in ("neurons per layer", "nodes", "alpha0", "width", "E"):

@@ -256,9 +256,9 @@ class TestMerged:
 
     def test_rows_are_the_same_in_any_pieces(self, llama):
         tensor = opened(llama[0], llama[1]).tensors["model.layers.1.mlp.up_proj.weight"]
-        all_rows = tensor.bits_in(tensor.file.read_ranges(tensor.wanted_bits(0, 40).ranges))
+        all_rows = tensor.bits_in(tensor.file.read_ranges(tensor.ranges_of_span(0, 40).ranges))
         for first in (0, 7, 39):
-            some = tensor.bits_in(tensor.file.read_ranges(tensor.wanted_bits(first, first + 1).ranges))
+            some = tensor.bits_in(tensor.file.read_ranges(tensor.ranges_of_span(first, first + 1).ranges))
             assert (some == all_rows[first : first + 1]).all()
 
     @pytest.mark.parametrize(("trained", "base"), [(True, False), (False, True)])

@@ -8,7 +8,7 @@ from suites import from_bf16, to_bf16, write_checkpoint
 
 import ninscope
 from ninscope.checkpoints.kernels import kernel_norms
-from ninscope.checkpoints.matrix import ORDERS, Matrix, MatrixLayout
+from ninscope.checkpoints.matrix import ORDERS, MatrixLayout, WeightMatrix
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 from ninscope.exact import bands
@@ -43,18 +43,19 @@ def described(order, groups) -> dict:
     return {"blocks": [BLOCK | {"order": order, "groups": groups}]}
 
 
-def matrix_in(folder, array, layout) -> Matrix:
+def matrix_in(folder, array, layout) -> WeightMatrix:
     checkpoint = open_source(stored(folder, array)).open("step0")
-    return Matrix(checkpoint.tensors["w"], layout)
+    return WeightMatrix(checkpoint.tensors["w"], layout)
 
 
-def rows_of(matrix: Matrix, raw, first: int) -> dict[tuple[int, int], list[float]]:
-    """Weights by (node, target) of the pieces that some slices hold."""
+def rows_of(matrix: WeightMatrix, raw, first: int) -> dict[tuple[int, int], list[float]]:
+    """Weights by (node, target) of the tiles that some slices hold."""
     found: dict[tuple[int, int], list[float]] = {}
-    for piece in matrix.pieces(raw, first):
-        values = piece.bits.view(f"f{piece.bits.itemsize}")
+    for tile in matrix.tiles(raw, first):
+        bits = tile.bits.T if tile.nodes_first else tile.bits
+        values = np.ascontiguousarray(bits).view(f"f{bits.itemsize}")
         for row, column in np.ndindex(values.shape):
-            pair = (piece.first_node + column, piece.first_target + row // piece.taps)
+            pair = (tile.first_node + column, tile.first_target + row // tile.taps)
             found.setdefault(pair, []).append(float(values[row, column]))
     return found
 
@@ -62,12 +63,12 @@ def rows_of(matrix: Matrix, raw, first: int) -> dict[tuple[int, int], list[float
 @pytest.mark.parametrize(("order", "groups", "shape", "kernels"), CASES)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 class TestEveryOrder:
-    def test_pieces_hold_each_edge_once(self, tmp_path, order, groups, shape, kernels, dtype):
+    def test_tiles_hold_each_edge_once(self, tmp_path, order, groups, shape, kernels, dtype):
         array = weights(shape, dtype)
         matrix = matrix_in(tmp_path, array, MatrixLayout(order, groups, kernels))
         found: dict = {}
         for first, last in ((0, 7), (7, 8), (8, shape[0])):  # in bands that no group and no tile agrees with
-            found |= rows_of(matrix, matrix.tensor.file.read_ranges(matrix.wanted(first, last).ranges), first)
+            found |= rows_of(matrix, matrix.tensor.file.read_ranges(matrix.byte_ranges(first, last).ranges), first)
         expected: dict = {}
         for node, of_node in enumerate(naive_matrix.edges(array, order, groups, kernels)):
             for target, weight in of_node:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ninscope.checkpoints import read_ahead
-from ninscope.checkpoints.read_ahead import ReadAhead, Wanted, bytes_to_fetch
+from ninscope.checkpoints.read_ahead import ByteRanges, ReadAhead, bytes_to_fetch
 from ninscope.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 40
@@ -46,7 +46,8 @@ def _small(monkeypatch):
 
 def wanted(*files, count=40, width=30):
     return [
-        Wanted(files[n % len(files)], [(100 * n, 100 * n + width), (100 * n + 50, 100 * n + 51)]) for n in range(count)
+        ByteRanges(files[n % len(files)], [(100 * n, 100 * n + width), (100 * n + 50, 100 * n + 51)])
+        for n in range(count)
     ]
 
 

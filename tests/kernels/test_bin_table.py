@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from modes import JIT
 
 from ninscope.multifractal import boxes
-from ninscope.multifractal.boxes import column_histogram
-from ninscope.networks.bin_table import bin_table
-from ninscope.networks.radii import IntegerRadii
+from ninscope.multifractal.boxes import column_histogram, row_histogram
+from ninscope.networks.bin_table import bin_table, distance_shift
+from ninscope.networks.radii import IntegerRadii, LogRadii
 from ninscope.networks.transfer import TRANSFERS, UNCOUNTED, distance_bins, radius_step
 
 PATTERN = {"F16": np.uint16, "BF16": np.uint16, "F32": np.uint32, "F64": np.uint64}
@@ -86,25 +86,65 @@ def test_random_patterns_of_wide_types(dtype, transfer, seed):
     assert found == [expected_bin(float(w), transfer, 150.0) for w in floats(bits, dtype)]
 
 
+def stored_bits(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float64 values as the bits of a stored type."""
+    narrow = values.astype({"F16": np.float16, "F64": np.float64}.get(dtype, np.float32))
+    return (narrow.view(np.uint32) >> 16).astype(np.uint16) if dtype == "BF16" else narrow.view(PATTERN[dtype])
+
+
+def tallied(histogram, bits, table, axis) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and distances of a matrix in two bands along `axis`, the one of its edges: they add."""
+    nodes = bits.shape[1 - axis]
+    counts, distances = np.zeros((nodes, table.width), np.int32), np.zeros(nodes, np.int64)
+    for band in np.array_split(bits, 2, axis=axis):
+        histogram(band, table, counts, distances)
+    return counts, distances
+
+
 @pytest.mark.parametrize("dtype", list(PATTERN))
-@pytest.mark.parametrize("shape", [(0, 5), (7, 0), (3, 700), (40, 11)])
-def test_columns_are_nodes(rng, dtype, shape):
-    weights = rng.normal(0, 0.1, shape).astype({"F16": np.float16, "F64": np.float64}.get(dtype, np.float32))
-    bits = (weights.view(np.uint32) >> 16).astype(np.uint16) if dtype == "BF16" else weights.view(PATTERN[dtype])
+@pytest.mark.parametrize("shape", [(0, 5), (7, 0), (3, 300), (40, 11)])
+def test_every_node_has_the_counts_and_distances_of_its_edges(rng, dtype, shape):
+    """Columns of [out, in], rows of [in, out]; each distance is a whole number of 2**-shift, so their sum is exact."""
+    bits = stored_bits(rng.normal(0, 0.1, shape), dtype)
     table = bin_table(dtype, IntegerRadii("reciprocal", 150.0))
-    counts = np.zeros((shape[1], table.width), np.int32)
-    distances = np.zeros(shape[1], np.int64)
-    column_histogram(bits[: shape[0] // 2], table, counts, distances)
-    column_histogram(bits[shape[0] // 2 :], table, counts, distances)  # in two bands: counts add
-    stored = floats(np.ascontiguousarray(bits), dtype).astype(np.float64)
-    for column in range(shape[1]):
-        expected = np.bincount(
-            [expected_bin(w, "reciprocal", 150.0) for w in stored[:, column].tolist()], minlength=table.width
-        )
-        assert counts[column].tolist() == expected.tolist()
+    scale = 2 ** distance_shift(table.radii)
+    weights = floats(np.ascontiguousarray(bits), dtype).astype(np.float64).T.tolist()
+    bins = [[expected_bin(weight, "reciprocal", 150.0) for weight in node] for node in weights]
+    expected = [np.bincount(np.array(node, np.int64), minlength=table.width).tolist() for node in bins]
+    lengths = [
+        sum(round(1 / abs(weight) * scale) for weight, bin in zip(*node, strict=True) if bin <= 150)
+        for node in zip(weights, bins, strict=True)
+    ]
+    for histogram, stored, axis in ((column_histogram, bits, 0), (row_histogram, bits.T, 1)):
+        counts, distances = tallied(histogram, stored, table, axis)
+        assert counts.tolist() == expected
+        assert distances.tolist() == lengths
+
+
+@pytest.mark.parametrize("dtype", list(PATTERN))
+@pytest.mark.parametrize("radii", [IntegerRadii("coth", 37.5), IntegerRadii("neg_log", 150.0), LogRadii(9, 1e-3, 0.4)])
+def test_rows_as_columns_on_every_grid(rng, dtype, radii, monkeypatch):
+    monkeypatch.setattr(boxes, "_CACHED", 100)  # several looks at a band
+    bits = stored_bits(rng.normal(0, 0.1, (37, 12)), dtype)
+    table = bin_table(dtype, radii)
+    of_columns = tallied(column_histogram, bits, table, 0)
+    of_rows = tallied(row_histogram, bits.T, table, 1)
+    np.testing.assert_array_equal(of_rows[0], of_columns[0])
+    np.testing.assert_array_equal(of_rows[1], of_columns[1])
+
+
+@pytest.mark.parametrize("histogram", [column_histogram, row_histogram])
+def test_counts_that_do_not_fit_are_refused(histogram):
+    table = bin_table("F16", IntegerRadii())
+    counts, distances = np.zeros((4, table.width), np.int32), np.zeros(4, np.int64)
+    for bits in (np.zeros((5, 5), np.uint16), np.zeros((4, 4), np.uint32)):
+        with pytest.raises(ValueError, match="compiled code would leave the array"):
+            histogram(bits, table, counts, distances)
 
 
 @pytest.mark.skipif(not JIT, reason="nothing is compiled in this pass")
 def test_kernels_compile_for_the_types_there_are():
-    assert len(boxes._count_by_table.signatures) <= 2  # bins of 8 and of 16 bits
-    assert len(boxes._count_by_runs.signatures) <= 2  # F32 and F64
+    assert len(boxes._count_columns.signatures) <= 1  # all 16-bit types
+    assert len(boxes._count_rows.signatures) <= 1
+    assert len(boxes._count_rows_by_runs.signatures) <= 2
+    assert len(boxes._count_columns_by_runs.signatures) <= 2  # F32 and F64

@@ -6,8 +6,9 @@ import naive
 import naive_nodes
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from modes import JIT
 from suites import (
     FLOATS,
     neox_tensors,
@@ -159,6 +160,7 @@ def test_random_patterns_go_to_the_nearest_radius(dtype, seed, count, decades):
             assert number == expected
 
 
+@settings(max_examples=25 if JIT else 6)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([(1, 6, 2), (1, 11, 1), (2, 8, 2)]),

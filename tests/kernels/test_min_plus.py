@@ -12,7 +12,6 @@ from modes import JIT
 from ninscope.networks import min_plus as kernels
 from ninscope.networks.min_plus import count_distances, dense_block, min_plus, min_plus_estimate
 
-lengths = st.one_of(st.floats(0.01, 300.0), st.just(np.inf))
 SIZES = st.tuples(
     st.integers(1, 4), st.integers(0, 21), st.integers(1, 5)
 )  # more passing nodes than are taken at a time
@@ -20,9 +19,18 @@ SIZES = st.tuples(
 
 @st.composite
 def factors(draw):
+    """Two matrices of lengths, some of them infinite, a few of them equal."""
     rows, passing, columns = draw(SIZES)
-    first = draw(hnp.arrays(np.float64, (rows, passing), elements=lengths))
-    return first, draw(hnp.arrays(np.float64, (passing, columns), elements=lengths))
+    generator, absent = (
+        np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
+        draw(st.sampled_from([0.0, 0.3, 0.8, 1.0])),
+    )
+
+    def lengths(*shape):
+        drawn = np.where(generator.random(shape) < 0.2, 7.0, generator.uniform(0.01, 300.0, shape))
+        return np.where(generator.random(shape) < absent, np.inf, drawn)
+
+    return lengths(rows, passing), lengths(passing, columns)
 
 
 def plain_product(first, second):

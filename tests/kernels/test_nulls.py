@@ -204,7 +204,9 @@ def test_shuffling_is_that_of_a_matrix(rng):
 def test_gaussian_counts_are_multinomial(rng, p):
     p, rows, columns = np.array(p), 7, 3
     generator = np.random.PCG64(rng.integers(2**32))
-    drawn = np.array([with_uncounted(gaussian_counts(p, rows, columns, generator), rows) for _ in range(DRAWS)], float)
+    # Columns are independent of each other, so that those of all draws can be drawn at once.
+    together = with_uncounted(gaussian_counts(p, rows, DRAWS * columns, generator), rows)
+    drawn = together.reshape(DRAWS, columns, p.size).astype(np.float64)
     assert (drawn[:, :, p == 0] == 0).all()
     assert_means(drawn, np.tile(rows * p, (columns, 1)))
     within = rows * (np.diag(p) - np.outer(p, p))

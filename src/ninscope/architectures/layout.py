@@ -4,12 +4,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from ninscope.checkpoints.matrix import Matrix, MatrixLayout
+from ninscope.checkpoints.matrix import MatrixLayout, WeightMatrix
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
 
@@ -160,12 +160,13 @@ class Architecture:
         """sha256 of the wiring: checkpoints with the same weights and the same digest have the same network."""
         described = {
             "family": self.family,
-            "layers": [asdict(layer) for layer in self.layers],
-            "blocks": [asdict(block) for block in self.blocks],
-            "matrices": {name: asdict(matrix) for name, matrix in self.matrices.items()},
-            "links": [asdict(link) for link in self.links],
+            "layers": self.layers,
+            "blocks": self.blocks,
+            "matrices": dict(self.matrices),
+            "links": self.links,
         }
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        # vars: what `asdict` gives of these classes, without its copies, which take longer than all the rest.
+        return hashlib.sha256(json.dumps(described, sort_keys=True, default=vars).encode()).hexdigest()
 
     def with_convolutions(self, kernels: str) -> "Architecture":
         """The same wiring with convolutions read as `kernels` says: "norm", one edge for a pair of channels, or "per_tap"."""
@@ -187,7 +188,7 @@ class Architecture:
         matrix = self.matrices[block.tensor]
         return matrix.layout.kernel_size(matrix.slice_shape) if matrix.layout.kernels == "norm" else 1
 
-    def tensors(self, stored: Mapping[str, Tensor]) -> dict[str, Matrix]:
+    def tensors(self, stored: Mapping[str, Tensor]) -> dict[str, WeightMatrix]:
         """The used matrices, by the names that blocks give them, each present and of the right shape. stored: the file's tensors.
 
         Raises CheckpointError: corrupt (a tensor is absent, has another shape than the configuration implies, or is one too
@@ -212,7 +213,7 @@ class Architecture:
                     f"{list(matrix.shape)}",
                 )
             tensor.checked_float_type()
-            used[name] = Matrix(tensor if matrix.index is None else tensor.slice(matrix.index), matrix.layout)
+            used[name] = WeightMatrix(tensor if matrix.index is None else tensor.slice(matrix.index), matrix.layout)
         if self.complete:
             self._refuse_more_blocks({prefix + name for name in names.values()}, stored)
         return used

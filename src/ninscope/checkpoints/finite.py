@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 # All exponent bits set means infinity or NaN (IEEE 754 binary16/32/64; bfloat16 has binary32's exponent).
-_EXPONENT = {
+_EXPONENT: dict[str, np.uint16 | np.uint32 | np.uint64] = {
     "F16": np.uint16(0x7C00),
     "BF16": np.uint16(0x7F80),
     "F32": np.uint32(0x7F800000),
@@ -35,7 +35,7 @@ def first_nonfinite(values: np.ndarray, dtype: str) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _first_suspect(words, exponents, lowest, signs):
+def _first_suspect(words: np.ndarray, exponents: np.uint64, lowest: np.uint64, signs: np.uint64) -> int:
     """Start of the first chunk of words in which a weight has a full exponent, or words.size.
 
     Adding the lowest exponent bit to a full exponent carries into the weight's sign bit, masked away before, and no further.

@@ -46,7 +46,7 @@ def _squares(dtype: str) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _sums_by_table(bits, squares):
+def _sums_by_table(bits: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Sum of squares of each row of bits, uint16 [n, taps]."""
     rows, taps = bits.shape
     sums = np.empty(rows)
@@ -59,7 +59,7 @@ def _sums_by_table(bits, squares):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _norms(values, safe):
+def _norms(values: np.ndarray, safe: float) -> np.ndarray:
     """Norm of each row of float64 [n, taps]; rows whose squares would overflow or vanish are scaled first."""
     rows, taps = values.shape
     norms = np.empty(rows)
@@ -94,7 +94,7 @@ def add_low_rank(weights: np.ndarray, left: np.ndarray, right: np.ndarray, scale
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_low_rank(weights, left, right, scale, out):
+def _add_low_rank(weights: np.ndarray, left: np.ndarray, right: np.ndarray, scale: float, out: np.ndarray) -> None:
     row = np.empty(weights.shape[1], np.float64)
     for i in range(weights.shape[0]):
         row[:] = 0.0

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ninscope.checkpoints.kernels import kernel_norms
-from ninscope.checkpoints.read_ahead import Wanted
+from ninscope.checkpoints.read_ahead import ByteRanges
 from ninscope.checkpoints.tensors import Tensor, as_float
 
 # [out, in]; [in, out] (GPT-2's Conv1D); [out, in / groups, *kernel]; [in, out / groups, *kernel]
 ORDERS = ("linear", "transposed", "convolution", "transposed_convolution")
-_TILE = 256  # nodes whose weights are turned over together, while they are in the cache
 
 
 @dataclass(frozen=True)
@@ -53,33 +52,35 @@ class MatrixLayout:
 
 
 @dataclass(frozen=True)
-class Piece:
+class WeightTile:
     """Weights of consecutive targets and nodes that are all joined.
 
-    bits: unsigned integers [targets * taps, nodes], the edges of one target beside each other; first_target, first_node: the
-    numbers of the first ones in the matrix.
+    bits: unsigned integers [targets * taps, nodes], or nodes_first [nodes, targets * taps], the edges of one target beside each
+    other; first_target, first_node: the numbers of the first ones in the matrix.
     """
 
     bits: np.ndarray
     first_target: int
     first_node: int
     taps: int
+    nodes_first: bool
 
     def chosen(self, targets: np.ndarray | None, nodes: np.ndarray | None) -> tuple[np.ndarray, slice]:
         """(bits of the chosen targets and nodes, which of the chosen nodes these are). Sorted numbers in the matrix, None: all."""
         bits = self.bits
+        target_axis, node_axis = (1, 0) if self.nodes_first else (0, 1)
         if targets is not None:
-            rows = _inside(targets, self.first_target, len(bits) // self.taps)
-            rows = targets[rows] - self.first_target
-            bits = bits[(rows[:, None] * self.taps + np.arange(self.taps)).reshape(-1)]
+            inside = targets[_inside(targets, self.first_target, bits.shape[target_axis] // self.taps)]
+            edges = (inside - self.first_target)[:, None] * self.taps + np.arange(self.taps)
+            bits = bits.take(edges.reshape(-1), axis=target_axis)
         if nodes is None:
-            return bits, slice(self.first_node, self.first_node + bits.shape[1])
-        columns = _inside(nodes, self.first_node, bits.shape[1])
-        return bits.take(nodes[columns] - self.first_node, axis=1), columns
+            return bits, slice(self.first_node, self.first_node + bits.shape[node_axis])
+        span = _inside(nodes, self.first_node, bits.shape[node_axis])
+        return bits.take(nodes[span] - self.first_node, axis=node_axis), span
 
 
 @dataclass(frozen=True)
-class Matrix:
+class WeightMatrix:
     """A stored tensor as a matrix: which slices to read, and what they hold."""
 
     tensor: Tensor
@@ -125,27 +126,25 @@ class Matrix:
         """(slices of a group, neurons on the other side of a group)"""
         return self.slices // self.layout.groups, self.tensor.shape[1]
 
-    def wanted(self, first: int, last: int) -> Wanted:
+    def byte_ranges(self, first: int, last: int) -> ByteRanges:
         """Slices first..last-1, to be read."""
-        return self.tensor.wanted_bits(first, last)
+        return self.tensor.ranges_of_span(first, last)
 
     def slices_of(self, targets: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         """The slices that hold the edges from these nodes to these targets."""
         return nodes if self.layout.nodes_first else targets
 
-    def pieces(self, raw: Sequence[memoryview], first: int) -> Iterator[Piece]:
+    def tiles(self, raw: Sequence[memoryview], first: int) -> Iterator[WeightTile]:
         """What the bytes of slices first, first + 1, ... hold."""
         bits = self._weights(self.tensor.bits_in(raw))
         of_group, other = self._in_group
         for start, stop in _group_spans(first, first + len(bits), of_group):
             group = start // of_group * other
             of_slices = bits[start - first : stop - first]
-            if not self.layout.nodes_first:
-                yield Piece(_targets_first(of_slices), start, group, self.taps)
-                continue
-            for node in range(0, len(of_slices), _TILE):
-                turned = _nodes_first(of_slices[node : node + _TILE])
-                yield Piece(turned, group, start + node, self.taps)
+            if self.layout.nodes_first:
+                yield WeightTile(of_slices.reshape(stop - start, -1), group, start, self.taps, True)
+            else:
+                yield WeightTile(_targets_first(of_slices), start, group, self.taps, False)
 
     def check_stored(self, raw: Sequence[memoryview], first: int) -> None:
         """Raises CheckpointError (nonfinite), with the place, where a number of slices first, first + 1, ... is not finite."""
@@ -188,12 +187,6 @@ def _targets_first(of_slices: np.ndarray) -> np.ndarray:
     """[targets, nodes, taps] -> [targets * taps, nodes]"""
     targets, nodes, taps = of_slices.shape
     return np.ascontiguousarray(of_slices.transpose(0, 2, 1)).reshape(targets * taps, nodes)
-
-
-def _nodes_first(of_slices: np.ndarray) -> np.ndarray:
-    """[nodes, targets, taps] -> [targets * taps, nodes]"""
-    nodes, targets, taps = of_slices.shape
-    return np.ascontiguousarray(of_slices.transpose(1, 2, 0)).reshape(targets * taps, nodes)
 
 
 def _group_spans(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:

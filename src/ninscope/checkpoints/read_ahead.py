@@ -11,7 +11,7 @@ UNIT_BYTES = 8_000_000  # neighbours of about so much together are asked for tog
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ByteRanges:
     """Some ranges of a file, half-open, in bytes."""
 
     file: WeightFile
@@ -25,7 +25,7 @@ class Wanted:
 class ReadAhead:
     """What is wanted, each to be taken once, about in order, by any thread."""
 
-    def __init__(self, wanted: Sequence[Wanted]):
+    def __init__(self, wanted: Sequence[ByteRanges]):
         self._wanted = wanted
         self._units = (
             [] if all(one.file.reads_are_free for one in wanted) else [_Unit(*unit) for unit in _units(wanted)]
@@ -64,12 +64,12 @@ class ReadAhead:
 class _Unit:
     """Consecutive reads that are asked for together, file by file."""
 
-    def __init__(self, first: int, wanted: Sequence[Wanted]):
+    def __init__(self, first: int, wanted: Sequence[ByteRanges]):
         self.bytes = sum(one.bytes for one in wanted)
         self.left = set(range(first, first + len(wanted)))
         self._of_files = list(_by_file(first, wanted))
         self._reads: list[Callable[[], list[memoryview]]] = []
-        self._found: dict[int, list[memoryview]] = {}
+        self._arrived: dict[int, list[memoryview]] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -77,17 +77,17 @@ class _Unit:
 
     def take(self, number: int) -> list[memoryview]:
         with self._lock:
-            if not self._found:
+            if not self._arrived:
                 for read, (_, _, counts) in zip(self._reads, self._of_files, strict=True):
-                    pieces = iter(read())
-                    self._found |= {of: [next(pieces) for _ in range(count)] for of, count in counts.items()}
+                    arrived = iter(read())
+                    self._arrived |= {owner: [next(arrived) for _ in range(count)] for owner, count in counts.items()}
                 self._reads = []
-            pieces = self._found[number]
-            self._found[number] = []
+            pieces = self._arrived[number]
+            self._arrived[number] = []
             return pieces
 
 
-def bytes_to_fetch(wanted: Sequence[Wanted]) -> int:
+def bytes_to_fetch(wanted: Sequence[ByteRanges]) -> int:
     """Bytes of the very spans that `ReadAhead` asks for, of files that say what they fetch; nothing is read."""
     return sum(
         stop - start
@@ -98,7 +98,7 @@ def bytes_to_fetch(wanted: Sequence[Wanted]) -> int:
     )
 
 
-def _units(wanted: Sequence[Wanted]) -> Iterator[tuple[int, Sequence[Wanted]]]:
+def _units(wanted: Sequence[ByteRanges]) -> Iterator[tuple[int, Sequence[ByteRanges]]]:
     """(number of the first, consecutive ones of about UNIT_BYTES)"""
     first = total = 0
     for number, one in enumerate(wanted):
@@ -110,7 +110,7 @@ def _units(wanted: Sequence[Wanted]) -> Iterator[tuple[int, Sequence[Wanted]]]:
         yield first, wanted[first:]
 
 
-def _by_file(first: int, wanted: Sequence[Wanted]) -> Iterator[tuple[WeightFile, list, dict[int, int]]]:
+def _by_file(first: int, wanted: Sequence[ByteRanges]) -> Iterator[tuple[WeightFile, list, dict[int, int]]]:
     """(file, its ranges, how many of them belong to each number)"""
     files: dict[int, tuple[WeightFile, list, dict[int, int]]] = {}
     for number, one in enumerate(wanted, first):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ninscope.checkpoints.finite import first_nonfinite
-from ninscope.checkpoints.read_ahead import Wanted
+from ninscope.checkpoints.read_ahead import ByteRanges
 from ninscope.checkpoints.safetensors_format import TensorEntry
 from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
@@ -50,14 +50,14 @@ class Tensor:
         nonfinite, and what the file raises.
         """
         wanted = np.asarray(wanted, dtype=np.int64)
-        return self.rows_in(self.file.read_ranges(self.wanted_rows(wanted).ranges), wanted)
+        return self.rows_in(self.file.read_ranges(self.ranges_of_rows(wanted).ranges), wanted)
 
-    def wanted_rows(self, wanted: np.ndarray) -> Wanted:
+    def ranges_of_rows(self, wanted: np.ndarray) -> ByteRanges:
         """What `rows` reads. Raises CheckpointError as `rows` does for a tensor's type and shape."""
-        return Wanted(self.file, [self._bytes_of(first, last) for first, last in self._row_spans(wanted)])
+        return ByteRanges(self.file, [self._bytes_of(first, last) for first, last in self._row_spans(wanted)])
 
     def rows_in(self, pieces: Sequence[memoryview], wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What `rows` returns, from the bytes of `wanted_rows`. Raises CheckpointError (nonfinite)."""
+        """What `rows` returns, from the bytes of `ranges_of_rows`. Raises CheckpointError (nonfinite)."""
         stored = np.dtype(STORED_TYPES[self.checked_float_type()])
         columns = self.columns
         spans = self._row_spans(wanted)
@@ -69,9 +69,9 @@ class Tensor:
         self.check_finite(values, fetched)
         return values, np.searchsorted(fetched, wanted)
 
-    def wanted_bits(self, first: int, last: int) -> Wanted:
+    def ranges_of_span(self, first: int, last: int) -> ByteRanges:
         """What `bits_in` makes the rows first..last-1 of. Raises CheckpointError: unsupported or corrupt, as `rows`."""
-        return Wanted(self.file, [self._bytes_of(first, last)])
+        return ByteRanges(self.file, [self._bytes_of(first, last)])
 
     def bits_in(self, pieces: Sequence[memoryview]) -> np.ndarray:
         """Rows as the unsigned integers [rows, columns] that they are stored as; nothing is checked."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ninscope.architectures.layout import Architecture, WeightBlock
-from ninscope.checkpoints.matrix import Matrix
+from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.read_ahead import ReadAhead
 from ninscope.errors import CheckpointError
 from ninscope.networks.bin_table import MAX_EDGES_OF_A_NODE
@@ -26,7 +26,7 @@ class Outgoing:
     """
 
     layer: str
-    matrix: Matrix
+    matrix: WeightMatrix
     targets: tuple[np.ndarray | None, ...]
     nodes: tuple[np.ndarray | None, ...]
     leads_to: Mapping[str, np.ndarray]
@@ -62,7 +62,7 @@ class BandReader:
 
     def __init__(self, bands: Sequence[Band]):
         self._numbers = {band.place: number for number, band in enumerate(bands)}
-        self._reads = ReadAhead([band.part.matrix.wanted(band.first, band.last) for band in bands])
+        self._reads = ReadAhead([band.part.matrix.byte_ranges(band.first, band.last) for band in bands])
 
     def raw(self, band: Band) -> list[memoryview]:
         """Its bytes. Raises CheckpointError."""
@@ -70,7 +70,7 @@ class BandReader:
 
 
 def outgoing(
-    architecture: Architecture, matrices: Mapping[str, Matrix], networks: Sequence[Chosen] = (None,)
+    architecture: Architecture, matrices: Mapping[str, WeightMatrix], networks: Sequence[Chosen] = (None,)
 ) -> list[Outgoing]:
     """Which matrices hold the edges of each node layer, and which part of them, layers in the architecture's order.
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ninscope.architectures.layout import Architecture
-from ninscope.checkpoints.matrix import Piece
+from ninscope.checkpoints.matrix import WeightTile
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, block_tally, merged
-from ninscope.multifractal.boxes import column_histogram
+from ninscope.multifractal.boxes import column_histogram, row_histogram
 from ninscope.networks.bin_table import BinTable, magnitude_range
 from ninscope.networks.radii import Radii, log_radii
 from ninscope.parameters import Parameters
@@ -57,10 +57,13 @@ class Tally:
         self._kept = table.radius_count + 1
         self._nonfinite = table.nonfinite
 
-    def add(self, bits: np.ndarray, table: BinTable, nodes: slice = slice(None)) -> bool:
-        """Count weights of some of the nodes, unsigned integers [edges, nodes]; false where one of them is not finite."""
+    def add(self, bits: np.ndarray, table: BinTable, nodes: slice, nodes_first: bool) -> bool:
+        """Count weights of some of the nodes, unsigned integers [edges, nodes], or nodes_first [nodes, edges]; false where one of
+        them is not finite.
+        """
         counts = self._histogram[nodes]
-        column_histogram(bits, table, counts, self._distances[nodes])
+        count = row_histogram if nodes_first else column_histogram
+        count(bits, table, counts, self._distances[nodes])
         return not counts[:, self._nonfinite].any()
 
     @property
@@ -94,8 +97,8 @@ def magnitudes_of(band: Band, raw: Sequence[memoryview]) -> tuple[float, float]:
     matrix = band.part.matrix
     (targets,) = band.part.targets
     found = []
-    for piece in matrix.pieces(raw, band.first):
-        bits, _ = piece.chosen(targets, None)
+    for tile in matrix.tiles(raw, band.first):
+        bits, _ = tile.chosen(targets, None)
         if bits.size:
             found.append(magnitude_range(bits, matrix.dtype))
     if not all(np.isfinite(largest) for _, largest in found):
@@ -113,23 +116,22 @@ def count_band(
     """
     part = band.part
     found: dict[str, BlockTally] = {}
-    for piece in part.matrix.pieces(raw, band.first):
+    for tile in part.matrix.tiles(raw, band.first):
         for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
-            bits, counted = piece.chosen(targets, nodes)
-            if bits.size and not tally.add(bits, table, counted):
+            bits, counted = tile.chosen(targets, nodes)
+            if bits.size and not tally.add(bits, table, counted, tile.nodes_first):
                 part.matrix.check_stored(raw, band.first)
         if matrices:
-            found = merged(found, _block_tallies(part, piece, table))
+            found = merged(found, _block_tallies(part, tile, table))
     return found
 
 
-def _block_tallies(part: Outgoing, piece: Piece, table: BinTable) -> dict[str, BlockTally]:
+def _block_tallies(part: Outgoing, tile: WeightTile, table: BinTable) -> dict[str, BlockTally]:
     found = {}
     for target, targets in part.leads_to.items():
-        bits, _ = piece.chosen(targets, None)
+        bits, _ = tile.chosen(targets, None)
         if bits.size:
             # As it is stored, so that what is averaged first does not depend on where a band begins.
-            slices = bits.T if part.matrix.layout.nodes_first else bits
-            tally = block_tally(part.layer, target, np.ascontiguousarray(slices), part.matrix.dtype, table)
+            tally = block_tally(part.layer, target, np.ascontiguousarray(bits), part.matrix.dtype, table)
             found[tally.name] = tally
     return found

@@ -113,7 +113,7 @@ def generator_of(seed: int, sample: int, null: str, matrix: str) -> np.random.PC
 
 
 @njit(cache=True, nogil=True)
-def _deal(pool, start, raw, rows, counts):
+def _deal(pool: np.ndarray, start: int, raw: np.ndarray, rows: int, counts: np.ndarray) -> None:
     """Go on shuffling `pool` (Fisher and Yates) from position `start`, column after column, and count what each column got."""
     columns = counts.shape[0]
     drawn = 0
@@ -129,7 +129,7 @@ def _deal(pool, start, raw, rows, counts):
 
 
 @njit(cache=True, nogil=True)
-def _draw(threshold, alias, raw, rows, counts):
+def _draw(threshold: np.ndarray, alias: np.ndarray, raw: np.ndarray, rows: int, counts: np.ndarray) -> None:
     """Draw each column's weights by Walker's alias method, one random number a weight."""
     columns = counts.shape[0]
     drawn = 0

@@ -6,10 +6,14 @@ total, whatever other nodes hold, and every radius of the grid is summed, whethe
 not: so sums over blocks, tensors, shards and workers add up to the sums over all their nodes.
 """
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
+
+from ninscope.multifractal.logarithms import logarithms
 
 
 @dataclass(frozen=True)
@@ -36,32 +40,69 @@ class PartitionSums:
         )
 
 
-def partition_sums(histogram: np.ndarray, min_degree: int, q: np.ndarray) -> PartitionSums:
+def partition_sums(
+    histogram: np.ndarray, min_degree: int, q: np.ndarray, degrees: np.ndarray | None = None
+) -> PartitionSums:
     """Sum over the nodes with more than `min_degree` edges.
 
-    histogram: int32 [nodes, K + 1], as box_histogram gives it; q: float64 [len(q)], any finite values.
+    histogram: int32 [nodes, K + 1], as box_histogram gives it; q: float64 [len(q)], any finite values; degrees: int64 [nodes],
+    the histogram's row sums, where they are known.
 
     Not one power per node, radius and q: nodes whose ln p lies in the same cell, of width 1/max|q| around c, are summed as
     moments S_m = sum x^m, x = ln p - c, and sum p^q = e^(q c) sum_m q^m/m! S_m. With |q x| <= 1/2 the 16 terms leave out less
     than 1e-16 of the sum; the cost of a node does not depend on how many q there are, nor on how they are spaced.
     """
     q = np.asarray(q, dtype=np.float64)
-    degrees = histogram.sum(axis=1, dtype=np.int64)
-    logarithm = np.log(np.arange(1, int(degrees.max(initial=0)) + 2, dtype=np.float64))
+    if degrees is None:
+        degrees = histogram.sum(axis=1, dtype=np.int64)
+    most = int(degrees.max(initial=0))
+    logarithm = logarithms(most + 1)
     cell_width = 1.0 / max(float(np.abs(q).max(initial=0.0)), 0.1)
-    cells = int(logarithm[-1] / cell_width) + 2  # one to spare for rounding
+    cells = int(logarithm[most] / cell_width) + 2  # one to spare for rounding
     moments = np.zeros((histogram.shape[1], cells, _TERMS))
     seen = np.zeros(histogram.shape[1], np.bool_)
     nodes, edges = _sum_moments(histogram, degrees, min_degree, logarithm, cell_width, moments, seen)
-    z, m = _sums_of_moments(moments, cell_width, q)
+    seen[0] = False
+    enough = -(-cells // _SCALES) * _SCALES  # so that layers with other degrees share a table
+    z, m = _sums_of_moments(moments, cell_width, _series(q.tobytes()), _scales(q.tobytes(), cell_width, enough))
     return PartitionSums(z, m, seen, nodes, edges)
 
 
 _TERMS = 16
+_SCALES = 16
+
+
+@lru_cache(maxsize=8)
+def _series(q: bytes) -> np.ndarray:
+    """q^k / k!, float64 [_TERMS, q], of the bytes of float64 q."""
+    orders = np.frombuffer(q)
+    series = np.ones((_TERMS, orders.size))
+    for k in range(1, _TERMS):
+        series[k] = series[k - 1] * orders / k
+    series.flags.writeable = False
+    return series
+
+
+@lru_cache(maxsize=4)
+def _scales(q: bytes, cell_width: float, cells: int) -> np.ndarray:
+    """e^(q c) of every cell's centre c, float64 [cells, q], by the C library: numpy's exponential may differ in the last bit."""
+    orders = np.frombuffer(q).tolist()
+    centres = [-(cell + 0.5) * cell_width for cell in range(cells)]
+    scales = np.array([[math.exp(order * centre) for order in orders] for centre in centres])
+    scales.flags.writeable = False
+    return scales
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sum_moments(histogram, degrees, min_degree, logarithm, cell_width, moments, seen):
+def _sum_moments(
+    histogram: np.ndarray,
+    degrees: np.ndarray,
+    min_degree: int,
+    logarithm: np.ndarray,
+    cell_width: float,
+    moments: np.ndarray,
+    seen: np.ndarray,
+) -> tuple[int, int]:
     """Add every counted node, at every radius, to the moments [radii, cells, _TERMS] of the cell its ln p lies in."""
     nodes, radii = histogram.shape
     per_width = 1.0 / cell_width
@@ -74,57 +115,69 @@ def _sum_moments(histogram, degrees, min_degree, logarithm, cell_width, moments,
             continue
         counted_nodes += 1
         counted_edges += degrees[i]
+        row = histogram[i]
+        whole = logarithm[degrees[i]]
         inside = 0  # the table starts at N = 1, so N = 1 + inside is entry `inside`
-        # Two loops, the second without anything that one radius would have to wait for of another.
+        # Loops of their own, for vector instructions in all but the one in which a radius has to wait for the one before.
         for r in range(radii):
-            inside += histogram[i, r]
-            seen[r] |= histogram[i, r] > 0 and r > 0
-            depth = logarithm[degrees[i]] - logarithm[inside]  # -ln p
+            seen[r] |= row[r] > 0
+        for r in range(radii):
+            inside += row[r]
+            offsets[r] = whole - logarithm[inside]  # -ln p
+        for r in range(radii):
+            depth = offsets[r]
             cells[r] = int(depth * per_width)
             offsets[r] = (cells[r] + 0.5) * cell_width - depth
         for r in range(radii):
             x = offsets[r]
             square = x * x
             fourth = square * square
+            eighth = fourth * fourth
             cell = moments[r, cells[r]]
-            power = 1.0
-            for first in range(0, _TERMS, 8):
-                cell[first] += power
-                cell[first + 1] += power * x
-                cell[first + 2] += power * square
-                cell[first + 3] += power * (square * x)
-                cell[first + 4] += power * fourth
-                cell[first + 5] += power * (fourth * x)
-                cell[first + 6] += power * (fourth * square)
-                cell[first + 7] += power * (fourth * square * x)
-                power *= fourth * fourth
+            cell[0] += 1.0
+            cell[1] += x
+            cell[2] += square
+            cell[3] += square * x
+            cell[4] += fourth
+            cell[5] += fourth * x
+            cell[6] += fourth * square
+            cell[7] += fourth * square * x
+            cell[8] += eighth
+            cell[9] += eighth * x
+            cell[10] += eighth * square
+            cell[11] += eighth * (square * x)
+            cell[12] += eighth * fourth
+            cell[13] += eighth * (fourth * x)
+            cell[14] += eighth * (fourth * square)
+            cell[15] += eighth * (fourth * square * x)
     return counted_nodes, counted_edges
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sums_of_moments(moments, cell_width, q):
+def _sums_of_moments(
+    moments: np.ndarray, cell_width: float, series: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Z and M, float64 [radii, q], from moments: M is the derivative of Z by q, which shifts the moments by one."""
     radii, cells, terms = moments.shape
-    z = np.zeros((radii, q.size))
-    m = np.zeros((radii, q.size))
-    series = np.empty((q.size, terms))  # q^k / k!
-    for j in range(q.size):
-        series[j, 0] = 1.0
-        for k in range(1, terms):
-            series[j, k] = series[j, k - 1] * q[j] / k
+    orders = series.shape[1]
+    z = np.zeros((radii, orders))
+    m = np.zeros((radii, orders))
+    value = np.empty(orders)
+    slope = np.empty(orders)
     for cell in range(cells):
         centre = -(cell + 0.5) * cell_width
-        scale = np.exp(q * centre)
         for r in range(radii):
             if moments[r, cell, 0] == 0.0:
                 continue
-            for j in range(q.size):
-                value = 0.0
-                slope = 0.0
-                # From the small terms up.
-                for k in range(terms - 2, -1, -1):
-                    value += series[j, k] * moments[r, cell, k]
-                    slope += series[j, k] * moments[r, cell, k + 1]
-                z[r, j] += scale[j] * value
-                m[r, j] += scale[j] * (centre * value + slope)
+            value[:] = 0.0
+            slope[:] = 0.0
+            # From the small terms up, and all q side by side, in vector instructions.
+            for k in range(terms - 2, -1, -1):
+                moment, next_moment = moments[r, cell, k], moments[r, cell, k + 1]
+                for j in range(orders):
+                    value[j] += series[k, j] * moment
+                    slope[j] += series[k, j] * next_moment
+            for j in range(orders):
+                z[r, j] += scale[cell, j] * value[j]
+                m[r, j] += scale[cell, j] * (centre * value[j] + slope[j])
     return z, m

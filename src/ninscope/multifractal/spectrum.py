@@ -113,9 +113,10 @@ def spectrum_of_counts(
 
     log_radii: float64 [K + 1], ln r of every bin up to a constant.
     """
-    _, r2 = mass_radius_fits(histogram, min_degree, log_radii)
+    degrees = histogram.sum(axis=1, dtype=np.int64)
+    _, r2 = mass_radius_fits(histogram, min_degree, log_radii, degrees)
     quality = mass_quality(r2[~np.isnan(r2)])
-    return spectrum_of_sums(partition_sums(histogram, min_degree, q), q, log_radii, derivative, **quality)
+    return spectrum_of_sums(partition_sums(histogram, min_degree, q, degrees), q, log_radii, derivative, **quality)
 
 
 LEAST_R2 = 0.7

@@ -6,8 +6,9 @@ lead to the run that holds the smallest such pattern, and comparisons with the s
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -15,7 +16,12 @@ from ninscope.networks.radii import IntegerRadii, Radii
 from ninscope.networks.transfer import UNCOUNTED
 
 # Magnitudes are compared as their bits; these are the patterns of infinity, from which on there is no number.
-_UNSIGNED = {"F16": np.uint16, "BF16": np.uint16, "F32": np.uint32, "F64": np.uint64}
+_UNSIGNED: dict[str, type[np.unsignedinteger]] = {
+    "F16": np.uint16,
+    "BF16": np.uint16,
+    "F32": np.uint32,
+    "F64": np.uint64,
+}
 _INFINITY = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
 _ONE = {"F16": 0x3C00, "BF16": 0x3F80, "F32": 0x3F800000, "F64": 0x3FF0000000000000}  # and of 1
 # Exponent bits and 8 of the mantissa: among numbers that agree in these, bins of up to 255 radii change at most once.
@@ -57,6 +63,13 @@ class BinTable:
     def width(self) -> int:
         """Columns a histogram needs: 0..K, uncounted, nonfinite."""
         return self.radius_count + 3
+
+    @cached_property
+    def packed(self) -> np.ndarray:
+        """Bin and distance of every pattern of a 16-bit type in one number, bin << 42 | distance, uint64 [32768]: one look-up
+        is a quarter faster than two. A bin is below 2**14, a distance below 2**38.
+        """
+        return (self.table.astype(np.uint64) << np.uint64(42)) | self.distances.astype(np.uint64)
 
 
 # Sums of distances are kept as integers, so that no order of summation matters: a node's sum stays below 2**62 with as many
@@ -114,7 +127,9 @@ def _floats(patterns: np.ndarray, dtype: str) -> np.ndarray:
     return patterns.view({"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype])
 
 
-def _run_starts(bins_of, beyond: int, infinity: int, unsigned) -> np.ndarray:
+def _run_starts(
+    bins_of: Callable[[np.ndarray], np.ndarray], beyond: int, infinity: int, unsigned: type[np.unsignedinteger]
+) -> np.ndarray:
     """First pattern of every run of equal bins, ascending, then infinity: by bisection, all runs at once.
 
     From 0 to just below `beyond` bins fall, from uncounted (K + 1) over K to the last; from `beyond` on nothing counts.

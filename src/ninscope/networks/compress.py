@@ -33,7 +33,9 @@ def compress_rows(
 
 
 @njit(cache=True, nogil=True)
-def _compress(weights, targets, smallest, columns, values, at):
+def _compress(
+    weights: np.ndarray, targets: np.ndarray, smallest: float, columns: np.ndarray, values: np.ndarray, at: int
+) -> tuple[np.ndarray, int]:
     rows, width = weights.shape
     counts = np.zeros(rows, np.int64)
     for i in range(rows):
@@ -42,6 +44,6 @@ def _compress(weights, targets, smallest, columns, values, at):
             # Every edge is written and only kept ones move on: which are kept is random, and a branch would be mispredicted.
             columns[at] = targets[j]
             values[at] = weights[i, j]
-            at += abs(np.float64(weights[i, j])) >= smallest
+            at += int(abs(np.float64(weights[i, j])) >= smallest)
         counts[i] = at - before
     return counts, at

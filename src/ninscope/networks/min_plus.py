@@ -23,7 +23,7 @@ def dense_block(indptr: np.ndarray, columns: np.ndarray, distances: np.ndarray, 
 
 
 @njit(cache=True, nogil=True)
-def _fill(indptr, columns, distances, block):
+def _fill(indptr: np.ndarray, columns: np.ndarray, distances: np.ndarray, block: np.ndarray) -> None:
     for i in range(indptr.size - 1):
         for edge in range(indptr[i], indptr[i + 1]):
             block[i, columns[edge]] = min(block[i, columns[edge]], distances[edge])
@@ -46,7 +46,7 @@ def _checked(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def _multiply(first, second, out):
+def _multiply(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
     rows, passing = first.shape
     width = second.shape[1]
     reached = np.empty(passing, np.int64)
@@ -135,7 +135,7 @@ def min_plus_estimate(
 
 
 @njit(cache=True, nogil=True)
-def _estimate(first, second, reached, draws, out):
+def _estimate(first: np.ndarray, second: np.ndarray, reached: np.ndarray, draws: np.ndarray, out: np.ndarray) -> None:
     targets, checks, budget = draws.shape
     for j in range(targets):
         for check in range(checks):
@@ -157,7 +157,7 @@ def count_distances(distances: np.ndarray, step: float, counts: np.ndarray) -> N
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _count(distances, step, counts):
+def _count(distances: np.ndarray, step: float, counts: np.ndarray) -> None:
     last = counts.shape[1] - 1
     for i in range(distances.shape[0]):
         for j in range(distances.shape[1]):

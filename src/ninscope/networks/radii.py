@@ -102,15 +102,15 @@ def log_radii(count: int, magnitudes: np.ndarray) -> LogRadii:
     return LogRadii(count, max(float(present.min()), largest * 1e-300), largest)
 
 
-def checked_radii(asked, transfer: str) -> "str | dict[str, int]":
+def checked_radii(radii: object, transfer: str) -> "str | dict[str, int]":
     """`"integer"`, or `{"log": K}` with 2 <= K <= MAX_RADII. Raises RequestError."""
-    if isinstance(asked, str) and asked == "integer":
+    if isinstance(radii, str) and radii == "integer":
         return "integer"
-    if isinstance(asked, Mapping) and set(asked) == {"log"}:
-        count = asked["log"]
+    if isinstance(radii, Mapping) and set(radii) == {"log"}:
+        count = radii["log"]
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 2 <= count <= MAX_RADII:
             raise RequestError(f"radii log = {count!r}; an integer from 2 to {MAX_RADII} was expected")
         if transfer != "reciprocal":
             raise RequestError(f"logarithmic radii go with transfer reciprocal, not {transfer}, which knows a scale")
         return {"log": int(count)}
-    raise RequestError(f'radii is {asked!r}; "integer" or {{ log = K }} was expected')
+    raise RequestError(f'radii is {radii!r}; "integer" or {{ log = K }} was expected')

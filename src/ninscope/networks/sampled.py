@@ -2,17 +2,20 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from ninscope.architectures.layout import Architecture, Link, NodeLayer, WeightBlock
-from ninscope.checkpoints.matrix import Matrix
+from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.read_ahead import ReadAhead, bytes_to_fetch
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.networks.compress import compress_rows
 from ninscope.networks.sampling import sampled_neurons
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 MAX_EDGES = 1_000_000_000  # 8 GB of them; whoever needs more wants the exact analysis
 
@@ -28,7 +31,7 @@ class SampledNetwork:
     s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries.
     """
 
-    matrix: csr_matrix
+    matrix: "csr_matrix"
     layers: tuple[NodeLayer, ...]
     layer_sizes: np.ndarray
     neurons: np.ndarray
@@ -107,7 +110,7 @@ def sampled_network(
             f"{MAX_EDGES:.2g}; take fewer samples or fewer neurons, or measure it exactly",
         )
     reads = plan.reads()
-    ahead = ReadAhead([read.matrix.tensor.wanted_rows(read.wanted) for read in reads])
+    ahead = ReadAhead([read.matrix.tensor.ranges_of_rows(read.wanted) for read in reads])
     edges = _Edges(plan, np.float64 if any(matrix.dtype == "F64" for matrix in matrices.values()) else np.float32)
     place = 0
     for number, layer in enumerate(architecture.layers):
@@ -131,7 +134,7 @@ def sampled_bytes(
     """Bytes of weights that `sampled_network` fetches for a checkpoint that is not local; none is read. Raises CheckpointError."""
     matrices = architecture.tensors(checkpoint.tensors)
     reads = _Plan(architecture, matrices, nodes_per_layer, samples, seed).reads()
-    return bytes_to_fetch([read.matrix.tensor.wanted_rows(read.wanted) for read in reads])
+    return bytes_to_fetch([read.matrix.tensor.ranges_of_rows(read.wanted) for read in reads])
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class _Read:
     """One matrix to read for one source layer. wanted: slices of its tensor for all samples, sorted and distinct, int64."""
 
     source: str
-    matrix: Matrix
+    matrix: WeightMatrix
     blocks: tuple[WeightBlock, ...]
     wanted: np.ndarray
 
@@ -155,7 +158,12 @@ class _Plan:
     """Which neurons are drawn, and where their rows stand."""
 
     def __init__(
-        self, architecture: Architecture, matrices: Mapping[str, Matrix], nodes_per_layer: int, samples: int, seed: int
+        self,
+        architecture: Architecture,
+        matrices: Mapping[str, WeightMatrix],
+        nodes_per_layer: int,
+        samples: int,
+        seed: int,
     ):
         layers = architecture.layers
         self._matrices = matrices
@@ -223,7 +231,9 @@ class _Edges:
         first = self._plan.starts[layer]
         self._counts[sample, first : first + counts.size] = counts
 
-    def matrix(self) -> csr_matrix:
+    def matrix(self) -> "csr_matrix":
+        from scipy.sparse import csr_matrix  # slow to import, and the exact analysis needs none
+
         total = 0
         for sample, end in enumerate(self._ends):
             start = sample * self._room

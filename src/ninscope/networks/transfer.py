@@ -71,7 +71,7 @@ def distance_bins(weights: np.ndarray, transfer: str, max_distance: float) -> np
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _reciprocal_bins(weights, smallest):
+def _reciprocal_bins(weights: np.ndarray, smallest: float) -> np.ndarray:
     bins = np.empty(weights.size, np.int16)
     for i in range(weights.size):
         magnitude = abs(np.float64(weights[i]))
