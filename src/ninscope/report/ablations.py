@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ninscope.report.figures import LINES
+from ninscope.report.layout import STYLE, arrange, say_nothing, text_width, title_above
 from ninscope.report.step_axis import label_steps, position
-from ninscope.report.style import STYLE, say_nothing
 
 _OWN = "default"  # the variant that the others are compared with
 _COLOURS = ("#2a6f97", "#c1121f", "#2d6a4f", "#b5651d", "#9d4edd", "#d62898", "#6c757d")
@@ -100,12 +100,11 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
     lines = -(-max(len(groups), 1) // columns)
     with mpl.rc_context(STYLE):
         height = 2.7 * lines + 0.9 + 0.24 * len(found)
-        figure = Figure(
-            figsize=((3.6, 3.6, 3.5, 3.0)[columns - 1] * max(columns, 2) + 0.6, height), layout="constrained", dpi=150
-        )
+        figure = Figure(figsize=((3.6, 3.6, 3.5, 3.0)[columns - 1] * max(columns, 2) + 0.6, height))
         above, below = figure.subfigures(2, 1, height_ratios=[2.7 * lines, height - 2.7 * lines])
-        panels = np.atleast_1d(above.subplots(lines, columns, sharex=True, sharey=True)).ravel()
-        above.suptitle(f"{title}: E over training, one key of the analysis changed at a time", fontsize=10)
+        grid = above.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        panels = grid.ravel()
+        titled = title_above(above, f"{title}: E over training, one key of the analysis changed at a time")
         colours = dict.fromkeys(own[["variant", "method"]].itertuples(index=False), "black")
         for axes, (group, rows) in zip(panels, groups, strict=False):
             names = list(rows["variant"].unique())
@@ -124,6 +123,7 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
         for axes in panels[max(len(groups) - columns, 0) : len(groups)]:
             axes.xaxis.set_tick_params(labelbottom=True)
             axes.set_xlabel("training step (log axis)")
+        arrange(above, grid, above=titled)
         _conclusions_panels(below, found, colours)
         return figure
 
@@ -141,7 +141,8 @@ def _label(row) -> str:
 
 def _conclusions_panels(figure, found: pd.DataFrame, colours: dict) -> None:
     """One line an analysis, grouped as above: a dot and its number in each of three panels."""
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=[1.3, 1, 1])
+    ratios = [1.3, 1, 1]
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=ratios)
     y = np.arange(len(found))[::-1]
     steps = found["step"].dropna().unique()
     at = f"at step {steps[0]}" if len(steps) == 1 else "at the last step"
@@ -174,5 +175,7 @@ def _conclusions_panels(figure, found: pd.DataFrame, colours: dict) -> None:
     panels[0].margins(x=0.12)
     panels[0].set_xlim(left=min(0.0, panels[0].get_xlim()[0]))
     names = [f"{row.group}: {_label(row)}" if row.group else _label(row) for row in found.itertuples()]
-    panels[0].set_yticks(y, labels=names, fontsize=8)
+    panels[0].set_yticks(y, labels=names)
+    panels[0].tick_params(axis="y", labelsize=8)
     panels[0].set_ylim(-0.7, len(found) - 0.3)
+    arrange(figure, panels[None], beyond=text_width("-0.00", 7) + 3, widths=ratios)

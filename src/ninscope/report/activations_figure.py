@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from ninscope.neurons.finetuning.recipe import ALL_LAYERS
+from ninscope.report.layout import STYLE, arrange, say_nothing, title_above
 from ninscope.report.step_axis import label_steps, position
-from ninscope.report.style import STYLE, say_nothing
 
 _MEASURES = (("phi_p99", "99th percentile"), ("phi_largest_mean", "largest of a sample, mean"))
 
@@ -25,9 +25,9 @@ def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, tit
         )
         models = rows[["suite", "model"]].drop_duplicates()
         several = len(models) > 1
-        figure = Figure(figsize=(6.4 if not several else 9.6, 6.4), layout="constrained", dpi=150)
+        figure = Figure(figsize=(6.4 if not several else 9.6, 6.4))
         panels = figure.subplots(2, 2 if several else 1, squeeze=False)
-        figure.suptitle(f"{title}: monosemantic scale", fontsize=10)
+        above = title_above(figure, f"{title}: monosemantic scale")
         colours = mpl.colormaps["viridis"](np.linspace(0, 0.8, max(len(models), 1)))
         for line, (column, label) in zip(panels, _MEASURES, strict=True):
             if rows.empty:
@@ -44,6 +44,7 @@ def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, tit
         panels[-1][0].set_xlabel("training step (log axis)")
         if not rows.empty:
             panels[0][0].legend(fontsize=7)
+        arrange(figure, panels, above=above)
         return figure
 
 

@@ -3,12 +3,13 @@
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ninscope.report.layout import STYLE, arrange, bar_axes, say_nothing, title_above
 from ninscope.report.step_axis import count, label_steps, position, thinned
-from ninscope.report.style import STYLE, say_nothing
 
 _COLOURS = mpl.colormaps["viridis"]
 # How each method is drawn: the whole network in full, samples lighter.
@@ -33,10 +34,10 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
         shown = {name: part for name, part in parts.items() if name == "samples, mean" or of_exact.any()}
         if of_exact.all() and len(spectra):
             del shown["samples, mean"]
-        figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4), layout="constrained", dpi=150)
-        panels = np.atleast_1d(figure.subplots(1, len(shown), sharex=True, sharey=True))
+        figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4))
+        panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)
         norm = Normalize(0, max(float(position(steps).max(initial=0)), 1.0))
-        for axes, (name, part) in zip(panels, shown.items(), strict=True):
+        for axes, (name, part) in zip(panels[0], shown.items(), strict=True):
             for step, rows in part.groupby("step"):
                 curve = rows.groupby("q")[["alpha", "f"]].mean()
                 colour = _COLOURS(norm(position(step)))
@@ -46,12 +47,14 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
             axes.set(xlabel=r"Lipschitz–Hölder exponent $\alpha$", title=name if len(shown) > 1 else "")
             if part.empty:
                 say_nothing(axes, "no checkpoint has a spectrum")
-        panels[0].set_ylabel(r"$f(\alpha)$")
-        figure.suptitle(f"{title}: spectra over training", fontsize=10)
+        panels[0, 0].set_ylabel(r"$f(\alpha)$")
+        bars = {}
         if steps.size:
-            bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(panels), label="training step", pad=0.02)
+            bar = figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar_axes(figure), label="training step")
             ticks = thinned(steps)
             bar.set_ticks(position(ticks), labels=[count(step) for step in ticks])
+            bars[len(shown) - 1] = bar.ax
+        arrange(figure, panels, above=title_above(figure, f"{title}: spectra over training"), bars=bars)
         return figure
 
 
@@ -63,7 +66,7 @@ def emergence_figure(
     emergence, benchmarks, nulls: rows of these tables of one model. The held-out loss stands beside E where it is known.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 7.6), layout="constrained", dpi=150)
+        figure = Figure(figsize=(6.4, 7.6))
         panels = figure.subplots(3, 1, sharex=True)
         rows = emergence.dropna(subset=["step"]).sort_values("step")
         steps = np.array(sorted(rows["step"].unique()), dtype=np.int64)
@@ -81,9 +84,10 @@ def emergence_figure(
             axes.set_ylabel(label)
         _legend(panels[0])
         panels[0].set_title(f"{title} over training (bands: ±1 standard deviation of samples, of draws)")
-        _emergence_panel(panels[2], rows, benchmarks, nulls)
+        twin = _emergence_panel(panels[2], rows, benchmarks, nulls)
         label_steps(panels[2], steps)
         panels[2].set_xlabel(f"training step (log axis{'; step 0 at the left edge' if 0 in steps else ''})")
+        arrange(figure, panels[:, None], twin=twin)
         return figure
 
 
@@ -137,7 +141,7 @@ def _legend(axes) -> None:
 def comparison_figure(emergence: pd.DataFrame) -> Figure:
     """E against step of all models of a run, one line a model and method. emergence: the whole table."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.8, 4.4), layout="constrained", dpi=150)
+        figure = Figure(figsize=(6.8, 4.4))
         axes = figure.add_subplot()
         models = emergence.dropna(subset=["step"]).groupby(["suite", "model"], sort=False)
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
@@ -154,12 +158,14 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         label_steps(axes, emergence["step"].dropna().unique())
         axes.set(xlabel="training step (log axis)", ylabel="degree of emergence E", title="Degree of emergence")
         _legend(axes)
+        arrange(figure, np.array([[axes]]))
         return figure
 
 
-def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: pd.DataFrame | None) -> None:
+def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: pd.DataFrame | None) -> Axes | None:
+    """Draw E, and the held-out loss on a second ordinate; returns the axes of that, where the loss is known."""
     green, grey = "#2d6a4f", "#6c757d"
-    lines = []
+    lines, beside = [], None
     axes.set_ylabel("degree of emergence E", color=green)
     if rows["emergence"].isna().all():
         axes.set_yticks([])
@@ -190,3 +196,4 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
         beside.set_ylabel("held-out loss", color=grey)
     if lines:
         axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.55, 1.0), fontsize=7)
+    return beside
