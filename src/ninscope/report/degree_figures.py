@@ -10,7 +10,18 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ninscope.report.layout import STYLE, arrange, bar_axes, label_both, line_height, say_nothing, title_above
+from ninscope.report.layout import (
+    STYLE,
+    arrange,
+    bar_axes,
+    draw_axes,
+    label_both,
+    label_places,
+    line_height,
+    say_nothing,
+    title_above,
+    words_at,
+)
 from ninscope.report.step_axis import count, label_steps, position
 
 NORMAL_KURTOSIS = 3.0
@@ -118,20 +129,20 @@ def kurtosis_figure(degrees: pd.DataFrame, title: str) -> Figure:
         norm = TwoSlopeNorm(0, -reach, reach)
         axes.imshow(np.ma.masked_invalid(logs), cmap=_KURTOSIS, norm=norm, aspect="auto", interpolation="nearest")
         some = _some(np.arange(len(layers)), 48)
-        axes.set_yticks(some, labels=[layers[row] for row in some])
+        label_places(axes.yaxis, some, [layers[row] for row in some])
         axes.tick_params(axis="y", labelsize=7 if len(some) <= 32 else 5)
         columns = _some(np.arange(len(steps)), 20)
-        axes.set_xticks(columns, labels=[count(int(steps[column])) for column in columns])
+        label_places(axes.xaxis, columns, [count(int(steps[column])) for column in columns])
         axes.tick_params(axis="x", labelsize=7)
         axes.set_xlabel("training step")
         if values.size <= 400:
-            for (row, column), kurtosis in np.ndenumerate(values):
-                if np.isfinite(kurtosis):
-                    strong = abs(norm(logs[row, column]) - 0.5) > 0.32
-                    axes.text(
-                        column, row, _number(kurtosis), ha="center", va="center", fontsize=6,
-                        color="white" if strong else "black",
-                    )  # fmt: skip
+            cells = np.argwhere(np.isfinite(values))
+            numbers = [(_number(values[row, column]), "center", "center") for row, column in cells]
+            strong = np.abs(norm(logs[tuple(cells.T)]) - 0.5) > 0.32
+            colours = np.where(strong, "white", "black").tolist()
+            axes.add_collection(
+                words_at(numbers, cells[:, ::-1], axes.transData, 6, figure.dpi_scale_trans, colours), autolim=False
+            )
         bar = figure.colorbar(ScalarMappable(norm, _KURTOSIS), cax=bar_axes(figure), label="kurtosis")
         ticks = _kurtosis_ticks(reach)
         bar.set_ticks(
@@ -140,6 +151,7 @@ def kurtosis_figure(degrees: pd.DataFrame, title: str) -> Figure:
         )
         bar.ax.axhline(0, color="black", linewidth=0.8)
         arrange(figure, np.array([[axes]]), bars={0: bar.ax})
+        draw_axes(figure, [axes, bar.ax])
         return figure
 
 
@@ -196,6 +208,7 @@ def _label(figure: Figure, panels: np.ndarray, x: str, y: str) -> None:
     for axes in panels.flat:
         axes.tick_params(labelsize=6.5)
     arrange(figure, panels, above=line_height(10) + 4, below=line_height(9) + 3, left=line_height(9) + 3)
+    draw_axes(figure, panels.flat)
 
 
 def _range(shown: list[np.ndarray]) -> tuple[float, float]:

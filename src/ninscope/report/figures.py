@@ -8,7 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ninscope.report.layout import STYLE, arrange, bar_axes, say_nothing, title_above
+from ninscope.report.layout import STYLE, arrange, bar_axes, draw_axes, say_nothing, title_above
 from ninscope.report.step_axis import count, label_steps, position, thinned
 
 _COLOURS = mpl.colormaps["viridis"]
@@ -38,12 +38,12 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
         panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)
         norm = Normalize(0, max(float(position(steps).max(initial=0)), 1.0))
         for axes, (name, part) in zip(panels[0], shown.items(), strict=True):
-            for step, rows in part.groupby("step"):
-                curve = rows.groupby("q")[["alpha", "f"]].mean()
+            means = part.groupby(["step", "q"])[["alpha", "f"]].mean()  # over samples
+            for step, curve in means.groupby(level="step"):
+                alpha, f = curve["alpha"].to_numpy(float), curve["f"].to_numpy(float)
                 colour = _COLOURS(norm(position(step)))
-                axes.plot(curve["alpha"], curve["f"], color=colour, linewidth=1.4)
-                peak = curve.loc[curve["f"].idxmax()]
-                axes.plot(peak["alpha"], peak["f"], "o", color=colour, markersize=4)
+                axes.plot(alpha, f, color=colour, linewidth=1.4)
+                axes.plot(alpha[f.argmax()], f.max(), "o", color=colour, markersize=4)
             axes.set(xlabel=r"Lipschitz–Hölder exponent $\alpha$", title=name if len(shown) > 1 else "")
             if part.empty:
                 say_nothing(axes, "no checkpoint has a spectrum")
@@ -55,6 +55,7 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
             bar.set_ticks(position(ticks), labels=[count(step) for step in ticks])
             bars[len(shown) - 1] = bar.ax
         arrange(figure, panels, above=title_above(figure, f"{title}: spectra over training"), bars=bars)
+        draw_axes(figure, [*panels.flat, *bars.values()])
         return figure
 
 
@@ -88,6 +89,7 @@ def emergence_figure(
         label_steps(panels[2], steps)
         panels[2].set_xlabel(f"training step (log axis{'; step 0 at the left edge' if 0 in steps else ''})")
         arrange(figure, panels[:, None], twin=twin)
+        draw_axes(figure, panels if twin is None else [*panels, twin])
         return figure
 
 
@@ -159,6 +161,7 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         axes.set(xlabel="training step (log axis)", ylabel="degree of emergence E", title="Degree of emergence")
         _legend(axes)
         arrange(figure, np.array([[axes]]))
+        draw_axes(figure, [axes])
         return figure
 
 

@@ -5,7 +5,7 @@ find them, which takes as long as the drawing itself.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,9 +14,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath, text_to_path
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.transforms import Affine2D, Transform
 from PIL import Image
 
 STYLE = {
@@ -31,7 +35,6 @@ _EDGE = 3.0  # between what stands outermost and the edge of the figure
 _ACROSS, _DOWN = 11.0, 4.0  # between panels side by side and one above the other, beyond their labels
 _BAR_GAP, _BAR_WIDTH = 8.0, 14.0  # of colour bars
 _LABEL_PAD = 4.0  # an axis label and the tick labels
-_LINE = 1.17  # height of a line of text, in units of its size
 
 
 def png(figure: Figure) -> bytes:
@@ -66,9 +69,9 @@ def label_both(figure: Figure, x: str, y: str) -> None:
     figure.supylabel(y, fontsize=9, x=_EDGE / width)
 
 
-def line_height(size: float) -> float:
-    """Height of a line of text of this font size, in points."""
-    return _LINE * size
+def line_height(size: float, lines: int = 1) -> float:
+    """Height of so many lines of text of this font size, in points."""
+    return size if lines == 1 else 1.2 * lines * size
 
 
 @cache
@@ -162,15 +165,14 @@ def _title_height(axes: Axes) -> float:
     title = axes.get_title()
     if not title:
         return 0.0
-    return line_height(axes.title.get_fontsize()) * (title.count("\n") + 1) + mpl.rcParams["axes.titlepad"]
+    return line_height(axes.title.get_fontsize(), title.count("\n") + 1) + mpl.rcParams["axes.titlepad"]
 
 
 def _below_axis(axes: Axes) -> float:
     label = axes.get_xlabel()
     if not label or not axes.axison:
         return _tick_labels_below(axes)
-    lines = label.count("\n") + 1
-    return _tick_labels_below(axes) + _LABEL_PAD + lines * line_height(axes.xaxis.label.get_fontsize())
+    return _tick_labels_below(axes) + _LABEL_PAD + line_height(axes.xaxis.label.get_fontsize(), label.count("\n") + 1)
 
 
 def _beside_axis(axes: Axes) -> float:
@@ -183,7 +185,9 @@ def _tick_labels_below(axes: Axes) -> float:
     if not axes.axison or not axes.get_visible():
         return 0.0
     ticks = _tick_params(axes.xaxis)
-    return ticks["length"] + (ticks["pad"] + line_height(ticks["labelsize"]) if ticks["labelbottom"] else 0.0)
+    return ticks["length"] + (
+        ticks["pad"] + line_height(ticks["labelsize"]) if _is_labelled(axes.xaxis, ticks) else 0.0
+    )
 
 
 def _tick_labels_beside(axes: Axes) -> float:
@@ -191,11 +195,22 @@ def _tick_labels_beside(axes: Axes) -> float:
     if not axes.axison or not axes.get_visible():
         return 0.0
     ticks = _tick_params(axes.yaxis)
-    labels = _tick_labels(axes.yaxis) if ticks[f"label{axes.yaxis.get_label_position()}"] else []
+    labels = _ticks(axes.yaxis)[1] if _is_labelled(axes.yaxis, ticks) else []
     if not labels:
         return ticks["length"]
     longest = sorted(labels, key=len)[-8:]  # the widest is among them
     return ticks["length"] + ticks["pad"] + max(text_width(label, ticks["labelsize"]) for label in longest)
+
+
+def label_places(axis: Axis, places: np.ndarray, labels: Sequence[str]) -> None:
+    """Ticks at these places, with these labels; unlike `Axes.set_xticks`, this makes no tick before it is drawn."""
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_major_formatter(FixedFormatter(labels))
+    axis.set_minor_locator(NullLocator())
+
+
+def _is_labelled(axis: Axis, ticks: dict[str, Any]) -> bool:
+    return bool(ticks[f"label{axis.get_label_position()}"])
 
 
 def _tick_params(axis: Axis) -> dict[str, Any]:
@@ -203,13 +218,141 @@ def _tick_params(axis: Axis) -> dict[str, Any]:
     usual = {
         "length": mpl.rcParams["xtick.major.size"], "pad": mpl.rcParams["xtick.major.pad"],
         "labelsize": mpl.rcParams["font.size"], "labelbottom": True, "labelleft": True, "labelright": False,
+        "gridOn": False,
     }  # fmt: skip
     return usual | axis.get_tick_params()
 
 
-def _tick_labels(axis: Axis) -> list[str]:
+def _ticks(axis: Axis) -> tuple[np.ndarray, list[str]]:
+    """Where an axis has ticks, in its own units, and their labels."""
     low, high = sorted(axis.get_view_interval())
     room = 1e-9 * (high - low)
-    places = axis.get_majorticklocs()
+    places = np.asarray(axis.get_majorticklocs(), dtype=np.float64)
+    inside = (places >= low - room) & (places <= high + room)
     labels = axis.get_major_formatter().format_ticks(places)
-    return [label for place, label in zip(places, labels, strict=True) if low - room <= place <= high + room and label]
+    return places[inside], [label for label, shown in zip(labels, inside, strict=True) if shown]
+
+
+def draw_axes(figure: FigureBase, panels: Iterable[Axes]) -> None:
+    """Draw ticks, grid lines and labels of panels that are arranged, and hide matplotlib's own. Not for logarithmic axes.
+
+    A tick of matplotlib's is five artists. Here all grid lines are one artist, all tick marks another, and so are all tick labels
+    of one size.
+    """
+    grid: list[np.ndarray] = []
+    marks: list[np.ndarray] = []
+    labels: dict[float, list[tuple[str, str, str, np.ndarray]]] = {}
+    for axes in panels:
+        if not axes.axison or not axes.get_visible():
+            continue
+        for axis in (axes.xaxis, axes.yaxis):
+            if not axis.get_visible():
+                continue
+            ticks = _tick_params(axis)
+            places, words = _ticks(axis)
+            line = _AxisLine(figure, axes, axis)
+            starts = line.points(places)
+            if ticks["gridOn"]:
+                grid += [np.array([start, start + line.across]) for start in starts]
+                axes.patch.set_visible(False)  # it would hide the grid, which lies below all panels
+            if ticks["length"]:
+                marks += [np.array([start, start + ticks["length"] * line.outward]) for start in starts]
+            if _is_labelled(axis, ticks):
+                away = (ticks["length"] + ticks["pad"]) * line.outward
+                labels.setdefault(ticks["labelsize"], []).extend(
+                    (word, *line.alignment, start + away) for word, start in zip(words, starts, strict=True) if word
+                )
+            _write_label(figure, axis)
+            axis.set_visible(False)
+    size = _size(figure)
+    rc = mpl.rcParams
+    style = {"colors": rc["grid.color"], "linewidths": rc["grid.linewidth"], "alpha": rc["grid.alpha"], "zorder": -1}
+    for lines, look in (
+        (grid, style),
+        (marks, {"colors": rc["xtick.color"], "linewidths": rc["xtick.major.width"], "zorder": 2.5}),
+    ):
+        if lines:
+            figure.add_artist(
+                LineCollection(np.array(lines) / size, transform=figure.transSubfigure, snap=True, **look)
+            )
+    for label_size, words_of_size in labels.items():
+        places = np.array([place for *_, place in words_of_size]) / size
+        figure.add_artist(
+            words_at(
+                [word[:3] for word in words_of_size], places, figure.transSubfigure, label_size, figure.dpi_scale_trans
+            )
+        )
+
+
+class _AxisLine:
+    """Where an axis of an arranged panel lies in its figure, in points."""
+
+    def __init__(self, figure: FigureBase, axes: Axes, axis: Axis) -> None:
+        corners = np.asarray(axes.get_position().get_points()) * _size(figure)
+        (left, bottom), (right, top) = corners
+        self._scale = axes.transScale + axes.transLimits
+        self._along = 0 if axis is axes.xaxis else 1
+        axes.get_xlim(), axes.get_ylim()
+        if self._along == 0:
+            self.start, self.end = np.array([left, bottom]), np.array([right, bottom])
+            self.across, self.outward = np.array([0.0, top - bottom]), np.array([0.0, -1.0])
+            self.alignment = ("center", "top")
+        elif axis.get_label_position() == "right":
+            self.start, self.end = np.array([right, bottom]), np.array([right, top])
+            self.across, self.outward = np.array([left - right, 0.0]), np.array([1.0, 0.0])
+            self.alignment = ("left", "center")
+        else:
+            self.start, self.end = np.array([left, bottom]), np.array([left, top])
+            self.across, self.outward = np.array([right - left, 0.0]), np.array([-1.0, 0.0])
+            self.alignment = ("right", "center")
+
+    def points(self, places: np.ndarray) -> np.ndarray:
+        """Points in the figure of these places on the axis."""
+        data = np.zeros((len(places), 2))
+        data[:, self._along] = places
+        share = self._scale.transform(data)[:, self._along : self._along + 1]
+        return self.start + share * (self.end - self.start)
+
+
+def words_at(
+    words: Iterable[tuple[str, str, str]],
+    places: np.ndarray,
+    transform: Transform,
+    size: float,
+    inches: Transform,
+    colours: Sequence[Any] | str = "black",
+) -> PathCollection:
+    """Many short texts of one size as one artist.
+
+    words: (text, horizontal alignment, vertical alignment), as a `Text` has them. places: (number of words, 2), where they stand
+    in the coordinates of this transform. inches: the figure's `dpi_scale_trans`.
+    """
+    paths = [_word(text, size, across, upright) for text, across, upright in words]
+    shapes = PathCollection(paths, offsets=places, offset_transform=transform, facecolors=colours, edgecolors="none")
+    shapes.set_transform(Affine2D().scale(1 / 72) + inches)
+    shapes.set_zorder(3)
+    return shapes
+
+
+@cache
+def _word(text: str, size: float, across: str, upright: str) -> Path:
+    """The outlines of a text in points, about the point that it is aligned with."""
+    x = {"left": 0.0, "center": -0.5, "right": -1.0}[across] * text_width(text, size)
+    y = {"center": -0.365, "top": -0.76}[
+        upright
+    ] * size  # half the height of a digit, and of a letter with its ascender
+    return TextPath((x, y), text, size=size)
+
+
+def _write_label(figure: FigureBase, axis: Axis) -> None:
+    label, box = axis.label, axis.axes.get_position()
+    x, y = label.get_position()
+    offset = axis.get_major_formatter().get_offset()
+    if offset:
+        figure.text(box.x0, box.y1, offset, fontsize=mpl.rcParams["font.size"], ha="left", va="bottom")
+    if label.get_text():
+        figure.text(
+            box.x0 + x * box.width, box.y0 + y * box.height, label.get_text(), color=label.get_color(),
+            fontsize=label.get_fontsize(), ha=label.get_ha(), va=label.get_va(), rotation=label.get_rotation(),
+            rotation_mode="anchor",
+        )  # fmt: skip

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ninscope.report.layout import STYLE, arrange, bar_axes, say_nothing, title_above
+from ninscope.report.layout import STYLE, arrange, bar_axes, draw_axes, label_places, say_nothing, title_above
 from ninscope.report.step_axis import label_steps, position
 
 # In the order from below, as the parts are named: grouping/part.
@@ -50,7 +50,7 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
                 if grouping and column == 0:
                     axes.set_ylabel(_TITLES[grouping])
                 if column:
-                    axes.set_yticklabels([])
+                    axes.tick_params(axis="y", labelleft=False)
             if drawn is not None:
                 bar = figure.colorbar(drawn, cax=bar_axes(figure))
                 bars[column] = bar.ax
@@ -61,6 +61,7 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
             label_steps(panels[-1, column], steps, least=1.7)
             panels[-1, column].set_xlabel("training step (log axis)")
         arrange(figure, panels, above=above, bars=bars, heights=heights)
+        draw_axes(figure, [*panels.flat, *bars.values()])
         return figure
 
 
@@ -86,7 +87,7 @@ def _heat_map(axes, rows: pd.DataFrame, name: str, steps: np.ndarray, shades: No
     axes.set_facecolor("#d0d0d0")
     every = -(-len(parts) // _MOST_LABELS)
     labels = ["whole network" if part == "all" else part.partition("/")[2] for part in parts]
-    axes.set_yticks(np.arange(len(parts))[::every] + 0.5, labels=labels[::every])
+    label_places(axes.yaxis, np.arange(len(parts))[::every] + 0.5, labels[::every])
     axes.tick_params(length=0)
     axes.tick_params(axis="y", labelsize=8 if len(parts) <= 20 else 6)
     return cells
