@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 import ninscope
 from benchmarks import overhead
 from benchmarks.families import families
+from benchmarks.figures import figures
 from benchmarks.measures import in_new_process, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import auditing, hub
@@ -254,7 +255,9 @@ def main() -> None:
     parser.add_argument(
         "--small", action="store_true", help="tiny shapes and few runs: shows that every case still works"
     )
-    small = parser.parse_args().small
+    parser.add_argument("--earlier", type=Path, help="checkout, with its .venv, to draw the same figures with")
+    arguments = parser.parse_args()
+    small, earlier = arguments.small, arguments.earlier
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     table = Table(
         "what", "measured", "beside", "ratio", title=f"ninscope {ninscope.__version__}, {os.cpu_count()} cores"
@@ -279,7 +282,7 @@ def main() -> None:
             overhead.tasks(folder, 40 if small else 5000),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),
-            *([] if small else [demo(folder)]),
+            *([] if small else [demo(folder), figures(folder / "demo", earlier, 5)]),
         ]
         for case in cases:
             for what, value, unit, beside, ratio in case:

@@ -1,20 +1,21 @@
 """What becomes of the conclusions where an analysis is made otherwise: its variants side by side (NeuroMFA, 5.4)."""
 
 import math
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.transforms import ScaledTranslation
 
 from ninscope.report.figures import LINES
 from ninscope.report.layout import (
-    STYLE,
     arrange,
     draw_axes,
     label_places,
     say_nothing,
+    styled,
     text_width,
     title_above,
     words_at,
@@ -117,7 +118,7 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
     groups = list(found[found["variant"] != _OWN].groupby("group", sort=False))
     columns = min(max(len(groups), 1), _PANELS)
     lines = -(-max(len(groups), 1) // columns)
-    with mpl.rc_context(STYLE):
+    with styled():
         height = 2.7 * lines + 0.9 + 0.24 * len(found)
         figure = Figure(figsize=((3.6, 3.6, 3.5, 3.0)[columns - 1] * max(columns, 2) + 0.6, height))
         above, below = figure.subfigures(2, 1, height_ratios=[2.7 * lines, height - 2.7 * lines])
@@ -148,14 +149,14 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
         return figure
 
 
-def _curve(axes, rows: pd.DataFrame, row, colour: str) -> None:
+def _curve(axes: Axes, rows: pd.DataFrame, row: Any, colour: str) -> None:
     x = position(rows.index.to_numpy())
     low, high = (rows[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.plot(x, rows["emergence"].to_numpy(float), color=colour, label=_label(row), linewidth=1.3, **LINES[row.method])
 
 
-def _label(row) -> str:
+def _label(row: Any) -> str:
     return f"{row.name}, whole network" if row.method == "exact" else row.name
 
 

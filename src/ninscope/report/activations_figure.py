@@ -3,11 +3,12 @@
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from ninscope.neurons.finetuning.recipe import ALL_LAYERS
-from ninscope.report.layout import STYLE, arrange, say_nothing, title_above
+from ninscope.report.layout import arrange, say_nothing, styled, title_above
 from ninscope.report.step_axis import label_steps, position
 
 _MEASURES = (("phi_p99", "99th percentile"), ("phi_largest_mean", "largest of a sample, mean"))
@@ -19,7 +20,7 @@ def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, tit
 
     activations: rows of that table of one task; checkpoints: the table, for parameters. Sizes have panels where there are several.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         rows = activations.dropna(subset=["step", "phi_mean"]).merge(
             checkpoints[["suite", "model", "revision", "parameters"]], on=["suite", "model", "revision"], how="left"
         )
@@ -48,7 +49,7 @@ def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, tit
         return figure
 
 
-def _over_steps(axes, rows: pd.DataFrame, column: str, colour, model: str) -> None:
+def _over_steps(axes: Axes, rows: pd.DataFrame, column: str, colour: np.ndarray, model: str) -> None:
     for layer, part in rows.groupby("layer", sort=False):
         part = part.sort_values("step")
         x, y = position(part["step"].to_numpy(np.int64)), part[column].to_numpy(float)
@@ -58,7 +59,7 @@ def _over_steps(axes, rows: pd.DataFrame, column: str, colour, model: str) -> No
             axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.5)
 
 
-def _over_sizes(axes, rows: pd.DataFrame, column: str) -> None:
+def _over_sizes(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     whole = rows[(rows["layer"] == ALL_LAYERS) & rows["parameters"].notna()]
     steps = [set(part["step"]) for _, part in whole.groupby(["suite", "model"])]
     if not steps or not (shared := set.intersection(*steps)):
@@ -73,7 +74,7 @@ def _over_sizes(axes, rows: pd.DataFrame, column: str) -> None:
     _plain_numbers(axes)
 
 
-def _plain_numbers(axes) -> None:
+def _plain_numbers(axes: Axes) -> None:
     """7, 8, 9 on an axis that spans less than a decade, not powers of ten."""
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(ScalarFormatter())

@@ -1,12 +1,11 @@
 """The figure of a sampling bias study: what is measured against how many neurons of each layer are taken."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ninscope.report.layout import STYLE, arrange, say_nothing
+from ninscope.report.layout import arrange, say_nothing, styled
 
 
 def bias_figure(table: pd.DataFrame, title: str) -> Figure:
@@ -14,7 +13,7 @@ def bias_figure(table: pd.DataFrame, title: str) -> Figure:
 
     table: as `ninscope.sampling_bias` returns it.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(6.4, 6.6))
         panels = figure.subplots(3, 1, sharex=True)
         sampled, exact = table[table["method"] == "sampled"], table[table["method"] == "exact"].iloc[0]

@@ -1,17 +1,18 @@
 """Figures of average weighted degrees over training (NeuroMFA, Fig. 5 and 21-23): tables in, matplotlib figures out."""
 
 import math
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ninscope.report.layout import (
-    STYLE,
     arrange,
     bar_axes,
     draw_axes,
@@ -19,6 +20,7 @@ from ninscope.report.layout import (
     label_places,
     line_height,
     say_nothing,
+    styled,
     title_above,
     words_at,
 )
@@ -41,7 +43,7 @@ def degrees_figure(degrees: pd.DataFrame, title: str) -> Figure:
     """
     known = degrees.dropna(subset=["step", "p50"]).sort_values("step", kind="stable")
     steps = _steps(known)
-    with mpl.rc_context(STYLE | _SMALL_PANELS):
+    with styled(_SMALL_PANELS):
         figure, grid, panels = _panels(known, f"{title}: average weighted degree over training", share=True)
         for layer, axes in panels.items():
             rows = known[known["layer"] == layer]
@@ -71,7 +73,7 @@ def degree_distributions_figure(
         known = known[known["edges"] > min_degree]
     steps = _some(_steps(known), MAX_RIDGES)
     colours = _COLOURS(Normalize(0, max(len(steps) - 1, 1))(np.arange(len(steps))))
-    with mpl.rc_context(STYLE | _SMALL_PANELS | {"axes.grid": False}):
+    with styled(_SMALL_PANELS | {"axes.grid": False}):
         figure, grid, panels = _panels(
             known, f"{title}: distributions of the average weighted degree (numbers: kurtosis)", 1.5
         )
@@ -114,7 +116,7 @@ def kurtosis_figure(degrees: pd.DataFrame, title: str) -> Figure:
     places = {layer: row for row, layer in enumerate(layers)}, {int(step): column for column, step in enumerate(steps)}
     for layer, step, kurtosis in degrees.dropna(subset=["step"])[["layer", "step", "kurtosis"]].itertuples(index=False):
         values[places[0][layer], places[1][int(step)]] = kurtosis
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
+    with styled({"axes.grid": False}):
         height = float(np.clip(1.6 + 0.2 * len(layers), 2.6, 12))
         figure = Figure(figsize=(float(np.clip(2.6 + 0.42 * len(steps), 4.8, 14)), height))
         axes = figure.add_subplot()
@@ -146,7 +148,7 @@ def kurtosis_figure(degrees: pd.DataFrame, title: str) -> Figure:
         bar = figure.colorbar(ScalarMappable(norm, _KURTOSIS), cax=bar_axes(figure), label="kurtosis")
         ticks = _kurtosis_ticks(reach)
         bar.set_ticks(
-            np.log(ticks / NORMAL_KURTOSIS),
+            np.log(ticks / NORMAL_KURTOSIS).tolist(),
             labels=["3 (normal)" if tick == NORMAL_KURTOSIS else f"{tick:.3g}" for tick in ticks],
         )
         bar.ax.axhline(0, color="black", linewidth=0.8)
@@ -166,8 +168,13 @@ def _some(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.unique(np.rint(np.linspace(0, len(values) - 1, most)).astype(int))]
 
 
-def _panels(rows: pd.DataFrame, title: str, height: float = 1.25, share: bool = False):
-    """(figure, {layer: axes}) with a row of panels for each block that is shown. share: one ordinate for a column of blocks."""
+def _panels(
+    rows: pd.DataFrame, title: str, height: float = 1.25, share: bool = False
+) -> tuple[Figure, np.ndarray, dict[str, Axes]]:
+    """(figure, grid of panels, {layer: axes}) with a row of panels for each block that is shown.
+
+    share: one ordinate for a column of blocks.
+    """
     parts: dict[str, list[str]] = {}
     for layer in dict.fromkeys(rows["layer"]):
         parts.setdefault(layer.rpartition(".")[0], []).append(layer)
@@ -181,7 +188,9 @@ def _panels(rows: pd.DataFrame, title: str, height: float = 1.25, share: bool = 
         names = _some(np.array(list(parts), dtype=object), max(MAX_PANELS // widest, 1)).tolist()
         grid = [parts[name] for name in names]
         said = f"{len(names)} of {len(parts)} blocks" if len(names) < len(parts) else ""
-    sharing = "col" if share and len({tuple(layer.rpartition(".")[2] for layer in row) for row in grid}) == 1 else False
+    sharing: Literal["col", "none"] = (
+        "col" if share and len({tuple(layer.rpartition(".")[2] for layer in row) for row in grid}) == 1 else "none"
+    )
     columns = max((len(row) for row in grid), default=1)
     rows_of_panels = max(len(grid), 1)
     size = (max(5.4, 2.35 * columns + 0.5), max(2.6, height * rows_of_panels + 1.0))

@@ -1,5 +1,8 @@
 """Figures of one model over its training (NeuroMFA, Fig. 6, 7 and 14): tables in, matplotlib figures out."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -7,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from ninscope.report.layout import STYLE, arrange, bar_axes, draw_axes, say_nothing, title_above
+from ninscope.report.layout import arrange, bar_axes, draw_axes, say_nothing, styled, title_above
 from ninscope.report.step_axis import count, label_steps, position, thinned
 
 _COLOURS = mpl.colormaps["viridis"]
 # How each method is drawn: the whole network in full, samples lighter.
-LINES = {
+LINES: dict[str, dict[str, Any]] = {
     "exact": {"linestyle": "-", "marker": "o", "markersize": 4},
     "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
 }
@@ -26,7 +30,7 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
 
     spectra: rows of the table `spectra` of one model (step, sample, q, alpha, f); sample -1 is the whole network.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         known = spectra.dropna(subset=["step", "alpha", "f"])
         steps = np.array(sorted(known["step"].unique()), dtype=np.int64)
         of_exact = spectra["sample"] < 0
@@ -66,7 +70,7 @@ def emergence_figure(
 
     emergence, benchmarks, nulls: rows of these tables of one model. The held-out loss stands beside E where it is known.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(6.4, 7.6))
         panels = figure.subplots(3, 1, sharex=True)
         rows = emergence.dropna(subset=["step"]).sort_values("step")
@@ -93,7 +97,7 @@ def emergence_figure(
         return figure
 
 
-def methods(rows: pd.DataFrame):
+def methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """(method, its rows), the exact one last, so that it is drawn on top."""
     for method in ("sampled", "exact"):
         part = rows[rows["method"] == method]
@@ -109,9 +113,9 @@ def _x(rows: pd.DataFrame) -> np.ndarray:
     return position(rows["step"].to_numpy(np.int64))
 
 
-def _null_bands(axes, nulls: pd.DataFrame | None, name: str) -> list:
+def _null_bands(axes: Axes, nulls: pd.DataFrame | None, name: str) -> list[Line2D]:
     """Each null model as a band of ±1 standard deviation over its draws, with its mean; returns what a legend shows."""
-    shown = []
+    shown: list[Line2D] = []
     if nulls is None:
         return shown
     nulls = nulls.dropna(subset=["step"]).sort_values("step")
@@ -125,7 +129,7 @@ def _null_bands(axes, nulls: pd.DataFrame | None, name: str) -> list:
     return shown
 
 
-def _mark_duplicates(axes, rows: pd.DataFrame, name: str) -> None:
+def _mark_duplicates(axes: Axes, rows: pd.DataFrame, name: str) -> None:
     """A cross on every checkpoint whose E the audit withheld: it is, or is compared with, another step's weights."""
     part = rows[(rows["status"] == "duplicate") & rows[name].notna()]
     if len(part):
@@ -135,14 +139,14 @@ def _mark_duplicates(axes, rows: pd.DataFrame, name: str) -> None:
         )  # fmt: skip
 
 
-def _legend(axes) -> None:
+def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
 
 
 def comparison_figure(emergence: pd.DataFrame) -> Figure:
     """E against step of all models of a run, one line a model and method. emergence: the whole table."""
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(6.8, 4.4))
         axes = figure.add_subplot()
         models = emergence.dropna(subset=["step"]).groupby(["suite", "model"], sort=False)
@@ -153,9 +157,9 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
                 label = f"{model}, {method_label(method)}" if several else model
                 withheld = int((part["status"] == "duplicate").sum())
                 if part["emergence"].isna().all():
-                    label += " (no E)"
+                    label = f"{label} (no E)"
                 elif withheld:
-                    label += f" (no E of {withheld} duplicates)"
+                    label = f"{label} (no E of {withheld} duplicates)"
                 axes.plot(_x(part), part["emergence"], color=colour, label=label, **LINES[method])
         label_steps(axes, emergence["step"].dropna().unique())
         axes.set(xlabel="training step (log axis)", ylabel="degree of emergence E", title="Degree of emergence")
@@ -165,7 +169,9 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         return figure
 
 
-def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: pd.DataFrame | None) -> Axes | None:
+def _emergence_panel(
+    axes: Axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: pd.DataFrame | None
+) -> Axes | None:
     """Draw E, and the held-out loss on a second ordinate; returns the axes of that, where the loss is known."""
     green, grey = "#2d6a4f", "#6c757d"
     lines, beside = [], None

@@ -1,13 +1,13 @@
 """Fine-tunes side by side: every method's scores, monosemanticity and network, a dot a seed."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ninscope.neurons.finetuning.recipe import NONE
 from ninscope.report.comparisons import LOWER_IS_BETTER, comparisons
-from ninscope.report.layout import STYLE, arrange, line_height, say_nothing, title_above
+from ninscope.report.layout import arrange, line_height, say_nothing, styled, title_above
 
 METHODS = {NONE: "#6c757d", "naive_mean": "#8d5524", "naive_shift": "#d62898", "reversed": "#2d6a4f"}
 _LABELS = {
@@ -22,7 +22,7 @@ def finetunes_figure(finetunes: pd.DataFrame, title: str) -> Figure:
     above them the p-value of the paired test against no MEmeL. The dotted line is the mean before the first update, where it lies
     near.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10.5, 4.2))
         panels = figure.subplots(1, 3, squeeze=False)
         scores, phi, emergence = panels[0]
@@ -67,7 +67,7 @@ def _places(compared: pd.DataFrame) -> dict[tuple[str, str], float]:
     }
 
 
-def _side_by_side(axes, rows: pd.DataFrame, compared: pd.DataFrame, column: str) -> None:
+def _side_by_side(axes: Axes, rows: pd.DataFrame, compared: pd.DataFrame, column: str) -> None:
     for (revision, method), x in _places(compared).items():
         row = compared[(compared["revision"] == revision) & (compared["method"] == method)]
         if row.empty:
@@ -99,7 +99,7 @@ def _side_by_side(axes, rows: pd.DataFrame, compared: pd.DataFrame, column: str)
     axes.set_xlabel("fine-tuned from")
 
 
-def _p_values(axes, compared: pd.DataFrame) -> None:
+def _p_values(axes: Axes, compared: pd.DataFrame) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.08 * (high - low))
     for (revision, method), x in _places(compared).items():

@@ -1,12 +1,13 @@
 """Where in a model E arises: heat maps of its parts over training."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ninscope.report.layout import STYLE, arrange, bar_axes, draw_axes, label_places, say_nothing, title_above
+from ninscope.report.layout import arrange, bar_axes, draw_axes, label_places, say_nothing, styled, title_above
 from ninscope.report.step_axis import label_steps, position
 
 # In the order from below, as the parts are named: grouping/part.
@@ -35,7 +36,7 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
     tables = {"": rows[rows["part"] == "all"], **found}
     sizes = [max(part["part"].nunique(), 1) for part in tables.values()]
     heights = [0.32 + min(0.26 * size, 7.0) for size in sizes]
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
+    with styled({"axes.grid": False}):
         figure = Figure(figsize=(10.4, sum(heights) + 1.5))
         panels = figure.subplots(len(tables), 2, sharex=True, height_ratios=heights, squeeze=False)
         of_what = {"exact": "whole network", "sampled": "means over samples"}[method]
@@ -73,14 +74,16 @@ def _shades(values: np.ndarray, symmetric: bool) -> Normalize:
     return Normalize(low, high if high > low else low + 1.0)
 
 
-def _heat_map(axes, rows: pd.DataFrame, name: str, steps: np.ndarray, shades: Normalize, colours: str):
+def _heat_map(
+    axes: Axes, rows: pd.DataFrame, name: str, steps: np.ndarray, shades: Normalize, colours: str
+) -> QuadMesh | None:
     """Parts in the order of the table, the first (nearest to the input) below; returns what a colour bar is made from."""
     parts = list(dict.fromkeys(rows["part"]))
     if not parts or not steps.size:
         say_nothing(axes, "no checkpoint has a spectrum")
         return None
-    values = rows.pivot_table(index="part", columns="step", values=name, dropna=False, aggfunc="first", observed=False)
-    values = values.reindex(index=parts, columns=steps).to_numpy(float)
+    table = rows.pivot_table(index="part", columns="step", values=name, dropna=False, aggfunc="first", observed=False)
+    values = table.reindex(index=parts, columns=steps).to_numpy(float)
     cells = axes.pcolormesh(
         _edges(position(steps)), np.arange(len(parts) + 1), np.ma.masked_invalid(values), norm=shades, cmap=colours
     )

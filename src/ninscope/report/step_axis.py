@@ -4,11 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from ninscope.report.layout import label_places
 
 
-def position(step):
+def position(step: ArrayLike) -> np.ndarray:
     """Where a step stands on the log axis: log2(step + 1), so that step 0 has a place too."""
     return np.log2(np.asarray(step, dtype=np.float64) + 1)
 
