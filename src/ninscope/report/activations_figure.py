@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from ninscope.neurons.finetuning.recipe import ALL_LAYERS
-from ninscope.report.layout import arrange, say_nothing, styled, title_above
+from ninscope.report.layout import arrange, say_nothing, styled, text_width, title_above
 from ninscope.report.step_axis import label_steps, position
 
 _MEASURES = (("phi_p99", "99th percentile"), ("phi_largest_mean", "largest of a sample, mean"))
+_NAME_SIZE = 6  # of a model's name, to the right of its point
 
 
 def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, title: str) -> Figure:
@@ -45,7 +46,8 @@ def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, tit
         panels[-1][0].set_xlabel("training step (log axis)")
         if not rows.empty:
             panels[0][0].legend(fontsize=7)
-        arrange(figure, panels, above=above)
+        names = max((text_width(model, _NAME_SIZE) for model in models["model"]), default=0.0) if several else 0.0
+        arrange(figure, panels, above=above, beyond=names)
         return figure
 
 
@@ -69,7 +71,7 @@ def _over_sizes(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     axes.set_title(f"step {max(shared)}", fontsize=9)
     axes.plot(last["parameters"].to_numpy(float), last[column].to_numpy(float), "o-", color="#2a6f97", markersize=4)
     for row in last.itertuples():
-        axes.annotate(row.model, (row.parameters, getattr(row, column)), fontsize=6)
+        axes.annotate(row.model, (row.parameters, getattr(row, column)), fontsize=_NAME_SIZE)
     axes.set(xscale="log", yscale="log", xlabel="parameters")
     _plain_numbers(axes)
 

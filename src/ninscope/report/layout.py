@@ -218,11 +218,17 @@ def _tick_labels_beside(axes: Axes) -> float:
     if not axes.axison or not axes.get_visible():
         return 0.0
     ticks = _tick_params(axes.yaxis)
-    labels = _ticks(axes.yaxis)[1] if _is_labelled(axes.yaxis, ticks) else []
+    labels = _ticks(axes.yaxis)[1] + _minor_labels(axes.yaxis) if _is_labelled(axes.yaxis, ticks) else []
     if not labels:
         return ticks["length"]
     longest = sorted(labels, key=len)[-8:]  # the widest is among them
     return ticks["length"] + ticks["pad"] + max(text_width(label, ticks["labelsize"]) for label in longest)
+
+
+def _minor_labels(axis: Axis) -> list[str]:
+    """Labels of minor ticks, which a logarithmic axis of less than a decade has."""
+    places = axis.get_minorticklocs().tolist()
+    return axis.get_minor_formatter().format_ticks(places) if places else []
 
 
 def label_places(axis: Axis, places: Sequence[float] | np.ndarray, labels: Sequence[str]) -> None:
