@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _DRAW = """
-import sys, time
+import pathlib, sys, time
 import pandas as pd
 try:
-    from ninscope_pipeline.stages import figures
+    from ninscope_pipeline import figures
 except ModuleNotFoundError:
     from pipeline.stages import figures
-folder = sys.argv[1]
-tables = {name: pd.read_parquet(f"{folder}/{name}.parquet") for name in figures._TABLES}
+tables = {file.stem: pd.read_parquet(file) for file in pathlib.Path(sys.argv[1]).glob("*.parquet")}
 start = time.process_time()
 figures.draw(tables)
 print(time.process_time() - start)
