@@ -18,6 +18,7 @@ import ninscope
 from benchmarks import overhead
 from benchmarks.cpu import measuring, suite_of, turned_over
 from benchmarks.families import families
+from benchmarks.figures import figures
 from benchmarks.measures import in_new_process, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import auditing, hub
@@ -281,7 +282,7 @@ def main() -> None:
             overhead.tasks(folder, 40 if small else 5000),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),
-            *([] if small else [demo(folder)]),
+            *([] if small else [demo(folder), figures(folder / "demo", other, 5)]),
         ]
         for case in cases:
             for what, value, unit, beside, ratio in case:

@@ -180,6 +180,7 @@ def bias(
     from ninscope.bias import sampling_bias
     from ninscope.checkpoints.audit import OVERRIDE
     from ninscope.report.bias_figure import bias_figure
+    from ninscope.report.layout import png
     from ninscope_pipeline import display
 
     if figure is None and not as_json:
@@ -202,7 +203,7 @@ def bias(
     place = Path(source)
     drawn = bias_figure(table, f"{place.resolve().name if place.exists() else source}, {table['revision'][0]}")
     try:
-        drawn.savefig(figure, format="png", metadata={"Software": None})
+        figure.write_bytes(png(drawn))
     except OSError as error:
         raise RequestError(
             f"{figure}: cannot write the figure ({error.strerror}); the numbers above are complete"

@@ -1,6 +1,5 @@
 """The figures of a run: PNG files that its stages draw from its tables."""
 
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
-    from matplotlib.figure import Figure
 
 STAGE = "figures"  # as which a run tells of them
 VERSION = 5
@@ -90,14 +88,7 @@ def store_figures(folder: RunFolder) -> Outcome:
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> dict[str, bytes]:
     """PNG bytes by file name: what every stage draws from the tables."""
+    from ninscope.report.layout import png  # matplotlib takes half a second to import
+
     figure_tables = FigureTables(tables)
-    return {name: _png(figure) for stage in stages().values() for name, figure in stage.figures(figure_tables)}
-
-
-def _png(figure: "Figure") -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    content = io.BytesIO()
-    # savefig lays out and draws twice, to the same bytes
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
-    return content.getvalue()
+    return {name: png(figure) for stage in stages().values() for name, figure in stage.figures(figure_tables)}

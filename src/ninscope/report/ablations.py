@@ -1,20 +1,33 @@
 """What becomes of the conclusions where an analysis is made otherwise: its variants side by side (NeuroMFA, 5.4)."""
 
 import math
-from collections.abc import Iterator
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.transforms import ScaledTranslation
 
 from ninscope.report.figures import LINES
+from ninscope.report.layout import (
+    arrange,
+    draw_axes,
+    label_places,
+    say_nothing,
+    styled,
+    text_width,
+    title_above,
+    words_at,
+)
 from ninscope.report.step_axis import label_steps, position
-from ninscope.report.style import STYLE, say_nothing
 
 _OWN = "default"  # the variant that the others are compared with
 _COLOURS = ("#2a6f97", "#c1121f", "#2d6a4f", "#b5651d", "#9d4edd", "#d62898", "#6c757d")
 _PANELS = 4  # in a row
+_COLUMNS = (
+    "variant", "method", "step", "baseline_step", "alpha0", "width", "emergence", "emergence_low", "emergence_high",
+)  # fmt: skip
 
 
 def conclusions(emergence: pd.DataFrame) -> pd.DataFrame:
@@ -26,9 +39,14 @@ def conclusions(emergence: pd.DataFrame) -> pd.DataFrame:
     the step (1: E never falls); step, the last one with an E, and there emergence, emergence_low and emergence_high. A method
     that a variant leaves as the default has it, value for value, has no row. NaN where fewer than three steps are known.
     """
+    return _conclusions(_analyses(emergence))
+
+
+def _conclusions(analyses: list[tuple[str, str, pd.DataFrame]]) -> pd.DataFrame:
+    defaults = {method: rows for variant, method, rows in analyses if variant == _OWN}
     found = []
-    for variant, method, rows in _analyses(emergence):
-        own = _compared(emergence, method)
+    for variant, method, rows in analyses:
+        own = _compared(defaults, method, rows)
         rows = rows[rows["step"] != rows["baseline_step"]]
         known, beside = rows["emergence"].dropna(), own["emergence"].dropna()
         both = known.index.intersection(beside.index)
@@ -53,9 +71,10 @@ def conclusions(emergence: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).astype({"step": "Int64"})
 
 
-def _analyses(emergence: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def _analyses(emergence: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     """(variant, method, its rows by step) of the default and of all that is not the same as it."""
-    known = emergence.dropna(subset=["step"])
+    known = emergence.loc[emergence["step"].notna(), list(_COLUMNS)]
+    analyses = []
     of_default = {
         method: _by_step(rows) for method, rows in known[known["variant"] == _OWN].groupby("method", sort=False)
     }
@@ -64,15 +83,15 @@ def _analyses(emergence: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]
         own = of_default.get(method)
         numbers = ["alpha0", "width", "emergence"]
         if variant == _OWN or own is None or not rows[numbers].equals(own[numbers]):
-            yield variant, method, rows
+            analyses.append((variant, method, rows))
+    return analyses
 
 
-def _compared(emergence: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The default's rows by step: those of the same method, or of the one it has."""
-    own = emergence[(emergence["variant"] == _OWN) & emergence["step"].notna()]
-    same = own[own["method"] == method]
-    first = own[own["method"] == own["method"].iloc[0]] if len(own) else own
-    return _by_step(same if len(same) else first)
+def _compared(defaults: dict[str, pd.DataFrame], method: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """The default's rows by step: those of the same method, or of the first that it has; none of these rows, if it has none."""
+    if method in defaults:
+        return defaults[method]
+    return next(iter(defaults.values()), rows.iloc[:0])
 
 
 def _by_step(rows: pd.DataFrame) -> pd.DataFrame:
@@ -92,20 +111,20 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
     emergence: rows of the table `emergence` of one model, of all variants. Variants whose names begin alike, up to a hyphen
     (transfer-coth, transfer-neg_log), share a panel; the default is in every one.
     """
-    found = conclusions(emergence)
-    curves = {(variant, method): rows for variant, method, rows in _analyses(emergence)}
+    analyses = _analyses(emergence)
+    found = _conclusions(analyses)
+    curves = {(variant, method): rows for variant, method, rows in analyses}
     own = found[found["variant"] == _OWN]
     groups = list(found[found["variant"] != _OWN].groupby("group", sort=False))
     columns = min(max(len(groups), 1), _PANELS)
     lines = -(-max(len(groups), 1) // columns)
-    with mpl.rc_context(STYLE):
+    with styled():
         height = 2.7 * lines + 0.9 + 0.24 * len(found)
-        figure = Figure(
-            figsize=((3.6, 3.6, 3.5, 3.0)[columns - 1] * max(columns, 2) + 0.6, height), layout="constrained", dpi=150
-        )
+        figure = Figure(figsize=((3.6, 3.6, 3.5, 3.0)[columns - 1] * max(columns, 2) + 0.6, height))
         above, below = figure.subfigures(2, 1, height_ratios=[2.7 * lines, height - 2.7 * lines])
-        panels = np.atleast_1d(above.subplots(lines, columns, sharex=True, sharey=True)).ravel()
-        above.suptitle(f"{title}: E over training, one key of the analysis changed at a time", fontsize=10)
+        grid = above.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        panels = grid.ravel()
+        titled = title_above(above, f"{title}: E over training, one key of the analysis changed at a time")
         colours = dict.fromkeys(own[["variant", "method"]].itertuples(index=False), "black")
         for axes, (group, rows) in zip(panels, groups, strict=False):
             names = list(rows["variant"].unique())
@@ -124,24 +143,27 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
         for axes in panels[max(len(groups) - columns, 0) : len(groups)]:
             axes.xaxis.set_tick_params(labelbottom=True)
             axes.set_xlabel("training step (log axis)")
+        arrange(above, grid, above=titled)
+        draw_axes(above, panels)
         _conclusions_panels(below, found, colours)
         return figure
 
 
-def _curve(axes, rows: pd.DataFrame, row, colour: str) -> None:
+def _curve(axes: Axes, rows: pd.DataFrame, row: Any, colour: str) -> None:
     x = position(rows.index.to_numpy())
     low, high = (rows[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.plot(x, rows["emergence"].to_numpy(float), color=colour, label=_label(row), linewidth=1.3, **LINES[row.method])
 
 
-def _label(row) -> str:
+def _label(row: Any) -> str:
     return f"{row.name}, whole network" if row.method == "exact" else row.name
 
 
-def _conclusions_panels(figure, found: pd.DataFrame, colours: dict) -> None:
+def _conclusions_panels(figure: SubFigure, found: pd.DataFrame, colours: dict[tuple[str, str], str]) -> None:
     """One line an analysis, grouped as above: a dot and its number in each of three panels."""
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=[1.3, 1, 1])
+    ratios = [1.3, 1, 1]
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=ratios)
     y = np.arange(len(found))[::-1]
     steps = found["step"].dropna().unique()
     at = f"at step {steps[0]}" if len(steps) == 1 else "at the last step"
@@ -154,6 +176,7 @@ def _conclusions_panels(figure, found: pd.DataFrame, colours: dict) -> None:
         axes.grid(visible=False, axis="y")
         if found[column].isna().all():
             say_nothing(axes, "not defined")
+        numbers, places, shades = [], [], []
         for place, row in zip(y, found.itertuples(), strict=True):
             value, colour = getattr(row, column), colours[row.variant, row.method]
             if math.isnan(value):
@@ -164,15 +187,20 @@ def _conclusions_panels(figure, found: pd.DataFrame, colours: dict) -> None:
                 axes.plot(
                     [row.emergence_low, row.emergence_high], [place, place], color=colour, linewidth=1.4, zorder=1
                 )
-            axes.annotate(
-                f"{value:.2f}", (1.0, place), xycoords=("axes fraction", "data"), xytext=(3, 0),
-                textcoords="offset points", va="center", fontsize=7, color=colour,
-            )  # fmt: skip
+            numbers.append((f"{value:.2f}", "left", "center"))
+            places.append((1.0, place))
+            shades.append(colour)
+        if numbers:
+            beside = axes.get_yaxis_transform() + ScaledTranslation(3 / 72, 0, figure.dpi_scale_trans)
+            figure.add_artist(words_at(numbers, np.array(places), beside, 7, figure.dpi_scale_trans, shades))
     for axes in panels[1:]:
         axes.set_xlim(min(-0.05, *found[["agreement", "trend"]].min() - 0.1), 1.08)
         axes.axvline(0, color="black", linewidth=0.6)
     panels[0].margins(x=0.12)
     panels[0].set_xlim(left=min(0.0, panels[0].get_xlim()[0]))
     names = [f"{row.group}: {_label(row)}" if row.group else _label(row) for row in found.itertuples()]
-    panels[0].set_yticks(y, labels=names, fontsize=8)
+    label_places(panels[0].yaxis, y, names)
+    panels[0].tick_params(axis="y", labelsize=8)
     panels[0].set_ylim(-0.7, len(found) - 0.3)
+    arrange(figure, panels[None], beyond=text_width("-0.00", 7) + 3, widths=ratios)
+    draw_axes(figure, panels)

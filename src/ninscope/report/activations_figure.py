@@ -3,14 +3,16 @@
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from ninscope.neurons.finetuning.recipe import ALL_LAYERS
+from ninscope.report.layout import arrange, say_nothing, styled, text_width, title_above
 from ninscope.report.step_axis import label_steps, position
-from ninscope.report.style import STYLE, say_nothing
 
 _MEASURES = (("phi_p99", "99th percentile"), ("phi_largest_mean", "largest of a sample, mean"))
+_NAME_SIZE = 6  # of a model's name, to the right of its point
 
 
 def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, title: str) -> Figure:
@@ -19,15 +21,15 @@ def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, tit
 
     activations: rows of that table of one task; checkpoints: the table, for parameters. Sizes have panels where there are several.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         rows = activations.dropna(subset=["step", "phi_mean"]).merge(
             checkpoints[["suite", "model", "revision", "parameters"]], on=["suite", "model", "revision"], how="left"
         )
         models = rows[["suite", "model"]].drop_duplicates()
         several = len(models) > 1
-        figure = Figure(figsize=(6.4 if not several else 9.6, 6.4), layout="constrained", dpi=150)
+        figure = Figure(figsize=(6.4 if not several else 9.6, 6.4))
         panels = figure.subplots(2, 2 if several else 1, squeeze=False)
-        figure.suptitle(f"{title}: monosemantic scale", fontsize=10)
+        above = title_above(figure, f"{title}: monosemantic scale")
         colours = mpl.colormaps["viridis"](np.linspace(0, 0.8, max(len(models), 1)))
         for line, (column, label) in zip(panels, _MEASURES, strict=True):
             if rows.empty:
@@ -44,10 +46,12 @@ def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, tit
         panels[-1][0].set_xlabel("training step (log axis)")
         if not rows.empty:
             panels[0][0].legend(fontsize=7)
+        names = max((text_width(model, _NAME_SIZE) for model in models["model"]), default=0.0) if several else 0.0
+        arrange(figure, panels, above=above, beyond=names)
         return figure
 
 
-def _over_steps(axes, rows: pd.DataFrame, column: str, colour, model: str) -> None:
+def _over_steps(axes: Axes, rows: pd.DataFrame, column: str, colour: np.ndarray, model: str) -> None:
     for layer, part in rows.groupby("layer", sort=False):
         part = part.sort_values("step")
         x, y = position(part["step"].to_numpy(np.int64)), part[column].to_numpy(float)
@@ -57,7 +61,7 @@ def _over_steps(axes, rows: pd.DataFrame, column: str, colour, model: str) -> No
             axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.5)
 
 
-def _over_sizes(axes, rows: pd.DataFrame, column: str) -> None:
+def _over_sizes(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     whole = rows[(rows["layer"] == ALL_LAYERS) & rows["parameters"].notna()]
     steps = [set(part["step"]) for _, part in whole.groupby(["suite", "model"])]
     if not steps or not (shared := set.intersection(*steps)):
@@ -67,12 +71,12 @@ def _over_sizes(axes, rows: pd.DataFrame, column: str) -> None:
     axes.set_title(f"step {max(shared)}", fontsize=9)
     axes.plot(last["parameters"].to_numpy(float), last[column].to_numpy(float), "o-", color="#2a6f97", markersize=4)
     for row in last.itertuples():
-        axes.annotate(row.model, (row.parameters, getattr(row, column)), fontsize=6)
+        axes.annotate(row.model, (row.parameters, getattr(row, column)), fontsize=_NAME_SIZE)
     axes.set(xscale="log", yscale="log", xlabel="parameters")
     _plain_numbers(axes)
 
 
-def _plain_numbers(axes) -> None:
+def _plain_numbers(axes: Axes) -> None:
     """7, 8, 9 on an axis that spans less than a decade, not powers of ten."""
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(ScalarFormatter())

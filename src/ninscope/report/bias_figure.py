@@ -1,12 +1,11 @@
 """The figure of a sampling bias study: what is measured against how many neurons of each layer are taken."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ninscope.report.style import STYLE, say_nothing
+from ninscope.report.layout import arrange, say_nothing, styled
 
 
 def bias_figure(table: pd.DataFrame, title: str) -> Figure:
@@ -14,8 +13,8 @@ def bias_figure(table: pd.DataFrame, title: str) -> Figure:
 
     table: as `ninscope.sampling_bias` returns it.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 6.6), layout="constrained", dpi=150)
+    with styled():
+        figure = Figure(figsize=(6.4, 6.6))
         panels = figure.subplots(3, 1, sharex=True)
         sampled, exact = table[table["method"] == "sampled"], table[table["method"] == "exact"].iloc[0]
         taken = sampled["nodes_per_layer"].to_numpy(np.int64)
@@ -42,6 +41,7 @@ def bias_figure(table: pd.DataFrame, title: str) -> Figure:
         panels[2].set_xticks(x, labels=[str(number) for number in taken])
         panels[2].xaxis.set_minor_locator(NullLocator())
         panels[2].set_xlabel("neurons taken from each layer (log axis)")
+        arrange(figure, panels[:, None])
         return figure
 
 

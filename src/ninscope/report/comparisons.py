@@ -78,7 +78,8 @@ def _best_rate(of_method: pd.DataFrame, metrics: list[str]) -> float:
     of_rates = of_method[of_method["metric"] == main].groupby("learning_rate")["value"]
     ended = of_rates.count()  # the mean over seeds that did not diverge says nothing of those that did
     means = of_rates.mean()[ended == ended.max()]
-    return float(means.idxmin() if main in LOWER_IS_BETTER else means.idxmax())
+    best = means.argmin() if main in LOWER_IS_BETTER else means.argmax()
+    return float(means.index.to_numpy(float)[best])
 
 
 def _by_seed(values: pd.DataFrame, method: str, chosen: dict[str, float]) -> pd.Series:

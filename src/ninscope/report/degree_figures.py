@@ -1,21 +1,35 @@
 """Figures of average weighted degrees over training (NeuroMFA, Fig. 5 and 21-23): tables in, matplotlib figures out."""
 
 import math
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ninscope.report.layout import (
+    arrange,
+    bar_axes,
+    draw_axes,
+    label_both,
+    label_places,
+    line_height,
+    say_nothing,
+    styled,
+    title_above,
+    words_at,
+)
 from ninscope.report.step_axis import count, label_steps, position
-from ninscope.report.style import STYLE, say_nothing
 
 NORMAL_KURTOSIS = 3.0
 MAX_PANELS = 24
 MAX_RIDGES = 8
+_SMALL_PANELS = {"axes.titlepad": 2.0}
 _BLUE = "#2a6f97"
 _COLOURS = mpl.colormaps["viridis"]
 _KURTOSIS = mpl.colormaps["RdBu_r"].with_extremes(bad="#d9d9d9")
@@ -29,8 +43,8 @@ def degrees_figure(degrees: pd.DataFrame, title: str) -> Figure:
     """
     known = degrees.dropna(subset=["step", "p50"]).sort_values("step", kind="stable")
     steps = _steps(known)
-    with mpl.rc_context(STYLE):
-        figure, panels = _panels(known, f"{title}: average weighted degree over training", share=True)
+    with styled(_SMALL_PANELS):
+        figure, grid, panels = _panels(known, f"{title}: average weighted degree over training", share=True)
         for layer, axes in panels.items():
             rows = known[known["layer"] == layer]
             x = position(rows["step"].to_numpy(np.int64))
@@ -41,7 +55,7 @@ def degrees_figure(degrees: pd.DataFrame, title: str) -> Figure:
             axes.plot(x, rows["p50"].astype(float), color=_BLUE, marker="o", markersize=2.5, linewidth=1.2)
             label_steps(axes, steps, least=2.6)
             axes.yaxis.set_major_locator(MaxNLocator(4))
-        _label(figure, panels, "training step (log axis)", "average weighted degree: median, quartiles, 5–95 %")
+        _label(figure, grid, "training step (log axis)", "average weighted degree: median, quartiles, 5–95 %")
         return figure
 
 
@@ -59,8 +73,8 @@ def degree_distributions_figure(
         known = known[known["edges"] > min_degree]
     steps = _some(_steps(known), MAX_RIDGES)
     colours = _COLOURS(Normalize(0, max(len(steps) - 1, 1))(np.arange(len(steps))))
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure, panels = _panels(
+    with styled(_SMALL_PANELS | {"axes.grid": False}):
+        figure, grid, panels = _panels(
             known, f"{title}: distributions of the average weighted degree (numbers: kurtosis)", 1.5
         )
         for layer, axes in panels.items():
@@ -83,12 +97,10 @@ def degree_distributions_figure(
                 )  # fmt: skip
             axes.set_ylim(0, max(len(steps), 1))
             axes.set_xlim(low, high + 0.16 * (high - low))  # room for the numbers
-            axes.set_yticks(
-                np.arange(len(steps)) + 0.3, labels=[count(int(step)) for step in steps[::-1]], fontsize=6.5
-            )
+            axes.set_yticks(np.arange(len(steps)) + 0.3, labels=[count(int(step)) for step in steps[::-1]])
             axes.tick_params(axis="y", length=0)
             axes.xaxis.set_major_locator(MaxNLocator(4))
-        _label(figure, panels, "average weighted degree", "training step")
+        _label(figure, grid, "average weighted degree", "training step")
         return figure
 
 
@@ -104,11 +116,9 @@ def kurtosis_figure(degrees: pd.DataFrame, title: str) -> Figure:
     places = {layer: row for row, layer in enumerate(layers)}, {int(step): column for column, step in enumerate(steps)}
     for layer, step, kurtosis in degrees.dropna(subset=["step"])[["layer", "step", "kurtosis"]].itertuples(index=False):
         values[places[0][layer], places[1][int(step)]] = kurtosis
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
+    with styled({"axes.grid": False}):
         height = float(np.clip(1.6 + 0.2 * len(layers), 2.6, 12))
-        figure = Figure(
-            figsize=(float(np.clip(2.6 + 0.42 * len(steps), 4.8, 14)), height), layout="constrained", dpi=150
-        )
+        figure = Figure(figsize=(float(np.clip(2.6 + 0.42 * len(steps), 4.8, 14)), height))
         axes = figure.add_subplot()
         axes.set_title(f"{title}: kurtosis of the average weighted degree")
         known = values[np.isfinite(values) & (values > 0)]
@@ -121,25 +131,29 @@ def kurtosis_figure(degrees: pd.DataFrame, title: str) -> Figure:
         norm = TwoSlopeNorm(0, -reach, reach)
         axes.imshow(np.ma.masked_invalid(logs), cmap=_KURTOSIS, norm=norm, aspect="auto", interpolation="nearest")
         some = _some(np.arange(len(layers)), 48)
-        axes.set_yticks(some, labels=[layers[row] for row in some], fontsize=7 if len(some) <= 32 else 5)
+        label_places(axes.yaxis, some, [layers[row] for row in some])
+        axes.tick_params(axis="y", labelsize=7 if len(some) <= 32 else 5)
         columns = _some(np.arange(len(steps)), 20)
-        axes.set_xticks(columns, labels=[count(int(steps[column])) for column in columns], fontsize=7)
+        label_places(axes.xaxis, columns, [count(int(steps[column])) for column in columns])
+        axes.tick_params(axis="x", labelsize=7)
         axes.set_xlabel("training step")
         if values.size <= 400:
-            for (row, column), kurtosis in np.ndenumerate(values):
-                if np.isfinite(kurtosis):
-                    strong = abs(norm(logs[row, column]) - 0.5) > 0.32
-                    axes.text(
-                        column, row, _number(kurtosis), ha="center", va="center", fontsize=6,
-                        color="white" if strong else "black",
-                    )  # fmt: skip
-        bar = figure.colorbar(ScalarMappable(norm, _KURTOSIS), ax=axes, pad=0.02, label="kurtosis")
+            cells = np.argwhere(np.isfinite(values))
+            numbers = [(_number(values[row, column]), "center", "center") for row, column in cells]
+            strong = np.abs(norm(logs[tuple(cells.T)]) - 0.5) > 0.32
+            colours = np.where(strong, "white", "black").tolist()
+            axes.add_collection(
+                words_at(numbers, cells[:, ::-1], axes.transData, 6, figure.dpi_scale_trans, colours), autolim=False
+            )
+        bar = figure.colorbar(ScalarMappable(norm, _KURTOSIS), cax=bar_axes(figure), label="kurtosis")
         ticks = _kurtosis_ticks(reach)
         bar.set_ticks(
-            np.log(ticks / NORMAL_KURTOSIS),
+            np.log(ticks / NORMAL_KURTOSIS).tolist(),
             labels=["3 (normal)" if tick == NORMAL_KURTOSIS else f"{tick:.3g}" for tick in ticks],
         )
         bar.ax.axhline(0, color="black", linewidth=0.8)
+        arrange(figure, np.array([[axes]]), bars={0: bar.ax})
+        draw_axes(figure, [axes, bar.ax])
         return figure
 
 
@@ -154,8 +168,13 @@ def _some(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.unique(np.rint(np.linspace(0, len(values) - 1, most)).astype(int))]
 
 
-def _panels(rows: pd.DataFrame, title: str, height: float = 1.25, share: bool = False):
-    """(figure, {layer: axes}) with a row of panels for each block that is shown. share: one ordinate for a column of blocks."""
+def _panels(
+    rows: pd.DataFrame, title: str, height: float = 1.25, share: bool = False
+) -> tuple[Figure, np.ndarray, dict[str, Axes]]:
+    """(figure, grid of panels, {layer: axes}) with a row of panels for each block that is shown.
+
+    share: one ordinate for a column of blocks.
+    """
     parts: dict[str, list[str]] = {}
     for layer in dict.fromkeys(rows["layer"]):
         parts.setdefault(layer.rpartition(".")[0], []).append(layer)
@@ -169,33 +188,36 @@ def _panels(rows: pd.DataFrame, title: str, height: float = 1.25, share: bool = 
         names = _some(np.array(list(parts), dtype=object), max(MAX_PANELS // widest, 1)).tolist()
         grid = [parts[name] for name in names]
         said = f"{len(names)} of {len(parts)} blocks" if len(names) < len(parts) else ""
-    sharing = "col" if share and len({tuple(layer.rpartition(".")[2] for layer in row) for row in grid}) == 1 else False
+    sharing: Literal["col", "none"] = (
+        "col" if share and len({tuple(layer.rpartition(".")[2] for layer in row) for row in grid}) == 1 else "none"
+    )
     columns = max((len(row) for row in grid), default=1)
     rows_of_panels = max(len(grid), 1)
     size = (max(5.4, 2.35 * columns + 0.5), max(2.6, height * rows_of_panels + 1.0))
-    figure = Figure(figsize=size, layout="constrained", dpi=150)
-    figure.suptitle(f"{title}{f' ({said})' if said else ''}", fontsize=10)
+    figure = Figure(figsize=size)
+    title_above(figure, f"{title}{f' ({said})' if said else ''}")
     panels = np.atleast_2d(figure.subplots(rows_of_panels, columns, squeeze=False, sharey=sharing))
     found = {}
     for row, layers in enumerate(grid):
         for column in range(columns):
             if column < len(layers):
                 found[layers[column]] = panels[row, column]
-                panels[row, column].set_title(layers[column], fontsize=8, pad=2)
+                panels[row, column].set_title(layers[column], fontsize=8)
             else:
                 panels[row, column].set_axis_off()
     if not grid:
         panels[0, 0].set_axis_off()
         say_nothing(panels[0, 0], "no layer has a node that counts at any step")
-    return figure, found
+    return figure, panels, found
 
 
-def _label(figure: Figure, panels: dict, x: str, y: str) -> None:
-    if panels:
-        figure.supxlabel(x, fontsize=9)
-        figure.supylabel(y, fontsize=9)
-    for axes in panels.values():
+def _label(figure: Figure, panels: np.ndarray, x: str, y: str) -> None:
+    """Label both axes of all panels together, and arrange the panels."""
+    label_both(figure, x, y)
+    for axes in panels.flat:
         axes.tick_params(labelsize=6.5)
+    arrange(figure, panels, above=line_height(10) + 4, below=line_height(9) + 3, left=line_height(9) + 3)
+    draw_axes(figure, panels.flat)
 
 
 def _range(shown: list[np.ndarray]) -> tuple[float, float]:

@@ -1,18 +1,23 @@
 """Figures of one model over its training (NeuroMFA, Fig. 6, 7 and 14): tables in, matplotlib figures out."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from ninscope.report.layout import arrange, bar_axes, draw_axes, say_nothing, styled, title_above
 from ninscope.report.step_axis import count, label_steps, position, thinned
-from ninscope.report.style import STYLE, say_nothing
 
 _COLOURS = mpl.colormaps["viridis"]
 # How each method is drawn: the whole network in full, samples lighter.
-LINES = {
+LINES: dict[str, dict[str, Any]] = {
     "exact": {"linestyle": "-", "marker": "o", "markersize": 4},
     "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
 }
@@ -25,7 +30,7 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
 
     spectra: rows of the table `spectra` of one model (step, sample, q, alpha, f); sample -1 is the whole network.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         known = spectra.dropna(subset=["step", "alpha", "f"])
         steps = np.array(sorted(known["step"].unique()), dtype=np.int64)
         of_exact = spectra["sample"] < 0
@@ -33,25 +38,28 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
         shown = {name: part for name, part in parts.items() if name == "samples, mean" or of_exact.any()}
         if of_exact.all() and len(spectra):
             del shown["samples, mean"]
-        figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4), layout="constrained", dpi=150)
-        panels = np.atleast_1d(figure.subplots(1, len(shown), sharex=True, sharey=True))
+        figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4))
+        panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)
         norm = Normalize(0, max(float(position(steps).max(initial=0)), 1.0))
-        for axes, (name, part) in zip(panels, shown.items(), strict=True):
-            for step, rows in part.groupby("step"):
-                curve = rows.groupby("q")[["alpha", "f"]].mean()
+        for axes, (name, part) in zip(panels[0], shown.items(), strict=True):
+            means = part.groupby(["step", "q"])[["alpha", "f"]].mean()  # over samples
+            for step, curve in means.groupby(level="step"):
+                alpha, f = curve["alpha"].to_numpy(float), curve["f"].to_numpy(float)
                 colour = _COLOURS(norm(position(step)))
-                axes.plot(curve["alpha"], curve["f"], color=colour, linewidth=1.4)
-                peak = curve.loc[curve["f"].idxmax()]
-                axes.plot(peak["alpha"], peak["f"], "o", color=colour, markersize=4)
+                axes.plot(alpha, f, color=colour, linewidth=1.4)
+                axes.plot(alpha[f.argmax()], f.max(), "o", color=colour, markersize=4)
             axes.set(xlabel=r"Lipschitz–Hölder exponent $\alpha$", title=name if len(shown) > 1 else "")
             if part.empty:
                 say_nothing(axes, "no checkpoint has a spectrum")
-        panels[0].set_ylabel(r"$f(\alpha)$")
-        figure.suptitle(f"{title}: spectra over training", fontsize=10)
+        panels[0, 0].set_ylabel(r"$f(\alpha)$")
+        bars = {}
         if steps.size:
-            bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(panels), label="training step", pad=0.02)
+            bar = figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar_axes(figure), label="training step")
             ticks = thinned(steps)
             bar.set_ticks(position(ticks), labels=[count(step) for step in ticks])
+            bars[len(shown) - 1] = bar.ax
+        arrange(figure, panels, above=title_above(figure, f"{title}: spectra over training"), bars=bars)
+        draw_axes(figure, [*panels.flat, *bars.values()])
         return figure
 
 
@@ -62,8 +70,8 @@ def emergence_figure(
 
     emergence, benchmarks, nulls: rows of these tables of one model. The held-out loss stands beside E where it is known.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 7.6), layout="constrained", dpi=150)
+    with styled():
+        figure = Figure(figsize=(6.4, 7.6))
         panels = figure.subplots(3, 1, sharex=True)
         rows = emergence.dropna(subset=["step"]).sort_values("step")
         steps = np.array(sorted(rows["step"].unique()), dtype=np.int64)
@@ -81,13 +89,15 @@ def emergence_figure(
             axes.set_ylabel(label)
         _legend(panels[0])
         panels[0].set_title(f"{title} over training (bands: ±1 standard deviation of samples, of draws)")
-        _emergence_panel(panels[2], rows, benchmarks, nulls)
+        twin = _emergence_panel(panels[2], rows, benchmarks, nulls)
         label_steps(panels[2], steps)
         panels[2].set_xlabel(f"training step (log axis{'; step 0 at the left edge' if 0 in steps else ''})")
+        arrange(figure, panels[:, None], twin=twin)
+        draw_axes(figure, panels if twin is None else [*panels, twin])
         return figure
 
 
-def methods(rows: pd.DataFrame):
+def methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """(method, its rows), the exact one last, so that it is drawn on top."""
     for method in ("sampled", "exact"):
         part = rows[rows["method"] == method]
@@ -103,9 +113,9 @@ def _x(rows: pd.DataFrame) -> np.ndarray:
     return position(rows["step"].to_numpy(np.int64))
 
 
-def _null_bands(axes, nulls: pd.DataFrame | None, name: str) -> list:
+def _null_bands(axes: Axes, nulls: pd.DataFrame | None, name: str) -> list[Line2D]:
     """Each null model as a band of ±1 standard deviation over its draws, with its mean; returns what a legend shows."""
-    shown = []
+    shown: list[Line2D] = []
     if nulls is None:
         return shown
     nulls = nulls.dropna(subset=["step"]).sort_values("step")
@@ -119,7 +129,7 @@ def _null_bands(axes, nulls: pd.DataFrame | None, name: str) -> list:
     return shown
 
 
-def _mark_duplicates(axes, rows: pd.DataFrame, name: str) -> None:
+def _mark_duplicates(axes: Axes, rows: pd.DataFrame, name: str) -> None:
     """A cross on every checkpoint whose E the audit withheld: it is, or is compared with, another step's weights."""
     part = rows[(rows["status"] == "duplicate") & rows[name].notna()]
     if len(part):
@@ -129,15 +139,15 @@ def _mark_duplicates(axes, rows: pd.DataFrame, name: str) -> None:
         )  # fmt: skip
 
 
-def _legend(axes) -> None:
+def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
 
 
 def comparison_figure(emergence: pd.DataFrame) -> Figure:
     """E against step of all models of a run, one line a model and method. emergence: the whole table."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.8, 4.4), layout="constrained", dpi=150)
+    with styled():
+        figure = Figure(figsize=(6.8, 4.4))
         axes = figure.add_subplot()
         models = emergence.dropna(subset=["step"]).groupby(["suite", "model"], sort=False)
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
@@ -147,19 +157,24 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
                 label = f"{model}, {method_label(method)}" if several else model
                 withheld = int((part["status"] == "duplicate").sum())
                 if part["emergence"].isna().all():
-                    label += " (no E)"
+                    label = f"{label} (no E)"
                 elif withheld:
-                    label += f" (no E of {withheld} duplicates)"
+                    label = f"{label} (no E of {withheld} duplicates)"
                 axes.plot(_x(part), part["emergence"], color=colour, label=label, **LINES[method])
         label_steps(axes, emergence["step"].dropna().unique())
         axes.set(xlabel="training step (log axis)", ylabel="degree of emergence E", title="Degree of emergence")
         _legend(axes)
+        arrange(figure, np.array([[axes]]))
+        draw_axes(figure, [axes])
         return figure
 
 
-def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: pd.DataFrame | None) -> None:
+def _emergence_panel(
+    axes: Axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: pd.DataFrame | None
+) -> Axes | None:
+    """Draw E, and the held-out loss on a second ordinate; returns the axes of that, where the loss is known."""
     green, grey = "#2d6a4f", "#6c757d"
-    lines = []
+    lines, beside = [], None
     axes.set_ylabel("degree of emergence E", color=green)
     if rows["emergence"].isna().all():
         axes.set_yticks([])
@@ -190,3 +205,4 @@ def _emergence_panel(axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: 
         beside.set_ylabel("held-out loss", color=grey)
     if lines:
         axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.55, 1.0), fontsize=7)
+    return beside

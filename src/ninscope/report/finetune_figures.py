@@ -1,13 +1,13 @@
 """Fine-tunes side by side: every method's scores, monosemanticity and network, a dot a seed."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ninscope.neurons.finetuning.recipe import NONE
 from ninscope.report.comparisons import LOWER_IS_BETTER, comparisons
-from ninscope.report.style import STYLE, say_nothing
+from ninscope.report.layout import arrange, line_height, say_nothing, styled, title_above
 
 METHODS = {NONE: "#6c757d", "naive_mean": "#8d5524", "naive_shift": "#d62898", "reversed": "#2d6a4f"}
 _LABELS = {
@@ -22,35 +22,37 @@ def finetunes_figure(finetunes: pd.DataFrame, title: str) -> Figure:
     above them the p-value of the paired test against no MEmeL. The dotted line is the mean before the first update, where it lies
     near.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=150)
-        panels = figure.subplots(1, 3)
+    with styled():
+        figure = Figure(figsize=(10.5, 4.2))
+        panels = figure.subplots(1, 3, squeeze=False)
+        scores, phi, emergence = panels[0]
         known = finetunes[finetunes["value"].notna()]
         compared = comparisons(finetunes)
         if compared.empty:
-            figure.suptitle(title, fontsize=10)
-            for axes in panels:
+            for axes in panels[0]:
                 axes.set(xticks=[], yticks=[])
                 say_nothing(axes, "no fine-tune came to its end" if known.empty else "no score is defined at the end")
+            arrange(figure, panels, above=title_above(figure, title))
             return figure
         main = compared["metric"].iloc[0]  # of the end: a correlation may be undefined there, and not at the start
         compared = compared[compared["metric"] == main]
         better = "lower" if main in LOWER_IS_BETTER else "higher"
         for axes, column, label in (
-            (panels[0], "value", f"{main}, held out ({better} is better)"),
-            (panels[1], "phi_p99", r"monosemantic scale $\phi$, 99th percentile"),
-            (panels[2], "emergence_from_base", "E of the fine-tuned weights against the base"),
+            (scores, "value", f"{main}, held out ({better} is better)"),
+            (phi, "phi_p99", r"monosemantic scale $\phi$, 99th percentile"),
+            (emergence, "emergence_from_base", "E of the fine-tuned weights against the base"),
         ):
             _side_by_side(axes, known[known["metric"] == main], compared, column)
             axes.set_title(label, fontsize=9)
-        _p_values(panels[0], compared)
-        panels[2].axhline(0, color="black", linewidth=0.6)
-        handles = {each.get_label(): each for each in panels[0].get_legend_handles_labels()[0]}
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, fontsize=8)
+        _p_values(scores, compared)
+        emergence.axhline(0, color="black", linewidth=0.6)
+        handles = {handle.get_label(): handle for handle in scores.get_legend_handles_labels()[0]}
+        figure.legend(handles.values(), handles, loc="lower center", ncols=5, fontsize=8)
         seeds = sorted({int(number) for number in compared["seeds"]})
         spread = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         noun = "seed" if seeds == [1] else "seeds"
-        figure.suptitle(f"{title}: {spread} {noun}, after {compared['finetune_step'].max()} updates", fontsize=10)
+        above = title_above(figure, f"{title}: {spread} {noun}, after {compared['finetune_step'].max()} updates")
+        arrange(figure, panels, above=above, below=2 * line_height(8))
         return figure
 
 
@@ -65,7 +67,7 @@ def _places(compared: pd.DataFrame) -> dict[tuple[str, str], float]:
     }
 
 
-def _side_by_side(axes, rows: pd.DataFrame, compared: pd.DataFrame, column: str) -> None:
+def _side_by_side(axes: Axes, rows: pd.DataFrame, compared: pd.DataFrame, column: str) -> None:
     for (revision, method), x in _places(compared).items():
         row = compared[(compared["revision"] == revision) & (compared["method"] == method)]
         if row.empty:
@@ -97,7 +99,7 @@ def _side_by_side(axes, rows: pd.DataFrame, compared: pd.DataFrame, column: str)
     axes.set_xlabel("fine-tuned from")
 
 
-def _p_values(axes, compared: pd.DataFrame) -> None:
+def _p_values(axes: Axes, compared: pd.DataFrame) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.08 * (high - low))
     for (revision, method), x in _places(compared).items():

@@ -1,13 +1,14 @@
 """Where in a model E arises: heat maps of its parts over training."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ninscope.report.layout import arrange, bar_axes, draw_axes, label_places, say_nothing, styled, title_above
 from ninscope.report.step_axis import label_steps, position
-from ninscope.report.style import STYLE, say_nothing
 
 # In the order from below, as the parts are named: grouping/part.
 _TITLES = {"block": "blocks", "kind": "kinds of layers", "layer": "layers"}
@@ -35,11 +36,12 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
     tables = {"": rows[rows["part"] == "all"], **found}
     sizes = [max(part["part"].nunique(), 1) for part in tables.values()]
     heights = [0.32 + min(0.26 * size, 7.0) for size in sizes]
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(10.4, sum(heights) + 1.5), layout="constrained", dpi=150)
+    with styled({"axes.grid": False}):
+        figure = Figure(figsize=(10.4, sum(heights) + 1.5))
         panels = figure.subplots(len(tables), 2, sharex=True, height_ratios=heights, squeeze=False)
         of_what = {"exact": "whole network", "sampled": "means over samples"}[method]
-        figure.suptitle(f"{title}: where in the model ({of_what})", fontsize=10)
+        above = title_above(figure, f"{title}: where in the model ({of_what})")
+        bars = {}
         steps = np.array(sorted(rows["step"].unique()), dtype=np.int64)
         for column, (name, label, colours) in enumerate(_SHOWN):
             shades = _shades(rows[name].to_numpy(float), symmetric=name == "emergence")
@@ -49,15 +51,18 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
                 if grouping and column == 0:
                     axes.set_ylabel(_TITLES[grouping])
                 if column:
-                    axes.set_yticklabels([])
+                    axes.tick_params(axis="y", labelleft=False)
             if drawn is not None:
-                bar = figure.colorbar(drawn, ax=list(panels[:, column]), pad=0.02, aspect=30)
+                bar = figure.colorbar(drawn, cax=bar_axes(figure))
+                bars[column] = bar.ax
                 bar.ax.set_ylim(
                     np.nanmin([0, *rows[name]]) if column == 0 else None
                 )  # shades that do not occur are left out
             panels[0, column].set_title(label, fontsize=9)
             label_steps(panels[-1, column], steps, least=1.7)
             panels[-1, column].set_xlabel("training step (log axis)")
+        arrange(figure, panels, above=above, bars=bars, heights=heights)
+        draw_axes(figure, [*panels.flat, *bars.values()])
         return figure
 
 
@@ -69,22 +74,25 @@ def _shades(values: np.ndarray, symmetric: bool) -> Normalize:
     return Normalize(low, high if high > low else low + 1.0)
 
 
-def _heat_map(axes, rows: pd.DataFrame, name: str, steps: np.ndarray, shades: Normalize, colours: str):
+def _heat_map(
+    axes: Axes, rows: pd.DataFrame, name: str, steps: np.ndarray, shades: Normalize, colours: str
+) -> QuadMesh | None:
     """Parts in the order of the table, the first (nearest to the input) below; returns what a colour bar is made from."""
     parts = list(dict.fromkeys(rows["part"]))
     if not parts or not steps.size:
         say_nothing(axes, "no checkpoint has a spectrum")
         return None
-    values = rows.pivot_table(index="part", columns="step", values=name, dropna=False, aggfunc="first", observed=False)
-    values = values.reindex(index=parts, columns=steps).to_numpy(float)
+    table = rows.pivot_table(index="part", columns="step", values=name, dropna=False, aggfunc="first", observed=False)
+    values = table.reindex(index=parts, columns=steps).to_numpy(float)
     cells = axes.pcolormesh(
         _edges(position(steps)), np.arange(len(parts) + 1), np.ma.masked_invalid(values), norm=shades, cmap=colours
     )
     axes.set_facecolor("#d0d0d0")
     every = -(-len(parts) // _MOST_LABELS)
     labels = ["whole network" if part == "all" else part.partition("/")[2] for part in parts]
-    axes.set_yticks(np.arange(len(parts))[::every] + 0.5, labels=labels[::every], fontsize=8 if len(parts) <= 20 else 6)
+    label_places(axes.yaxis, np.arange(len(parts))[::every] + 0.5, labels[::every])
     axes.tick_params(length=0)
+    axes.tick_params(axis="y", labelsize=8 if len(parts) <= 20 else 6)
     return cells
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from ninscope.report.layout import label_places
 
 
-def position(step):
+def position(step: ArrayLike) -> np.ndarray:
     """Where a step stands on the log axis: log2(step + 1), so that step 0 has a place too."""
     return np.log2(np.asarray(step, dtype=np.float64) + 1)
 
@@ -25,8 +28,12 @@ def count(step: int) -> str:
     return f"{step // 1000}k" if step >= 1000 and step % 1000 == 0 else str(step)
 
 
-def label_steps(axes, steps: Iterable[int], least: float = 0.7) -> None:
+def label_steps(axes: Axes, steps: Iterable[int], least: float = 0.7) -> None:
     """Ticks at these steps, as far as they do not crowd."""
     ticks = thinned(np.array(sorted(steps), dtype=np.int64), least)
-    axes.set_xticks(position(ticks), labels=[count(step) for step in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
+    label_places(axes.xaxis, position(ticks), [count(step) for step in ticks])
+    if len(ticks):
+        low, high = axes.get_xlim()
+        first, last = position(ticks[[0, -1]])
+        if first < low or last > high:  # steps without a value
+            axes.set_xlim(min(low, first), max(high, last))
