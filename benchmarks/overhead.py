@@ -1,43 +1,35 @@
-"""What the pipeline costs beside the analysis: tiny tasks through graph, scheduler and store; a run that has nothing to do."""
+"""What the pipeline costs beside the analysis: tiny jobs through graph, scheduler and store; a run that has nothing to do."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client
-from ninscope_pipeline.stages.inputs import Inputs
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.measures import in_new_process
 from benchmarks.shapes import write_checkpoint
-from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.parameters import Parameters
-from ninscope_pipeline import graph as graphs
 from ninscope_pipeline.execution.dask_cluster import connected, execute
-from ninscope_pipeline.located import Located, Wired
+from ninscope_pipeline.execution.graph import job_graph
 from ninscope_pipeline.outcome import Outcome, attempt
-from ninscope_pipeline.plan import Plan
-from ninscope_pipeline.request.analyses import DEFAULT, SAMPLED, Wanted
-from ninscope_pipeline.stages import network, spectrum
+from ninscope_pipeline.stages.stage import Job
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 WORKERS = 2
 
 
-def store_tiny(root: str, located: Located, parameters: Parameters, key: str) -> Outcome:
-    """In the place of `network.store_network`: an artefact of ten numbers."""
+def store_tiny(root: str, job: Job, needs: Sequence[Outcome]) -> Outcome:
+    """In the place of a stage's work: an artefact of ten numbers, or the same numbers, read and stored again."""
     store = ArtefactStore(RunFolder(root))
-    return attempt(
-        network.STAGE, key, lambda: store.write(network.STAGE, key, Artefact({"values": np.arange(10.0)}, {}))
-    )
 
+    def work() -> None:
+        made = store.read(*job.needs[0]) if job.needs else Artefact({"values": np.arange(10.0)}, {})
+        store.write(job.stage, job.key, made)
 
-def copy_tiny(root: str, built: Outcome, of_network: str, parameters: Parameters, key: str) -> Outcome:
-    """In the place of `spectrum.store_spectrum`: the same numbers, read and stored again."""
-    store = ArtefactStore(RunFolder(root))
-    return attempt(spectrum.STAGE, key, lambda: store.write(spectrum.STAGE, key, store.read(network.STAGE, of_network)))
+    return attempt(job.stage, job.key, work)
 
 
 def nothing(number: int) -> Outcome:
@@ -45,26 +37,23 @@ def nothing(number: int) -> Outcome:
 
 
 def tasks(folder: Path, count: int):
-    """A graph of so many tasks, half of them made from the other half, beside a plain Dask graph of as many that do nothing."""
+    """A graph of so many jobs, half of them made from the other half, beside a plain Dask graph of as many that do nothing."""
     root = folder / "overhead"
     RunFolder(root).create()
-    plan = _plan(count // 2)
-    real = network.store_network, spectrum.store_spectrum
+    keys = [f"{number:032x}" for number in range(count // 2)]
+    jobs = [Job("nin", key, key, None) for key in keys]
+    jobs += [Job("spectra", key, key, None, (("nin", key),)) for key in keys]
     with connected(None, WORKERS) as client:
         client.gather(client.map(np.sqrt, range(100)))
-        network.store_network, spectrum.store_spectrum = store_tiny, copy_tiny
-        try:
-            start = time.perf_counter()
-            outcomes = execute(graphs.checkpoint_graph(plan, str(root)), client, lambda *_: None)
-            ours = (time.perf_counter() - start) / count
-        finally:
-            network.store_network, spectrum.store_spectrum = real
+        start = time.perf_counter()
+        outcomes = execute(job_graph(jobs, str(root), store_tiny), client, lambda *_: None)
+        ours = (time.perf_counter() - start) / count
         assert all(outcome.ok for outcome in outcomes.values())
         plain = _plain(client, count)
-    store, keys = ArtefactStore(RunFolder(root)), list(plan.networks)
+    store = ArtefactStore(RunFolder(root))
     start = time.perf_counter()
-    assert all(store.has(stage, key) for stage in (network.STAGE, spectrum.STAGE) for key in keys)
-    looking = (time.perf_counter() - start) / (2 * len(keys))
+    assert all(store.has(*job.id) for job in jobs)
+    looking = (time.perf_counter() - start) / len(jobs)
     name = f"overhead of a task, {count} tasks, {WORKERS} workers"
     yield name, ours * 1e3, "ms", f"plain Dask {plain * 1e3:.1f} ms", ours / plain
     yield "", ours * 1e3, "ms", "wanted: 10 ms or less", ours / 10e-3
@@ -75,24 +64,6 @@ def _plain(client: Client, count: int) -> float:
     start = time.perf_counter()
     client.gather(client.compute([delayed(nothing, pure=False)(number) for number in range(count)]))
     return (time.perf_counter() - start) / count
-
-
-def _plan(count: int) -> Plan:
-    parameters = Parameters().checked()
-    located = {}
-    for number in range(count):
-        file = FileIdentity("model.safetensors", 10**9, f"{number:064x}", (10**9, number, number))
-        identity = Identity(f"step{number}", number, (file,))
-        key = f"{number:032x}"
-        located[key] = Located(
-            "suite", "model", "/weights", f"step{number}", number, Outcome(), identity, "local",
-            (Wired(parameters.reading.key, "gpt_neox", "a" * 64, 10**9),), 10**9,
-            ((f"/weights/step{number}/model.safetensors", file),),
-        )  # fmt: skip
-    wanted = Wanted(DEFAULT, SAMPLED, parameters)
-    inputs = Inputs((), (), (), (wanted,), None)
-    networks = {key: (one, wanted) for key, one in located.items()}
-    return Plan(inputs, [], networks=networks, spectra={key: (key, wanted) for key in located})
 
 
 def repeat(folder: Path, count: int):
