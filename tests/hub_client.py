@@ -4,7 +4,8 @@ import pytest
 from hub_server import HubServer
 from huggingface_hub import constants
 
-from ninscope.checkpoints import hub_file, retries
+from ninscope.checkpoints.hub import file as hub_file
+from ninscope.checkpoints.hub import retries
 
 HEAD_BYTES = 256
 

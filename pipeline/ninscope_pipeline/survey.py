@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from ninscope.auditing import keep_hashes, look_at
 from ninscope.checkpoints.audit import Seen
+from ninscope.checkpoints.hash_cache import cache_files
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.known import cache_files
 from ninscope.checkpoints.revisions import RevisionPattern, Selection
 from ninscope.checkpoints.source_protocol import Source
 from ninscope.checkpoints.suites import suite_of

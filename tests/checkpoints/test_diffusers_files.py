@@ -11,8 +11,8 @@ from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from safetensors.numpy import load_file, save_file
 
 import ninscope
+from ninscope.checkpoints.formats.index import weight_names
 from ninscope.checkpoints.identity import shape_of
-from ninscope.checkpoints.index_format import weight_names
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope_pipeline.survey_memory import identity_of

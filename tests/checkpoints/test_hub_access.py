@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from test_hub_source import MODEL, SMALL, WEIGHTS, branches, same_spectra, suite  # noqa: F401 (fixtures)
 
 import ninscope
-from ninscope.checkpoints import hub_file
+from ninscope.checkpoints.hub import file as hub_file
 from ninscope.errors import CheckpointError, RequestError
 
 TOKEN = "hf_" + "SecretOfTheOwner" * 2

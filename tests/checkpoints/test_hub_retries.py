@@ -10,8 +10,10 @@ from hub_server import Fault, first
 from test_hub_source import MODEL, SHAPE, SMALL, WEIGHTS, branches, files_of, same_spectra, suite  # noqa: F401 (fixtures)
 
 import ninscope
-from ninscope.checkpoints import hub_file, hub_http, retries
-from ninscope.checkpoints.traffic import counted
+from ninscope.checkpoints.hub import file as hub_file
+from ninscope.checkpoints.hub import http as hub_http
+from ninscope.checkpoints.hub import retries
+from ninscope.checkpoints.hub.traffic import counted
 from ninscope.errors import CheckpointError, RequestError
 
 FAULTS = {

@@ -18,7 +18,7 @@ from suites import (
 )
 
 import ninscope
-from ninscope.checkpoints import hub_file
+from ninscope.checkpoints.hub import file as hub_file
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import OVERFETCH
 from ninscope.exact import bands

@@ -13,7 +13,7 @@ from suites import neox_tensors, safetensors_bytes, with_header, write_checkpoin
 
 import ninscope
 from ninscope.checkpoints import local
-from ninscope.checkpoints.index_format import INDEX_NAME
+from ninscope.checkpoints.formats.index import INDEX_NAME
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, settings_sha256, weight_files
+from ninscope.checkpoints.checkpoint_files import checkpoint_of_files, read_config, settings_sha256, weight_files
+from ninscope.checkpoints.formats.index import ADAPTER_CONFIG, ADAPTER_NAMES, CONFIG_NAME, WEIGHT_NAMES
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.index_format import ADAPTER_CONFIG, ADAPTER_NAMES, CONFIG_NAME, WEIGHT_NAMES
 from ninscope.checkpoints.pipelines import model_folder
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint

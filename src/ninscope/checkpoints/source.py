@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from ninscope.checkpoints.adapted import adapted_source
 from ninscope.checkpoints.local import local_source
+from ninscope.checkpoints.lora.adapted_source import adapted_source
 from ninscope.checkpoints.pipelines import MODEL_FOLDERS
 from ninscope.checkpoints.source_protocol import Source
 from ninscope.errors import RequestError
@@ -39,6 +39,6 @@ def open_source(source: str | Path, base: str | Path | None = None, base_revisio
     named = None if text.startswith((".", "/", "~")) else _REPOSITORY.fullmatch(text)
     if named is None:
         raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name)")
-    from ninscope.checkpoints.hub import hub_source  # the client is slow to import and local work needs none
+    from ninscope.checkpoints.hub.repository import hub_source  # the client is slow to import and local work needs none
 
     return hub_source(named["id"], named["folder"] or "")

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ninscope.checkpoints.formats.index import ADAPTER_NAMES
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.index_format import ADAPTER_NAMES
-from ninscope.checkpoints.merged import merged_checkpoint
+from ninscope.checkpoints.lora.merged import merged_checkpoint
 from ninscope.checkpoints.source_protocol import Source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError

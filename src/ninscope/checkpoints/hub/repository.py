@@ -20,16 +20,16 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, settings_sha256, weight_files
-from ninscope.checkpoints.hub_file import NO_DIGEST, HubFile
-from ninscope.checkpoints.hub_http import Refused, ask_json
+from ninscope.checkpoints.checkpoint_files import checkpoint_of_files, read_config, settings_sha256, weight_files
+from ninscope.checkpoints.formats.index import config_name, weight_names
+from ninscope.checkpoints.hub.file import NO_DIGEST, HubFile
+from ninscope.checkpoints.hub.http import Refused, ask_json
+from ninscope.checkpoints.hub.retries import Passing, persistently
+from ninscope.checkpoints.hub.traffic import current_traffic
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.index_format import config_name, weight_names
 from ninscope.checkpoints.pipelines import model_folder
-from ninscope.checkpoints.retries import Passing, persistently
 from ninscope.checkpoints.steps import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
-from ninscope.checkpoints.traffic import current_traffic
 from ninscope.errors import CheckpointError, NoRepository, RequestError
 
 # Of one checkpoint at a time: rows of a few KB, far apart, are mostly waited for.

@@ -16,8 +16,8 @@ from huggingface_hub import get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from ninscope.checkpoints.retries import Passing
-from ninscope.checkpoints.traffic import Traffic
+from ninscope.checkpoints.hub.retries import Passing
+from ninscope.checkpoints.hub.traffic import Traffic
 from ninscope.errors import one_line
 
 CONNECT_SECONDS = 10.0

@@ -16,9 +16,9 @@ import numpy as np
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 from huggingface_hub.utils import build_hf_headers
 
-from ninscope.checkpoints.hub_http import Refused, ask, read_into, same_place
-from ninscope.checkpoints.retries import Passing, persistently
-from ninscope.checkpoints.traffic import Traffic
+from ninscope.checkpoints.hub.http import Refused, ask, read_into, same_place
+from ninscope.checkpoints.hub.retries import Passing, persistently
+from ninscope.checkpoints.hub.traffic import Traffic
 from ninscope.errors import CheckpointError
 
 HEAD_BYTES = 1 << 16  # what the first request brings: the header of some 500 tensors

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from ninscope.checkpoints.index_format import (
+from ninscope.checkpoints.formats.index import (
     ADAPTER_CONFIG,
     ADAPTER_NAMES,
     MAX_JSON_BYTES,
@@ -13,12 +13,12 @@ from ninscope.checkpoints.index_format import (
     shards_of_index,
     weight_names,
 )
+from ninscope.checkpoints.formats.safetensors import TensorEntry, read_header
+from ninscope.checkpoints.formats.torch_zip import TorchFile, read_directory
+from ninscope.checkpoints.formats.weight_file import WeightFile
 from ninscope.checkpoints.pipelines import MODEL_FOLDERS, PIPELINE_NAME
-from ninscope.checkpoints.safetensors_format import TensorEntry, read_header
 from ninscope.checkpoints.steps import step_of
 from ninscope.checkpoints.tensors import Checkpoint, Tensor
-from ninscope.checkpoints.torch_format import TorchFile, read_directory
-from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 MAX_CONFIG_BYTES = 10_000_000

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ninscope.checkpoints.safetensors_format import MAX_DIMENSIONS
+from ninscope.checkpoints.formats.safetensors import MAX_DIMENSIONS
 from ninscope.errors import CheckpointError
 
 # A tensor takes about 30 steps of a pickle, two or four of them calls: enough for some 30,000 tensors.

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ninscope.checkpoints.index_format import ADAPTER_CONFIG
+from ninscope.checkpoints.formats.index import ADAPTER_CONFIG
+from ninscope.checkpoints.formats.safetensors import TensorEntry
+from ninscope.checkpoints.formats.weight_file import WeightFile
 from ninscope.checkpoints.kernels import add_low_rank
-from ninscope.checkpoints.lora import Adapter, Factors, adapter_of
-from ninscope.checkpoints.safetensors_format import TensorEntry
+from ninscope.checkpoints.lora.adapter import Adapter, Factors, adapter_of
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float, as_stored
-from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 _KEPT = 16  # modules whose A and B are kept: bands of a tensor are read one after the other, by several threads

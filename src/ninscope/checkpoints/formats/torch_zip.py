@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ninscope.checkpoints.safetensors_format import ITEM_BYTES, TensorEntry
-from ninscope.checkpoints.torch_pickle import TensorNote, state_dict
-from ninscope.checkpoints.weight_file import WeightFile
+from ninscope.checkpoints.formats.safetensors import ITEM_BYTES, TensorEntry
+from ninscope.checkpoints.formats.torch_pickle import TensorNote, state_dict
+from ninscope.checkpoints.formats.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 16_000_000
