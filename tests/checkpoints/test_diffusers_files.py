@@ -11,7 +11,7 @@ from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from safetensors.numpy import load_file, save_file
 
 import ninscope
-from ninscope.checkpoints.formats.index import weight_names
+from ninscope.checkpoints.file_names import weight_names
 from ninscope.checkpoints.identity import shape_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
@@ -125,7 +125,8 @@ class TestWeightFiles:
     def test_no_weights(self, folder):
         (folder / SINGLE).unlink()
         with pytest.raises(
-            CheckpointError, match=rf"no model\.safetensors .* or {NAME}\.safetensors; the weights are absent"
+            CheckpointError,
+            match=rf"no model\.safetensors and .* nor {NAME}\.safetensors or .*; the weights are absent",
         ):
             alpha0(folder)
 

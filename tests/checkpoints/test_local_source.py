@@ -13,10 +13,11 @@ from suites import neox_tensors, safetensors_bytes, with_header, write_checkpoin
 
 import ninscope
 from ninscope.checkpoints import local
-from ninscope.checkpoints.formats.index import INDEX_NAME
+from ninscope.checkpoints.file_names import WEIGHT_NAMES
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 
+INDEX_NAME = WEIGHT_NAMES[0][1]
 SHAPE = {"blocks": 2, "width": 16, "heads": 2}
 SMALL = {"nodes_per_layer": 16, "samples": 2}
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"

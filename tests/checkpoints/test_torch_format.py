@@ -14,8 +14,8 @@ from suites import neox_config, neox_tensors, write_checkpoint
 
 import ninscope
 from ninscope.checkpoints.formats import torch_pickle
-from ninscope.checkpoints.formats.safetensors import ITEM_BYTES
 from ninscope.checkpoints.formats.torch_zip import TorchFile, read_directory
+from ninscope.checkpoints.formats.weight_file import ITEM_BYTES
 from ninscope.errors import CheckpointError, one_line
 
 torch = pytest.importorskip("torch")

@@ -1,4 +1,6 @@
-"""Which revisions of a source are meant, and their steps: name patterns, lists and ranges of steps, log-spaced subsets."""
+"""Revisions of a source: the training steps that their names state (step1000, stage1-step1000-tokens5B, global_step1000,
+checkpoint-1000), and which of them are meant: name patterns, lists and ranges of steps, log-spaced subsets.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,10 +8,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ninscope.checkpoints.steps import step_of
 from ninscope.errors import RequestError
 
+# "step" must not be the tail of another word (footstep12); a separator may stand between word and number.
+_STEP = re.compile(r"(?:^|[^a-z0-9])(?:global_?)?step[-_=]?(\d{1,15})(?!\d)", re.IGNORECASE)
+_TRAINER = re.compile(r"^checkpoint-(\d{1,15})$", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+def step_of(revision: str) -> int | None:
+    """The training step that a revision name states, or None when it states none."""
+    found = _STEP.search(revision) or _TRAINER.match(revision)
+    return int(found.group(1)) if found else None
+
+
+def in_step_order(revisions: Iterable[str]) -> list[str]:
+    """Revision names sorted by step, then by name; names without a step come last."""
+    return sorted(revisions, key=lambda name: ((step := step_of(name)) is None, step or 0, name))
 
 
 @dataclass(frozen=True)
@@ -21,7 +36,7 @@ class RevisionPattern:
 
     text: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.text.count("{step}") != 1:
             raise RequestError(f"the pattern {self.text!r} needs {{step}} in it, once: step{{step}}")
 
@@ -39,7 +54,7 @@ class RevisionPattern:
 
 
 @dataclass(frozen=True)
-class Selection:
+class RevisionSelection:
     """Some of a source's revisions. pattern: of their names, by default whatever states a step.
 
     steps: these alone, and one that is absent is named all the same, so that it is reported. start, stop: none before, none

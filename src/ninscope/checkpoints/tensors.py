@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ninscope.checkpoints.finite import first_nonfinite
-from ninscope.checkpoints.formats.safetensors import TensorEntry
-from ninscope.checkpoints.formats.weight_file import WeightFile
+from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
 from ninscope.checkpoints.read_ahead import ByteRanges
 from ninscope.errors import CheckpointError
 

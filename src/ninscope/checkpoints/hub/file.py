@@ -14,9 +14,9 @@ from operator import itemgetter
 
 import numpy as np
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it lists no exports
 
-from ninscope.checkpoints.hub.http import Refused, ask, read_into, same_place
+from ninscope.checkpoints.hub.http import Refused, Response, ask, read_into, same_place
 from ninscope.checkpoints.hub.retries import Passing, persistently
 from ninscope.checkpoints.hub.traffic import Traffic
 from ninscope.errors import CheckpointError
@@ -83,14 +83,14 @@ class HubFile:
         """The first bytes of the file, fetched once."""
         with self._heading:
             if self._head is None:
-                content = memoryview(np.empty(self._ahead, np.uint8))
+                content = np.empty(self._ahead, np.uint8).data
                 self._fetch(0, content)
                 self._head = content
             return self._head
 
     def _start(self, span: Span) -> Callable[[], memoryview]:
         start, stop = span
-        content = memoryview(np.empty(stop - start, np.uint8))
+        content = np.empty(stop - start, np.uint8).data
         cuts = range(0, len(content), PIECE_BYTES)
         futures = [self._pool.submit(self._fetch, start + cut, content[cut : cut + PIECE_BYTES]) for cut in cuts]
 
@@ -113,7 +113,7 @@ class HubFile:
         number = bisect_right(spans, beyond, key=itemgetter(0)) - 1
         first = spans[number][0]
         rest = pieces[number][beyond - first : stop - first]
-        return memoryview(np.concatenate([np.asarray(within), np.asarray(rest)])) if len(within) else rest
+        return np.concatenate([np.asarray(within), np.asarray(rest)]).data if len(within) else rest
 
     def _fetch(self, start: int, content: memoryview) -> None:
         """Fill `content` from the file's byte `start` on. Raises CheckpointError."""
@@ -153,7 +153,7 @@ class HubFile:
         if whole and not _is_digest_of(self._digest, content):
             raise Passing("its bytes are not those whose hash the Hub states", "corrupt")
 
-    def _ask(self, headers: Mapping[str, str]):
+    def _ask(self, headers: Mapping[str, str]) -> Response:
         """The answer of wherever the bytes are. A place that the Hub once sent us to is asked directly while it lasts."""
         for left in reversed(range(_RESOLVED_AGAIN + 1)):
             target = self._target

@@ -18,17 +18,22 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it lists no exports
 
-from ninscope.checkpoints.checkpoint_files import checkpoint_of_files, read_config, settings_sha256, weight_files
-from ninscope.checkpoints.formats.index import config_name, weight_names
+from ninscope.checkpoints.checkpoint_files import (
+    ReadFile,
+    checkpoint_of_files,
+    read_config,
+    settings_sha256,
+    weight_files,
+)
+from ninscope.checkpoints.file_names import config_name, model_folder, weight_names
 from ninscope.checkpoints.hub.file import NO_DIGEST, HubFile
 from ninscope.checkpoints.hub.http import Refused, ask_json
 from ninscope.checkpoints.hub.retries import Passing, persistently
 from ninscope.checkpoints.hub.traffic import current_traffic
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.pipelines import model_folder
-from ninscope.checkpoints.steps import in_step_order, step_of
+from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, NoRepository, RequestError
 
@@ -196,7 +201,7 @@ class HubSource:
         size, digest = listing.sizes[name], listing.digests[name]
         return HubFile(url, f"{revision}/{name}", size, digest, pool, self._traffic, ahead)
 
-    def _reader(self, revision: str, listing: "_Listing"):
+    def _reader(self, revision: str, listing: "_Listing") -> ReadFile:
         def read(name: str, limit: int) -> bytes:
             size, digest = listing.sizes[name], listing.digests[name]
             if size > limit:
@@ -224,7 +229,7 @@ def _commits_of(told: dict) -> dict[str, str]:
 class _Listing:
     """Files of one folder ("" is the top) at one commit: size and digest by name."""
 
-    commit: str
+    commit: str | None
     sizes: dict[str, int]
     digests: dict[str, str]
     folder: str = ""

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ninscope.checkpoints.formats.index import ADAPTER_CONFIG
-from ninscope.checkpoints.formats.safetensors import TensorEntry
-from ninscope.checkpoints.formats.weight_file import WeightFile
+from ninscope.checkpoints.file_names import ADAPTER_CONFIG
+from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
 from ninscope.checkpoints.kernels import add_low_rank
 from ninscope.checkpoints.lora.adapter import Adapter, Factors, adapter_of
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float, as_stored
@@ -90,7 +89,7 @@ class MergedFile:
                 f"tensor {update.entry.name} holds several matrices, which no lora_A and lora_B are merged into",
             )
         left, right = self._factors_of(update)
-        return memoryview(update.added(np.frombuffer(piece, np.uint8), first, left, right))
+        return update.added(np.frombuffer(piece, np.uint8), first, left, right).data
 
     def _factors_of(self, update: Update) -> tuple[np.ndarray, np.ndarray]:
         name = update.entry.name
@@ -120,20 +119,30 @@ def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
         raise CheckpointError(
             "unsupported", f"{base.revision}: the base is an adapter itself; name the model that both belong to"
         )
-    found = adapter_of(adapter.config[ADAPTER_CONFIG], adapter.tensors)
-    found.check_mergeable()
-    tensors = dict(base.tensors)
-    for name, tensor in found.whole.items():
-        in_base = _name_in(base.tensors, name)
-        if in_base is None:  # a new head
-            tensors[name] = replace(tensor, entry=replace(tensor.entry, name=name))
-            continue
-        of_base = base.tensors[in_base]
-        if of_base.shape != tensor.shape:
-            raise _other_shape(of_base, tensor.shape, tensor.name)
-        tensors[of_base.name] = replace(tensor, entry=replace(tensor.entry, name=of_base.name))
+    update = adapter_of(adapter.config[ADAPTER_CONFIG], adapter.tensors)
+    update.check_mergeable()
+    tensors = {**base.tensors, **_replaced(update.whole, base.tensors)}
+    files = {id(tensor.file): tensor.file for tensor in base.tensors.values()}
+    merged = {key: MergedFile(files[key], updates) for key, updates in _updates_by_file(update, base).items()}
+    tensors = {name: replace(tensor, file=merged.get(id(tensor.file), tensor.file)) for name, tensor in tensors.items()}
+    return replace(adapter, config=base.config, tensors=tensors)
+
+
+def _replaced(whole: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that take the place of the base's, by the base's names; new ones (a head) by their own. Raises CheckpointError."""
+    replaced = {}
+    for name, tensor in whole.items():
+        in_base = _name_in(base, name)
+        if in_base is not None and base[in_base].shape != tensor.shape:
+            raise _other_shape(base[in_base], tensor.shape, tensor.name)
+        replaced[in_base or name] = replace(tensor, entry=replace(tensor.entry, name=in_base or name))
+    return replaced
+
+
+def _updates_by_file(adapter: Adapter, base: Checkpoint) -> dict[int, list[Update]]:
+    """The updates of each file of the base, by its id. Raises CheckpointError (corrupt, unsupported)."""
     by_file: dict[int, list[Update]] = defaultdict(list)
-    for factors in found.factors.values():
+    for factors in adapter.factors.values():
         in_base = _name_in(base.tensors, f"{factors.module}.weight")
         if in_base is None:
             raise CheckpointError(
@@ -145,14 +154,8 @@ def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
             raise CheckpointError(
                 "unsupported", f"tensor {of_base.name} is that of two adapted modules; merge it with peft"
             )
-        by_file[id(of_base.file)].append(_update(found, factors, of_base))
-    files: dict[int, MergedFile] = {}
-    for name, tensor in tensors.items():
-        if id(tensor.file) in by_file:
-            place = id(tensor.file)
-            files.setdefault(place, MergedFile(tensor.file, by_file[place]))
-            tensors[name] = replace(tensor, file=files[place])
-    return replace(adapter, config=base.config, tensors=tensors)
+        by_file[id(of_base.file)].append(_update(adapter, factors, of_base))
+    return dict(by_file)
 
 
 def _update(adapter: Adapter, factors: Factors, of_base: Tensor) -> Update:
@@ -183,7 +186,7 @@ def _name_in(base: Mapping[str, Tensor], name: str) -> str | None:
     shorter = [".".join(parts[n:]) for n in range(1, len(parts) - 1) if ".".join(parts[n:]) in base]
     if len(longer) > 1:
         raise CheckpointError("corrupt", f"tensor {name} of the adapter may be {longer[0]} or {longer[1]} of the base")
-    return (longer or shorter or [None])[0]
+    return next(iter(longer or shorter), None)
 
 
 def _other_shape(of_base: Tensor, shape: tuple[int, ...], of: str) -> CheckpointError:
