@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -143,6 +144,23 @@ class HubServer(ThreadingHTTPServer):
         tokens: Mapping[str, str] | None = None,
         gated: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        self.connections: list[socket.socket] = []
+        self.stopping = threading.Event()  # so that a stalled answer does not outlive the test
+        self.serve(repositories, redirect_lfs, latency, tokens, gated)
+
+    def serve(
+        self,
+        repositories: Mapping[str, Mapping[str, Files]],
+        redirect_lfs: bool | HubServer = False,
+        latency: float = 0.0,
+        tokens: Mapping[str, str] | None = None,
+        gated: Mapping[str, str] | None = None,
+    ) -> HubServer:
+        """Forget all that was served and seen before, and serve this, at the same endpoint: one server for many tests."""
+        self.stopping.set()
+        self.stopping = threading.Event()
         self.requests: list[Request] = []
         self.faults: list[FaultHook] = []  # asked in order before each answer; the first fault is applied
         self.commits: dict[str, dict[str, _Snapshot]] = {repo: {} for repo in repositories}
@@ -150,12 +168,9 @@ class HubServer(ThreadingHTTPServer):
         for repo, branches in repositories.items():
             for branch, files in branches.items():
                 self.push(repo, branch, files)
-        self.stopping = threading.Event()  # so that a stalled answer does not outlive the test
-        self.connections: list[socket.socket] = []
         self.storage = self if redirect_lfs is True else redirect_lfs or None
         self.latency, self.tokens, self.gated = latency, tokens or {}, gated or {}
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        return self
 
     def __enter__(self) -> HubServer:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -187,6 +202,12 @@ class HubServer(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # clients that hang up are part of the tests
             super().handle_error(request, client_address)
+
+
+@cache
+def shared_server() -> HubServer:
+    """The server of every test of this process that needs no other; its threads end with the process."""
+    return HubServer({}).__enter__()
 
 
 def _error(status: int, message: str, code: str = "", sha: str = "") -> _Answer:

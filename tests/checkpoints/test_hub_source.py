@@ -31,9 +31,10 @@ SMALL = {"nodes_per_layer": 24, "samples": 2}
 FEW = {"nodes_per_layer": 4, "samples": 1}
 
 
-@pytest.fixture
-def suite(tmp_path):
-    return write_suite(tmp_path / "tiny", [0, 1, 10], **SHAPE)
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory):
+    """Not to be changed: all tests share it."""
+    return write_suite(tmp_path_factory.mktemp("suite") / "tiny", [0, 1, 10], **SHAPE)
 
 
 def branches(suite: Path) -> dict[str, Path]:
@@ -51,6 +52,16 @@ def same_spectra(left, right):
     assert len(left.samples) == len(right.samples)
     for name in ("q", "tau", "alpha", "f", "r2", "alpha0", "width", "nodes", "edges"):
         assert np.asarray(getattr(left, name)).tobytes() == np.asarray(getattr(right, name)).tobytes(), name
+
+
+def weights_of(checkpoint, wanted: tuple[int, ...] = (0, 9, 30)) -> dict[str, bytes]:
+    """Rows of every tensor that the network is made of, bit for bit: what any measurement is made of."""
+    weights = {}
+    for name in used_names(checkpoint.tensors):
+        values, position = checkpoint.tensors[name].rows(np.array(wanted))
+        weights[name] = values[position].tobytes()
+    assert weights
+    return weights
 
 
 def ranges_of(server, revision: str, name: str = WEIGHTS) -> list[tuple[int, int]]:
