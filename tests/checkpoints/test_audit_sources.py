@@ -322,8 +322,8 @@ class TestOnDisk:
 
     def test_measuring_hashes_only_what_may_be_equal(self, suite, hashed, cache):
         shutil.copytree(suite / "step8", suite / "step9")
-        rows = ninscope.measure_all(str(suite))
-        assert [row.status for row in rows] == ["ok", "ok", "duplicate", "duplicate"]
+        found, _ = siblings(open_source(suite))
+        assert [finding.status for finding in found.values()] == ["ok", "ok", "duplicate", "duplicate"]
         assert sorted(hashed) == ["step8", "step9"]
         assert not cache.exists()
 

@@ -262,11 +262,11 @@ class TestBytes:
 
     def test_metadata_requests_do_not_grow_with_the_ranges(self, serve, tmp_path):
         """A range costs one request; what is asked about the file beside that is a handful for each revision."""
-        folder = write_checkpoint(tmp_path / "step1", neox_tensors(2, 512, 4, seed=0, intermediate=512))
+        folder = write_checkpoint(tmp_path / "step1", neox_tensors(1, 512, 4, seed=0, intermediate=512))
         hub = serve({MODEL: {"step1": folder}})
-        ninscope.measure(MODEL, "step1", nodes_per_layer=16, samples=4)
+        ninscope.measure(MODEL, "step1", nodes_per_layer=16, samples=2)
         files = [r for r in hub.requests if r.is_file]
-        assert len(files) > 100
+        assert len(files) > 50
         assert len(hub.requests) - len(files) < 20
 
     def test_only_headers_are_read_on_opening(self, hub, suite):
