@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from suites import neox_tensors, safetensors_bytes, with_header, write_checkpoin
 import ninscope
 from ninscope.checkpoints import local
 from ninscope.checkpoints.file_names import WEIGHT_NAMES
+from ninscope.checkpoints.formats import safetensors
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 
@@ -343,6 +346,34 @@ class TestDamages:
         before = ninscope.measure(str(suite), "step1", **SMALL)
         rewritten(lambda array: np.full_like(array, np.nan), name)(suite / "step1")
         assert ninscope.measure(str(suite), "step1", **SMALL).alpha0 == before.alpha0
+
+
+def test_what_others_need_is_not_imported(suite):
+    """A local checkpoint of safetensors is found, hashed and opened without the Hub's client, and without other formats."""
+    code = (
+        "import sys\nfrom ninscope.checkpoints.source import open_source\n"
+        f"source = open_source({str(suite)!r})\nsource.open('step1', source.identify('step1'))\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = ("huggingface_hub", "tenacity", "httpx", "requests", "torch", "safetensors", "pandas", "ninscope.checkpoints.hub",
+             "ninscope.checkpoints.lora", "ninscope.checkpoints.formats.torch_zip")  # fmt: skip
+    modules = done.stdout.split()
+    assert "ninscope.checkpoints.formats.safetensors" in modules
+    assert not [module for module in modules if module.startswith(heavy)]
+
+
+def test_revisions_of_one_shape_parse_one_header(suite, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(
+        safetensors.json, "loads", lambda raw, **kw: parsed.append(raw) or json.JSONDecoder(**kw).decode(raw)
+    )
+    safetensors._parsed.cache_clear()
+    source = open_source(suite)
+    opened = [source.open(name) for name in source.revisions()]
+    assert sum('"data_offsets"' in raw for raw in parsed) == 1
+    opened[0].tensors.clear()
+    assert len(source.open("step0").tensors) == len(opened[1].tensors) > 0
 
 
 class TestIdentity:

@@ -104,8 +104,8 @@ class TestSelections:
     @pytest.mark.parametrize(
         ("given", "match"),
         [
-            ({"start": 4000}, r"none of 9 revisions is of the steps asked for \(step0\.\.step3000\)"),
-            ({"start": 5, "stop": 7}, r"none of 9 revisions"),
+            ({"start": 4000}, r"none of the 9 revisions \(step0\.\.step3000\) has one of the selected steps"),
+            ({"start": 5, "stop": 7}, r"none of the 9 revisions"),
             ({"pattern": RevisionPattern("it{step}")}, r"states the pattern 'it\{step\}'; there are step0, step1, step2 \.\.\."),
         ],
     )  # fmt: skip

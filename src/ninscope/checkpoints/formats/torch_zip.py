@@ -134,7 +134,9 @@ def _apart(storages: dict[str, Storage], read: Read, size: int, complaint: Compl
 
 def _overlap(storages: Iterable[Storage]) -> bool:
     ordered = sorted(storages, key=lambda storage: (storage.header, storage.start))
-    return any(one.start + one.bytes > other.header or one.start >= other.start for one, other in pairwise(ordered))
+    return any(
+        before.start + before.bytes > after.header or before.start >= after.start for before, after in pairwise(ordered)
+    )
 
 
 def data_start(header: bytes | memoryview, storage: Storage, where: str) -> int:
@@ -148,11 +150,11 @@ def data_start(header: bytes | memoryview, storage: Storage, where: str) -> int:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """What is asked of a file for some ranges: for each its storage, where it should be, and how much of a local header comes
     before it; then the storages whose headers come alone; and all of it as spans."""
 
-    places: list[int]
+    numbers: list[int]
     wanted: list[tuple[int, int]]
     leads: list[int]
     alone: list[int]
@@ -175,47 +177,51 @@ class TorchFile:
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """The bytes at predicted places [start, stop), each within one storage. Raises CheckpointError."""
-        asked = self._asked(ranges)
-        return self._found(asked, ranges, self._file.read_ranges(asked.spans))
+        request = self._requested(ranges)
+        return self._pieces(request, ranges, self._file.read_ranges(request.spans))
 
     def start_ranges(self, ranges: Sequence[tuple[int, int]]) -> Callable[[], list[memoryview]]:
-        asked = self._asked(ranges)
-        read = self._file.start_ranges(asked.spans)
-        return lambda: self._found(asked, ranges, read())
+        request = self._requested(ranges)
+        read = self._file.start_ranges(request.spans)
+        return lambda: self._pieces(request, ranges, read())
 
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        return self._file.spans(self._asked(ranges).spans)
+        return self._file.spans(self._requested(ranges).spans)
 
-    def _asked(self, ranges: Sequence[tuple[int, int]]) -> "_Asked":
-        places = [bisect_right(self._predicted, start) - 1 for start, _ in ranges]
-        wanted = [self._moved(at, span) for at, span in zip(places, ranges, strict=True)]
-        unknown = set(places) - self._real.keys()
+    def _requested(self, ranges: Sequence[tuple[int, int]]) -> "_Request":
+        numbers = [bisect_right(self._predicted, start) - 1 for start, _ in ranges]
+        wanted = [self._moved(at, span) for at, span in zip(numbers, ranges, strict=True)]
+        unknown = set(numbers) - self._real.keys()
         # A header that stands just before what is wanted of its storage comes in the same request.
         leads = [0] * len(ranges)
-        for number, (at, (start, _)) in enumerate(zip(places, wanted, strict=True)):
+        for number, (at, (start, _)) in enumerate(zip(numbers, wanted, strict=True)):
             if at in unknown and start - self._storages[at].header <= SMALL_GAP_BYTES:
                 leads[number] = start - self._storages[at].header
                 unknown.discard(at)
         alone = sorted(unknown)
         spans = [(start - lead, stop) for (start, stop), lead in zip(wanted, leads, strict=True)]
         spans += [(self._storages[at].header, self._storages[at].header + LOCAL_HEADER_BYTES) for at in alone]
-        return _Asked(places, wanted, leads, alone, spans)
+        return _Request(numbers, wanted, leads, alone, spans)
 
-    def _found(self, asked: "_Asked", ranges: Sequence[tuple[int, int]], pieces: list[memoryview]) -> list[memoryview]:
-        for at, header in zip(asked.alone, pieces[len(ranges) :], strict=True):
+    def _pieces(
+        self, request: "_Request", ranges: Sequence[tuple[int, int]], pieces: list[memoryview]
+    ) -> list[memoryview]:
+        for at, header in zip(request.alone, pieces[len(ranges) :], strict=True):
             self._learn(at, header)
-        found = []
-        for at, piece, lead in zip(asked.places, pieces, asked.leads, strict=False):
+        requested = []
+        for at, piece, lead in zip(request.numbers, pieces, request.leads, strict=False):
             if lead:
                 self._learn(at, piece)
-            found.append(piece[lead:])
-        moved = [self._moved(at, span) for at, span in zip(asked.places, ranges, strict=True)]
-        again = [number for number, (one, other) in enumerate(zip(asked.wanted, moved, strict=True)) if one != other]
+            requested.append(piece[lead:])
+        moved = [self._moved(at, span) for at, span in zip(request.numbers, ranges, strict=True)]
+        again = [
+            number for number, (before, after) in enumerate(zip(request.wanted, moved, strict=True)) if before != after
+        ]
         for number, piece in zip(
             again, self._file.read_ranges([moved[n] for n in again]) if again else (), strict=True
         ):
-            found[number] = piece
-        return found
+            requested[number] = piece
+        return requested
 
     def _learn(self, at: int, header: memoryview) -> None:
         """Where a storage's bytes begin. Raises CheckpointError where its local header makes no sense."""

@@ -130,9 +130,9 @@ def _chunks(response: Response, most: int, seconds: float, traffic: Traffic) -> 
         raise Passing(_plain(str(error)) or type(error).__name__) from None
 
 
-def same_place(one: str, other: str) -> bool:
+def same_place(url: str, other: str) -> bool:
     """Whether two URLs are of one host, port and scheme: what is sent to the first may be sent to the second."""
-    return urlsplit(one)[:2] == urlsplit(other)[:2]
+    return urlsplit(url)[:2] == urlsplit(other)[:2]
 
 
 def _fault(response: Response) -> Passing | Refused:
@@ -145,9 +145,9 @@ def _fault(response: Response) -> Passing | Refused:
     if code == 416:
         return Passing(f"the server has fewer bytes than the Hub states ({reason})", "corrupt")
     try:  # the Hub's headers tell which error it is; a body, of any length, is not read for it
-        told = {name: value for name, value in headers.items() if name.startswith("x-")}
+        stated = {name: value for name, value in headers.items() if name.startswith("x-")}
         made: Any = type(response)
-        hf_raise_for_status(made(code, headers=told, request=response.request))
+        hf_raise_for_status(made(code, headers=stated, request=response.request))
     except HfHubHTTPError as error:
         return Refused(reason, code, error)
     return Passing(reason)  # neither content nor an error
@@ -155,13 +155,13 @@ def _fault(response: Response) -> Passing | Refused:
 
 def _asked_to_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds, by Retry-After (a number, or a date) or the Hub's own RateLimit header."""
-    asked = headers.get("retry-after", "").strip()
-    if asked.isdecimal():
-        return float(asked[:9])
-    if asked:
+    wait = headers.get("retry-after", "").strip()
+    if wait.isdecimal():
+        return float(wait[:9])
+    if wait:
         try:
             now = parsedate_to_datetime(headers["date"]).timestamp() if "date" in headers else time.time()
-            return max(parsedate_to_datetime(asked).timestamp() - now, 0.0)
+            return max(parsedate_to_datetime(wait).timestamp() - now, 0.0)
         except (ValueError, TypeError, OverflowError):
             return None
     spent = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit", ""))

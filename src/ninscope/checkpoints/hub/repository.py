@@ -99,7 +99,7 @@ class HubSource:
         if self._commits is not None:
             return self._commits
         try:
-            commits = self._told("refs", _commits_of)
+            commits = self._answered("refs", _commits_of)
         except (Passing, Refused) as fault:
             if isinstance(fault, Refused) and _no_access(fault):
                 raise _no_repository(self.repository) from None
@@ -162,8 +162,8 @@ class HubSource:
 
     def _fetch_listing(self, revision: str) -> "_Listing":
         try:
-            return self._told(
-                f"revision/{quote(revision, safe='')}?blobs=True", lambda told: _listing_of(told, self._subfolder)
+            return self._answered(
+                f"revision/{quote(revision, safe='')}?blobs=True", lambda answer: _listing_of(answer, self._subfolder)
             )
         except Passing as fault:
             reason = fault.reason
@@ -181,13 +181,13 @@ class HubSource:
             "missing", f"{revision}: {self.repository} cannot be asked ({reason}); run again", passing=True
         )
 
-    def _told(self, path: str, read: Callable[[dict], Answer]) -> Answer:
+    def _answered(self, path: str, read: Callable[[dict], Answer]) -> Answer:
         """What `read` makes of the Hub's answer about this repository. Raises Passing, Refused."""
 
         def once() -> Answer:
-            told = ask_json(f"{self._endpoint}/api/models/{self.repository}/{path}", self._traffic)
+            answer = ask_json(f"{self._endpoint}/api/models/{self.repository}/{path}", self._traffic)
             try:
-                return read(told)
+                return read(answer)
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
                 raise Passing("its answer is not the Hub's") from None
 
@@ -217,12 +217,12 @@ class HubSource:
         return read
 
 
-def _commits_of(told: dict) -> dict[str, str]:
+def _commits_of(answer: dict) -> dict[str, str]:
     """Commit by branch. Raises what a senseless answer makes of itself."""
-    found = {str(branch["name"]): str(branch["targetCommit"]) for branch in told["branches"]}
-    if not all(name.isprintable() for name in found):
+    commits = {str(branch["name"]): str(branch["targetCommit"]) for branch in answer["branches"]}
+    if not all(name.isprintable() for name in commits):
         raise ValueError("a branch that git would not allow")
-    return found
+    return commits
 
 
 @dataclass(frozen=True)
@@ -249,12 +249,12 @@ def _listing_in(identity: Identity) -> _Listing:
     )
 
 
-def _listing_of(told: dict, subfolder: str) -> _Listing:
+def _listing_of(answer: dict, subfolder: str) -> _Listing:
     """The files in a folder of the repository: the named one, or that of a pipeline's model, or the top.
 
     Raises what a senseless answer makes of itself.
     """
-    paths = {str(file["rfilename"]): file for file in told["siblings"]}
+    paths = {str(file["rfilename"]): file for file in answer["siblings"]}
     folder = subfolder or model_folder(paths.__contains__)
     start = f"{folder}/" if folder else ""
     files = {path.removeprefix(start): file for path, file in paths.items() if path.startswith(start)}
@@ -267,10 +267,10 @@ def _listing_of(told: dict, subfolder: str) -> _Listing:
         if file.get("lfs")
         else f"git-{file['blobId']}"
         if file.get("blobId")
-        else f"{NO_DIGEST}{told['sha']}-{start}{name}"
+        else f"{NO_DIGEST}{answer['sha']}-{start}{name}"
         for name, file in files.items()
     }
-    return _Listing(str(told["sha"]), sizes, digests, folder)
+    return _Listing(str(answer["sha"]), sizes, digests, folder)
 
 
 def hub_source(repository: str, subfolder: str = "") -> HubSource:

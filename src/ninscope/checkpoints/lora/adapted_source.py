@@ -47,7 +47,7 @@ class AdaptedSource:
     def identify(
         self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
     ) -> Identity:
-        """Of the adapter's weights, few and always hashed whole, its settings and the base. Raises CheckpointError."""
+        """What the adapter's weights (few, and always hashed whole), its settings and the base are. Raises CheckpointError."""
         own = self.adapters.identify(revision, known)
         if own.settings_sha256 is None:
             raise CheckpointError(

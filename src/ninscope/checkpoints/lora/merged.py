@@ -70,18 +70,18 @@ class MergedFile:
         return lambda: self._merged(ranges, read())
 
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Of the base; what is fetched of the adapter is a small part of it."""
+        """The spans of the base; what is fetched of the adapter is a small part of them."""
         return self._file.spans(ranges)
 
     def _merged(self, ranges: Sequence[tuple[int, int]], pieces: Sequence[memoryview]) -> list[memoryview]:
-        return [self._one(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]
+        return [self._merge(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]
 
-    def _one(self, start: int, stop: int, piece: memoryview) -> memoryview:
+    def _merge(self, start: int, stop: int, piece: memoryview) -> memoryview:
         """Tensors are read in whole rows, one at a time."""
-        place = bisect_right(self._starts, start) - 1
-        if place < 0 or start >= self._updates[place].entry.stop or start == stop:
+        number = bisect_right(self._starts, start) - 1
+        if number < 0 or start >= self._updates[number].entry.stop or start == stop:
             return piece
-        update = self._updates[place]
+        update = self._updates[number]
         first, beside = divmod(start - update.entry.start, update.row_bytes)
         if beside or (stop - start) % update.row_bytes or stop > update.entry.stop:
             raise CheckpointError(
@@ -97,12 +97,12 @@ class MergedFile:
             if name in self._kept:
                 self._kept.move_to_end(name)
                 return self._kept[name]
-        found = update.read()
+        factors = update.read()
         with self._lock:
-            self._kept[name] = found
+            self._kept[name] = factors
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        return found
+        return factors
 
 
 def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
@@ -149,29 +149,29 @@ def _updates_by_file(adapter: Adapter, base: Checkpoint) -> dict[int, list[Updat
                 "corrupt",
                 f"tensor {factors.module}.weight, which the adapter changes, is not in the base; name that it was trained on",
             )
-        of_base = base.tensors[in_base]
-        if any(update.entry.start == of_base.entry.start for update in by_file[id(of_base.file)]):
+        weight = base.tensors[in_base]
+        if any(update.entry.start == weight.entry.start for update in by_file[id(weight.file)]):
             raise CheckpointError(
-                "unsupported", f"tensor {of_base.name} is that of two adapted modules; merge it with peft"
+                "unsupported", f"tensor {weight.name} is that of two adapted modules; merge it with peft"
             )
-        by_file[id(of_base.file)].append(_update(adapter, factors, of_base))
+        by_file[id(weight.file)].append(_update(adapter, factors, weight))
     return dict(by_file)
 
 
-def _update(adapter: Adapter, factors: Factors, of_base: Tensor) -> Update:
+def _update(adapter: Adapter, factors: Factors, weight: Tensor) -> Update:
     """Raises CheckpointError."""
-    if of_base.dtype not in STORED_TYPES:
+    if weight.dtype not in STORED_TYPES:
         raise CheckpointError(
             "unsupported",
-            f"tensor {of_base.name} of the base is of type {of_base.dtype}; name the base whose weights are F16, BF16, F32 or F64",
+            f"tensor {weight.name} of the base is of type {weight.dtype}; name the base whose weights are F16, BF16, F32 or F64",
         )
     straight = (factors.b.shape[0], *factors.a.shape[1:])
     turned = straight[::-1] if len(straight) == 2 else straight
-    if of_base.shape not in (straight, turned):
-        raise _other_shape(of_base, straight, f"lora_B and lora_A of {factors.module}")
+    if weight.shape not in (straight, turned):
+        raise _other_shape(weight, straight, f"lora_B and lora_A of {factors.module}")
     # Only of a square one it cannot be seen.
-    is_turned = of_base.shape != straight if straight != turned else bool(adapter.config.get("fan_in_fan_out"))
-    return Update(of_base.entry, factors, adapter.scale(factors), is_turned and len(straight) == 2)
+    is_turned = weight.shape != straight if straight != turned else bool(adapter.config.get("fan_in_fan_out"))
+    return Update(weight.entry, factors, adapter.scale(factors), is_turned and len(straight) == 2)
 
 
 def _name_in(base: Mapping[str, Tensor], name: str) -> str | None:
@@ -189,10 +189,10 @@ def _name_in(base: Mapping[str, Tensor], name: str) -> str | None:
     return next(iter(longer or shorter), None)
 
 
-def _other_shape(of_base: Tensor, shape: tuple[int, ...], of: str) -> CheckpointError:
+def _other_shape(weight: Tensor, shape: tuple[int, ...], of: str) -> CheckpointError:
     return CheckpointError(
         "corrupt",
-        f"tensor {of_base.name} of the base has shape {list(of_base.shape)}, the adapter ({of}) {list(shape)}; "
+        f"tensor {weight.name} of the base has shape {list(weight.shape)}, the adapter ({of}) {list(shape)}; "
         "name the base that it was trained on",
     )
 
