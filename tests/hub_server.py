@@ -216,6 +216,36 @@ def _error(status: int, message: str, code: str = "", sha: str = "") -> _Answer:
     return status, {key: value for key, value in headers.items() if value}, b'{"error": "see the headers"}'
 
 
+def _json(value: object) -> _Answer:
+    return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+
+def _listed_refs(refs: Mapping[str, Mapping[str, str]]) -> dict:
+    listed: dict = {"converts": [], "pullRequests": []}
+    for key, kind in (("branches", "heads"), ("tags", "tags")):
+        listed[key] = [
+            {"name": ref, "ref": f"refs/{kind}/{ref}", "targetCommit": sha} for ref, sha in refs[kind].items()
+        ]
+    return listed
+
+
+def _described(repo: str, snapshot: _Snapshot, verb: str, path: str, form: dict[str, list[str]]) -> dict | list | None:
+    """What the API tells of a commit, of a folder in it, or of some paths; None where there is no such thing."""
+    if verb == "revision":
+        blobs = {p: {"size": f.size, "blobId": f.oid, "lfs": f.lfs} for p, f in snapshot.files.items()}
+        siblings = [{"rfilename": p, **(blobs[p] if "blobs" in form else {})} for p in blobs]
+        about = {"sha": snapshot.sha, "siblings": siblings}
+        return {"id": repo, **{key: about[key] for key in form.get("expand", about) if key in about}}
+    if verb == "tree":
+        listed = snapshot.under(path, form.get("recursive") == ["true"])
+    elif verb == "paths-info":
+        listed = [p for p in form.get("paths", []) if p in snapshot.files or p in snapshot.folders]
+    else:
+        return None
+    expand = form.get("expand") == ["true"]
+    return [snapshot.entry(p, expand) for p in listed] if listed or verb == "paths-info" or not path else None
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: HubServer
     protocol_version = "HTTP/1.1"
@@ -244,39 +274,30 @@ class _Handler(BaseHTTPRequestHandler):
             return _error(404, "Not found")
         parts = parts[2:] if api else parts[1:] if stored else parts
         repo, parts = "/".join(parts[:2]), parts[2:]
+        if (refused := self._refused(repo, api, stored)) is not None:
+            return refused
+        verb, revision, *names = [*parts, *["revision", "main"][len(parts) :]]
+        path = "/".join(names)
+        refs = self.server.refs[repo]
+        if api and verb == "refs":
+            return _json(_listed_refs(refs))
+        snapshot = self.server.commits[repo].get({**refs["tags"], **refs["heads"]}.get(revision, revision))
+        if snapshot is None:
+            return _error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        if not api and verb == "resolve" and path in snapshot.files:
+            return self._resolve(repo, snapshot, snapshot.files[path], stored)
+        answer = _described(repo, snapshot, verb, path, form) if api else None
+        return _error(404, "Entry not found", "EntryNotFound", snapshot.sha) if answer is None else _json(answer)
+
+    def _refused(self, repo: str, api: bool, stored: bool) -> _Answer | None:
+        """The error for whoever asks for what is not there, or not theirs; None where it may be seen."""
         if repo not in self.server.commits:
             return _error(404, "Repository not found", "RepoNotFound")
         if not stored and not self._shows(self.server.tokens.get(repo)):
             return _error(401, "Invalid username or password.", "RepoNotFound")
         if not stored and not api and not self._shows(self.server.gated.get(repo)):
             return _error(403, f"Access to model {repo} is restricted.", "GatedRepo")
-        verb, revision, *names = [*parts, *["revision", "main"][len(parts) :]]
-        path, found = "/".join(names), None
-        refs = self.server.refs[repo]
-        snapshot = self.server.commits[repo].get({**refs["tags"], **refs["heads"]}.get(revision, revision))
-        if api and verb == "refs":
-            found = {"converts": [], "pullRequests": []}
-            for key, kind in (("branches", "heads"), ("tags", "tags")):
-                named = {ref: {"name": ref, "ref": f"refs/{kind}/{ref}"} for ref in refs[kind]}
-                found[key] = [{**named[ref], "targetCommit": sha} for ref, sha in refs[kind].items()]
-        elif snapshot is None:
-            return _error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        elif not api and verb == "resolve" and path in snapshot.files:
-            return self._resolve(repo, snapshot, snapshot.files[path], stored)
-        elif api and verb == "revision":
-            blobs = {p: {"size": f.size, "blobId": f.oid, "lfs": f.lfs} for p, f in snapshot.files.items()}
-            siblings = [{"rfilename": p, **(blobs[p] if "blobs" in form else {})} for p in blobs]
-            about = {"sha": snapshot.sha, "siblings": siblings}
-            found = {"id": repo, **{key: about[key] for key in form.get("expand", about) if key in about}}
-        elif api and verb in ("tree", "paths-info"):
-            listed = [p for p in form.get("paths", []) if p in snapshot.files or p in snapshot.folders]
-            if verb == "tree":
-                listed = snapshot.under(path, form.get("recursive") == ["true"])
-            if listed or verb == "paths-info" or not path:
-                found = [snapshot.entry(p, form.get("expand") == ["true"]) for p in listed]
-        if found is None:
-            return _error(404, "Entry not found", "EntryNotFound", snapshot.sha)
-        return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
+        return None
 
     def _shows(self, token: str | None) -> bool:
         return token is None or self.seen.authorization == f"Bearer {token}"

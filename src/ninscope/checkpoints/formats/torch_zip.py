@@ -104,7 +104,7 @@ def _members(read: Read, size: int, complaint: Complaint) -> dict[str, zipfile.Z
     """The members of a zip file by name. Raises CheckpointError (corrupt)."""
     members: dict[str, zipfile.ZipInfo] = {}
     try:
-        listed = zipfile.ZipFile(_Window(read, size, complaint)).infolist()  # type: ignore[arg-type]  # its stub wants more than it uses
+        listed = zipfile.ZipFile(_Window(read, size, complaint)).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise complaint.corrupt(f"not a whole zip file ({error})") from None
     for member in listed:
