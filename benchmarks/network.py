@@ -84,7 +84,7 @@ def _in_process(endpoint: str, first: str, then: str) -> dict:
     code = (
         "import time\n"
         "import ninscope\n"
-        "from ninscope.checkpoints.traffic import counted\n"
+        "from ninscope.checkpoints.hub.traffic import counted\n"
         f"{first}\n"
         "start = time.perf_counter()\n"
         "with counted() as traffic:\n"

@@ -43,5 +43,5 @@ def _no_cache_of_the_user(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _nothing_kept_from_the_hub():
     """Small files are kept by their digests for as long as a process lives, and tests would take each other's."""
-    if (hub := sys.modules.get("ninscope.checkpoints.hub")) is not None:
+    if (hub := sys.modules.get("ninscope.checkpoints.hub.repository")) is not None:
         hub.SMALL.clear()

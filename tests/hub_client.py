@@ -1,10 +1,13 @@
 """The client of the package, alone with a local Hub: fixtures for tests that measure from it. Import them by name."""
 
+from contextlib import ExitStack
+
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, shared_server
 from huggingface_hub import constants
 
-from ninscope.checkpoints import hub_file, retries
+from ninscope.checkpoints.hub import file as hub_file
+from ninscope.checkpoints.hub import retries
 
 HEAD_BYTES = 256
 
@@ -31,16 +34,19 @@ def point_client_at(monkeypatch, endpoint: str) -> None:
 
 @pytest.fixture
 def serve(monkeypatch):
-    """serve(repositories) -> the running server, with the client pointed at it; closed after the test."""
-    servers = []
+    """serve(repositories) -> a running server, with the client pointed at it; it forgets them after the test.
 
-    def start(repositories, **kwargs):
-        server = HubServer(repositories, **kwargs)
-        server.__enter__()
-        servers.append(server)
-        point_client_at(monkeypatch, server.endpoint)
-        return server
+    The first is the one that all tests share; a second of the same test is its own, and closed after it.
+    """
+    with ExitStack() as stack:
+        started: list[HubServer] = []
 
-    yield start
-    for server in servers:
-        server.__exit__()
+        def start(repositories, **kwargs):
+            own = stack.enter_context(HubServer({})) if started else shared_server()
+            started.append(own.serve(repositories, **kwargs))
+            point_client_at(monkeypatch, own.endpoint)
+            return own
+
+        yield start
+        for server in started:
+            server.serve({})

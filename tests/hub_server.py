@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -143,6 +144,23 @@ class HubServer(ThreadingHTTPServer):
         tokens: Mapping[str, str] | None = None,
         gated: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        self.connections: list[socket.socket] = []
+        self.stopping = threading.Event()  # so that a stalled answer does not outlive the test
+        self.serve(repositories, redirect_lfs, latency, tokens, gated)
+
+    def serve(
+        self,
+        repositories: Mapping[str, Mapping[str, Files]],
+        redirect_lfs: bool | HubServer = False,
+        latency: float = 0.0,
+        tokens: Mapping[str, str] | None = None,
+        gated: Mapping[str, str] | None = None,
+    ) -> HubServer:
+        """Forget all that was served and seen before, and serve this, at the same endpoint: one server for many tests."""
+        self.stopping.set()
+        self.stopping = threading.Event()
         self.requests: list[Request] = []
         self.faults: list[FaultHook] = []  # asked in order before each answer; the first fault is applied
         self.commits: dict[str, dict[str, _Snapshot]] = {repo: {} for repo in repositories}
@@ -150,12 +168,9 @@ class HubServer(ThreadingHTTPServer):
         for repo, branches in repositories.items():
             for branch, files in branches.items():
                 self.push(repo, branch, files)
-        self.stopping = threading.Event()  # so that a stalled answer does not outlive the test
-        self.connections: list[socket.socket] = []
         self.storage = self if redirect_lfs is True else redirect_lfs or None
         self.latency, self.tokens, self.gated = latency, tokens or {}, gated or {}
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        return self
 
     def __enter__(self) -> HubServer:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -189,10 +204,46 @@ class HubServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+@cache
+def shared_server() -> HubServer:
+    """The server of every test of this process that needs no other; its threads end with the process."""
+    return HubServer({}).__enter__()
+
+
 def _error(status: int, message: str, code: str = "", sha: str = "") -> _Answer:
     """An error as the client reads it: X-Error-Code decides which exception it raises."""
     headers = {"X-Error-Message": message, "X-Error-Code": code, "X-Repo-Commit": sha}
     return status, {key: value for key, value in headers.items() if value}, b'{"error": "see the headers"}'
+
+
+def _json(value: object) -> _Answer:
+    return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+
+def _listed_refs(refs: Mapping[str, Mapping[str, str]]) -> dict:
+    listed: dict = {"converts": [], "pullRequests": []}
+    for key, kind in (("branches", "heads"), ("tags", "tags")):
+        listed[key] = [
+            {"name": ref, "ref": f"refs/{kind}/{ref}", "targetCommit": sha} for ref, sha in refs[kind].items()
+        ]
+    return listed
+
+
+def _described(repo: str, snapshot: _Snapshot, verb: str, path: str, form: dict[str, list[str]]) -> dict | list | None:
+    """What the API tells of a commit, of a folder in it, or of some paths; None where there is no such thing."""
+    if verb == "revision":
+        blobs = {p: {"size": f.size, "blobId": f.oid, "lfs": f.lfs} for p, f in snapshot.files.items()}
+        siblings = [{"rfilename": p, **(blobs[p] if "blobs" in form else {})} for p in blobs]
+        about = {"sha": snapshot.sha, "siblings": siblings}
+        return {"id": repo, **{key: about[key] for key in form.get("expand", about) if key in about}}
+    if verb == "tree":
+        listed = snapshot.under(path, form.get("recursive") == ["true"])
+    elif verb == "paths-info":
+        listed = [p for p in form.get("paths", []) if p in snapshot.files or p in snapshot.folders]
+    else:
+        return None
+    expand = form.get("expand") == ["true"]
+    return [snapshot.entry(p, expand) for p in listed] if listed or verb == "paths-info" or not path else None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -223,39 +274,30 @@ class _Handler(BaseHTTPRequestHandler):
             return _error(404, "Not found")
         parts = parts[2:] if api else parts[1:] if stored else parts
         repo, parts = "/".join(parts[:2]), parts[2:]
+        if (refused := self._refused(repo, api, stored)) is not None:
+            return refused
+        verb, revision, *names = [*parts, *["revision", "main"][len(parts) :]]
+        path = "/".join(names)
+        refs = self.server.refs[repo]
+        if api and verb == "refs":
+            return _json(_listed_refs(refs))
+        snapshot = self.server.commits[repo].get({**refs["tags"], **refs["heads"]}.get(revision, revision))
+        if snapshot is None:
+            return _error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        if not api and verb == "resolve" and path in snapshot.files:
+            return self._resolve(repo, snapshot, snapshot.files[path], stored)
+        answer = _described(repo, snapshot, verb, path, form) if api else None
+        return _error(404, "Entry not found", "EntryNotFound", snapshot.sha) if answer is None else _json(answer)
+
+    def _refused(self, repo: str, api: bool, stored: bool) -> _Answer | None:
+        """The error for whoever asks for what is not there, or not theirs; None where it may be seen."""
         if repo not in self.server.commits:
             return _error(404, "Repository not found", "RepoNotFound")
         if not stored and not self._shows(self.server.tokens.get(repo)):
             return _error(401, "Invalid username or password.", "RepoNotFound")
         if not stored and not api and not self._shows(self.server.gated.get(repo)):
             return _error(403, f"Access to model {repo} is restricted.", "GatedRepo")
-        verb, revision, *names = [*parts, *["revision", "main"][len(parts) :]]
-        path, found = "/".join(names), None
-        refs = self.server.refs[repo]
-        snapshot = self.server.commits[repo].get({**refs["tags"], **refs["heads"]}.get(revision, revision))
-        if api and verb == "refs":
-            found = {"converts": [], "pullRequests": []}
-            for key, kind in (("branches", "heads"), ("tags", "tags")):
-                named = {ref: {"name": ref, "ref": f"refs/{kind}/{ref}"} for ref in refs[kind]}
-                found[key] = [{**named[ref], "targetCommit": sha} for ref, sha in refs[kind].items()]
-        elif snapshot is None:
-            return _error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        elif not api and verb == "resolve" and path in snapshot.files:
-            return self._resolve(repo, snapshot, snapshot.files[path], stored)
-        elif api and verb == "revision":
-            blobs = {p: {"size": f.size, "blobId": f.oid, "lfs": f.lfs} for p, f in snapshot.files.items()}
-            siblings = [{"rfilename": p, **(blobs[p] if "blobs" in form else {})} for p in blobs]
-            about = {"sha": snapshot.sha, "siblings": siblings}
-            found = {"id": repo, **{key: about[key] for key in form.get("expand", about) if key in about}}
-        elif api and verb in ("tree", "paths-info"):
-            listed = [p for p in form.get("paths", []) if p in snapshot.files or p in snapshot.folders]
-            if verb == "tree":
-                listed = snapshot.under(path, form.get("recursive") == ["true"])
-            if listed or verb == "paths-info" or not path:
-                found = [snapshot.entry(p, form.get("expand") == ["true"]) for p in listed]
-        if found is None:
-            return _error(404, "Entry not found", "EntryNotFound", snapshot.sha)
-        return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
+        return None
 
     def _shows(self, token: str | None) -> bool:
         return token is None or self.seen.authorization == f"Bearer {token}"

@@ -82,7 +82,7 @@ def measure(
 
     Measures the whole network unless you ask for samples: every weight is read once, or fetched once from the Hub.
     """
-    from ninscope.checkpoints.traffic import counted
+    from ninscope.checkpoints.hub.traffic import counted
     from ninscope.measuring import measure_all
     from ninscope_pipeline import display
 

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from ninscope.auditing import COLUMNS
 from ninscope.checkpoints.audit import Finding, verdict
-from ninscope.checkpoints.traffic import Fetched
+from ninscope.checkpoints.hub.traffic import Fetched
 from ninscope.measuring import Measured
 
 if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope audit` do without

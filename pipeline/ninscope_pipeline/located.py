@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from ninscope.architectures import DEFAULT_READING, Reading, architecture_of, unlike
 from ninscope.checkpoints.audit import Finding, Seen, falsified, findings, unsure
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.source import open_source
-from ninscope.checkpoints.source_protocol import Source
+from ninscope.checkpoints.source import Source, open_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope_pipeline.outcome import Outcome, attempt

@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ninscope.checkpoints.traffic import Fetched, counted
+from ninscope.checkpoints.hub.traffic import Fetched, counted
 from ninscope.errors import CheckpointError, RequestError, one_line
 from ninscope_pipeline.storing.runfolder import StoreError
 from ninscope_pipeline.storing.store import DamagedArtefact

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ninscope.checkpoints.traffic import Fetched, counted
+from ninscope.checkpoints.hub.traffic import Fetched, counted
 from ninscope.errors import InterruptedRun, RequestError
 from ninscope_pipeline import display
 from ninscope_pipeline.execution.workers import at_work, connected_to

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from ninscope.auditing import keep_hashes, look_at
 from ninscope.checkpoints.audit import Seen
+from ninscope.checkpoints.hash_cache import cache_files
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.known import cache_files
-from ninscope.checkpoints.revisions import RevisionPattern, Selection
-from ninscope.checkpoints.source_protocol import Source
+from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection
+from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import NoRepository
 from ninscope_pipeline.located import STAGE, Located, audited, locate, task_key
@@ -69,8 +69,8 @@ def _asked(model: ModelSection, source: Source) -> list[Located]:
     except NoRepository as error:
         if suite_of(model.source) is None:
             raise
-        steps = (model.selection() or Selection()).steps
-        named = Selection(RevisionPattern("step{step}"), steps).chosen([]) if steps else [("main", None)]
+        steps = (model.selection() or RevisionSelection()).steps
+        named = RevisionSelection(RevisionPattern("step{step}"), steps).chosen([]) if steps else [("main", None)]
         absent = Outcome("missing", str(error))
         return [Located(model.suite, model.model, model.source, *each, outcome=absent) for each in named]
     one = Located(model.suite, model.model, model.source, "", None, base=model.base, base_revision=model.base_revision)

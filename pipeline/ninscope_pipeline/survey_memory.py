@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 
 from ninscope.architectures import DEFAULT_READING, Reading
+from ninscope.checkpoints.hash_cache import cached_files, files_of_json, json_of_files, sealed, unsealed
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.known import cached_files, files_of_json, json_of_files, sealed, unsealed
 from ninscope_pipeline.located import Located, Wired
 from ninscope_pipeline.storing.runfolder import RunFolder
 

@@ -5,10 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ninscope.checkpoints.audit import Finding, Seen, findings, shared_files, unsure
+from ninscope.checkpoints.hash_cache import cache_files, cached_files
 from ninscope.checkpoints.identity import FileIdentity
-from ninscope.checkpoints.known import cache_files, cached_files
-from ninscope.checkpoints.source import open_source
-from ninscope.checkpoints.source_protocol import Source
+from ninscope.checkpoints.source import Source, open_source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.threads import cores

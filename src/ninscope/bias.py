@@ -13,8 +13,7 @@ from ninscope.architectures import architecture_of
 from ninscope.architectures.layout import Architecture
 from ninscope.auditing import siblings
 from ninscope.checkpoints.audit import falsified
-from ninscope.checkpoints.source import open_source
-from ninscope.checkpoints.source_protocol import Source
+from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import Chosen
 from ninscope.exact.whole import analyse_networks

@@ -9,7 +9,7 @@ from suites import write_checkpoint
 
 from ninscope.architectures import Reading, architecture_of
 from ninscope.architectures.described import description_of
-from ninscope.checkpoints.index_format import ADAPTER_CONFIG, ADAPTER_NAMES
+from ninscope.checkpoints.file_names import ADAPTER_CONFIG, ADAPTER_NAMES
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 

@@ -15,7 +15,7 @@ from suites import neox_config, write_checkpoint, write_suite
 
 import ninscope
 from ninscope.auditing import siblings
-from ninscope.checkpoints import known
+from ninscope.checkpoints import hash_cache
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.suites import PYTHIA_STEPS
 from ninscope.errors import RequestError
@@ -286,10 +286,10 @@ class TestOnDisk:
 
     def test_a_cached_entry_of_wrong_types_is_hashed_again(self, suite, cache):
         first = ninscope.audit(str(suite))
-        entries = known.unsealed(json.loads(cache.read_bytes()))
+        entries = hash_cache.unsealed(json.loads(cache.read_bytes()))
         for number, entry in enumerate(entries.values()):
             entry |= [{"digest": 5}, {"digest": None}, {"size": "10", "name": 7}][number]
-        cache.write_text(json.dumps(known.sealed(entries)))
+        cache.write_text(json.dumps(hash_cache.sealed(entries)))
         assert ninscope.audit(str(suite)).equals(first)
 
     def test_a_flipped_digit_of_the_cache_is_not_believed(self, suite, cache, hashed):
@@ -312,18 +312,18 @@ class TestOnDisk:
         assert (tmp_path / "home" / ".cache" / "ninscope" / "known-files.json").is_file()
 
     def test_the_cache_does_not_grow_for_ever(self, suite, tmp_path, monkeypatch, cache):
-        monkeypatch.setattr(known, "MAX_KNOWN", 4)
+        monkeypatch.setattr(hash_cache, "MAX_KNOWN", 4)
         other = write_suite(tmp_path / "other", (0, 1), seed=50, **SHAPE)
         ninscope.audit(str(suite))
         ninscope.audit(str(other))
-        paths = list(known.unsealed(json.loads(cache.read_bytes())))
+        paths = list(hash_cache.unsealed(json.loads(cache.read_bytes())))
         assert len(paths) == 4
         assert sum(Path(path).is_relative_to(other) for path in paths) == 2
 
     def test_measuring_hashes_only_what_may_be_equal(self, suite, hashed, cache):
         shutil.copytree(suite / "step8", suite / "step9")
-        rows = ninscope.measure_all(str(suite))
-        assert [row.status for row in rows] == ["ok", "ok", "duplicate", "duplicate"]
+        found, _ = siblings(open_source(suite))
+        assert [finding.status for finding in found.values()] == ["ok", "ok", "duplicate", "duplicate"]
         assert sorted(hashed) == ["step8", "step9"]
         assert not cache.exists()
 

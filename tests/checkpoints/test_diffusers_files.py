@@ -11,8 +11,8 @@ from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from safetensors.numpy import load_file, save_file
 
 import ninscope
+from ninscope.checkpoints.file_names import weight_names
 from ninscope.checkpoints.identity import shape_of
-from ninscope.checkpoints.index_format import weight_names
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope_pipeline.survey_memory import identity_of
@@ -61,6 +61,18 @@ def alpha0(source, revision: str | None = None) -> float:
     return ninscope.measure(source, revision, **SMALL).alpha0
 
 
+def weights_in(source, revision: str | None = None) -> dict[str, bytes]:
+    """Every tensor of a checkpoint, bit for bit."""
+    opened = open_source(source)
+    tensors = opened.open(revision or opened.revisions()[0]).tensors
+    weights = {}
+    for file in {id(tensor.file): tensor.file for tensor in tensors.values()}.values():
+        entries = [tensor.entry for tensor in tensors.values() if tensor.file is file]
+        pieces = file.read_ranges([(entry.start, entry.stop) for entry in entries])
+        weights |= {entry.name: bytes(piece) for entry, piece in zip(entries, pieces, strict=True)}
+    return weights
+
+
 class TestWeightFiles:
     @pytest.mark.parametrize(("present", "taken"), [
         ([SINGLE], (SINGLE, "")),
@@ -96,38 +108,39 @@ class TestWeightFiles:
 
     @pytest.mark.parametrize("name", [f"{NAME}.fp16.safetensors", f"{NAME}.ema.safetensors"])
     def test_a_variant_that_is_the_only_one(self, folder, name):
-        expected = alpha0(folder)
+        expected = weights_in(folder)
         (folder / SINGLE).rename(folder / name)
-        assert alpha0(folder) == expected
+        assert weights_in(folder) == expected
 
     @pytest.mark.parametrize(("index", "names"), [
         (f"{NAME}.safetensors.index.json", f"{NAME}-0000{{}}-of-00002.safetensors"),
         (f"{NAME}.safetensors.index.fp16.json", f"{NAME}.fp16-0000{{}}-of-00002.safetensors"),
     ])  # fmt: skip
     def test_shards(self, folder, index, names):
-        expected = alpha0(folder)
+        expected = weights_in(folder)
         shard(folder, index, names)
-        assert alpha0(folder) == expected
+        assert weights_in(folder) == expected
         (folder / names.format(2)).unlink()
         with pytest.raises(CheckpointError, match=r"00002-of-00002\.safetensors is absent"):
-            alpha0(folder)
+            weights_in(folder)
 
     def test_a_pickle(self, folder):
         torch = pytest.importorskip("torch", reason="torch is not installed")
-        expected = alpha0(folder)
+        expected = weights_in(folder)
         torch.save(
             {tensor: torch.from_numpy(values) for tensor, values in load_file(folder / SINGLE).items()},
             folder / f"{NAME}.bin",
         )
         (folder / SINGLE).unlink()
-        assert alpha0(folder) == expected
+        assert weights_in(folder) == expected
 
     def test_no_weights(self, folder):
         (folder / SINGLE).unlink()
         with pytest.raises(
-            CheckpointError, match=rf"no model\.safetensors .* or {NAME}\.safetensors; the weights are absent"
+            CheckpointError,
+            match=rf"no model\.safetensors and .* nor {NAME}\.safetensors or .*; the weights are absent",
         ):
-            alpha0(folder)
+            weights_in(folder)
 
 
 class TestPipelinesOnDisk:
@@ -151,7 +164,7 @@ class TestPipelinesOnDisk:
         for step, name in (("step0", "checkpoint-0"), ("step1000", "checkpoint-1000")):
             shutil.copytree(SUITE / step, place / name / "unet")
         assert open_source(place).revisions() == ["checkpoint-0", "checkpoint-1000", "run"]
-        assert alpha0(place, "checkpoint-1000") == alpha0(SUITE, "step1000")
+        assert weights_in(place, "checkpoint-1000") == weights_in(SUITE, "step1000")
 
     def test_a_pipeline_of_other_parts(self, tmp_path):
         place = pipeline(tmp_path / "suite" / "step5")
@@ -164,8 +177,8 @@ class TestPipelinesOnDisk:
 class TestPipelinesOnAHub:
     def test_a_checkpoint_at_the_top(self, serve):
         serve({"org/ddpm": {"main": SUITE / "step2000", "step0": SUITE / "step0"}})
-        assert alpha0("org/ddpm", "step0") == alpha0(SUITE, "step0")
-        assert alpha0("org/ddpm", "main") == alpha0(SUITE, "step2000")
+        assert weights_in("org/ddpm", "step0") == weights_in(SUITE, "step0")
+        assert weights_in("org/ddpm", "main") == weights_in(SUITE, "step2000")
 
     @pytest.mark.parametrize("name", ["org/sd", "org/sd/unet"])
     def test_a_pipeline_and_its_folder(self, serve, tmp_path, name):
@@ -204,13 +217,13 @@ class TestPipelinesOnAHub:
         place = pipeline(tmp_path / "both")
         shutil.copytree(SUITE / "step0", place / "transformer")
         serve({"org/both": {"main": place}})
-        assert alpha0("org/both/transformer", "main") == alpha0(SUITE, "step0")
-        assert alpha0("org/both", "main") == alpha0(SUITE, "step2000")
+        assert weights_in("org/both/transformer", "main") == weights_in(SUITE, "step0")
+        assert weights_in("org/both", "main") == weights_in(SUITE, "step2000")
 
     def test_a_folder_that_is_not_there(self, serve, tmp_path):
         serve({"org/sd": {"main": pipeline(tmp_path / "sd")}})
         with pytest.raises(CheckpointError, match=r"main: config\.json is absent") as caught:
-            alpha0("org/sd/transformer", "main")
+            weights_in("org/sd/transformer", "main")
         assert caught.value.status == "missing"
 
     def test_a_pipeline_of_other_parts(self, serve, tmp_path):
@@ -220,7 +233,7 @@ class TestPipelinesOnAHub:
         with pytest.raises(
             CheckpointError, match=r"main: a pipeline \(model_index\.json\) without unet or transformer"
         ):
-            alpha0("org/sd", "main")
+            weights_in("org/sd", "main")
 
     @pytest.mark.parametrize("name", ["org/sd/vae", "org/sd/unet/x", "org/sd/../x", "org//unet"])
     def test_other_paths_are_no_names(self, name):

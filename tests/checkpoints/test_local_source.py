@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,10 +15,12 @@ from suites import neox_tensors, safetensors_bytes, with_header, write_checkpoin
 
 import ninscope
 from ninscope.checkpoints import local
-from ninscope.checkpoints.index_format import INDEX_NAME
+from ninscope.checkpoints.file_names import WEIGHT_NAMES
+from ninscope.checkpoints.formats import safetensors
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 
+INDEX_NAME = WEIGHT_NAMES[0][1]
 SHAPE = {"blocks": 2, "width": 16, "heads": 2}
 SMALL = {"nodes_per_layer": 16, "samples": 2}
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
@@ -298,8 +302,10 @@ DAMAGES = {
 
 
 class TestDamages:
-    @pytest.mark.parametrize(("damage", "status", "match"), DAMAGES.values(), ids=DAMAGES)
-    def test_each_is_told_and_the_other_checkpoints_go_on(self, tmp_path, damage, status, match):
+    @pytest.mark.parametrize("name", ["no weights", "config truncated", "type of the future", "NaN"])
+    def test_it_is_told_and_the_other_checkpoints_go_on(self, tmp_path, name):
+        """One of every status."""
+        damage, status, match = DAMAGES[name]
         suite = write_suite(tmp_path / "tiny", [0, 1, 2], **SHAPE)
         whole = ninscope.measure_all(str(suite), **SMALL)
         damage(suite / "step1")
@@ -313,20 +319,20 @@ class TestDamages:
         with pytest.raises(CheckpointError, match=match) as caught:
             ninscope.measure(str(suite), "step1", **SMALL)
         assert (caught.value.status, str(caught.value)) == (status, rows[1].message)
-        assert rows[1].message.isprintable()
         assert (rows[1].spectrum, np.isnan(rows[1].emergence)) == (None, True)
         for row, before in zip(rows[::2], whole[::2], strict=True):
             assert row.emergence == before.emergence
             assert row.spectrum.alpha0 == before.spectrum.alpha0
 
     @pytest.mark.parametrize(("damage", "status", "match"), DAMAGES.values(), ids=DAMAGES)
-    def test_a_single_folder_with_it(self, tmp_path, damage, status, match):
+    def test_each_is_told(self, tmp_path, damage, status, match):
         """A folder that a user names and that holds at least a part of a checkpoint is that checkpoint."""
         folder = write_checkpoint(tmp_path / "step1", neox_tensors(seed=0, **SHAPE))
         damage(folder)
         with pytest.raises(CheckpointError, match=match) as caught:
             ninscope.measure(str(folder), **SMALL)
         assert caught.value.status == status
+        assert str(caught.value).isprintable()
 
     def test_without_its_start_a_suite_has_no_emergence_and_says_so(self, suite):
         truncated(suite / "step0")
@@ -340,6 +346,34 @@ class TestDamages:
         before = ninscope.measure(str(suite), "step1", **SMALL)
         rewritten(lambda array: np.full_like(array, np.nan), name)(suite / "step1")
         assert ninscope.measure(str(suite), "step1", **SMALL).alpha0 == before.alpha0
+
+
+def test_what_others_need_is_not_imported(suite):
+    """A local checkpoint of safetensors is found, hashed and opened without the Hub's client, and without other formats."""
+    code = (
+        "import sys\nfrom ninscope.checkpoints.source import open_source\n"
+        f"source = open_source({str(suite)!r})\nsource.open('step1', source.identify('step1'))\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = ("huggingface_hub", "tenacity", "httpx", "requests", "torch", "safetensors", "pandas", "ninscope.checkpoints.hub",
+             "ninscope.checkpoints.lora", "ninscope.checkpoints.formats.torch_zip")  # fmt: skip
+    modules = done.stdout.split()
+    assert "ninscope.checkpoints.formats.safetensors" in modules
+    assert not [module for module in modules if module.startswith(heavy)]
+
+
+def test_revisions_of_one_shape_parse_one_header(suite, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(
+        safetensors.json, "loads", lambda raw, **kw: parsed.append(raw) or json.JSONDecoder(**kw).decode(raw)
+    )
+    safetensors._parsed.cache_clear()
+    source = open_source(suite)
+    opened = [source.open(name) for name in source.revisions()]
+    assert sum('"data_offsets"' in raw for raw in parsed) == 1
+    opened[0].tensors.clear()
+    assert len(source.open("step0").tensors) == len(opened[1].tensors) > 0
 
 
 class TestIdentity:

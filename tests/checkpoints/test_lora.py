@@ -32,6 +32,24 @@ def llama(tmp_path_factory) -> tuple[Path, Path, Path]:
     return written(tmp_path_factory.mktemp("llama"), "llama", "bfloat16", modules_to_save=["down_proj"], **CASE)
 
 
+@pytest.fixture(scope="session")
+def resnet(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """As `llama`, of convolutions."""
+    return written(tmp_path_factory.mktemp("resnet"), "resnet-basic", "bfloat16", **MERGED["resnet-basic"])
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """As `llama`, of float32 and without tensors that take the place of the base's."""
+    return written(tmp_path_factory.mktemp("plain"), "llama", **CASE)
+
+
+@pytest.fixture
+def plain_adapter(plain, tmp_path) -> Path:
+    """The adapter of `plain`, to be changed."""
+    return Path(shutil.copytree(plain[0], tmp_path / "plain"))
+
+
 @pytest.fixture
 def adapter(llama, tmp_path) -> Path:
     """The adapter, to be changed."""
@@ -112,8 +130,8 @@ class TestAlone:
         )
         assert ninscope.measure(adapter, min_degree=2).alpha0 == before.alpha0
 
-    def test_convolutions(self, tmp_path):
-        place, *_ = written(tmp_path, "resnet-basic", r=4, target_modules=["convolution"])
+    def test_convolutions(self, resnet):
+        place, *_ = resnet
         checkpoint = opened(place)
         wiring = architecture_of(checkpoint.config, checkpoint.tensors)
         sizes = {layer.name.rsplit(".", 3)[-1]: layer.size for layer in wiring.layers if "embedder" in layer.name}
@@ -197,10 +215,9 @@ class TestRefused:
             r"q_proj.lora_B.weight of shape \[40, 5\] does not go with lora_A of shape \[4, 24\]",
         ),
     ])  # fmt: skip
-    def test_factors_that_do_not_go_together(self, tmp_path, changes, said):
-        place, *_ = written(tmp_path, "llama", **CASE)
+    def test_factors_that_do_not_go_together(self, plain_adapter, changes, said):
         with pytest.raises(CheckpointError, match=said) as caught:
-            ninscope.measure(tensors(place, **changes))
+            ninscope.measure(tensors(plain_adapter, **changes))
         assert caught.value.status == "corrupt"
 
 
@@ -210,16 +227,28 @@ MERGED = {
         "r": 4, "target_modules": "all-linear", "rank_pattern": {"q_proj": 8},
         "alpha_pattern": {r".*\.0\.self_attn\.q_proj": 3, "up_proj": 32},
     },
-    "resnet-basic": {"r": 3, "target_modules": ["convolution"]},
+    "resnet-basic": {"r": 4, "target_modules": ["convolution"]},
     "bert-classifier": {"r": 4, "target_modules": ["query"], "modules_to_save": ["classifier", "value"]},
 }  # fmt: skip
 
 
 class TestMerged:
-    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-    @pytest.mark.parametrize("name", MERGED)
-    def test_every_weight_is_that_of_peft(self, tmp_path, name, dtype):
-        place, base, merged = written(tmp_path, name, dtype, **MERGED[name])
+    @pytest.mark.parametrize(
+        ("name", "dtype"),
+        [
+            ("gpt2", "float32"),
+            ("llama", "bfloat16"),
+            ("llama", "float16"),
+            ("resnet-basic", "bfloat16"),
+            ("bert-classifier", "float16"),
+        ],
+    )
+    def test_every_weight_is_that_of_peft(self, tmp_path, request, name, dtype):
+        """Every kind of module and every type, in pairs: neither knows of the other."""
+        if name == "resnet-basic":
+            place, base, merged = request.getfixturevalue("resnet")
+        else:
+            place, base, merged = written(tmp_path, name, dtype, **MERGED[name])
         of_peft, of_base, ours = opened(merged), opened(base), opened(place, base)
         assert set(ours.tensors) == set(of_peft.tensors)
         scaled = 0
@@ -367,8 +396,8 @@ class TestWrongBases:
             ninscope.measure(llama[0], base_revision="base")
 
     @pytest.mark.parametrize("which", ["A", "B"])
-    def test_no_number_in_a_factor(self, tmp_path, which):
-        place, base, _ = written(tmp_path, "llama", **CASE)
+    def test_no_number_in_a_factor(self, plain, plain_adapter, which):
+        place, base = plain_adapter, plain[1]
         end = f"1.mlp.up_proj.lora_{which}.weight"
         shape = {"A": (4, 24), "B": (40, 4)}[which]
         tensors(place, **{end: np.full(shape, np.nan, np.float32)})

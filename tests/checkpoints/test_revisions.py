@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ninscope.checkpoints.revisions import RevisionPattern, Selection, log_spaced
+from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection, log_spaced
 from ninscope.checkpoints.suites import PYTHIA_STEPS, SUITES, suite_of
 from ninscope.errors import RequestError
 
@@ -65,10 +65,15 @@ class TestPatterns:
 class TestSelections:
     def test_whatever_states_a_step(self):
         names = ["main", "step10", "checkpoint-3", "global_step4", "step2"]
-        assert Selection().chosen(names) == [("step2", 2), ("checkpoint-3", 3), ("global_step4", 4), ("step10", 10)]
+        assert RevisionSelection().chosen(names) == [
+            ("step2", 2),
+            ("checkpoint-3", 3),
+            ("global_step4", 4),
+            ("step10", 10),
+        ]
 
     def test_a_pattern_takes_stage_1_alone(self):
-        assert Selection(RevisionPattern(STAGE1)).chosen(OLMO2) == [
+        assert RevisionSelection(RevisionPattern(STAGE1)).chosen(OLMO2) == [
             ("stage1-step0-tokens0B", 0), ("stage1-step1000-tokens5B", 1000), ("stage1-step20000-tokens84B", 20_000),
         ]  # fmt: skip
 
@@ -88,33 +93,33 @@ class TestSelections:
         ],
     )
     def test_ranges_and_subsets(self, given, steps):
-        assert Selection(**given).chosen([*STEPS, "main"]) == [(f"step{step}", step) for step in steps]
+        assert RevisionSelection(**given).chosen([*STEPS, "main"]) == [(f"step{step}", step) for step in steps]
 
     def test_listed_steps_that_are_absent_are_named_all_the_same(self):
-        assert Selection(steps=(0, 5, 8)).chosen(STEPS) == [("step0", 0), ("step5", 5), ("step8", 8)]
-        assert Selection(RevisionPattern(STAGE1), steps=(7, 1000)).chosen(OLMO2) == [
+        assert RevisionSelection(steps=(0, 5, 8)).chosen(STEPS) == [("step0", 0), ("step5", 5), ("step8", 8)]
+        assert RevisionSelection(RevisionPattern(STAGE1), steps=(7, 1000)).chosen(OLMO2) == [
             ("stage1-step7-tokens*B", 7), ("stage1-step1000-tokens5B", 1000),
         ]  # fmt: skip
 
     @pytest.mark.parametrize(
         ("given", "match"),
         [
-            ({"start": 4000}, r"none of 9 revisions is of the steps asked for \(step0\.\.step3000\)"),
-            ({"start": 5, "stop": 7}, r"none of 9 revisions"),
+            ({"start": 4000}, r"none of the 9 revisions \(step0\.\.step3000\) has one of the selected steps"),
+            ({"start": 5, "stop": 7}, r"none of the 9 revisions"),
             ({"pattern": RevisionPattern("it{step}")}, r"states the pattern 'it\{step\}'; there are step0, step1, step2 \.\.\."),
         ],
     )  # fmt: skip
     def test_where_nothing_is_chosen(self, given, match):
         with pytest.raises(RequestError, match=match):
-            Selection(**given).chosen(STEPS)
+            RevisionSelection(**given).chosen(STEPS)
 
     def test_where_no_name_states_a_step(self):
         with pytest.raises(RequestError, match=r"no revision states a step; there are main \.\.\."):
-            Selection().chosen(["main"])
+            RevisionSelection().chosen(["main"])
 
     @given(st.permutations(STEPS), st.integers(2, 9))
     def test_the_order_of_names_does_not_matter(self, names, log):
-        assert Selection(log=log).chosen(names) == Selection(log=log).chosen(STEPS)
+        assert RevisionSelection(log=log).chosen(names) == RevisionSelection(log=log).chosen(STEPS)
 
 
 class TestLogSpaced:

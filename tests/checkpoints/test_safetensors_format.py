@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 from suites import neox_tensors, safetensors_bytes, with_header
 
-from ninscope.checkpoints.safetensors_format import ITEM_BYTES, MAX_DIMENSIONS, PACKED_BITS, read_header
+from ninscope.checkpoints.formats.safetensors import PACKED_BITS, read_header
+from ninscope.checkpoints.formats.weight_file import ITEM_BYTES, MAX_DIMENSIONS
 from ninscope.errors import CheckpointError
 
 GOOD = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(4, dtype=np.float16)})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ninscope.checkpoints.steps import in_step_order, step_of
+from ninscope.checkpoints.revisions import in_step_order, step_of
 
 
 @pytest.mark.parametrize(

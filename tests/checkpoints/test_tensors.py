@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from suites import entry, from_bf16, neox_tensors, safetensors_bytes, to_bf16, write_checkpoint
 
 from ninscope.checkpoints import local as module_of_local
+from ninscope.checkpoints.formats.safetensors import read_header
 from ninscope.checkpoints.local import LocalFile
-from ninscope.checkpoints.safetensors_format import read_header
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import OVERFETCH, SMALL_GAP_BYTES, Tensor, as_float, row_spans
 from ninscope.errors import CheckpointError

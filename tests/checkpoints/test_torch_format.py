@@ -13,9 +13,9 @@ import pytest
 from suites import neox_config, neox_tensors, write_checkpoint
 
 import ninscope
-from ninscope.checkpoints import torch_pickle
-from ninscope.checkpoints.safetensors_format import ITEM_BYTES
-from ninscope.checkpoints.torch_format import TorchFile, read_directory
+from ninscope.checkpoints.formats import torch_pickle
+from ninscope.checkpoints.formats.torch_zip import TorchFile, read_directory
+from ninscope.checkpoints.formats.weight_file import ITEM_BYTES
 from ninscope.errors import CheckpointError, one_line
 
 torch = pytest.importorskip("torch")
@@ -222,7 +222,7 @@ UNICODE = b"X\x01\x00\x00\x00a"
         b"ctorch\nFloatStorage\n)R",  # a storage type called
         b"N)R",
         b"\x8a\xff" + b"\xff" * 10,  # a number that ends too early
-        b"(" * 100_000,
+        b"(" * 10_000,
         UNICODE + b"Q",  # a persistent id that is none
         b"]" * 3,
         b"",
@@ -241,15 +241,20 @@ def test_senseless_pickles_are_corrupt(body):
     [
         b")" + b"\x85" * 40 + b"Ns",  # a key of nested tuples
         b")" + b"q\x00h\x00\x86q\x00" * 60 + b"Ns",  # whose hash would take for ever
-        b"(" + b"".join(b"\x8a\x0c" + (k * (2**61 - 1)).to_bytes(12, "little") + b"N" for k in range(100_000)) + b"u",
+        b"(" + b"".join(b"\x8a\x0c" + (k * (2**61 - 1)).to_bytes(12, "little") + b"N" for k in range(10_000)) + b"u",
     ],
 )
 def test_keys_that_are_no_names_are_never_hashed(items):
     assert directory(forged(b"\x80\x02}" + items + b".")).tensors == {}
 
 
-def test_long_pickles_are_refused_before_they_are_built():
-    for body in (b"N" * 1_100_000, b"N" + b"\x94" * 1_100_000, REBUILD + b"q\x00" + b"h\x00)R" * 210_000):
+def test_long_pickles_are_refused_before_they_are_built(monkeypatch):
+    assert torch_pickle.MAX_STEPS <= 1_000_000
+    assert torch_pickle.MAX_TENSORS <= 200_000
+    monkeypatch.setattr(torch_pickle, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(torch_pickle, "MAX_TENSORS", 2_000)
+    assert directory(forged(b"\x80\x04}" + b"\x94" * 9_000 + b".")).tensors == {}
+    for body in (b"N" * 11_000, b"N" + b"\x94" * 11_000, REBUILD + b"q\x00" + b"h\x00)R" * 2_100):
         with pytest.raises(CheckpointError, match=r"its pickle was made to be long; nothing of it was run"):
             directory(forged(b"\x80\x04" + body + b"."))
 

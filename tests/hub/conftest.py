@@ -2,7 +2,7 @@
 
 import pytest
 from hub_fixture import CONFIG, MODEL, WEIGHTS
-from hub_server import HubServer
+from hub_server import shared_server
 from huggingface_hub import HfApi, HfFileSystem, constants
 
 
@@ -29,8 +29,8 @@ def repositories(tmp_path):
 
 @pytest.fixture
 def hub(repositories):
-    with HubServer(repositories) as server:
-        yield server
+    yield shared_server().serve(repositories)
+    shared_server().serve({})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from suites import offsets_of, used_names, write_suite
 
 import ninscope
-from ninscope.checkpoints import hub_http
+from ninscope.checkpoints.hub import http as hub_http
 
 MODEL, WEIGHTS = "org/tiny", "model.safetensors"
 SHAPE = {"blocks": 2, "width": 32, "heads": 4}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from suites import write_suite
 
 from ninscope.architectures import DEFAULT_READING
-from ninscope.checkpoints.known import sealed, unsealed
+from ninscope.checkpoints.hash_cache import sealed, unsealed
 from ninscope_pipeline.prepared_run import prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.survey_memory import facts_of, fields_of

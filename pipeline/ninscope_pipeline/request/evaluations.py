@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from ninscope.checkpoints.steps import step_of
+from ninscope.checkpoints.revisions import step_of
 from ninscope.errors import RequestError
 
 _COLUMNS = ("revision", "task", "metric", "value")

@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from ninscope.checkpoints import revisions as chosen
 from ninscope.checkpoints import suites
-from ninscope.checkpoints.source import open_source
-from ninscope.checkpoints.source_protocol import Source
-from ninscope.checkpoints.steps import in_step_order
+from ninscope.checkpoints.revisions import in_step_order
+from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import RequestError
 
 NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
@@ -28,7 +27,7 @@ class Strict(BaseModel):
 
 
 class RevisionsKey(Strict):
-    """`ninscope.checkpoints.revisions.Selection`, with its field names but `from` and `to`."""
+    """`ninscope.checkpoints.revisions.RevisionSelection`, with its field names but `from` and `to`."""
 
     pattern: str | None = None
     steps: list[Annotated[int, Field(ge=0, lt=10**15)]] | None = Field(default=None, min_length=1)
@@ -37,10 +36,10 @@ class RevisionsKey(Strict):
     every: int = Field(default=1, ge=1)
     log: int | None = Field(default=None, ge=2)
 
-    def selection(self) -> chosen.Selection:
+    def selection(self) -> chosen.RevisionSelection:
         pattern = None if self.pattern is None else chosen.RevisionPattern(self.pattern)
         steps = None if self.steps is None else tuple(sorted(set(self.steps)))
-        return chosen.Selection(pattern, steps, self.start, self.stop, self.every, self.log)
+        return chosen.RevisionSelection(pattern, steps, self.start, self.stop, self.every, self.log)
 
     @model_validator(mode="after")
     def _makes_sense(self):
@@ -129,12 +128,12 @@ class ModelSection(Strict):
         """Where the checkpoints are. Raises RequestError."""
         return open_source(self.source, self.base, self.base_revision)
 
-    def selection(self) -> chosen.Selection | None:
+    def selection(self) -> chosen.RevisionSelection | None:
         """By which revisions are chosen, where they are not "all" or listed by name."""
         if isinstance(self.revisions, RevisionsKey):
             return self.revisions.selection()
         if isinstance(self.revisions, str) and self.revisions != "all":
-            return chosen.Selection(chosen.RevisionPattern(self.revisions))
+            return chosen.RevisionSelection(chosen.RevisionPattern(self.revisions))
         return None
 
     def chosen(self, source: Source) -> list[tuple[str, int | None]]:
@@ -148,7 +147,7 @@ class ModelSection(Strict):
         """(revision, step) of everything the source has beside: what the audit compares with."""
         selection = self.selection()
         if selection is not None and selection.pattern is not None:
-            steps = chosen.Selection(selection.pattern)
+            steps = chosen.RevisionSelection(selection.pattern)
             try:
                 return steps.chosen(source.names())
             except RequestError:  # none is there: of those that are asked for it is said
@@ -156,7 +155,7 @@ class ModelSection(Strict):
         return [(name, source.step_of(name)) for name in source.revisions()]
 
 
-def _named(source: Source, selection: chosen.Selection) -> list[str]:
+def _named(source: Source, selection: chosen.RevisionSelection) -> list[str]:
     """What a selection chooses from: a pattern says by itself which names are revisions'."""
     return source.revisions() if selection.pattern is None else source.names()
 
@@ -185,7 +184,7 @@ class SuiteSection(Strict):
             if self.models is None or name in self.models:
                 yield ModelSection(suite=suite.name, model=name, source=repository, revisions=self._revisions_of(suite))
 
-    def _revisions_of(self, suite: suites.Suite) -> RevisionsKey:
+    def _revisions_of(self, suite: suites.PublishedSuite) -> RevisionsKey:
         """The suite's own, or those asked for among them."""
         own, known = suite.revisions.pattern, suite.revisions.steps
         given = {} if self.revisions is None else self.revisions.model_dump(by_alias=True, exclude_defaults=True)

@@ -9,7 +9,7 @@ from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
 from ninscope.architectures.registry import CHAIN, FAMILIES, families_wired, wiring_names
-from ninscope.checkpoints.index_format import ADAPTER_CONFIG
+from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
 

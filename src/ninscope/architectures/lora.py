@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.layout import Architecture
-from ninscope.checkpoints.lora import adapter_of
+from ninscope.checkpoints.lora.adapter import adapter_of
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
 

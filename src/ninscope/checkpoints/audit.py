@@ -7,9 +7,12 @@ nothing in such a file is wrong by itself. Only side by side are they found: equ
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ninscope.checkpoints.identity import Identity
 from ninscope.errors import CheckpointError, one_line
+
+Value = TypeVar("Value", bound=Hashable)
 
 NAMED = 3  # revisions or shards that a message names; of more it says how many
 OVERRIDE = "--trust-duplicates overrides"
@@ -59,91 +62,102 @@ class Finding:
             raise CheckpointError("corrupt", f"{self.revision}: {self.message}: not a checkpoint of this model")
 
 
+@dataclass(frozen=True)
+class _Known:
+    """One revision that was identified."""
+
+    revision: str
+    step: int | None
+    identity: Identity
+
+
+def _identified(seen: Iterable[Seen]) -> list[_Known]:
+    return [_Known(row.revision, row.step, row.identity) for row in seen if row.identity is not None]
+
+
 def findings(seen: Sequence[Seen]) -> list[Finding]:
     """One a revision, in the order given.
 
     Two steps do not have the same weights (unless nothing was learned between them), so where they do one of them is false,
     and which one no metadata tells: both are duplicates. So are two revisions that state the same step (of two seeds, of two
-    branches of a training). One without a step (main) may well be another by a second name.
+    branches of a training). A revision without a step (main) may well be another by a second name.
     """
-    known = [one for one in seen if one.identity is not None]
+    known = _identified(seen)
     copies = _copies(known)
     unlike = _unlike_size(known) | _unlike_shape(known)  # what has another shape has another size too
-    found = []
-    for one in seen:
-        if one.identity is None:
-            found.append(Finding(one.revision, one.step, one.status, one.message))
-            continue
-        status, kind, notes = "ok", "", []
-        if one.revision in copies:
-            status = "duplicate"
-            notes.append(_copied(one.identity, copies[one.revision]))
-        if one.revision in unlike:
-            kind, note = unlike[one.revision]
-            status = "corrupt" if status == "ok" else status
-            notes.append(note)
-        of = tuple(dict.fromkeys(name for names in copies.get(one.revision, {}).values() for name in names))
-        found.append(
-            Finding(
-                one.revision, one.step, status, one_line("; ".join(notes)), one.identity.bytes, one.identity.content_sha256,
-                of, kind,
-            )
-        )  # fmt: skip
-    return found
+    return [_finding(row, copies.get(row.revision, {}), unlike.get(row.revision)) for row in seen]
 
 
-def falsified(found: Sequence[Finding], baseline_step: int = 0) -> dict[str, str]:
+def _finding(row: Seen, copies: Mapping[str, tuple[str, ...]], unlike: tuple[str, str] | None) -> Finding:
+    """copies: its files that are also another's, and whose; unlike: "size" or "shape", and a clause that says how."""
+    if row.identity is None:
+        return Finding(row.revision, row.step, row.status, row.message)
+    notes = [_copied(row.identity, copies)] if copies else []
+    notes += [unlike[1]] if unlike is not None else []
+    return Finding(
+        row.revision,
+        row.step,
+        "duplicate" if copies else "corrupt" if unlike is not None else "ok",
+        one_line("; ".join(notes)),
+        row.identity.bytes,
+        row.identity.content_sha256,
+        tuple(dict.fromkeys(other for others in copies.values() for other in others)),
+        "" if unlike is None else unlike[0],
+    )
+
+
+def falsified(rows: Sequence[Finding], baseline_step: int = 0) -> dict[str, str]:
     """Revisions whose E would be false, each with the reason in one clause: a baseline that is a duplicate falsifies all."""
-    reasons = {one.revision: f"no E: {one.message} ({OVERRIDE})" for one in found if one.status == "duplicate"}
-    baseline = _false_baseline(found, baseline_step)
+    baseline = _false_baseline(rows, baseline_step)
     if baseline is None:
-        return reasons
+        duplicates = [finding for finding in rows if finding.status == "duplicate"]
+        return {finding.revision: f"no E: {finding.message} ({OVERRIDE})" for finding in duplicates}
     reason = f"no E: the baseline {baseline.revision} is a duplicate ({baseline.message}; {OVERRIDE})"
-    return {one.revision: reason for one in found}
+    return {finding.revision: reason for finding in rows}
 
 
-def verdict(found: Sequence[Finding], baseline_step: int = 0) -> str:
-    """One line: how many revisions are what, and what follows for E."""
-    counted = Counter(one.status for one in found)
+def verdict(rows: Sequence[Finding], baseline_step: int = 0) -> str:
+    """One line: how many revisions have which status, and what follows for E."""
+    counted = Counter(finding.status for finding in rows)
     listed = ", ".join(f"{number} {status}" for status, number in counted.items() if status != "ok")
-    line = f"{counted['ok']} of {len(found)} revisions ok" + (f"; {listed}" if listed else "")
-    if _false_baseline(found, baseline_step) is not None:
+    line = f"{counted['ok']} of {len(rows)} revisions ok" + (f"; {listed}" if listed else "")
+    if _false_baseline(rows, baseline_step) is not None:
         return f"{line}; its baseline is a duplicate, so no E against it means anything"
     if counted["duplicate"]:
         return f"{line}; no E is given for the duplicates"
     return line
 
 
-def _false_baseline(found: Sequence[Finding], step: int) -> Finding | None:
+def _false_baseline(rows: Sequence[Finding], step: int) -> Finding | None:
     """A revision that E may be compared with and that is a duplicate; several may state the step."""
-    return next((one for one in found if one.step == step and one.status == "duplicate"), None)
+    return next((finding for finding in rows if finding.step == step and finding.status == "duplicate"), None)
 
 
 def unsure(seen: Sequence[Seen]) -> str:
     """One clause where some revisions could not be asked for, so that others may be the same; empty where all were."""
-    if names := [one.revision for one in seen if one.passing]:
+    if names := [row.revision for row in seen if row.passing]:
         return one_line(f"whether {_listed(names)} hold the same weights is not known: they could not be asked for")
     return ""
 
 
 def shared_files(seen: Iterable[Seen]) -> set[str]:
     """Revisions that share a file's digest with another."""
-    return set(_copies([one for one in seen if one.identity is not None]))
+    return set(_copies(_identified(seen)))
 
 
-def _copies(known: Sequence[Seen]) -> dict[str, dict[str, tuple[str, ...]]]:
+def _copies(known: Sequence[_Known]) -> dict[str, dict[str, tuple[str, ...]]]:
     """By revision with a step: its files that are also another's, and whose."""
-    stepped = [one for one in known if one.step is not None]
+    stepped = [row for row in known if row.step is not None]
     holders: dict[tuple[int, str], list[str]] = defaultdict(list)
-    for one in stepped:
-        for key in {(file.size, file.digest) for file in one.identity.files}:
-            holders[key].append(one.revision)
-    found: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
-    for one in stepped:
-        for file in one.identity.files:
+    for row in stepped:
+        for key in {(file.size, file.digest) for file in row.identity.files}:
+            holders[key].append(row.revision)
+    copies: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for row in stepped:
+        for file in row.identity.files:
             if len(having := holders[file.size, file.digest]) > 1:
-                found[one.revision][file.name] = tuple(other for other in having if other != one.revision)
-    return dict(found)
+                copies[row.revision][file.name] = tuple(other for other in having if other != row.revision)
+    return dict(copies)
 
 
 def _copied(identity: Identity, copies: Mapping[str, tuple[str, ...]]) -> str:
@@ -166,48 +180,50 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
-def _unlike_size(known: Sequence[Seen]) -> dict[str, tuple[str, str]]:
+def _unlike_size(known: Sequence[_Known]) -> dict[str, tuple[str, str]]:
     """Revisions with a file of another size than most of those that are split into the same files, or of another total."""
-    layouts: dict[tuple[str, ...], list[Seen]] = defaultdict(list)
-    for one in known:
-        layouts[tuple(sorted(file.name for file in one.identity.files))].append(one)
-    found = {}
-    for alike in layouts.values():
-        sizes_of = {one.revision: {file.name: file.size for file in one.identity.files} for one in alike}
+    by_names: dict[tuple[str, ...], list[_Known]] = defaultdict(list)
+    for row in known:
+        by_names[tuple(sorted(file.name for file in row.identity.files))].append(row)
+    unlike: dict[str, tuple[str, str]] = {}
+    for alike in by_names.values():
+        sizes_of = {row.revision: {file.name: file.size for file in row.identity.files} for row in alike}
         for name in [file.name for file in alike[0].identity.files]:
             sizes = {revision: of_files[name] for revision, of_files in sizes_of.items()}
             usual = _usual(sizes.values())
             for revision, size in sizes.items() if usual is not None else ():
                 if size != usual:
-                    found.setdefault(revision, ("size", f"{name} has {size} bytes, its siblings' have {usual}"))
-    total = _usual(one.identity.bytes for one in known)
-    for one in known if total is not None else ():
-        if abs(one.identity.bytes - total) > RESHARDED * total:
-            note = f"its weights take {one.identity.bytes} bytes, its siblings' {total}"
-            found.setdefault(one.revision, ("size", note))
-    return found
+                    unlike.setdefault(revision, ("size", f"{name} has {size} bytes, its siblings' have {usual}"))
+    total = _usual(row.identity.bytes for row in known)
+    for row in known:
+        if total is not None and abs(row.identity.bytes - total) > RESHARDED * total:
+            note = f"its weights take {row.identity.bytes} bytes, its siblings' {total}"
+            unlike.setdefault(row.revision, ("size", note))
+    return unlike
 
 
-def _unlike_shape(known: Sequence[Seen]) -> dict[str, tuple[str, str]]:
+def _unlike_shape(known: Sequence[_Known]) -> dict[str, tuple[str, str]]:
     """Revisions whose configuration states other dimensions than that of most."""
-    usual = _usual(one.identity.shape for one in known)
+    usual = _usual(row.identity.shape for row in known)
     if usual is None:
         return {}
-    expected, found = dict(usual), {}
-    for one in known:
-        own = dict(one.identity.shape)
+    expected, unlike = dict(usual), {}
+    for row in known:
+        own = dict(row.identity.shape)
         names = [name for name in dict.fromkeys((*expected, *own)) if own.get(name) != expected.get(name)]
         if names:
             first = names[0]
             note = (
                 f"its config.json has {first} {own.get(first, 'absent')}, its siblings' {expected.get(first, 'absent')}"
             )
-            found[one.revision] = ("shape", note)
-    return found
+            unlike[row.revision] = ("shape", note)
+    return unlike
 
 
-def _usual(values: Iterable[Hashable]):
+def _usual(values: Iterable[Value]) -> Value | None:
     """The value that more than half have, among three or more; None where there is none: nobody is odd among equals."""
     counted = Counter(values)
-    value, times = counted.most_common(1)[0] if counted else (None, 0)
-    return value if counted.total() >= 3 and 2 * times > counted.total() else None
+    if counted.total() < 3:
+        return None
+    value, times = counted.most_common(1)[0]
+    return value if 2 * times > counted.total() else None

@@ -31,11 +31,11 @@ class FileIdentity:
     @classmethod
     def of_json(cls, fields: Mapping) -> "FileIdentity":
         """From what became of one in a JSON file. Raises TypeError, KeyError where that makes no sense."""
-        found = cls(fields["name"], fields["size"], fields["digest"], tuple(fields["stamp"]))
-        types = type(found.name), type(found.size), type(found.digest), *map(type, found.stamp)
-        if types != (str, int, str, *[int] * len(found.stamp)):
-            raise TypeError(f"no file's identity: {found}")
-        return found
+        file = cls(fields["name"], fields["size"], fields["digest"], tuple(fields["stamp"]))
+        types = type(file.name), type(file.size), type(file.digest), *map(type, file.stamp)
+        if types != (str, int, str, *[int] * len(file.stamp)):
+            raise TypeError(f"no file's identity: {file}")
+        return file
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Identity:
     def content_sha256(self) -> str:
         """The weights' sha256: the file's own where there is one file (the Hub shows the same), else over `digest  name` lines.
 
-        Of an adapter in its base over what both are and how it is merged.
+        An adapter with a base has the sha256 of what both are and of how it is merged.
         """
         if self.base is not None:
             own = replace(self, base=None).content_sha256
@@ -84,12 +84,12 @@ class Identity:
 
 def shape_of(config: Mapping) -> tuple[tuple[str, int], ...]:
     """The dimensions that a configuration states, by name; of a list of them (one a level), each by its place."""
-    found = []
+    dimensions = []
     for name in _DIMENSIONS:
         value = config.get(name)
         if type(value) is int:
-            found.append((name, value))
+            dimensions.append((name, value))
         elif isinstance(value, list):
-            places = enumerate(value[:_MOST_LEVELS])
-            found += [(f"{name}[{place}]", number) for place, number in places if type(number) is int]
-    return tuple(found)
+            levels = enumerate(value[:_MOST_LEVELS])
+            dimensions += [(f"{name}[{level}]", number) for level, number in levels if type(number) is int]
+    return tuple(dimensions)

@@ -1,24 +1,27 @@
-"""Checkpoints in local folders: one checkpoint, or one folder a revision, as a Hub repository is laid out on disk."""
+"""Checkpoints in local folders: one checkpoint, or one folder a revision, as a Hub repository is laid out on disk.
+
+Paths inside are plain strings: a suite has thousands of revisions, and a `pathlib.Path` costs more than what it is asked.
+"""
 
 import hashlib
+import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, settings_sha256, weight_files
+from ninscope.checkpoints.checkpoint_files import checkpoint_of_files, read_config, settings_sha256, weight_files
+from ninscope.checkpoints.file_names import CHECKPOINT_NAMES, CONFIG_NAMES, model_folder
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.index_format import ADAPTER_CONFIG, ADAPTER_NAMES, CONFIG_NAME, WEIGHT_NAMES
-from ninscope.checkpoints.pipelines import model_folder
-from ninscope.checkpoints.steps import in_step_order, step_of
+from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 
 LOOKS, LOOK_BYTES = 33, 4096  # what is read of a file to tell it from another
-_CONFIGURATIONS = (CONFIG_NAME, ADAPTER_CONFIG)
-_CHECKPOINT_FILES = (*_CONFIGURATIONS, *(name for names in WEIGHT_NAMES for name in names), *ADAPTER_NAMES)
 
 
 class LocalFile:
@@ -30,27 +33,32 @@ class LocalFile:
 
     reads_are_free = True
 
-    def __init__(self, path: Path, name: str):
+    def __init__(self, path: str | Path, name: str):
         self.path, self.name = path, name
         try:
-            self.size = path.stat().st_size
+            self.size = os.stat(path).st_size  # noqa: PTH116  a Path may be given, and need not be
         except OSError as error:
             raise CheckpointError("missing", f"{name}: cannot be read ({error.strerror})") from None
 
-    def read_ranges(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """The bytes of every range. Raises CheckpointError (missing, corrupt)."""
         try:
             with open(self.path, "rb", buffering=0) as file:
                 return [self._read(file, start, stop) for start, stop in ranges]
         except OSError as error:
             raise CheckpointError("missing", f"{self.name}: cannot be read ({error.strerror or error})") from None
 
-    def start_ranges(self, ranges: list[tuple[int, int]]) -> Callable[[], list[memoryview]]:
+    def start_ranges(self, ranges: Sequence[tuple[int, int]]) -> Callable[[], list[memoryview]]:
         """Beside files that are fetched: nothing is gained by beginning."""
         ranges = list(ranges)
         return lambda: self.read_ranges(ranges)
 
-    def _read(self, file, start: int, stop: int) -> memoryview:
-        content = memoryview(np.empty(stop - start, np.uint8))  # not zeroed first, unlike a bytearray
+    def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The ranges themselves."""
+        return list(ranges)
+
+    def _read(self, file: io.FileIO, start: int, stop: int) -> memoryview:
+        content = np.empty(stop - start, np.uint8).data  # not zeroed first, unlike a bytearray
         file.seek(start)
         filled = 0
         while filled < len(content):  # one read gives at most 2 GiB
@@ -59,6 +67,32 @@ class LocalFile:
                 raise CheckpointError("corrupt", f"{self.name}: truncated while it was read; fetch the file again")
             filled += count
         return content
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The folder of a revision as it was found: the names of the plain files in it."""
+
+    revision: str
+    path: str
+    names: frozenset[str]
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file. Raises CheckpointError: missing, corrupt (it has more than `limit` bytes)."""
+        try:
+            with open(f"{self.path}/{name}", "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > limit:
+                    raise CheckpointError(
+                        "corrupt", f"{self.revision}/{name}: {size} bytes are too many for such a file"
+                    )
+                return file.readall()
+        except OSError as error:
+            raise CheckpointError("missing", f"{self.revision}/{name}: cannot be read ({error.strerror})") from None
+
+    def open_file(self, name: str) -> LocalFile:
+        """Raises CheckpointError (missing)."""
+        return LocalFile(f"{self.path}/{name}", f"{self.revision}/{name}")
 
 
 @dataclass(frozen=True)
@@ -80,9 +114,10 @@ class LocalSource:
 
     def revisions(self) -> list[str]:
         """Names of the revisions in step order. Raises RequestError when there is none, or one cannot be named."""
-        folders = _listed(self.label, self.folder)
         names = [
-            path.name for path in folders if _is_revision(path) and not (self.pipeline and step_of(path.name) is None)
+            name
+            for name in _folders_in(self.label, self.folder)
+            if _is_revision(self.folder, name) and not (self.pipeline and step_of(name) is None)
         ]
         for name in names:
             if not name.isprintable():
@@ -97,7 +132,7 @@ class LocalSource:
         return in_step_order(names)
 
     def names(self) -> list[str]:
-        """Those of `revisions`: what is no checkpoint is only a folder. Raises RequestError."""
+        """Those of `revisions`: a folder that holds no checkpoint is no revision. Raises RequestError."""
         return self.revisions()
 
     def step_of(self, revision: str) -> int | None:
@@ -113,25 +148,22 @@ class LocalSource:
         Raises CheckpointError: missing or corrupt.
         """
         folder = self._folder_of(revision)
-        read = self._reader(revision)
-        present = self._names(folder)
-        shape = shape_of(read_config(revision, present, read))
-        names = weight_files(present, read, revision)
-        files = tuple(_identify_file(folder / name, name, revision, known or {}, thorough) for name in names)
-        return Identity(revision, step_of(revision), files, shape=shape, settings_sha256=settings_sha256(present, read))
+        shape = shape_of(read_config(revision, folder.names, folder.read))
+        names = weight_files(folder.names, folder.read, revision)
+        files = tuple(_identify_file(folder, name, known or {}, thorough) for name in names)
+        settings = settings_sha256(folder.names, folder.read)
+        return Identity(revision, step_of(revision), files, shape=shape, settings_sha256=settings)
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
         folder = self._folder_of(revision)
-        names = self._names(folder)
-        read = self._reader(revision)
-        return checkpoint_of_files(revision, names, read, lambda name: LocalFile(folder / name, f"{revision}/{name}"))
+        return checkpoint_of_files(revision, folder.names, folder.read, folder.open_file)
 
     def check_unchanged(self, identity: Identity) -> None:
         """Raises CheckpointError (corrupt) when a file is not the one that was identified: call it after reading."""
-        folder = self._folder_of(identity.revision)
+        path = self._path_of(identity.revision)
         for file in identity.files:
-            if _stamp(folder / file.name) != file.stamp:
+            if _stamp(f"{path}/{file.name}") != file.stamp:
                 raise CheckpointError(
                     "corrupt", f"{identity.revision}/{file.name}: changed while it was being read; run again"
                 )
@@ -140,114 +172,129 @@ class LocalSource:
         """Something else whenever a file of the revision is: names, sizes and times. None where it cannot be told."""
         try:
             folder = self._folder_of(revision)
-            stamps = sorted((name, *_stamp(folder / name)) for name in self._names(folder))
         except CheckpointError:
             return None
-        return hashlib.sha256(repr((str(folder), stamps)).encode()).hexdigest()
+        stamps = [(name, *_stamp(f"{folder.path}/{name}")) for name in sorted(folder.names)]
+        return hashlib.sha256(repr((folder.path, stamps)).encode()).hexdigest()
 
     def stamp_path(self, revision: str, file: FileIdentity) -> str:
         """The key of `known` in `identify`."""
-        return str(self._folder_of(revision) / file.name)
+        return f"{self._path_of(revision)}/{file.name}"
 
-    def _folder_of(self, revision: str) -> Path:
+    def _path_of(self, revision: str) -> str:
+        """The folder that holds the revision's checkpoint. Raises CheckpointError (missing)."""
+        path = f"{self.folder}/{revision}"
         inside = not any(mark in revision for mark in ("/", "\\", "\0")) and revision not in ("", ".", "..")
-        folder = self.folder / revision
-        if inside and folder.is_dir():
-            return folder / _model_folder(folder)
-        if self.own and revision == self.folder.name:
-            return self.folder / _model_folder(self.folder)
-        raise CheckpointError("missing", f"{self.label}: no revision {revision} in it")
+        if not inside or not _is_folder(path):
+            if not self.own or revision != self.folder.name:
+                raise CheckpointError("missing", f"{self.label}: no revision {revision} in it")
+            path = str(self.folder)
+        model = _model_folder(path)
+        return f"{path}/{model}" if model else path
 
-    def _names(self, folder: Path) -> set[str]:
+    def _folder_of(self, revision: str) -> _Folder:
+        """Raises CheckpointError (missing)."""
+        path = self._path_of(revision)
         try:
-            return {path.name for path in folder.iterdir() if path.is_file()}
+            with os.scandir(path) as entries:
+                return _Folder(revision, path, frozenset(entry.name for entry in entries if _names_file(entry)))
         except OSError as error:
-            raise CheckpointError("missing", f"{folder.name}: cannot be read ({error.strerror})") from None
-
-    def _reader(self, revision: str):
-        folder = self._folder_of(revision)
-
-        def read(name: str, limit: int) -> bytes:
-            try:
-                size = (folder / name).stat().st_size
-                if size > limit:
-                    raise CheckpointError("corrupt", f"{revision}/{name}: {size} bytes are too many for such a file")
-                return (folder / name).read_bytes()
-            except OSError as error:
-                raise CheckpointError("missing", f"{revision}/{name}: cannot be read ({error.strerror})") from None
-
-        return read
+            name = path.rpartition("/")[2]
+            raise CheckpointError("missing", f"{name}: cannot be read ({error.strerror})") from None
 
 
 def local_source(label: str, folder: Path) -> LocalSource:
     """The source for an existing folder. A configuration alone counts as a checkpoint where there is nothing else."""
-    folders = _listed(label, folder)
-    present = {name for name in _CHECKPOINT_FILES if _has(folder, name)}
-    holds_weights = bool(present.difference(_CONFIGURATIONS))
-    pipeline = not present and bool(_model_folder(folder))
-    own = pipeline or holds_weights or (bool(present) and not any(_is_revision(path) for path in folders))
+    folders = _folders_in(label, folder)
+    present = {name for name in CHECKPOINT_NAMES if _is_file(f"{folder}/{name}")}
+    holds_weights = bool(present.difference(CONFIG_NAMES))
+    pipeline = not present and bool(_model_folder(str(folder)))
+    own = pipeline or holds_weights or (bool(present) and not any(_is_revision(folder, name) for name in folders))
     return LocalSource(label, folder.resolve(), own, pipeline)
 
 
-def _is_revision(path: Path) -> bool:
+def _is_revision(parent: Path, name: str) -> bool:
+    folder = f"{parent}/{name}"
     return (
-        step_of(path.name) is not None
-        or any(_has(path, name) for name in _CHECKPOINT_FILES)
-        or bool(_model_folder(path))
+        step_of(name) is not None
+        or any(_is_file(f"{folder}/{expected}") for expected in CHECKPOINT_NAMES)
+        or bool(_model_folder(folder))
     )
 
 
-def _model_folder(path: Path) -> str:
+def _model_folder(folder: str) -> str:
     """The subfolder that a pipeline's folder stands for; "" where the folder is a checkpoint itself, or none."""
-    return model_folder(lambda name: _has(path, name), step_of(path.name) is not None)
+    stepped = step_of(folder.rpartition("/")[2]) is not None
+    return model_folder(lambda name: _is_file(f"{folder}/{name}"), stepped)
 
 
-def _listed(label: str, folder: Path) -> Iterator[Path]:
-    """The folders in a folder, each looked at when it is asked for. Raises RequestError, at once, when it may not be read."""
+def _folders_in(label: str, folder: Path) -> list[str]:
+    """Names of the folders in a folder. Raises RequestError when it may not be read."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208  iterdir may only find out later
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if _names_folder(entry)]
     except OSError as error:
         raise RequestError(f"{label}: the folder cannot be read ({error.strerror})") from None
-    return (folder / name for name in names if (folder / name).is_dir())
 
 
-def _has(folder: Path, name: str) -> bool:
+def _status(path: str) -> os.stat_result | None:
+    """None where there is nothing, or what there is may not be looked at."""
     try:
-        return (folder / name).is_file()
-    except OSError:  # a folder that may not be entered
-        return False
+        return os.stat(path)  # noqa: PTH116  see the head of this file
+    except (OSError, ValueError):  # ValueError: a zero byte
+        return None
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _is_file(path: str) -> bool:
+    status = _status(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def _is_folder(path: str) -> bool:
+    status = _status(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _names_file(entry: os.DirEntry[str]) -> bool:
+    """As `_is_file`; only a link is followed, to what it leads to."""
+    return _is_file(entry.path) if entry.is_symlink() else entry.is_file()
+
+
+def _names_folder(entry: os.DirEntry[str]) -> bool:
+    return _is_folder(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _stamp(path: str) -> tuple[int, ...]:
     """What tells that a file was written since: nothing where there is no file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    status = _status(path)
+    return () if status is None else (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _identify_file(
-    path: Path, name: str, revision: str, known: Mapping[str, FileIdentity], thorough: bool
-) -> FileIdentity:
+def _identify_file(folder: _Folder, name: str, known: Mapping[str, FileIdentity], thorough: bool) -> FileIdentity:
+    """Raises CheckpointError: missing, corrupt (it changes while it is read)."""
+    path = f"{folder.path}/{name}"
     stamp = _stamp(path)
-    before = known.get(str(path))
+    before = known.get(path)
     if stamp and before is not None and before.stamp == stamp:
         return replace(before, name=name)
     try:
         with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if thorough else _digest_of_parts(file, stamp[0])
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if thorough else _digest_of_parts(file, size)
     except OSError as error:
-        raise CheckpointError("missing", f"{revision}/{name}: cannot be read ({error.strerror})") from None
+        raise CheckpointError("missing", f"{folder.revision}/{name}: cannot be read ({error.strerror})") from None
     if _stamp(path) != stamp:
-        raise CheckpointError("corrupt", f"{revision}/{name}: changed while it was being read; run again")
-    return FileIdentity(name, stamp[0], digest, stamp if thorough else ())
+        raise CheckpointError("corrupt", f"{folder.revision}/{name}: changed while it was being read; run again")
+    return FileIdentity(name, size, digest, stamp if thorough else ())
 
 
-def _digest_of_parts(file, size: int) -> str:
-    """Of pieces spread over a file: two steps of a training differ nearly everywhere, and equal files always agree."""
+def _digest_of_parts(file: IO[bytes], size: int) -> str:
+    """A digest of pieces spread over a file: two steps of a training differ nearly everywhere, and equal files always agree."""
     digest = hashlib.sha256()
-    for number in range(LOOKS):
-        file.seek(number * max(size - LOOK_BYTES, 0) // (LOOKS - 1))
-        digest.update(file.read(LOOK_BYTES))
+    if size <= LOOKS * LOOK_BYTES:
+        digest.update(file.read())
+    else:
+        for number in range(LOOKS):
+            file.seek(number * (size - LOOK_BYTES) // (LOOKS - 1))
+            digest.update(file.read(LOOK_BYTES))
     return f"parts-{digest.hexdigest()}"

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ninscope.checkpoints.weight_file import WeightFile
+from ninscope.checkpoints.formats.weight_file import WeightFile
 
 AHEAD_BYTES = 64_000_000  # begun and not yet used; what is used next is begun whatever its size
 UNIT_BYTES = 8_000_000  # neighbours of about so much together are asked for together

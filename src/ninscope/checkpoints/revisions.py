@@ -1,4 +1,6 @@
-"""Which revisions of a source are meant, and their steps: name patterns, lists and ranges of steps, log-spaced subsets."""
+"""Revisions of a source: the training steps that their names state (step1000, stage1-step1000-tokens5B, global_step1000,
+checkpoint-1000), and which of them are meant: name patterns, lists and ranges of steps, log-spaced subsets.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,10 +8,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ninscope.checkpoints.steps import step_of
 from ninscope.errors import RequestError
 
+# "step" must not be the tail of another word (footstep12); a separator may stand between word and number.
+_STEP = re.compile(r"(?:^|[^a-z0-9])(?:global_?)?step[-_=]?(\d{1,15})(?!\d)", re.IGNORECASE)
+_TRAINER = re.compile(r"^checkpoint-(\d{1,15})$", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+def step_of(revision: str) -> int | None:
+    """The training step that a revision name states, or None when it states none."""
+    stated = _STEP.search(revision) or _TRAINER.match(revision)
+    return int(stated.group(1)) if stated else None
+
+
+def in_step_order(revisions: Iterable[str]) -> list[str]:
+    """Revision names sorted by step, then by name; names without a step come last."""
+    return sorted(revisions, key=lambda name: ((step := step_of(name)) is None, step or 0, name))
 
 
 @dataclass(frozen=True)
@@ -21,7 +36,7 @@ class RevisionPattern:
 
     text: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.text.count("{step}") != 1:
             raise RequestError(f"the pattern {self.text!r} needs {{step}} in it, once: step{{step}}")
 
@@ -30,8 +45,8 @@ class RevisionPattern:
         parts = _PLACEHOLDER.split(self.text)
         texts, names = parts[::2], parts[1::2]
         fields = [r"(\d{1,15})" if name == "step" else r"[^-/]+" for name in names]
-        found = re.fullmatch("".join(re.escape(t) + f for t, f in zip(texts, [*fields, ""], strict=True)), revision)
-        return int(found.group(1)) if found else None
+        stated = re.fullmatch("".join(re.escape(t) + f for t, f in zip(texts, [*fields, ""], strict=True)), revision)
+        return int(stated.group(1)) if stated else None
 
     def name_of(self, step: int) -> str:
         """The name of a step's revision; what else the name states is a star."""
@@ -39,7 +54,7 @@ class RevisionPattern:
 
 
 @dataclass(frozen=True)
-class Selection:
+class RevisionSelection:
     """Some of a source's revisions. pattern: of their names, by default whatever states a step.
 
     steps: these alone, and one that is absent is named all the same, so that it is reported. start, stop: none before, none
@@ -56,14 +71,14 @@ class Selection:
     def chosen(self, revisions: Iterable[str]) -> list[tuple[str, int]]:
         """(revision, step) of those that are meant, in step order. Raises RequestError when there is none."""
         revisions = list(revisions)
-        of = self.pattern.step_of if self.pattern is not None else step_of
-        found = sorted((step, name) for name in revisions if (step := of(name)) is not None)
-        if not found and self.steps is None:
+        stated = self.pattern.step_of if self.pattern is not None else step_of
+        stepped = sorted((step, name) for name in revisions if (step := stated(name)) is not None)
+        if not stepped and self.steps is None:
             shown = f"the pattern {self.pattern.text!r}" if self.pattern is not None else "a step"
             raise RequestError(f"no revision states {shown}; there are {', '.join(revisions[:3])} ...")
         within = [
             (name, step)
-            for step, name in found
+            for step, name in stepped
             if self.start <= step and (self.stop is None or step <= self.stop) and step % self.every == 0
         ]
         if self.steps is not None:
@@ -75,20 +90,20 @@ class Selection:
             within = [(name, step) for name, step in within if step in kept]
         if not within:
             raise RequestError(
-                f"none of {len(found)} revisions is of the steps asked for ({found[0][1]}..{found[-1][1]})"
+                f"none of the {len(stepped)} revisions ({stepped[0][1]}..{stepped[-1][1]}) has one of the selected steps"
             )
-        return sorted(within, key=lambda each: (each[1], each[0]))
+        return sorted(within, key=lambda chosen: (chosen[1], chosen[0]))
 
 
 def log_spaced(steps: Sequence[int], count: int) -> set[int]:
     """`count` of the steps (all, where there are no more), the first and last among them, evenly spaced in log(step + 1)."""
-    there = np.unique(np.asarray(steps, dtype=np.int64))
-    if there.size <= count:
-        return set(there.tolist())
-    places = np.log1p(there.astype(np.float64))
-    kept = {0, there.size - 1}
-    for wanted in np.linspace(places[0], places[-1], count)[1:-1]:
+    distinct = np.unique(np.asarray(steps, dtype=np.int64))
+    if distinct.size <= count:
+        return set(distinct.tolist())
+    logarithms = np.log1p(distinct.astype(np.float64))
+    kept = {0, distinct.size - 1}
+    for target in np.linspace(logarithms[0], logarithms[-1], count)[1:-1]:
         # The nearest that is not taken yet, so that as many are kept as were asked for.
-        order = np.argsort(np.abs(places - wanted), kind="stable").tolist()
-        kept.add(next(place for place in order if place not in kept))
-    return {int(there[place]) for place in kept}
+        order = np.argsort(np.abs(logarithms - target), kind="stable").tolist()
+        kept.add(next(number for number in order if number not in kept))
+    return {int(distinct[number]) for number in kept}

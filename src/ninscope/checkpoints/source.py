@@ -1,13 +1,60 @@
-"""A source of checkpoints: what a user names, be it a folder or a Hub repository, behind one small interface."""
+"""A source of checkpoints: what every one can do, be it a folder, a Hub repository or adapters on a base; how it is opened."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
-from ninscope.checkpoints.adapted import adapted_source
+from ninscope.checkpoints.file_names import MODEL_FOLDERS
+from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.local import local_source
-from ninscope.checkpoints.pipelines import MODEL_FOLDERS
-from ninscope.checkpoints.source_protocol import Source
+from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import RequestError
+
+
+class Source(Protocol):
+    """Where revisions of one model come from."""
+
+    @property
+    def label(self) -> str:
+        """As the user named it."""
+
+    @property
+    def kind(self) -> str:
+        """ "local" (tensors are read, and checked, whole) or "hub" (only the rows that are wanted)."""
+
+    def revisions(self) -> list[str]:
+        """Names in step order, at least one. Raises RequestError."""
+
+    def names(self) -> list[str]:
+        """Names of all that could be a revision, whether they state a step or not. Raises RequestError."""
+
+    def step_of(self, revision: str) -> int | None:
+        """The training step of a revision, or None."""
+
+    def identify(
+        self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
+    ) -> Identity:
+        """What the revision is, without reading a weight where a hash is known. Raises CheckpointError.
+
+        thorough: False makes do with digests that tell files apart, where a true one would take reading all of them.
+        """
+
+    def fingerprint(self, revision: str) -> str | None:
+        """Something that changes whenever the revision's files do, had for next to nothing; None where it is not known.
+
+        Raises RequestError.
+        """
+
+    def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
+        """The revision as a lazy Checkpoint, that of `identity` where one is given. Raises CheckpointError."""
+
+    def check_unchanged(self, identity: Identity) -> None:
+        """To be called after reading. Raises CheckpointError when what was read may not be what was identified."""
+
+    def stamp_path(self, revision: str, file: FileIdentity) -> str:
+        """The key of `known` in `identify`."""
+
 
 # org/name, and of a diffusers pipeline also the folder of its model
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
@@ -21,6 +68,8 @@ def open_source(source: str | Path, base: str | Path | None = None, base_revisio
     of it, where there are several (a repository's is main). Raises RequestError when it is neither.
     """
     if base is not None:
+        from ninscope.checkpoints.lora.adapted_source import adapted_source  # compiles, and few sources hold adapters
+
         return adapted_source(open_source(source), open_source(base), base_revision)
     if base_revision is not None:
         raise RequestError("base_revision is of a base; name the base too")
@@ -39,6 +88,6 @@ def open_source(source: str | Path, base: str | Path | None = None, base_revisio
     named = None if text.startswith((".", "/", "~")) else _REPOSITORY.fullmatch(text)
     if named is None:
         raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name)")
-    from ninscope.checkpoints.hub import hub_source  # the client is slow to import and local work needs none
+    from ninscope.checkpoints.hub.repository import hub_source  # the client is slow to import and local work needs none
 
     return hub_source(named["id"], named["folder"] or "")

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ninscope.checkpoints.finite import first_nonfinite
+from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
 from ninscope.checkpoints.read_ahead import ByteRanges
-from ninscope.checkpoints.safetensors_format import TensorEntry
-from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 STORED_TYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from suites import neox_tensors, write_checkpoint
 
-from ninscope.checkpoints.index_format import INDEX_NAME, read_json_object, shards_of_index
+from ninscope.checkpoints.file_names import WEIGHT_NAMES
+from ninscope.checkpoints.formats.index import read_json_object, shards_of_index
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 
+INDEX_NAME = WEIGHT_NAMES[0][1]
 WHERE = f"step7/{INDEX_NAME}"
 
 

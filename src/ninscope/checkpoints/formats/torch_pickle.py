@@ -10,9 +10,9 @@ import pickle
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ninscope.checkpoints.safetensors_format import MAX_DIMENSIONS
+from ninscope.checkpoints.formats.weight_file import MAX_DIMENSIONS, Complaint
 from ninscope.errors import CheckpointError
 
 # A tensor takes about 30 steps of a pickle, two or four of them calls: enough for some 30,000 tensors.
@@ -63,33 +63,30 @@ class TensorNote:
     stride: tuple[int, ...]
 
 
-def state_dict(
-    raw: bytes, corrupt: Callable[[str], CheckpointError], unsupported: Callable[[str], CheckpointError]
-) -> dict[str, TensorNote]:
+def state_dict(raw: bytes, complaint: Complaint) -> dict[str, TensorNote]:
     """The tensors of a state dictionary by name; other values in it (a step, None) are left out.
 
-    corrupt, unsupported: make the error that names the file from a reason. Raises them: the pickle makes no sense; it names
-    what no tensor needs.
+    Raises CheckpointError: corrupt (the pickle makes no sense), unsupported (it names what no tensor needs).
     """
     try:
         steps = {"REDUCE": 0, "BINPERSID": 0}
         for count, (opcode, _, _) in enumerate(pickletools.genops(raw)):
             name = opcode.name
             if name not in _OPCODES:
-                raise unsupported(f"its pickle uses {name}, which no tensor needs; nothing of it was run")
+                raise complaint.unsupported(f"its pickle uses {name}, which no tensor needs; nothing of it was run")
             if name in steps:
                 steps[name] += 1
             if count >= MAX_STEPS or steps.get(name, 0) >= MAX_TENSORS:
-                raise corrupt("its pickle was made to be long; nothing of it was run")
-        loaded = _Notes(raw, unsupported).load()
+                raise complaint.corrupt("its pickle was made to be long; nothing of it was run")
+        loaded = _Notes(raw, complaint).load()
     except CheckpointError:
         raise
     except Exception as error:  # whatever a broken pickle leads to
-        raise corrupt(f"its pickle makes no sense ({type(error).__name__})") from None
+        raise complaint.corrupt(f"its pickle makes no sense ({type(error).__name__})") from None
     if isinstance(loaded, dict) and "state_dict" in loaded and isinstance(loaded["state_dict"], dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
-        raise corrupt("its pickle holds no dictionary of tensors")
+        raise complaint.corrupt("its pickle holds no dictionary of tensors")
     return {name: tensor for name, tensor in loaded.items() if isinstance(name, str) and isinstance(tensor, TensorNote)}
 
 
@@ -98,11 +95,13 @@ class _Notes(pickle._Unpickler):
     compiled one allocates as many entries as a stranger's number says.
     """
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, raw: bytes, unsupported):
+    def __init__(self, raw: bytes, complaint: Complaint):
         super().__init__(io.BytesIO(raw), encoding="utf-8")
-        self._unsupported = unsupported
+        self._complaint = complaint
 
     def load_build(self) -> None:
         """Attributes, which torch hangs on a state dictionary (`_metadata`), are dropped: nothing here has any."""
@@ -136,7 +135,7 @@ class _Notes(pickle._Unpickler):
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Callable[..., object] | _Type:
         if (module, name) == ("collections", "OrderedDict"):
             return _new_dictionary
         if module == "torch._utils" and name == "_rebuild_tensor_v2":
@@ -149,11 +148,11 @@ class _Notes(pickle._Unpickler):
             return _Type(_DTYPES[name])
         if module == "torch.storage" and name == "UntypedStorage":
             return _Type("U8")
-        raise self._unsupported(
+        raise self._complaint.unsupported(
             f"its pickle names {module[:60]}.{name[:60]}, which no tensor needs; nothing of it was run"
         )
 
-    def persistent_load(self, identity) -> StorageNote:
+    def persistent_load(self, identity: Any) -> StorageNote:
         kind, dtype, key, _, items = identity
         if kind != "storage" or type(dtype) is not _Type or not _count(items) or type(key) is not str:
             raise ValueError("not a storage")
@@ -161,7 +160,7 @@ class _Notes(pickle._Unpickler):
             raise ValueError("not a storage's key")
         return StorageNote(dtype.name, key, items)
 
-    def get_extension(self, code) -> None:
+    def get_extension(self, code: int) -> None:
         raise ValueError("extensions are not known")
 
 
@@ -169,7 +168,16 @@ def _new_dictionary() -> dict:
     return {}
 
 
-def _rebuild_tensor(storage, offset, shape, stride, requires_grad=False, hooks=None, metadata=None) -> TensorNote:
+def _rebuild_tensor(
+    storage: object,
+    offset: int,
+    shape: object,
+    stride: object,
+    requires_grad: object = False,
+    hooks: object = None,
+    metadata: object = None,
+) -> TensorNote:
+    """What torch._utils._rebuild_tensor_v2 is called with; all of it is a stranger's. Raises ValueError."""
     if (
         not isinstance(storage, StorageNote)
         or not _count(offset)
@@ -184,11 +192,11 @@ def _rebuild_tensor(storage, offset, shape, stride, requires_grad=False, hooks=N
     return TensorNote(storage, offset, shape, stride)
 
 
-def _rebuild_parameter(tensor, *_) -> TensorNote:
+def _rebuild_parameter(tensor: object, *_: object) -> TensorNote:
     if not isinstance(tensor, TensorNote):
         raise ValueError("not a tensor")
     return tensor
 
 
-def _count(value) -> bool:
+def _count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63

@@ -50,5 +50,6 @@ def pause(seconds: float, given_up: threading.Event) -> None:
 
 def _wait(state: RetryCallState) -> float:
     jittered = wait_random_exponential(multiplier=1, max=LONGEST_WAIT_SECONDS)(state)
-    after = state.outcome.exception().after
+    fault = state.outcome.exception() if state.outcome is not None else None
+    after = fault.after if isinstance(fault, Passing) else None
     return jittered if after is None else after + min(jittered, 1.0)  # not all at the same moment

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ninscope.checkpoints.identity import FileIdentity
 
 MAX_KNOWN = 100_000  # files; the oldest entries go first
 
 
-def files_of_json(value) -> dict[str, FileIdentity]:
+def files_of_json(value: object) -> dict[str, FileIdentity]:
     """Path -> identity, from what `json_of_files` made; entries that make no sense are left out."""
     known = {}
     for path, fields in value.items() if isinstance(value, dict) else ():
@@ -25,16 +26,16 @@ def files_of_json(value) -> dict[str, FileIdentity]:
     return known
 
 
-def json_of_files(files: Mapping[str, FileIdentity]) -> dict:
+def json_of_files(files: Mapping[str, FileIdentity]) -> dict[str, dict[str, object]]:
     return {path: asdict(file) for path, file in files.items()}
 
 
-def sealed(value) -> dict:
+def sealed(value: object) -> dict[str, object]:
     """A JSON value with its checksum: what is believed without looking must be what was written."""
     return {"sha256": _digest(value), "value": value}
 
 
-def unsealed(stored):
+def unsealed(stored: object) -> Any:
     """What `sealed` was given; None where it is not that any more."""
     if not isinstance(stored, dict) or set(stored) != {"sha256", "value"}:
         return None
@@ -44,7 +45,7 @@ def unsealed(stored):
         return None
 
 
-def _digest(value) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -68,12 +69,12 @@ def cache_files(files: Mapping[str, FileIdentity]) -> None:
     known = {path: file for path, file in before.items() if path not in files} | dict(files)
     kept = dict(list(known.items())[-MAX_KNOWN:])
     with suppress(OSError, RuntimeError):
-        place = _cache()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=place.parent)
+        cache = _cache()
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(dir=cache.parent)
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
                 json.dump(sealed(json_of_files(kept)), file)
-            Path(partial).replace(place)
+            Path(partial).replace(cache)
         finally:
             Path(partial).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ninscope.checkpoints.index_format import ADAPTER_CONFIG
+from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor
 from ninscope.errors import CheckpointError
 
@@ -61,8 +61,8 @@ class Adapter:
         if not isinstance(patterns, Mapping):
             raise CheckpointError("corrupt", f"{ADAPTER_CONFIG}: alpha_pattern is {patterns!r}; a table was expected")
         # As peft: the first pattern that is the end of the module's name.
-        found = (alpha for pattern, alpha in patterns.items() if _fits(pattern, factors.module))
-        alpha = next(found, self.config.get("lora_alpha"))
+        matching = (alpha for pattern, alpha in patterns.items() if _fits(pattern, factors.module))
+        alpha = next(matching, self.config.get("lora_alpha"))
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < 1e30:
             raise CheckpointError("corrupt", f"{ADAPTER_CONFIG}: alpha of {factors.module} is {alpha!r}, no number")
         return alpha / (math.sqrt(factors.rank) if self.config.get("use_rslora") else factors.rank)
@@ -97,25 +97,25 @@ def adapter_of(config: Mapping, tensors: Mapping[str, Tensor]) -> Adapter:
                 "unsupported",
                 f"{ADAPTER_CONFIG}: {option} is set; only lora_A and lora_B of whole matrices can be read",
             )
-    found: dict[str, dict[str, Tensor]] = {}
+    pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         factor = _FACTOR.fullmatch(name)
         if factor is not None and ".base_layer" not in name:
-            found.setdefault(factor["module"].removeprefix(PREFIX), {})[factor["which"]] = tensor
+            pairs.setdefault(factor["module"].removeprefix(PREFIX), {})[factor["which"]] = tensor
         elif "lora_" in name or ".base_layer" in name:
             raise CheckpointError("unsupported", f"tensor {name}: only lora_A.weight and lora_B.weight can be read")
         else:
             whole[name.removeprefix(PREFIX)] = tensor
-    if not found:
+    if not pairs:
         raise CheckpointError("unsupported", f"{ADAPTER_CONFIG}: LORA, but no tensor is a lora_A.weight")
-    return Adapter(config, {module: _checked(module, pair) for module, pair in found.items()}, whole)
+    return Adapter(config, {module: _checked(module, pair) for module, pair in pairs.items()}, whole)
 
 
 def _checked(module: str, pair: Mapping[str, Tensor]) -> Factors:
     if len(pair) < 2:
-        (there,) = pair
-        raise CheckpointError("corrupt", f"{module} has lora_{there}, but not the other of lora_A and lora_B")
+        (which,) = pair
+        raise CheckpointError("corrupt", f"{module} has lora_{which}, but not the other of lora_A and lora_B")
     a, b = pair["A"], pair["B"]
     for tensor in (a, b):
         if tensor.dtype not in STORED_TYPES:

@@ -5,10 +5,10 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ninscope.checkpoints.file_names import ADAPTER_NAMES
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.index_format import ADAPTER_NAMES
-from ninscope.checkpoints.merged import merged_checkpoint
-from ninscope.checkpoints.source_protocol import Source
+from ninscope.checkpoints.lora.merged import merged_checkpoint
+from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 
@@ -47,7 +47,7 @@ class AdaptedSource:
     def identify(
         self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
     ) -> Identity:
-        """Of the adapter's weights, few and always hashed whole, its settings and the base. Raises CheckpointError."""
+        """What the adapter's weights (few, and always hashed whole), its settings and the base are. Raises CheckpointError."""
         own = self.adapters.identify(revision, known)
         if own.settings_sha256 is None:
             raise CheckpointError(
@@ -68,17 +68,17 @@ class AdaptedSource:
             return _BASES[state]
 
     def fingerprint(self, revision: str) -> str | None:
-        prints = self.adapters.fingerprint(revision), self.base.fingerprint(self.base_revision)
-        return None if None in prints else hashlib.sha256("\n".join(prints).encode()).hexdigest()
+        own, base = self.adapters.fingerprint(revision), self.base.fingerprint(self.base_revision)
+        return None if own is None or base is None else hashlib.sha256(f"{own}\n{base}".encode()).hexdigest()
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
-        own, of_base = (None, None) if identity is None else _parted(identity)
-        return merged_checkpoint(self.adapters.open(revision, own), self.base.open(self.base_revision, of_base))
+        adapter, base = (None, None) if identity is None else _parted(identity)
+        return merged_checkpoint(self.adapters.open(revision, adapter), self.base.open(self.base_revision, base))
 
     def check_unchanged(self, identity: Identity) -> None:
-        own, of_base = _parted(identity)
-        self.adapters.check_unchanged(own)
-        self.base.check_unchanged(of_base)
+        adapter, base = _parted(identity)
+        self.adapters.check_unchanged(adapter)
+        self.base.check_unchanged(base)
 
     def stamp_path(self, revision: str, file: FileIdentity) -> str:
         """No model's weights are in a file of an adapter's name."""
@@ -103,5 +103,7 @@ def adapted_source(adapters: Source, base: Source, base_revision: str | None) ->
 
 
 def _parted(identity: Identity) -> tuple[Identity, Identity]:
-    """The adapter's and the base's."""
+    """The adapter's and the base's. Raises ValueError where it has no base, which no identity of an `AdaptedSource` is without."""
+    if identity.base is None:
+        raise ValueError(f"{identity.revision}: an adapter's identity without that of its base")
     return replace(identity, base=None), identity.base

@@ -40,9 +40,10 @@ _current: ContextVar[Traffic | None] = ContextVar("traffic", default=None)
 @contextmanager
 def counted() -> Iterator[Traffic]:
     """Counts what is fetched by the sources that are opened inside, in this thread; not what an inner `counted` counts."""
-    token = _current.set(Traffic())
+    traffic = Traffic()
+    token = _current.set(traffic)
     try:
-        yield _current.get()
+        yield traffic
     finally:
         _current.reset(token)
 

@@ -18,18 +18,23 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it lists no exports
 
-from ninscope.checkpoints.assemble import checkpoint_of_files, read_config, settings_sha256, weight_files
-from ninscope.checkpoints.hub_file import NO_DIGEST, HubFile
-from ninscope.checkpoints.hub_http import Refused, ask_json
+from ninscope.checkpoints.checkpoint_files import (
+    ReadFile,
+    checkpoint_of_files,
+    read_config,
+    settings_sha256,
+    weight_files,
+)
+from ninscope.checkpoints.file_names import config_name, model_folder, weight_names
+from ninscope.checkpoints.hub.file import NO_DIGEST, HubFile
+from ninscope.checkpoints.hub.http import Refused, ask_json
+from ninscope.checkpoints.hub.retries import Passing, persistently
+from ninscope.checkpoints.hub.traffic import current_traffic
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
-from ninscope.checkpoints.index_format import config_name, weight_names
-from ninscope.checkpoints.pipelines import model_folder
-from ninscope.checkpoints.retries import Passing, persistently
-from ninscope.checkpoints.steps import in_step_order, step_of
+from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
-from ninscope.checkpoints.traffic import current_traffic
 from ninscope.errors import CheckpointError, NoRepository, RequestError
 
 # Of one checkpoint at a time: rows of a few KB, far apart, are mostly waited for.
@@ -94,7 +99,7 @@ class HubSource:
         if self._commits is not None:
             return self._commits
         try:
-            commits = self._told("refs", _commits_of)
+            commits = self._answered("refs", _commits_of)
         except (Passing, Refused) as fault:
             if isinstance(fault, Refused) and _no_access(fault):
                 raise _no_repository(self.repository) from None
@@ -157,8 +162,8 @@ class HubSource:
 
     def _fetch_listing(self, revision: str) -> "_Listing":
         try:
-            return self._told(
-                f"revision/{quote(revision, safe='')}?blobs=True", lambda told: _listing_of(told, self._subfolder)
+            return self._answered(
+                f"revision/{quote(revision, safe='')}?blobs=True", lambda answer: _listing_of(answer, self._subfolder)
             )
         except Passing as fault:
             reason = fault.reason
@@ -176,13 +181,13 @@ class HubSource:
             "missing", f"{revision}: {self.repository} cannot be asked ({reason}); run again", passing=True
         )
 
-    def _told(self, path: str, read: Callable[[dict], Answer]) -> Answer:
+    def _answered(self, path: str, read: Callable[[dict], Answer]) -> Answer:
         """What `read` makes of the Hub's answer about this repository. Raises Passing, Refused."""
 
         def once() -> Answer:
-            told = ask_json(f"{self._endpoint}/api/models/{self.repository}/{path}", self._traffic)
+            answer = ask_json(f"{self._endpoint}/api/models/{self.repository}/{path}", self._traffic)
             try:
-                return read(told)
+                return read(answer)
             except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
                 raise Passing("its answer is not the Hub's") from None
 
@@ -196,7 +201,7 @@ class HubSource:
         size, digest = listing.sizes[name], listing.digests[name]
         return HubFile(url, f"{revision}/{name}", size, digest, pool, self._traffic, ahead)
 
-    def _reader(self, revision: str, listing: "_Listing"):
+    def _reader(self, revision: str, listing: "_Listing") -> ReadFile:
         def read(name: str, limit: int) -> bytes:
             size, digest = listing.sizes[name], listing.digests[name]
             if size > limit:
@@ -212,19 +217,19 @@ class HubSource:
         return read
 
 
-def _commits_of(told: dict) -> dict[str, str]:
+def _commits_of(answer: dict) -> dict[str, str]:
     """Commit by branch. Raises what a senseless answer makes of itself."""
-    found = {str(branch["name"]): str(branch["targetCommit"]) for branch in told["branches"]}
-    if not all(name.isprintable() for name in found):
+    commits = {str(branch["name"]): str(branch["targetCommit"]) for branch in answer["branches"]}
+    if not all(name.isprintable() for name in commits):
         raise ValueError("a branch that git would not allow")
-    return found
+    return commits
 
 
 @dataclass(frozen=True)
 class _Listing:
     """Files of one folder ("" is the top) at one commit: size and digest by name."""
 
-    commit: str
+    commit: str | None
     sizes: dict[str, int]
     digests: dict[str, str]
     folder: str = ""
@@ -244,12 +249,12 @@ def _listing_in(identity: Identity) -> _Listing:
     )
 
 
-def _listing_of(told: dict, subfolder: str) -> _Listing:
+def _listing_of(answer: dict, subfolder: str) -> _Listing:
     """The files in a folder of the repository: the named one, or that of a pipeline's model, or the top.
 
     Raises what a senseless answer makes of itself.
     """
-    paths = {str(file["rfilename"]): file for file in told["siblings"]}
+    paths = {str(file["rfilename"]): file for file in answer["siblings"]}
     folder = subfolder or model_folder(paths.__contains__)
     start = f"{folder}/" if folder else ""
     files = {path.removeprefix(start): file for path, file in paths.items() if path.startswith(start)}
@@ -262,10 +267,10 @@ def _listing_of(told: dict, subfolder: str) -> _Listing:
         if file.get("lfs")
         else f"git-{file['blobId']}"
         if file.get("blobId")
-        else f"{NO_DIGEST}{told['sha']}-{start}{name}"
+        else f"{NO_DIGEST}{answer['sha']}-{start}{name}"
         for name, file in files.items()
     }
-    return _Listing(str(told["sha"]), sizes, digests, folder)
+    return _Listing(str(answer["sha"]), sizes, digests, folder)
 
 
 def hub_source(repository: str, subfolder: str = "") -> HubSource:

@@ -14,11 +14,11 @@ from operator import itemgetter
 
 import numpy as np
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it lists no exports
 
-from ninscope.checkpoints.hub_http import Refused, ask, read_into, same_place
-from ninscope.checkpoints.retries import Passing, persistently
-from ninscope.checkpoints.traffic import Traffic
+from ninscope.checkpoints.hub.http import Refused, Response, ask, read_into, same_place
+from ninscope.checkpoints.hub.retries import Passing, persistently
+from ninscope.checkpoints.hub.traffic import Traffic
 from ninscope.errors import CheckpointError
 
 HEAD_BYTES = 1 << 16  # what the first request brings: the header of some 500 tensors
@@ -71,26 +71,26 @@ class HubFile:
     def spans(self, ranges: Sequence[Span]) -> list[Span]:
         """What is fetched for these ranges beside the file's head: in order, those with little between them as one."""
         beyond = sorted((max(start, self._ahead), stop) for start, stop in ranges if stop > max(start, self._ahead))
-        found: list[Span] = []
+        joined: list[Span] = []
         for start, stop in beyond:
-            if found and start - found[-1][1] <= _gap(found[-1], (start, stop)):
-                found[-1] = found[-1][0], max(found[-1][1], stop)
+            if joined and start - joined[-1][1] <= _gap(joined[-1], (start, stop)):
+                joined[-1] = joined[-1][0], max(joined[-1][1], stop)
             else:
-                found.append((start, stop))
-        return found
+                joined.append((start, stop))
+        return joined
 
     def _held(self) -> memoryview:
         """The first bytes of the file, fetched once."""
         with self._heading:
             if self._head is None:
-                content = memoryview(np.empty(self._ahead, np.uint8))
+                content = np.empty(self._ahead, np.uint8).data
                 self._fetch(0, content)
                 self._head = content
             return self._head
 
     def _start(self, span: Span) -> Callable[[], memoryview]:
         start, stop = span
-        content = memoryview(np.empty(stop - start, np.uint8))
+        content = np.empty(stop - start, np.uint8).data
         cuts = range(0, len(content), PIECE_BYTES)
         futures = [self._pool.submit(self._fetch, start + cut, content[cut : cut + PIECE_BYTES]) for cut in cuts]
 
@@ -113,7 +113,7 @@ class HubFile:
         number = bisect_right(spans, beyond, key=itemgetter(0)) - 1
         first = spans[number][0]
         rest = pieces[number][beyond - first : stop - first]
-        return memoryview(np.concatenate([np.asarray(within), np.asarray(rest)])) if len(within) else rest
+        return np.concatenate([np.asarray(within), np.asarray(rest)]).data if len(within) else rest
 
     def _fetch(self, start: int, content: memoryview) -> None:
         """Fill `content` from the file's byte `start` on. Raises CheckpointError."""
@@ -126,8 +126,8 @@ class HubFile:
         try:
             persistently(once, self._given_up)
         except Passing as fault:
-            told = fault.reason if fault.status == "corrupt" else f"cannot be fetched ({fault.reason})"
-            raise self._failed(fault.status, f"{told}; run again", passing=True) from None
+            reason = fault.reason if fault.status == "corrupt" else f"cannot be fetched ({fault.reason})"
+            raise self._failed(fault.status, f"{reason}; run again", passing=True) from None
         except Refused as fault:
             raise self._failed("missing", _told(fault)) from None
 
@@ -138,22 +138,22 @@ class HubFile:
 
     def _read(self, start: int, content: memoryview) -> None:
         """One attempt. Raises Passing, Refused."""
-        asked = f"asked for {len(content)} bytes at {start}, the server sent"
+        request = f"asked for {len(content)} bytes at {start}, the server sent"
         whole = len(content) == self.size
         headers = {} if whole else {"range": f"bytes={start}-{start + len(content) - 1}"}
         with closing(self._ask(headers)) as response:
             length, wrong = _stated(response.status_code, response.headers, start, len(content), self.size)
             if wrong:
-                raise Passing(f"{asked} {wrong}", "corrupt")
+                raise Passing(f"{request} {wrong}", "corrupt")
             if length != len(content):
-                raise Passing(f"{asked} {length}", "corrupt")
+                raise Passing(f"{request} {length}", "corrupt")
             filled = read_into(response, content, self._traffic)
         if filled != len(content):
-            raise Passing(f"{asked} {filled}", "corrupt")
+            raise Passing(f"{request} {filled}", "corrupt")
         if whole and not _is_digest_of(self._digest, content):
             raise Passing("its bytes are not those whose hash the Hub states", "corrupt")
 
-    def _ask(self, headers: Mapping[str, str]):
+    def _ask(self, headers: Mapping[str, str]) -> Response:
         """The answer of wherever the bytes are. A place that the Hub once sent us to is asked directly while it lasts."""
         for left in reversed(range(_RESOLVED_AGAIN + 1)):
             target = self._target
@@ -165,21 +165,21 @@ class HubFile:
                     raise
                 self._target = self._url
                 continue
-            place = str(response.url)
+            url = str(response.url)
             # A mere change to https is followed each time: a target remembered there would be asked without the token.
-            if place != target and (same_place(place, self._url) or not _same_host(place, self._url)):
-                self._target = place
+            if url != target and (same_place(url, self._url) or not _same_host(url, self._url)):
+                self._target = url
             return response
         raise AssertionError("the last round returns or raises")
 
 
-def _same_host(one: str, other: str) -> bool:
-    return one.split("://")[1].split("/")[0] == other.split("://")[1].split("/")[0]
+def _same_host(url: str, other: str) -> bool:
+    return url.split("://")[1].split("/")[0] == other.split("://")[1].split("/")[0]
 
 
-def _gap(one: Span, other: Span) -> float:
+def _gap(before: Span, after: Span) -> float:
     """How many bytes between two spans are read through."""
-    share = GAP_SHARE * (one[1] - one[0] + other[1] - other[0])
+    share = GAP_SHARE * (before[1] - before[0] + after[1] - after[0])
     return max(SMALL_GAP_BYTES, min(share, LARGEST_GAP_BYTES))
 
 
@@ -189,12 +189,12 @@ def _stated(code: int, headers: Mapping[str, str], start: int, length: int, size
         return 0, "them compressed"
     stated = headers.get("content-length")
     if code == 206:
-        found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", headers.get("content-range", ""))
-        if not found or int(found[1]) != start:
+        sent = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", headers.get("content-range", ""))
+        if not sent or int(sent[1]) != start:
             return 0, "another range"
-        if found[3] not in ("*", str(size)):
-            return 0, f"a part of a file of {found[3]} bytes, where the Hub states {size}"
-        length = int(found[2]) + 1 - start
+        if sent[3] not in ("*", str(size)):
+            return 0, f"a part of a file of {sent[3]} bytes, where the Hub states {size}"
+        length = int(sent[2]) + 1 - start
     elif length != size:
         return 0, "the whole file"
     return int(stated) if stated is not None and stated.isdecimal() and len(stated) < 18 else length, ""

@@ -10,14 +10,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from huggingface_hub import get_session, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # it lists no exports
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-from ninscope.checkpoints.retries import Passing
-from ninscope.checkpoints.traffic import Traffic
+from ninscope.checkpoints.hub.retries import Passing
+from ninscope.checkpoints.hub.traffic import Traffic
 from ninscope.errors import one_line
 
 CONNECT_SECONDS = 10.0
@@ -32,6 +33,29 @@ _QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*")
 _USER = re.compile(r"(https?://)[^/@\s]*@")
 
 
+class Response(Protocol):
+    """What is used of the client's responses, whichever library it makes its requests with."""
+
+    status_code: int
+    next_request: Any
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def reason_phrase(self) -> str: ...
+
+    @property
+    def request(self) -> Any: ...
+
+    @property
+    def url(self) -> Any: ...
+
+    def iter_raw(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
 class Refused(Exception):
     """An answer that will not change. code: the HTTP status; error: the client's own exception for it, where it has one."""
 
@@ -40,7 +64,7 @@ class Refused(Exception):
         self.reason, self.code, self.error = reason, code, error
 
 
-def ask(url: str, headers: Mapping[str, str], traffic: Traffic):
+def ask(url: str, headers: Mapping[str, str], traffic: Traffic) -> Response:
     """The answer (200 or 206) to a GET, its body still to be read and it to be closed. Raises Passing, Refused.
 
     Redirects are followed; the client leaves the Authorization header behind where they lead to another host.
@@ -70,7 +94,7 @@ def ask(url: str, headers: Mapping[str, str], traffic: Traffic):
     raise Refused(f"more than {MAX_REDIRECTS} redirects")
 
 
-def read_into(response, content: memoryview, traffic: Traffic) -> int:
+def read_into(response: Response, content: memoryview, traffic: Traffic) -> int:
     """Read a body of at most len(content) bytes; returns how many there were. Raises Passing, where there are more too."""
     filled = 0
     for chunk in _chunks(response, len(content), SILENCE_SECONDS + len(content) / SLOWEST_BYTES_A_SECOND, traffic):
@@ -79,7 +103,7 @@ def read_into(response, content: memoryview, traffic: Traffic) -> int:
     return filled
 
 
-def ask_json(url: str, traffic: Traffic):
+def ask_json(url: str, traffic: Traffic) -> Any:
     """The JSON value that the Hub answers. Raises Passing, where it is none too, and Refused."""
     with closing(ask(url, build_hf_headers(), traffic)) as response:
         raw = b"".join(_chunks(response, MAX_JSON_BYTES, JSON_SECONDS, traffic))
@@ -89,7 +113,7 @@ def ask_json(url: str, traffic: Traffic):
         raise Passing("its answer is not JSON") from None
 
 
-def _chunks(response, most: int, seconds: float, traffic: Traffic) -> Iterator[bytes]:
+def _chunks(response: Response, most: int, seconds: float, traffic: Traffic) -> Iterator[bytes]:
     """A body as it comes: at most so many bytes, in at most so many seconds. Raises Passing."""
     end = time.monotonic() + seconds
     total = 0
@@ -106,12 +130,12 @@ def _chunks(response, most: int, seconds: float, traffic: Traffic) -> Iterator[b
         raise Passing(_plain(str(error)) or type(error).__name__) from None
 
 
-def same_place(one: str, other: str) -> bool:
+def same_place(url: str, other: str) -> bool:
     """Whether two URLs are of one host, port and scheme: what is sent to the first may be sent to the second."""
-    return urlsplit(one)[:2] == urlsplit(other)[:2]
+    return urlsplit(url)[:2] == urlsplit(other)[:2]
 
 
-def _fault(response) -> Passing | Refused:
+def _fault(response: Response) -> Passing | Refused:
     code, headers = response.status_code, response.headers
     reason = _plain(
         ": ".join(part for part in (f"{code} {response.reason_phrase}", headers.get("x-error-message")) if part)
@@ -121,8 +145,9 @@ def _fault(response) -> Passing | Refused:
     if code == 416:
         return Passing(f"the server has fewer bytes than the Hub states ({reason})", "corrupt")
     try:  # the Hub's headers tell which error it is; a body, of any length, is not read for it
-        told = {name: value for name, value in headers.items() if name.startswith("x-")}
-        hf_raise_for_status(type(response)(code, headers=told, request=response.request))
+        stated = {name: value for name, value in headers.items() if name.startswith("x-")}
+        made: Any = type(response)
+        hf_raise_for_status(made(code, headers=stated, request=response.request))
     except HfHubHTTPError as error:
         return Refused(reason, code, error)
     return Passing(reason)  # neither content nor an error
@@ -130,13 +155,13 @@ def _fault(response) -> Passing | Refused:
 
 def _asked_to_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds, by Retry-After (a number, or a date) or the Hub's own RateLimit header."""
-    asked = headers.get("retry-after", "").strip()
-    if asked.isdecimal():
-        return float(asked[:9])
-    if asked:
+    wait = headers.get("retry-after", "").strip()
+    if wait.isdecimal():
+        return float(wait[:9])
+    if wait:
         try:
             now = parsedate_to_datetime(headers["date"]).timestamp() if "date" in headers else time.time()
-            return max(parsedate_to_datetime(asked).timestamp() - now, 0.0)
+            return max(parsedate_to_datetime(wait).timestamp() - now, 0.0)
         except (ValueError, TypeError, OverflowError):
             return None
     spent = re.search(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit", ""))

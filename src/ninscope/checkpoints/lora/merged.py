@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ninscope.checkpoints.index_format import ADAPTER_CONFIG
+from ninscope.checkpoints.file_names import ADAPTER_CONFIG
+from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
 from ninscope.checkpoints.kernels import add_low_rank
-from ninscope.checkpoints.lora import Adapter, Factors, adapter_of
-from ninscope.checkpoints.safetensors_format import TensorEntry
+from ninscope.checkpoints.lora.adapter import Adapter, Factors, adapter_of
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float, as_stored
-from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 _KEPT = 16  # modules whose A and B are kept: bands of a tensor are read one after the other, by several threads
@@ -71,18 +70,18 @@ class MergedFile:
         return lambda: self._merged(ranges, read())
 
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Of the base; what is fetched of the adapter is a small part of it."""
+        """The spans of the base; what is fetched of the adapter is a small part of them."""
         return self._file.spans(ranges)
 
     def _merged(self, ranges: Sequence[tuple[int, int]], pieces: Sequence[memoryview]) -> list[memoryview]:
-        return [self._one(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]
+        return [self._merge(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]
 
-    def _one(self, start: int, stop: int, piece: memoryview) -> memoryview:
+    def _merge(self, start: int, stop: int, piece: memoryview) -> memoryview:
         """Tensors are read in whole rows, one at a time."""
-        place = bisect_right(self._starts, start) - 1
-        if place < 0 or start >= self._updates[place].entry.stop or start == stop:
+        number = bisect_right(self._starts, start) - 1
+        if number < 0 or start >= self._updates[number].entry.stop or start == stop:
             return piece
-        update = self._updates[place]
+        update = self._updates[number]
         first, beside = divmod(start - update.entry.start, update.row_bytes)
         if beside or (stop - start) % update.row_bytes or stop > update.entry.stop:
             raise CheckpointError(
@@ -90,7 +89,7 @@ class MergedFile:
                 f"tensor {update.entry.name} holds several matrices, which no lora_A and lora_B are merged into",
             )
         left, right = self._factors_of(update)
-        return memoryview(update.added(np.frombuffer(piece, np.uint8), first, left, right))
+        return update.added(np.frombuffer(piece, np.uint8), first, left, right).data
 
     def _factors_of(self, update: Update) -> tuple[np.ndarray, np.ndarray]:
         name = update.entry.name
@@ -98,12 +97,12 @@ class MergedFile:
             if name in self._kept:
                 self._kept.move_to_end(name)
                 return self._kept[name]
-        found = update.read()
+        factors = update.read()
         with self._lock:
-            self._kept[name] = found
+            self._kept[name] = factors
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        return found
+        return factors
 
 
 def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
@@ -120,55 +119,59 @@ def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
         raise CheckpointError(
             "unsupported", f"{base.revision}: the base is an adapter itself; name the model that both belong to"
         )
-    found = adapter_of(adapter.config[ADAPTER_CONFIG], adapter.tensors)
-    found.check_mergeable()
-    tensors = dict(base.tensors)
-    for name, tensor in found.whole.items():
-        in_base = _name_in(base.tensors, name)
-        if in_base is None:  # a new head
-            tensors[name] = replace(tensor, entry=replace(tensor.entry, name=name))
-            continue
-        of_base = base.tensors[in_base]
-        if of_base.shape != tensor.shape:
-            raise _other_shape(of_base, tensor.shape, tensor.name)
-        tensors[of_base.name] = replace(tensor, entry=replace(tensor.entry, name=of_base.name))
+    update = adapter_of(adapter.config[ADAPTER_CONFIG], adapter.tensors)
+    update.check_mergeable()
+    tensors = {**base.tensors, **_replaced(update.whole, base.tensors)}
+    files = {id(tensor.file): tensor.file for tensor in base.tensors.values()}
+    merged = {key: MergedFile(files[key], updates) for key, updates in _updates_by_file(update, base).items()}
+    tensors = {name: replace(tensor, file=merged.get(id(tensor.file), tensor.file)) for name, tensor in tensors.items()}
+    return replace(adapter, config=base.config, tensors=tensors)
+
+
+def _replaced(whole: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that take the place of the base's, by the base's names; new ones (a head) by their own. Raises CheckpointError."""
+    replaced = {}
+    for name, tensor in whole.items():
+        in_base = _name_in(base, name)
+        if in_base is not None and base[in_base].shape != tensor.shape:
+            raise _other_shape(base[in_base], tensor.shape, tensor.name)
+        replaced[in_base or name] = replace(tensor, entry=replace(tensor.entry, name=in_base or name))
+    return replaced
+
+
+def _updates_by_file(adapter: Adapter, base: Checkpoint) -> dict[int, list[Update]]:
+    """The updates of each file of the base, by its id. Raises CheckpointError (corrupt, unsupported)."""
     by_file: dict[int, list[Update]] = defaultdict(list)
-    for factors in found.factors.values():
+    for factors in adapter.factors.values():
         in_base = _name_in(base.tensors, f"{factors.module}.weight")
         if in_base is None:
             raise CheckpointError(
                 "corrupt",
                 f"tensor {factors.module}.weight, which the adapter changes, is not in the base; name that it was trained on",
             )
-        of_base = base.tensors[in_base]
-        if any(update.entry.start == of_base.entry.start for update in by_file[id(of_base.file)]):
+        weight = base.tensors[in_base]
+        if any(update.entry.start == weight.entry.start for update in by_file[id(weight.file)]):
             raise CheckpointError(
-                "unsupported", f"tensor {of_base.name} is that of two adapted modules; merge it with peft"
+                "unsupported", f"tensor {weight.name} is that of two adapted modules; merge it with peft"
             )
-        by_file[id(of_base.file)].append(_update(found, factors, of_base))
-    files: dict[int, MergedFile] = {}
-    for name, tensor in tensors.items():
-        if id(tensor.file) in by_file:
-            place = id(tensor.file)
-            files.setdefault(place, MergedFile(tensor.file, by_file[place]))
-            tensors[name] = replace(tensor, file=files[place])
-    return replace(adapter, config=base.config, tensors=tensors)
+        by_file[id(weight.file)].append(_update(adapter, factors, weight))
+    return dict(by_file)
 
 
-def _update(adapter: Adapter, factors: Factors, of_base: Tensor) -> Update:
+def _update(adapter: Adapter, factors: Factors, weight: Tensor) -> Update:
     """Raises CheckpointError."""
-    if of_base.dtype not in STORED_TYPES:
+    if weight.dtype not in STORED_TYPES:
         raise CheckpointError(
             "unsupported",
-            f"tensor {of_base.name} of the base is of type {of_base.dtype}; name the base whose weights are F16, BF16, F32 or F64",
+            f"tensor {weight.name} of the base is of type {weight.dtype}; name the base whose weights are F16, BF16, F32 or F64",
         )
     straight = (factors.b.shape[0], *factors.a.shape[1:])
     turned = straight[::-1] if len(straight) == 2 else straight
-    if of_base.shape not in (straight, turned):
-        raise _other_shape(of_base, straight, f"lora_B and lora_A of {factors.module}")
+    if weight.shape not in (straight, turned):
+        raise _other_shape(weight, straight, f"lora_B and lora_A of {factors.module}")
     # Only of a square one it cannot be seen.
-    is_turned = of_base.shape != straight if straight != turned else bool(adapter.config.get("fan_in_fan_out"))
-    return Update(of_base.entry, factors, adapter.scale(factors), is_turned and len(straight) == 2)
+    is_turned = weight.shape != straight if straight != turned else bool(adapter.config.get("fan_in_fan_out"))
+    return Update(weight.entry, factors, adapter.scale(factors), is_turned and len(straight) == 2)
 
 
 def _name_in(base: Mapping[str, Tensor], name: str) -> str | None:
@@ -183,13 +186,13 @@ def _name_in(base: Mapping[str, Tensor], name: str) -> str | None:
     shorter = [".".join(parts[n:]) for n in range(1, len(parts) - 1) if ".".join(parts[n:]) in base]
     if len(longer) > 1:
         raise CheckpointError("corrupt", f"tensor {name} of the adapter may be {longer[0]} or {longer[1]} of the base")
-    return (longer or shorter or [None])[0]
+    return next(iter(longer or shorter), None)
 
 
-def _other_shape(of_base: Tensor, shape: tuple[int, ...], of: str) -> CheckpointError:
+def _other_shape(weight: Tensor, shape: tuple[int, ...], of: str) -> CheckpointError:
     return CheckpointError(
         "corrupt",
-        f"tensor {of_base.name} of the base has shape {list(of_base.shape)}, the adapter ({of}) {list(shape)}; "
+        f"tensor {weight.name} of the base has shape {list(weight.shape)}, the adapter ({of}) {list(shape)}; "
         "name the base that it was trained on",
     )
 

@@ -1,67 +1,66 @@
 """From the files of one revision, wherever they are, to a Checkpoint: the part local folders and the Hub share."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from ninscope.checkpoints.index_format import (
+from ninscope.checkpoints.file_names import (
     ADAPTER_CONFIG,
     ADAPTER_NAMES,
-    MAX_JSON_BYTES,
+    CONFIG_NAME,
+    MODEL_FOLDERS,
+    PIPELINE_NAME,
     is_adapter,
-    read_json_object,
-    shards_of_index,
     weight_names,
 )
-from ninscope.checkpoints.pipelines import MODEL_FOLDERS, PIPELINE_NAME
-from ninscope.checkpoints.safetensors_format import TensorEntry, read_header
-from ninscope.checkpoints.steps import step_of
+from ninscope.checkpoints.formats import open_tensors
+from ninscope.checkpoints.formats.index import MAX_JSON_BYTES, read_json_object, shards_of_index
+from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
+from ninscope.checkpoints.revisions import step_of
 from ninscope.checkpoints.tensors import Checkpoint, Tensor
-from ninscope.checkpoints.torch_format import TorchFile, read_directory
-from ninscope.checkpoints.weight_file import WeightFile
 from ninscope.errors import CheckpointError
 
 MAX_CONFIG_BYTES = 10_000_000
 PARALLEL_FILES = 8
 
+ReadFile = Callable[[str, int], bytes]  # read(name, limit) gives a small file; it raises CheckpointError
 
-def read_config(revision: str, present: Iterable[str], read: Callable[[str, int], bytes]) -> dict:
-    """The JSON object in config.json; of an adapter {"adapter_config.json": the object there}, so that none is taken for the
-    other. Raises CheckpointError (missing, corrupt; unsupported where it is many models').
+
+def read_config(revision: str, present: Collection[str], read: ReadFile) -> dict:
+    """The JSON object in config.json; of an adapter {"adapter_config.json": the object there}, so that neither is taken for
+    the other. Raises CheckpointError (missing, corrupt; unsupported where it is many models').
     """
-    present = set(present)
     if is_adapter(present):
         raw = read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)
         return {ADAPTER_CONFIG: read_json_object(raw, f"{revision}/{ADAPTER_CONFIG}")}
-    if "config.json" not in present and present.intersection(ADAPTER_NAMES):
+    if CONFIG_NAME not in present and any(name in present for name in ADAPTER_NAMES):
         raise CheckpointError("missing", f"{revision}: {ADAPTER_CONFIG} is absent; it tells what the adapter is")
-    if "config.json" not in present and ADAPTER_CONFIG in present:
+    if CONFIG_NAME not in present and ADAPTER_CONFIG in present:
         weight_files(present, read, revision)  # says what is absent
-    if "config.json" not in present and PIPELINE_NAME in present:
+    if CONFIG_NAME not in present and PIPELINE_NAME in present:
         raise CheckpointError(
             "unsupported",
             f"{revision}: a pipeline ({PIPELINE_NAME}) without {' or '.join(MODEL_FOLDERS)}; name the folder of one of its models",
         )
-    if "config.json" not in present:
+    if CONFIG_NAME not in present:
         raise CheckpointError("missing", f"{revision}: config.json is absent; it tells how the weights are joined")
     return read_json_object(read("config.json", MAX_CONFIG_BYTES), f"{revision}/config.json")
 
 
-def settings_sha256(present: Iterable[str], read: Callable[[str, int], bytes]) -> str | None:
+def settings_sha256(present: Collection[str], read: ReadFile) -> str | None:
     """sha256 of adapter_config.json, which says how an adapter is merged; None of what is no adapter."""
     if not is_adapter(present):
         return None
     return hashlib.sha256(read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)).hexdigest()
 
 
-def weight_files(present: Iterable[str], read: Callable[[str, int], bytes], revision: str) -> dict[str, list[str]]:
+def weight_files(present: Collection[str], read: ReadFile, revision: str) -> dict[str, list[str]]:
     """The weight files of a revision and the tensors promised in each: one file (nothing is promised), or the shards its
     index names, in name order.
 
     present: names of the files there; read(name, limit) gives a small file's bytes.
     Raises CheckpointError: missing or unsupported (`weight_names`), and what the index raises.
     """
-    present = set(present)
     try:
         single, index = weight_names(present)
     except CheckpointError as error:
@@ -71,34 +70,21 @@ def weight_files(present: Iterable[str], read: Callable[[str, int], bytes], revi
     return shards_of_index(read(index, MAX_JSON_BYTES), present, f"{revision}/{index}")
 
 
-def _entries(file: WeightFile) -> tuple[dict[str, TensorEntry], WeightFile]:
-    """The tensors of a weight file, and the file to read them from. Raises CheckpointError."""
-
-    def read(start: int, stop: int) -> bytes:
-        return bytes(file.read_ranges([(start, stop)])[0])
-
-    if file.name.endswith(".bin"):
-        directory = read_directory(read, file.size, file.name)
-        return directory.tensors, TorchFile(file, directory.storages)
-    return read_header(read, file.size, file.name), file
-
-
 def _opened(files: list[WeightFile]) -> Iterable[tuple[dict[str, TensorEntry], WeightFile]]:
     """The entries of every file, in order; side by side where that is mostly waiting."""
     if len(files) == 1 or files[0].reads_are_free:
-        return map(_entries, files)
+        return map(open_tensors, files)
     with ThreadPoolExecutor(min(PARALLEL_FILES, len(files))) as pool:
-        return list(pool.map(_entries, files))
+        return list(pool.map(open_tensors, files))
 
 
 def checkpoint_of_files(
     revision: str,
-    present: Iterable[str],
-    read: Callable[[str, int], bytes],
+    present: Collection[str],
+    read: ReadFile,
     open_file: Callable[[str], WeightFile],
 ) -> Checkpoint:
     """Read config.json and every weight file's header. Raises CheckpointError."""
-    present = set(present)
     config = read_config(revision, present, read)
     tensors: dict[str, Tensor] = {}
     promises = weight_files(present, read, revision)

@@ -1,0 +1,1 @@
+"""Checkpoints in Hub repositories: the only part that talks to a network."""
