@@ -180,9 +180,3 @@ def test_two_different_values_are_enough():
     assert found.discrete
     assert math.isfinite(found.alpha)
     assert math.isfinite(found.exponential)
-
-
-def test_without_igraph_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "igraph", None)
-    with pytest.raises(RequestError, match="a heavy-tail fit needs igraph, which is not installed: pip install igraph"):
-        heavy_tail(np.arange(1, 40))
