@@ -236,7 +236,7 @@ def test_a_number_that_is_no_list_is_refused(suite, sizes):
         ({"exact": True}, "unknown parameter exact"),
         ({"radii": {"log": 20}}, "logarithmic radii depend on the sample; .* is measured on integer radii"),
         ({"radii": "wide"}, "radii is 'wide'"),
-        ({"per_node": True}, "per_node is of the exact measurement"),
+        ({"per_node": True}, "only the exact measurement knows single nodes; leave out per_node"),
         ({"q": [1.0]}, "q must be 2 to"),
         ({"transfer": "tanh"}, "transfer is 'tanh'"),
         ({"max_distance": 1}, "max_distance is 1"),

@@ -10,8 +10,8 @@ from naive import gpt_neox_edges
 from suites import from_bf16, neox_tensors, to_bf16, write_bf16, write_checkpoint, write_suite
 
 import ninscope
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope.networks.sampling import sampled_neurons
 
@@ -26,7 +26,7 @@ def tensors_of(seed=0, dtype=np.float16):
 def network_of(folder, nodes=8, samples=3, seed=0, max_distance=150.0) -> SampledNetwork:
     source = open_source(folder)
     checkpoint = source.open(source.revisions()[0])
-    return sampled_network(checkpoint, architecture_of(checkpoint.config), nodes, samples, seed, max_distance)
+    return sampled_network(neuron_network(checkpoint), nodes, samples, seed, max_distance)
 
 
 @pytest.fixture

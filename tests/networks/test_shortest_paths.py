@@ -12,12 +12,13 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from suites import neox_tensors, write_checkpoint
 
-from ninscope.architectures import Reading, architecture_of
+from ninscope.architectures import Reading
 from ninscope.architectures.layout import Link, NodeLayer
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.spectrum import default_q, spectrum_of_counts
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.radii import IntegerRadii, LogRadii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope.networks.shortest_paths import path_distances, path_histograms, path_radii, sampled_links
@@ -33,8 +34,7 @@ def checkpoint(tmp_path_factory):
 
 
 def sampled(checkpoint, wiring="chain", nodes=7, samples=2, seed=0):
-    architecture = architecture_of(checkpoint.config, checkpoint.tensors, Reading(wiring=wiring))
-    return sampled_network(checkpoint, architecture, nodes, samples, seed, 150.0)
+    return sampled_network(neuron_network(checkpoint, Reading(wiring=wiring)), nodes, samples, seed, 150.0)
 
 
 def invented(seed: int) -> SampledNetwork:
