@@ -74,7 +74,7 @@ def sampling_bias(
             raise CheckpointError(error.status, f"{start_name}, which E compares with: {error}") from None
     # Judged once more, with what the headers say.
     audited = audit_revisions(list(siblings.values()), trust_duplicates=trust_duplicates)
-    located = next(one for one in audited if one.revision == name)
+    located = next(located for located in audited if located.revision == name)
     located.check()
     rows = [
         {"revision": name, "step": located.step} | _row(size, now[size], start.get(size), located.no_emergence)
@@ -103,13 +103,13 @@ def _measurements(
         for size in sizes
         for sample in range(parameters.samples)
     ]
-    analyses = analyse_networks(
+    all_analyses = analyse_networks(
         network, parameters, parameters.integer_radii, [chosen for _, chosen in choices], workers
     )
     by_size: dict[int | None, list[ExactAnalysis]] = {}
-    for (size, _), analysis in zip(choices, analyses, strict=True):
+    for (size, _), analysis in zip(choices, all_analyses, strict=True):
         by_size.setdefault(size, []).append(analysis)
-    return {size: _measurement(size, of_samples) for size, of_samples in by_size.items()}
+    return {size: _measurement(size, analyses) for size, analyses in by_size.items()}
 
 
 def _measurement(size: int | None, analyses: Sequence[ExactAnalysis]) -> Measurement:
@@ -143,7 +143,7 @@ def _neurons(network: NeuronNetwork, size: int, sample: int, seed: int) -> dict[
 def _row(size: int | None, now: Measurement, start: Measurement | None, no_emergence: str) -> dict[str, Any]:
     comparison = compared(now, start, no_emergence)
     pairs = zip(now.samples, start.samples, strict=True) if start is not None and not no_emergence else ()
-    values = [emergence_of(one.alpha0, one.width, other.alpha0, other.width) for one, other in pairs]
+    values = [emergence_of(after.alpha0, after.width, before.alpha0, before.width) for after, before in pairs]
     return {
         "method": now.method,
         "nodes_per_layer": pd.NA if size is None else size,

@@ -154,7 +154,7 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
         network.nodes,
         tuple(degrees.sum(axis=1).tolist()),
         "; ".join(_notes(network, spectra, degrees, parameters)),
-        parts={part: tuple(of_samples) for part, of_samples in part_spectra.items()},
+        parts={part: tuple(samples) for part, samples in part_spectra.items()},
     )
 
 

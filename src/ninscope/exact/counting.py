@@ -110,29 +110,28 @@ def magnitudes_of(band: Band, raw: Sequence[memoryview]) -> tuple[float, float]:
 def count_band(
     band: Band, raw: Sequence[memoryview], table: BinTable, tallies: Sequence[Tally], matrices: bool = False
 ) -> dict[str, BlockTally]:
-    """Add one band, of these bytes, to the tallies, one for each network that is looked at; matrices: returns what null
-    models need of it.
+    """Add one band, whose bytes are `raw`, to the tallies, one for each network that is analysed.
 
-    Raises CheckpointError (nonfinite).
+    matrices: whether to return what null models need of the band, by the matrix's name. Raises CheckpointError (nonfinite).
     """
     part = band.part
-    found: dict[str, BlockTally] = {}
+    blocks: dict[str, BlockTally] = {}
     for tile in part.matrix.tiles(raw, band.first):
         for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
             bits, counted = tile.chosen(targets, nodes)
             if bits.size and not tally.add(bits, table, counted, tile.nodes_first):
                 part.matrix.check_stored(raw, band.first)
         if matrices:
-            found = merged(found, _block_tallies(part, tile, table))
-    return found
+            blocks = merged(blocks, _block_tallies(part, tile, table))
+    return blocks
 
 
 def _block_tallies(part: Outgoing, tile: WeightTile, table: BinTable) -> dict[str, BlockTally]:
-    found = {}
+    tallies = {}
     for target, targets in part.leads_to.items():
         bits, _ = tile.chosen(targets, None)
         if bits.size:
             # As it is stored, so that what is averaged first does not depend on where a band begins.
             tally = block_tally(part.layer, target, np.ascontiguousarray(bits), part.matrix.dtype, table)
-            found[tally.name] = tally
-    return found
+            tallies[tally.name] = tally
+    return tallies

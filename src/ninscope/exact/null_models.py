@@ -104,7 +104,7 @@ def _gaussian(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> n
 
 
 def _analytic_sums(layers: list[list[MatrixBins]], radii: Radii, parameters: Parameters) -> PartitionSums:
-    """Of the expected counts. Radii are the network's, not a layer's: a rare weight anywhere is enough for one."""
+    """Partition sums of the expected counts. Radii are the network's, not a layer's: a rare weight anywhere makes one."""
     sums, everywhere = [], np.zeros(radii.count + 1)
     for matrices in layers:
         nodes = matrices[0].columns

@@ -210,7 +210,7 @@ def _edges(graph: Any, distance: str | None) -> tuple[int, np.ndarray, list[Any]
 
 
 def _distances(graph: Any, distance: str | None) -> np.ndarray:
-    """Of all pairs of nodes, float64 [nodes, nodes]."""
+    """The distances of all pairs of nodes, float64 [nodes, nodes]. Raises RequestError."""
     count, pairs, lengths = _edges(graph, distance)
     for pair, length in zip(pairs.tolist(), lengths, strict=True):
         if isinstance(length, bool) or not isinstance(length, int | float | np.number) or not 0 < length < math.inf:

@@ -22,12 +22,12 @@ MAX_EDGES = 1_000_000_000  # 8 GB of them; whoever needs more wants the exact an
 
 @dataclass(frozen=True)
 class SampledNetwork:
-    """Samples of a network, block-diagonal.
+    """Samples of a network, as one block-diagonal matrix.
 
     matrix: CSR [samples * nodes, samples * nodes], W of source row and target column, float32 (float64 for F64 weights);
     only edges with 1/|w| <= max_distance are stored. layer_sizes: int64 [layers], neurons sampled from each node layer, in
     the order of layers, which have their whole sizes; neurons: int64 [samples, nodes], the neuron's number in its layer;
-    sources: names of layers that edges leave; links: the architecture's. A node of sample s and layer l is row
+    sources: names of layers that edges leave; links: as in NeuronNetwork. A node of sample s and layer l is row
     s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries.
     """
 
@@ -51,11 +51,11 @@ class SampledNetwork:
         """Nodes of one sample."""
         return self.neurons.shape[1]
 
-    def layers_taken_whole(self, asked: int) -> str:
-        """One clause that says which layers had fewer neurons than were asked for; empty when none had."""
-        smaller = {int(size) for size in self.layer_sizes if size < asked}
+    def layers_taken_whole(self, nodes_per_layer: int) -> str:
+        """One clause that says which layers have fewer neurons than were asked for; empty when none has."""
+        smaller = {int(size) for size in self.layer_sizes if size < nodes_per_layer}
         return (
-            f"layers of {', '.join(map(str, sorted(smaller)))} neurons were taken whole ({asked} asked for)"
+            f"layers of {', '.join(map(str, sorted(smaller)))} neurons were taken whole ({nodes_per_layer} asked for)"
             if smaller
             else ""
         )
@@ -135,7 +135,7 @@ def sampled_bytes(network: NeuronNetwork, nodes_per_layer: int, samples: int, se
 
 @dataclass(frozen=True)
 class _Read:
-    """One matrix to read for one source layer. wanted: slices of its tensor for all samples, sorted and distinct, int64."""
+    """One matrix to read for one source layer. wanted: the slices of its tensor for all samples, sorted and distinct, int64."""
 
     source: str
     matrix: WeightMatrix
