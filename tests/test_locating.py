@@ -227,7 +227,7 @@ class TestCompared:
         assert math.isnan(plain.low)
         assert plain.message == ""
         bootstrap = Bootstrap(replicates=500, confidence=0.8, seed=3)
-        drawn = compared(self.NOW, self.START, bootstrap=bootstrap)
+        drawn = compared(self.NOW, self.START, "", 0, bootstrap)
         pairs = [np.array([[one.alpha0, one.width] for one in each.samples]) for each in (self.NOW, self.START)]
         assert drawn == (plain.emergence, *emergence_interval(*pairs, 500, 0.8, 3), "")
 
@@ -243,7 +243,7 @@ class TestCompared:
         nothing = (math.nan, math.nan)
         now = measured((0.5, 0.3), (0.6, 0.5), (0.55, 0.4), nothing)
         start = measured((1.0, 0.2), nothing, (1.1, 0.25), (1.2, 0.3))
-        found = compared(now, start, bootstrap=Bootstrap())
+        found = compared(now, start, "", 0, Bootstrap())
         assert found.message == "E's interval is from the 2 of 4 samples with a spectrum at both steps"
         pairs = np.array([[0.5, 0.3], [0.55, 0.4]]), np.array([[1.0, 0.2], [1.1, 0.25]])
         assert (found.low, found.high) == emergence_interval(*pairs)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
@@ -58,12 +58,20 @@ class Comparison(NamedTuple):
     message: str
 
 
+@overload
 def compared(
-    now: HasSamples,
-    start: HasSamples | None,
-    no_emergence: str = "",
-    baseline_step: int = 0,
-    bootstrap: Bootstrap | None = None,
+    now: HasSamples, start: HasSamples | None, no_emergence: str, baseline_step: int, bootstrap: Bootstrap
+) -> Comparison: ...
+
+
+@overload
+def compared(
+    now: HasSpectrum, start: HasSpectrum | None, no_emergence: str = "", baseline_step: int = 0
+) -> Comparison: ...
+
+
+def compared(
+    now: Any, start: Any, no_emergence: str = "", baseline_step: int = 0, bootstrap: Bootstrap | None = None
 ) -> Comparison:
     """E of a checkpoint against the baseline step, or why there is none. Every command takes it from here.
 
@@ -73,7 +81,7 @@ def compared(
     if reason := no_emergence or why_undefined(now, start, baseline_step):
         return Comparison(math.nan, math.nan, math.nan, reason)
     value = emergence(now, start)
-    if bootstrap is None or start is None:
+    if bootstrap is None:
         return Comparison(value, math.nan, math.nan, "")
     pairs = np.stack([_pairs(now), _pairs(start)])
     both = np.isfinite(pairs).all(axis=(0, 2))
