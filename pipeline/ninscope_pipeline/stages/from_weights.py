@@ -5,7 +5,6 @@ from typing import TypeVar
 from ninscope.architectures import Reading
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope_pipeline.located import Located
-from ninscope_pipeline.outcome import OK, Outcome
 from ninscope_pipeline.request.analyses import DEFAULT, Analysis
 from ninscope_pipeline.stages.stage import Job, Stage
 from ninscope_pipeline.storing.store import ArtefactStore
@@ -38,11 +37,3 @@ def label_of(located: Located, analysis: Analysis) -> str:
     """What a user reads for an analysis of a checkpoint."""
     label = f"{located.suite}/{located.model} {located.revision}"
     return label if analysis.variant == DEFAULT else f"{label} {analysis.variant}"
-
-
-def reading_outcome(located: Located, reading: Reading) -> Outcome:
-    """Why a checkpoint cannot be read in this way; ok where it can."""
-    if not located.outcome.ok:
-        return located.outcome
-    outcome = located.wired(reading).outcome
-    return outcome if not outcome.ok else OK

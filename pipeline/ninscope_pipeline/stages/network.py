@@ -11,9 +11,9 @@ from ninscope.architectures.layout import Link, NodeLayer
 from ninscope.measuring import sample_network
 from ninscope.networks.sampled import SampledNetwork, sampled_bytes
 from ninscope.parameters import Parameters
-from ninscope_pipeline.located import Located
+from ninscope_pipeline.located import Located, reading_outcome
 from ninscope_pipeline.request.analyses import SAMPLED
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, network_of, reading_outcome
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -68,7 +68,7 @@ def network_key(located: Located, parameters: Parameters) -> str:
         weights=located.content_sha256,
         # A local tensor is checked for NaN whole, one on the Hub in the rows that are fetched: not the same question.
         checked=located.kind,
-        architecture=located.wired(parameters.reading).digest,
+        architecture=located.wiring(parameters.reading).digest,
         nodes_per_layer=parameters.nodes_per_layer,
         samples=parameters.samples,
         seed=parameters.seed,
