@@ -118,7 +118,7 @@ class TestAudit:
         )
         judged = audit_revisions([*suite("a"), stranger])
         assert [one.status for one in judged] == ["ok", "unsupported"]
-        assert judged[1].message.startswith("model_type 'x' is no known family and its siblings are of gpt_neox: ")
+        assert judged[1].message.startswith("model_type 'x' is no known family, but its siblings are gpt_neox: ")
         assert audit_revisions([stranger])[0].ok  # by itself it is measured
 
     def test_wired_otherwise_than_the_baseline_there_is_no_e(self):
