@@ -190,7 +190,7 @@ def memory(folder: Path, shape: str):
         f"root = {str(folder / 'memory')!r}\n"
         "RunFolder(root).create()\n"
         "def stages(source, nodes_per_layer, samples):\n"
-        "    parameters = Parameters(nodes_per_layer=nodes_per_layer, samples=samples).checked()\n"
+        "    parameters = Parameters(nodes_per_layer=nodes_per_layer, samples=samples)\n"
         "    revision = source.rsplit('/', 1)[1]\n"
         "    located = locate.locate(locate.Located('x', 'x', source, revision, None), {})\n"
         "    network_key = network.network_key(located, parameters)\n"

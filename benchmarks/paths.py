@@ -8,8 +8,8 @@ import numpy as np
 import ninscope
 from benchmarks.measures import timed
 from benchmarks.shapes import write_checkpoint
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.sampled import sampled_network
 from ninscope.networks.shortest_paths import layer_rows, path_distances, path_histograms, sampled_links
 
@@ -20,8 +20,7 @@ _NODES_PER_LAYER = 128
 def paths(folder: Path, shape: str, runs: int, sources: int):
     """Exact distances across three layers, in one thread, of a sample of 128 neurons a layer; networkx on the same graph."""
     checkpoint = open_source(write_checkpoint(folder / f"paths-{shape}", shape)).open(f"paths-{shape}")
-    architecture = architecture_of(checkpoint.config, checkpoint.tensors)
-    network = sampled_network(checkpoint, architecture, _NODES_PER_LAYER, 1, 0, 150.0)
+    network = sampled_network(neuron_network(checkpoint), _NODES_PER_LAYER, 1, 0, 150.0)
     exact = timed(lambda: path_distances(network, 0, _K), runs)
     counts = timed(lambda: next(path_histograms(network, _K)), runs)
     name = f"distances across 3 layers, {shape} shape, 128 a layer"

@@ -39,16 +39,14 @@ class CheckpointResult:
 
     def standing(self, trust_duplicates: bool) -> Outcome:
         """What the table `checkpoints` says: what became of it, and, where nothing is wrong with that, the audit."""
-        finding, outcome = self.located.finding, overall(self.outcomes)
+        outcome = overall(self.outcomes)
         notes: list[str] = []
         if outcome.ok:
             notes = [*dict.fromkeys(wired.note for wired in self.located.wirings), self.located.unsure]
-        if finding is not None and finding.content_sha256 is not None and finding.message and finding.unlike != "shape":
-            if finding.status == "duplicate" and not trust_duplicates:
-                outcome = replace(outcome, status="duplicate") if outcome.ok else outcome
-                notes.append(finding.message)
-            else:  # trusted; or of another size, and yet read and found whole
-                notes.append(f"trusted: {finding.message}" if finding.copies else finding.message)
+        note, is_duplicate = self.located.audit_note(trust_duplicates)
+        notes.append(note)
+        if is_duplicate and outcome.ok:
+            outcome = replace(outcome, status="duplicate")
         return replace(outcome, message="; ".join(note for note in (outcome.message, *notes) if note))
 
 

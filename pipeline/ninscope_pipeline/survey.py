@@ -13,7 +13,8 @@ from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection
 from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import NoRepository
-from ninscope_pipeline.located import STAGE, Located, audited, locate, task_key
+from ninscope.locating import audit_revisions
+from ninscope_pipeline.located import STAGE, Located, locate, task_key
 from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.request.dagfile import Dag
 from ninscope_pipeline.request.models import ModelSection
@@ -55,7 +56,9 @@ def survey(dag: Dag, folder: RunFolder, client=None) -> Survey:
         own = located[first : first + len(of_model)]
         first += len(of_model)
         siblings = _siblings(model, source, own, known, found.beside)
-        found.located.extend(audited(own, siblings, dag.emergence.baseline_step, dag.emergence.trust_duplicates))
+        found.located.extend(
+            audit_revisions(own, siblings, dag.emergence.baseline_step, dag.emergence.trust_duplicates)
+        )
     return found
 
 
@@ -72,8 +75,19 @@ def _asked(model: ModelSection, source: Source) -> list[Located]:
         steps = (model.selection() or RevisionSelection()).steps
         named = RevisionSelection(RevisionPattern("step{step}"), steps).chosen([]) if steps else [("main", None)]
         absent = Outcome("missing", str(error))
-        return [Located(model.suite, model.model, model.source, *each, outcome=absent) for each in named]
-    one = Located(model.suite, model.model, model.source, "", None, base=model.base, base_revision=model.base_revision)
+        return [
+            Located(*each, suite=model.suite, model=model.model, source=model.source).with_outcome(absent)
+            for each in named
+        ]
+    one = Located(
+        "",
+        None,
+        suite=model.suite,
+        model=model.model,
+        source=model.source,
+        base=model.base,
+        base_revision=model.base_revision,
+    )
     return [
         replace(one, revision=revision, step=step, fingerprint=source.fingerprint(revision))
         for revision, step in revisions
@@ -103,7 +117,7 @@ def _locate(wanted: Sequence[Located], known: Mapping[str, FileIdentity], client
                 futures[number].retry()
                 ended[number] = outcome_of(futures[number], name_of)
     found = [
-        replace(one, outcome=end) if isinstance(end, Outcome) else end  # an Outcome: its worker died over it
+        one.with_outcome(end) if isinstance(end, Outcome) else end  # an Outcome: its worker died over it
         for one, end in zip(wanted, ended, strict=True)
     ]
     cache_files({path: file for one in found for path, file in one.stamps})

@@ -7,7 +7,8 @@ from types import NoneType
 from ninscope.architectures import DEFAULT_READING, Reading
 from ninscope.checkpoints.hash_cache import cached_files, files_of_json, json_of_files, sealed, unsealed
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope_pipeline.located import Located, Wired
+from ninscope.locating import Wiring
+from ninscope_pipeline.located import Located
 from ninscope_pipeline.storing.runfolder import RunFolder
 
 VERSION = 4
@@ -60,7 +61,7 @@ def fields_of(facts: Mapping | None, readings: Sequence[Reading] = (DEFAULT_READ
         identity = identity_of(facts["identity"])
         if identity is None or not all(type(facts[name]) is wanted for name, wanted in _FACTS.items()):
             return None
-        wirings = tuple(Wired(**wired) for wired in facts["wirings"])
+        wirings = tuple(Wiring(**wired) for wired in facts["wirings"])
         if not all(_is_sound(wired) for wired in wirings):
             return None
         if not {reading.key for reading in readings} <= {wired.reading for wired in wirings}:
@@ -71,8 +72,8 @@ def fields_of(facts: Mapping | None, readings: Sequence[Reading] = (DEFAULT_READ
         return None
 
 
-def _is_sound(wired: Wired) -> bool:
-    return wired.weight_bytes >= 0 and all(type(getattr(wired, one.name)) is one.type for one in fields(Wired))
+def _is_sound(wired: Wiring) -> bool:
+    return wired.weight_bytes >= 0 and all(type(getattr(wired, one.name)) is one.type for one in fields(Wiring))
 
 
 def identity_of(stored: Mapping | None) -> Identity | None:

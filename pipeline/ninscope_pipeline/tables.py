@@ -77,7 +77,7 @@ def tables_key(request: Request) -> str:
             [
                 (standing := checkpoint.standing(trust)).status,
                 standing.message,
-                checkpoint.located.no_e,
+                checkpoint.located.falsified,
                 checkpoint.located.otherwise_wired,
             ],
             {

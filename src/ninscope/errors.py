@@ -21,7 +21,7 @@ def one_line(text: str) -> str:
 class NinscopeError(Exception):
     """Base of all errors raised on purpose by ninscope; the message is one line."""
 
-    def __init__(self, message: str):
+    def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
@@ -34,7 +34,7 @@ class NoRepository(RequestError):
 
 
 class NonFiniteError(RequestError):
-    """Numbers that a model computes are NaN or infinite: they cannot be gone on with."""
+    """A model computed NaN or infinity, with which nothing can go on."""
 
 
 class InterruptedRun(NinscopeError):
@@ -44,14 +44,14 @@ class InterruptedRun(NinscopeError):
 class CheckpointError(NinscopeError):
     """One checkpoint cannot be analysed. `status` is one of STATUSES, as in the table `checkpoints`.
 
-    passing: nothing was learned about it, since a server did not answer, and it may well be there another time.
+    passing: a server did not answer, so that nothing was learned about the checkpoint; it may well be there another time.
     """
 
-    def __init__(self, status: str, message: str, passing: bool = False):
+    def __init__(self, status: str, message: str, passing: bool = False) -> None:
         if status not in STATUSES or status == "ok":
             raise ValueError(f"no such checkpoint status: {status!r}")
         super().__init__(message)
         self.status, self.passing = status, passing
 
-    def __reduce__(self):  # exceptions cross process boundaries on a cluster
+    def __reduce__(self) -> tuple[type, tuple[str, str, bool]]:  # exceptions cross process boundaries on a cluster
         return (type(self), (self.status, str(self), self.passing))

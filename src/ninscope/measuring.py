@@ -1,44 +1,41 @@
-"""From a checkpoint to its spectrum: the one place where checkpoints, architectures, networks and multifractal meet."""
+"""From a checkpoint to its spectrum: where checkpoints, architectures, networks and multifractal meet."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from ninscope.architectures import architecture_of, unlike
-from ninscope.architectures.layout import Architecture, parts_of
-from ninscope.auditing import siblings
-from ninscope.checkpoints.audit import falsified
-from ninscope.checkpoints.source import open_source
-from ninscope.checkpoints.tensors import Checkpoint
-from ninscope.errors import CheckpointError, RequestError
+from ninscope.architectures.layout import parts_of
+from ninscope.checkpoints.source import Source, open_source
+from ninscope.errors import CheckpointError
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.exact.whole import ExactAnalysis, exact_analysis, uncounted_layers
+from ninscope.locating import LocatedRevision, Wiring, audit_revisions, failed, locate_siblings, revision_of
 from ninscope.multifractal.boxes import box_histogram
-from ninscope.multifractal.emergence import emergence, why_undefined
+from ninscope.multifractal.emergence import compared
 from ninscope.multifractal.means import known_std, without_spectrum
 from ninscope.multifractal.spectrum import Spectrum, fit_warning, spectrum_of_counts
+from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope.networks.shortest_paths import path_histograms, path_radii
-from ninscope.parameters import ALL, Parameters
+from ninscope.parameters import Parameters, parameters_of_call
 from ninscope.threads import cores, threads_of
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The spectra of one checkpoint: of its samples, or, exact, of the whole network (then there is one).
+    """The spectra of one checkpoint: one for each of its samples, or the one of its whole network.
 
-    Its own q, tau, alpha, f, r2, alpha0 and width are means over the samples. A sample without a spectrum (Spectrum.message
-    says why) is left out of the means, and `message` says how many were. network_nodes: nodes of one network;
-    network_edges: edges within the distance bounds, for each (across several layers, pairs of nodes that a path joins).
-    method: "sampled" or "exact". layers: of an exact measurement, statistics of every node layer with outgoing edges;
-    nodes_of: by layer, the values of its single neurons, where Parameters.per_node asks for them; parts: where
-    Parameters.parts asks, spectra of parts of the network by the part's name ("block/block0", "kind/attention",
-    "layer/block0.x"), one a sample.
+    q, tau, alpha, f, r2, alpha0 and width are means over the samples. A sample without a spectrum (Spectrum.message says why) is
+    left out of the means, and `message` says how many were. network_nodes: nodes of one network; network_edges: for each
+    network, its edges within the distance bounds (across several layers: pairs of nodes that a path joins). method: "sampled" or
+    "exact". layers: statistics of every node layer that edges leave, of an exact measurement. nodes_of: by layer, the values of
+    its single neurons, where Parameters.per_node asks for them. parts: by the part's name ("block/block0", "kind/attention",
+    "layer/block0.x"), one spectrum a sample, where Parameters.parts asks for them.
     """
 
     samples: tuple[Spectrum, ...]
@@ -52,37 +49,73 @@ class Measurement:
 
     def part(self, name: str) -> "Measurement":
         """A part of the network as a measurement: its nodes and edges are those that count. Raises KeyError."""
-        of_part = self.parts[name]
-        edges = tuple(spectrum.edges for spectrum in of_part)
-        return Measurement(of_part, max(spectrum.nodes for spectrum in of_part), edges, method=self.method)
+        spectra = self.parts[name]
+        edges = tuple(spectrum.edges for spectrum in spectra)
+        return Measurement(spectra, max(spectrum.nodes for spectrum in spectra), edges, method=self.method)
 
-    def _known(self, name: str) -> np.ndarray:
+    def _mean(self, name: str) -> np.ndarray:
+        """The mean over the samples that have a spectrum, of a curve or of one number."""
         values = np.array([getattr(sample, name) for sample in self.samples])
-        known = ~np.isnan(np.array([sample.alpha0 for sample in self.samples]))
-        return values[known]
-
-    def _mean(self, name: str):
-        known = self._known(name)
-        return known.mean(axis=0) if len(known) else np.full(np.shape(getattr(self.samples[0], name)), np.nan)
+        known = values[~np.isnan([sample.alpha0 for sample in self.samples])]
+        return known.mean(axis=0) if len(known) else np.full(values.shape[1:], np.nan)
 
     def _std(self, name: str) -> float:
         return known_std([getattr(sample, name) for sample in self.samples])
 
-    q = property(lambda self: self.samples[0].q)
-    tau = property(lambda self: self._mean("tau"))
-    alpha = property(lambda self: self._mean("alpha"))
-    f = property(lambda self: self._mean("f"))
-    r2 = property(lambda self: self._mean("r2"))
-    alpha0 = property(lambda self: float(self._mean("alpha0")))
-    width = property(lambda self: float(self._mean("width")))
-    alpha0_std = property(lambda self: self._std("alpha0"), doc="over samples, n-1 in the denominator")
-    width_std = property(lambda self: self._std("width"), doc="over samples, n-1 in the denominator")
-    r2_mass_mean = property(lambda self: float(self._mean("r2_mass_mean")))
-    r2_partition = property(lambda self: float(self._mean("r2_partition")))
-    warning = property(
-        lambda self: fit_warning(self.r2_mass_mean, self.r2_partition), doc="why not to trust it; empty if nothing is"
-    )
-    nodes = property(lambda self: self.network_nodes)
+    @property
+    def q(self) -> np.ndarray:
+        return self.samples[0].q
+
+    @property
+    def tau(self) -> np.ndarray:
+        return self._mean("tau")
+
+    @property
+    def alpha(self) -> np.ndarray:
+        return self._mean("alpha")
+
+    @property
+    def f(self) -> np.ndarray:
+        return self._mean("f")
+
+    @property
+    def r2(self) -> np.ndarray:
+        return self._mean("r2")
+
+    @property
+    def alpha0(self) -> float:
+        return float(self._mean("alpha0"))
+
+    @property
+    def width(self) -> float:
+        return float(self._mean("width"))
+
+    @property
+    def alpha0_std(self) -> float:
+        """Over samples, n - 1 in the denominator."""
+        return self._std("alpha0")
+
+    @property
+    def width_std(self) -> float:
+        """Over samples, n - 1 in the denominator."""
+        return self._std("width")
+
+    @property
+    def r2_mass_mean(self) -> float:
+        return float(self._mean("r2_mass_mean"))
+
+    @property
+    def r2_partition(self) -> float:
+        return float(self._mean("r2_partition"))
+
+    @property
+    def warning(self) -> str:
+        """Why not to trust the spectrum; empty if nothing speaks against it."""
+        return fit_warning(self.r2_mass_mean, self.r2_partition)
+
+    @property
+    def nodes(self) -> int:
+        return self.network_nodes
 
     @property
     def edges(self) -> float:
@@ -93,7 +126,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measured:
-    """One revision's result: a spectrum, or the status and message that say why there is none."""
+    """The result of one revision: a spectrum, or the status and message that say why there is none."""
 
     revision: str
     step: int | None
@@ -104,73 +137,83 @@ class Measured:
 
 
 def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
-    """The spectrum of every sample of a network, and of its parts where they are asked for."""
-    spectra = []
+    """The spectrum of every sample of a network, and of its parts where Parameters.parts asks for them."""
     parts = parts_of([layer for layer in network.layers if layer.name in network.sources], parameters.parts)
-    of_parts: dict[str, list[Spectrum]] = {name: [] for name in parts}
-    rows = {name: network.rows_of(layers) for name, layers in parts.items()}
+    rows = {part: network.rows_of(layers) for part, layers in parts.items()}
+    spectra: list[Spectrum] = []
+    part_spectra: dict[str, list[Spectrum]] = {part: [] for part in parts}
     degrees = np.zeros((network.samples, network.nodes), np.int64)
     for sample, (counts, logarithms) in enumerate(_counts(network, parameters)):
-
-        def spectrum(counts: np.ndarray, logarithms: np.ndarray = logarithms) -> Spectrum:
-            return spectrum_of_counts(counts, parameters.min_degree, parameters.q, logarithms, parameters.derivative)
-
-        spectra.append(spectrum(counts))
-        for name, chosen in rows.items():
-            of_parts[name].append(spectrum(counts[chosen]))
+        spectra.append(_spectrum(counts, logarithms, parameters))
+        for part, chosen in rows.items():
+            part_spectra[part].append(_spectrum(counts[chosen], logarithms, parameters))
         degrees[sample] = counts.sum(axis=1)
-    edges = degrees.sum(axis=1).tolist()
-    notes = []
+    return Measurement(
+        tuple(spectra),
+        network.nodes,
+        tuple(degrees.sum(axis=1).tolist()),
+        "; ".join(_notes(network, spectra, degrees, parameters)),
+        parts={part: tuple(samples) for part, samples in part_spectra.items()},
+    )
+
+
+def _spectrum(counts: np.ndarray, logarithms: np.ndarray, parameters: Parameters) -> Spectrum:
+    return spectrum_of_counts(counts, parameters.min_degree, parameters.q, logarithms, parameters.derivative)
+
+
+def _notes(
+    network: SampledNetwork, spectra: list[Spectrum], degrees: np.ndarray, parameters: Parameters
+) -> Iterator[str]:
     if without := without_spectrum([spectrum.message for spectrum in spectra], "samples"):
-        notes.append(without)
+        yield without
     elif silent := network.layers_without_nodes(degrees, parameters.min_degree):
-        notes.append(uncounted_layers(silent))
-    if taken_whole := network.layers_taken_whole(parameters.nodes_per_layer):
-        notes.append(taken_whole)
-    found = {name: tuple(each) for name, each in of_parts.items()}
-    return Measurement(tuple(spectra), network.nodes, tuple(edges), "; ".join(notes), parts=found)
+        yield uncounted_layers(silent)
+    if taken_whole := network.layers_taken_whole(parameters.sampled_nodes):
+        yield taken_whole
 
 
 def _counts(network: SampledNetwork, parameters: Parameters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(edges, or nodes reached across several layers, per node and distance bin; ln r of every bin) of each sample."""
-    radii = parameters.integer_radii
     if (crossed := parameters.layers_crossed) > 1:
-        logarithms = path_radii(radii, crossed)
-        yield from ((counts, logarithms) for counts in path_histograms(network, crossed, radii))
+        logarithms = path_radii(parameters.integer_radii, crossed)
+        yield from ((counts, logarithms) for counts in path_histograms(network, crossed, parameters.integer_radii))
         return
     for sample in range(network.samples):
         indptr, part = network.row_pointer(sample)
         weights = network.matrix.data[part]
-        if parameters.log_count is not None:
-            radii = log_radii(parameters.log_count, np.abs(weights))
+        log_count = parameters.log_count
+        radii = parameters.integer_radii if log_count is None else log_radii(log_count, np.abs(weights))
         yield box_histogram(indptr, radii.bins(weights), radii.count), radii.logarithms
 
 
-def sample_network(checkpoint: Checkpoint, parameters: Parameters, architecture: Architecture) -> SampledNetwork:
+def sample_network(network: NeuronNetwork, parameters: Parameters) -> SampledNetwork:
     """All samples of a checkpoint's network. Raises CheckpointError."""
     return sampled_network(
-        checkpoint,
-        architecture,
-        parameters.nodes_per_layer,
-        parameters.samples,
-        parameters.seed,
-        parameters.edge_bound,
+        network, parameters.sampled_nodes, parameters.samples, parameters.seed, parameters.edge_bound
     )
 
 
 def exact_measurement(analysis: ExactAnalysis) -> Measurement:
     """An exact analysis as a measurement of one network."""
-    spectrum = analysis.spectrum
     return Measurement(
-        (spectrum,),
+        (analysis.spectrum,),
         analysis.nodes,
         (analysis.edges,),
-        spectrum.message,
+        analysis.spectrum.message,
         "exact",
         analysis.layers,
         analysis.values,
-        {name: (of_part,) for name, of_part in analysis.parts.items()},
+        {name: (spectrum,) for name, spectrum in analysis.parts.items()},
     )
+
+
+def measured_network(network: NeuronNetwork, parameters: Parameters, threads: int = 1) -> Measurement:
+    """The spectra of a checkpoint's network, exact or of samples, as the parameters ask. Raises CheckpointError."""
+    if parameters.exact:
+        measurement = exact_measurement(exact_analysis(network, parameters, threads))
+    else:
+        measurement = analyse_network(sample_network(network, parameters), parameters)
+    return replace(measurement, message="; ".join(note for note in (network.note, measurement.message) if note))
 
 
 def measure(
@@ -179,32 +222,28 @@ def measure(
     exact: bool | None = None,
     base: str | None = None,
     base_revision: str | None = None,
-    **parameters,
+    **parameters: Any,
 ) -> Measurement:
     """The spectrum of one checkpoint, from its weights alone.
 
     source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name").
     revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
-    exact: every neuron and every weight, streamed, instead of samples; the default unless nodes_per_layer, samples or seed
-    are given. Sampled values depend on the number of neurons taken (docs/method.md#sampling), the exact one is what they approach.
-    base: of a source of LoRA adapters, the model (a folder, or a repository) that each is merged into; without it an adapter is
-    measured alone. base_revision: which revision of it, where a folder has several; a repository is taken at "main".
+    exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,
+    samples or seed is given). Sampled values depend on the number of neurons taken; they approach the exact one
+    (docs/method.md#sampling).
+    base: where the source holds LoRA adapters, the model (a folder, or a repository) that each is merged into; without it an
+    adapter is measured alone. base_revision: which revision of the base, where a folder has several (default: of a repository
+    "main").
     parameters: fields of `Parameters` (q, transfer, max_distance, min_degree, derivative, radii, per_node; nodes_per_layer,
     samples and seed where samples are taken).
 
     Raises RequestError: the source does not exist, or has several revisions and none was named, or a parameter is wrong.
     Raises CheckpointError: this checkpoint is missing, corrupt, nonfinite or unsupported (its `status`).
     """
-    chosen = asked_parameters(parameters, exact)
+    chosen = parameters_of_call(parameters, exact)
     opened = open_source(source, base, base_revision)
-    if revision is None:
-        revisions = opened.revisions()
-        if len(revisions) > 1:
-            raise RequestError(
-                f"{source} has {len(revisions)} revisions ({revisions[0]} ... {revisions[-1]}); name one with revision="
-            )
-        revision = revisions[0]
-    return _measured(opened.open(revision), chosen, cores())
+    checkpoint = opened.open(revision_of(opened, revision))
+    return measured_network(neuron_network(checkpoint, chosen.reading), chosen, cores())
 
 
 def measure_all(
@@ -216,125 +255,94 @@ def measure_all(
     trust_duplicates: bool = False,
     base: str | None = None,
     base_revision: str | None = None,
-    **parameters,
+    **parameters: Any,
 ) -> list[Measured]:
     """Every revision of a source (or the one named), in step order, each with E against step 0 of the same source.
 
     For one revision step 0 is measured too where the source has it, for E. All revisions are audited first, and where two
     steps have the same weights there is no E that either would falsify (status duplicate), unless trust_duplicates.
 
-    A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each.
-    workers: threads, default one a core; results do not depend on it. exact, base, base_revision, parameters: as
-    `measure`. Raises RequestError.
+    A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each, with
+    its row before E is known. workers: threads (default: one a core); results do not depend on it. exact, base, base_revision,
+    parameters: as in `measure`. Raises RequestError.
     """
-    chosen = asked_parameters(parameters, exact)
+    chosen = parameters_of_call(parameters, exact)
     opened = open_source(source, base, base_revision)
-    found, unknown = siblings(opened, revision)
-    wanted = list(found) if revision is None else [revision]
-    if revision is not None:  # E needs the start as well
-        wanted = [name for name in found if opened.step_of(name) == 0 and name != revision][:1] + wanted
-    no_e = {} if trust_duplicates else falsified(list(found.values()))
+    siblings = {located.revision: located for located in locate_siblings(opened, revision, trust_duplicates)}
+    names = list(siblings) if revision is None else _with_start(siblings, revision)
 
     threads = threads_of(workers)
     # Checkpoints are measured side by side; where there are fewer than threads, each is split over several.
-    threads_of_one = max(threads // len(wanted), 1)
+    threads_each = max(threads // len(names), 1)
 
-    wirings: dict[str, Architecture] = {}
-
-    def one(name: str) -> Measured:
-        try:
-            finding = found[name]
-            finding.check_known()
-            checkpoint = opened.open(name)
-            wiring = architecture_of(checkpoint.config, checkpoint.tensors, chosen.reading)
-            wiring.tensors(checkpoint.tensors)  # says more, where it is no model at all
-            wirings[name] = wiring
-            finding.check_shape()
-            spectrum = _measured(checkpoint, chosen, threads_of_one)
-            notes = (spectrum.message, finding.message if finding.unlike else "", unknown)
-            status = "duplicate" if name in no_e else "ok"
-            message = "; ".join(note for note in notes if note)
-            measured = Measured(name, opened.step_of(name), status, message, spectrum)
-        except CheckpointError as error:
-            measured = Measured(name, opened.step_of(name), error.status, str(error), None)
-        except MemoryError:
-            message = f"{name}: there is not enough memory to measure it; use fewer workers or fewer radii"
-            measured = Measured(name, opened.step_of(name), "failed", message, None)
-        done(measured)
-        return measured
+    def measured(name: str) -> tuple[LocatedRevision, Measurement | None]:
+        located, measurement = _measured_revision(opened, siblings[name], chosen, threads_each)
+        done(_row(located, measurement, trust_duplicates))
+        return located, measurement
 
     with ThreadPoolExecutor(threads) as pool:
-        measured = list(pool.map(one, wanted))
-    families = {name: {wiring.family: wiring.note} for name, wiring in wirings.items()}
-    for revision_of, error in unlike(families).items():
-        at = wanted.index(revision_of)
-        measured[at] = replace(measured[at], status=error.status, message=str(error), spectrum=None)
-    rows = list(with_emergence(measured, otherwise_wired(wirings, measured) | no_e))
+        results = dict(zip(names, pool.map(measured, names), strict=True))
+    # Judged once more, with what their headers say.
+    audited = audit_revisions(
+        [results[name][0] if name in results else siblings[name] for name in siblings],
+        trust_duplicates=trust_duplicates,
+    )
+    judged = [(located, results[located.revision][1]) for located in audited if located.revision in results]
+    rows = _rows(judged, trust_duplicates)
     return rows if revision is None else [row for row in rows if row.revision == revision]
 
 
-def otherwise_wired(
-    wirings: Mapping[str, Architecture], measured: list[Measured], baseline_step: int = 0
-) -> dict[str, str]:
-    """Revisions that are not wired as that of the baseline step, by name, with a clause that says so: there is no E between
-    two networks that are not the same."""
-    start = next((row.revision for row in measured if row.step == baseline_step and row.revision in wirings), None)
-    if start is None:
-        return {}
-    return {
-        name: f"its tensors are wired otherwise than those of {start}: no E"
-        for name, wiring in wirings.items()
-        if wiring.digest != wirings[start].digest
-    }
+def _with_start(siblings: Mapping[str, LocatedRevision], revision: str) -> list[str]:
+    """The revision, and before it the one that E compares it with."""
+    starts = [name for name, located in siblings.items() if located.step == 0 and name != revision]
+    return [*starts[:1], revision]
 
 
-def _measured(checkpoint: Checkpoint, parameters: Parameters, threads: int) -> Measurement:
-    wiring = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
-    if parameters.exact:
-        found = exact_measurement(exact_analysis(checkpoint, wiring, parameters, threads))
-    else:
-        found = analyse_network(sample_network(checkpoint, parameters, wiring), parameters)
-    return replace(found, message="; ".join(note for note in (wiring.note, found.message) if note))
+def _measured_revision(
+    source: Source, located: LocatedRevision, parameters: Parameters, threads: int
+) -> tuple[LocatedRevision, Measurement | None]:
+    """The revision with what its headers say, or why it failed, and its measurement where there is one."""
+    if located.identity is None:
+        return located, None
+    # A revision of another shape than its siblings is opened all the same: its headers say more where it is no model at all.
+    unlike = not located.ok
+    located = replace(located, status="ok", message="")
+    try:
+        checkpoint = source.open(located.revision)
+        network = neuron_network(checkpoint, parameters.reading)
+        wirings = (Wiring.of(network, parameters.reading),)
+        located = replace(located, kind=source.kind, parameters=checkpoint.parameters, wirings=wirings)
+        return located, None if unlike else measured_network(network, parameters, threads)
+    except CheckpointError as error:
+        return failed(located, error), None
+    except MemoryError:
+        message = f"{located.revision}: there is not enough memory to measure it; use fewer workers or fewer radii"
+        return replace(located, status="failed", message=message), None
 
 
-def with_emergence(
-    measured: list[Measured], no_e: Mapping[str, str] = MappingProxyType({}), baseline_step: int = 0
-) -> Iterator[Measured]:
-    """The same rows, each with E against the row of `baseline_step`; where there is no E, the message says why.
+def _rows(judged: list[tuple[LocatedRevision, Measurement | None]], trust_duplicates: bool) -> list[Measured]:
+    usable = [measurement if located.ok else None for located, measurement in judged]
+    starts = [
+        measurement
+        for (located, _), measurement in zip(judged, usable, strict=True)
+        if located.step == 0 and measurement
+    ]
+    rows = []
+    for (located, _), measurement in zip(judged, usable, strict=True):
+        row = _row(located, measurement, trust_duplicates)
+        if measurement is not None:
+            comparison = compared(measurement, starts[0] if starts else None, located.no_emergence)
+            message = "; ".join(clause for clause in (row.message, comparison.message) if clause)
+            row = replace(row, message=message, emergence=comparison.emergence)
+        rows.append(row)
+    return rows
 
-    no_e: revisions whose E would be false, with the reason.
-    """
-    start = next((row for row in measured if row.step == baseline_step and row.spectrum is not None), None)
-    for row in measured:
-        if row.spectrum is None:
-            yield row
-            continue
-        reason = no_e.get(row.revision) or why_undefined(row.spectrum, start and start.spectrum, baseline_step)
-        value = math.nan if reason else emergence(row.spectrum, start.spectrum)
-        message = "; ".join(note for note in (row.message, reason) if note)
-        yield Measured(row.revision, row.step, row.status, message, row.spectrum, value)
 
-
-def asked_parameters(given: Mapping, exact: bool | None) -> Parameters:
-    """Parameters as a caller gave them; None stands for a default. Raises RequestError.
-
-    exact: None takes samples where one of the three sampling parameters is given, and else the whole network.
-    """
-    known = Parameters.__dataclass_fields__
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise RequestError(f"unknown parameter {', '.join(unknown)}; known: {', '.join(known)}")
-    given = {name: value for name, value in given.items() if value is not None}
-    sampling = [name for name in ("nodes_per_layer", "samples", "seed") if name in given]
-    if given.get("nodes_per_layer") == ALL:
-        if exact is False:
-            raise RequestError('nodes_per_layer "all" is the exact measurement; leave exact=False out')
-        exact = True
-        sampling.remove("nodes_per_layer")
-    if exact is None:
-        exact = not sampling
-    if exact and sampling:
-        raise RequestError(f"an exact measurement takes every neuron; leave out {' and '.join(sampling)}")
-    if not exact and given.get("per_node"):
-        raise RequestError("per_node is of the exact measurement; leave out the sampling or per_node")
-    return replace(Parameters(**given), **({"nodes_per_layer": ALL} if exact else {})).checked()
+def _row(located: LocatedRevision, measurement: Measurement | None, trust_duplicates: bool) -> Measured:
+    """The row of a revision, but for E."""
+    if measurement is None:
+        return Measured(located.revision, located.step, located.status, located.message, None)
+    note, is_duplicate = located.audit_note(trust_duplicates)  # of a duplicate, the reason why there is no E says it
+    clauses = (measurement.message, "" if is_duplicate else note, located.unsure)
+    message = "; ".join(clause for clause in clauses if clause)
+    return Measured(located.revision, located.step, located.emergence_status, message, measurement)

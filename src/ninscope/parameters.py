@@ -3,13 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ninscope.architectures import Reading
 from ninscope.architectures.described import Description, description_of
+from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
-from ninscope.multifractal.spectrum import DERIVATIVES, checked_bounds, checked_q, default_q
+from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_q, default_q
 from ninscope.networks.radii import IntegerRadii, checked_radii
 from ninscope.networks.transfer import TRANSFERS
 
@@ -22,36 +24,70 @@ PARTS = ("block", "kind", "layer")
 
 @dataclass(frozen=True)
 class Parameters:
-    """How a network is drawn and analysed; the defaults are those of NeuroMFA's code (docs/method.md).
+    """How a network is drawn and analysed, checked when it is made. The defaults are those of NeuroMFA's code (docs/method.md).
 
-    nodes_per_layer: neurons sampled from each node layer, or "all", the exact analysis, which knows no samples and no seed.
-    radii: "integer", whole distances of which those in (1, max_distance] count, or {"log": K}, K radii evenly spaced in ln d
-    between the smallest and the largest distance of the network, where every weight but 0 is an edge and max_distance has no
-    part. per_node: keep the exact analysis's values of every single neuron. convolutions, wiring: as Reading; architecture: a
-    description of the model (architectures.described), instead of what its config.json says. parts: also a spectrum of every
-    "block", every "kind" (attention, mlp, ...) or every "layer" of the network. layers_crossed: how many weight blocks a path
-    may cross whose length counts as a distance; more than 1 only of samples (NeuroMFA, B.1).
+    These are the only defaults: `ninscope.measure`, `network`, `sampling_bias` and the section [analysis] of a DAG file take
+    theirs from here.
+
+    nodes_per_layer: neurons that are sampled from each node layer, or "all" for the exact analysis, which has no samples and no
+    seed. transfer, max_distance, min_degree: what the distance of an edge is, up to which distance edges count, and how many
+    edges a node must exceed to count. q: orders of the moments, increasing, kept as float64 [n]. derivative: "exact", or
+    "forward" differences of tau. radii: "integer" takes whole distances and counts those in (1, max_distance]; {"log": K} takes
+    K radii, evenly spaced in ln d between the smallest and the largest distance of the network: every weight but 0 is then an
+    edge, and max_distance has no effect. per_node: keep the exact analysis's values of every single neuron. convolutions,
+    wiring: as in Reading. architecture: a description of the model (architectures.described) that replaces its config.json.
+    parts: take a spectrum of every "block", every "kind" (attention, mlp, ...) or every "layer" as well. layers_crossed: how
+    many weight blocks a path may cross whose length counts as a distance; more than 1 needs samples (the paper's appendix B.1).
+
+    Raises RequestError for a value that makes no sense.
     """
 
     nodes_per_layer: int | str = 64
     samples: int = 10
     seed: int = 0
-    transfer: str = "reciprocal"
-    max_distance: float = 150.0
-    min_degree: int = 10
+    transfer: str = IntegerRadii.transfer
+    max_distance: float = IntegerRadii.max_distance
+    min_degree: int = MIN_DEGREE
     q: np.ndarray = field(default_factory=default_q)
-    derivative: str = "exact"
+    derivative: str = DERIVATIVES[0]
     radii: str | Mapping[str, int] = "integer"
     per_node: bool = False
-    convolutions: str = "norm"
-    wiring: str = "chain"
+    convolutions: str = Reading.convolutions
+    wiring: str = Reading.wiring
     architecture: Mapping | Description | None = None
     parts: Sequence[str] = ()
     layers_crossed: int = 1
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.nodes_per_layer, str) and self.nodes_per_layer == ALL):
+            checked_integer("nodes_per_layer", self.nodes_per_layer, 1, MAX_NODES_PER_LAYER, f', or "{ALL}",')
+        checked_integer("samples", self.samples, 1, MAX_SAMPLES)
+        checked_integer("seed", self.seed, 0, MAX_SEED)
+        checked_integer("layers_crossed", self.layers_crossed, 1, MAX_CROSSED)
+        for name, choices in (("transfer", TRANSFERS), ("derivative", DERIVATIVES)):
+            if getattr(self, name) not in choices:
+                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(choices)}")
+        if not isinstance(self.per_node, bool):
+            raise RequestError(f"per_node is {self.per_node!r}; true or false was expected")
+        if isinstance(self.parts, str) or [part for part in self.parts if part not in PARTS]:
+            raise RequestError(f"parts is {self.parts!r}; a list of {', '.join(PARTS)} was expected")
+        checked_bounds(self.max_distance, self.min_degree)
+        if self.architecture is not None and not isinstance(self.architecture, Description):
+            self._set("architecture", description_of(self.architecture))
+        self._set("parts", tuple(part for part in PARTS if part in self.parts))
+        self._set("q", checked_q(self.q))
+        self._set("radii", checked_radii(self.radii, self.transfer))
+        _ = self.reading  # which checks itself
+        if self.layers_crossed > 1 and (self.exact or self.log_count is not None):
+            raise RequestError("layers_crossed above 1 goes with samples and integer radii")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen for everyone else
+
     @property
     def reading(self) -> Reading:
-        """How checkpoints are read; of checked parameters."""
+        """How checkpoints are read."""
+        assert not isinstance(self.architecture, Mapping)  # a description since it was made
         return Reading(self.convolutions, self.wiring, self.architecture)
 
     @property
@@ -59,49 +95,46 @@ class Parameters:
         return self.nodes_per_layer == ALL
 
     @property
+    def sampled_nodes(self) -> int:
+        """Neurons that are sampled from each node layer. Raises ValueError: an exact analysis samples none."""
+        if isinstance(self.nodes_per_layer, str):
+            raise ValueError("an exact analysis takes no samples")
+        return int(self.nodes_per_layer)
+
+    @property
     def log_count(self) -> int | None:
-        """How many logarithmic radii are asked for; None for integer ones."""
+        """The number of logarithmic radii; None for integer radii."""
         return None if isinstance(self.radii, str) else self.radii["log"]
 
     @property
     def edge_bound(self) -> float:
-        """The distance up to which a sampled network keeps edges: logarithmic radii know no bound."""
+        """The distance up to which a sampled network keeps edges: infinity for logarithmic radii."""
         return float(self.max_distance) if self.log_count is None else math.inf
 
     @property
     def integer_radii(self) -> IntegerRadii:
         return IntegerRadii(self.transfer, float(self.max_distance))
 
-    def checked(self) -> "Parameters":
-        """Itself, with q as an array. Raises RequestError for a value that makes no sense."""
-        for name, low, high in (
-            ("nodes_per_layer", 1, MAX_NODES_PER_LAYER),
-            ("samples", 1, MAX_SAMPLES),
-            ("seed", 0, 2**63 - 1),
-        ):
-            value = getattr(self, name)
-            if name == "nodes_per_layer" and isinstance(value, str) and value == ALL:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-                choice = ', or "all",' if name == "nodes_per_layer" else ""
-                raise RequestError(f"{name} is {value!r}; an integer from {low} to {high}{choice} was expected")
-        for name, known in (("transfer", TRANSFERS), ("derivative", DERIVATIVES)):
-            if getattr(self, name) not in known:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)}")
-        if not isinstance(self.per_node, bool):
-            raise RequestError(f"per_node is {self.per_node!r}; true or false was expected")
-        if isinstance(self.parts, str) or [part for part in self.parts if part not in PARTS]:
-            raise RequestError(f"parts is {self.parts!r}; a list of {', '.join(PARTS)} was expected")
-        crossed = self.layers_crossed
-        if isinstance(crossed, bool) or not isinstance(crossed, int | np.integer) or not 1 <= crossed <= MAX_CROSSED:
-            raise RequestError(f"layers_crossed is {crossed!r}; an integer from 1 to {MAX_CROSSED} was expected")
-        if crossed > 1 and (self.exact or self.log_count is not None):
-            raise RequestError("layers_crossed above 1 goes with samples and integer radii")
-        if self.architecture is not None and not isinstance(self.architecture, Description):
-            object.__setattr__(self, "architecture", description_of(self.architecture))
-        object.__setattr__(self, "parts", tuple(part for part in PARTS if part in self.parts))
-        _ = self.reading  # which checks itself
-        checked_bounds(self.max_distance, self.min_degree)
-        object.__setattr__(self, "q", checked_q(self.q))
-        object.__setattr__(self, "radii", checked_radii(self.radii, self.transfer))
-        return self
+
+def parameters_of_call(values: Mapping[str, Any], exact: bool | None) -> Parameters:
+    """The parameters that a caller of `ninscope.measure` gives; None stands for a default. Raises RequestError.
+
+    exact: None takes samples where nodes_per_layer, samples or seed is given, and else the whole network.
+    """
+    known = Parameters.__dataclass_fields__
+    if unknown := sorted(set(values) - set(known)):
+        raise RequestError(f"unknown parameter {', '.join(unknown)}; known: {', '.join(known)}")
+    given = {name: value for name, value in values.items() if value is not None}
+    sampling = [name for name in ("nodes_per_layer", "samples", "seed") if name in given]
+    if given.get("nodes_per_layer") == ALL:
+        if exact is False:
+            raise RequestError('nodes_per_layer "all" is the exact measurement; leave exact=False out')
+        exact = True
+        sampling.remove("nodes_per_layer")
+    if exact is None:
+        exact = not sampling
+    if exact and sampling:
+        raise RequestError(f"an exact measurement takes every neuron; leave out {' and '.join(sampling)}")
+    if not exact and given.get("per_node"):
+        raise RequestError("only the exact measurement knows single nodes; leave out per_node, or the sampling")
+    return Parameters(**(given | {"nodes_per_layer": ALL} if exact else given))

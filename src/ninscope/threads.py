@@ -11,7 +11,7 @@ def cores() -> int:
 
 
 def threads_of(workers: int | None) -> int:
-    """So many threads; one a core where none are asked for. Raises RequestError."""
+    """The number of threads to work with (default: one a core). Raises RequestError."""
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise RequestError(f"workers is {workers!r}; a positive number of threads was expected")
     return workers or cores()

@@ -11,6 +11,7 @@ import ninscope
 from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.sampled import sampled_network
 
 CONFIG = {
@@ -87,8 +88,8 @@ def blocks_of_modules(model) -> dict[tuple[str, str], np.ndarray]:
 def read_blocks(folder) -> dict[tuple[str, str], np.ndarray]:
     source = open_source(folder)
     checkpoint = source.open(source.revisions()[0])
-    architecture = architecture_of(checkpoint.config, checkpoint.tensors)
-    network = sampled_network(checkpoint, architecture, ALL, 1, 0, 1e30)
+    whole = neuron_network(checkpoint)
+    network = sampled_network(whole, ALL, 1, 0, 1e30)
     ends = np.cumsum(network.layer_sizes)
     place = {
         name: slice(end - size, end)
@@ -96,7 +97,7 @@ def read_blocks(folder) -> dict[tuple[str, str], np.ndarray]:
     }
     return {
         (block.source, block.target): np.abs(network.matrix[place[block.source], place[block.target]].toarray().T)
-        for block in architecture.blocks
+        for block in whole.blocks
     }
 
 

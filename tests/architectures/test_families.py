@@ -13,6 +13,7 @@ import ninscope
 from ninscope.architectures import architecture_of
 from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.source import open_source
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.sampled import sampled_network
 
 ALL = 1000  # more neurons than any node layer here has
@@ -42,7 +43,7 @@ class Saved:
     @cached_property
     def blocks(self) -> dict[tuple[str, str], np.ndarray]:
         """W[out, in] of every weight block, with all neurons: (source, target) -> matrix."""
-        network = sampled_network(self.checkpoint, self.architecture, ALL, 1, 0, 1e30)
+        network = sampled_network(neuron_network(self.checkpoint), ALL, 1, 0, 1e30)
         ends = np.cumsum(network.layer_sizes)
         rows = {
             name: slice(end - size, end)

@@ -15,6 +15,7 @@ from ninscope.architectures.layout import Architecture, MatrixSpec, NodeLayer, R
 from ninscope.architectures.registry import FAMILIES
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.sampled import sampled_network
 
 PYTHIA = {  # blocks, width, heads
@@ -234,7 +235,7 @@ def blocks_of(folder, width: int) -> dict[tuple[str, str], np.ndarray]:
     source = open_source(folder)
     checkpoint = source.open(source.revisions()[0])
     architecture = architecture_of(checkpoint.config)
-    network = sampled_network(checkpoint, architecture, 4 * width, 1, 0, 1e30)
+    network = sampled_network(neuron_network(checkpoint), 4 * width, 1, 0, 1e30)
     ends = np.cumsum(network.layer_sizes)
     place = {
         name: slice(end - size, end)

@@ -14,11 +14,11 @@ from hub_server import Fault
 from suites import neox_config, write_checkpoint, write_suite
 
 import ninscope
-from ninscope.auditing import siblings
 from ninscope.checkpoints import hash_cache
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.suites import PYTHIA_STEPS
 from ninscope.errors import RequestError
+from ninscope.locating import locate_siblings
 
 MODEL = "org/tiny"
 STEPS = (0, 1, 2, 4, 8, 16)
@@ -322,8 +322,8 @@ class TestOnDisk:
 
     def test_measuring_hashes_only_what_may_be_equal(self, suite, hashed, cache):
         shutil.copytree(suite / "step8", suite / "step9")
-        found, _ = siblings(open_source(suite))
-        assert [finding.status for finding in found.values()] == ["ok", "ok", "duplicate", "duplicate"]
+        rows = ninscope.measure_all(suite)
+        assert [row.status for row in rows] == ["ok", "ok", "duplicate", "duplicate"]
         assert sorted(hashed) == ["step8", "step9"]
         assert not cache.exists()
 
@@ -333,7 +333,7 @@ class TestOnDisk:
         for step in (0, 1):
             tensors["weight"][500, 500] = step
             write_checkpoint(tmp_path / "large" / f"step{step}", dict(tensors), neox_config(**SHAPE))
-        assert {one.status for one in siblings(open_source(tmp_path / "large"))[0].values()} == {"ok"}
+        assert {one.finding.status for one in locate_siblings(open_source(tmp_path / "large"))} == {"ok"}
         shutil.copytree(tmp_path / "large" / "step0", tmp_path / "large" / "step5")
-        found, _ = siblings(open_source(tmp_path / "large"))
-        assert [one.status for one in found.values()] == ["duplicate", "ok", "duplicate"]
+        found = locate_siblings(open_source(tmp_path / "large"))
+        assert [one.finding.status for one in found] == ["duplicate", "ok", "duplicate"]

@@ -34,6 +34,7 @@ import ninscope
 from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.sampled import sampled_network
 
 
@@ -156,7 +157,7 @@ def test_bf16_bits_are_the_weights_that_arrive(serve, tmp_path):
     folder = write_bf16(tmp_path / "step1", tensors)
     serve({MODEL: {"step1": folder}})
     checkpoint = open_source(MODEL).open("step1")
-    network = sampled_network(checkpoint, architecture_of(checkpoint.config), 32, 1, 0, 1e6)
+    network = sampled_network(neuron_network(checkpoint), 32, 1, 0, 1e6)
     name = "gpt_neox.layers.0.attention.dense.weight"
     whole = network.matrix[4 * 32 : 5 * 32, 5 * 32 : 6 * 32].toarray()  # c -> a of block 0
     np.testing.assert_array_equal(whole.view(np.uint32) >> 16, to_bf16(tensors[name].T))

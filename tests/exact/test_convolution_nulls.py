@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from suites import write_checkpoint
 
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.exact.null_models import null_spectrum
 from ninscope.exact.whole import exact_analysis
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.parameters import Parameters
 
 
@@ -19,10 +19,9 @@ def test_gaussian_convolutions_are_like_their_gaussian_null(tmp_path, kernels, o
     array = np.random.default_rng(0).normal(0, 0.03, (120, 100, 3, 3)).astype(np.float32)
     folder = write_checkpoint(tmp_path / "step0", {"w": array}, {"model_type": "mine"})
     block = {"tensor": "w", "source": "in.x", "target": "out.x", "order": order}
-    asked = Parameters(nodes_per_layer="all", convolutions=kernels, architecture={"blocks": [block]}).checked()
+    asked = Parameters(nodes_per_layer="all", convolutions=kernels, architecture={"blocks": [block]})
     checkpoint = open_source(str(folder)).open("step0")
-    wiring = architecture_of(checkpoint.config, checkpoint.tensors, asked.reading)
-    analysis = exact_analysis(checkpoint, wiring, asked, matrices=True)
+    analysis = exact_analysis(neuron_network(checkpoint, asked.reading), asked, matrices=True)
     (matrix,) = analysis.matrices
     assert (matrix.taps, matrix.rows * matrix.columns) == ((9, 12_000) if kernels == "norm" else (1, 108_000))
     assert matrix.std == pytest.approx(0.03, rel=0.01)

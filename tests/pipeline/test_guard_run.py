@@ -145,7 +145,7 @@ def test_on_a_hub_too_from_metadata_alone(place, suite, serve):
     models = [{"suite": "tiny", "model": "tiny", "source": "org/tiny", "revisions": ["step0", "step1"]}]
     located = prepare(load_dag(write_dag(place / "tiny.toml", models=models)), place / "runs").located
     assert [one.finding.status for one in located] == ["duplicate", "ok"]
-    assert all(one.no_e.startswith("no E: the baseline step0 is a duplicate") for one in located)
+    assert all(one.falsified.startswith("no E: the baseline step0 is a duplicate") for one in located)
     read = [r.path for r in server.requests if r.is_file and r.path.endswith(".safetensors")]
     assert read  # headers of those that are asked for
     assert not [path for path in read if server.refs["org/tiny"]["heads"]["step4"] in path]

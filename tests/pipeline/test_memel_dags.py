@@ -11,8 +11,8 @@ import pytest
 
 from ninscope.architectures.registry import FAMILIES
 from ninscope.checkpoints.source import open_source
-from ninscope.measuring import asked_parameters
 from ninscope.neurons.finetuning.recipe import METHODS
+from ninscope.parameters import Parameters
 from ninscope_pipeline.request.dagfile import load_dag
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -102,7 +102,7 @@ def test_a_number_of_the_page_is_measured(tmp_path):
     ).groups()
     section = next(one for one in load_dag(ROOT / "dags" / "memel.toml").finetune if one.model == "digits-swin")
     base = base_of(open_source(ROOT / "data" / "digits-swin").open("step64"), "swin", None, None)
-    analyse = analyse_with(asked_parameters({}, True))
+    analyse = analyse_with(Parameters("all"))
     recipes = [recipe for recipe in section.recipes() if recipe.method == "none"]
     found = [
         fine_tune(section.settings.task(base), base, recipe, analyse, SavedState(tmp_path / str(recipe.seed)))

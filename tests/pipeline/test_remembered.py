@@ -213,6 +213,6 @@ class TestFacts:
         if found is not None:
             taken = replace(located, **found)
             assert isinstance(taken.content_sha256, str)
-            wired = taken.wired(DEFAULT_READING)
+            wired = taken.wiring(DEFAULT_READING)
             assert isinstance(taken.bytes + wired.weight_bytes + taken.parameters, int)
             assert isinstance(wired.digest + wired.note + wired.status + taken.kind, str)

@@ -13,8 +13,8 @@ from driving import command, write_dag
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.sampled import sampled_network
 from ninscope_pipeline.prepared_run import prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
@@ -178,7 +178,7 @@ def test_a_table_is_a_dataframe_to_query(run):
 def test_a_stored_network_is_the_one_that_is_built(finished, run):
     network = run.network("tiny", "step1")
     checkpoint = open_source(finished / "tiny").open("step1")
-    built = sampled_network(checkpoint, architecture_of(checkpoint.config), 12, 3, 0, 150.0)
+    built = sampled_network(neuron_network(checkpoint), 12, 3, 0, 150.0)
     assert network.samples == 3
     assert network.nodes == 96
     assert network.layer_names == built.layer_names

@@ -18,10 +18,10 @@ import zarr
 from driving import contents, stamps
 from suites import neox_tensors, write_checkpoint
 
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.measuring import Parameters, analyse_network
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope_pipeline.stages.measurements import artefact_of_measurement, stored_measurement
 from ninscope_pipeline.stages.network import artefact_of_network, stored_network
@@ -49,7 +49,7 @@ def sampled(tmp_path_factory) -> SampledNetwork:
     suite = tmp_path_factory.mktemp("store")
     write_checkpoint(suite / "step0", neox_tensors(blocks=1, width=16, heads=2, seed=0))
     checkpoint = open_source(suite).open("step0")
-    return sampled_network(checkpoint, architecture_of(checkpoint.config), 12, 3, 0, 150.0)
+    return sampled_network(neuron_network(checkpoint), 12, 3, 0, 150.0)
 
 
 def test_an_artefact_reads_back_as_it_was_written(store, rng):
@@ -146,7 +146,7 @@ def test_a_network_comes_back_whole(store, sampled):
 @pytest.mark.parametrize("derivative", ["exact", "forward"])
 def test_a_spectrum_comes_back_to_the_bit(store, sampled, derivative):
     parameters = Parameters(nodes_per_layer=12, samples=3, min_degree=3, q=np.linspace(-2, 2, 9), derivative=derivative)
-    measured = analyse_network(sampled, parameters.checked())
+    measured = analyse_network(sampled, parameters)
     store.write("spectra", "key", artefact_of_measurement(measured))
     read = stored_measurement(store.read("spectra", "key"))
     assert (read.message, read.network_nodes, read.network_edges) == (

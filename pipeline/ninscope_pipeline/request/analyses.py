@@ -101,10 +101,10 @@ class AnalysisSection(_Keys):
         given = {**self.model_dump(exclude={"exact"}), "q": q}
         found = {}
         if self.nodes_per_layer != ALL:
-            found[SAMPLED] = Parameters(**{**given, "per_node": False}).checked()
+            found[SAMPLED] = Parameters(**{**given, "per_node": False})
         if self.exact or self.nodes_per_layer == ALL:
             unused = {name: getattr(Parameters, name) for name in ("samples", "seed")}
-            found[EXACT] = Parameters(**{**given, **unused, "nodes_per_layer": ALL}).checked()
+            found[EXACT] = Parameters(**{**given, **unused, "nodes_per_layer": ALL})
         return found
 
     def given(self) -> dict:

@@ -95,8 +95,7 @@ class Dag(Strict):
         if description is None:
             return listed
         return tuple(
-            replace(analysis, parameters=replace(analysis.parameters, architecture=description).checked())
-            for analysis in listed
+            replace(analysis, parameters=replace(analysis.parameters, architecture=description)) for analysis in listed
         )
 
     def all_models(self) -> list[ModelSection]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ninscope.measuring import Measurement
-from ninscope.multifractal.emergence import emergence, emergence_interval, why_undefined
+from ninscope.multifractal.emergence import Bootstrap, compared
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.measurements import CURVES_AND_PARTS, stored_measurement
@@ -76,9 +76,8 @@ class EmergenceStage(Stage[EmergenceWork]):
                     job = request.job_named(located, analysis.name)
                     if job is not None and request.outcome(job).ok:
                         stage = job.stage
-                        no_e = located.no_e or located.otherwise_wired
-                        status = "duplicate" if located.no_e else "ok"
-                        history.append(SpectrumAtStep(located.revision, located.step, job.key, no_e, status))
+                        judged = (located.no_emergence, located.emergence_status)
+                        history.append(SpectrumAtStep(located.revision, located.step, job.key, *judged))
                 if history:
                     label = "/".join(model) + ("" if alone else f" {analysis.name}")
                     work = EmergenceWork(stage, tuple(history), section, model, (analysis.variant, analysis.method))
@@ -182,23 +181,10 @@ def _of_parts(
 def _row(
     now: Measurement, start: Measurement | None, section: "EmergenceSection", no_e: str
 ) -> tuple[list[float], str]:
+    bootstrap = Bootstrap(section.replicates, section.confidence, section.seed)
+    value, low, high, message = compared(now, start, no_e, section.baseline_step, bootstrap)
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
-    fit = [now.r2_mass_mean, now.r2_partition]
-    if reason := no_e or why_undefined(now, start, section.baseline_step):
-        return [*own, math.nan, math.nan, math.nan, *fit], reason
-    pairs = np.stack([_pairs(now), _pairs(start)])
-    both = np.isfinite(pairs).all(axis=(0, 2))
-    interval = emergence_interval(*pairs[:, both], section.replicates, section.confidence, section.seed)
-    note = (
-        ""
-        if both.all()
-        else f"E's interval is from the {both.sum()} of {both.size} samples with a spectrum at both steps"
-    )
-    return [*own, emergence(now, start), *interval, *fit], note
-
-
-def _pairs(measured: Measurement) -> np.ndarray:
-    return np.array([[sample.alpha0, sample.width] for sample in measured.samples])
+    return [*own, value, low, high, now.r2_mass_mean, now.r2_partition], message
 
 
 def _stored_rows(artefact: Artefact) -> Iterator[Row]:

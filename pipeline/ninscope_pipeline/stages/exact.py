@@ -16,11 +16,11 @@ from ninscope.exact.whole import ExactAnalysis, analyse_piece, combine, exact_an
 from ninscope.measuring import exact_measurement
 from ninscope.networks.radii import LogRadii, Radii, log_radii
 from ninscope.parameters import Parameters
-from ninscope_pipeline.located import Located
+from ninscope_pipeline.located import Located, reading_outcome
 from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.stages.exact_arrays import artefact_of_part, matrices_as_arrays, stored_part
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, opened, reading_outcome
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, network_of
 from ninscope_pipeline.stages.measurements import DEGREES_TABLE, artefact_of_measurement
 from ninscope_pipeline.stages.stage import Fetch, Job, JobId
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
@@ -70,7 +70,7 @@ class _PartStage(WeightsStage[ExactWork]):
         located = checkpoint_of(job)
         if located.kind != "hub":
             return None
-        total = located.wired(job.work.parameters.reading).weight_bytes
+        total = located.wiring(job.work.parameters.reading).weight_bytes
         number, count = job.work.number, job.work.parts
         return Fetch((number + 1) * total // count - number * total // count)
 
@@ -80,8 +80,8 @@ class RangesStage(_PartStage):
 
     def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
         """The smallest and the largest weight of one part of a checkpoint."""
-        checkpoint, architecture = opened(job, job.work.parameters.reading)
-        return Artefact({"magnitudes": magnitudes(checkpoint, architecture, job.work.number, job.work.parts)}, {})
+        network = network_of(job, job.work.parameters.reading)
+        return Artefact({"magnitudes": magnitudes(network, job.work.number, job.work.parts)}, {})
 
 
 class PartsStage(_PartStage):
@@ -90,11 +90,9 @@ class PartsStage(_PartStage):
     def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
         """The counts of one part of a checkpoint."""
         work = job.work
-        checkpoint, architecture = opened(job, work.parameters.reading)
+        network = network_of(job, work.parameters.reading)
         radii = _radii(store, work)
-        (part,) = analyse_piece(
-            checkpoint, architecture, work.parameters, radii, work.number, work.parts, matrices=work.matrices
-        )
+        (part,) = analyse_piece(network, work.parameters, radii, work.number, work.parts, matrices=work.matrices)
         return artefact_of_part(part)
 
 
@@ -128,12 +126,12 @@ class ExactStage(WeightsStage[ExactWork]):
     def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
         """The whole analysis, in one go or from its parts."""
         work = job.work
-        checkpoint, architecture = opened(job, work.parameters.reading)
+        network = network_of(job, work.parameters.reading)
         if work.parts == 1:
-            analysis = exact_analysis(checkpoint, architecture, work.parameters, matrices=work.matrices)
+            analysis = exact_analysis(network, work.parameters, matrices=work.matrices)
         else:
             parts = [stored_part(store.read(PARTS.name, work.part_key(number))) for number in range(work.parts)]
-            analysis = combine(parts, architecture, work.parameters, _radii(store, work))
+            analysis = combine(parts, network, work.parameters, _radii(store, work))
         return artefact_of_analysis(analysis, work.parameters)
 
     def made(self, store: ArtefactStore, job: Job[ExactWork]) -> None:
@@ -152,7 +150,7 @@ class ExactStage(WeightsStage[ExactWork]):
         if located.kind != "hub" or work.parts > 1:
             return None
         passes = 1 if work.parameters.log_count is None else 2
-        return Fetch(passes * located.wired(work.parameters.reading).weight_bytes)
+        return Fetch(passes * located.wiring(work.parameters.reading).weight_bytes)
 
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.degree_figures import degrees_figure, kurtosis_figure
@@ -181,7 +179,7 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
         EXACT.name,
         EXACT.version,
         weights=located.content_sha256,
-        architecture=located.wired(parameters.reading).digest,
+        architecture=located.wiring(parameters.reading).digest,
         transfer=parameters.transfer,
         max_distance=parameters.max_distance if parameters.log_count is None else None,
         radii=parameters.radii,
@@ -210,7 +208,7 @@ def _usable_key(
 
 
 def _part_count(located: Located, parameters: Parameters, part_bytes: int) -> int:
-    weight_bytes = located.wired(parameters.reading).weight_bytes
+    weight_bytes = located.wiring(parameters.reading).weight_bytes
     count = -(-weight_bytes // part_bytes)
     if count > MAX_PARTS:
         raise RequestError(

@@ -7,8 +7,8 @@ import numpy as np
 from ninscope.exact.blocks import BlockTally
 from ninscope.exact.counting import LayerCounts
 from ninscope.exact.layers import LayerResult, NodeValues
-from ninscope.exact.null_models import Matrix
-from ninscope.exact.whole import Piece
+from ninscope.exact.null_models import MatrixBins
+from ninscope.exact.whole import PartialAnalysis
 from ninscope.multifractal.partition import PartitionSums
 from ninscope_pipeline.stages.measurements import NODE_FIELDS
 from ninscope_pipeline.storing.store import Artefact
@@ -17,7 +17,7 @@ MATRIX_ARRAYS = ("matrix_totals", "matrix_std")
 _SUMS = ("z", "m", "seen")
 
 
-def artefact_of_part(part_of_work: Piece) -> Artefact:
+def artefact_of_part(part_of_work: PartialAnalysis) -> Artefact:
     """Arrays are named by the number of their layer; the attribute `layers` says what each layer's are."""
     arrays: dict[str, np.ndarray] = {}
     layers = []
@@ -36,7 +36,7 @@ def artefact_of_part(part_of_work: Piece) -> Artefact:
     return Artefact(arrays, {"layers": layers})
 
 
-def stored_part(artefact: Artefact) -> Piece:
+def stored_part(artefact: Artefact) -> PartialAnalysis:
     """The piece that `artefact_of_part` stored."""
     arrays, found = artefact.arrays, {}
     for number, layer in enumerate(artefact.attributes["layers"]):
@@ -56,7 +56,7 @@ def stored_part(artefact: Artefact) -> Piece:
     return found
 
 
-def matrices_as_arrays(matrices: Sequence[Matrix]) -> tuple[dict[str, np.ndarray], dict]:
+def matrices_as_arrays(matrices: Sequence[MatrixBins]) -> tuple[dict[str, np.ndarray], dict]:
     """(arrays, attributes) of a checkpoint's matrices; both empty where there are none."""
     if not matrices:
         return {}, {}
@@ -68,10 +68,10 @@ def matrices_as_arrays(matrices: Sequence[Matrix]) -> tuple[dict[str, np.ndarray
     return arrays, {"matrices": [[m.source, m.target, m.rows, m.columns, m.taps] for m in matrices]}
 
 
-def stored_matrices(arrays: Mapping[str, np.ndarray], attributes: Mapping) -> tuple[Matrix, ...]:
+def stored_matrices(arrays: Mapping[str, np.ndarray], attributes: Mapping) -> tuple[MatrixBins, ...]:
     """The matrices that `matrices_as_arrays` stored."""
     return tuple(
-        Matrix(source, target, rows, columns, float(std), totals, taps)
+        MatrixBins(source, target, rows, columns, float(std), totals, taps)
         for (source, target, rows, columns, taps), totals, std in zip(
             attributes["matrices"], *(arrays[name] for name in MATRIX_ARRAYS), strict=True
         )

@@ -336,7 +336,7 @@ def _networks(run: ModelRun[Recipe], results: "Results") -> tuple[Measurement | 
     return (
         _exact(base, results),
         None if start is None else _exact(start, results),
-        base.located.no_e or base.located.otherwise_wired,
+        base.located.no_emergence,
     )
 
 

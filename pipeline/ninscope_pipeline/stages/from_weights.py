@@ -2,11 +2,9 @@
 
 from typing import TypeVar
 
-from ninscope.architectures import Reading, architecture_of
-from ninscope.architectures.layout import Architecture
-from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.architectures import Reading
+from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope_pipeline.located import Located
-from ninscope_pipeline.outcome import OK, Outcome
 from ninscope_pipeline.request.analyses import DEFAULT, Analysis
 from ninscope_pipeline.stages.stage import Job, Stage
 from ninscope_pipeline.storing.store import ArtefactStore
@@ -29,22 +27,13 @@ def checkpoint_of(job: Job) -> Located:
     return job.checkpoint
 
 
-def opened(job: Job, reading: Reading) -> tuple[Checkpoint, Architecture]:
-    """The job's checkpoint, ready to be read, and its wiring. Raises CheckpointError."""
+def network_of(job: Job, reading: Reading) -> NeuronNetwork:
+    """The network of the job's checkpoint, ready to be read. Raises CheckpointError."""
     located = checkpoint_of(job)
-    checkpoint = located.opened().open(located.revision, located.identity)
-    return checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, reading)
+    return neuron_network(located.opened().open(located.revision, located.identity), reading)
 
 
 def label_of(located: Located, analysis: Analysis) -> str:
     """What a user reads for an analysis of a checkpoint."""
     label = f"{located.suite}/{located.model} {located.revision}"
     return label if analysis.variant == DEFAULT else f"{label} {analysis.variant}"
-
-
-def reading_outcome(located: Located, reading: Reading) -> Outcome:
-    """Why a checkpoint cannot be read in this way; ok where it can."""
-    if not located.outcome.ok:
-        return located.outcome
-    outcome = located.wired(reading).outcome
-    return outcome if not outcome.ok else OK

@@ -11,9 +11,9 @@ from ninscope.architectures.layout import Link, NodeLayer
 from ninscope.measuring import sample_network
 from ninscope.networks.sampled import SampledNetwork, sampled_bytes
 from ninscope.parameters import Parameters
-from ninscope_pipeline.located import Located
+from ninscope_pipeline.located import Located, reading_outcome
 from ninscope_pipeline.request.analyses import SAMPLED
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, opened, reading_outcome
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -45,18 +45,16 @@ class NetworkStage(WeightsStage[NetworkWork]):
 
     def make(self, store: ArtefactStore, job: Job[NetworkWork]) -> Artefact:
         parameters = job.work.parameters
-        checkpoint, architecture = opened(job, parameters.reading)
-        return artefact_of_network(sample_network(checkpoint, parameters, architecture))
+        network = network_of(job, parameters.reading)
+        return artefact_of_network(sample_network(network, parameters))
 
     def fetch(self, job: Job[NetworkWork]) -> Fetch | None:
         """Exactly the rows that the samples take, from the checkpoint's headers."""
         if checkpoint_of(job).kind != "hub":
             return None
         parameters = job.work.parameters
-        checkpoint, architecture = opened(job, parameters.reading)
-        return Fetch(
-            sampled_bytes(checkpoint, architecture, parameters.nodes_per_layer, parameters.samples, parameters.seed)
-        )
+        network = network_of(job, parameters.reading)
+        return Fetch(sampled_bytes(network, parameters.sampled_nodes, parameters.samples, parameters.seed))
 
 
 NETWORK = NetworkStage()
@@ -70,7 +68,7 @@ def network_key(located: Located, parameters: Parameters) -> str:
         weights=located.content_sha256,
         # A local tensor is checked for NaN whole, one on the Hub in the rows that are fetched: not the same question.
         checked=located.kind,
-        architecture=located.wired(parameters.reading).digest,
+        architecture=located.wiring(parameters.reading).digest,
         nodes_per_layer=parameters.nodes_per_layer,
         samples=parameters.samples,
         seed=parameters.seed,

@@ -129,7 +129,7 @@ def _rows(results: "Results") -> Iterator[Row]:
         start = next((nulls for checkpoint, nulls in stored if checkpoint.located.step == baseline_step), [])
         baseline = {null.null: null for null in start}
         for checkpoint, nulls in stored:
-            no_emergence = checkpoint.located.no_e or checkpoint.located.otherwise_wired
+            no_emergence = checkpoint.located.no_emergence
             for null in nulls:
                 before = None if no_emergence else baseline.get(null.null)
                 row = _row(null, before, baseline_step, no_emergence)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from ninscope.measuring import analyse_network
 from ninscope.parameters import Parameters
+from ninscope_pipeline.located import reading_outcome
 from ninscope_pipeline.request.analyses import SAMPLED
-from ninscope_pipeline.stages.from_weights import label_of, reading_outcome
+from ninscope_pipeline.stages.from_weights import label_of
 from ninscope_pipeline.stages.measurements import SAMPLES_TABLE, SPECTRA_TABLE, artefact_of_measurement
 from ninscope_pipeline.stages.network import NETWORK, network_key, stored_network
 from ninscope_pipeline.stages.stage import Job, Stage

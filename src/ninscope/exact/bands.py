@@ -5,24 +5,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture, WeightBlock
+from ninscope.architectures.layout import WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.read_ahead import ReadAhead
 from ninscope.errors import CheckpointError
 from ninscope.networks.bin_table import MAX_EDGES_OF_A_NODE
+from ninscope.networks.neuron_network import NeuronNetwork
 
 BAND_BYTES = 8_000_000  # read and counted at a time by one thread: small beside memory, large beside a disk's latency
 
 # Neurons by node layer, sorted int64; None is the whole network.
-Chosen = Mapping[str, np.ndarray] | None
+ChosenNeurons = Mapping[str, np.ndarray] | None
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """All edges that leave one node layer through one matrix, for each network that is looked at.
+    """All edges that leave one node layer through one matrix, for each network that is analysed.
 
-    targets, nodes: one entry a network: sorted int64 numbers in the matrix, or None for all of it. leads_to: the targets that
-    belong to each layer that it leads to, by the layer's name.
+    targets, nodes: one entry a network: sorted int64 numbers in the matrix, or None for all of it. leads_to: by the name of each
+    target layer, the matrix's targets that belong to it, int64.
     """
 
     layer: str
@@ -52,34 +53,33 @@ class Band:
         return (self.last - self.first) * self.part.matrix.slice_bytes
 
     @property
-    def place(self) -> tuple[str, str, int]:
-        """What no other band of a network has."""
+    def key(self) -> tuple[str, str, int]:
+        """Tells it from every other band of a network."""
         return self.part.layer, self.part.matrix.name, self.first
 
 
 class BandReader:
-    """The weights of bands that are read once each, about in this order, by any thread."""
+    """The weights of bands, each read once, about in this order, by any thread."""
 
-    def __init__(self, bands: Sequence[Band]):
-        self._numbers = {band.place: number for number, band in enumerate(bands)}
+    def __init__(self, bands: Sequence[Band]) -> None:
+        self._numbers = {band.key: number for number, band in enumerate(bands)}
         self._reads = ReadAhead([band.part.matrix.byte_ranges(band.first, band.last) for band in bands])
 
     def raw(self, band: Band) -> list[memoryview]:
-        """Its bytes. Raises CheckpointError."""
-        return self._reads.take(self._numbers[band.place])
+        """The bytes of a band. Raises CheckpointError."""
+        return self._reads.take(self._numbers[band.key])
 
 
-def outgoing(
-    architecture: Architecture, matrices: Mapping[str, WeightMatrix], networks: Sequence[Chosen] = (None,)
-) -> list[Outgoing]:
-    """Which matrices hold the edges of each node layer, and which part of them, layers in the architecture's order.
+def outgoing(network: NeuronNetwork, choices: Sequence[ChosenNeurons] = (None,)) -> list[Outgoing]:
+    """Which matrices hold the edges of each node layer, and which part of them, layers in the network's order.
 
-    Raises CheckpointError (unsupported) for a layer whose neurons may have more edges than their distances can be summed for.
+    choices: the neurons of each network that is analysed. Raises CheckpointError (unsupported) for a layer whose neurons may
+    have more edges than their distances can be summed for.
     """
     grouped: dict[tuple[str, str], list[WeightBlock]] = {}
     edges: dict[str, int] = {}
-    sizes = {layer.name: layer.size for layer in architecture.layers}
-    for block in architecture.blocks:
+    sizes, matrices = network.sizes, network.matrices
+    for block in network.blocks:
         grouped.setdefault((block.source, block.tensor), []).append(block)
         edges[block.source] = edges.get(block.source, 0) + sizes[block.target] * matrices[block.tensor].taps
         if edges[block.source] > MAX_EDGES_OF_A_NODE:
@@ -87,18 +87,18 @@ def outgoing(
                 "unsupported",
                 f"a neuron of {block.source} may have {edges[block.source]} edges, more than {MAX_EDGES_OF_A_NODE}",
             )
-    order = {layer.name: number for number, layer in enumerate(architecture.layers)}
-    found = []
+    order = {layer.name: number for number, layer in enumerate(network.layers)}
+    parts = []
     for (source, name), blocks in grouped.items():
         targets, nodes = [], []
-        for chosen in networks:
-            of_blocks = [np.arange(sizes[b.target]) if chosen is None else chosen[b.target] for b in blocks]
-            taken = np.sort(np.concatenate([b.rows.rows(t) for b, t in zip(blocks, of_blocks, strict=True)]))
-            targets.append(None if taken.size == matrices[name].size[0] else taken)
+        for chosen in choices:
+            neurons = [np.arange(sizes[b.target]) if chosen is None else chosen[b.target] for b in blocks]
+            rows = np.sort(np.concatenate([b.rows.rows(n) for b, n in zip(blocks, neurons, strict=True)]))
+            targets.append(None if rows.size == matrices[name].size[0] else rows)
             nodes.append(None if chosen is None or chosen[source].size == sizes[source] else chosen[source])
         leads_to = {block.target: block.rows.rows(np.arange(sizes[block.target])) for block in blocks}
-        found.append(Outgoing(source, matrices[name], tuple(targets), tuple(nodes), leads_to))
-    return sorted(found, key=lambda part: order[part.layer])
+        parts.append(Outgoing(source, matrices[name], tuple(targets), tuple(nodes), leads_to))
+    return sorted(parts, key=lambda part: order[part.layer])
 
 
 def bands_of(parts: Sequence[Outgoing], number: int = 0, count: int = 1) -> tuple[list[Band], list[Band]]:

@@ -20,14 +20,16 @@ _LARGEST = 1e150
 
 
 def matrix_name(source: str, target: str) -> str:
-    """What a matrix is called, in messages and as the name of its random numbers."""
+    """The name of a matrix, in messages and for its random numbers."""
     return f"{source} -> {target}"
 
 
 @dataclass(frozen=True)
 class BlockTally:
-    """Some rows of one matrix, as its tensor stores them. totals: int64 [K + 2], weights per distance bin, then those that are
-    no edges; row_moments: float64 [rows, 2], each row's mean and variance. They add in any order: `std` sums without rounding.
+    """Some rows of one matrix, as its tensor stores them; tallies of other rows add in any order, since `std` sums exactly.
+
+    columns: weights of a row; totals: int64 [K + 2], weights per distance bin, then those that are no edges; row_moments:
+    float64 [rows, 2], mean and variance of each row.
     """
 
     source: str
@@ -50,7 +52,7 @@ class BlockTally:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the weights, n in the denominator; 0 for weights that are all alike."""
+        """Standard deviation of the weights, n in the denominator; 0 for weights that are all equal."""
         means, variances = self.row_moments.T
         mean = math.fsum(means) / self.rows
         std = math.sqrt((math.fsum(variances) + math.fsum((means - mean) ** 2)) / self.rows)
@@ -64,12 +66,12 @@ class BlockTally:
         return math.sqrt((math.fsum(variances) + math.fsum(means**2)) / self.rows / taps)
 
 
-def merged(one: Mapping[str, BlockTally], other: Mapping[str, BlockTally]) -> dict[str, BlockTally]:
+def merged(first: Mapping[str, BlockTally], second: Mapping[str, BlockTally]) -> dict[str, BlockTally]:
     """Tallies by the matrix's name, added where both have one."""
-    found = dict(one)
-    for name, tally in other.items():
-        found[name] = found[name] + tally if name in found else tally
-    return found
+    tallies = dict(first)
+    for name, tally in second.items():
+        tallies[name] = tallies[name] + tally if name in tallies else tally
+    return tallies
 
 
 def block_tally(source: str, target: str, bits: np.ndarray, dtype: str, table: BinTable) -> BlockTally:

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.matrix import WeightTile
-from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, block_tally, merged
 from ninscope.multifractal.boxes import column_histogram, row_histogram
 from ninscope.networks.bin_table import BinTable, magnitude_range
+from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii, log_radii
 from ninscope.parameters import Parameters
 
@@ -71,67 +70,68 @@ class Tally:
         return LayerCounts(self._histogram[:, : self._kept], self._distances)
 
 
-def radii_of(checkpoint: Checkpoint, architecture: Architecture, parameters: Parameters, workers: int = 1) -> Radii:
-    """The grid of radii of a checkpoint's whole network; a logarithmic one takes a pass over its weights, in threads.
+def radii_of(network: NeuronNetwork, parameters: Parameters, workers: int = 1) -> Radii:
+    """The grid of radii of a whole network; a logarithmic one takes a pass over its weights, in `workers` threads.
 
     Raises CheckpointError.
     """
     if parameters.log_count is None:
         return parameters.integer_radii
-    return log_radii(parameters.log_count, magnitudes(checkpoint, architecture, workers=workers))
+    return log_radii(parameters.log_count, magnitudes(network, workers=workers))
 
 
-def magnitudes(
-    checkpoint: Checkpoint, architecture: Architecture, number: int = 0, count: int = 1, workers: int = 1
-) -> np.ndarray:
-    """The smallest and largest |w| of every band of a piece of a checkpoint, float64 [n]. Raises CheckpointError."""
-    _, bands = bands_of(outgoing(architecture, architecture.tensors(checkpoint.tensors)), number, count)
+def magnitudes(network: NeuronNetwork, number: int = 0, count: int = 1, workers: int = 1) -> np.ndarray:
+    """The smallest and largest |w| of every band of piece `number` of `count` of a network, float64 [n].
+
+    Raises CheckpointError.
+    """
+    _, bands = bands_of(outgoing(network), number, count)
     reader = BandReader(bands)
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda band: magnitudes_of(band, reader.raw(band)), bands)
-        return np.array(list(found), dtype=np.float64).reshape(-1)
+        ranges = pool.map(lambda band: magnitudes_of(band, reader.raw(band)), bands)
+        return np.array(list(ranges), dtype=np.float64).reshape(-1)
 
 
 def magnitudes_of(band: Band, raw: Sequence[memoryview]) -> tuple[float, float]:
     """The smallest |w| above 0 and the largest |w| of a band; 0 where there is none. Raises CheckpointError (nonfinite)."""
     matrix = band.part.matrix
     (targets,) = band.part.targets
-    found = []
+    ranges = []
     for tile in matrix.tiles(raw, band.first):
         bits, _ = tile.chosen(targets, None)
         if bits.size:
-            found.append(magnitude_range(bits, matrix.dtype))
-    if not all(np.isfinite(largest) for _, largest in found):
+            ranges.append(magnitude_range(bits, matrix.dtype))
+    if not all(np.isfinite(largest) for _, largest in ranges):
         matrix.check_stored(raw, band.first)
-    return min((one for one, _ in found if one > 0), default=0.0), max((one for _, one in found), default=0.0)
+    smallest = min((low for low, _ in ranges if low > 0), default=0.0)
+    return smallest, max((high for _, high in ranges), default=0.0)
 
 
 def count_band(
     band: Band, raw: Sequence[memoryview], table: BinTable, tallies: Sequence[Tally], matrices: bool = False
 ) -> dict[str, BlockTally]:
-    """Add one band, of these bytes, to the tallies, one for each network that is looked at; matrices: returns what null
-    models need of it.
+    """Add one band, whose bytes are `raw`, to the tallies, one for each network that is analysed.
 
-    Raises CheckpointError (nonfinite).
+    matrices: whether to return what null models need of the band, by the matrix's name. Raises CheckpointError (nonfinite).
     """
     part = band.part
-    found: dict[str, BlockTally] = {}
+    blocks: dict[str, BlockTally] = {}
     for tile in part.matrix.tiles(raw, band.first):
         for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
             bits, counted = tile.chosen(targets, nodes)
             if bits.size and not tally.add(bits, table, counted, tile.nodes_first):
                 part.matrix.check_stored(raw, band.first)
         if matrices:
-            found = merged(found, _block_tallies(part, tile, table))
-    return found
+            blocks = merged(blocks, _block_tallies(part, tile, table))
+    return blocks
 
 
 def _block_tallies(part: Outgoing, tile: WeightTile, table: BinTable) -> dict[str, BlockTally]:
-    found = {}
+    tallies = {}
     for target, targets in part.leads_to.items():
         bits, _ = tile.chosen(targets, None)
         if bits.size:
             # As it is stored, so that what is averaged first does not depend on where a band begins.
             tally = block_tally(part.layer, target, np.ascontiguousarray(bits), part.matrix.dtype, table)
-            found[tally.name] = tally
-    return found
+            tallies[tally.name] = tally
+    return tallies

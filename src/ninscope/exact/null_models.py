@@ -1,13 +1,12 @@
 """The exact analysis of a checkpoint's null models, from what was tallied of its matrices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture
 from ninscope.exact.blocks import BlockTally, matrix_name
 from ninscope.multifractal.nulls import (
     bin_probabilities,
@@ -19,14 +18,20 @@ from ninscope.multifractal.nulls import (
 )
 from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.multifractal.spectrum import Spectrum, spectrum_of_sums
+from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
 
+Draw = Callable[["MatrixBins", Radii, np.random.PCG64], np.ndarray]
+
 
 @dataclass(frozen=True)
-class Matrix:
-    """What is kept of one weight matrix. rows: edges that a node has in it; columns: nodes; totals: int64 [K + 2], weights per
-    distance bin, then those that are no edges; taps: of the kernels whose norms the weights are, and std then is of one tap.
+class MatrixBins:
+    """How the weights of one matrix spread over the distance bins, all that a null model needs of it.
+
+    rows: edges that a node has in it; columns: nodes; std: standard deviation of the weights; totals: int64 [K + 2], weights per
+    distance bin, then those that are no edges; taps: where the weights are norms of kernels, the taps of a kernel, and std is
+    then that of one tap.
     """
 
     source: str
@@ -42,20 +47,20 @@ class Matrix:
         return matrix_name(self.source, self.target)
 
 
-def matrices_of(tallies: Mapping[str, BlockTally], architecture: Architecture) -> tuple[Matrix, ...]:
-    """In the architecture's order. tallies: complete, by the name of the matrix."""
-    found = []
-    for block in architecture.blocks:
+def matrices_of(tallies: Mapping[str, BlockTally], network: NeuronNetwork) -> tuple[MatrixBins, ...]:
+    """What null models need of each matrix, in the order of the network's blocks. tallies: complete, by the matrix's name."""
+    matrices = []
+    for block in network.blocks:
         tally = tallies[matrix_name(block.source, block.target)]
-        edges, nodes = architecture.edges_of(block)
-        taps = architecture.taps_of_norms(block)
-        found.append(Matrix(block.source, block.target, edges, nodes, tally.std_of(taps), tally.totals, taps))
-    return tuple(found)
+        edges, nodes = network.edges_of(block)
+        taps = network.taps_of_norms(block)
+        matrices.append(MatrixBins(block.source, block.target, edges, nodes, tally.std_of(taps), tally.totals, taps))
+    return tuple(matrices)
 
 
 def null_spectrum(
     null: str,
-    matrices: Sequence[Matrix],
+    matrices: Sequence[MatrixBins],
     radii: Radii,
     parameters: Parameters,
     seed: int = 0,
@@ -67,14 +72,14 @@ def null_spectrum(
     standard deviation; "analytic", every node with the counts expected of that Gaussian, which leaves no chance (and no
     difference between nodes of a layer). seed, sample: of the random ones.
     """
-    by_source: dict[str, list[Matrix]] = {}
+    by_source: dict[str, list[MatrixBins]] = {}
     for matrix in matrices:
         by_source.setdefault(matrix.source, []).append(matrix)
     draw = {"shuffled": _shuffled, "gaussian": _gaussian}.get(null)
     if null == "analytic":
         total = _analytic_sums(list(by_source.values()), radii, parameters)
     elif draw is not None:
-        sums = (_drawn_sums(null, draw, of_layer, radii, parameters, seed, sample) for of_layer in by_source.values())
+        sums = (_drawn_sums(null, draw, group, radii, parameters, seed, sample) for group in by_source.values())
         total = reduce(add, sums)
     else:
         raise ValueError(f"unknown null model {null!r}; one of shuffled, gaussian, analytic")
@@ -82,7 +87,7 @@ def null_spectrum(
 
 
 def _drawn_sums(
-    null: str, draw, matrices: list[Matrix], radii: Radii, parameters: Parameters, seed: int, sample: int
+    null: str, draw: Draw, matrices: list[MatrixBins], radii: Radii, parameters: Parameters, seed: int, sample: int
 ) -> PartitionSums:
     counts = np.zeros((matrices[0].columns, radii.count + 1), np.int32)
     for matrix in matrices:
@@ -90,20 +95,22 @@ def _drawn_sums(
     return partition_sums(counts, parameters.min_degree, parameters.q)
 
 
-def _shuffled(matrix: Matrix, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
+def _shuffled(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
     return shuffled_counts(matrix.totals, matrix.columns, generator)
 
 
-def _gaussian(matrix: Matrix, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
+def _gaussian(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
     return gaussian_counts(bin_probabilities(matrix.std, radii, matrix.taps), matrix.rows, matrix.columns, generator)
 
 
-def _analytic_sums(layers: list[list[Matrix]], radii: Radii, parameters: Parameters) -> PartitionSums:
-    """Of the expected counts. Radii are the network's, not a layer's: a rare weight anywhere is enough for one."""
+def _analytic_sums(layers: list[list[MatrixBins]], radii: Radii, parameters: Parameters) -> PartitionSums:
+    """Partition sums of the expected counts. Radii are the network's, not a layer's: a rare weight anywhere makes one."""
     sums, everywhere = [], np.zeros(radii.count + 1)
     for matrices in layers:
         nodes = matrices[0].columns
-        expected = sum(matrix.rows * bin_probabilities(matrix.std, radii, matrix.taps)[:-1] for matrix in matrices)
+        expected = reduce(
+            add, (matrix.rows * bin_probabilities(matrix.std, radii, matrix.taps)[:-1] for matrix in matrices)
+        )
         sums.append(expected_sums(expected, nodes, parameters.min_degree, parameters.q))
         everywhere += nodes * expected * (sums[-1].nodes > 0)
     return replace(reduce(add, sums), seen=seen_radii(everywhere))

@@ -7,33 +7,35 @@ node layers are added in the architecture's order. So the result does not depend
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture, parts_of
-from ninscope.checkpoints.tensors import Checkpoint
-from ninscope.exact.bands import Band, BandReader, Chosen, bands_of, outgoing
+from ninscope.architectures.layout import parts_of
+from ninscope.exact.bands import Band, BandReader, ChosenNeurons, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, merged
 from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
-from ninscope.exact.null_models import Matrix, matrices_of
+from ninscope.exact.null_models import MatrixBins, matrices_of
 from ninscope.multifractal.partition import PartitionSums
 from ninscope.multifractal.spectrum import Spectrum, mass_quality, spectrum_of_sums
 from ninscope.networks.bin_table import BinTable, bin_table
+from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
 
-# What is known of each node layer from one piece of the work: the layer's result where all of it was there, else its counts.
-Piece = Mapping[str, LayerResult | LayerCounts]
+# One piece of the work on a network, by node layer: the layer's result where all its bands were in the piece, else its counts.
+PartialAnalysis = Mapping[str, LayerResult | LayerCounts]
 
 
 @dataclass(frozen=True)
 class ExactAnalysis:
-    """The whole network (or the part of it that was chosen). edges: within the bounds; nodes: all, of every node layer;
-    layers: of every layer with outgoing edges; values: of their nodes, where Parameters.per_node asks; matrices: where null
-    models are wanted; parts: where Parameters.parts asks, spectra by the part's name.
+    """The exact analysis of a whole network, or of chosen neurons of it.
+
+    edges: those within the distance bounds; nodes: those of every node layer; layers: statistics of every layer that edges
+    leave; values: of the single nodes of these layers, where Parameters.per_node asks for them; matrices: what null models need,
+    where it was asked for; parts: where Parameters.parts asks for them, spectra of parts of the network by the part's name.
     """
 
     spectrum: Spectrum
@@ -42,107 +44,108 @@ class ExactAnalysis:
     layers: tuple[LayerStatistics, ...]
     values: Mapping[str, NodeValues]
     radii: Radii
-    matrices: tuple[Matrix, ...] = ()
+    matrices: tuple[MatrixBins, ...] = ()
     parts: Mapping[str, Spectrum] = field(default_factory=dict)
 
 
 def exact_analysis(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    parameters: Parameters,
-    workers: int = 1,
-    matrices: bool = False,
+    network: NeuronNetwork, parameters: Parameters, workers: int = 1, matrices: bool = False
 ) -> ExactAnalysis:
-    """Analyse the whole network of a checkpoint. workers: threads; matrices: keep what null models need.
+    """Analyse a whole network. workers: threads; matrices: keep what null models need.
 
     Raises CheckpointError.
     """
-    radii = radii_of(checkpoint, architecture, parameters, workers)
-    (analysis,) = analyse_networks(checkpoint, architecture, parameters, radii, [None], workers, matrices)
+    radii = radii_of(network, parameters, workers)
+    (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices)
     return analysis
 
 
 def analyse_networks(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
+    network: NeuronNetwork,
     parameters: Parameters,
     radii: Radii,
-    networks: Sequence[Chosen],
+    choices: Sequence[ChosenNeurons],
     workers: int = 1,
     matrices: bool = False,
 ) -> list[ExactAnalysis]:
-    """Analyse several networks of a checkpoint, each all of it or chosen neurons, from one pass over its weights.
+    """Analyse the whole network, or the network of chosen neurons, for each entry of `choices`, in one pass over the weights.
 
-    A layer's sums are added as soon as they are there, so what is held does not grow with layers. Raises CheckpointError.
+    A layer's sums are added as soon as they are there, so memory does not grow with the number of layers. Raises
+    CheckpointError.
     """
-    growing = [_Growing(architecture, parameters, radii, chosen) for chosen in networks]
-    for _, found in _layers(checkpoint, architecture, parameters, radii, 0, 1, workers, networks, matrices):
-        for one, result in zip(growing, found, strict=True):
-            one.add(result)
-    return [one.analysis() for one in growing]
+    growing = [_GrowingAnalysis(network, parameters, radii, chosen) for chosen in choices]
+    for _, results in _layers(network, parameters, radii, 0, 1, workers, choices, matrices):
+        for analysis, result in zip(growing, results, strict=True):
+            assert isinstance(result, LayerResult)  # of one piece, every layer is complete
+            analysis.add(result)
+    return [analysis.analysis() for analysis in growing]
 
 
 def analyse_piece(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
+    network: NeuronNetwork,
     parameters: Parameters,
     radii: Radii,
     number: int = 0,
     count: int = 1,
     workers: int = 1,
-    networks: Sequence[Chosen] = (None,),
+    choices: Sequence[ChosenNeurons] = (None,),
     matrices: bool = False,
-) -> list[Piece]:
-    """Piece `number` of `count` of the work on a checkpoint, for each network that is looked at. Raises CheckpointError."""
-    pieces: list[dict] = [{} for _ in networks]
-    for layer, found in _layers(
-        checkpoint, architecture, parameters, radii, number, count, workers, networks, matrices
-    ):
-        for piece, part in zip(pieces, found, strict=True):
-            piece[layer] = part
-    return pieces
+) -> list[PartialAnalysis]:
+    """Piece `number` of `count` of the work on a network, one entry for each of `choices`. Raises CheckpointError."""
+    pieces: list[dict[str, LayerResult | LayerCounts]] = [{} for _ in choices]
+    for layer, results in _layers(network, parameters, radii, number, count, workers, choices, matrices):
+        for piece, result in zip(pieces, results, strict=True):
+            piece[layer] = result
+    return list(pieces)
 
 
 def combine(
-    pieces: Sequence[Piece],
-    architecture: Architecture,
+    pieces: Sequence[PartialAnalysis],
+    network: NeuronNetwork,
     parameters: Parameters,
     radii: Radii,
-    chosen: Chosen = None,
+    chosen: ChosenNeurons = None,
 ) -> ExactAnalysis:
-    """The analysis of one network from all its pieces, in any order."""
-    growing = _Growing(architecture, parameters, radii, chosen)
-    for layer in growing.layers:
-        parts = [piece[layer] for piece in pieces if layer in piece]
-        if not parts:
-            raise ValueError(f"no piece holds the counts of {layer}")
-        whole = next((part for part in parts if isinstance(part, LayerResult)), None)
-        growing.add(whole or layer_result(layer, sum(parts[1:], start=parts[0]), radii, parameters))
+    """The analysis of one network from all its pieces, in any order. Raises ValueError where a layer is in no piece."""
+    growing = _GrowingAnalysis(network, parameters, radii, chosen)
+    for layer in network.source_layers:
+        growing.add(_whole_layer(layer.name, pieces, radii, parameters))
     return growing.analysis()
 
 
+def _whole_layer(layer: str, pieces: Sequence[PartialAnalysis], radii: Radii, parameters: Parameters) -> LayerResult:
+    parts = [piece[layer] for piece in pieces if layer in piece]
+    if not parts:
+        raise ValueError(f"no piece holds the counts of {layer}")
+    counts = []
+    for part in parts:
+        if isinstance(part, LayerResult):
+            return part
+        counts.append(part)
+    return layer_result(layer, sum(counts[1:], start=counts[0]), radii, parameters)
+
+
 def _layers(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
+    network: NeuronNetwork,
     parameters: Parameters,
     radii: Radii,
     number: int,
     count: int,
     workers: int,
-    networks: Sequence[Chosen],
+    choices: Sequence[ChosenNeurons],
     matrices: bool,
 ) -> Iterator[tuple[str, list[LayerResult | LayerCounts]]]:
-    """The layers of a piece in the architecture's order, one entry a network each, as they are done."""
-    every, here = bands_of(outgoing(architecture, architecture.tensors(checkpoint.tensors), networks), number, count)
-    wanted: dict[str, list[Band]] = {}
-    for band in here:
-        wanted.setdefault(band.part.layer, []).append(band)
-    bands = Counter(band.part.layer for band in every)
-    reader = BandReader(here)
+    """The layers of a piece in the network's order, as they are done, each with one entry for each of `choices`."""
+    all_bands, own_bands = bands_of(outgoing(network, choices), number, count)
+    bands_by_layer: dict[str, list[Band]] = {}
+    for band in own_bands:
+        bands_by_layer.setdefault(band.part.layer, []).append(band)
+    totals = Counter(band.part.layer for band in all_bands)
+    reader = BandReader(own_bands)
     with ThreadPoolExecutor(workers) as pool:
         started = deque(
-            _LayerWork(name, of_layer, reader, radii, parameters, len(of_layer) == bands[name], matrices).start(pool)
-            for name, of_layer in wanted.items()
+            _LayerWork(layer, bands, reader, radii, parameters, len(bands) == totals[layer], matrices).start(pool)
+            for layer, bands in bands_by_layer.items()
         )
         try:
             while started:
@@ -153,17 +156,15 @@ def _layers(
             raise
 
 
-class _Growing:
-    """The analysis of one network, layer after layer in the architecture's order."""
+class _GrowingAnalysis:
+    """The analysis of one network, to which layers are added one after another, in the network's order."""
 
-    def __init__(self, architecture: Architecture, parameters: Parameters, radii: Radii, chosen: Chosen):
-        sources = {block.source for block in architecture.blocks}
-        self.layers = [layer.name for layer in architecture.layers if layer.name in sources]
-        self._nodes = sum(layer.size if chosen is None else chosen[layer.name].size for layer in architecture.layers)
-        self._architecture, self._parameters, self._radii = architecture, parameters, radii
-        self._whole = _Sums()
-        asked = parts_of([layer for layer in architecture.layers if layer.name in sources], parameters.parts)
-        self._parts = {name: (set(names), _Sums()) for name, names in asked.items()}
+    def __init__(self, network: NeuronNetwork, parameters: Parameters, radii: Radii, chosen: ChosenNeurons) -> None:
+        self._nodes = sum(layer.size if chosen is None else chosen[layer.name].size for layer in network.layers)
+        self._network, self._parameters, self._radii = network, parameters, radii
+        self._whole = _LayerSums()
+        layers_of = parts_of(network.source_layers, parameters.parts)
+        self._parts = {part: (set(layers), _LayerSums()) for part, layers in layers_of.items()}
         self._edges = 0
         self._silent: list[str] = []
         self._statistics: list[LayerStatistics] = []
@@ -188,17 +189,17 @@ class _Growing:
         spectrum = self._whole.spectrum(parameters, radii)
         if self._silent and not spectrum.message:
             spectrum = replace(spectrum, message=uncounted_layers(self._silent))
-        matrices = matrices_of(self._tallies, self._architecture) if self._tallies else ()
+        matrices = matrices_of(self._tallies, self._network) if self._tallies else ()
         parts = {name: sums.spectrum(parameters, radii) for name, (_, sums) in self._parts.items()}
         return ExactAnalysis(
             spectrum, self._nodes, self._edges, tuple(self._statistics), self._values, radii, matrices, parts
         )
 
 
-class _Sums:
+class _LayerSums:
     """What a spectrum needs of some layers, added layer after layer."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._sums: PartitionSums | None = None
         self._r2: list[np.ndarray] = []
 
@@ -207,6 +208,9 @@ class _Sums:
         self._r2.append(result.nodes.r2[~np.isnan(result.nodes.r2)])
 
     def spectrum(self, parameters: Parameters, radii: Radii) -> Spectrum:
+        """Raises ValueError where no layer was added."""
+        if self._sums is None:
+            raise ValueError("a network without a layer that edges leave has no spectrum")
         quality = mass_quality(np.concatenate(self._r2))
         return spectrum_of_sums(self._sums, parameters.q, radii.logarithms, parameters.derivative, **quality)
 
@@ -229,7 +233,7 @@ class _LayerWork:
         parameters: Parameters,
         complete: bool,
         matrices: bool,
-    ):
+    ) -> None:
         self.layer, self.bands, self.reader, self.radii, self.parameters = layer, bands, reader, radii, parameters
         self.complete, self.matrices = complete, matrices
         self._lock = threading.Lock()
@@ -238,8 +242,8 @@ class _LayerWork:
         self._tallies: list[list[Tally]] = []
         self._idle: list[list[Tally]] = []
         self._blocks: dict[str, BlockTally] = {}
-        self._found: list[LayerResult | LayerCounts] = []
-        self._futures: list = []
+        self._results: list[LayerResult | LayerCounts] = []
+        self._futures: list[Future[None]] = []
 
     def start(self, pool: ThreadPoolExecutor) -> "_LayerWork":
         self._futures = [pool.submit(self._count, band) for band in self.bands]
@@ -249,7 +253,7 @@ class _LayerWork:
         """One entry a network."""
         for future in self._futures:
             future.result()
-        return self._found
+        return self._results
 
     def _count(self, band: Band) -> None:
         table = bin_table(band.part.matrix.dtype, self.radii)
@@ -267,19 +271,20 @@ class _LayerWork:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        every = band.part.matrix.size[1]
-        tallies = [Tally(every if nodes is None else nodes.size, table) for nodes in band.part.nodes]
+        all_nodes = band.part.matrix.size[1]
+        tallies = [Tally(all_nodes if nodes is None else nodes.size, table) for nodes in band.part.nodes]
         with self._lock:
             self._tallies.append(tallies)
         return tallies
 
     def _finish(self) -> None:
-        added = [
+        sums = [
             sum((tally.counts for tally in others), start=first.counts)
             for first, *others in zip(*self._tallies, strict=True)
         ]
         self._tallies, self._idle = [], []
-        added = [replace(counts, matrices=self._blocks) for counts in added]
+        sums = [replace(counts, matrices=self._blocks) for counts in sums]
         if self.complete:
-            added = [layer_result(self.layer, counts, self.radii, self.parameters) for counts in added]
-        self._found = added
+            self._results = [layer_result(self.layer, counts, self.radii, self.parameters) for counts in sums]
+        else:
+            self._results = list(sums)

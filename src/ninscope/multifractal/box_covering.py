@@ -11,12 +11,14 @@ make the same boxes, for a node gets the first box whose nodes are all near enou
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, shortest_path
 
+from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
 from ninscope.multifractal.fits import slopes
 from ninscope.multifractal.spectrum import checked_q
@@ -71,7 +73,7 @@ class BoxCovering:
 
 
 def box_covering(
-    graph,
+    graph: Any,
     q: Sequence[float] | None = None,
     distance: str | None = None,
     sizes: Sequence[float] | None = None,
@@ -94,34 +96,43 @@ def box_covering(
     Raises RequestError: no such graph (directed, empty, one node, not connected, too large), an edge without a length, a
     parameter out of range.
     """
-    q = checked_q(q)
+    moments = checked_q(q)
     if combine not in COMBINE:
         raise RequestError(f"combine is {combine!r}; one of {', '.join(COMBINE)}")
-    for name, value, low, high in (("trials", trials, 1, MAX_TRIALS), ("seed", seed, 0, 2**63 - 1)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-            raise RequestError(f"{name} is {value!r}; an integer from {low} to {high} was expected")
+    checked_integer("trials", trials, 1, MAX_TRIALS)
+    checked_integer("seed", seed, 0, MAX_SEED)
     lengths = _distances(graph, distance)
     diameter = float(lengths.max())
     fitted = _checked_sizes(sizes) if sizes is not None else _sizes(lengths, diameter, distance is None)
     nodes = len(lengths)
-    z, m = np.zeros((fitted.size, q.size)), np.zeros((fitted.size, q.size))
+    z, m = np.zeros((fitted.size, moments.size)), np.zeros((fitted.size, moments.size))
     entropy, boxes = np.zeros(fitted.size), np.zeros(fitted.size)
     orders = _orders(nodes, trials, seed)
     for number, size in enumerate(fitted):
-        found = [np.bincount(_cover(lengths, order, size)) for order in orders]
+        coverings = [np.bincount(_cover(lengths, order, size)) for order in orders]
         if combine == "minimal":
-            found = [min(found, key=len)]
-        for counts in found:
+            coverings = [min(coverings, key=len)]
+        for counts in coverings:
             mu = counts / nodes
-            power = mu[:, None] ** q
-            z[number] += power.sum(axis=0) / len(found)
-            m[number] += (power * np.log(mu)[:, None]).sum(axis=0) / len(found)
-            entropy[number] += (mu * np.log(mu)).sum() / len(found)
-            boxes[number] += counts.size / len(found)
-    return _fitted(q, z, m, entropy, fitted, boxes, nodes, diameter)
+            power = mu[:, None] ** moments
+            z[number] += power.sum(axis=0) / len(coverings)
+            m[number] += (power * np.log(mu)[:, None]).sum(axis=0) / len(coverings)
+            entropy[number] += (mu * np.log(mu)).sum() / len(coverings)
+            boxes[number] += counts.size / len(coverings)
+    return _fitted(moments, z, m, entropy, fitted, boxes, nodes, diameter)
 
 
-def _fitted(q, z, m, entropy, sizes, boxes, nodes: int, diameter: float) -> BoxCovering:
+def _fitted(
+    q: np.ndarray,
+    z: np.ndarray,
+    m: np.ndarray,
+    entropy: np.ndarray,
+    sizes: np.ndarray,
+    boxes: np.ndarray,
+    nodes: int,
+    diameter: float,
+) -> BoxCovering:
+    """z, m: sum of mu^q and of mu^q ln mu, float64 [sizes, q]; entropy: sum of mu ln mu, float64 [sizes]; boxes as BoxCovering."""
     if sizes.size < 2:
         raise RequestError(
             f"{sizes.size} box size up to the diameter {diameter:g}: nothing to fit; take a larger graph"
@@ -129,13 +140,13 @@ def _fitted(q, z, m, entropy, sizes, boxes, nodes: int, diameter: float) -> BoxC
     x = np.log(sizes / sizes[-1])
     tau, r2 = slopes(x, np.log(z))
     alpha, _ = slopes(x, m / z)
-    (of_entropy, of_boxes), (_, r2_boxes) = slopes(x, np.stack([entropy, np.log(boxes)], axis=1))
+    (entropy_slope, boxes_slope), (_, r2_boxes) = slopes(x, np.stack([entropy, np.log(boxes)], axis=1))
     _, (r2_exponential,) = slopes(sizes, np.log(boxes)[:, None])
-    dimensions = np.full(q.size, of_entropy)
+    dimensions = np.full(q.size, entropy_slope)
     other = np.abs(q - 1) > 1e-9
     dimensions[other] = tau[other] / (q[other] - 1)
     return BoxCovering(
-        q, tau, dimensions, alpha, q * alpha - tau, r2, sizes, boxes, float(-of_boxes), float(r2_boxes),
+        q, tau, dimensions, alpha, q * alpha - tau, r2, sizes, boxes, float(-boxes_slope), float(r2_boxes),
         float(r2_exponential), nodes, diameter,
     )  # fmt: skip
 
@@ -158,25 +169,23 @@ def _sizes(lengths: np.ndarray, diameter: float, hops: bool) -> np.ndarray:
     return np.geomspace(low, high, _SIZES) if low < high else np.array([diameter])
 
 
-def _checked_sizes(sizes) -> np.ndarray:
+def _checked_sizes(sizes: object) -> np.ndarray:
     try:
-        found = np.asarray(sizes, dtype=np.float64)
+        values = np.asarray(sizes, dtype=np.float64)
     except (TypeError, ValueError):
-        found = np.zeros(0)
-    increasing = (
-        found.ndim == 1 and 2 <= found.size <= MAX_SIZES and np.isfinite(found).all() and (np.diff(found) > 0).all()
-    )
-    if not increasing or found[0] <= 0:
+        values = np.zeros(0)
+    plain = values.ndim == 1 and 2 <= values.size <= MAX_SIZES and np.isfinite(values).all()
+    if not plain or not (np.diff(values) > 0).all() or values[0] <= 0:
         raise RequestError(f"sizes must be 2 to {MAX_SIZES} finite box sizes above 0 in increasing order")
-    return found
+    return values
 
 
-def _edges(graph, distance: str | None) -> tuple[int, np.ndarray, list]:
+def _edges(graph: Any, distance: str | None) -> tuple[int, np.ndarray, list[Any]]:
     """(nodes, edges int64 [edges, 2], their lengths or None where there is none) of a networkx or igraph graph."""
     if hasattr(graph, "number_of_nodes") and hasattr(graph, "edges"):
         count, directed = graph.number_of_nodes(), graph.is_directed()
         if count <= MAX_NODES and not directed:
-            number = {node: place for place, node in enumerate(graph.nodes)}
+            number = {node: index for index, node in enumerate(graph.nodes)}
             pairs = [(number[a], number[b]) for a, b in graph.edges()]
             lengths = [data.get(distance) for _, _, data in graph.edges(data=True)] if distance else [1.0] * len(pairs)
     elif hasattr(graph, "vcount") and hasattr(graph, "es"):
@@ -200,8 +209,8 @@ def _edges(graph, distance: str | None) -> tuple[int, np.ndarray, list]:
     return count, np.array(pairs, dtype=np.int64).reshape(-1, 2), lengths
 
 
-def _distances(graph, distance: str | None) -> np.ndarray:
-    """Of all pairs of nodes, float64 [nodes, nodes]."""
+def _distances(graph: Any, distance: str | None) -> np.ndarray:
+    """The distances of all pairs of nodes, float64 [nodes, nodes]. Raises RequestError."""
     count, pairs, lengths = _edges(graph, distance)
     for pair, length in zip(pairs.tolist(), lengths, strict=True):
         if isinstance(length, bool) or not isinstance(length, int | float | np.number) or not 0 < length < math.inf:
@@ -224,7 +233,7 @@ def _distances(graph, distance: str | None) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _cover(distances, order, size):
+def _cover(distances: np.ndarray, order: np.ndarray, size: float) -> np.ndarray:
     """The box of each node, int64 [nodes], by compact box burning: each box is filled, in this order, until no node fits in."""
     nodes = order.size
     box = np.full(nodes, -1)
@@ -235,8 +244,8 @@ def _cover(distances, order, size):
     while left:
         inside = 0
         still = 0
-        for place in range(left):
-            i = waiting[place]
+        for index in range(left):
+            i = waiting[index]
             fits = True
             for k in range(inside):
                 if distances[i, members[k]] >= size:

@@ -1,16 +1,100 @@
-"""Degree of emergence of a checkpoint against the start of its training (NeuroMFA, Definition 4.7)."""
+"""Degree of emergence of a checkpoint against the start of its training (NeuroMFA, Definition 4.7; docs/method.md)."""
 
 import math
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
+from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
+
+MIN_REPLICATES, MAX_REPLICATES = 100, 1_000_000
 
 
 class HasSpectrum(Protocol):
-    alpha0: float
-    width: float
+    """A spectrum, or the means over several."""
+
+    @property
+    def alpha0(self) -> float: ...
+
+    @property
+    def width(self) -> float: ...
+
+
+class HasSamples(HasSpectrum, Protocol):
+    """What an interval of E is drawn from: the spectra of samples, and their means."""
+
+    @property
+    def samples(self) -> Sequence[HasSpectrum]: ...
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How the interval of E is drawn, checked when it is made; these are the only defaults.
+
+    replicates: how often the samples are drawn anew; confidence: share of the replicates inside the interval; seed: which are
+    drawn. Raises RequestError.
+    """
+
+    replicates: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checked_integer("replicates", self.replicates, MIN_REPLICATES, MAX_REPLICATES)
+        checked_integer("seed", self.seed, 0, MAX_SEED)
+        if not 0 < self.confidence < 1:
+            raise RequestError(f"confidence is {self.confidence!r}; a number between 0 and 1 was expected")
+
+
+class Comparison(NamedTuple):
+    """E of a checkpoint with its interval, NaN where there is none; message: why, or what to know of the interval, or empty."""
+
+    emergence: float
+    low: float
+    high: float
+    message: str
+
+
+@overload
+def compared(
+    now: HasSamples, start: HasSamples | None, no_emergence: str, baseline_step: int, bootstrap: Bootstrap
+) -> Comparison: ...
+
+
+@overload
+def compared(
+    now: HasSpectrum, start: HasSpectrum | None, no_emergence: str = "", baseline_step: int = 0
+) -> Comparison: ...
+
+
+def compared(
+    now: Any, start: Any, no_emergence: str = "", baseline_step: int = 0, bootstrap: Bootstrap | None = None
+) -> Comparison:
+    """E of a checkpoint against the baseline step, or why there is none. Every command takes it from here.
+
+    no_emergence: why the audit allows no E, or empty. bootstrap: how to draw the interval; None: none is drawn.
+    Raises RequestError when the two have different numbers of samples.
+    """
+    if reason := no_emergence or why_undefined(now, start, baseline_step):
+        return Comparison(math.nan, math.nan, math.nan, reason)
+    value = emergence(now, start)
+    if bootstrap is None:
+        return Comparison(value, math.nan, math.nan, "")
+    pairs = np.stack([_pairs(now), _pairs(start)])
+    both = np.isfinite(pairs).all(axis=(0, 2))
+    low, high = emergence_interval(
+        pairs[0, both], pairs[1, both], bootstrap.replicates, bootstrap.confidence, bootstrap.seed
+    )
+    note = f"E's interval is from the {both.sum()} of {both.size} samples with a spectrum at both steps"
+    return Comparison(value, low, high, "" if both.all() else note)
+
+
+def _pairs(measured: HasSamples) -> np.ndarray:
+    """(alpha0, width) of each sample, float64 [samples, 2]."""
+    return np.array([[sample.alpha0, sample.width] for sample in measured.samples])
 
 
 def emergence(now: HasSpectrum, start: HasSpectrum | None) -> float:
@@ -19,7 +103,7 @@ def emergence(now: HasSpectrum, start: HasSpectrum | None) -> float:
     NaN where it is undefined: there is no start, a spectrum is missing, the start has width 0, or an alpha0 is not positive
     (`why_undefined` says which).
     """
-    if why_undefined(now, start):
+    if start is None or why_undefined(now, start):
         return math.nan
     return emergence_of(now.alpha0, now.width, start.alpha0, start.width)
 
@@ -47,7 +131,11 @@ def why_undefined(now: HasSpectrum, start: HasSpectrum | None, baseline_step: in
 
 
 def emergence_interval(
-    now: np.ndarray, start: np.ndarray, replicates: int = 2000, confidence: float = 0.95, seed: int = 0
+    now: np.ndarray,
+    start: np.ndarray,
+    replicates: int = Bootstrap.replicates,
+    confidence: float = Bootstrap.confidence,
+    seed: int = Bootstrap.seed,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of E over samples.
 

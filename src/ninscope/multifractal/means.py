@@ -21,7 +21,7 @@ def known_std(values: Sequence[float] | np.ndarray) -> float:
 class MeanSpectrum:
     """alpha0 and width as means over the samples that have a spectrum."""
 
-    def __init__(self, alpha0: Sequence[float] | np.ndarray, width: Sequence[float] | np.ndarray):
+    def __init__(self, alpha0: Sequence[float] | np.ndarray, width: Sequence[float] | np.ndarray) -> None:
         self.alpha0, self.width = known_mean(alpha0), known_mean(width)
 
 
@@ -31,6 +31,6 @@ def without_spectrum(messages: Sequence[str], what: str) -> str:
     return f"{len(said)} of {len(messages)} {what}: {said[0]}" if said else ""
 
 
-def _known(values) -> np.ndarray:
-    found = np.asarray(values, dtype=np.float64)
-    return found[~np.isnan(found)]
+def _known(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    return array[~np.isnan(array)]

@@ -1,8 +1,8 @@
-"""The multifractal spectrum of a network (NeuroMFA, 4.2, Algorithms 1, 2 and 5)."""
+"""The multifractal spectrum of a network (NeuroMFA, section 4.2 and Algorithms 1, 2 and 5; docs/method.md)."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, radius_count
 
-DERIVATIVES = ("exact", "forward")
+DERIVATIVES = ("exact", "forward")  # the first is the default
+MIN_DEGREE = 10
 MAX_Q = 10_000
 MAX_ABS_Q = 20
 MAX_DEGREE = 2**31 - 1
@@ -56,17 +57,23 @@ class Spectrum:
 
 
 def spectrum_of_sums(
-    sums: PartitionSums, q: np.ndarray, log_radii: np.ndarray, derivative: str = "exact", **quality
+    sums: PartitionSums,
+    q: np.ndarray,
+    log_radii: np.ndarray,
+    derivative: str = DERIVATIVES[0],
+    r2_mass_mean: float = math.nan,
+    r2_mass_std: float = math.nan,
 ) -> Spectrum:
     """The spectrum from partition sums.
 
     log_radii: float64 [K + 1], ln r of the sums' radii up to a constant. derivative: "exact", or "forward" differences as the
-    authors' code takes them.
+    authors' code takes them. r2_mass_mean, r2_mass_std: kept in the spectrum.
     """
     q = np.asarray(q, dtype=np.float64)
     radii = np.flatnonzero(sums.seen)
     if radii.size < 2:
-        return _no_spectrum(sums, q, derivative, radii.size, quality)
+        missing = _no_spectrum(sums, q, derivative, int(radii.size))
+        return replace(missing, r2_mass_mean=r2_mass_mean, r2_mass_std=r2_mass_std)
     x = log_radii[radii] - log_radii[radii[-1]]
     z, m = sums.z[radii], sums.m[radii]
     tau, r2 = slopes(x, np.log(z))
@@ -80,10 +87,11 @@ def spectrum_of_sums(
     width = float(alpha.max() - alpha.min())
     if width <= 1e-11 * np.abs(alpha).max():  # every node alike, but for rounding, which no E may be divided by
         width = 0.0
-    return Spectrum(q, tau, alpha, f, r2, float(alpha[np.argmax(f)]), width, sums.nodes, sums.edges, **quality)
+    alpha0 = float(alpha[np.argmax(f)])
+    return Spectrum(q, tau, alpha, f, r2, alpha0, width, sums.nodes, sums.edges, r2_mass_mean, r2_mass_std)
 
 
-def _no_spectrum(sums: PartitionSums, q, derivative, radii, quality) -> Spectrum:
+def _no_spectrum(sums: PartitionSums, q: np.ndarray, derivative: str, radii: int) -> Spectrum:
     missing = np.full(q.size, np.nan)
     reason = (
         "no node has enough edges within the distance bounds: alpha0 and width are missing"
@@ -101,13 +109,12 @@ def _no_spectrum(sums: PartitionSums, q, derivative, radii, quality) -> Spectrum
         math.nan,
         sums.nodes,
         sums.edges,
-        **quality,
         message=reason,
     )
 
 
 def spectrum_of_counts(
-    histogram: np.ndarray, min_degree: int, q: np.ndarray, log_radii: np.ndarray, derivative: str = "exact"
+    histogram: np.ndarray, min_degree: int, q: np.ndarray, log_radii: np.ndarray, derivative: str = DERIVATIVES[0]
 ) -> Spectrum:
     """The spectrum of a network given as edges per node and distance bin, int32 [nodes, K + 1] (`box_histogram`).
 
@@ -124,10 +131,10 @@ LEAST_R2 = 0.7
 
 def fit_warning(r2_mass_mean: float, r2_partition: float) -> str:
     """One clause that says which power law does not hold (its R^2 is below LEAST_R2); empty where both do, or NaN, no fit."""
-    found = ["mass against radius"] if r2_mass_mean < LEAST_R2 else []
+    laws = ["mass against radius"] if r2_mass_mean < LEAST_R2 else []
     if r2_partition < LEAST_R2:
-        found.append("partition sums against radius")
-    return f"a power law does not hold well (r2 below {LEAST_R2}): {', '.join(found)}" if found else ""
+        laws.append("partition sums against radius")
+    return f"a power law does not hold well (r2 below {LEAST_R2}): {', '.join(laws)}" if laws else ""
 
 
 def mass_quality(r2: np.ndarray) -> dict[str, float]:
@@ -138,9 +145,9 @@ def mass_quality(r2: np.ndarray) -> dict[str, float]:
 def spectrum_from_distances(
     distances: Sequence[np.ndarray],
     q: np.ndarray | None = None,
-    max_distance: float = 150.0,
-    derivative: str = "exact",
-    min_degree: int = 10,
+    max_distance: float = IntegerRadii.max_distance,
+    derivative: str = DERIVATIVES[0],
+    min_degree: int = MIN_DEGREE,
 ) -> Spectrum:
     """The spectrum of any network given by its nodes' edge distances.
 
@@ -158,7 +165,7 @@ def spectrum_from_distances(
 
 
 def node_fractal_dimensions(
-    distances: Sequence[np.ndarray], max_distance: float = 200.0, min_degree: int = 10
+    distances: Sequence[np.ndarray], max_distance: float = 200.0, min_degree: int = MIN_DEGREE
 ) -> np.ndarray:
     """Fractal dimension of each node (NeuroMFA, Eq. 26), float64 [nodes], in the authors' bounds 0 < d <= max_distance.
 
@@ -169,7 +176,9 @@ def node_fractal_dimensions(
     return mass_radius_fits(histogram, min_degree, IntegerRadii("reciprocal", max_distance).logarithms)[0]
 
 
-def _binned_rows(distances, above: float, max_distance: float, min_degree: int) -> tuple[np.ndarray, np.ndarray]:
+def _binned_rows(
+    distances: Sequence[np.ndarray], above: float, max_distance: float, min_degree: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(indptr, bins) of rows of distances; an edge counts when above < d <= max_distance."""
     checked_bounds(max_distance, min_degree)
     rows = [np.asarray(row, dtype=np.float64) for row in distances]
@@ -184,17 +193,22 @@ def _binned_rows(distances, above: float, max_distance: float, min_degree: int) 
     return indptr, np.where(counted, np.rint(np.where(counted, flat, 0.0)), UNCOUNTED).astype(np.int16)
 
 
-def checked_q(q) -> np.ndarray:
-    """q as float64 [n], increasing, at least two values. Raises RequestError."""
+def checked_q(q: object) -> np.ndarray:
+    """q as float64 [n], increasing, at least two values; None stands for the default. Raises RequestError."""
     try:
-        q = default_q() if q is None else np.asarray(q, dtype=np.float64)
+        values = default_q() if q is None else np.asarray(q, dtype=np.float64)
     except (TypeError, ValueError):
         raise RequestError("q must be numbers in increasing order") from None
-    if q.ndim != 1 or not 2 <= q.size <= MAX_Q or not np.isfinite(q).all() or (np.diff(q) <= 0).any():
+    if (
+        values.ndim != 1
+        or not 2 <= values.size <= MAX_Q
+        or not np.isfinite(values).all()
+        or (np.diff(values) <= 0).any()
+    ):
         raise RequestError(f"q must be 2 to {MAX_Q} finite values in increasing order")
-    if np.abs(q).max() > MAX_ABS_Q:
-        raise RequestError(f"q reaches {np.abs(q).max():g}; beyond {MAX_ABS_Q} single nodes outweigh all others")
-    return q
+    if np.abs(values).max() > MAX_ABS_Q:
+        raise RequestError(f"q reaches {np.abs(values).max():g}; beyond {MAX_ABS_Q} single nodes outweigh all others")
+    return values
 
 
 def checked_bounds(max_distance: float, min_degree: int) -> None:

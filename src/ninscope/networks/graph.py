@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from ninscope.errors import RequestError
-from ninscope.networks.optional import optional
 from ninscope.networks.radii import IntegerRadii
+
+if TYPE_CHECKING:
+    import igraph
+    import networkx
 
 VALUES = ("weight", "distance")
 
@@ -112,12 +116,13 @@ class Network:
         data = self.weights.data.astype(np.float64) if values == "weight" else self.distances.copy()
         return csr_matrix((data, self.weights.indices.copy(), self.weights.indptr.copy()), shape=self.weights.shape)
 
-    def to_networkx(self):
+    def to_networkx(self) -> "networkx.DiGraph[int]":
         """A networkx.DiGraph, or MultiDiGraph where edges are parallel: nodes 0, 1, ... with `layer` and `neuron`, edges with
-        `weight` and `distance`. Raises RequestError where networkx is not installed.
+        `weight` and `distance`.
         """
-        networkx = optional("networkx", "to_networkx()")
-        graph = networkx.MultiDiGraph() if self.parallel else networkx.DiGraph()
+        import networkx
+
+        graph: networkx.DiGraph[int] = networkx.MultiDiGraph() if self.parallel else networkx.DiGraph()
         graph.add_nodes_from(
             (node, {"layer": layer, "neuron": neuron})
             for node, (layer, neuron) in enumerate(zip(self.node_layers.tolist(), self.neurons.tolist(), strict=True))
@@ -129,12 +134,10 @@ class Network:
         )
         return graph
 
-    def to_igraph(self):
-        """A directed igraph.Graph, parallel edges kept: vertices with `layer` and `neuron`, edges with `weight` and `distance`.
+    def to_igraph(self) -> "igraph.Graph":
+        """A directed igraph.Graph, parallel edges kept: vertices with `layer` and `neuron`, edges with `weight` and `distance`."""
+        import igraph
 
-        Raises RequestError where igraph is not installed.
-        """
-        igraph = optional("igraph", "to_igraph()")
         # Of pairs in a list igraph makes a graph ten times as fast as of an array.
         pairs = list(zip(self.sources.tolist(), self.weights.indices.tolist(), strict=True))
         graph = igraph.Graph(self.node_count, pairs, directed=True)

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import erfc, log_ndtr, zeta
 
+from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
-from ninscope.networks.optional import optional
 
 MAX_VALUES = 50_000  # the search for the tail's start takes the square of them: 10 s
 MAX_BOOTSTRAP = 100_000
@@ -79,21 +79,15 @@ def heavy_tail(
     0.05); seed decides which.
 
     Raises RequestError: no array of finite numbers, fewer than 10 positive values or only one, or in the tail, more than
-    MAX_VALUES, igraph not installed, a parameter out of range.
+    MAX_VALUES, a parameter out of range.
     """
     positive = _positive(values)
     whole = bool((positive == np.rint(positive)).all())
     discrete = whole if discrete is None else discrete
     if discrete and not whole:
         raise RequestError("discrete values must be whole numbers; leave discrete out, or round them")
-    if (
-        isinstance(bootstrap, bool)
-        or not isinstance(bootstrap, int | np.integer)
-        or not 0 <= bootstrap <= MAX_BOOTSTRAP
-    ):
-        raise RequestError(f"bootstrap is {bootstrap!r}; a number of samples from 0 to {MAX_BOOTSTRAP} was expected")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise RequestError(f"seed is {seed!r}; an integer from 0 to {2**63 - 1} was expected")
+    checked_integer("bootstrap", bootstrap, 0, MAX_BOOTSTRAP)
+    checked_integer("seed", seed, 0, MAX_SEED)
     if xmin is not None:
         if not isinstance(xmin, int | float | np.number) or not 0 < xmin < math.inf:
             raise RequestError(f"xmin is {xmin!r}; a positive number was expected")
@@ -124,7 +118,7 @@ def heavy_tail(
     )  # fmt: skip
 
 
-def _positive(values) -> np.ndarray:
+def _positive(values: object) -> np.ndarray:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -146,13 +140,14 @@ def _positive(values) -> np.ndarray:
 
 def _fit(values: np.ndarray, discrete: bool, xmin: float | None) -> tuple[float, float, float]:
     """(alpha, xmin, Kolmogorov-Smirnov distance) by igraph, whose own p is not asked for: it knows no seed."""
-    igraph = optional("igraph", "a heavy-tail fit")
+    import igraph  # slow to import
+
     method = "discrete" if discrete else "continuous"
     try:
-        found = igraph.power_law_fit(values.tolist(), xmin=xmin, method=method, p_precision=0.5)
+        fit = igraph.power_law_fit(values.tolist(), xmin=xmin, method=method, p_precision=0.5)
     except igraph.InternalError as error:
         raise RequestError(f"no power law can be fitted to these {values.size} values: {error}") from None
-    return float(found.alpha), float(found.xmin), float(found.D)
+    return float(fit.alpha), float(fit.xmin), float(fit.D)
 
 
 def _power_law(x: np.ndarray, alpha: float, xmin: float, discrete: bool) -> np.ndarray:
@@ -176,7 +171,7 @@ def _lognormal(x: np.ndarray, xmin: float, discrete: bool) -> np.ndarray:
     log = np.log(x)
     ends = (np.log(x - 0.5), np.log(x + 0.5), math.log(xmin - 0.5)) if discrete else None
 
-    def likelihood(parameters) -> np.ndarray:
+    def likelihood(parameters: np.ndarray) -> np.ndarray:
         mean, deviation = parameters[0], math.exp(parameters[1])
         if ends is None:
             score = (log - mean) / deviation
@@ -187,21 +182,31 @@ def _lognormal(x: np.ndarray, xmin: float, discrete: bool) -> np.ndarray:
         share = -np.expm1(np.minimum(beyond - above, 0.0))
         return above + np.log(np.maximum(share, 1e-300)) - log_ndtr((mean - ends[2]) / deviation)
 
+    def misfit(parameters: np.ndarray) -> float:
+        return float(-likelihood(parameters).sum())
+
     # A lognormal whose mean lies far below the tail is a power law there, of exponent 1 + (ln xmin - mean) / deviation^2. So the
     # search starts from two sides, the sample's own moments and such a power law, and cannot end much worse than either.
     spread = max(float(log.std()), 1e-6)
     start = math.log(xmin)
     wide = 5 * spread
     steepness = 1 / max(float((log - start).mean()), 1e-6)
-    found = [
+    bounds = [
+        (start - 1e4 * spread, float(log.max()) + 10 * spread),
+        (math.log(spread) - 5, math.log(spread) + 5),
+    ]
+    starts = ([float(log.mean()), math.log(spread)], [start - steepness * wide**2, math.log(wide)])
+    fits = [
         minimize(
-            lambda parameters: -likelihood(parameters).sum(), first, method="Nelder-Mead",
-            bounds=[(start - 1e4 * spread, log.max() + 10 * spread), (math.log(spread) - 5, math.log(spread) + 5)],
+            misfit,
+            first,
+            method="Nelder-Mead",
+            bounds=bounds,
             options={"maxiter": 1000, "xatol": 1e-8, "fatol": 1e-8},
         )
-        for first in ([float(log.mean()), math.log(spread)], [start - steepness * wide**2, math.log(wide)])
-    ]  # fmt: skip
-    return likelihood(min(found, key=lambda each: each.fun).x)
+        for first in starts
+    ]
+    return likelihood(min(fits, key=lambda fit: fit.fun).x)
 
 
 def _vuong(difference: np.ndarray) -> tuple[float, float]:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ninscope.architectures.layout import Architecture, Link, NodeLayer, WeightBlock
+from ninscope.architectures.layout import Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.read_ahead import ReadAhead, bytes_to_fetch
-from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError
 from ninscope.networks.compress import compress_rows
+from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.sampling import sampled_neurons
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ MAX_EDGES = 1_000_000_000  # 8 GB of them; whoever needs more wants the exact an
 
 @dataclass(frozen=True)
 class SampledNetwork:
-    """Samples of a network, block-diagonal.
+    """Samples of a network, as one block-diagonal matrix.
 
     matrix: CSR [samples * nodes, samples * nodes], W of source row and target column, float32 (float64 for F64 weights);
     only edges with 1/|w| <= max_distance are stored. layer_sizes: int64 [layers], neurons sampled from each node layer, in
     the order of layers, which have their whole sizes; neurons: int64 [samples, nodes], the neuron's number in its layer;
-    sources: names of layers that edges leave; links: the architecture's. A node of sample s and layer l is row
+    sources: names of layers that edges leave; links: as in NeuronNetwork. A node of sample s and layer l is row
     s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries.
     """
 
@@ -51,11 +51,11 @@ class SampledNetwork:
         """Nodes of one sample."""
         return self.neurons.shape[1]
 
-    def layers_taken_whole(self, asked: int) -> str:
-        """One clause that says which layers had fewer neurons than were asked for; empty when none had."""
-        smaller = {int(size) for size in self.layer_sizes if size < asked}
+    def layers_taken_whole(self, nodes_per_layer: int) -> str:
+        """One clause that says which layers have fewer neurons than were asked for; empty when none has."""
+        smaller = {int(size) for size in self.layer_sizes if size < nodes_per_layer}
         return (
-            f"layers of {', '.join(map(str, sorted(smaller)))} neurons were taken whole ({asked} asked for)"
+            f"layers of {', '.join(map(str, sorted(smaller)))} neurons were taken whole ({nodes_per_layer} asked for)"
             if smaller
             else ""
         )
@@ -89,20 +89,14 @@ class SampledNetwork:
 
 
 def sampled_network(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    nodes_per_layer: int,
-    samples: int,
-    seed: int,
-    max_distance: float,
+    network: NeuronNetwork, nodes_per_layer: int, samples: int, seed: int, max_distance: float
 ) -> SampledNetwork:
     """Sample `nodes_per_layer` neurons of every node layer, `samples` times, and keep the edges among them.
 
     A layer with fewer neurons gives all of them. One tensor is held at a time, and from elsewhere than a local file the next
     ones' rows while they arrive. Raises CheckpointError.
     """
-    matrices = architecture.tensors(checkpoint.tensors)
-    plan = _Plan(architecture, matrices, nodes_per_layer, samples, seed)
+    plan = _Plan(network, nodes_per_layer, samples, seed)
     if plan.edges_at_most > MAX_EDGES:
         raise CheckpointError(
             "unsupported",
@@ -111,35 +105,37 @@ def sampled_network(
         )
     reads = plan.reads()
     ahead = ReadAhead([read.matrix.tensor.ranges_of_rows(read.wanted) for read in reads])
-    edges = _Edges(plan, np.float64 if any(matrix.dtype == "F64" for matrix in matrices.values()) else np.float32)
-    place = 0
-    for number, layer in enumerate(architecture.layers):
+    edges = _Edges(
+        plan, np.float64 if any(matrix.dtype == "F64" for matrix in network.matrices.values()) else np.float32
+    )
+    first = 0
+    for number, layer in enumerate(network.layers):
         blocks = plan.by_source.get(layer.name, ())
         if blocks:
             targets = np.concatenate([plan.targets_of(block) for block in blocks])
-            of_layer = [read for read in reads[place:] if read.source == layer.name]
-            pieces = (ahead.take(at) for at in range(place, place + len(of_layer)))
-            place += len(of_layer)
-            for sample, weights in enumerate(_dense_rows(of_layer, pieces, plan.chosen)):
+            layer_reads = [read for read in reads[first:] if read.source == layer.name]
+            pieces = (ahead.take(index) for index in range(first, first + len(layer_reads)))
+            first += len(layer_reads)
+            for sample, weights in enumerate(_dense_rows(layer_reads, pieces, plan.chosen)):
                 edges.append(sample, number, weights, targets, max_distance)
-    names = tuple(layer.name for layer in architecture.layers)
+    names = tuple(network.sizes)
     neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in plan.chosen])
-    sources = tuple(name for name in names if name in plan.by_source)
-    return SampledNetwork(edges.matrix(), architecture.layers, plan.sizes, neurons, sources, architecture.links)
+    sources = tuple(layer.name for layer in network.source_layers)
+    return SampledNetwork(edges.matrix(), network.layers, plan.sizes, neurons, sources, network.links)
 
 
-def sampled_bytes(
-    checkpoint: Checkpoint, architecture: Architecture, nodes_per_layer: int, samples: int, seed: int
-) -> int:
-    """Bytes of weights that `sampled_network` fetches for a checkpoint that is not local; none is read. Raises CheckpointError."""
-    matrices = architecture.tensors(checkpoint.tensors)
-    reads = _Plan(architecture, matrices, nodes_per_layer, samples, seed).reads()
+def sampled_bytes(network: NeuronNetwork, nodes_per_layer: int, samples: int, seed: int) -> int:
+    """Bytes of weights that `sampled_network` fetches for a checkpoint that is not local; none is read.
+
+    Raises CheckpointError.
+    """
+    reads = _Plan(network, nodes_per_layer, samples, seed).reads()
     return bytes_to_fetch([read.matrix.tensor.ranges_of_rows(read.wanted) for read in reads])
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One matrix to read for one source layer. wanted: slices of its tensor for all samples, sorted and distinct, int64."""
+    """One matrix to read for one source layer. wanted: the slices of its tensor for all samples, sorted and distinct, int64."""
 
     source: str
     matrix: WeightMatrix
@@ -157,15 +153,8 @@ class _Read:
 class _Plan:
     """Which neurons are drawn, and where their rows stand."""
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        matrices: Mapping[str, WeightMatrix],
-        nodes_per_layer: int,
-        samples: int,
-        seed: int,
-    ):
-        layers = architecture.layers
+    def __init__(self, network: NeuronNetwork, nodes_per_layer: int, samples: int, seed: int) -> None:
+        layers, matrices = network.layers, network.matrices
         self._matrices = matrices
         self.samples = samples
         self.chosen = [
@@ -177,28 +166,28 @@ class _Plan:
         self.nodes = int(self.sizes.sum())
         self._number = {layer.name: number for number, layer in enumerate(layers)}
         # Blocks by source layer, in the order their edges stand in a node's row: those of one matrix side by side.
-        place = {}
-        for block in architecture.blocks:
-            place.setdefault(block.tensor, len(place))
+        order: dict[str, int] = {}
+        for block in network.blocks:
+            order.setdefault(block.tensor, len(order))
         self.by_source: dict[str, list[WeightBlock]] = {}
-        for block in sorted(architecture.blocks, key=lambda block: place[block.tensor]):
+        for block in sorted(network.blocks, key=lambda block: order[block.tensor]):
             self.by_source.setdefault(block.source, []).append(block)
         size = {layer.name: int(n) for layer, n in zip(layers, self.sizes, strict=True)}
         self.edges_of_one = sum(
-            size[block.source] * size[block.target] * matrices[block.tensor].taps for block in architecture.blocks
+            size[block.source] * size[block.target] * matrices[block.tensor].taps for block in network.blocks
         )
         self.edges_at_most = samples * self.edges_of_one
 
     def reads(self) -> list[_Read]:
         """What is read, in order: layer after layer, every tensor once."""
-        found = []
+        reads = []
         for layer, blocks in sorted(self.by_source.items(), key=lambda item: self._number[item[0]]):
             for name in dict.fromkeys(block.tensor for block in blocks):
                 through = tuple(block for block in blocks if block.tensor == name)
                 read = _Read(layer, self._matrices[name], through, np.zeros(0, np.int64))
-                wanted = np.unique(np.concatenate([read.slices(each) for each in self.chosen]))
-                found.append(replace(read, wanted=wanted))
-        return found
+                wanted = np.unique(np.concatenate([read.slices(neurons) for neurons in self.chosen]))
+                reads.append(replace(read, wanted=wanted))
+        return reads
 
     def targets_of(self, block: WeightBlock) -> np.ndarray:
         """Row numbers, within one sample, of a block's target neurons, once for every edge that a node has to them."""
@@ -214,17 +203,18 @@ class _Edges:
     moved together. So the peak is the matrix itself, which for a 12B model is what matters.
     """
 
-    def __init__(self, plan: _Plan, dtype):
+    def __init__(self, plan: _Plan, dtype: type[np.floating]) -> None:
         self._plan = plan
         self._room = plan.edges_of_one + 1
         total = plan.samples * self._room
-        index = np.int32 if max(plan.samples * plan.nodes, total) < 2**31 else np.int64
-        self._columns, self._values = np.empty(total, index), np.empty(total, dtype)
+        self._index: type[np.int32 | np.int64]
+        self._index = np.int32 if max(plan.samples * plan.nodes, total) < 2**31 else np.int64
+        self._columns, self._values = np.empty(total, self._index), np.empty(total, dtype)
         self._ends = [sample * self._room for sample in range(plan.samples)]
         self._counts = np.zeros((plan.samples, plan.nodes), np.int64)
 
-    def append(self, sample: int, layer: int, weights, targets: np.ndarray, max_distance: float) -> None:
-        columns = (targets + sample * self._plan.nodes).astype(self._columns.dtype)
+    def append(self, sample: int, layer: int, weights: np.ndarray, targets: np.ndarray, max_distance: float) -> None:
+        columns = (targets + sample * self._plan.nodes).astype(self._index)
         counts, self._ends[sample] = compress_rows(
             weights, columns, max_distance, self._columns, self._values, self._ends[sample]
         )
@@ -240,20 +230,22 @@ class _Edges:
             for array in (self._columns, self._values):
                 array[total : total + end - start] = array[start:end]
             total += end - start
-        indptr = np.zeros(self._counts.size + 1, dtype=self._columns.dtype)
+        indptr = np.zeros(self._counts.size + 1, dtype=self._index)
         np.cumsum(self._counts, out=indptr[1:])
         shape = (self._counts.size, self._counts.size)
         return csr_matrix((self._values[:total], self._columns[:total], indptr), shape=shape)
 
 
-def _dense_rows(reads: Sequence[_Read], pieces: Iterator[list[memoryview]], chosen) -> list[np.ndarray]:
+def _dense_rows(
+    reads: Sequence[_Read], pieces: Iterator[list[memoryview]], chosen: Sequence[Mapping[str, np.ndarray]]
+) -> list[np.ndarray]:
     """For each sample the weights [source neurons, edges to all blocks] of a layer. pieces: the bytes of each read."""
     dense: list[list[np.ndarray]] = [[] for _ in chosen]
-    for read, found in zip(reads, pieces, strict=True):
+    for read, stored in zip(reads, pieces, strict=True):
         matrix = read.matrix
-        values, position = matrix.tensor.rows_in(found, read.wanted)
+        values, position = matrix.tensor.rows_in(stored, read.wanted)
         weights = matrix.weights(values if len(values) == position.size else values.take(position, axis=0))
         for sample, neurons in enumerate(chosen):
-            place = np.searchsorted(read.wanted, read.slices(neurons))
-            dense[sample].append(matrix.taken(weights, place, read.targets(neurons), neurons[read.source]))
+            rows = np.searchsorted(read.wanted, read.slices(neurons))
+            dense[sample].append(matrix.taken(weights, rows, read.targets(neurons), neurons[read.source]))
     return [np.concatenate(parts, axis=0).T for parts in dense]

@@ -12,17 +12,22 @@ With k = 1 there are only edges: the single-layer network, the same counts to th
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
+from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
 from ninscope.networks.min_plus import count_distances, dense_block, min_plus, min_plus_estimate
-from ninscope.networks.radii import IntegerRadii
+from ninscope.networks.radii import IntegerRadii, Radii
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.networks.transfer import UNCOUNTED, radius_step
+
+Result = TypeVar("Result")
 
 MAX_LAYERS_CROSSED = 1000
 MAX_PATHS = 200_000_000  # 1.6 GB of distances; whoever wants more wants counts, which are taken layer by layer
@@ -63,12 +68,14 @@ def path_histograms(
         counts = np.zeros((network.nodes, k * radii.count + 1), np.int32)
         paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii), skips)
 
-        def count(source: str, paths=paths, counts=counts) -> None:
-            for reached in paths.from_layer(source, k).values():
-                count_distances(reached, step, counts[paths.rows[source]])
-
-        _each(count, paths.sources, threads)
+        _for_each(partial(_count, paths, k, step, counts), paths.sources, threads)
         yield counts
+
+
+def _count(paths: "_Paths", k: int, step: float, counts: np.ndarray, source: str) -> None:
+    """Count what the nodes of a source layer reach into their rows of `counts`."""
+    for reached in paths.from_layer(source, k).values():
+        count_distances(reached, step, counts[paths.rows[source]])
 
 
 def path_distances(
@@ -101,10 +108,10 @@ def path_distances(
         raise RequestError(
             f"up to {most:.2g} distances, more than {MAX_PATHS:.2g}; take fewer neurons, or path_histograms, which counts"
         )
-    found = _each(lambda source: paths.from_layer(source, k), paths.sources, threads)
+    reached_by_source = _for_each(lambda source: paths.from_layer(source, k), paths.sources, threads)
     return {
         (source, layer): reached
-        for source, layers in zip(paths.sources, found, strict=True)
+        for source, layers in zip(paths.sources, reached_by_source, strict=True)
         for layer, reached in sorted(layers.items(), key=lambda item: paths.number[item[0]])
     }
 
@@ -112,14 +119,14 @@ def path_distances(
 def sampled_links(
     network: SampledNetwork, sample: int, skips: bool = True
 ) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Links of which both ends are sampled: (source layer, target layer, places in the source, places in the target).
+    """Links of which both ends are sampled: (source layer, target layer, positions in the source, positions in the target).
 
-    Places are int64, positions among a layer's sampled neurons. Links without any are left out, and with skips=False those
+    Positions are int64, among a layer's sampled neurons. Links without any are left out, and with skips=False those
     that are skip connections.
     """
     rows = layer_rows(network)
-    neurons = {name: network.neurons[sample, place] for name, place in rows.items()}
-    found = []
+    neurons = {name: network.neurons[sample, part] for name, part in rows.items()}
+    links = []
     for link in network.links:
         if link.skip and not skips:
             continue
@@ -127,8 +134,8 @@ def sampled_links(
             link.targets(neurons[link.source]), neurons[link.target], assume_unique=True, return_indices=True
         )
         if here.size:
-            found.append((link.source, link.target, here, there))
-    return found
+            links.append((link.source, link.target, here, there))
+    return links
 
 
 def layer_rows(network: SampledNetwork) -> dict[str, slice]:
@@ -192,17 +199,17 @@ class _Paths:
         layer_of = np.repeat(np.arange(len(self.rows)), [self.size(name) for name in self.rows])
         names = list(self.rows)
         blocks = {}
-        place = np.full(network.nodes, -1)
+        position = np.full(network.nodes, -1)
         for source in self.sources:
             rows = self.rows[source]
-            of_layer = indptr[rows.start : rows.stop + 1].astype(np.int64)
-            edges = slice(int(of_layer[0]), int(of_layer[-1]))
+            pointer = indptr[rows.start : rows.stop + 1].astype(np.int64)
+            edges = slice(int(pointer[0]), int(pointer[-1]))
             targets = self._targets[source] = [names[number] for number in np.unique(layer_of[columns[edges]])]
             width = 0
             for target in targets:
-                place[self.rows[target]] = width + np.arange(self.size(target))
+                position[self.rows[target]] = width + np.arange(self.size(target))
                 width += self.size(target)
-            blocks[source] = dense_block(of_layer - of_layer[0], place[columns[edges]], lengths[edges], width)
+            blocks[source] = dense_block(pointer - pointer[0], position[columns[edges]], lengths[edges], width)
         return blocks
 
     def from_layer(self, source: str, k: int) -> dict[str, np.ndarray]:
@@ -225,33 +232,31 @@ class _Paths:
 
     def _apart(self, source: str, block: np.ndarray) -> dict[str, np.ndarray]:
         """A block's columns by target layer."""
-        found, start = {}, 0
+        columns, start = {}, 0
         for target in self._targets[source]:
-            found[target] = block[:, start : start + self.size(target)]
+            columns[target] = block[:, start : start + self.size(target)]
             start += self.size(target)
-        return found
+        return columns
 
     def _through_links(self, ends: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Where a path may go on from: its end, and all that any number of links leads to from there."""
-        found = dict(ends)
-        waiting = list(found)
+        reached = dict(ends)
+        waiting = list(reached)
         while waiting:
-            layer = min(
-                waiting, key=self.number.__getitem__
-            )  # in the order of the network each is looked at once, mostly
+            layer = min(waiting, key=self.number.__getitem__)  # in the network's order most layers come up only once
             waiting.remove(layer)
             for target, here, there in self._links.get(layer, ()):
-                arriving = found[layer][:, here]
-                before = found.get(target)
+                arriving = reached[layer][:, here]
+                before = reached.get(target)
                 if before is None:
                     before = np.full((arriving.shape[0], self.size(target)), np.inf)
                 if (arriving < before[:, there]).any():
                     after = before.copy()  # what it was may be the end of another path
                     after[:, there] = np.minimum(before[:, there], arriving)
-                    found[target] = after
+                    reached[target] = after
                     if target not in waiting:
                         waiting.append(target)
-        return found
+        return reached
 
 
 def _merge(shortest: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
@@ -277,24 +282,21 @@ def _edge_histogram(network: SampledNetwork, sample: int, radii: IntegerRadii) -
     return flat.astype(np.int32).reshape(network.nodes, width)
 
 
-def _each(work, sources: list[str], threads: int) -> list:
+def _for_each(work: Callable[[str], Result], sources: list[str], threads: int) -> list[Result]:
+    """What `work` returns for each source layer, in order."""
     if threads == 1:
         return [work(source) for source in sources]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, sources))
 
 
-def _checked(k, radii, budget, seed) -> IntegerRadii:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_LAYERS_CROSSED:
-        raise RequestError(
-            f"k is {k!r}; how many layers paths cross, an integer from 1 to {MAX_LAYERS_CROSSED}, was expected"
-        )
+def _checked(k: int, radii: Radii | None, budget: int | None, seed: int) -> IntegerRadii:
+    checked_integer("k", k, 1, MAX_LAYERS_CROSSED, ", the number of layers that paths cross,")
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | np.integer) or budget < 1):
         raise RequestError(
             f"budget is {budget!r}; a positive number of passing nodes was expected, or None for exact distances"
         )
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise RequestError(f"seed is {seed!r}; an integer from 0 to {2**63 - 1} was expected")
+    checked_integer("seed", seed, 0, MAX_SEED)
     radii = IntegerRadii() if radii is None else radii
     if not isinstance(radii, IntegerRadii):
         raise RequestError('paths across layers go with radii "integer"; logarithmic ones span the edges of one layer')

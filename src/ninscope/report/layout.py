@@ -271,28 +271,23 @@ def draw_axes(figure: Figure | SubFigure, panels: Iterable[Axes]) -> None:
     grid: list[np.ndarray] = []
     marks: list[np.ndarray] = []
     labels: dict[float, list[tuple[str, str, str, np.ndarray]]] = {}
-    for axes in panels:
-        if not axes.axison or not axes.get_visible():
-            continue
-        for axis in (axes.xaxis, axes.yaxis):
-            if not axis.get_visible():
-                continue
-            ticks = _tick_params(axis)
-            places, words = _ticks(axis)
-            line = _AxisLine(figure, axes, axis)
-            starts = line.points(places)
-            if ticks["gridOn"]:
-                grid += [np.array([start, start + line.across]) for start in starts]
-                axes.patch.set_visible(False)  # it would hide the grid, which lies below all panels
-            if ticks["length"]:
-                marks += [np.array([start, start + ticks["length"] * line.outward]) for start in starts]
-            if _is_labelled(axis, ticks):
-                away = (ticks["length"] + ticks["pad"]) * line.outward
-                labels.setdefault(ticks["labelsize"], []).extend(
-                    (word, *line.alignment, start + away) for word, start in zip(words, starts, strict=True) if word
-                )
-            _write_label(figure, axis)
-            axis.set_visible(False)
+    for axes, axis in _visible_axes(panels):
+        ticks = _tick_params(axis)
+        places, words = _ticks(axis)
+        line = _AxisLine(figure, axes, axis)
+        starts = line.points(places)
+        if ticks["gridOn"]:
+            grid += [np.array([start, start + line.across]) for start in starts]
+            axes.patch.set_visible(False)  # it would hide the grid, which lies below all panels
+        if ticks["length"]:
+            marks += [np.array([start, start + ticks["length"] * line.outward]) for start in starts]
+        if _is_labelled(axis, ticks):
+            away = (ticks["length"] + ticks["pad"]) * line.outward
+            labels.setdefault(ticks["labelsize"], []).extend(
+                (word, *line.alignment, start + away) for word, start in zip(words, starts, strict=True) if word
+            )
+        _write_label(figure, axis)
+        axis.set_visible(False)
     size = _size(figure)
     rc = mpl.rcParams
     style = {"colors": rc["grid.color"], "linewidths": rc["grid.linewidth"], "alpha": rc["grid.alpha"], "zorder": -1}
@@ -311,6 +306,13 @@ def draw_axes(figure: Figure | SubFigure, panels: Iterable[Axes]) -> None:
                 [word[:3] for word in words_of_size], places, figure.transSubfigure, label_size, figure.dpi_scale_trans
             )
         )
+
+
+def _visible_axes(panels: Iterable[Axes]) -> Iterator[tuple[Axes, Axis]]:
+    """Every axis that is to be seen, with the panel it belongs to."""
+    for axes in panels:
+        if axes.axison and axes.get_visible():
+            yield from ((axes, axis) for axis in (axes.xaxis, axes.yaxis) if axis.get_visible())
 
 
 class _AxisLine:

@@ -12,7 +12,7 @@ from ninscope.errors import RequestError
 from ninscope.neurons.finetuning.recipe import Looking, Recipe
 from ninscope.neurons.tasks.files import file_digest, has_vocabulary, tokenizer_digest
 from ninscope.parameters import Parameters
-from ninscope_pipeline.located import Located
+from ninscope_pipeline.located import Located, reading_outcome
 from ninscope_pipeline.stages.exact import exact_key
 from ninscope_pipeline.stages.model_runs.sections import ModelRunSection, TaskSettings
 from ninscope_pipeline.stages.stage import Job
@@ -97,8 +97,8 @@ def chosen_checkpoints(stage: str, section: ModelRunSection, request: "Request")
 def model_job(stage: str, version: int, run: ModelRun[How]) -> Job[ModelRun[How]]:
     """A model run as a job, with its content key."""
     outcome = run.located.outcome
-    if outcome.ok and run.parameters is not None:
-        outcome = run.located.wired(run.parameters.reading).outcome
+    if run.parameters is not None:
+        outcome = reading_outcome(run.located, run.parameters.reading)
     if not outcome.ok:
         return Job(stage, "", run.label, run, checkpoint=run.located, known=outcome.passed_on())
     digest, beside = run.made_from

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float
 from ninscope.errors import CheckpointError
 from ninscope.exact.whole import exact_analysis
 from ninscope.measuring import exact_measurement
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.neurons.memel.inserting import CHILD
 from ninscope.neurons.tasks.base_models import quiet
 from ninscope.neurons.tasks.task import Base
@@ -73,8 +73,7 @@ def analyse_with(parameters: Parameters) -> Analyse:
             folder = Path(place) / "step0"
             save_model(model, folder)
             checkpoint = open_source(folder).open(folder.name)
-            wiring = architecture_of(checkpoint.config, checkpoint.tensors, parameters.reading)
-            measured = exact_measurement(exact_analysis(checkpoint, wiring, parameters, 1))
+            measured = exact_measurement(exact_analysis(neuron_network(checkpoint, parameters.reading), parameters))
         return Analysed(measured.alpha0, measured.width, measured.warning)
 
     return analyse

@@ -1,0 +1,258 @@
+"""What each revision of a model is, before a weight is analysed: found, read as a network, and judged beside its siblings.
+
+`ninscope.measure_all`, `sampling_bias` and a run all locate and audit by these functions, so that a checkpoint has the same
+status and message whichever command names it. `multifractal.emergence.compared` is the last step: E, or why there is none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from ninscope.architectures import DEFAULT_READING, Reading, unlike
+from ninscope.auditing import look_at
+from ninscope.checkpoints.audit import Finding, Seen, falsified, findings, unsure
+from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.source import Source
+from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.errors import CheckpointError, RequestError
+from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the network of a checkpoint is wired, read in one way; of NeuronNetwork what can be stored and compared.
+
+    reading: the key of the way (`Reading.key`). family, digest, weight_bytes, note: as in NeuronNetwork. status, message: "ok"
+    and empty, or why the checkpoint cannot be read in this way.
+    """
+
+    reading: str
+    family: str = ""
+    digest: str = ""
+    weight_bytes: int = 0
+    note: str = ""
+    status: str = "ok"
+    message: str = ""
+
+    @classmethod
+    def of(cls, network: NeuronNetwork, reading: Reading) -> "Wiring":
+        return cls(reading.key, network.family, network.digest, network.weight_bytes, network.note)
+
+
+@dataclass(frozen=True)
+class LocatedRevision:
+    """One revision of a model: what is known of it before its weights are analysed.
+
+    status, message: as in the table `checkpoints`; passing: a server did not answer, and the revision may well be there another
+    time. identity: its files, None where they are not known; a revision that cannot be opened may still have one, with which
+    others are compared. kind: of its source, "local" or "hub". parameters: numbers stored in the checkpoint. wirings: one for
+    each way in which it was to be read. stamps: identities of its local files, by path.
+
+    The audit adds: finding, what is said of the revision beside its siblings; falsified, why its E would be false, or empty;
+    otherwise_wired, why it has no E though nothing is wrong with it, or empty; unsure, what the audit could not find out.
+    """
+
+    revision: str
+    step: int | None
+    status: str = "ok"
+    message: str = ""
+    passing: bool = False
+    identity: Identity | None = None
+    kind: str | None = None
+    parameters: int | None = None
+    wirings: tuple[Wiring, ...] = ()
+    stamps: tuple[tuple[str, FileIdentity], ...] = ()
+    finding: Finding | None = None
+    falsified: str = ""
+    otherwise_wired: str = ""
+    unsure: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def content_sha256(self) -> str | None:
+        return self.identity.content_sha256 if self.identity is not None else None
+
+    @property
+    def no_emergence(self) -> str:
+        """Why the audit allows no E of this revision, one clause; empty where it allows one."""
+        return self.falsified or self.otherwise_wired
+
+    @property
+    def emergence_status(self) -> str:
+        """The status of a row that holds E of this revision, which is ok itself."""
+        return "duplicate" if self.falsified else "ok"
+
+    def wiring(self, reading: Reading) -> Wiring:
+        """How it is wired, read in this way, which is one of those it was located with."""
+        return next(wiring for wiring in self.wirings if wiring.reading == reading.key)
+
+    def audit_note(self, trust_duplicates: bool = False) -> tuple[str, bool]:
+        """(what the audit says of a checkpoint that can be analysed all the same, whether it is a duplicate)."""
+        finding = self.finding
+        if finding is None or finding.content_sha256 is None or not finding.message or finding.unlike == "shape":
+            return "", False
+        if finding.status == "duplicate" and not trust_duplicates:
+            return finding.message, True
+        # Trusted; or of another size than its siblings, and yet it could be read whole.
+        return (f"trusted: {finding.message}" if finding.copies else finding.message), False
+
+    def check(self) -> None:
+        """Raises CheckpointError unless the revision is ok."""
+        if not self.ok:
+            raise CheckpointError(self.status, self.message, self.passing)
+
+
+Located = TypeVar("Located", bound=LocatedRevision)
+
+
+def revision_of(source: Source, revision: str | None = None) -> str:
+    """The revision of a source that is named, or its only one. Raises RequestError where there are several and none is named."""
+    if revision is not None:
+        return revision
+    revisions = source.revisions()
+    if len(revisions) > 1:
+        raise RequestError(
+            f"{source.label} has {len(revisions)} revisions ({revisions[0]} ... {revisions[-1]}); name one with revision="
+        )
+    return revisions[0]
+
+
+def locate_revision(
+    source: Source,
+    revision: str,
+    readings: Sequence[Reading] = (DEFAULT_READING,),
+    known: Mapping[str, FileIdentity] | None = None,
+    thorough: bool = True,
+) -> LocatedRevision:
+    """Identify a revision and read its headers. What is wrong with it is its status and message.
+
+    known, thorough: as `Source.identify` takes them.
+    """
+    located = LocatedRevision(revision, source.step_of(revision))
+    return with_wirings(with_identity(located, source, known, thorough), source, readings)
+
+
+def with_identity(
+    located: Located, source: Source, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
+) -> Located:
+    """The revision with its files' identity, or with the status and message that say why there is none."""
+    try:
+        identity = source.identify(located.revision, known, thorough)
+    except CheckpointError as error:
+        return failed(located, error)
+    stamps = tuple((source.stamp_path(located.revision, file), file) for file in identity.all_files if file.stamp)
+    return replace(located, identity=identity, stamps=stamps)
+
+
+def with_wirings(located: Located, source: Source, readings: Sequence[Reading]) -> Located:
+    """The revision with its wiring in each way of reading. It fails where it can be read in none of them."""
+    if not located.ok:
+        return located
+    try:
+        checkpoint = source.open(located.revision, located.identity)
+    except CheckpointError as error:
+        return failed(located, error)
+    wirings = tuple(_wiring(checkpoint, reading) for reading in readings)
+    if all(wiring.status != "ok" for wiring in wirings):
+        return replace(located, status=wirings[0].status, message=wirings[0].message)
+    return replace(located, kind=source.kind, parameters=checkpoint.parameters, wirings=wirings)
+
+
+def _wiring(checkpoint: Checkpoint, reading: Reading) -> Wiring:
+    try:
+        return Wiring.of(neuron_network(checkpoint, reading), reading)
+    except CheckpointError as error:
+        return Wiring(reading.key, status=error.status, message=str(error))
+
+
+def failed(located: Located, error: CheckpointError) -> Located:
+    """The revision with an error's status and message."""
+    return replace(located, status=error.status, message=str(error), passing=error.passing)
+
+
+def locate_siblings(
+    source: Source, revision: str | None = None, trust_duplicates: bool = False, baseline_step: int = 0
+) -> list[LocatedRevision]:
+    """All revisions of a source, by step, identified and audited; no header is read.
+
+    Local files are hashed only where they may be equal to another's. revision: one to be located too where the source does not
+    list it (main, a tag). Raises RequestError.
+    """
+    named = () if revision is None else (revision,)
+    listed = [(name, source.step_of(name)) for name in dict.fromkeys((*source.revisions(), *named))]
+    located = [
+        LocatedRevision(seen.revision, seen.step, seen.status, seen.message, seen.passing, seen.identity)
+        for seen in look_at(source, listed, thorough=False)
+    ]
+    return audit_revisions(located, trust_duplicates=trust_duplicates, baseline_step=baseline_step)
+
+
+def audit_revisions(
+    located: Sequence[Located],
+    siblings: Sequence[Seen] = (),
+    baseline_step: int = 0,
+    trust_duplicates: bool = False,
+) -> list[Located]:
+    """The revisions of one model, each with what the audit says of it among the others and `siblings`, which nobody asked for.
+
+    A revision of another shape than its siblings is another model's, hence corrupt. One of no known family beside siblings of a
+    known one is unsupported. One that is wired otherwise than the baseline has no E. A duplicate has none, nor has any revision
+    where the baseline is a duplicate, unless duplicates are trusted.
+    """
+    located = _comparable(located, baseline_step)
+    seen = [*(_seen(revision) for revision in located), *siblings]
+    judged = findings(seen)
+    reasons = {} if trust_duplicates else falsified(judged, baseline_step)
+    unknown = unsure(seen)
+    return [
+        _settled(
+            replace(revision, finding=finding, falsified=reasons.get(revision.revision, ""), unsure=unknown), finding
+        )
+        for revision, finding in zip(located, judged, strict=False)  # those of siblings are last
+    ]
+
+
+def _comparable(located: Sequence[Located], baseline_step: int) -> list[Located]:
+    families = {
+        revision.revision: {wiring.family: wiring.note for wiring in revision.wirings if wiring.family}
+        for revision in located
+    }
+    strangers = unlike(families)
+    start = next((revision for revision in located if revision.step == baseline_step and revision.wirings), None)
+    compared = []
+    for revision in located:
+        if revision.ok and revision.revision in strangers:
+            revision = failed(revision, strangers[revision.revision])
+        elif start is not None and _otherwise_wired(revision, start):
+            clause = f"its tensors are wired otherwise than those of {start.revision}: no E"
+            revision = replace(revision, otherwise_wired=clause)
+        compared.append(revision)
+    return compared
+
+
+def _otherwise_wired(located: LocatedRevision, start: LocatedRevision) -> bool:
+    """In a way in which both can be read. Where one cannot be read, its wiring says so, and the other ways have their E."""
+    digests = {wiring.reading: wiring.digest for wiring in start.wirings if wiring.status == "ok"}
+    return any(
+        wiring.digest != digests.get(wiring.reading, wiring.digest)
+        for wiring in located.wirings
+        if wiring.status == "ok"
+    )
+
+
+def _seen(located: LocatedRevision) -> Seen:
+    passing = located.passing and located.identity is None
+    return Seen(located.revision, located.step, located.identity, located.status, located.message, passing)
+
+
+def _settled(located: Located, finding: Finding) -> Located:
+    if not located.ok:
+        return located
+    try:
+        finding.check_shape()
+    except CheckpointError as error:
+        return failed(located, error)
+    return located
