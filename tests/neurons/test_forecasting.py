@@ -264,7 +264,7 @@ def test_a_base_that_lacks_a_tensor(base):
         ({"blobs": True}, "blobs is True; an integer"),
         ({"crop": 1}, "crop is 1; true or false"),
         ({"name": " "}, "name is ' '; a name was expected"),
-        ({"root": "radar"}, "root, train and held_out are of hko7, not of blobs"),
+        ({"root": "radar"}, "root, train and held_out belong to hko7, not to blobs"),
         ({"dataset": "hko7"}, "hko7 needs root, the folder"),
     ],
 )

@@ -106,5 +106,5 @@ def test_wrong_metrics_are_refused():
         checked_metrics(())
     with pytest.raises(RequestError, match=r"metrics is \['f1', 'f1'\]; one or more different ones"):
         checked_metrics(("f1", "f1"))
-    with pytest.raises(RequestError, match="spearman and pearson are of numbers, accuracy, f1, matthews of classes"):
+    with pytest.raises(RequestError, match="spearman and pearson need numbers, accuracy, f1, matthews classes"):
         checked_metrics(("f1", "spearman"))
