@@ -148,23 +148,27 @@ def test_under_autocast_statistics_are_of_float32(rng, dtype, select):
 
 # --- threads -----------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(not JIT, reason="too many values for plain Python")
-@pytest.mark.parametrize("neurons", ["features", "positions"])
-@pytest.mark.parametrize("select", SELECTIONS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("neurons", "select", "dtype"),
+    [  # float32 by the kernels and, where more than one a sample is selected, by torch; other types by torch
+        ("features", "top-1", torch.float32), ("positions", "top-1", torch.float32), ("features", "top-7", torch.float32),
+        ("positions", {"threshold": 3.0}, torch.float32), ("features", {"fraction": 0.1}, torch.bfloat16),
+        ("positions", "top-7", torch.bfloat16), ("features", {"threshold": 3.0}, torch.bfloat16),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_no_bit_depends_on_the_number_of_threads(rng, neurons, select, dtype):
     batches = [drawn(rng, 16, 40, 256).to(dtype) for _ in range(3)]  # 163840 values
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            layer = MEmeL(late_start=1, select=select, neurons=neurons)
-            found.append(([layer(batch) for batch in batches], layer))
-    finally:
-        torch.set_num_threads(before)
-    for outs, layer in found[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(outs, found[0][0], strict=True))
-        assert same_state(layer, found[0][1])
-    assert not torch.equal(outs[2], batches[2])
+    runs = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        layer = MEmeL(late_start=1, select=select, neurons=neurons)
+        runs.append(([layer(batch) for batch in batches], layer))
+    (alone, first), *others = runs
+    for outs, layer in others:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(outs, alone, strict=True))
+        assert same_state(layer, first)
+    assert not torch.equal(alone[2], batches[2])
 
 
 # --- memory ------------------------------------------------------------------------------------------------------

@@ -58,7 +58,11 @@ class PhiDistribution:
         largest = samples.amax(1) if phi.numel() else samples.new_zeros(0)  # phi of padding is 0
         flat = phi.flatten() if kept is None else phi[kept]
         bins = flat.contiguous().view(torch.int32).bitwise_right_shift(_DROPPED)
-        self.counts += torch.bincount(bins.long(), minlength=_BINS).cpu().numpy()
+        if len(bins) < _BINS // 8:  # a pass over all bins would take longer
+            used, counts = bins.unique(return_counts=True)
+            self.counts[used.cpu().numpy()] += counts.cpu().numpy()
+        else:
+            self.counts += torch.bincount(bins.long(), minlength=_BINS).cpu().numpy()
         self.sum += float(flat.sum(dtype=torch.float64))
         self.values += flat.numel()
         self.largest = max(self.largest, float(largest.max())) if largest.numel() else self.largest
@@ -66,7 +70,8 @@ class PhiDistribution:
         self.samples += len(largest)
 
     def __iadd__(self, other: "PhiDistribution") -> "PhiDistribution":
-        self.counts += other.counts
+        used = np.flatnonzero(other.counts)
+        self.counts[used] += other.counts[used]
         for name in ("sum", "values", "sum_of_largest", "samples"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.largest = max(self.largest, other.largest)
@@ -74,12 +79,16 @@ class PhiDistribution:
 
     def quantile(self, part: float) -> float:
         """The smallest value that at least this part of all values does not exceed, as its bin's middle; NaN without values."""
+        (value,) = self._quantiles([part])
+        return value
+
+    def _quantiles(self, parts: Iterable[float]) -> list[float]:
         if not self.values:
-            return float("nan")
-        reached = np.cumsum(self.counts)
-        at = int(np.searchsorted(reached, part * self.values))
-        low, high = _edge(at), _edge(at + 1)
-        return (low + high) / 2 if at else 0.0
+            return [float("nan") for _ in parts]
+        used = np.flatnonzero(self.counts)
+        reached = np.cumsum(self.counts[used])
+        bins = [int(used[np.searchsorted(reached, part * self.values)]) for part in parts]
+        return [(_edge(number) + _edge(number + 1)) / 2 if number else 0.0 for number in bins]
 
     def summary(self) -> PhiSummary:
         nothing = float("nan")
@@ -87,7 +96,7 @@ class PhiDistribution:
         return PhiSummary(
             self.values,
             mean=self.sum / self.values if self.values else nothing,
-            **{name: self.quantile(part) for name, part in QUANTILES.items()},
+            **dict(zip(QUANTILES, self._quantiles(QUANTILES.values()), strict=True)),
             largest=self.largest if self.values else nothing,
             largest_mean=self.sum_of_largest / self.samples if self.samples else nothing,
             counts=octaves,
