@@ -111,9 +111,15 @@ def test_casting_a_model_does_not_round_its_statistics(rng, cast):
     assert model(drawn(rng, 40, 5).to(cast)).dtype == cast
 
 
-@pytest.mark.parametrize("method", ["reversed", "naive_mean", "naive_shift"])
-@pytest.mark.parametrize("select", SELECTIONS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "select", "method"),
+    [  # every type with every selection; methods take turns, so that each meets all types and all selections
+        (dtype, select, ("reversed", "naive_mean", "naive_shift")[(row + column) % 3])
+        for row, dtype in enumerate((torch.float64, torch.float32, torch.bfloat16, torch.float16))
+        for column, select in enumerate(SELECTIONS)
+    ],
+    ids=str,
+)
 def test_output_and_gradient_are_of_the_inputs_type(rng, dtype, select, method):
     layer = MEmeL(method, late_start=0, select=select)
     for _ in range(3):
@@ -208,10 +214,15 @@ def test_allocations_are_seen():
 
 
 @pytest.mark.skipif(not JIT, reason="too many values for plain Python")
-@pytest.mark.parametrize("neurons", ["features", "positions"])
-@pytest.mark.parametrize("select", SELECTIONS, ids=str)
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("shape", [(64, 32, 96), (200, 1000)])
+@pytest.mark.parametrize(
+    ("shape", "neurons", "select", "padded"),
+    [  # every pair of two settings
+        ([(64, 32, 96), (200, 1000)][(row + column) % 2], neurons, select, (row // 2 + column) % 2 == 1)
+        for row, select in enumerate(SELECTIONS)
+        for column, neurons in enumerate(("features", "positions"))
+    ],
+    ids=str,
+)
 def test_no_allocation_is_larger_than_two_copies_of_the_input(rng, shape, neurons, select, padded):
     """And no more than four copies are held at once, of which two are the output and its gradient; numbers are small beside."""
     layer = MEmeL(late_start=0, select=select, neurons=neurons)
