@@ -37,26 +37,26 @@ from ninscope.neurons.tasks.settings import ImageSettings, LanguageSettings  # n
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def shared_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fine-tuning")
 
 
 @pytest.fixture(scope="module")
-def still(place):
+def still(shared_folder):
     """Without dropout: what a plain loop does can be compared."""
     nothing = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return base_of(made("bert", **nothing), place / "still")
+    return base_of(made("bert", **nothing), shared_folder / "still")
 
 
 @pytest.fixture(scope="module")
-def headless(place):
+def headless(shared_folder):
     """Without a classifier, which fine-tuning draws."""
-    return base_of(made("bert").bert, place / "headless")
+    return base_of(made("bert").bert, shared_folder / "headless")
 
 
 @pytest.fixture(scope="module")
-def task(place, still):
-    return text_task(place, still)
+def task(shared_folder, still):
+    return text_task(shared_folder, still)
 
 
 class Batches:
@@ -169,7 +169,7 @@ def test_methods_of_one_seed_share_head_order_and_start(task, headless, tmp_path
     assert starts["none", 0] != starts["none", 1]
 
 
-def test_dropout_is_of_the_seed_and_the_step(task, place, tmp_path):
+def test_dropout_is_of_the_seed_and_the_step(task, shared_folder, tmp_path):
     """Even where the examples are the same: one batch of all of them."""
     base = base_of(made("bert"), tmp_path / "bert")
     hows = [recipe("none", seed=seed, batch_size=20, steps=2, evaluate_every=2) for seed in (0, 0, 1)]
@@ -190,7 +190,7 @@ def test_the_callers_random_numbers_and_threads_do_not_matter(task, headless, tm
         torch.set_num_threads(threads)
 
 
-def test_two_at_once_in_one_process_are_as_one_after_the_other(task, place, tmp_path):
+def test_two_at_once_in_one_process_are_as_one_after_the_other(task, shared_folder, tmp_path):
     base = base_of(made("bert"), tmp_path / "bert")
     hows = [recipe("none", seed=seed, steps=4, evaluate_every=2) for seed in (0, 1)]
     alone = [tuned(task, base, how, tmp_path / f"alone{how.seed}")[0] for how in hows]
@@ -200,9 +200,9 @@ def test_two_at_once_in_one_process_are_as_one_after_the_other(task, place, tmp_
 
 
 # --- the weights that are analysed --------------------------------------------------------------------------
-def test_before_the_first_update_the_analysis_is_that_of_the_base(place, tmp_path):
-    base = base_of(made("neox"), place / "neox")
-    train, held_out = write_prose(place)
+def test_before_the_first_update_the_analysis_is_that_of_the_base(shared_folder, tmp_path):
+    base = base_of(made("neox"), shared_folder / "neox")
+    train, held_out = write_prose(shared_folder)
     task = LanguageSettings(train, held_out, context=16, tokenizer="bytes").task(base)
     how = recipe("reversed", steps=2, evaluate_every=1)
     evaluated = fine_tune(task, base, how, analyse_with(Parameters()), SavedState(tmp_path))

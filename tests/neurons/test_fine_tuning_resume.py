@@ -23,25 +23,25 @@ from ninscope.neurons.finetuning.training import fine_tune  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def shared_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("resume")
 
 
 @pytest.fixture(scope="module")
-def base(place):
+def base(shared_folder):
     """With dropout of a fifth, so that every step draws random numbers."""
-    return base_of(made("bert"), place / "bert")
+    return base_of(made("bert"), shared_folder / "bert")
 
 
 @pytest.fixture(scope="module")
-def task(place, base):
-    return text_task(place, base)
+def task(shared_folder, base):
+    return text_task(shared_folder, base)
 
 
 @pytest.fixture(scope="module")
-def whole(task, base, place):
+def whole(task, base, shared_folder):
     """The fine-tune of every method that nothing interrupts."""
-    return {method: tuned(task, base, recipe(method), place / "states" / method) for method in METHODS}
+    return {method: tuned(task, base, recipe(method), shared_folder / "states" / method) for method in METHODS}
 
 
 @pytest.fixture
@@ -172,9 +172,9 @@ def replaced(path):
 
 
 @pytest.fixture(scope="module")
-def states(task, base, place):
+def states(task, base, shared_folder):
     """Folders with the state after 2 and after 5 updates of a fine-tune that was interrupted one update later."""
-    folders = [place / "interrupted at 3", place / "interrupted at 6"]
+    folders = [shared_folder / "interrupted at 3", shared_folder / "interrupted at 6"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", -1.0)
         for folder, at in zip(folders, (3, 6), strict=True):

@@ -33,9 +33,9 @@ def warmed(rng, shape=(4, 6, 5), batches=3, **settings):
 
 def selected_of(h, seen, select, neurons):
     """(bool of h's shape, where its values are selected; every value's mean) by the oracle."""
-    mean, variance = two_pass(history_of([each.numpy() for each in seen], None, 2 if neurons == "features" else None))[
-        1:
-    ]
+    mean, variance = two_pass(
+        history_of([batch.numpy() for batch in seen], None, 2 if neurons == "features" else None)
+    )[1:]
     samples = h.double().numpy().reshape(len(h), -1 if neurons == "positions" else h.shape[1], len(mean))
     phi = scales(samples, mean, variance, 0.01)
     chosen = np.zeros((len(h), samples[0].size), bool)
@@ -94,7 +94,7 @@ def test_convolutions_and_strided_inputs(rng, shape, select):
     images = [torch.from_numpy(rng.normal(size=shape)).float().transpose(1, -1) for _ in range(4)]
     first, last = MEmeL(late_start=1, select=select, feature_dim=1), MEmeL(late_start=1, select=select)
     for image in images:
-        inner, outer = (each.clone().requires_grad_() for each in (image, image.transpose(1, -1).contiguous()))
+        inner, outer = (view.clone().requires_grad_() for view in (image, image.transpose(1, -1).contiguous()))
         one, two = first(inner), last(outer)
         assert one.shape == image.shape
         torch.testing.assert_close(one, two.transpose(1, -1))

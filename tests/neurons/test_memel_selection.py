@@ -21,7 +21,7 @@ def drawn(rng, *shape):
 def changed(layer, h, mask=None):
     """Of every sample the flat places whose values are not what they were."""
     differ = (layer(h, mask) != h).flatten(1)
-    return [each.nonzero().flatten().tolist() for each in differ]
+    return [sample.nonzero().flatten().tolist() for sample in differ]
 
 
 def phi_of(seen, h, neurons):
@@ -40,7 +40,7 @@ def test_top_k_are_the_largest_of_every_sample(rng, number, dtype, neurons):
     )
     layer(seen.to(dtype))
     phi = phi_of(seen, h, neurons)
-    wanted = [sorted(np.argsort(-each)[:number].tolist()) for each in phi]
+    wanted = [sorted(np.argsort(-sample)[:number].tolist()) for sample in phi]
     assert changed(layer, h.to(dtype)) == wanted
 
 
@@ -57,9 +57,9 @@ def test_a_fraction_is_of_the_values_that_count(rng, part, neurons):
     kept = np.arange(6) < lengths[:, None]
     phi = np.where(np.repeat(kept, 5, 1), phi_of(seen, h, neurons), -1)
     wanted = []
-    for each, length in zip(phi, lengths, strict=True):
+    for sample, length in zip(phi, lengths, strict=True):
         number = max(math.ceil(round(part * length * 5, 9)), 1) if length else 0
-        wanted.append(sorted(np.argsort(-each)[:number].tolist()))
+        wanted.append(sorted(np.argsort(-sample)[:number].tolist()))
     assert changed(layer, h, torch.from_numpy(kept)) == wanted
 
 
@@ -74,7 +74,7 @@ def test_a_threshold_knows_no_number(rng, least, neurons):
     layer(seen)
     kept = rng.random((4, 6)) < 0.7
     chosen = (phi_of(seen, h, neurons) > least) & np.repeat(kept, 5, 1)
-    assert changed(layer, h, torch.from_numpy(kept)) == [np.flatnonzero(each).tolist() for each in chosen]
+    assert changed(layer, h, torch.from_numpy(kept)) == [np.flatnonzero(sample).tolist() for sample in chosen]
 
 
 @pytest.mark.parametrize("select", SELECTIONS, ids=str)

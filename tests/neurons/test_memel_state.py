@@ -59,7 +59,7 @@ def test_the_state_is_four_buffers():
         "count": (torch.int64, (5,)),
         "steps": (torch.int64, ()),
     }
-    assert {name: (each.dtype, tuple(each.shape)) for name, each in layer.scale.state_dict().items()} == wanted
+    assert {name: (buffer.dtype, tuple(buffer.shape)) for name, buffer in layer.scale.state_dict().items()} == wanted
 
 
 def test_a_state_without_batches_starts_again(rng):
@@ -103,10 +103,10 @@ def test_a_copy_goes_its_own_way(rng):
 def test_casting_a_model_does_not_round_its_statistics(rng, cast):
     model = torch.nn.Sequential(torch.nn.Linear(5, 5), MEmeL())
     model(drawn(rng, 40, 5))
-    before = [each.clone() for each in model[1].buffers()]
+    before = [buffer.clone() for buffer in model[1].buffers()]
     model.to(cast)
     assert model[0].weight.dtype == cast
-    assert [each.dtype for each in model[1].buffers()] == [torch.float32, torch.float32, torch.int64, torch.int64]
+    assert [buffer.dtype for buffer in model[1].buffers()] == [torch.float32, torch.float32, torch.int64, torch.int64]
     assert all(torch.equal(one, other) for one, other in zip(model[1].buffers(), before, strict=True))
     assert model(drawn(rng, 40, 5).to(cast)).dtype == cast
 
@@ -190,7 +190,8 @@ def allocations(work):
     finally:
         tracemalloc.stop()
     changes = [
-        each.extra_fields.alloc_size for each in _memory_events(found.profiler.kineto_results.experimental_event_tree())
+        event.extra_fields.alloc_size
+        for event in _memory_events(found.profiler.kineto_results.experimental_event_tree())
     ]
     held = np.cumsum(changes)
     return max(*changes, python), int(held.max()) + python
@@ -247,5 +248,5 @@ def test_statistics_take_the_same_memory_after_any_number_of_steps(rng):
         layer(drawn(rng, 4, 6, 5))
         file = io.BytesIO()
         torch.save(layer.state_dict(), file)
-        sizes.add((sum(each.untyped_storage().nbytes() for each in layer.buffers()), len(file.getvalue())))
+        sizes.add((sum(buffer.untyped_storage().nbytes() for buffer in layer.buffers()), len(file.getvalue())))
     assert sizes == {(2 * 5 * 4 + 5 * 8 + 8, sizes.copy().pop()[1])}

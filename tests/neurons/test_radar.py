@@ -48,7 +48,7 @@ def numbers_in(of: ForecastSettings, split: str) -> list[list[int]]:
     """Which frames each sequence is made of, told by their pixels."""
     known = {pixels_of(number).tobytes(): number for number in range(40)}
     sequences = of.sequences(split)
-    return [[known[frame.tobytes()] for frame in sequences.frames(place)] for place in range(sequences.count)]
+    return [[known[frame.tobytes()] for frame in sequences.frames(number)] for number in range(sequences.count)]
 
 
 @pytest.fixture

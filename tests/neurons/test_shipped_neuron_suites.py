@@ -44,10 +44,10 @@ class TestFiles:
         assert json.loads((suite / "training.json").read_text())["parameters"] == parameters
         assert sum(path.stat().st_size for path in suite.rglob("*") if path.is_file()) < limit
 
-    @pytest.mark.parametrize("place", [0, -1])
-    def test_it_is_read_as_its_own_family(self, suite, place):
+    @pytest.mark.parametrize("index", [0, -1])
+    def test_it_is_read_as_its_own_family(self, suite, index):
         steps = SUITES[suite][0]
-        found = ninscope.measure(str(suite / f"step{steps[place]}"))
+        found = ninscope.measure(str(suite / f"step{steps[index]}"))
         assert np.isfinite([found.alpha0, found.width]).all()
         assert "generic" not in found.message
         assert "left out" not in found.message

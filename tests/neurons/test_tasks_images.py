@@ -45,11 +45,11 @@ def test_pixels_of_a_folder(tmp_path, rng):
     assert (task.name, task.train_size, task.metrics) == ("photos", 12, ("accuracy",))
     batch = task.batch(np.array([7, 0]))
     assert batch["labels"].tolist() == [1, 0]
-    for place, (name, index) in enumerate((("dark", 1), ("bright", 0))):
+    for row, (name, index) in enumerate((("dark", 1), ("bright", 0))):
         pixels = written[tmp_path / "photos" / "train" / name / f"{index}.png"]
         for channel, (mean, std) in enumerate(zip((0.5, 0.4, 0.3), (0.2, 0.25, 0.3), strict=True)):
             expected = (pixels[:, :, channel] / 255 - mean) / std
-            assert batch["pixel_values"][place, channel].numpy() == pytest.approx(expected, abs=1e-5)
+            assert batch["pixel_values"][row, channel].numpy() == pytest.approx(expected, abs=1e-5)
     assert batch["pixel_values"].dtype == torch.float32
     assert torch.cat([part["labels"] for part in task.held_out(4)]).tolist() == [0, 0, 0, 1, 1, 1]
     assert task.model(base).config.id2label == {0: "bright", 1: "dark"}
