@@ -1,8 +1,8 @@
-"""MEmeL in a training step: beside elementwise layers, the authors' module written naively, and a whole layer of BERT-base."""
+"""MEmeL in a training step, compared with elementwise layers, the authors' module written naively, and a layer of BERT-base."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import transformers
@@ -20,28 +20,28 @@ SETTINGS = {
 
 
 class NaiveMEmeL(nn.Module):
-    """As the paper prints it: every position a neuron, formulas one after another."""
+    """As the MEmeL paper prints it: every position is a neuron, and formulas stand one after another."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.seen, self.mean, self.variance = 0, None, None
 
     def forward(self, h: Tensor) -> Tensor:
         with torch.no_grad():
             samples, seen, mean = len(h), self.seen, self.mean
-            of_batch = h.mean(0)
-            spread = ((h - of_batch) ** 2).mean(0)
+            batch_mean = h.mean(0)
+            spread = ((h - batch_mean) ** 2).mean(0)
             self.seen += samples
             if mean is None:
-                self.mean, self.variance = of_batch, spread
+                self.mean, self.variance = batch_mean, spread
                 return h
             phi = (h - mean) ** 2 / (self.variance + 0.01 * self.variance.mean())
             chosen = torch.zeros(samples, h[0].numel(), dtype=torch.bool)
             chosen[torch.arange(samples), phi.view(samples, -1).argmax(1)] = True
             rest = seen + samples - 1
-            gap = seen * samples * (mean - of_batch) ** 2 / (rest * (seen + samples))
+            gap = seen * samples * (mean - batch_mean) ** 2 / (rest * (seen + samples))
             self.variance = gap + (samples * spread + (seen - 1) * self.variance) / rest
-            self.mean = (seen * mean + samples * of_batch) / (seen + samples)
+            self.mean = (seen * mean + samples * batch_mean) / (seen + samples)
         return torch.where(chosen.view_as(h), -h + (mean + h).detach(), h)
 
 
@@ -55,27 +55,34 @@ def step(layer: Callable[[Tensor], Tensor], h: Tensor, incoming: Tensor) -> Call
 
 
 def interleaved(works: dict[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
-    """Seconds of every run; one of each in turn, so that whatever else the machine does is in all of them."""
-    seconds = {name: [] for name in works}
+    """Seconds of every run. The works take turns, so that whatever else the machine does is in all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for run in range(runs + 3):
         for name, work in works.items():
             start = time.perf_counter()
             work()
-            if run > 2:  # the first ones compile, and give statistics
+            if run > 2:  # the first runs compile, and give statistics
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
-    """The median of the ratios of neighbours."""
-    return statistics.median(mine / its for mine, its in zip(seconds[one], seconds[other], strict=True))
+def ratio(seconds: dict[str, list[float]], work: str, baseline: str) -> float:
+    """The median of the ratios of neighbouring runs."""
+    return statistics.median(ours / theirs for ours, theirs in zip(seconds[work], seconds[baseline], strict=True))
 
 
-def elementwise(shape: tuple[int, int, int], runs: int):
+Row = tuple[str, float, str, str, float]  # name, value, unit, comparison, ratio
+
+
+def elementwise(shape: tuple[int, int, int], runs: int) -> Iterator[Row]:
     """One layer's forward and backward, on all cores."""
     torch.manual_seed(0)
     h, incoming = torch.randn(shape), torch.randn(shape)
-    layers = {"h * 1.5": lambda h: h * 1.5, "tanh": torch.tanh, "the authors' module, naively": NaiveMEmeL()}
+    layers: dict[str, Callable[[Tensor], Tensor]] = {
+        "h * 1.5": lambda h: h * 1.5,
+        "tanh": torch.tanh,
+        "the authors' module, naively": NaiveMEmeL(),
+    }
     layers |= {f"MEmeL{name}": MEmeL(late_start=0, **settings) for name, settings in SETTINGS.items()}
     seconds = interleaved({name: step(layer, h, incoming) for name, layer in layers.items()}, runs)
     bare = "h * 1.5"
@@ -88,8 +95,8 @@ def elementwise(shape: tuple[int, int, int], runs: int):
         yield f"{name}, {list(shape)} forward and backward", took, "ms", beside, ratio(seconds, name, bare)
 
 
-def bert_layer(shape: tuple[int, int, int], runs: int):
-    """Forward and backward of a whole layer of BERT-base's kind, with MEmeL behind its attention and without."""
+def bert_layer(shape: tuple[int, int, int], runs: int) -> Iterator[Row]:
+    """Forward and backward of a layer of BERT-base's kind, with MEmeL behind its attention and without."""
     torch.manual_seed(0)
     width = shape[2]
     config = transformers.BertConfig(
@@ -108,14 +115,14 @@ def bert_layer(shape: tuple[int, int, int], runs: int):
 
 
 def _first_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    def passed(h: Tensor) -> Tensor:
+    def run(h: Tensor) -> Tensor:
         out = layer(h)
         return out if isinstance(out, Tensor) else out[0]
 
-    return passed
+    return run
 
 
-def whole_model(settings: dict, samples: int, tokens: int, runs: int):
+def whole_model(settings: dict, samples: int, tokens: int, runs: int) -> Iterator[Row]:
     """A fine-tuning step of BERT in bfloat16 with four MEmeLs and without, on a GPU."""
     config = transformers.BertConfig(**settings)
     works = {}
@@ -139,12 +146,12 @@ def whole_model(settings: dict, samples: int, tokens: int, runs: int):
 
 def _training_step(model: nn.Module, samples: int, tokens: int) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
-    given = {"input_ids": torch.randint(0, 1000, (samples, tokens)), "labels": torch.zeros(samples, dtype=torch.long)}
-    given = {name: values.cuda() for name, values in given.items()}
+    inputs = {"input_ids": torch.randint(0, 1000, (samples, tokens)), "labels": torch.zeros(samples, dtype=torch.long)}
+    inputs = {name: values.cuda() for name, values in inputs.items()}
 
     def work() -> None:
         with torch.autocast("cuda", torch.bfloat16):
-            loss = model(**given).loss
+            loss = model(**inputs).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -153,8 +160,8 @@ def _training_step(model: nn.Module, samples: int, tokens: int) -> Callable[[], 
     return work
 
 
-def memel(shape: tuple[int, int, int], runs: int):
-    """All of it; what a GPU does only where there is one."""
+def memel(shape: tuple[int, int, int], runs: int) -> Iterator[Row]:
+    """All of them; the step on a GPU only where there is a GPU."""
     yield from elementwise(shape, runs)
     yield from bert_layer(shape, max(runs // 3, 2))
     if torch.cuda.is_available():

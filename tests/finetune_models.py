@@ -144,24 +144,25 @@ class Interrupted(Exception):
     pass
 
 
-def tuned(task, base, how, folder, stops=()):
-    """(evaluations as JSON, states of the model at each, numbers of the steps that were done) of a fine-tune that is interrupted
-    after each of these updates, and then started again."""
+def tuned(task, base, how, folder, stops=(), stepped=lambda step: None):
+    """(evaluations as JSON, states of the model at every evaluation, numbers of the steps that were done) of a fine-tune that is
+    interrupted after each of these updates, and then started again. stepped(step): called after every update."""
     seen, done = Seen(), []
     left = list(stops)
 
-    def stepped(step: int, steps: int) -> None:
+    def after(step: int, steps: int) -> None:
         done.append(step)
+        stepped(step)
         if left and step == left[0]:
             left.pop(0)
             raise Interrupted
 
     while True:
         try:
-            evaluated = fine_tune(task, base, how, seen, SavedState(folder), stepped)
+            evaluated = fine_tune(task, base, how, seen, SavedState(folder), after)
         except Interrupted:
             continue
-        return [one.as_json() for one in evaluated], seen.weights, done
+        return [evaluation.as_json() for evaluation in evaluated], seen.weights, done
 
 
 def assert_same_weights(ours, theirs) -> None:

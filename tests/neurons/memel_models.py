@@ -39,21 +39,21 @@ def swin():
 
 # What builds a model, what it is given, and the names of its middle four.
 MODELS = {
-    "BERT": (bert, tokens, [f"bert.encoder.layer.{each}.attention" for each in (1, 2, 3, 4)]),
+    "BERT": (bert, tokens, [f"bert.encoder.layer.{number}.attention" for number in (1, 2, 3, 4)]),
     "GPT-NeoX": (
         lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**SMALL)),
         tokens,
-        [f"gpt_neox.layers.{each}.attention" for each in (1, 2, 3, 4)],
+        [f"gpt_neox.layers.{number}.attention" for number in (1, 2, 3, 4)],
     ),
     "GPT-2": (
         lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_head=2, n_layer=6, vocab_size=40)),
         tokens,
-        [f"transformer.h.{each}.attn" for each in (1, 2, 3, 4)],
+        [f"transformer.h.{number}.attn" for number in (1, 2, 3, 4)],
     ),
     "llama": (
         lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, num_key_value_heads=1)),
         tokens,
-        [f"model.layers.{each}.self_attn" for each in (1, 2, 3, 4)],
+        [f"model.layers.{number}.self_attn" for number in (1, 2, 3, 4)],
     ),
     "ViT": (
         lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL, **VISION)),
@@ -69,8 +69,8 @@ MODELS = {
         ),
         seq2seq,
         [
-            *(f"encoder.block.{each}.layer.0" for each in (1,)),
-            *(f"decoder.block.{each}" for each in ("0.layer.0", "0.layer.1", "1.layer.0")),
+            *(f"encoder.block.{number}.layer.0" for number in (1,)),
+            *(f"decoder.block.{number}" for number in ("0.layer.0", "0.layer.1", "1.layer.0")),
         ],
     ),
     "BART": (

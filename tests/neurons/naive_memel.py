@@ -12,10 +12,10 @@ def history_of(batches, masks=None, feature_dim=None):
     shape = batches[0].shape[1:]
     history = [[] for _ in range(shape[feature_dim - 1] if feature_dim else math.prod(shape))]
     for batch, kept in zip(batches, masks or [None] * len(batches), strict=True):
-        for place in np.ndindex(batch.shape):
-            if kept is None or kept[place[: kept.ndim]]:
-                neuron = place[feature_dim] if feature_dim else np.ravel_multi_index(place[1:], shape)
-                history[neuron].append(float(batch[place]))
+        for index in np.ndindex(batch.shape):
+            if kept is None or kept[index[: kept.ndim]]:
+                neuron = index[feature_dim] if feature_dim else np.ravel_multi_index(index[1:], shape)
+                history[neuron].append(float(batch[index]))
     return history
 
 
@@ -56,9 +56,9 @@ def scales(values, mean, variance, epsilon):
     """phi of every value. values: [..., neurons]; where the denominator is 0, 0."""
     denominator = variance + epsilon * variance.mean()
     found = np.zeros(np.shape(values))
-    for place in np.ndindex(found.shape):
-        if denominator[place[-1]] > 0:
-            found[place] = (values[place] - mean[place[-1]]) ** 2 / denominator[place[-1]]
+    for index in np.ndindex(found.shape):
+        if denominator[index[-1]] > 0:
+            found[index] = (values[index] - mean[index[-1]]) ** 2 / denominator[index[-1]]
     return found
 
 
@@ -70,4 +70,4 @@ def largest_of(phi, kept, number):
         for neuron in range(phi.shape[1])
         if kept[token]
     ]
-    return [place for _, place in sorted(listed)[:number]]
+    return [index for _, index in sorted(listed)[:number]]

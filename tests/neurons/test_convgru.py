@@ -79,7 +79,7 @@ def test_later_inputs_do_not_change_earlier_hidden_states(model):
 
 def test_forecasts_of_a_batch_are_those_of_its_examples(model):
     frames = torch.rand(3, 3, 12, 8)
-    alone = torch.cat([model(frames[place : place + 1]) for place in range(3)])
+    alone = torch.cat([model(frames[number : number + 1]) for number in range(3)])
     torch.testing.assert_close(model(frames), alone)
 
 
@@ -127,8 +127,8 @@ def naive_states(layer: ConvGRULayer, inputs: np.ndarray | None, state: np.ndarr
     states = []
     for step in range(steps):
         of_state, of_input = {}, {}
-        for place, gate in enumerate("ruc"):
-            rows = slice(place * n, (place + 1) * n)
+        for number, gate in enumerate("ruc"):
+            rows = slice(number * n, (number + 1) * n)
             of_state[gate] = convolved(
                 state, weights["hidden_to_hidden.weight"][rows], weights["hidden_to_hidden.bias"][rows]
             )

@@ -20,18 +20,18 @@ from ninscope.neurons.finetuning.training import device_of, fine_tune, history_o
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def shared_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("refusals")
 
 
 @pytest.fixture(scope="module")
-def base(place):
-    return base_of(made("bert"), place / "bert")
+def base(shared_folder):
+    return base_of(made("bert"), shared_folder / "bert")
 
 
 @pytest.fixture(scope="module")
-def task(place, base):
-    return text_task(place, base)
+def task(shared_folder, base):
+    return text_task(shared_folder, base)
 
 
 def run(task, base, how, folder):
@@ -224,10 +224,10 @@ def test_layers_that_are_not_there(task, base, tmp_path, method):
         run(task, base, recipe(method, layers="middle:3"), tmp_path)
 
 
-def test_a_layer_that_never_runs(place, tmp_path):
+def test_a_layer_that_never_runs(shared_folder, tmp_path):
     """It is there, and this task's model has no use for it: no statistics, and nothing that MEmeL could do."""
-    base = base_of(made("bert"), place / "whole")
-    idle = Spoiled(text_task(place, base))
+    base = base_of(made("bert"), shared_folder / "whole")
+    idle = Spoiled(text_task(shared_folder, base))
     plain = idle.task.model
 
     def with_idle(base):
@@ -300,10 +300,10 @@ def test_frozen_statistics_need_no_batch(task, base, tmp_path):
     run(Frozen(task, 1), base, recipe("none", batch_size=19, steps=2), tmp_path)
 
 
-def test_positions_need_batches_of_one_length(place, base, tmp_path):
+def test_positions_need_batches_of_one_length(shared_folder, base, tmp_path):
     with pytest.raises(RequestError, match="pad all batches to one length, or take neurons = 'features'"):
-        run(text_task(place, base), base, recipe("reversed", neurons="positions"), tmp_path / "longest")
-    padded = text_task(place, base, padding="max_length")
+        run(text_task(shared_folder, base), base, recipe("reversed", neurons="positions"), tmp_path / "longest")
+    padded = text_task(shared_folder, base, padding="max_length")
     evaluated = run(padded, base, recipe("reversed", neurons="positions", steps=2), tmp_path / "padded")
     assert all(np.isfinite(one.phi.mean) for one in evaluated)
 

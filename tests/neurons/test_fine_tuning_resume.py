@@ -2,10 +2,10 @@
 
 import errno
 import hashlib
+import os
 import pickle
 import resource
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,25 +23,25 @@ from ninscope.neurons.finetuning.training import fine_tune  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def shared_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("resume")
 
 
 @pytest.fixture(scope="module")
-def base(place):
+def base(shared_folder):
     """With dropout of a fifth, so that every step draws random numbers."""
-    return base_of(made("bert"), place / "bert")
+    return base_of(made("bert"), shared_folder / "bert")
 
 
 @pytest.fixture(scope="module")
-def task(place, base):
-    return text_task(place, base)
+def task(shared_folder, base):
+    return text_task(shared_folder, base)
 
 
 @pytest.fixture(scope="module")
-def whole(task, base, place):
-    """Of every method, the fine-tune that nothing interrupts."""
-    return {method: tuned(task, base, recipe(method), place / "states" / method) for method in METHODS}
+def whole(task, base, shared_folder):
+    """The fine-tune of every method that nothing interrupts."""
+    return {method: tuned(task, base, recipe(method), shared_folder / "states" / method) for method in METHODS}
 
 
 @pytest.fixture
@@ -66,10 +66,12 @@ def interrupt(task, base, how, folder, at):
         fine_tune(task, base, how, Seen(), SavedState(folder), stop)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("every_step", [True, False], ids=["saved at every step", "saved at evaluations"])
-def test_interrupted_twice_is_as_never(task, base, whole, method, every_step, tmp_path, monkeypatch):
-    if every_step:
+@pytest.mark.parametrize(
+    ("method", "saved_at"),
+    list(zip(METHODS, ["every step", "evaluations", "every step", "evaluations"], strict=True)),
+)
+def test_interrupted_twice_is_as_never(task, base, whole, method, saved_at, tmp_path, monkeypatch):
+    if every_step := saved_at == "every step":
         monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
     evaluated, weights, done = tuned(task, base, recipe(method), tmp_path, stops=(4, 8))
     undisturbed, theirs, steps = whole[method]
@@ -77,13 +79,13 @@ def test_interrupted_twice_is_as_never(task, base, whole, method, every_step, tm
     # The callback comes before the state is saved, so that the step itself is done again; else all since the evaluation.
     assert done == [*range(1, 5), *range(4, 9), 8, 9] if every_step else [*range(1, 5), *range(4, 9), *range(7, 10)]
     assert evaluated == undisturbed
-    assert [one["step"] for one in evaluated] == [0, 3, 6, 9]
+    assert [evaluation["step"] for evaluation in evaluated] == [0, 3, 6, 9]
     assert_same_weights(weights[-1], theirs[-1])
 
 
 def test_methods_and_dropout_make_a_difference(task, base, whole, tmp_path):
     """Otherwise the test above would hold for a fine-tune that does nothing."""
-    ends = {method: one[0][-1]["alpha0"] for method, one in whole.items()}
+    ends = {method: evaluated[-1]["alpha0"] for method, (evaluated, _, _) in whole.items()}
     assert len(set(ends.values())) == len(METHODS)
     still = base_of(made("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), tmp_path / "still")
     assert tuned(task, still, recipe("none"), tmp_path / "states")[0][-1]["alpha0"] != ends["none"]
@@ -109,12 +111,8 @@ def test_all_of_a_state_is_needed(task, base, whole, tmp_path, often, monkeypatc
 
     monkeypatch.setattr(SavedState, "load", emptied)
     evaluated, _, _ = tuned(task, base, recipe("reversed"), tmp_path, stops=(5,))
-    assert [one == other for one, other in zip(evaluated, whole["reversed"][0], strict=True)] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    same = [ours == theirs for ours, theirs in zip(evaluated, whole["reversed"][0], strict=True)]
+    assert same == [True, True, False, False]
 
 
 # --- what lies on the disk ----------------------------------------------------------------------------------
@@ -173,30 +171,47 @@ def replaced(path):
     path.unlink()
 
 
+@pytest.fixture(scope="module")
+def states(task, base, shared_folder):
+    """Folders with the state after 2 and after 5 updates of a fine-tune that was interrupted one update later."""
+    folders = [shared_folder / "interrupted at 3", shared_folder / "interrupted at 6"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "SAVE_SECONDS", -1.0)
+        for folder, at in zip(folders, (3, 6), strict=True):
+            interrupt(task, base, recipe("reversed"), folder, at)
+    return folders
+
+
 @pytest.mark.parametrize("damage", [truncated, altered, emptied, renamed, replaced])
-def test_a_damaged_state_is_not_taken(task, base, whole, tmp_path, often, damage):
-    interrupt(task, base, recipe("reversed"), tmp_path, 5)
+def test_a_damaged_state_is_not_taken(states, tmp_path, damage):
+    shutil.copytree(states[0], tmp_path, dirs_exist_ok=True)
+    assert SavedState(tmp_path).load()[0] == 2
     damage(only_state(tmp_path))
+    assert SavedState(tmp_path).load() is None
+
+
+def test_without_a_whole_state_a_fine_tune_begins_anew(task, base, whole, states, tmp_path):
+    shutil.copytree(states[0], tmp_path, dirs_exist_ok=True)
+    truncated(only_state(tmp_path))
     evaluated, weights, done = tuned(task, base, recipe("reversed"), tmp_path)
     assert done[0] == 1
     assert evaluated == whole["reversed"][0]
     assert_same_weights(weights[-1], whole["reversed"][1][-1])
 
 
-def test_of_two_states_the_further_whole_one_is_taken(task, base, whole, tmp_path, often):
-    interrupt(task, base, recipe("reversed"), tmp_path, 3)
-    early = only_state(tmp_path)
-    kept = early.read_bytes()
-    interrupt(task, base, recipe("reversed"), tmp_path, 6)
-    truncated(only_state(tmp_path))
-    early.write_bytes(kept)  # as a process leaves them that dies between writing and clearing away
+def test_of_two_states_the_further_whole_one_is_taken(task, base, whole, states, tmp_path):
+    """A process that dies between writing one and clearing the other away leaves both."""
+    for folder in states:
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    assert SavedState(tmp_path).load()[0] == 5
+    truncated(tmp_path / only_state(states[1]).name)
     evaluated, _, done = tuned(task, base, recipe("reversed"), tmp_path)
     assert done[0] == 3
     assert evaluated == whole["reversed"][0]
 
 
 def test_a_state_of_another_model_is_not_taken(task, base, whole, tmp_path, often):
-    """Of an earlier version of a library, say, that called parameters otherwise."""
+    """An earlier version of a library may have named parameters otherwise."""
     other = base_of(made("bert", num_hidden_layers=1), tmp_path / "other")
     interrupt(task, other, recipe("reversed"), tmp_path / "states", 5)
     evaluated, weights, done = tuned(task, base, recipe("reversed"), tmp_path / "states")
@@ -268,31 +283,29 @@ def test_memory_that_tensors_share_is_no_matter(tmp_path):
     assert next(tmp_path.glob("4-*")).stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is what Linux says of a process")
-def test_a_state_is_not_in_memory_twice(tmp_path):
-    """In a process of its own, whose peak tells: nothing more to save it, and once more to load it.
+def memory(name: str) -> float:
+    """VmHWM, the peak since it was last forgotten, or VmRSS, what is in memory now, in MB."""
+    return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) / 1024
 
-    (ru_maxrss would be that of the tests' own process too, which it is inherited from.)
-    """
-    code = f"""
-import torch
-from pathlib import Path
-from ninscope.neurons.finetuning.saved import SavedState
-peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-tensors = {{str(number): torch.ones(8 * 2**20) for number in range(4)}}
-SavedState(Path({str(tmp_path)!r})).save(1, {{"small": torch.ones(9)}}, {{}})
-peaks = [peak()]
-SavedState(Path({str(tmp_path)!r})).save(2, tensors, {{}})
-peaks.append(peak())
-step, found, facts = SavedState(Path({str(tmp_path)!r})).load()
-assert step == 2 and all(float(value.sum()) == 8 * 2**20 for value in found.values())
-peaks.append(peak())
-print(peaks[1] - peaks[0], peaks[2] - peaks[1])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    to_save, to_load = map(float, done.stdout.split())
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux forgets a process's peak")
+def test_a_state_is_not_in_memory_twice(tmp_path):
+    """Saving needs no more memory than there is, and loading takes it once more."""
+    tensors = {str(number): torch.ones(8 * 2**20) for number in range(4)}
+    states = SavedState(tmp_path)
+
+    def further(work) -> tuple[float, object]:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = memory("VmRSS")
+        result = work()
+        return memory("VmHWM") - before, result
+
+    to_save, _ = further(lambda: states.save(2, tensors, {}))
+    to_load, (step, loaded, _) = further(states.load)
+    to_read, sums = further(lambda: [float(value.sum()) for value in loaded.values()])
+    assert (step, sums) == (2, [8 * 2**20] * 4)
     assert to_save < 40  # MB, of 128
-    assert to_load < 170
+    assert max(to_load, to_read) < 170
 
 
 def test_what_is_saved_is_the_model_s_own_memory(task, base, tmp_path):

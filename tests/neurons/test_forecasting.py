@@ -170,13 +170,13 @@ def test_scores_are_what_loops_give(base, rng, weights_of, size):
     (batch,) = task.held_out(5)
     absolute = squared = loss = 0.0
     targets = batch["targets"].numpy()
-    for place in np.ndindex(targets.shape):
-        pixel = int(targets[place])
+    for index in np.ndindex(targets.shape):
+        pixel = int(targets[index])
         weight = plain_weight(pixel, weights_of)
-        error = min(max(float(forecasts[place]) * 255, 0), 255) - pixel
+        error = min(max(float(forecasts[index]) * 255, 0), 255) - pixel
         absolute += weight * abs(error)
         squared += weight * error**2
-        part = float(forecasts[place]) - pixel / 255
+        part = float(forecasts[index]) - pixel / 255
         loss += weight * (abs(part) + part**2)
     found = task.evaluate(Fixed(forecasts), size, CPU)
     assert found == pytest.approx({"b_mae": absolute / targets.size, "b_mse": squared / targets.size}, rel=1e-9)
@@ -264,7 +264,7 @@ def test_a_base_that_lacks_a_tensor(base):
         ({"blobs": True}, "blobs is True; an integer"),
         ({"crop": 1}, "crop is 1; true or false"),
         ({"name": " "}, "name is ' '; a name was expected"),
-        ({"root": "radar"}, "root, train and held_out are of hko7, not of blobs"),
+        ({"root": "radar"}, "root, train and held_out belong to hko7, not to blobs"),
         ({"dataset": "hko7"}, "hko7 needs root, the folder"),
     ],
 )

@@ -1,12 +1,12 @@
 """MEmeL under torch.compile: no graph break, and what it does without."""
 
 import copy
-import itertools
 import shutil
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch._inductor.config", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 from neurons.memel_models import bert, encoder, tokens  # noqa: E402
 
@@ -15,60 +15,103 @@ from ninscope.neurons.memel import MEmeL, insert_memel  # noqa: E402
 
 # Inductor needs a C++ compiler; graph breaks, and the operator's own kernels, are the same with either.
 BACKEND = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
-SELECTIONS = ["top-1", "top-3", {"fraction": 0.05}, {"threshold": 3.0}]
 
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before():
+    """Nor are processes started to compile: importing torch in them takes longer than what they would compile."""
     torch.compiler.reset()
+    with torch._inductor.config.patch(compile_threads=1):
+        yield
 
 
 def alike(first, second, **settings):
-    for one, other in zip(first.buffers(), second.buffers(), strict=True):
-        torch.testing.assert_close(one, other, **settings)
+    for ours, theirs in zip(first.buffers(), second.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, **settings)
 
 
-@pytest.mark.parametrize(
-    ("select", "neurons", "method"),
-    [
-        *itertools.product(SELECTIONS, ["features", "positions"], ["reversed"]),
-        ("top-1", "features", "naive_mean"), ("top-3", "positions", "naive_shift"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_layer_has_no_graph_breaks_and_does_what_it_does_without(rng, select, neurons, method):
-    layer = MEmeL(method, select, late_start=2, neurons=neurons)
-    twin = copy.deepcopy(layer)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+# Every selection, every method and both kinds of neurons.
+CASES = [
+    ("top-1", "features", "naive_mean"),
+    ("top-3", "positions", "naive_shift"),
+    ({"fraction": 0.05}, "features", "reversed"),
+    ({"threshold": 3.0}, "positions", "reversed"),
+]
+
+
+class Several(torch.nn.Module):
+    """One layer of every case, side by side, so that one graph holds them all."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(
+            MEmeL(method, select, late_start=2, neurons=neurons) for select, neurons, method in CASES
+        )
+
+    def forward(self, h, mask):
+        return torch.stack([layer(h[number], mask) for number, layer in enumerate(self.layers)])
+
+
+def test_layers_have_no_graph_breaks_and_do_what_they_do_without(rng):
+    layers = Several()
+    twin = copy.deepcopy(layers)
+    compiled = torch.compile(layers, fullgraph=True, backend="aot_eager")
     for step in range(4):
-        h = torch.from_numpy(rng.normal(size=(4, 6, 5))).float()
+        h = torch.from_numpy(rng.normal(size=(len(CASES), 4, 6, 5))).float()
         mask = torch.from_numpy(rng.random((4, 6)) < 0.8)
-        one, other = h.clone().requires_grad_(), h.clone().requires_grad_()
-        first, second = compiled(one, mask), twin(other, mask)
+        ours, theirs = h.clone().requires_grad_(), h.clone().requires_grad_()
+        first, second = compiled(ours, mask), twin(theirs, mask)
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
         incoming = torch.from_numpy(rng.normal(size=h.shape)).float()
         first.backward(incoming)
         second.backward(incoming)
-        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=0)
-        assert torch.equal(first, h) == (step < 2)
-    alike(layer, twin, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0)
+        changed = [not torch.equal(first[number], h[number]) for number in range(len(CASES))]
+        assert changed == [step >= 2] * len(CASES)
+    alike(layers, twin, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("select", "backend"), [("top-1", BACKEND), ({"fraction": 0.05}, "aot_eager")], ids=str)
-@pytest.mark.slow
-def test_a_model_with_padding_has_no_graph_breaks(select, backend):
+class Padded(torch.nn.Module):
+    """The selection whose graph holds most, a fraction of what is no padding, behind a layer that is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.memel = torch.nn.Linear(5, 5), MEmeL(select={"fraction": 0.05}, late_start=1, shape=(5,))
+
+    def forward(self, h, mask):
+        return self.memel(self.linear(h), mask)
+
+
+def test_compiled_code_does_what_the_layer_does(rng):
     torch.manual_seed(0)
-    model, given = bert(num_hidden_layers=2, hidden_dropout_prob=0, attention_probs_dropout_prob=0).train(), tokens()
-    insert_memel(model, "middle:2", late_start=1, select=select)
-    twin = copy.deepcopy(model)
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    layer = Padded()
+    twin = copy.deepcopy(layer)
+    compiled = torch.compile(layer, fullgraph=True, backend=BACKEND)
     for _ in range(3):
-        first, second = compiled(**given).logits, twin(**given).logits
+        h = torch.from_numpy(rng.normal(size=(4, 6, 5))).float()
+        mask = torch.from_numpy(rng.random((4, 6)) < 0.8)
+        first, second = compiled(h, mask), twin(h, mask)
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+    first.square().sum().backward()
+    second.square().sum().backward()
+    torch.testing.assert_close(layer.linear.weight.grad, twin.linear.weight.grad, rtol=1e-4, atol=1e-5)
+    alike(layer, twin, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_with_padding_has_no_graph_breaks():
+    torch.manual_seed(0)
+    model = bert(num_hidden_layers=1, hidden_dropout_prob=0, attention_probs_dropout_prob=0).train()
+    inputs = tokens()
+    insert_memel(model, "middle:1", late_start=1, select={"fraction": 0.05}, shape=(16,))
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for _ in range(3):
+        first, second = compiled(**inputs).logits, twin(**inputs).logits
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
     first.sum().backward()
     second.sum().backward()
-    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-2, atol=1e-3)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-3)
     alike(model, twin, rtol=1e-3, atol=1e-4)
 
 
@@ -95,7 +138,7 @@ class Patches(torch.nn.Module):
 def test_what_is_only_known_in_a_pass_breaks_no_graph():
     torch.manual_seed(0)
     model, h = Wrapped().train(), torch.randn(2, 3, 6, 6)
-    inserted = insert_memel(model, ["patches", "encoder.layers.0.self_attn"], late_start=1)
+    inserted = insert_memel(model, ["patches", "encoder.layers.0.self_attn"], late_start=1, shape=(8,))
     twin, padding = copy.deepcopy(model), torch.arange(9) >= torch.tensor([[9], [5]])
     for module in (*model.modules(), *twin.modules()):
         if isinstance(module, torch.nn.Dropout):

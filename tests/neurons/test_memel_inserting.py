@@ -50,7 +50,7 @@ def test_a_model_trains_with_it_and_is_itself_without(name):
     assert not torch.equal(outputs(model, given), trained)
     assert all(memel.scale.steps == 3 for memel in inserted.values())
     model(**given)[0].square().mean().backward()
-    assert all(torch.isfinite(each.grad).all() for each in model.parameters() if each.grad is not None)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
     assert torch.equal(outputs(model.eval(), given), evaluated)
     remove_memel(model)
     assert model.state_dict().keys() == state.keys()
@@ -108,7 +108,7 @@ def test_bert_base_has_it_behind_attention_4_to_7():
 
     with torch.device("meta"):
         model = transformers.BertModel(transformers.BertConfig())
-        assert list(insert_memel(model)) == [f"encoder.layer.{each}.attention" for each in (4, 5, 6, 7)]
+        assert list(insert_memel(model)) == [f"encoder.layer.{number}.attention" for number in (4, 5, 6, 7)]
 
 
 def test_what_a_layer_returns_is_what_MEmeL_makes_of_it():
@@ -136,7 +136,7 @@ def test_torchs_own_encoder_and_its_padding():
     padding = torch.zeros(3, 6, dtype=torch.bool)
     padding[1, 4:] = True
     inserted = insert_memel(model, "middle:3")
-    assert list(inserted) == [f"layers.{each}.self_attn" for each in (1, 2, 3)]
+    assert list(inserted) == [f"layers.{number}.self_attn" for number in (1, 2, 3)]
     model(h, src_key_padding_mask=padding)
     model(h[:, :3], torch.zeros(3, 3, dtype=torch.bool))  # which token sees which is no padding
     assert {memel.scale.count[0].item() for memel in inserted.values()} == {16 + 9}

@@ -196,7 +196,7 @@ def test_what_was_taken_out_runs_by_itself():
 # --- modules that do not run -----------------------------------------------------------------------------------------
 def test_a_layer_whose_weights_alone_are_used_is_told_of():
     model, h = encoder(2), torch.randn(3, 6, 8)
-    insert_memel(model.eval(), [f"layers.{each}.self_attn.out_proj" for each in (0, 1)] + ["layers.0.linear1"])
+    insert_memel(model.eval(), [f"layers.{number}.self_attn.out_proj" for number in (0, 1)] + ["layers.0.linear1"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(SILENT_PASSES):

@@ -63,12 +63,12 @@ def test_suffixes_have_one_meaning_or_none():
 def test_twice_is_refused_and_so_is_taking_out_what_is_not_in():
     model = bert()
     insert_memel(model, "layer.3.attention")
-    for each in (model, model.bert, Around(model)):
-        if each is not model.bert:
+    for inner in (model, model.bert, Around(model)):
+        if inner is not model.bert:
             with pytest.raises(
-                RequestError, match=f"MEmeL is in this {type(each).__name__} already; remove_memel takes it out"
+                RequestError, match=f"MEmeL is in this {type(inner).__name__} already; remove_memel takes it out"
             ):
-                insert_memel(each, "layer.2.attention")
+                insert_memel(inner, "layer.2.attention")
     with pytest.raises(RequestError, match="has something called memel already"):
         insert_memel(model.bert, "layer.3.attention")
     remove_memel(model)

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from neurons.naive_memel import history_of, scales, two_pass  # noqa: E402
 
 from ninscope.errors import RequestError  # noqa: E402
-from ninscope.neurons.memel import MEmeL, Selection  # noqa: E402
+from ninscope.neurons.memel import MEmeL, NeuronSelection  # noqa: E402
 
 SELECTIONS = ["top-1", "top-7", {"fraction": 0.1}, {"threshold": 3.0}]
 
@@ -21,7 +21,7 @@ def drawn(rng, *shape):
 def changed(layer, h, mask=None):
     """Of every sample the flat places whose values are not what they were."""
     differ = (layer(h, mask) != h).flatten(1)
-    return [each.nonzero().flatten().tolist() for each in differ]
+    return [sample.nonzero().flatten().tolist() for sample in differ]
 
 
 def phi_of(seen, h, neurons):
@@ -40,7 +40,7 @@ def test_top_k_are_the_largest_of_every_sample(rng, number, dtype, neurons):
     )
     layer(seen.to(dtype))
     phi = phi_of(seen, h, neurons)
-    wanted = [sorted(np.argsort(-each)[:number].tolist()) for each in phi]
+    wanted = [sorted(np.argsort(-sample)[:number].tolist()) for sample in phi]
     assert changed(layer, h.to(dtype)) == wanted
 
 
@@ -57,9 +57,9 @@ def test_a_fraction_is_of_the_values_that_count(rng, part, neurons):
     kept = np.arange(6) < lengths[:, None]
     phi = np.where(np.repeat(kept, 5, 1), phi_of(seen, h, neurons), -1)
     wanted = []
-    for each, length in zip(phi, lengths, strict=True):
+    for sample, length in zip(phi, lengths, strict=True):
         number = max(math.ceil(round(part * length * 5, 9)), 1) if length else 0
-        wanted.append(sorted(np.argsort(-each)[:number].tolist()))
+        wanted.append(sorted(np.argsort(-sample)[:number].tolist()))
     assert changed(layer, h, torch.from_numpy(kept)) == wanted
 
 
@@ -74,7 +74,7 @@ def test_a_threshold_knows_no_number(rng, least, neurons):
     layer(seen)
     kept = rng.random((4, 6)) < 0.7
     chosen = (phi_of(seen, h, neurons) > least) & np.repeat(kept, 5, 1)
-    assert changed(layer, h, torch.from_numpy(kept)) == [np.flatnonzero(each).tolist() for each in chosen]
+    assert changed(layer, h, torch.from_numpy(kept)) == [np.flatnonzero(sample).tolist() for sample in chosen]
 
 
 @pytest.mark.parametrize("select", SELECTIONS, ids=str)
@@ -188,22 +188,28 @@ def test_constant_neurons_and_constant_layers(rng, select):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "select",
     [
         "top-0", "top-", "top--1", "top-1.5", "1", 3, None, True, {}, {"top_k": 0}, {"top_k": 2.0}, {"top_k": True},
         {"top_k": "2"}, {"fraction": 0}, {"fraction": 1.5}, {"fraction": float("nan")}, {"fraction": float("inf")},
         {"fraction": 2}, {"threshold": -1}, {"threshold": float("inf")}, {"threshold": float("nan")}, {"quantile": 0.5},
-        {"top_k": 1, "fraction": 1}, Selection("top_k", 0), Selection("best", 1), Selection("fraction", float("nan")),
+        {"top_k": 1, "fraction": 1},
     ],
     ids=str,
 )  # fmt: skip
-def test_other_ways_of_asking_are_refused(asked):
+def test_other_selections_are_refused(select):
     with pytest.raises(RequestError, match=r'^select .*; give "top-1", { "top_k": 10 }, { "fraction": 0.01 } or'):
-        MEmeL(select=asked)
+        MEmeL(select=select)
+
+
+@pytest.mark.parametrize(("kind", "amount"), [("top_k", 0), ("best", 1), ("fraction", float("nan"))])
+def test_a_selection_is_checked_when_it_is_made(kind, amount):
+    with pytest.raises(RequestError, match=rf'^select {kind} is {amount}; give "top-1"'):
+        NeuronSelection(kind, amount)
 
 
 def test_all_ways_of_asking():
-    assert MEmeL().selection == Selection("top_k", 1)
-    assert MEmeL(select="top-12").selection == MEmeL(select={"top_k": 12}).selection == Selection("top_k", 12)
-    assert MEmeL(select={"fraction": 0.25}).selection == MEmeL(select=Selection("fraction", 0.25)).selection
+    assert MEmeL().selection == NeuronSelection("top_k", 1)
+    assert MEmeL(select="top-12").selection == MEmeL(select={"top_k": 12}).selection == NeuronSelection("top_k", 12)
+    assert MEmeL(select={"fraction": 0.25}).selection == MEmeL(select=NeuronSelection("fraction", 0.25)).selection
     assert "select=threshold 2.5" in repr(MEmeL(select={"threshold": 2.5}))

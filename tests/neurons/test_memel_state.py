@@ -59,7 +59,7 @@ def test_the_state_is_four_buffers():
         "count": (torch.int64, (5,)),
         "steps": (torch.int64, ()),
     }
-    assert {name: (each.dtype, tuple(each.shape)) for name, each in layer.scale.state_dict().items()} == wanted
+    assert {name: (buffer.dtype, tuple(buffer.shape)) for name, buffer in layer.scale.state_dict().items()} == wanted
 
 
 def test_a_state_without_batches_starts_again(rng):
@@ -103,17 +103,23 @@ def test_a_copy_goes_its_own_way(rng):
 def test_casting_a_model_does_not_round_its_statistics(rng, cast):
     model = torch.nn.Sequential(torch.nn.Linear(5, 5), MEmeL())
     model(drawn(rng, 40, 5))
-    before = [each.clone() for each in model[1].buffers()]
+    before = [buffer.clone() for buffer in model[1].buffers()]
     model.to(cast)
     assert model[0].weight.dtype == cast
-    assert [each.dtype for each in model[1].buffers()] == [torch.float32, torch.float32, torch.int64, torch.int64]
+    assert [buffer.dtype for buffer in model[1].buffers()] == [torch.float32, torch.float32, torch.int64, torch.int64]
     assert all(torch.equal(one, other) for one, other in zip(model[1].buffers(), before, strict=True))
     assert model(drawn(rng, 40, 5).to(cast)).dtype == cast
 
 
-@pytest.mark.parametrize("method", ["reversed", "naive_mean", "naive_shift"])
-@pytest.mark.parametrize("select", SELECTIONS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "select", "method"),
+    [  # every type with every selection; methods take turns, so that each meets all types and all selections
+        (dtype, select, ("reversed", "naive_mean", "naive_shift")[(row + column) % 3])
+        for row, dtype in enumerate((torch.float64, torch.float32, torch.bfloat16, torch.float16))
+        for column, select in enumerate(SELECTIONS)
+    ],
+    ids=str,
+)
 def test_output_and_gradient_are_of_the_inputs_type(rng, dtype, select, method):
     layer = MEmeL(method, late_start=0, select=select)
     for _ in range(3):
@@ -148,23 +154,27 @@ def test_under_autocast_statistics_are_of_float32(rng, dtype, select):
 
 # --- threads -----------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(not JIT, reason="too many values for plain Python")
-@pytest.mark.parametrize("neurons", ["features", "positions"])
-@pytest.mark.parametrize("select", SELECTIONS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("neurons", "select", "dtype"),
+    [  # float32 by the kernels and, where more than one a sample is selected, by torch; other types by torch
+        ("features", "top-1", torch.float32), ("positions", "top-1", torch.float32), ("features", "top-7", torch.float32),
+        ("positions", {"threshold": 3.0}, torch.float32), ("features", {"fraction": 0.1}, torch.bfloat16),
+        ("positions", "top-7", torch.bfloat16), ("features", {"threshold": 3.0}, torch.bfloat16),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_no_bit_depends_on_the_number_of_threads(rng, neurons, select, dtype):
     batches = [drawn(rng, 16, 40, 256).to(dtype) for _ in range(3)]  # 163840 values
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            layer = MEmeL(late_start=1, select=select, neurons=neurons)
-            found.append(([layer(batch) for batch in batches], layer))
-    finally:
-        torch.set_num_threads(before)
-    for outs, layer in found[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(outs, found[0][0], strict=True))
-        assert same_state(layer, found[0][1])
-    assert not torch.equal(outs[2], batches[2])
+    runs = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        layer = MEmeL(late_start=1, select=select, neurons=neurons)
+        runs.append(([layer(batch) for batch in batches], layer))
+    (alone, first), *others = runs
+    for outs, layer in others:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(outs, alone, strict=True))
+        assert same_state(layer, first)
+    assert not torch.equal(alone[2], batches[2])
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
@@ -180,7 +190,8 @@ def allocations(work):
     finally:
         tracemalloc.stop()
     changes = [
-        each.extra_fields.alloc_size for each in _memory_events(found.profiler.kineto_results.experimental_event_tree())
+        event.extra_fields.alloc_size
+        for event in _memory_events(found.profiler.kineto_results.experimental_event_tree())
     ]
     held = np.cumsum(changes)
     return max(*changes, python), int(held.max()) + python
@@ -204,10 +215,15 @@ def test_allocations_are_seen():
 
 
 @pytest.mark.skipif(not JIT, reason="too many values for plain Python")
-@pytest.mark.parametrize("neurons", ["features", "positions"])
-@pytest.mark.parametrize("select", SELECTIONS, ids=str)
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("shape", [(64, 32, 96), (200, 1000)])
+@pytest.mark.parametrize(
+    ("shape", "neurons", "select", "padded"),
+    [  # every pair of two settings
+        ([(64, 32, 96), (200, 1000)][(row + column) % 2], neurons, select, (row // 2 + column) % 2 == 1)
+        for row, select in enumerate(SELECTIONS)
+        for column, neurons in enumerate(("features", "positions"))
+    ],
+    ids=str,
+)
 def test_no_allocation_is_larger_than_two_copies_of_the_input(rng, shape, neurons, select, padded):
     """And no more than four copies are held at once, of which two are the output and its gradient; numbers are small beside."""
     layer = MEmeL(late_start=0, select=select, neurons=neurons)
@@ -232,5 +248,5 @@ def test_statistics_take_the_same_memory_after_any_number_of_steps(rng):
         layer(drawn(rng, 4, 6, 5))
         file = io.BytesIO()
         torch.save(layer.state_dict(), file)
-        sizes.add((sum(each.untyped_storage().nbytes() for each in layer.buffers()), len(file.getvalue())))
+        sizes.add((sum(buffer.untyped_storage().nbytes() for buffer in layer.buffers()), len(file.getvalue())))
     assert sizes == {(2 * 5 * 4 + 5 * 8 + 8, sizes.copy().pop()[1])}

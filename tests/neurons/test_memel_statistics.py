@@ -162,7 +162,7 @@ def test_phi_is_of_earlier_batches_only(rng, epsilon, neurons, padded):
         if step == 0:
             assert not found.any()
             continue
-        earlier = [each.double().numpy() for each in batches[:step]]
+        earlier = [batch.double().numpy() for batch in batches[:step]]
         history = history_of(earlier, masks[:step] if padded else None, 2 if neurons == "features" else None)
         count, mean, variance = two_pass(history)
         values = batch.double().numpy().reshape(4, -1 if neurons == "positions" else 6, len(mean))
@@ -191,9 +191,9 @@ def test_observe_finds_the_largest_and_where_they_are(rng, largest, name, neuron
     scale, twin = MonosemanticScale(neurons, feature_dim), MonosemanticScale(neurons, feature_dim)
     for batch in batches_of(rng, shape):
         phi = twin(batch).double().numpy().reshape(len(batch), -1)
-        found, place = scale.observe(batch, None, largest)
+        found, index = scale.observe(batch, None, largest)
         np.testing.assert_allclose(found, -np.sort(-phi, axis=1)[:, :largest], rtol=1e-4, atol=1e-9)
-        np.testing.assert_allclose(np.take_along_axis(phi, place.numpy(), 1), found, rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(np.take_along_axis(phi, index.numpy(), 1), found, rtol=1e-4, atol=1e-9)
 
 
 def test_evaluation_gives_scales_and_learns_nothing(rng):
@@ -241,7 +241,7 @@ def test_of_a_neuron_of_fewer_than_two_values_no_scale_is_known(rng):
     scale(first, torch.arange(5) < lengths[:, None])
     found = scale.eval()(torch.full((1, 5, 2), 9.0))[0]
     assert not found[2:].any()
-    mean, variance = (each[:2].double() for each in (first.mean(0), first.double().var(0)))
+    mean, variance = (moment[:2].double() for moment in (first.mean(0), first.double().var(0)))
     wanted = (9 - mean).square() / (variance + 0.01 * variance.mean())
     torch.testing.assert_close(found[:2].double(), wanted, rtol=1e-4, atol=0)
 
@@ -253,8 +253,8 @@ def test_of_a_neuron_of_fewer_than_two_values_no_scale_is_known(rng):
 def test_an_empty_batch_may_come_first(largest, name, neurons, dtype):
     shape, feature_dim = SHAPES[name]
     scale = MonosemanticScale(neurons, feature_dim)
-    phi, place = scale.observe(torch.zeros(0, *shape, dtype=dtype), None, largest)
-    assert phi.shape == place.shape == (0, largest)
+    phi, index = scale.observe(torch.zeros(0, *shape, dtype=dtype), None, largest)
+    assert phi.shape == index.shape == (0, largest)
     assert not scale.count.any()
     assert scale.mean.shape == (shape if neurons == "positions" else (shape[feature_dim - 1],))
 

@@ -22,7 +22,7 @@ MODELS = {
 }  # fmt: skip
 # Of every layer: batches seen, neurons.
 LAYERS = {
-    "vit_tiny_patch16_224": {f"blocks.{each}.attn": [2, 192] for each in (1, 2, 3, 4)},
+    "vit_tiny_patch16_224": {f"blocks.{number}.attn": [2, 192] for number in (1, 2, 3, 4)},
     "swin_tiny_patch4_window7_224": {"layers.1.blocks.0.attn": [2, 48], "layers.2.blocks.0.attn": [2, 96]},
     "resnet18": {"fc": [2, 1000]},
 }

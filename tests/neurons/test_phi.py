@@ -155,7 +155,7 @@ def outputs(model, batches):
     w1, b1 = (p.detach().numpy().astype(float) for p in model.first.parameters())
     w2, b2 = (p.detach().numpy().astype(float) for p in model.second.inner.parameters())
     first = [x @ w1.T + b1 for x, _ in batches]
-    return {"first": first, "second": [np.tanh(each) @ w2.T + b2 for each in first]}
+    return {"first": first, "second": [np.tanh(hidden) @ w2.T + b2 for hidden in first]}
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -175,7 +175,7 @@ def test_phi_of_layers_is_that_of_loops(rng, masked, neurons):
         for (_, kept), h in zip(new, now[name], strict=True):
             flat = h.reshape(len(h), -1) if dim is None else h
             phi = scales(flat, mean, variance, 0.02).reshape(h.shape)
-            values += [phi[place] for place in np.ndindex(phi.shape) if kept[place[:2]]]
+            values += [phi[index] for index in np.ndindex(phi.shape) if kept[index[:2]]]
             of_samples += [max(phi[n][kept[n]].max(), 0) for n in range(len(phi))]
         summary = found[name].summary()
         assert summary.values == len(values)
@@ -192,7 +192,7 @@ def test_positions_that_history_never_saw_have_no_scale(rng):
     new[0][0][:, 3:] += 50
     found = phi_of_layers(model, {"first": model.first}, run_on(model, True), history, new, "positions")["first"]
     past, now = (outputs(model, batches)["first"][0].reshape(-1, 20) for batches in (history, new))
-    _, mean, variance = two_pass([list(past[:, place]) for place in range(12)])
+    _, mean, variance = two_pass([list(past[:, position]) for position in range(12)])
     known = scales(now[:, :12], mean, variance, 0.01)
     summary = found.summary()
     assert (summary.values, summary.counts[0] >= 3 * 8) == (60, True)

@@ -48,7 +48,7 @@ def numbers_in(of: ForecastSettings, split: str) -> list[list[int]]:
     """Which frames each sequence is made of, told by their pixels."""
     known = {pixels_of(number).tobytes(): number for number in range(40)}
     sequences = of.sequences(split)
-    return [[known[frame.tobytes()] for frame in sequences.frames(place)] for place in range(sequences.count)]
+    return [[known[frame.tobytes()] for frame in sequences.frames(number)] for number in range(sequences.count)]
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_names_that_tell_no_time(root):
 
 def test_two_frames_of_one_time(root):
     write_frame(root, 0, tail="_again")
-    with pytest.raises(RequestError, match=r"is of the same time as RAD20110501234200.png; remove one"):
+    with pytest.raises(RequestError, match=r"has the same time as RAD20110501234200.png; remove one"):
         settings(root).sequences("train")
 
 
@@ -244,7 +244,8 @@ def test_masked_pixels_do_not_count(root, masked):
     torch = pytest.importorskip("torch")
     from ninscope.neurons.tasks.forecasting import Forecasting
 
-    task = Forecasting(settings(root, masks=True, weights_of="pixel"))
+    masked_frames = settings(root, masks=True, weights_of="pixel")
+    task = Forecasting("hko7", masked_frames.sequences("train"), masked_frames.sequences("held_out"), "pixel")
     batch = task.batch(np.array([0]))
     np.testing.assert_array_equal(batch["mask"][0, 0].numpy(), masked[2])
     total = count = 0

@@ -102,13 +102,12 @@ def test_wrong_rows_are_refused(tmp_path, rng):
         GlueSettings("rte", folder=tmp_path, tokenizer="bytes").task(base)
     (tmp_path / "rte" / "train-00000-of-00002.parquet").write_bytes(b"nothing")
     with pytest.raises(
-        RequestError, match=r"GLUE's rte cannot be had \(Arrow\w+: .*\); give a folder with its Parquet files"
+        RequestError, match=r"GLUE's rte cannot be loaded \(Arrow\w+: .*\); give a folder with its Parquet files"
     ):
         GlueSettings("rte", folder=tmp_path, tokenizer="bytes").task(base)
 
 
-@pytest.mark.parametrize("empty", ["question1", "question2"])
-@pytest.mark.parametrize("blank", ["", " "])
+@pytest.mark.parametrize(("empty", "blank"), [("question1", " "), ("question2", "")])
 def test_questions_without_a_letter_are_the_data_set_s_own(tmp_path, rng, empty, blank):
     """The Hub's qqp has training rows whose question2 is empty, which nobody who asks for it can mend."""
     rows = write_glue(tmp_path, "qqp", rng, **{empty: blank})["train-00000-of-00002"]
@@ -148,7 +147,7 @@ def test_a_hub_that_does_not_answer_stops_nothing_else(tmp_path, rng, monkeypatc
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"GLUE's rte cannot be had \(.*\); give a folder") as found:
+    with pytest.raises(CheckpointError, match=r"GLUE's rte cannot be loaded \(.*\); give a folder") as found:
         read_glue("rte", None, None)
     assert (found.value.status, found.value.passing) == ("missing", True)
 
@@ -163,7 +162,7 @@ def test_wrong_settings_are_refused(tmp_path, rng):
     ):
         GlueSettings("rte", folder=tmp_path)
     write_glue(tmp_path, "rte", rng)
-    with pytest.raises(RequestError, match="revision is of the Hub's data set, and a folder has none"):
+    with pytest.raises(RequestError, match="revision belongs to the Hub's data set, and a folder has none"):
         GlueSettings("rte", folder=tmp_path, revision="main")
     (tmp_path / "rte" / "validation-00000-of-00001.parquet").unlink()
     with pytest.raises(RequestError, match=r"has no validation-\*.parquet"):

@@ -62,7 +62,7 @@ def test_the_loss_is_the_mean_over_all_held_out_tokens(tmp_path, files):
         with torch.no_grad():
             outputs = model(input_ids=tokens[:, :-1]).logits[0].double().numpy()
         chances = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
-        losses += [-math.log(chances[place, content[start + place + 1]]) for place in range(16)]
+        losses += [-math.log(chances[position, content[start + position + 1]]) for position in range(16)]
     for size in (1, 4, 100):
         found = task.evaluate(model, size, CPU)
         assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)

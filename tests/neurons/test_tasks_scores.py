@@ -55,8 +55,8 @@ def test_scores_of_classes(drawn):
     found = scores(("accuracy", "f1", "matthews"), np.array(predicted), np.array(labels), classes)
     assert list(found) == ["accuracy", "f1", "matthews"]
     assert found["accuracy"] == pytest.approx(sum(p == q for p, q in pairs) / len(pairs))
-    each = [f1_of(predicted, labels, number) for number in range(classes)]
-    assert found["f1"] == pytest.approx(each[1] if classes == 2 else sum(each) / classes)
+    per_class = [f1_of(predicted, labels, number) for number in range(classes)]
+    assert found["f1"] == pytest.approx(per_class[1] if classes == 2 else sum(per_class) / classes)
     assert found["matthews"] == pytest.approx(matthews_of(predicted, labels, classes), abs=1e-12)
     assert all(type(value) is float for value in found.values())
 
@@ -106,5 +106,5 @@ def test_wrong_metrics_are_refused():
         checked_metrics(())
     with pytest.raises(RequestError, match=r"metrics is \['f1', 'f1'\]; one or more different ones"):
         checked_metrics(("f1", "f1"))
-    with pytest.raises(RequestError, match="spearman and pearson are of numbers, accuracy, f1, matthews of classes"):
+    with pytest.raises(RequestError, match="spearman and pearson need numbers, accuracy, f1, matthews classes"):
         checked_metrics(("f1", "spearman"))

@@ -36,10 +36,10 @@ def test_batches_are_the_rows_of_the_file(tmp_path, files, rng):
     assert task.classes == ["other", "vowel"]
     batch = task.batch(np.array([4, 0, 4]))
     assert batch["labels"].tolist() == [["other", "vowel"].index(rows[number]["label"]) for number in (4, 0, 4)]
-    for place, number in enumerate((4, 0, 4)):
-        length = int(batch["attention_mask"][place].sum())
-        assert bytes(batch["input_ids"][place, :length].tolist()).decode() == rows[number]["text"]
-        assert not batch["input_ids"][place, length:].any()
+    for row, number in enumerate((4, 0, 4)):
+        length = int(batch["attention_mask"][row].sum())
+        assert bytes(batch["input_ids"][row, :length].tolist()).decode() == rows[number]["text"]
+        assert not batch["input_ids"][row, length:].any()
     held = list(task.held_out(8))
     assert [len(part["labels"]) for part in held] == [8, 8, 5]
 

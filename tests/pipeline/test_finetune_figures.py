@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ninscope.neurons import inhibition
 from ninscope.neurons.finetuning.recipe import METHODS, NONE
 from ninscope.report import finetune_figures
 from ninscope.report.activations_figure import activations_figure
@@ -234,5 +235,4 @@ def test_a_model_whose_last_checkpoint_failed():
 
 
 def test_every_method_has_its_colour():
-    layer = pytest.importorskip("ninscope.neurons.memel.layer", reason="torch is not installed")
-    assert tuple(finetune_figures.METHODS) == METHODS == (NONE, *sorted(layer.METHODS))
+    assert tuple(finetune_figures.METHODS) == METHODS == (NONE, *sorted(inhibition.METHODS))

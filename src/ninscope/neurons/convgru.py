@@ -1,5 +1,5 @@
 """ConvGRU: the encoder-forecaster of Shi et al., "Deep Learning for Precipitation Nowcasting: A Benchmark and A New Model"
-(NIPS 2017), which paper B fine-tunes on HKO-7.
+(NIPS 2017), which the MEmeL paper fine-tunes on HKO-7.
 
 Every level of the encoder is a strided convolution and a recurrent layer; its last hidden state is where the recurrent layer of
 the same level of the forecaster starts. The forecaster runs from the coarsest level, which reads nothing but its state, to the
@@ -7,7 +7,7 @@ finest; a transposed convolution leads from each level to the next. Two convolut
 
 The defaults are those authors' ConvGRU (their published settings convgru_55_55_33_1_64_1_192_1_192): recurrent kernels of
 5, 5 and 3 and 64, 192 and 192 hidden channels, behind convolutions with strides 5, 3 and 2. Their frames are of 480x480
-pixels; here they are of 120x120, as in paper B (appendix F.1). Unlike theirs, there is no mask among the inputs.
+pixels; here they are of 120x120, as in MEmeL (appendix F.1). Unlike theirs, there is no mask among the inputs.
 
 Weights are initialised as PyTorch does it for every layer.
 """
@@ -60,7 +60,7 @@ class ConvGRUConfig:
     upsampling_kernels: tuple[int, ...] = (7, 5, 4)
     negative_slope: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, limit in (("height", MAX_SIDE), ("width", MAX_SIDE), ("input_frames", MAX_FRAMES)):
             _check_integer(name, getattr(self, name), 1, limit)
         _check_integer("output_frames", self.output_frames, 1, MAX_FRAMES)
@@ -89,7 +89,7 @@ class ConvGRUConfig:
             )
 
     def _check_side(self, side: int) -> None:
-        """Down and up again, a level must have the size it had."""
+        """Raises RequestError: a level that does not come back to its size on the way down and up."""
         for level in range(self.levels):
             stride, padding = self.strides[level], self.paddings[level]
             down = (side + 2 * padding - self.convolution_kernels[level]) // stride + 1
@@ -119,8 +119,8 @@ class ConvGRUConfig:
         given = set(config) - {"model_type"}
         if given != known:
             unknown, absent = sorted(given - known), sorted(known - given)
-            what = f"unknown key {unknown[0]!r}" if unknown else f"key {absent[0]!r} is absent"
-            raise RequestError(f"{name}: {what}; a ConvGRU's keys are {', '.join(sorted(known))}")
+            problem = f"unknown key {unknown[0]!r}" if unknown else f"key {absent[0]!r} is absent"
+            raise RequestError(f"{name}: {problem}; a ConvGRU's keys are {', '.join(sorted(known))}")
         return cls(**{key: config[key] for key in known})
 
 
@@ -153,25 +153,28 @@ class ConvGRULayer(nn.Module):
 
     def __init__(
         self, channels: int | None, hidden: int, input_kernel: int, recurrent_kernel: int, negative_slope: float
-    ):
+    ) -> None:
         super().__init__()
         self.hidden = hidden
-        if channels is None:
-            self.input_to_hidden = None
-        else:
-            self.input_to_hidden = nn.Conv2d(channels, 3 * hidden, input_kernel, padding=input_kernel // 2)
+        self.input_to_hidden = (
+            None if channels is None else nn.Conv2d(channels, 3 * hidden, input_kernel, padding=input_kernel // 2)
+        )
         self.hidden_to_hidden = nn.Conv2d(hidden, 3 * hidden, recurrent_kernel, padding=recurrent_kernel // 2)
         self.activation = nn.LeakyReLU(negative_slope)
 
     def forward(self, inputs: torch.Tensor | None, state: torch.Tensor | None, steps: int) -> torch.Tensor:
         """Hidden states of all steps, [batch, hidden, steps, height, width]; the last of them is the layer's final state.
 
-        inputs: [batch, channels, steps, height, width], or None where the layer has none. state: [batch, hidden, height, width],
-        or None for zeros.
+        inputs: [batch, channels, steps, height, width], or None for a layer without an input. state: [batch, hidden, height,
+        width], or None for zeros. Raises ValueError: neither is given.
         """
-        from_inputs = None if inputs is None else _of_each_frame(self.input_to_hidden, inputs)
+        from_inputs = None
+        if inputs is not None and self.input_to_hidden is not None:
+            from_inputs = _on_every_frame(self.input_to_hidden, inputs)
+            if state is None:
+                state = from_inputs.new_zeros(len(inputs), self.hidden, *inputs.shape[-2:])
         if state is None:
-            state = from_inputs.new_zeros(len(inputs), self.hidden, *inputs.shape[-2:])
+            raise ValueError("a ConvGRU layer without an input needs a state to start from")
         states = []
         for step in range(steps):
             state = self._next(None if from_inputs is None else from_inputs[:, :, step], state)
@@ -191,13 +194,13 @@ class ConvGRULayer(nn.Module):
 
 
 class ConvGRU(nn.Module):
-    """The encoder-forecaster. down and up hold a convolution a level, the finest first; recurrent holds all recurrent layers in
-    the order in which they are run, those of the encoder from the finest level to the coarsest, then those of the forecaster back.
+    """The encoder-forecaster. down and up hold one convolution per level, the finest first. recurrent holds all recurrent layers
+    in the order in which they run: those of the encoder from the finest level to the coarsest, then those of the forecaster back.
 
-    A recurrent layer returns its hidden states of all steps, which are all that is read of it.
+    A recurrent layer returns its hidden states of all steps; nothing else of it is read.
     """
 
-    def __init__(self, config: ConvGRUConfig):
+    def __init__(self, config: ConvGRUConfig) -> None:
         super().__init__()
         self.config = config
         channels, hidden, levels = config.convolution_channels, config.hidden_channels, range(config.levels)
@@ -220,29 +223,29 @@ class ConvGRU(nn.Module):
         self.activation = nn.LeakyReLU(config.negative_slope)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Forecast frames, [batch, output_frames, height, width], of those seen, [batch, input_frames, height, width].
+        """Frames that are forecast, [batch, output_frames, height, width], from frames seen, [batch, input_frames, height, width].
 
-        Both in units of the full scale: a pixel of 255 is 1. Nothing keeps the forecast within 0 and 1.
+        Both are in units of the full scale: a pixel of 255 is 1. Nothing keeps the forecast within 0 and 1.
         Raises RequestError: frames of another shape than the configuration's.
         """
         expected = (self.config.input_frames, self.config.height, self.config.width)
         if frames.ndim != 4 or tuple(frames.shape[1:]) != expected:
-            wanted = ", ".join(map(str, expected))
-            raise RequestError(f"ConvGRU: frames have shape {list(frames.shape)}; [batch, {wanted}] was expected")
+            sizes = ", ".join(map(str, expected))
+            raise RequestError(f"ConvGRU: frames have shape {list(frames.shape)}; [batch, {sizes}] was expected")
         encoder, forecaster = self.recurrent[: self.config.levels], self.recurrent[self.config.levels :]
         hidden, states = frames.unsqueeze(1), []
         for convolution, layer in zip(self.down, encoder, strict=True):
-            hidden = layer(self.activation(_of_each_frame(convolution, hidden)), None, self.config.input_frames)
+            hidden = layer(self.activation(_on_every_frame(convolution, hidden)), None, self.config.input_frames)
             states.append(hidden[:, :, -1])
-        hidden = None
+        inputs: torch.Tensor | None = None  # the coarsest level has none
         for convolution, layer in zip(reversed(self.up), forecaster, strict=True):
-            hidden = layer(hidden, states.pop(), self.config.output_frames)
-            hidden = self.activation(_of_each_frame(convolution, hidden))
-        hidden = self.activation(_of_each_frame(self.final, hidden))
-        return _of_each_frame(self.output, hidden).squeeze(1)
+            hidden = layer(inputs, states.pop(), self.config.output_frames)
+            hidden = inputs = self.activation(_on_every_frame(convolution, hidden))
+        hidden = self.activation(_on_every_frame(self.final, hidden))
+        return _on_every_frame(self.output, hidden).squeeze(1)
 
     def save_pretrained(self, folder: Path | str, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors, weights in the type they have. state_dict: instead of the model's own."""
+        """Write config.json and model.safetensors, weights in the type they have. state_dict: weights (default: the model's)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict() if state_dict is None else state_dict
@@ -270,8 +273,9 @@ class ConvGRU(nn.Module):
 
     @classmethod
     def from_tensors(cls, config: Mapping, tensors: Mapping[str, torch.Tensor], name: str = MODEL_TYPE) -> "ConvGRU":
-        """The model of a config.json's content and tensors by name, copied, in float32. name: for messages. Raises RequestError as
-        `from_pretrained`.
+        """The model of a config.json's content and of tensors by name, copied, in float32. name: for messages.
+
+        Raises RequestError: as `from_pretrained`.
         """
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         return _filled(ConvGRUConfig.from_dict(config, name), shapes, tensors.__getitem__, name)
@@ -282,10 +286,11 @@ def _recurrent(config: ConvGRUConfig, level: int, channels: int | None) -> ConvG
     return ConvGRULayer(channels, config.hidden_channels[level], *kernels, config.negative_slope)
 
 
-def _of_each_frame(module: nn.Module, frames: torch.Tensor) -> torch.Tensor:
-    """A module of images over sequences of them, [batch, channels, steps, height, width]."""
+def _on_every_frame(module: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+    """A module of images, run on every frame of sequences [batch, channels, steps, height, width]."""
     batch, _, steps = frames.shape[:3]
-    return module(frames.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, steps)).transpose(1, 2)
+    images: torch.Tensor = module(frames.transpose(1, 2).flatten(0, 1))
+    return images.unflatten(0, (batch, steps)).transpose(1, 2)
 
 
 def _read_config(folder: Path) -> Mapping:

@@ -1,31 +1,36 @@
-"""How the monosemantic scale is distributed over the activations of a model's layers, in memory that no number of them grows."""
+"""How the monosemantic scale is distributed over the activations of a model's layers, in memory that does not grow with them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ninscope.errors import CheckpointError, NonFiniteError, RequestError
+from ninscope.neurons.inhibition import EPSILON, NEURONS
 from ninscope.neurons.memel.finding import feature_dim_of
-from ninscope.neurons.memel.scale import EPSILON, MonosemanticScale
+from ninscope.neurons.memel.scale import MonosemanticScale
 from ninscope.neurons.watching import watched
 
 # A float32 without sign and with 12 of its 23 digits: values of one bin differ by less than 2.5e-4 of themselves.
 _DROPPED = 11
 _BINS = 1 << (31 - _DROPPED)
+BatchType = TypeVar("BatchType")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
-# Of the coarse histogram that is kept of a distribution: powers of two, and what is below the first.
+# Edges of the coarse histogram that is kept of a distribution, as powers of two; what is below the first has a bin of its own.
 OCTAVES = np.arange(-16, 17)
 
 
 @dataclass(frozen=True)
 class PhiSummary:
-    """Of phi of many values: how many, their mean, quantiles (to 2.5e-4 of themselves) and largest; largest_mean: the mean over
-    samples of each one's largest, which is what MEmeL selects. counts: int64 [len(OCTAVES) + 1], values below 2^OCTAVES[0],
-    then from 2^OCTAVES[i] to 2^OCTAVES[i + 1]; the last has no upper bound. NaN where there are no values.
+    """phi of many values: their number, mean, quantiles (to 2.5e-4 of themselves) and largest; NaN where there are no values.
+
+    largest_mean: the mean over samples of the sample's largest phi, the value that MEmeL selects. counts: int64
+    [len(OCTAVES) + 1], values below 2^OCTAVES[0], then from 2^OCTAVES[i] to 2^OCTAVES[i + 1]; the last has no upper bound.
     """
 
     values: int
@@ -42,18 +47,22 @@ class PhiSummary:
 class PhiDistribution:
     """Values of phi, counted as they come; distributions add."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts = np.zeros(_BINS, np.int64)
         self.sum, self.values, self.largest = 0.0, 0, 0.0
         self.sum_of_largest, self.samples = 0.0, 0
 
     def add(self, phi: Tensor, kept: Tensor | None = None) -> None:
         """phi: float32 [samples, ...], not negative. kept: bool of the same shape, False where a value does not count."""
-        of_samples = phi.flatten(1)
-        largest = of_samples.amax(1) if phi.numel() else of_samples.new_zeros(0)  # phi of padding is 0
+        samples = phi.flatten(1)
+        largest = samples.amax(1) if phi.numel() else samples.new_zeros(0)  # phi of padding is 0
         flat = phi.flatten() if kept is None else phi[kept]
         bins = flat.contiguous().view(torch.int32).bitwise_right_shift(_DROPPED)
-        self.counts += torch.bincount(bins.long(), minlength=_BINS).cpu().numpy()
+        if len(bins) < _BINS // 8:  # a pass over all bins would take longer
+            used, counts = bins.unique(return_counts=True)
+            self.counts[used.cpu().numpy()] += counts.cpu().numpy()
+        else:
+            self.counts += torch.bincount(bins.long(), minlength=_BINS).cpu().numpy()
         self.sum += float(flat.sum(dtype=torch.float64))
         self.values += flat.numel()
         self.largest = max(self.largest, float(largest.max())) if largest.numel() else self.largest
@@ -61,32 +70,36 @@ class PhiDistribution:
         self.samples += len(largest)
 
     def __iadd__(self, other: "PhiDistribution") -> "PhiDistribution":
-        self.counts += other.counts
+        used = np.flatnonzero(other.counts)
+        self.counts[used] += other.counts[used]
         for name in ("sum", "values", "sum_of_largest", "samples"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.largest = max(self.largest, other.largest)
         return self
 
     def quantile(self, part: float) -> float:
-        """The smallest value that at least such a part of all do not exceed, as the middle of its bin; NaN of no values."""
+        """The smallest value that at least this part of all values does not exceed, as its bin's middle; NaN without values."""
+        (value,) = self._quantiles([part])
+        return value
+
+    def _quantiles(self, parts: Iterable[float]) -> list[float]:
         if not self.values:
-            return float("nan")
-        reached = np.cumsum(self.counts)
-        at = int(np.searchsorted(reached, part * self.values))
-        low, high = _edge(at), _edge(at + 1)
-        return (low + high) / 2 if at else 0.0
+            return [float("nan") for _ in parts]
+        used = np.flatnonzero(self.counts)
+        reached = np.cumsum(self.counts[used])
+        bins = [int(used[np.searchsorted(reached, part * self.values)]) for part in parts]
+        return [(_edge(number) + _edge(number + 1)) / 2 if number else 0.0 for number in bins]
 
     def summary(self) -> PhiSummary:
         nothing = float("nan")
-        fine = np.searchsorted(2.0**OCTAVES, _edges(), side="right")
-        octaves = np.bincount(fine, weights=self.counts, minlength=len(OCTAVES) + 1).astype(np.int64)
+        octaves = np.add.reduceat(self.counts, _first_bins())
         return PhiSummary(
             self.values,
-            self.sum / self.values if self.values else nothing,
-            *(self.quantile(part) for part in QUANTILES.values()),
-            self.largest if self.values else nothing,
-            self.sum_of_largest / self.samples if self.samples else nothing,
-            octaves,
+            mean=self.sum / self.values if self.values else nothing,
+            **dict(zip(QUANTILES, self._quantiles(QUANTILES.values()), strict=True)),
+            largest=self.largest if self.values else nothing,
+            largest_mean=self.sum_of_largest / self.samples if self.samples else nothing,
+            counts=octaves,
         )
 
 
@@ -94,28 +107,29 @@ def _edge(number: int) -> float:
     return float(np.array([number << _DROPPED], np.uint32).view(np.float32)[0])
 
 
-def _edges() -> np.ndarray:
-    """The lower edge of every bin; of those that no finite number falls into, infinity."""
-    edges = (np.arange(_BINS, dtype=np.uint32) << np.uint32(_DROPPED)).view(np.float32)
-    return np.where(np.isnan(edges), np.float32(np.inf), edges)
+@cache
+def _first_bins() -> np.ndarray:
+    """The first bin of every octave, int64 [len(OCTAVES) + 1]: every power of two is the lower edge of a bin."""
+    edges = np.array(2.0**OCTAVES, np.float32).view(np.uint32) >> _DROPPED
+    return np.concatenate([[0], edges.astype(np.int64)])
 
 
 class PhiOfLayers:
-    """phi of the activations of some layers of a model, by statistics of earlier ones (Definition 3.1).
+    """phi of the activations of some layers of a model, by statistics of earlier activations (MEmeL, Definition 3.1).
 
     The model is run by others, inside `learning` and then inside `looking`, in the mode it is in. Both raise CheckpointError
     (nonfinite): activations that are not finite, and RequestError as `MonosemanticScale.observe`.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Mapping[str, nn.Module], neurons: str = "features", epsilon: float = EPSILON
-    ):
+        self, model: nn.Module, layers: Mapping[str, nn.Module], neurons: str = NEURONS[0], epsilon: float = EPSILON
+    ) -> None:
         self.model, self.layers = model, layers
         self._scales = {
             name: MonosemanticScale(neurons, feature_dim_of(module, neurons), epsilon=epsilon, layer=name)
             for name, module in layers.items()
         }
-        self._found = {name: PhiDistribution() for name in layers}
+        self._distributions = {name: PhiDistribution() for name in layers}
 
     def learning(self) -> AbstractContextManager:
         """Activations meanwhile are history."""
@@ -125,11 +139,11 @@ class PhiOfLayers:
         """phi of activations meanwhile is counted."""
         return watched(self.model, self.layers, self._look)
 
-    def found(self) -> dict[str, PhiDistribution]:
+    def distributions(self) -> dict[str, PhiDistribution]:
         """By layer. Raises RequestError: a layer that gave no activations."""
-        if silent := [name for name, distribution in self._found.items() if not distribution.values]:
+        if silent := [name for name, distribution in self._distributions.items() if not distribution.values]:
             raise RequestError(f"layer {silent[0]} gives no activations on these examples; take another layer")
-        return self._found
+        return self._distributions
 
     @torch.no_grad()
     def _learn(self, name: str, h: Tensor, mask: Tensor | None) -> None:
@@ -144,34 +158,34 @@ class PhiOfLayers:
             raise CheckpointError("nonfinite", f"{name}: activations are not finite (NaN or infinity)")
         phi = self._scales[name].to(h.device).phi(h.float(), mask)
         kept = None if mask is None else mask.bool()[(...,) + (None,) * (h.ndim - mask.ndim)].expand(h.shape)
-        self._found[name].add(phi, kept)
+        self._distributions[name].add(phi, kept)
 
 
 def phi_of_layers(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
-    passed: Callable[[object], object],
-    history: Iterable,
-    new: Iterable,
-    neurons: str = "features",
+    run: Callable[[BatchType], object],
+    history: Iterable[BatchType],
+    new: Iterable[BatchType],
+    neurons: str = NEURONS[0],
     epsilon: float = EPSILON,
 ) -> dict[str, PhiDistribution]:
-    """Of every layer, phi of the activations on `new` batches, by the statistics of those on `history`.
+    """phi of every layer's activations on `new` batches, by the statistics of its activations on `history`.
 
-    passed(batch): runs the model on a batch. Raises CheckpointError, RequestError: as `PhiOfLayers`.
+    run(batch): runs the model on a batch. Raises CheckpointError, RequestError: as `PhiOfLayers`.
     """
     looked = PhiOfLayers(model, layers, neurons, epsilon)
     with torch.no_grad():
         for watching, batches in ((looked.learning, history), (looked.looking, new)):
             with watching():
                 for batch in batches:
-                    passed(batch)
-    return looked.found()
+                    run(batch)
+    return looked.distributions()
 
 
 def together(distributions: Iterable[PhiDistribution]) -> PhiDistribution:
-    """All of them as one."""
+    """The distribution of all their values."""
     whole = PhiDistribution()
-    for one in distributions:
-        whole += one
+    for distribution in distributions:
+        whole += distribution
     return whole

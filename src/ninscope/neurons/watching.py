@@ -1,7 +1,8 @@
-"""Look at what layers of a model give while it runs, and at which of it is padding."""
+"""Watch what layers of a model give while it runs, and which of it is padding."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from ninscope.neurons.memel.padding import Padding, is_floating
 See = Callable[[str, Tensor, Tensor | None], None]
 
 
-def activations_of(output) -> Tensor | None:
+def activations_of(output: Any) -> Tensor | None:
     """A layer's output, or the first tensor of floats in it; None where there is none."""
     if isinstance(output, Tensor):
         return output if is_floating(output) else None
@@ -24,8 +25,8 @@ def watched(model: nn.Module, layers: Mapping[str, nn.Module], see: See) -> Iter
     padding = Padding(model)
     handles = padding.hook(model)
 
-    def hook(name: str):
-        def look(module: nn.Module, arguments: tuple, output) -> None:
+    def hook(name: str) -> Callable[[nn.Module, tuple, Any], None]:
+        def look(module: nn.Module, arguments: tuple, output: Any) -> None:
             if (h := activations_of(output)) is not None:
                 see(name, h.detach(), padding.of(name, h))
 

@@ -1,9 +1,10 @@
-"""A checkpoint of any source as what a model is made from, and a model's weights as a checkpoint again."""
+"""Make a model's base from a checkpoint of any source, and a checkpoint from a model's weights."""
 
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -33,8 +34,12 @@ class Analysed:
 Analyse = Callable[[nn.Module], Analysed]
 
 
+class _SavesItself(Protocol):
+    def save_pretrained(self, folder: Path, *, state_dict: dict[str, torch.Tensor]) -> None: ...
+
+
 def base_of(checkpoint: Checkpoint, name: str, folder: Path | str | None, revision: str | None) -> Base:
-    """All floats of a checkpoint, as float32; what is no float (masks, positions) a model makes itself.
+    """All floats of a checkpoint, as float32; a model makes what is no float (masks, positions) itself.
 
     folder, revision: where its tokenizer would be. Raises CheckpointError: what reading raises, NaN among it.
     """
@@ -60,17 +65,17 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
-    """config.json and model.safetensors, of a model of transformers or one that saves itself alike."""
+    """Write config.json and model.safetensors of a model of transformers, or of one that saves itself in the same way."""
     with quiet():
-        model.save_pretrained(folder, state_dict=weights_of(model))
+        cast(_SavesItself, model).save_pretrained(folder, state_dict=weights_of(model))
 
 
 def analyse_with(parameters: Parameters) -> Analyse:
     """A function that analyses a model as its base was: the whole network, with these parameters, by the same reading."""
 
     def analyse(model: nn.Module) -> Analysed:
-        with tempfile.TemporaryDirectory(prefix="ninscope-") as place:
-            folder = Path(place) / "step0"
+        with tempfile.TemporaryDirectory(prefix="ninscope-") as scratch:
+            folder = Path(scratch) / "step0"
             save_model(model, folder)
             checkpoint = open_source(folder).open(folder.name)
             measured = exact_measurement(exact_analysis(neuron_network(checkpoint, parameters.reading), parameters))

@@ -11,18 +11,18 @@ from ninscope.neurons.tasks.task import Base, Task
 
 
 def look_at(task: Task, base: Base, how: Looking) -> dict[str, PhiSummary]:
-    """phi of held-out examples by statistics of training examples, by layer, and of all layers together (ALL_LAYERS).
+    """phi of held-out examples by statistics of training examples, for every layer and for all layers together (ALL_LAYERS).
 
     Raises RequestError: the base cannot do the task, no such layers. Raises CheckpointError (nonfinite).
     """
     device = device_of(how.device)
     with threads(how.threads):
-        torch.manual_seed(0)  # of a head that the base lacks, which has no part in its body's activations
+        torch.manual_seed(0)  # for a head that the base lacks, which has no part in its body's activations
         model = task.model(base).to(device)
-        layers = layers_of(model, how.layers if isinstance(how.layers, str) else list(how.layers))
+        layers = layers_of(model, how.layers)
         history = (task.batch(examples) for examples in history_of(task.train_size, how.batch_size, how.history))
         with evaluating(model):
-            found = phi_of_layers(
+            distributions = phi_of_layers(
                 model,
                 layers,
                 lambda batch: task.loss(model, moved(batch, device)),
@@ -31,5 +31,5 @@ def look_at(task: Task, base: Base, how: Looking) -> dict[str, PhiSummary]:
                 how.neurons,
                 how.epsilon,
             )
-    summaries = {name: distribution.summary() for name, distribution in found.items()}
-    return summaries | {ALL_LAYERS: together(found.values()).summary()}
+    summaries = {name: distribution.summary() for name, distribution in distributions.items()}
+    return summaries | {ALL_LAYERS: together(distributions.values()).summary()}

@@ -1,38 +1,56 @@
 """How a model is fine-tuned, or looked at. Nothing here imports torch: a plan needs recipes, and only the work needs torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from ninscope.errors import RequestError
-from ninscope.neurons.selection import Selection
+from ninscope.neurons import inhibition
+from ninscope.neurons.selection import NeuronSelection
 
 NONE = "none"  # the method without MEmeL
-METHODS = (NONE, "naive_mean", "naive_shift", "reversed")
+METHODS = (NONE, *sorted(inhibition.METHODS))
 PRECISIONS = ("float32", "bf16")
 DEVICES = ("cpu", "cuda")
 MOST_THREADS = 1024
+MOST_WHOLE = 2**31 - 1
 ALL_LAYERS = "all"  # where numbers are of all layers together
+
+
+class LayerSettings(TypedDict):
+    """Arguments of every `MEmeL` that a fine-tune inserts, without its method."""
+
+    select: str | Mapping[str, float]
+    neurons: str
+    late_start: int
+    forget: int | None
+    epsilon: float
 
 
 @dataclass(frozen=True)
 class Inhibition:
-    """Where MEmeL is, or without it where monosemanticity is measured, and how: arguments of `insert_memel`."""
+    """Where MEmeL is inserted and how: arguments of `insert_memel`. A fine-tune without MEmeL measures monosemanticity there.
 
-    layers: str | tuple[str, ...] = "middle:4"
-    select: str | Mapping[str, float] = "top-1"
-    neurons: str = "features"
-    late_start: int = 10
+    Raises RequestError: a value that MEmeL cannot have.
+    """
+
+    layers: str | tuple[str, ...] = inhibition.LAYERS
+    select: str | Mapping[str, float] = inhibition.SELECT
+    neurons: str = inhibition.NEURONS[0]
+    late_start: int = inhibition.LATE_START
     forget: int | None = None
-    epsilon: float = 0.01
+    epsilon: float = inhibition.EPSILON
 
-    def __post_init__(self):
-        Selection.of(self.select)
-        if not self.layers:
-            raise RequestError('layers is empty; give "middle:4", or names of modules')
+    def __post_init__(self) -> None:
+        NeuronSelection.of(self.select)
+        inhibition.check_layers(self.layers)
+        inhibition.check_neurons(self.neurons)
+        inhibition.check_late_start(self.late_start)
+        inhibition.check_forget(self.forget)
+        inhibition.check_epsilon(self.epsilon)
 
-    def settings(self) -> dict:
-        """Those of the layer itself."""
+    def layer_settings(self) -> LayerSettings:
         return {
             "select": self.select, "neurons": self.neurons, "late_start": self.late_start, "forget": self.forget,
             "epsilon": self.epsilon,
@@ -41,15 +59,15 @@ class Inhibition:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One fine-tune. The defaults are those of BERT on GLUE (paper B, appendix F.1).
+    """One fine-tune. The defaults are those of BERT on GLUE (MEmeL, appendix F.1).
 
-    method: one of METHODS. seed: of the order of examples, of dropout and of a new head; methods of one seed share all three.
-    steps: updates, or None for `epochs` passes over the training examples. warmup: the part of the steps in which the learning
-    rate rises; after it it falls to 0, both linearly. weight_decay: of AdamW, on matrices. clip: of the gradients' norm.
-    evaluate_every: steps between evaluations; None: at the start and the end. threads: of torch on the CPU, where sums depend on
-    it. device: "cpu" or "cuda". precision: "bf16" runs the forward pass under autocast.
+    method: one of METHODS. seed: of the order of examples, of dropout and of a new head; methods with one seed share all three.
+    steps: updates (default: `epochs` passes over the training examples). warmup: the part of the steps in which the learning
+    rate rises; after it the rate falls to 0, both linearly. weight_decay: of AdamW, on matrices. clip: largest norm of the
+    gradients. evaluate_every: steps between evaluations (default: evaluate at the start and the end). threads: of torch on the
+    CPU, since sums depend on their number. device: "cpu" or "cuda". precision: "bf16" runs the forward pass under autocast.
 
-    Raises RequestError: a value that makes no sense.
+    Raises RequestError: a value out of range.
     """
 
     method: str
@@ -67,27 +85,22 @@ class Recipe:
     device: str = "cpu"
     precision: str = "float32"
 
-    def __post_init__(self):
-        for name, known in (("method", METHODS), ("device", DEVICES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)}")
-        for name in ("steps", "evaluate_every"):
-            if getattr(self, name) is not None:
-                self._check_whole(name, 1)
-        for name, least in (("seed", 0), ("epochs", 1), ("batch_size", 1)):
-            self._check_whole(name, least)
-        self._check_whole("threads", 1, MOST_THREADS)
-        for name, low, high in (
-            ("learning_rate", 0, 1), ("warmup", 0, 1), ("weight_decay", 0, 1e6), ("clip", 0, math.inf),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise RequestError(f"{name} is {value!r}; a number from {low} to {high} was expected")
-
-    def _check_whole(self, name: str, least: int, most: int = 2**31 - 1) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise RequestError(f"{name} is {value!r}; a whole number from {least} to {most} was expected")
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, METHODS)
+        _check_choice("device", self.device, DEVICES)
+        _check_choice("precision", self.precision, PRECISIONS)
+        if self.steps is not None:
+            _check_whole("steps", self.steps, 1)
+        if self.evaluate_every is not None:
+            _check_whole("evaluate_every", self.evaluate_every, 1)
+        _check_whole("seed", self.seed, 0)
+        _check_whole("epochs", self.epochs, 1)
+        _check_whole("batch_size", self.batch_size, 1)
+        _check_whole("threads", self.threads, 1, MOST_THREADS)
+        _check_number("learning_rate", self.learning_rate, 1)
+        _check_number("warmup", self.warmup, 1)
+        _check_number("weight_decay", self.weight_decay, 1e6)
+        _check_number("clip", self.clip, math.inf)
 
     def updates(self, train_size: int) -> int:
         """How many updates there will be."""
@@ -97,10 +110,11 @@ class Recipe:
         return -(-train_size // self.batch_size)
 
     def smallest_batch(self, train_size: int) -> int:
-        """How many examples the smallest batch of all updates has: the last one of a pass, where training comes to it."""
-        each = self.batches_of_epoch(train_size)
-        whole = self.updates(train_size) < each
-        return self.batch_size if whole else train_size - (each - 1) * self.batch_size
+        """How many examples the smallest batch of all updates has: the last batch of a pass, where training comes to it."""
+        batches = self.batches_of_epoch(train_size)
+        if self.updates(train_size) < batches:
+            return self.batch_size
+        return train_size - (batches - 1) * self.batch_size
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of update `step` (from 0) of so many."""
@@ -120,6 +134,8 @@ class Looking:
     """How a checkpoint's activations are looked at.
 
     layers, neurons, epsilon: as `Inhibition`; layers also "all". history: batches of training examples that statistics are from.
+
+    Raises RequestError: a value out of range.
     """
 
     layers: str | tuple[str, ...]
@@ -129,3 +145,27 @@ class Looking:
     batch_size: int
     threads: int
     device: str
+
+    def __post_init__(self) -> None:
+        inhibition.check_layers(self.layers)
+        inhibition.check_neurons(self.neurons)
+        inhibition.check_epsilon(self.epsilon)
+        _check_whole("history", self.history, 1)
+        _check_whole("batch_size", self.batch_size, 1)
+        _check_whole("threads", self.threads, 1, MOST_THREADS)
+        _check_choice("device", self.device, DEVICES)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise RequestError(f"{name} is {value!r}; one of {', '.join(choices)}")
+
+
+def _check_whole(name: str, value: object, least: int, most: int = MOST_WHOLE) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise RequestError(f"{name} is {value!r}; a whole number from {least} to {most} was expected")
+
+
+def _check_number(name: str, value: object, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise RequestError(f"{name} is {value!r}; a number from 0 to {most} was expected")

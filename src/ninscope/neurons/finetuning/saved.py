@@ -1,4 +1,4 @@
-"""Where a fine-tune has got to, on disk: whole or not there, and without pickle."""
+"""The state of an unfinished fine-tune, on disk: whole or not there, and without pickle."""
 
 import hashlib
 import json
@@ -18,13 +18,13 @@ _HEADER = "state"
 
 
 class SavedState:
-    """States in one folder, of which the last whole one counts: <step>-<sha256>.safetensors.
+    """States in one folder, <step>-<sha256>.safetensors; the last whole one counts.
 
-    What a process that dies leaves behind is a file that is not whole or has no such name, and is not taken for a state. A state
-    may be as large as memory allows: neither way is there a second copy of it.
+    A process that dies leaves a file that is not whole or has no such name; it is not taken for a state. A state may be as large
+    as memory allows: neither saving nor loading makes a second copy of it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping) -> None:
@@ -32,26 +32,26 @@ class SavedState:
 
         Earlier states go once this one is there. Raises OSError.
         """
-        stated = json.dumps({"step": step, "facts": dict(facts)})
+        header = json.dumps({"step": step, "facts": dict(facts)})
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f".{uuid.uuid4().hex}"
         try:
-            _write(aside, _apart(tensors), {_HEADER: stated})
-            place = self.folder / f"{step}-{_digest(aside)}.safetensors"
-            aside.rename(place)
+            _write(aside, _apart(tensors), {_HEADER: header})
+            state = self.folder / f"{step}-{_digest(aside)}.safetensors"
+            aside.rename(state)
         except FileNotFoundError:  # another process has come to the end of the same fine-tune, and cleared its states
             return
         finally:
             aside.unlink(missing_ok=True)
         for path in self._listed():
-            if path != place:
+            if path != state:
                 path.unlink(missing_ok=True)
 
     def load(self) -> tuple[int, dict[str, torch.Tensor], dict] | None:
         """(step, tensors, facts) of the last state that is whole; None where there is none.
 
-        tensors: on the CPU, of the shapes and dtypes that were saved. They may lie in the file and not in memory: who keeps one
-        for longer than the state copies it.
+        tensors: on the CPU, with the shapes and dtypes that were saved. They may lie in the file and not in memory: copy a tensor
+        to keep it for longer than the state.
         """
         for path in self._listed():
             with suppress(OSError, ValueError, KeyError, SafetensorError, TypeError):
@@ -68,29 +68,29 @@ class SavedState:
 
     def _listed(self) -> list[Path]:
         """Files named as states are, the furthest first."""
-        found = [path for path in self.folder.glob("*-*.safetensors") if path.name.partition("-")[0].isdecimal()]
-        return sorted(found, key=lambda path: -int(path.name.partition("-")[0]))
+        states = [path for path in self.folder.glob("*-*.safetensors") if path.name.partition("-")[0].isdecimal()]
+        return sorted(states, key=lambda path: -int(path.name.partition("-")[0]))
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same values on the CPU, no two in the same memory: tied weights are, and the file format refuses them."""
-    found, storages = {}, set()
+    """The same values on the CPU, no two in the same memory, as tied weights are; the file format refuses those."""
+    apart, storages = {}, set()
     for name, tensor in tensors.items():
         own = tensor.detach().cpu().contiguous()
         if own.untyped_storage().data_ptr() in storages:
             own = own.clone()
         storages.add(own.untyped_storage().data_ptr())
-        found[name] = own
-    return found
+        apart[name] = own
+    return apart
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Raises OSError; FileNotFoundError where the folder is not there any more."""
     path.touch()
-    mode = path.stat().st_mode  # the library may write a file that nobody else can read, and rename it to this one
+    mode = path.stat().st_mode  # the library may write a file that only its owner can read, and rename it to this one
     try:
         save_file(tensors, path, metadata)
-    except SafetensorError as error:  # what the library makes of an OSError, whose number tells a full disk from others
+    except SafetensorError as error:  # the library turns an OSError into this; the number tells a full disk from others
         if not path.exists():
             raise FileNotFoundError(f"{path.parent}: cleared while a state was written to it") from None
         if (number := re.search(r"os error (\d+)", str(error))) is None:
@@ -100,6 +100,6 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
 
 
 def _digest(path: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal, of which few are in memory at a time. Raises OSError."""
+    """sha256 of a file's bytes, hexadecimal; few of them are in memory at a time. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""One fine-tune: a base, a task and a recipe to evaluations, the same whether it was interrupted or not.
+"""One fine-tune: from a base, a task and a recipe to evaluations, the same whether it was interrupted or not.
 
 Everything random follows from (seed, what it is for, step), so that a step needs nothing but the state before it: the order of
 examples is a permutation a pass, dropout draws from a generator that every step seeds anew.
@@ -9,9 +9,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +30,13 @@ from ninscope.neurons.tasks.evaluation import evaluating, moved
 from ninscope.neurons.tasks.task import Base, Task
 
 SAVE_SECONDS = 30.0
-PHI_BATCHES = 8  # of training examples, that phi's statistics are from
+PHI_BATCHES = 8  # of training examples, from which phi has its statistics
 _ALONE = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What is known of a model after `step` updates: scores, phi over the layers where MEmeL is or would be, its network."""
+    """A model after `step` updates: its scores, phi over the layers where MEmeL is or would be, its network."""
 
     step: int
     metrics: dict[str, float]
@@ -44,11 +45,11 @@ class Evaluated:
     width: float
     warning: str
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"phi": asdict(self.phi) | {"counts": self.phi.counts.tolist()}}
 
     @classmethod
-    def of_json(cls, stored: dict) -> "Evaluated":
+    def from_json(cls, stored: dict[str, Any]) -> "Evaluated":
         phi = PhiSummary(**stored["phi"] | {"counts": np.array(stored["phi"]["counts"], np.int64)})
         return cls(**stored | {"phi": phi})
 
@@ -61,22 +62,22 @@ def fine_tune(
     saved: SavedState,
     stepped: Callable[[int, int], None] = lambda step, steps: None,
 ) -> tuple[Evaluated, ...]:
-    """Fine-tune and evaluate, from where `saved` says that an interrupted one got to. stepped(step, steps): after each update.
+    """Fine-tune and evaluate, from the state in `saved` where there is one. stepped(step, steps): called after each update.
 
     Raises RequestError: the base cannot do the task, layers that are not there, a device that is absent, a batch too small to be
-    normalised over. Raises CheckpointError (nonfinite): a loss, a gradient or activations that are no numbers any more.
+    normalised over. Raises CheckpointError (nonfinite): a loss, a gradient or activations that are no longer finite.
     """
     device = device_of(recipe.device)
     with threads(recipe.threads):
         run, evaluated = _resumed(task, base, recipe, device, saved)
         steps = recipe.updates(task.train_size)
-        wanted, last_saved = recipe.evaluations(steps), time.monotonic()
+        evaluations, last_saved = recipe.evaluations(steps), time.monotonic()
         if run.step < steps:
             run.check_smallest_batch()
         while True:
-            if run.step in wanted and run.step not in {one.step for one in evaluated}:
+            if run.step in evaluations and run.step not in {earlier.step for earlier in evaluated}:
                 evaluated.append(run.evaluate(analyse))
-                if run.step:  # the start is had again in no time
+                if run.step:  # making the start again takes no time
                     run.save(saved, evaluated)
                     last_saved = time.monotonic()
             if run.step == steps:
@@ -91,34 +92,33 @@ def fine_tune(
 def _resumed(
     task: Task, base: Base, recipe: Recipe, device: torch.device, saved: SavedState
 ) -> tuple["_Run", list[Evaluated]]:
-    """A fine-tune where it has got to, and its evaluations so far; at its start where no state fits."""
+    """A fine-tune at its saved state, and its evaluations so far; at its start where no state fits."""
     run = _Run(task, base, recipe, device)
-    if (state := saved.load()) is None:
-        return run, []
-    if not run.fits(state[1]):  # of another version of a library, whose parameters are not these
+    state = saved.load()
+    if state is None or not run.fits(state[1]):  # another version of a library may have other parameters
         return run, []
     return run, run.resume(*state)
 
 
 class _Run:
-    """A model that is being trained. step: updates so far; trained: names of what the optimizer has, as it counts them."""
+    """A model that is being trained. step: updates so far. trained: names of the optimizer's parameters, in its order."""
 
-    def __init__(self, task: Task, base: Base, recipe: Recipe, device: torch.device):
+    def __init__(self, task: Task, base: Base, recipe: Recipe, device: torch.device) -> None:
         self.task, self.recipe, self.device = task, recipe, device
         torch.manual_seed(_seed_of(recipe.seed, "head", 0))
         self.model = task.model(base).to(device).train()
-        where = recipe.inhibition
-        asked = where.layers if isinstance(where.layers, str) else list(where.layers)
-        self.layers = layers_of(self.model, asked)
+        inhibition = recipe.inhibition
+        self.layers = layers_of(self.model, inhibition.layers)
         if recipe.method != NONE:
-            insert_memel(self.model, asked, method=recipe.method, **where.settings())
+            insert_memel(self.model, inhibition.layers, method=recipe.method, **inhibition.layer_settings())
         self.optimizer, self.trained = _optimizer(self.model, recipe)
         self.step = 0
 
     def check_smallest_batch(self) -> None:
-        """Raises RequestError: some batch is of one example, and a layer normalises over batches and sees one value a channel.
+        """Raises RequestError: a batch has one example, and a layer that normalises over batches sees one value a channel of it.
 
-        Before hours of training come to it. The pass is one of evaluation, which changes nothing; shapes are as in training.
+        Called before training, which might come to that batch after hours. The pass is one of evaluation, which changes nothing;
+        shapes are as in training.
         """
         size, count = self.recipe.batch_size, self.task.train_size
         if self.recipe.smallest_batch(count) > 1:
@@ -134,7 +134,7 @@ class _Run:
                     "over batches, which takes two values a channel; take another batch_size"
                 )
 
-        # Those that are frozen go by the statistics that they have.
+        # Frozen layers use the statistics that they have.
         normalising = [
             (name, module)
             for name, module in self.model.named_modules()
@@ -164,26 +164,26 @@ class _Run:
                 raise CheckpointError("nonfinite", f"update {step + 1}: {error}") from None
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        for what, value in (("loss", loss), ("gradient", norm)):
+        for quantity, value in (("loss", loss), ("gradient", norm)):
             if not math.isfinite(float(value.detach())):
                 raise CheckpointError(
                     "nonfinite",
-                    f"update {step + 1}: the {what} is not finite; lower the learning rate ({recipe.learning_rate})",
+                    f"update {step + 1}: the {quantity} is not finite; lower the learning rate ({recipe.learning_rate})",
                 )
         self.optimizer.step()
         self.step += 1
 
     def evaluate(self, analyse: Analyse) -> Evaluated:
         """Scores and phi from one pass over the held-out examples, after one over some training examples for phi's history."""
-        size, where = self.recipe.batch_size, self.recipe.inhibition
-        looked = PhiOfLayers(self.model, self.layers, where.neurons, where.epsilon)
+        size, inhibition = self.recipe.batch_size, self.recipe.inhibition
+        phi_of_layers = PhiOfLayers(self.model, self.layers, inhibition.neurons, inhibition.epsilon)
         with evaluating(self.model), self._precision():
-            with looked.learning():
+            with phi_of_layers.learning():
                 for examples in history_of(self.task.train_size, size, PHI_BATCHES):
                     self.task.loss(self.model, moved(self.task.batch(examples), self.device))
-            with looked.looking():
+            with phi_of_layers.looking():
                 metrics = self.task.evaluate(self.model, size, self.device)
-        phi = together(looked.found().values()).summary()
+        phi = together(phi_of_layers.distributions().values()).summary()
         network = analyse(self.model)
         return Evaluated(self.step, metrics, phi, network.alpha0, network.width, network.warning)
 
@@ -191,54 +191,52 @@ class _Run:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{moment}.{self.trained[number]}": value for moment, value in state.items()}
-        saved.save(self.step, tensors, {"evaluated": [one.as_json() for one in evaluated]})
+        saved.save(self.step, tensors, {"evaluated": [evaluation.as_json() for evaluation in evaluated]})
 
     def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether a state is of this very model and optimizer, as far as names and shapes tell."""
-        theirs = {name: tuple(value.shape) for name, value in tensors.items()}
+        """Whether a state belongs to this very model and optimizer, as far as names and shapes tell."""
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
         own = {f"model.{name}": tuple(value.shape) for name, value in self.model.state_dict().items()}
-        sized = {
-            name: shape for name, shape in theirs.items() if ".memel.scale." not in name
-        }  # which the first batch sizes
-        models = {name for name in theirs if name.startswith("model.")}
-        moments = {name.split(".", 2)[2] for name in theirs if name.startswith("optimizer.")}
+        # The first batch sizes MEmeL's statistics, so their shapes say nothing.
+        fixed = {name: shape for name, shape in shapes.items() if ".memel.scale." not in name}
+        names = {name for name in shapes if name.startswith("model.")}
+        moments = {name.split(".", 2)[2] for name in shapes if name.startswith("optimizer.")}
         return (
-            models == set(own)
-            and all(own[name] == shape for name, shape in sized.items() if name in own)
+            names == set(own)
+            and all(own[name] == shape for name, shape in fixed.items() if name in own)
             and moments <= set(self.trained)
         )
 
-    def resume(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping) -> list[Evaluated]:
-        """Go on from a state that fits; returns the evaluations before it."""
+    def resume(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> list[Evaluated]:
+        """Continue from a state that fits; returns the evaluations before it."""
         own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         numbers = {name: number for number, name in enumerate(self.trained)}
-        moments: dict[int, dict] = {}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
-                _, moment, of = name.split(".", 2)
+                _, moment, parameter = name.split(".", 2)
                 # A copy, as the optimizer keeps what it is given, and the state may lie in a file that goes.
-                moments.setdefault(numbers[of], {})[moment] = value.clone()
+                moments.setdefault(numbers[parameter], {})[moment] = value.clone()
         self.model.load_state_dict(own)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step = step
-        return [Evaluated.of_json(one) for one in facts["evaluated"]]
+        return [Evaluated.from_json(stored) for stored in facts["evaluated"]]
 
     def _examples(self, step: int) -> np.ndarray:
         """Numbers of the examples of one update: passes over all of them, each in an order of its own."""
-        each = self.recipe.batches_of_epoch(self.task.train_size)
-        epoch, number = divmod(step, each)
+        epoch, number = divmod(step, self.recipe.batches_of_epoch(self.task.train_size))
         order = _generator(self.recipe.seed, "order", epoch).permutation(self.task.train_size)
         return order[number * self.recipe.batch_size : (number + 1) * self.recipe.batch_size]
 
-    def _precision(self):
+    def _precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
 
 def history_of(train_size: int, size: int, most: int) -> Iterator[np.ndarray]:
-    """Numbers of the training examples that statistics of phi are from: at most so many batches, the same of every checkpoint.
+    """Numbers of the training examples that statistics of phi are from: at most so many batches, the same for every checkpoint.
 
-    In an order of their own, since files may be sorted by label.
+    They are in an order of their own, since files may be sorted by label.
     """
     order = _generator(0, "history", 0).permutation(train_size)
     for first in range(0, min(most * size, train_size), size):
@@ -254,10 +252,10 @@ def device_of(name: str) -> torch.device:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """torch with so many threads: sums are split by them, and a bit may depend on it.
+    """Run torch with so many threads: they split sums, so bits may depend on their number.
 
-    Alone in this process: a worker may run several tasks at once, and the number of threads and the generator that dropout draws
-    from are the process's.
+    Only one such block runs in a process at a time: a worker may run several tasks at once, and they would share the number of
+    threads and the generator that dropout draws from.
     """
     with _ALONE:
         before = torch.get_num_threads()
@@ -269,7 +267,7 @@ def threads(number: int) -> Iterator[None]:
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, list[str]]:
-    """AdamW, and the names of the parameters that it has, in its order."""
+    """AdamW, and the names of its parameters, in its order."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     matrices = [(name, parameter) for name, parameter in trained if parameter.ndim > 1]
     rest = [(name, parameter) for name, parameter in trained if parameter.ndim < 2]

@@ -1,4 +1,4 @@
-"""Which layers of a model are meant: by name, or the middle ones of its attention layers or repeated blocks."""
+"""Find layers of a model: by name, or the middle ones of its attention layers or repeated blocks."""
 
 import difflib
 import re
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ninscope.errors import RequestError
+from ninscope.neurons.inhibition import LAYERS, NEURONS, check_layers
 
 _MIDDLE = re.compile(r"middle:(\d{1,6})")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -22,42 +23,39 @@ _CHANNEL_NORMALISATIONS = (
 )
 
 
-def layers_of(model: nn.Module, asked: str | Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that are meant, by name, in the model's order.
+def layers_of(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that `layers` names, by name, in the model's order.
 
-    asked: "middle:4", the four middle ones of `candidates`; or names as in model.named_modules(), of which the beginning may be
-    left out where that leaves one meaning. Raises RequestError: too few candidates, a name that matches nothing (with near ones)
-    or several.
+    layers: "middle:4", the middle four of `candidates`; "all" of them; or names as in model.named_modules(), whose beginning may
+    be left out where the rest has one meaning. Raises RequestError: too few candidates, or a name that matches no module or
+    several.
     """
-    if isinstance(asked, str) and (found := _MIDDLE.fullmatch(asked)):
-        return _middle(model, int(found[1]))
-    if asked == "all" and (found := candidates(model)):
-        return found
-    if isinstance(asked, str) and asked.startswith("middle"):
-        raise RequestError(f'layers is {asked!r}; "middle:4" was expected, or names of modules')
-    names = [asked] if isinstance(asked, str) else list(asked)
-    if not names:
-        raise RequestError('layers is empty; give "middle:4", or names of modules')
+    if isinstance(layers, str) and (middle := _MIDDLE.fullmatch(layers)):
+        return _middle(model, int(middle[1]))
+    if layers == "all" and (every := candidates(model)):
+        return every
+    if isinstance(layers, str) and layers.startswith("middle"):
+        raise RequestError(f'layers is {layers!r}; "{LAYERS}" was expected, or names of modules')
+    names = [layers] if isinstance(layers, str) else list(layers)
+    check_layers(names)
     modules = {name: module for name, module in model.named_modules() if name}
     chosen = {_named(name, modules) for name in names}
     return {name: module for name, module in modules.items() if name in chosen}
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """The model's attention layers, outermost modules whose class is called so; where it has none, the blocks of its longest
-    list of modules of one class."""
-    found: dict[str, nn.Module] = {}
+    """The model's attention layers: the outermost modules that have "attention" in the name of their class. A model without any
+    gives the blocks of its longest list of modules of one class."""
+    attention: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if (
-            name
-            and not inside
-            and "attention" in type(module).__name__.lower()
-            and not isinstance(module, nn.ModuleList)
-        ):
-            found[name] = module
-    if found:
-        return found
+        inside = any(name.startswith(f"{outer}.") for outer in attention)
+        named = "attention" in type(module).__name__.lower() and not isinstance(module, nn.ModuleList)
+        if name and not inside and named:
+            attention[name] = module
+    return attention or _longest_list(model)
+
+
+def _longest_list(model: nn.Module) -> dict[str, nn.Module]:
     longest: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList | nn.Sequential):
@@ -70,10 +68,11 @@ def candidates(model: nn.Module) -> dict[str, nn.Module]:
 
 @dataclass(frozen=True)
 class ChannelDimension:
-    """Which dimension of the output of a block of convolutions counts features, by its shape: 1, or the last where it is tokens.
-    The block may end in another convolution than its last one, so that `channels` may be those of a part.
+    """Tells from the shape of a block of convolutions' output which dimension counts features: 1, or the last where it is tokens.
 
-    dimensions: of what the last convolution gives, batch and channels with them. channels: how many those are.
+    The block may end in another convolution than its last one, so `channels` may count a part of the output's channels.
+
+    dimensions: of the last convolution's output, batch and channels included. channels: of that output.
     """
 
     dimensions: int
@@ -88,22 +87,24 @@ class ChannelDimension:
         return None if last and not first and not square else 1
 
 
-def feature_dim_of(module: nn.Module, neurons: str = "features") -> int | ChannelDimension:
-    """Which dimension of a module's output counts features: 1 of convolutions and of normalisations that go with them, or what
-    tells it of a block of them; else the last, also of neurons "positions", which no dimension counts. Raises RequestError: a
-    block of both convolutions and matrices, whose output may be either."""
+def feature_dim_of(module: nn.Module, neurons: str = NEURONS[0]) -> int | ChannelDimension:
+    """The dimension of a module's output that counts features: 1 for convolutions and the normalisations that go with them, or,
+    for a block of them, a function that tells it; else the last, also for neurons "positions", which no dimension counts.
+
+    Raises RequestError: a block with both convolutions and matrices, whose output may be either.
+    """
     if neurons == "positions":
         return -1
     inside = list(module.modules())
-    inner = [each for each in inside if isinstance(each, (*_CONVOLUTIONS, nn.Linear))]
-    inner = inner or [each for each in inside if isinstance(each, _CHANNEL_NORMALISATIONS)] or [module]
-    of_channels = {isinstance(each, (*_CONVOLUTIONS, *_CHANNEL_NORMALISATIONS)) for each in inner}
-    if len(of_channels) > 1:
+    inner: list[nn.Module] = [part for part in inside if isinstance(part, (*_CONVOLUTIONS, nn.Linear))]
+    inner = inner or [part for part in inside if isinstance(part, _CHANNEL_NORMALISATIONS)] or [module]
+    channelled = {isinstance(part, (*_CONVOLUTIONS, *_CHANNEL_NORMALISATIONS)) for part in inner}
+    if len(channelled) > 1:
         raise RequestError(
             f"a {type(module).__name__} has convolutions and matrices, and its output may count features in dimension 1 or in the "
             "last; give feature_dim, or take layers inside it"
         )
-    if not of_channels.pop():
+    if not channelled.pop():
         return -1
     last = inner[-1]
     if last is module or not isinstance(last, _CONVOLUTIONS):
@@ -112,26 +113,27 @@ def feature_dim_of(module: nn.Module, neurons: str = "features") -> int | Channe
 
 
 def _middle(model: nn.Module, number: int) -> dict[str, nn.Module]:
-    found = candidates(model)
-    if not 1 <= number <= len(found):
+    layers = candidates(model)
+    if not 1 <= number <= len(layers):
         raise RequestError(
-            f"middle:{number} of {len(found)} attention layers or repeated blocks that {type(model).__name__} has; give "
-            + (f"middle:1 to middle:{len(found)}, or names" if found else "names of modules")
+            f"middle:{number} of {len(layers)} attention layers or repeated blocks that {type(model).__name__} has; give "
+            + (f"middle:1 to middle:{len(layers)}, or names" if layers else "names of modules")
         )
-    first = (len(found) - number) // 2
-    return dict(list(found.items())[first : first + number])
+    first = (len(layers) - number) // 2
+    return dict(list(layers.items())[first : first + number])
 
 
-def _named(asked: str, modules: dict[str, nn.Module]) -> str:
-    if asked in modules:
-        return asked
-    ends = [name for name in modules if name.endswith(f".{asked}")]
+def _named(given: str, modules: dict[str, nn.Module]) -> str:
+    """The whole name of the module that `given` is the end of."""
+    if given in modules:
+        return given
+    ends = [name for name in modules if name.endswith(f".{given}")]
     if len(ends) == 1:
         return ends[0]
     if ends:
-        raise RequestError(f"layer {asked!r} is {len(ends)} modules: {listed(ends)}; give the whole name of each")
-    near = difflib.get_close_matches(asked, modules, n=3, cutoff=0.3) or list(modules)[:3]
-    raise RequestError(f"layer {asked!r} matches no module of the model; near: {listed(near)}")
+        raise RequestError(f"layer {given!r} is {len(ends)} modules: {listed(ends)}; give the whole name of each")
+    near = difflib.get_close_matches(given, modules, n=3, cutoff=0.3) or list(modules)[:3]
+    raise RequestError(f"layer {given!r} matches no module of the model; near: {listed(near)}")
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,15 +1,18 @@
 """Put MEmeL behind layers of a model, whatever it is, and take it out again: by hooks, without touching its code."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from ninscope.errors import RequestError
-from ninscope.neurons.memel.finding import feature_dim_of, layers_of, listed
+from ninscope.neurons.inhibition import LAYERS, NEURONS
+from ninscope.neurons.memel.finding import ChannelDimension, feature_dim_of, layers_of, listed
 from ninscope.neurons.memel.layer import MEmeL
 from ninscope.neurons.memel.padding import Padding, is_floating
+from ninscope.neurons.selection import NeuronSelection
 
 CHILD = "memel"  # what the layer is called inside the module whose output it takes
 SILENT_PASSES = 10
@@ -20,26 +23,26 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # whose forward, where t
 class _Hook:
     """After a module: its output, or the first tensor of its output, through MEmeL."""
 
-    def __init__(self, name: str, memel: MEmeL, padding: Padding):
+    def __init__(self, name: str, memel: MEmeL, padding: Padding) -> None:
         self.name, self.memel, self.padding = name, memel, padding
         self.ran = self.passing = False
 
-    def __call__(self, module: nn.Module, arguments: tuple, output):
+    def __call__(self, module: nn.Module, arguments: tuple, output: Any) -> Any:
         if not torch.compiler.is_compiling():
             self.ran = True
         if not self.memel.training:
             return output
         if is_floating(output):
             return self._through(output)
-        if isinstance(output, Mapping):  # transformers' outputs, which are ordered
+        if isinstance(output, MutableMapping):  # transformers' outputs, which are ordered
             key = next((key for key, value in output.items() if is_floating(value)), None)
             if key is not None:
                 output[key] = self._through(output[key])
                 return output
         if isinstance(output, tuple | list):
-            place = next((place for place, value in enumerate(output) if is_floating(value)), None)
-            if place is not None:
-                parts = [self._through(part) if number == place else part for number, part in enumerate(output)]
+            first = next((number for number, value in enumerate(output) if is_floating(value)), None)
+            if first is not None:
+                parts = [self._through(part) if number == first else part for number, part in enumerate(output)]
                 return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
         raise RequestError(
             f"layer {self.name} returns a {type(output).__name__} without activations; take another layer"
@@ -54,7 +57,7 @@ class _Hook:
             self.passing = False
 
     def only_here(self, memel: MEmeL, arguments: tuple) -> None:
-        """Before MEmeL. A module that runs whatever children it has would run it as one of them, beside this hook."""
+        """Called before MEmeL runs. Raises RequestError: the layer runs all its children, so MEmeL too, beside this hook."""
         if not self.passing:
             raise RequestError(
                 f"layer {self.name} runs all modules in it, and its MEmeL as one of them; take a module inside it, or the one "
@@ -63,9 +66,9 @@ class _Hook:
 
 
 class _Around:
-    """Before the module that a layer is in: how often it has run in training."""
+    """Before the module that a layer is in: how often that module has run in training."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         self.name, self.passes = name, 0
 
     def __call__(self, module: nn.Module, arguments: tuple) -> None:
@@ -74,15 +77,16 @@ class _Around:
 
 
 class _Watch:
-    """After a training pass of a model: warns, once, of layers that never run. By then the module around one has run so often
-    that no layer which is dropped at random, or waits for another task's turn, is likely to be meant. Not under torch.compile,
-    where counting would be compiled once more at every pass.
+    """After a training pass of a model: warns, once, of layers that never run.
+
+    The module around such a layer has run SILENT_PASSES times by then, so the layer is hardly one that is dropped at random or
+    waits for another task's turn. Nothing is counted under torch.compile, which would compile once more at every pass.
     """
 
-    def __init__(self, layers: list[tuple[_Hook, _Around]]):
+    def __init__(self, layers: list[tuple[_Hook, _Around]]) -> None:
         self.layers, self.over = layers, False
 
-    def __call__(self, model: nn.Module, arguments: tuple, output) -> None:
+    def __call__(self, model: nn.Module, arguments: tuple, output: object) -> None:
         if self.over or not model.training or torch.compiler.is_compiling():
             return
         waiting = [(hook.name, around) for hook, around in self.layers if not hook.ran]
@@ -98,23 +102,38 @@ class _Watch:
             )
 
 
-def insert_memel(model: nn.Module, layers: str | Sequence[str] = "middle:4", **settings) -> dict[str, MEmeL]:
+class MEmeLArguments(TypedDict, total=False):
+    """Arguments of `MEmeL` that `insert_memel` passes on."""
+
+    method: str
+    select: NeuronSelection | str | Mapping[str, float]
+    late_start: int
+    neurons: str
+    feature_dim: int | ChannelDimension
+    forget: int | None
+    epsilon: float
+    shape: Sequence[int] | None
+
+
+def insert_memel(
+    model: nn.Module, layers: str | Sequence[str] = LAYERS, **settings: Unpack[MEmeLArguments]
+) -> dict[str, MEmeL]:
     """Put a `MEmeL(**settings)` behind layers of a model; returns them by the layers' names.
 
-    layers: "middle:4", the four middle attention layers (paper B, appendix F.1; where there is none, repeated blocks), or names
-    of modules as in model.named_modules(). Each MEmeL is a child of the module whose output it takes (of an nn.Sequential or
-    another list of modules, of the last in it), so that its statistics are saved, loaded, moved and cast with the model, and
-    train() and eval() reach it. Of an output of several tensors the first is taken; its first dimension is samples, which Swin's
-    attention splits into windows.
+    layers: "middle:4", the middle four attention layers (MEmeL, appendix F.1; of a model without any, its repeated blocks), or
+    names of modules as in model.named_modules(). Each MEmeL becomes a child of the module whose output it takes (for an
+    nn.Sequential or another list of modules, of the last module in it), so that its statistics are saved, loaded, moved and cast
+    with the model, and train() and eval() reach it. Where a layer gives several tensors, MEmeL takes the first; its first
+    dimension is samples, which Swin's attention splits into windows.
 
-    What is padding is told by the model's argument attention_mask, or of torch's modules key_padding_mask, src_key_padding_mask
-    and tgt_key_padding_mask, where it is [samples, tokens]; of a model without such an argument (a wrapper, or
-    DistributedDataParallel) by that of the modules inside it. feature_dim, unless it is given, is taken from the module: 1 of
-    convolutions, but the last where they give tokens; it has no meaning for neurons "positions".
+    The model's argument attention_mask tells what is padding, or for torch's modules key_padding_mask, src_key_padding_mask and
+    tgt_key_padding_mask, where it is [samples, tokens]. A model without such an argument (a wrapper, or DistributedDataParallel)
+    has the masks of the modules inside it. feature_dim (default: by the module): 1 for convolutions, the last where they give
+    tokens; it has no meaning for neurons "positions".
 
     Raises RequestError: layers that are not there (with near names), settings that make no sense, MEmeL inserted already, layers
-    without a batch first, gradient checkpointing, which would pass every batch twice. The layers raise what `MEmeL` does. Warns of
-    layers that do not run in ten training passes of the module around them.
+    without a batch first, gradient checkpointing, which would pass every batch twice. The layers raise what `MEmeL` does. Warns
+    about layers that do not run in ten training passes of the module around them.
     """
     if any(hasattr(module, _INSERTED) for module in model.modules()):
         raise RequestError(f"MEmeL is in this {type(model).__name__} already; remove_memel takes it out")
@@ -122,19 +141,20 @@ def insert_memel(model: nn.Module, layers: str | Sequence[str] = "middle:4", **s
         raise RequestError(
             "gradient checkpointing passes every batch twice, and statistics would count it twice; disable it"
         )
-    found = layers_of(model, layers)
-    places = {name: _place_behind(name, module, model) for name, module in found.items()}
-    for name, (_, module) in places.items():
-        if (other := next(each for each in places if places[each][1] is module)) != name:
+    modules = layers_of(model, layers)
+    behind = {name: _module_and_host(name, module, model) for name, module in modules.items()}
+    for name, (_, host) in behind.items():
+        if (other := next(earlier for earlier in behind if behind[earlier][1] is host)) != name:
             raise RequestError(f"layers {other} and {name} end in one module; name one of them")
     inserted = {}
-    for name, module in found.items():
-        neurons = settings.get("neurons", "features")
-        own = {} if "feature_dim" in settings else {"feature_dim": feature_dim_of(module, neurons)}
-        inserted[name] = MEmeL(**own, **settings, layer=name)
-    padding, layers = Padding(model), []
-    handles = padding.hook(model)
-    for name, (module, host) in places.items():
+    for name, module in modules.items():
+        own = settings.copy()
+        if "feature_dim" not in settings:
+            own["feature_dim"] = feature_dim_of(module, settings.get("neurons", NEURONS[0]))
+        inserted[name] = MEmeL(**own, layer=name)
+    padding = Padding(model)
+    handles, watched = padding.hook(model), []
+    for name, (module, host) in behind.items():
         memel = inserted[name].train(module.training)
         parameter = next(module.parameters(), next(model.parameters(), None))
         host.add_module(CHILD, memel if parameter is None else memel.to(parameter.device))
@@ -144,9 +164,9 @@ def insert_memel(model: nn.Module, layers: str | Sequence[str] = "middle:4", **s
             memel.register_forward_pre_hook(hook.only_here),
             model.get_submodule(around.name).register_forward_pre_hook(around),
         ]
-        layers.append((hook, around))
-    handles.append(model.register_forward_hook(_Watch(layers)))
-    setattr(model, _INSERTED, (handles, [host for _, host in places.values()]))
+        watched.append((hook, around))
+    handles.append(model.register_forward_hook(_Watch(watched)))
+    setattr(model, _INSERTED, (handles, [host for _, host in behind.values()]))
     return inserted
 
 
@@ -162,25 +182,25 @@ def remove_memel(model: nn.Module) -> None:
     delattr(model, _INSERTED)
 
 
-def _place_behind(name: str, asked: nn.Module, model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The module whose output a MEmeL behind the asked one takes, and that whose child it becomes. Raises RequestError: there is
-    none."""
-    module = asked
-    while type(module).forward is nn.Sequential.forward and len(module):
+def _module_and_host(name: str, layer: nn.Module, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The module whose output a MEmeL behind the layer takes, and the module whose child it becomes. Raises RequestError: there
+    is none."""
+    module = layer
+    while isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module):
         module = module[-1]
     if type(module).forward is nn.Module.forward:
         raise RequestError(
             f"layer {name} is a {type(module).__name__}, which is not passed as a whole; name modules inside it"
         )
     host = module
-    while isinstance(host, _LISTS):  # which would pass any child of its own as one of its modules
-        if not len(host):
+    while isinstance(host, _LISTS):  # they would pass any child of their own as one of their modules
+        if not list(host.children()):
             raise RequestError(
-                f"layer {name} {'is' if host is asked else 'ends in'} an empty {type(host).__name__}, which only hands on what "
+                f"layer {name} {'is' if host is layer else 'ends in'} an empty {type(host).__name__}, which only hands on what "
                 "it is given; name the module before it"
             )
         host = list(host.children())[-1]
-    if host is not asked and sum(each is host for _, each in model.named_modules(remove_duplicate=False)) > 1:
+    if host is not layer and sum(part is host for _, part in model.named_modules(remove_duplicate=False)) > 1:
         raise RequestError(
             f"the last module of layer {name} stands in other places of the model too; name another layer"
         )

@@ -1,6 +1,8 @@
-"""What of a batch is padding: from a model's own arguments, for all layers of the forward pass that is going on."""
+"""What in a batch is padding: from a model's own arguments, for all layers of the forward pass that is going on."""
 
 import inspect
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -12,27 +14,27 @@ _MASKS = {"attention_mask": False, "src_key_padding_mask": True, "key_padding_ma
 _DECODER_MASKS = {"decoder_attention_mask": False, "tgt_key_padding_mask": True}
 
 
-def is_floating(value) -> bool:
+def is_floating(value: object) -> TypeGuard[Tensor]:
     """Whether this can be activations: a tensor of floats with a batch dimension and at least one more."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
 
 
 class Padding:
-    """Hooks of a model, before and after it, and what they know between.
+    """Hooks before and after a model, and the masks that they know between.
 
-    A model whose forward names no mask may hand one on all the same: DistributedDataParallel does, and wrappers do. Then the
-    outermost modules in it that do name one are asked, each from when it is called on; what the model itself is given by name
-    holds where they are told nothing.
+    A model whose forward names no mask may hand a mask on all the same, as DistributedDataParallel and wrappers do. Then the
+    outermost modules in it that do name a mask tell it, each from its own call on; the mask that the model itself is given by
+    name holds where they are given none.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module) -> None:
         self.names = _arguments(model)
         self.inner = {} if _names_mask(self.names) else _outermost(model)
         self.passing = self.told = False
         self.has_decoder = False
         self.source = ""  # the module inside the model that the masks are from
         self.mask: Tensor | None = None
-        self.of_decoder: Tensor | None = None
+        self.decoder_mask: Tensor | None = None
 
     def hook(self, model: nn.Module) -> list[RemovableHandle]:
         """Register the hooks; returns what removes them."""
@@ -40,28 +42,28 @@ class Padding:
             model.register_forward_pre_hook(self.before, with_kwargs=True),
             model.register_forward_hook(self.after, always_call=True),
             *(
-                model.get_submodule(name).register_forward_pre_hook(_Asking(self, name, names), with_kwargs=True)
+                model.get_submodule(name).register_forward_pre_hook(_MaskReader(self, name, names), with_kwargs=True)
                 for name, names in self.inner.items()
             ),
         ]
 
     def before(self, model: nn.Module, arguments: tuple, named: dict) -> None:
         self.take(self.names, dict(zip(self.names, arguments, strict=False)) | named)
-        self.passing, self.told = True, self.mask is not None or self.of_decoder is not None
+        self.passing, self.told = True, self.mask is not None or self.decoder_mask is not None
 
-    def after(self, model: nn.Module, arguments: tuple, output) -> None:
-        self.mask = self.of_decoder = None
+    def after(self, model: nn.Module, arguments: tuple, output: object) -> None:
+        self.mask = self.decoder_mask = None
         self.passing = self.told = False
 
     def take(self, names: list[str], given: dict, source: str = "") -> None:
         self.source = source
         self.has_decoder = any(name in _DECODER_MASKS for name in names)
-        self.mask, self.of_decoder = _counting(given, _MASKS), _counting(given, _DECODER_MASKS)
+        self.mask, self.decoder_mask = _counting(given, _MASKS), _counting(given, _DECODER_MASKS)
 
     def of(self, layer: str, h: Tensor) -> Tensor | None:
         """True where activations of a layer count, bool [samples, tokens]; None: everywhere. Raises RequestError: activations that
         are not of these samples and tokens."""
-        mask = self.of_decoder if self.has_decoder and "decoder" in layer else self.mask
+        mask = self.decoder_mask if self.has_decoder and "decoder" in layer else self.mask
         if mask is None or (h.ndim == 2 and len(h) == len(mask)):  # one vector a sample, which is no padding
             return None
         if h.ndim > 2 and mask.shape == h.shape[:2]:
@@ -74,30 +76,32 @@ class Padding:
         )
 
 
-def _counting(given: dict, masks: dict[str, bool]) -> Tensor | None:
-    for name, of_padding in masks.items():
+def _counting(given: Mapping[str, Any], masks: Mapping[str, bool]) -> Tensor | None:
+    """True where a token counts, by the first of these masks that is [samples, tokens]."""
+    for name, marks_padding in masks.items():
         mask = given.get(name)
         if isinstance(mask, Tensor) and mask.ndim == 2:
-            return mask == 0 if of_padding else mask != 0
+            return mask == 0 if marks_padding else mask != 0
     return None
 
 
-class _Asking:
-    """Before a module inside the model: which mask it is given."""
+class _MaskReader:
+    """Before a module inside the model: reads the mask that the module is given."""
 
-    def __init__(self, padding: Padding, name: str, names: list[str]):
+    def __init__(self, padding: Padding, name: str, names: list[str]) -> None:
         self.padding, self.name, self.names = padding, name, names
 
     def __call__(self, module: nn.Module, arguments: tuple, named: dict) -> None:
-        padding, given = self.padding, _of_tokens(dict(zip(self.names, arguments, strict=False)) | named)
+        padding, given = self.padding, _with_token_masks(dict(zip(self.names, arguments, strict=False)) | named)
         tells = any(_counting(given, masks) is not None for masks in (_MASKS, _DECODER_MASKS))
         # A mask of keys says nothing of the output, whose tokens are the queries'.
         if padding.passing and given.get("key") is given.get("query") and (tells or not padding.told):
             padding.take(self.names, given, self.name)
 
 
-def _of_tokens(given: dict) -> dict:
-    """Without masks that are not of the samples and tokens beside them: inner modules may call so which token sees which."""
+def _with_token_masks(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments without masks of other samples and tokens than the tensors beside them have: an inner module may call
+    `attention_mask` what says which token sees which."""
     masks = {name for name in given if name in _MASKS or name in _DECODER_MASKS}
     sizes = [value.shape[:2] for name, value in given.items() if isinstance(value, Tensor) and name not in masks]
     return {name: value for name, value in given.items() if name not in masks or getattr(value, "shape", None) in sizes}
@@ -115,10 +119,10 @@ def _names_mask(names: list[str]) -> bool:
 
 
 def _outermost(model: nn.Module) -> dict[str, list[str]]:
-    """Of the outermost modules whose forward names a mask, the names of its arguments."""
-    found: dict[str, list[str]] = {}
+    """The outermost modules whose forward names a mask, with the names of its arguments."""
+    outermost: dict[str, list[str]] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
+        inside = any(name.startswith(f"{outer}.") for outer in outermost)
         if name and not inside and _names_mask(names := _arguments(module)):
-            found[name] = names
-    return found
+            outermost[name] = names
+    return outermost

@@ -1,52 +1,52 @@
-"""The monosemantic scale of activations, from running statistics (paper B, Definition 3.1, Lemma 3.2, Algorithm 1)."""
+"""The monosemantic scale of activations, from running statistics (MEmeL, Definition 3.1, Lemma 3.2, Algorithm 1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ninscope.errors import RequestError
+from ninscope.neurons.inhibition import EPSILON, NEURONS, check_epsilon, check_forget, check_neurons
 from ninscope.neurons.memel.scanning import POSITIONS, checked_finite, kept_of, phi_of, rows_of, scan_activations
-
-NEURONS = ("features", "positions")
-EPSILON = 0.01  # of variance compensation; the authors' 1/100
 
 
 class MonosemanticScale(nn.Module):
     """phi = (h - mean)^2 / variance of every value, from the mean and variance of its neuron over all earlier batches.
 
-    neurons: "features", a neuron is an index of `feature_dim` (default the last: hidden size; of images 1; or what tells it by
-    the activations' shape, None where it cannot) and its values are those of all samples and tokens; "positions", as in the
-    authors' code, every value of a sample is a neuron of its own, and all batches must have the same shape beyond the first
-    dimension.
-    forget: the number of batches n_f after which earlier ones weigh as n_f batches of the present size (Algorithm 1), or as
-    what they are where that is less; None: never. epsilon: the denominator is variance + epsilon * the mean variance of the
-    layer's neurons that have one (appendix E); where that is 0, or a neuron had fewer than two values, nothing is known of a
-    scale and phi is 0. shape: of the statistics, which are sized by the first batch where it is not given. layer: its name in
-    messages.
+    neurons: "features", a neuron is an index of `feature_dim` and its values are those of all samples and tokens; "positions",
+    as in the authors' code, every value of a sample is a neuron of its own, and all batches must have the same shape beyond the
+    first dimension. feature_dim: a dimension (default: the last, the hidden size; 1 for images), or a function that tells it from
+    the activations' shape, None where it cannot.
+    forget: the number of batches n_f after which earlier batches weigh as n_f batches of the present size (Algorithm 1), or as
+    what they are where that is less (default: never). epsilon: the denominator is variance + epsilon * the mean variance of the
+    layer's neurons that have a variance (appendix E); where the denominator is 0, or a neuron had fewer than two values, its
+    scale is not known and phi is 0. shape: of the statistics (default: the first batch sizes them). layer: its name in messages.
 
     Buffers: mean, variance (n-1 in the denominator; 0 before a second value), float32 [neurons], or
     [sample's shape] of positions; count, int64 alike, values so far; steps, int64, batches so far. They stay float32 whatever
     the model is cast to. In a process group all ranks have the statistics of all their batches together.
     """
 
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+    steps: Tensor
+
     def __init__(
         self,
-        neurons: str = "features",
+        neurons: str = NEURONS[0],
         feature_dim: int | Callable[[torch.Size], int | None] = -1,
         forget: int | None = None,
         epsilon: float = EPSILON,
         shape: Sequence[int] | None = None,
         layer: str = "MonosemanticScale",
-    ):
+    ) -> None:
         super().__init__()
-        if neurons not in NEURONS:
-            raise RequestError(f"neurons is {neurons!r}; one of {', '.join(NEURONS)}")
-        if forget is not None and (isinstance(forget, bool) or not isinstance(forget, int) or forget < 1):
-            raise RequestError(f"forget is {forget!r}; a positive number of batches was expected, or None for never")
-        if not 0 <= epsilon < float("inf"):
-            raise RequestError(f"epsilon is {epsilon!r}; a number of 0 or more was expected")
+        check_neurons(neurons)
+        check_forget(forget)
+        check_epsilon(epsilon)
         self.neurons, self.feature_dim, self.forget, self.epsilon = neurons, feature_dim, forget, epsilon
         self.layer = layer
         for name, dtype in (("mean", torch.float32), ("variance", torch.float32), ("count", torch.int64)):
@@ -70,7 +70,7 @@ class MonosemanticScale(nn.Module):
     @torch.no_grad()
     def phi(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """`forward` without taking the batch into the statistics."""
-        dim = self._prepared(h)
+        dim = self.prepare(h)
         kept = None if mask is None else kept_of(mask, h, dim)
         phi = phi_of(rows_of(h, dim), kept, self.mean.flatten(), self.inverse())
         if dim == POSITIONS:
@@ -79,22 +79,22 @@ class MonosemanticScale(nn.Module):
 
     @torch.no_grad()
     def observe(self, h: Tensor, mask: Tensor | None = None, largest: int = 0) -> tuple[Tensor, Tensor]:
-        """(phi, place): the `largest` scales of every sample by earlier batches, float32 [samples, largest], and where in
+        """(phi, index): the `largest` scales of every sample by earlier batches, float32 [samples, largest], and where in
         h.reshape(samples, -1) they are, int64; then the batch is taken into the statistics.
 
         h: floats [samples, ...]. mask: nonzero where a value counts, over h's leading dimensions ([samples, tokens] of text);
         what is padding has no part in anything. Raises RequestError: another shape than before, a mask that does not fit,
         values that are not finite.
         """
-        dim = self._prepared(h)
+        dim = self.prepare(h)
         kept = None if mask is None else kept_of(mask, h, dim)
-        count, mean, variance, phi, place = scan_activations(
+        count, mean, variance, phi, index = scan_activations(
             h.detach(), kept, self.mean.flatten(), self.inverse(), dim, largest
         )
         if is_one_of_several():
-            count, mean, variance = _of_all_ranks(count, mean, variance, self.mean.flatten())
+            count, mean, variance = _over_all_ranks(count, mean, variance, self.mean.flatten())
         self._take_in(count, checked_finite(mean, variance, h.shape[0], self.layer), variance)
-        return phi, place
+        return phi, index
 
     def inverse(self) -> Tensor:
         """1 / (variance + epsilon * mean variance), float32 [neurons]; 0 where that is not finite, and of neurons without a
@@ -102,7 +102,7 @@ class MonosemanticScale(nn.Module):
         known = self.count.flatten() > 1
         variance = torch.where(known, self.variance.flatten(), 0.0)
         denominator = variance + self.epsilon * (variance.sum() / known.sum().clamp(min=1))
-        # Of a denominator that has no finite inverse, zero or next to it, no scale is known.
+        # No scale is known where the denominator has no finite inverse: where it is zero or next to it.
         known &= denominator > torch.finfo(torch.float32).tiny
         return torch.where(known, 1 / denominator, 0.0)
 
@@ -115,19 +115,19 @@ class MonosemanticScale(nn.Module):
             )
         if self.neurons == "positions":
             return POSITIONS
-        given = self.feature_dim(h.shape) if callable(self.feature_dim) else self.feature_dim
-        if given is None:
+        feature_dim = self.feature_dim(h.shape) if callable(self.feature_dim) else self.feature_dim
+        if feature_dim is None:
             raise RequestError(
                 f"{self.layer}: activations of shape {tuple(h.shape)} may count features in dimension 1 or in the last; give "
                 "feature_dim, or take layers inside it"
             )
-        dim = given + h.ndim if given < 0 else given
+        dim = feature_dim + h.ndim if feature_dim < 0 else feature_dim
         if not 1 <= dim < h.ndim:
-            raise RequestError(f"{self.layer}: feature_dim {given} is no dimension of {tuple(h.shape)}")
+            raise RequestError(f"{self.layer}: feature_dim {feature_dim} is no dimension of {tuple(h.shape)}")
         return dim
 
-    def _prepared(self, h: Tensor) -> int:
-        """`dim_of`, once the statistics have the size that these activations need."""
+    def prepare(self, h: Tensor) -> int:
+        """`dim_of`; the statistics get the size that these activations need. Raises RequestError: they have another size."""
         dim = self.dim_of(h)
         shape = tuple(h.shape[1:]) if dim == POSITIONS else (h.shape[dim],)
         if self.mean.numel() == 0:
@@ -145,7 +145,7 @@ class MonosemanticScale(nn.Module):
         return dim
 
     def _take_in(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Lemma 3.2, or its form with forgetting, in float64: both are one formula of the weight of what was before."""
+        """Lemma 3.2, or its form with forgetting, in float64: one formula, with another weight of what was before."""
         shape = self.mean.shape
         new = count.double()
         old = self.count.flatten().double()
@@ -162,16 +162,16 @@ class MonosemanticScale(nn.Module):
         self.count.add_(count.view(shape))
         self.steps.add_(1)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Casting a model moves the statistics with it, and does not round them."""
-        kept = {name: getattr(self, name) for name in ("mean", "variance")}
+        before = {name: getattr(self, name) for name in ("mean", "variance")}
         super()._apply(fn, recurse)
-        for name, buffer in kept.items():
+        for name, buffer in before.items():
             setattr(self, name, buffer.to(getattr(self, name).device))
         return self
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments):
-        """Statistics of any size can be loaded before the first batch, and those of before the first batch always."""
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+        """Statistics of any size can be loaded before the first batch, and statistics without a batch can always be."""
         for name in ("mean", "variance", "count"):
             stored, held = state_dict.get(prefix + name), getattr(self, name)
             if stored is not None and 0 in (held.numel(), stored.numel()):
@@ -184,7 +184,7 @@ def is_one_of_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _of_all_ranks(count: Tensor, mean: Tensor, variance: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _over_all_ranks(count: Tensor, mean: Tensor, variance: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Statistics of the batches of all ranks together: float64 sums, in one exchange. centre: what all ranks have for a mean so
     far, off which sums lose no digits."""
     number, off = count.double(), mean - centre

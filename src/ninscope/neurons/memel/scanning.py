@@ -1,11 +1,12 @@
-"""What one batch of activations says: mean and variance of every neuron, and each sample's largest monosemantic scales.
+"""One batch of activations: mean and variance of every neuron, and the largest monosemantic scales of each sample.
 
-An operator of its own, `torch.ops.ninscope.scan_activations`, so that torch.compile takes it as it is. Statistics of float32 on
-the CPU, and the largest scale of each sample with them, are one pass of `kernels`; everything else is torch's.
+It is an operator of its own, `torch.ops.ninscope.scan_activations`, so that torch.compile takes it as it is. For float32 on the
+CPU, one pass of `kernels` gives the statistics and the largest scale of each sample; everything else is torch's.
 """
 
 import itertools
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
@@ -45,26 +46,29 @@ def kept_of(mask: Tensor, h: Tensor, dim: int) -> Tensor:
 def scan_activations(
     h: Tensor, kept: Tensor | None, mean: Tensor, inverse: Tensor, dim: int, largest: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(count, mean, variance, phi, place) of a batch.
+    """(count, mean, variance, phi, index) of a batch.
 
     h: floats, [samples, ...]. kept: of `kept_of`, or None. mean, inverse: float32 [neurons], of the statistics so far; phi of a
     value is (h - mean)^2 * inverse. dim: the dimension of h that counts neurons, or POSITIONS. count: int64 [neurons], mean,
-    variance (with the count as denominator): float64 [neurons], of the batch. phi, place: float32, int64 [samples, largest],
+    variance (with the count as denominator): float64 [neurons], of the batch. phi, index: float32, int64 [samples, largest],
     the largest scales of every sample and where in h.reshape(samples, -1) they are, descending.
     """
     rows = rows_of(h, dim)
     if h.device.type == "cpu" and h.dtype == torch.float32 and dim in (POSITIONS, h.ndim - 1):
-        found = _scan_in_one_pass(rows.detach(), kept, mean, inverse, largest)
+        count, batch_mean, variance, best = _scan_in_one_pass(rows.detach(), kept, mean, inverse)
+        if largest <= 1:
+            phi, index = (part[:, None][:, :largest] for part in best)
+            return count, batch_mean, variance, phi, index
     else:
-        found = _statistics(rows, kept)
-    if len(found) == 3:
-        phi, place = phi_of(rows, kept, mean, inverse).flatten(1).topk(largest, dim=1)
-        found = *found, phi.float(), _place_in(h, dim, place) if 0 < dim < h.ndim - 1 else place
-    return found
+        count, batch_mean, variance = _statistics(rows, kept)
+    phi, index = phi_of(rows, kept, mean, inverse).flatten(1).topk(largest, dim=1)
+    return count, batch_mean, variance, phi.float(), _index_in(h, dim, index) if 0 < dim < h.ndim - 1 else index
 
 
 @scan_activations.register_fake
-def _(h, kept, mean, inverse, dim, largest):
+def _(
+    h: Tensor, kept: Tensor | None, mean: Tensor, inverse: Tensor, dim: int, largest: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     neurons, wide = mean.numel(), torch.float64
     return (
         h.new_empty(neurons, dtype=torch.int64),
@@ -77,9 +81,9 @@ def _(h, kept, mean, inverse, dim, largest):
 
 @torch.library.custom_op("ninscope::checked_finite", mutates_args=())
 def checked_finite(mean: Tensor, variance: Tensor, samples: int, layer: str) -> Tensor:
-    """The mean of a batch. Raises NonFiniteError: it, or the variance, is not finite, so some value was not, padding aside.
+    """The mean of a batch. Raises NonFiniteError: the mean or the variance is not finite, so some value that counts is not.
 
-    After all ranks' batches are one, so that all of them raise, and none waits for another that has.
+    It is called with the statistics of all ranks, so that all of them raise and none waits for another that has raised.
     """
     if not bool(torch.isfinite(mean).all() & torch.isfinite(variance).all()):
         raise NonFiniteError(
@@ -90,23 +94,23 @@ def checked_finite(mean: Tensor, variance: Tensor, samples: int, layer: str) -> 
 
 
 @checked_finite.register_fake
-def _(mean, variance, samples, layer):
+def _(mean: Tensor, variance: Tensor, samples: int, layer: str) -> Tensor:
     return torch.empty_like(mean)
 
 
 def phi_of(rows: Tensor, kept: Tensor | None, mean: Tensor, inverse: Tensor) -> Tensor:
     """(h - mean)^2 * inverse of every value, float32 (float64 of float64) of the shape of `rows`; 0 of padding, whatever it
-    holds. The one array of that size."""
+    holds. It is the only array of that size."""
     phi = (rows - mean).square_().mul_(inverse)
     return phi if kept is None else phi.masked_fill_(~kept, 0)
 
 
 def _statistics(rows: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """In two passes, so that a large mean costs no digits; one array of the size of `rows` beside it."""
-    samples, each, neurons = rows.shape
+    samples, rows_each, neurons = rows.shape
     off = rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
     if kept is None:
-        count = torch.full((neurons,), samples * each, dtype=torch.int64, device=rows.device)
+        count = torch.full((neurons,), samples * rows_each, dtype=torch.int64, device=rows.device)
     else:
         off.masked_fill_(~kept, 0)  # whatever padding holds, NaN too
         count = kept.sum((0, 1)).expand(neurons).clone()
@@ -121,79 +125,80 @@ def _statistics(rows: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tens
     return count, centre.double() + rest, (squares - rest.square()).clamp(min=0)
 
 
-def _place_in(h: Tensor, dim: int, place: Tensor) -> Tensor:
-    """Places in rows x neurons as places in h.reshape(samples, -1), where neurons are not the last dimension."""
+def _index_in(h: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Indices of rows x neurons as indices of h.reshape(samples, -1), where neurons are not the last dimension."""
     neurons, after = h.shape[dim], h.shape[dim + 1 :].numel()
-    row, neuron = place // neurons, place % neurons
+    row, neuron = index // neurons, index % neurons
     return (row // after * neurons + neuron) * after + row % after
 
 
 def _scan_in_one_pass(
-    rows: Tensor, kept: Tensor | None, mean: Tensor, inverse: Tensor, largest: int
-) -> tuple[Tensor, ...]:
-    """(count, mean, variance) by the kernels, and (phi, place) where no more than one a sample is asked. Split over torch's
-    threads; no bit depends on how many they are."""
+    rows: Tensor, kept: Tensor | None, mean: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """(count, mean, variance, (largest phi, its index) of every sample) by the kernels. Split over torch's threads; no bit
+    depends on their number."""
     values = rows.contiguous().numpy()
-    of_positions = values.shape[1] == 1
-    values = values[:, 0] if of_positions else values
+    one_row = values.shape[1] == 1  # as positions are
+    values = values[:, 0] if one_row else values
     counted = np.zeros((rows.shape[0], 0), np.bool_)
     if kept is not None:
-        counted = (kept[:, 0].expand(values.shape) if of_positions else kept[..., 0]).contiguous().numpy()
+        counted = (kept[:, 0].expand(values.shape) if one_row else kept[..., 0]).contiguous().numpy()
     shift, scale = mean.numpy(), inverse.numpy()
     if values.size and not scale.all():
         # Where nothing is known yet: near the values, or squares of a large mean drown the variance.
         shift = np.where(scale > 0, shift, _first_counted(values, counted))
-    every = rows.shape[0] * rows.shape[1]
-    count = every if kept is None else counted.sum(0 if of_positions else None)
     threads = torch.get_num_threads() if values.size >= _WORTH_THREADS else 1
-    scan = _positions_in_threads if of_positions else _samples_in_threads
-    sums, squares, best, place = scan(values, counted, shift, scale, threads)
-    count = np.broadcast_to(count, sums.shape).astype(np.int64)
-    with np.errstate(invalid="ignore"):  # infinities are found by whoever called
+    scan = _positions_in_threads if one_row else _samples_in_threads
+    sums, squares, best, index = scan(values, counted, shift, scale, threads)
+    number = rows.shape[0] * rows.shape[1] if kept is None else counted.sum(0 if one_row else None)
+    count = np.broadcast_to(number, sums.shape).astype(np.int64)
+    with np.errstate(invalid="ignore"):  # the caller looks for infinities
         finish(count, shift, sums, squares)
     statistics = torch.from_numpy(count), torch.from_numpy(sums), torch.from_numpy(squares)
-    if largest > 1:
-        return statistics
-    return *statistics, torch.from_numpy(best[:, None][:, :largest]), torch.from_numpy(place[:, None][:, :largest])
+    return *statistics, (torch.from_numpy(best), torch.from_numpy(index))
 
 
 def _first_counted(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Of every neuron a value that counts, float32 [neurons]; 0 where none does."""
+    """A value of every neuron that counts, float32 [neurons]; 0 where none does."""
     if values.ndim == 3:
         return values[np.unravel_index(counted.argmax(), counted.shape) if counted.size else (0, 0)].copy()
     if not counted.size:
         return values[0].copy()
-    found = np.take_along_axis(values, counted.argmax(0)[None], 0)[0]
-    return np.where(counted.any(0), found, np.float32(0))
+    first = np.take_along_axis(values, counted.argmax(0)[None], 0)[0]
+    return np.where(counted.any(0), first, np.float32(0))
 
 
-def _samples_in_threads(values, counted, shift, scale, threads: int):
+def _samples_in_threads(
+    values: np.ndarray, counted: np.ndarray, shift: np.ndarray, scale: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     samples, _, neurons = values.shape
     sums, squares = np.zeros((2, samples, neurons))
-    best, place = np.zeros(samples, np.float32), np.zeros(samples, np.int64)
+    best, index = np.zeros(samples, np.float32), np.zeros(samples, np.int64)
 
     def scan(number: int, first: int, last: int) -> None:
-        scan_samples(values, counted, shift, scale, first, last, sums, squares, best, place)
+        scan_samples(values, counted, shift, scale, first, last, sums, squares, best, index)
 
     _in_threads(scan, samples, max(min(threads, samples), 1))
-    return sums.sum(0), squares.sum(0), best, place  # samples in their order
+    return sums.sum(0), squares.sum(0), best, index  # samples in their order
 
 
-def _positions_in_threads(values, counted, shift, scale, threads: int):
+def _positions_in_threads(
+    values: np.ndarray, counted: np.ndarray, shift: np.ndarray, scale: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     samples, neurons = values.shape
     sums, squares = np.zeros((2, neurons))
-    best, place = np.zeros((threads, samples), np.float32), np.zeros((threads, samples), np.int64)
+    best, index = np.zeros((threads, samples), np.float32), np.zeros((threads, samples), np.int64)
 
     def scan(number: int, first: int, last: int) -> None:
-        scan_positions(values, counted, shift, scale, first, last, sums, squares, best[number], place[number])
+        scan_positions(values, counted, shift, scale, first, last, sums, squares, best[number], index[number])
 
     _in_threads(scan, neurons, threads)
-    first = best.argmax(0)[None]  # of equals the first, in the order of positions
-    return sums, squares, np.take_along_axis(best, first, 0)[0], np.take_along_axis(place, first, 0)[0]
+    first = best.argmax(0)[None]  # the first of equals, in the order of positions
+    return sums, squares, np.take_along_axis(best, first, 0)[0], np.take_along_axis(index, first, 0)[0]
 
 
-def _in_threads(scan, size: int, threads: int) -> None:
-    """scan(number, first, last) of each of so many parts of 0..size-1, the first in this thread."""
+def _in_threads(scan: Callable[[int, int, int], None], size: int, threads: int) -> None:
+    """scan(number, first, last) for so many parts of 0..size-1, the first part in this thread."""
     bounds = np.linspace(0, size, threads + 1).astype(int).tolist()
     parts = [(number, *pair) for number, pair in enumerate(itertools.pairwise(bounds))]
     futures: list[Future] = [_pool(os.getpid(), threads).submit(scan, *part) for part in parts[1:]]
@@ -204,5 +209,5 @@ def _in_threads(scan, size: int, threads: int) -> None:
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Of this process: threads do not survive a fork."""
+    """The pool of this process: threads do not survive a fork."""
     return ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="memel")

@@ -1,10 +1,12 @@
-"""Models of transformers made from a checkpoint's configuration and tensors: no file is read, no pickle, no code of others."""
+"""Make models of transformers from a checkpoint's configuration and tensors: no file, pickle or foreign code is read or run."""
 
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import CRITICAL
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ninscope.errors import RequestError
+from ninscope.neurons.tasks.files import one_line
 from ninscope.neurons.tasks.task import Base
 
 PURPOSES = {
@@ -26,7 +29,7 @@ PURPOSES = {
     "causal language modelling": MODEL_FOR_CAUSAL_LM_MAPPING,
     "image classification": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
 }
-# An attention implementation may name a repository with compiled kernels, which would be fetched and run.
+# An attention implementation may name a repository with compiled kernels, which the library would fetch and run.
 DROPPED = {"auto_map", "dtype", "torch_dtype", "num_labels"} | {
     f"{prefix}{part}_implementation{suffix}"
     for prefix in ("", "_")
@@ -39,7 +42,7 @@ SPARE_PARAMETERS = 2**24  # of a new head, before anything is known of it
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a model of a base will be. skeleton: of its class and configuration, without storage (device "meta")."""
+    """What a model of a base will be. skeleton: a model of its class and configuration, without storage (device "meta")."""
 
     base: Base
     config: PreTrainedConfig
@@ -47,12 +50,12 @@ class Blueprint:
 
     @property
     def inputs(self) -> frozenset[str]:
-        """Names of what its forward pass takes."""
+        """Names of the arguments of its forward pass."""
         return frozenset(inspect.signature(self.skeleton.forward).parameters)
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens it knows. Raises RequestError: it knows no tokens."""
+        """The number of tokens that it knows. Raises RequestError: it knows no tokens."""
         if not isinstance(size := getattr(self.config, "vocab_size", None), int):
             raise RequestError(
                 f"{self.base.name}: its configuration has no vocab_size; choose a base that reads tokens"
@@ -62,9 +65,9 @@ class Blueprint:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the library's reports and progress bars; what matters of them is checked and said in one line."""
+    """Silence the library's reports and progress bars; what matters in them is checked and said in one line."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     try:
         yield
@@ -74,7 +77,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def configuration(base: Base, changes: Mapping) -> PreTrainedConfig:
+def configuration(base: Base, changes: Mapping[str, Any]) -> PreTrainedConfig:
     """The base's configuration with some entries changed.
 
     Raises RequestError: transformers does not know the kind of model, the configuration is invalid, or it is quantised.
@@ -90,11 +93,13 @@ def configuration(base: Base, changes: Mapping) -> PreTrainedConfig:
     try:
         with quiet():
             return CONFIG_MAPPING[kind].from_dict(_plain(base.config) | dict(changes))
-    except Exception as error:  # whatever a library finds wrong in a stranger's file
-        raise RequestError(f"{base.name}: its configuration is invalid ({_said(error)}); correct config.json") from None
+    except Exception as error:  # a library raises all kinds of errors at a stranger's file
+        raise RequestError(
+            f"{base.name}: its configuration is invalid ({one_line(error)}); correct config.json"
+        ) from None
 
 
-def blueprint(base: Base, purpose: str, changes: Mapping | None = None) -> Blueprint:
+def blueprint(base: Base, purpose: str, changes: Mapping[str, Any] | None = None) -> Blueprint:
     """What the base will be for one of PURPOSES, checked before any memory is taken for it. changes: to its configuration.
 
     Raises RequestError: as `configuration`, or the kind of model cannot serve the purpose, or its tensors are too few.
@@ -106,8 +111,8 @@ def blueprint(base: Base, purpose: str, changes: Mapping | None = None) -> Bluep
         )
     if getattr(config, "is_encoder_decoder", False):
         raise RequestError(f"{base.name} is an encoder with a decoder, for which there is no task; choose another base")
-    found = PURPOSES[purpose][type(config)]
-    kind = found[0] if isinstance(found, tuple) else found
+    classes = PURPOSES[purpose][type(config)]
+    kind: Any = classes[0] if isinstance(classes, tuple) else classes
     layers = getattr(config, "num_hidden_layers", None)
     if isinstance(layers, int) and layers > len(base.tensors):
         raise RequestError(f"{base.name}: config.json says {layers} layers, and there are {len(base.tensors)} tensors")
@@ -115,11 +120,11 @@ def blueprint(base: Base, purpose: str, changes: Mapping | None = None) -> Bluep
         with quiet(), torch.device("meta"):
             skeleton = kind(config)
     except Exception as error:
-        raise RequestError(f"{base.name}: no model can be made of its configuration ({_said(error)})") from None
+        raise RequestError(f"{base.name}: no model can be made of its configuration ({one_line(error)})") from None
     described = sum(tensor.numel() for tensor in (*skeleton.parameters(), *skeleton.buffers()))
-    there = sum(tensor.numel() for tensor in base.tensors.values())
-    if described > 2 * there + SPARE_PARAMETERS:
-        raise RequestError(f"{base.name}: config.json describes {described} numbers, and its tensors hold {there}")
+    stored = sum(tensor.numel() for tensor in base.tensors.values())
+    if described > 2 * stored + SPARE_PARAMETERS:
+        raise RequestError(f"{base.name}: config.json describes {described} numbers, and its tensors hold {stored}")
     return Blueprint(base, config, skeleton)
 
 
@@ -136,7 +141,7 @@ def load(plan: Blueprint, tensors: Mapping[str, torch.Tensor] | None = None) -> 
     own = {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in tensors.items()}
     try:
         with quiet():
-            model, report = type(plan.skeleton).from_pretrained(
+            loaded: Any = type(plan.skeleton).from_pretrained(
                 None,
                 config=plan.config,
                 state_dict=own,
@@ -145,15 +150,16 @@ def load(plan: Blueprint, tensors: Mapping[str, torch.Tensor] | None = None) -> 
                 output_loading_info=True,
             )
     except Exception as error:
-        raise RequestError(f"{base.name}: its tensors cannot be loaded ({_said(error)})") from None
-    _checked_report(base, model, report)
+        raise RequestError(f"{base.name}: its tensors cannot be loaded ({one_line(error)})") from None
+    model: PreTrainedModel = loaded[0]
+    _check_report(base, model, loaded[1])
     return model
 
 
-def _checked_report(base: Base, model: PreTrainedModel, report: Mapping) -> None:
-    for name, there, expected in sorted(report["mismatched_keys"]):
+def _check_report(base: Base, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    for name, stored, expected in sorted(report["mismatched_keys"]):
         raise RequestError(
-            f"{base.name}: tensor {name} has the shape {list(there)}, and config.json says {list(expected)}; "
+            f"{base.name}: tensor {name} has the shape {list(stored)}, and config.json says {list(expected)}; "
             "give the two files of one checkpoint"
         )
     missing = sorted(name for name in report["missing_keys"] if not _may_be_new(name, model.base_model_prefix))
@@ -167,7 +173,7 @@ def _checked_report(base: Base, model: PreTrainedModel, report: Mapping) -> None
 
 
 def _may_be_new(name: str, prefix: str) -> bool:
-    """Heads, and what pools for them: the bodies of masked language models come without."""
+    """Heads and their poolers: the bodies of masked language models come without them."""
     return not name.startswith(f"{prefix}.") or "pooler" in name.split(".")
 
 
@@ -175,7 +181,7 @@ def _without_numbers(name: str, prefix: str) -> str:
     return re.sub(r"\d+", "#", name.removeprefix(f"{prefix}."))
 
 
-def checked_vocabulary(plan: Blueprint, largest: int) -> None:
+def check_vocabulary(plan: Blueprint, largest: int) -> None:
     """Raises RequestError where the texts have a token number that the model does not."""
     if largest >= plan.vocabulary:
         raise RequestError(
@@ -184,11 +190,11 @@ def checked_vocabulary(plan: Blueprint, largest: int) -> None:
         )
 
 
-def checked_positions(plan: Blueprint, longest: int) -> None:
+def check_positions(plan: Blueprint, longest: int) -> None:
     """Raises RequestError where texts are longer than what the model has positions for."""
     limit = getattr(plan.config, "max_position_embeddings", None)
     for name, module in plan.skeleton.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):  # RoBERTa's begin after padding's
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):  # RoBERTa's begin after padding
             limit = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     if isinstance(limit, int) and longest > limit:
         raise RequestError(
@@ -197,8 +203,10 @@ def checked_positions(plan: Blueprint, longest: int) -> None:
 
 
 # --- heads --------------------------------------------------------------------------------------------------
-def classifier(base: Base, purpose: str, classes: Sequence, changes: Mapping, regression: bool = False) -> Blueprint:
-    """What the base will be as a classifier of `classes`, or with one output for a regression.
+def classifier(
+    base: Base, purpose: str, classes: Sequence[str | int], changes: Mapping[str, Any], regression: bool = False
+) -> Blueprint:
+    """The base as a classifier of `classes`, or with one output for a regression.
 
     Raises RequestError: as `blueprint`.
     """
@@ -229,7 +237,7 @@ def load_classifier(plan: Blueprint, numbered: bool = False) -> PreTrainedModel:
                 f"{base.name} has a head {name} of shape {list(base.tensors[name].shape)}, and {plan.config.num_labels} labels "
                 f"need {list(tensor.shape)}; choose a base without a head, or data with its labels"
             )
-    theirs, ours = _label_names(base), [plan.config.id2label[number] for number in range(plan.config.num_labels)]
+    theirs, ours = _label_names(base), _output_names(plan.config)
     if head and theirs and not numbered and [name.lower() for name in theirs] != [name.lower() for name in ours]:
         raise RequestError(
             f"{base.name} has a head for the labels {theirs[:10]}, and the data have {ours[:10]}; "
@@ -238,8 +246,13 @@ def load_classifier(plan: Blueprint, numbered: bool = False) -> PreTrainedModel:
     return load(plan)
 
 
+def _output_names(config: PreTrainedConfig) -> list[str]:
+    names: Mapping[int, str] = cast(Mapping[int, str], config.id2label)
+    return [names[number] for number in range(len(names))]
+
+
 def _label_names(base: Base) -> list[str]:
-    """What the base calls its outputs, in order; empty where nobody named them."""
+    """The names that the base gives its outputs, in order; empty where nobody named them."""
     stated = base.config.get("id2label")
     if not isinstance(stated, Mapping) or all(_DEFAULT_LABEL.fullmatch(str(name)) for name in stated.values()):
         return []
@@ -249,14 +262,10 @@ def _label_names(base: Base) -> list[str]:
         return []
 
 
-def _plain(config: Mapping) -> dict:
-    """A configuration, and those nested in it, without what could bring in code or another precision."""
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, and those nested in it, without entries that could bring in code or another precision."""
     return {
         key: _plain(value) if isinstance(value, Mapping) else value
         for key, value in config.items()
         if key not in DROPPED
     }
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

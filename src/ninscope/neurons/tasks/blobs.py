@@ -1,8 +1,8 @@
-"""Moving blobs: rain made on the spot, where no radar data are at hand.
+"""Moving blobs: synthetic rain, where no radar data are at hand.
 
 A sequence has several Gaussian blobs, each with a constant velocity and a constant rate of growth or decay. A pixel is the sum of
 the blobs, rounded to 0..255 and read as a radar's pixel is: proportional to dBZ. A sequence depends on (seed, split, number)
-alone, through numpy's SeedSequence, so it is the same whichever were made before it.
+alone, through numpy's SeedSequence, so it is the same whatever was made before it.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 SPLITS = ("train", "held_out")
 EDGES = ("bounce", "leave")
 FULL_SCALE = 255
-# Ranges that a blob's numbers are drawn from, evenly. Lengths are fractions of the frame's shorter side.
+# A blob's numbers are drawn evenly from these ranges. Lengths are fractions of the frame's shorter side.
 SPEED = (0.0, 0.09)  # a frame
 RADIUS = (0.08, 0.2)  # standard deviation
 PEAK = (120.0, 250.0)  # pixel intensity at the first frame
@@ -70,8 +70,8 @@ def _between(limits: tuple[float, float], fractions: np.ndarray) -> np.ndarray:
     return limits[0] + (limits[1] - limits[0]) * fractions
 
 
-def _reflected(place: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Places on the line, folded into 0..last as a ball that bounces between two walls."""
-    period = np.maximum(2 * last, 1e-300)  # a frame one pixel wide: all fold to 0
-    folded = np.mod(place, period)
+def _reflected(position: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Positions on the line, folded into 0..last as a ball that bounces between two walls."""
+    period = np.maximum(2 * last, 1e-300)  # in a frame one pixel wide all fold to 0
+    folded: np.ndarray = np.mod(position, period)
     return np.where(last > 0, np.minimum(folded, period - folded), 0)

@@ -1,4 +1,4 @@
-"""What tasks share when they evaluate a model: modes put back, batches moved, outputs that must be finite."""
+"""What tasks share when they evaluate a model: put modes back, move batches, refuse outputs that are not finite."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from ninscope.neurons.tasks.task import Batch
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, without gradients; afterwards each has the mode it had, frozen ones theirs."""
+    """Every module in evaluation mode, without gradients; afterwards every module has its own mode again, frozen ones too."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -29,7 +29,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def checked_finite(outputs: torch.Tensor, task: str) -> torch.Tensor:
-    """Raises CheckpointError("nonfinite"): a score of what is not a number would be a number."""
+    """Raises CheckpointError("nonfinite"): the outputs are not finite, whose score might be a finite number."""
     if not torch.isfinite(outputs).all():
         raise CheckpointError(
             "nonfinite", f"{task}: the model's outputs on held-out examples are not finite; train it slower"
@@ -38,6 +38,6 @@ def checked_finite(outputs: torch.Tensor, task: str) -> torch.Tensor:
 
 
 def consecutive(count: int, size: int) -> Iterator[np.ndarray]:
-    """Numbers 0 to count - 1 (int64) in pieces of `size`."""
+    """Numbers 0 to count - 1 (int64) in parts of `size`."""
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))

@@ -1,9 +1,10 @@
-"""Data files of a task: found, bounded and hashed before anything is read from them. Needs no torch."""
+"""Data files of a task: their presence, size and digest are checked before anything is read from them. Needs no torch."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ninscope.errors import RequestError
 
@@ -32,15 +33,15 @@ VOCABULARY_FILES = (
 )
 
 
-def checked_file(path: str | Path, what: str) -> Path:
-    """The path of a file that is there and not too large to be read whole. what: for messages, "training file"."""
+def checked_file(path: str | Path, role: str) -> Path:
+    """The path of a file that is there and not too large to be read whole. role: for messages, "training file"."""
     if not isinstance(path, str | Path) or not str(path):
-        raise RequestError(f"{what} is {path!r}; the path of a file was expected")
+        raise RequestError(f"{role} is {path!r}; the path of a file was expected")
     path = Path(path).expanduser()
     if not path.is_file():
-        raise RequestError(f"{what} {path} is {'a folder' if path.is_dir() else 'not there'}; give the path of a file")
+        raise RequestError(f"{role} {path} is {'a folder' if path.is_dir() else 'not there'}; give the path of a file")
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
-        raise RequestError(f"{what} {path} has {size} bytes, more than {MAX_FILE_BYTES}; give a part of it")
+        raise RequestError(f"{role} {path} has {size} bytes, more than {MAX_FILE_BYTES}; give a part of it")
     return path
 
 
@@ -53,8 +54,8 @@ def file_digest(path: Path) -> str:
         raise RequestError(f"{path} cannot be read: {error.strerror}; a file that can be read was expected") from None
 
 
-def settings_digest(kind: str, settings: Mapping, data: Iterable) -> str:
-    """sha256 over what a task depends on: its kind, its settings and, in `data`, the digests of its files."""
+def settings_digest(kind: str, settings: Mapping[str, Any], data: Iterable[object]) -> str:
+    """sha256 over a task's kind, its settings and, in `data`, the digests of its files."""
     stated = json.dumps({"kind": kind, "settings": dict(settings), "data": list(data)}, sort_keys=True)
     return hashlib.sha256(stated.encode()).hexdigest()
 
@@ -69,8 +70,13 @@ def has_vocabulary(folder: Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
-def why(error: Exception) -> str:
-    """What a decoder says of a file, for a message: in one line, bounded, and the kind of error where it says nothing."""
+def one_line(error: BaseException, length: int = 200) -> str:
+    """An error's kind and text in one line of bounded length, for a message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:length]}"
+
+
+def decoder_message(error: Exception) -> str:
+    """A decoder's text about a file in one bounded line, for a message; the kind of error where it has no text."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 

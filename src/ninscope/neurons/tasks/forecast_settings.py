@@ -1,53 +1,42 @@
-"""What to forecast: the settings of the task, and the sequences that they name. No torch is needed before `task` is called."""
+"""Settings of the forecasting task. Needs no torch before `task` is called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ninscope.errors import RequestError
 from ninscope.neurons.tasks import radar
-from ninscope.neurons.tasks.blobs import EDGES, SPLITS, draw_blobs, draw_frames
+from ninscope.neurons.tasks.blobs import EDGES, SPLITS
+from ninscope.neurons.tasks.checks import check_whole, checked_name
 from ninscope.neurons.tasks.files import settings_digest
+from ninscope.neurons.tasks.sequences import RadarDays, Sequences, SequenceShape, blob_sequences, radar_sequences
 
 if TYPE_CHECKING:
-    from ninscope.neurons.tasks.task import Base, Task
+    from ninscope.neurons.tasks.forecasting import Forecasting
+    from ninscope.neurons.tasks.task import Base
 
 DATASETS = ("blobs", "hko7")
 MAX_FRAMES, MAX_SEQUENCES, MAX_BLOBS, MAX_SEED = 1_000, 100_000_000, 1_000, 2**63 - 1
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """The sequences of a split. frames(number): uint8 [input_frames + output_frames, height, width]; mask(number): which pixels
-    of the frames to be forecast count, bool [output_frames, height, width], or None: all do.
-    """
-
-    count: int
-    frames: Callable[[int], np.ndarray]
-    mask: Callable[[int], np.ndarray | None]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ForecastSettings:
-    """Forecast the next frames of a sequence, as HKO-7 is forecast (Shi et al., 2017; paper B, appendix F).
+    """Forecast the next frames of a sequence, as HKO-7 is forecast (Shi et al., 2017; MEmeL, appendix F).
 
-    dataset: "blobs", sequences made on the spot, or "hko7", a folder of radar frames (radar.py says of what layout).
-    height, width: of a frame, in pixels; input_frames, output_frames: seen and to be forecast. The model must have the same.
-    weights_of: what a pixel weighs by, "rain_rate" or "pixel" (`radar.pixel_weights`). name: in tables, None for dataset.
+    dataset: "blobs", synthetic sequences, or "hko7", a folder of radar frames (radar.py describes its layout). height, width: of
+    a frame, in pixels. input_frames, output_frames: frames that the model sees, and forecasts. The model must have the same four.
+    weights_of: what decides a pixel's weight, "rain_rate" or "pixel" (`radar.pixel_weights`). name: in tables (default: dataset).
 
-    Of blobs: seed; train_size and held_out_size, in sequences; blobs in a sequence; edges, "bounce" or "leave" (blobs.py).
+    For blobs: seed; train_size and held_out_size, in sequences; blobs in a sequence; edges, "bounce" or "leave" (blobs.py).
 
-    Of hko7: root, the folder; train and held_out, the first and last day of each split (YYYY-MM-DD, both included), which must
-    not overlap; stride, frames from the beginning of a sequence to that of the next; crop: take the middle of larger frames, which
-    else are refused; masks: leave out the pixels that the frames' masks leave out.
+    For hko7: root, the folder; train and held_out, the first and last day of the two splits (YYYY-MM-DD, both included), which
+    must not overlap; stride, frames from the begin of a sequence to the begin of the next; crop: take the middle of larger frames,
+    which are refused otherwise; masks: leave out the pixels that the frames' masks leave out.
 
-    Raises RequestError: a setting out of range, or one that the data set needs and that is absent.
+    Raises RequestError: a setting out of range, or a setting that the data set needs is absent.
     """
 
     dataset: str = "blobs"
@@ -69,9 +58,9 @@ class ForecastSettings:
     masks: bool = False
     name: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, limit in _LIMITS.items():
-            _check_integer(name, getattr(self, name), 0 if name == "seed" else 1, limit)
+            check_whole(f"forecasting: {name}", getattr(self, name), 0 if name == "seed" else 1, limit)
         for name, known in (("dataset", DATASETS), ("weights_of", radar.WEIGHTS_OF), ("edges", EDGES)):
             if getattr(self, name) not in known:
                 raise RequestError(
@@ -80,79 +69,50 @@ class ForecastSettings:
         for name in ("crop", "masks"):
             if type(getattr(self, name)) is not bool:
                 raise RequestError(f"forecasting: {name} is {getattr(self, name)!r}; true or false was expected")
-        if self.name is not None and (not isinstance(self.name, str) or not self.name.strip()):
-            raise RequestError(f"forecasting: name is {self.name!r}; a name was expected")
-        object.__setattr__(self, "name", self.name or self.dataset)
+        object.__setattr__(self, "name", checked_name(self.name, self.dataset, "forecasting: name"))
         if self.dataset == "hko7":
             self._check_folder()
         elif self.root is not None or self.train is not None or self.held_out is not None:
-            raise RequestError("forecasting: root, train and held_out are of hko7, not of blobs; leave them out")
+            raise RequestError("forecasting: root, train and held_out belong to hko7, not to blobs; leave them out")
 
     def _check_folder(self) -> None:
         if not isinstance(self.root, str | Path) or not str(self.root):
             raise RequestError("forecasting: hko7 needs root, the folder that holds the radar frames")
-        for name in SPLITS:
-            object.__setattr__(self, name, _first_and_last(name, getattr(self, name)))
-        if self.train[0] <= self.held_out[1] and self.held_out[0] <= self.train[1]:
-            raise RequestError(
-                f"forecasting: train {self.train} and held_out {self.held_out} overlap; choose other days"
-            )
+        train, held_out = (_first_and_last(name, getattr(self, name)) for name in SPLITS)
+        if train[0] <= held_out[1] and held_out[0] <= train[1]:
+            raise RequestError(f"forecasting: train {train} and held_out {held_out} overlap; choose other days")
+        object.__setattr__(self, "train", train)
+        object.__setattr__(self, "held_out", held_out)
 
     def sequences(self, split: str) -> Sequences:
-        """The sequences of "train" or "held_out". Raises RequestError: there are none, or a file is not as it should be."""
-        return self._blobs(split) if self.dataset == "blobs" else self._radar(split)
+        """The sequences of "train" or "held_out". Raises RequestError: as `radar_sequences`."""
+        if self.dataset == "hko7":
+            return radar_sequences(self.shape, self._days(split), split, self.stride, self.crop)
+        count = self.train_size if split == "train" else self.held_out_size
+        return blob_sequences(self.shape, count, self.seed, split, self.blobs, self.edges)
 
     def digest(self) -> str:
-        """sha256 over the settings and the bytes of every frame and mask of both splits, wherever the folder lies, hexadecimal."""
+        """sha256 over the settings and the bytes of all frames and masks of both splits, wherever the folder lies, hexadecimal."""
         plain = {key: value for key, value in asdict(self).items() if key not in ("root", "name")}
-        of_radar = SPLITS if self.dataset == "hko7" else ()
-        files = [[split, *file] for split in of_radar for file in radar.file_digests(self._frames(split))]
+        splits = SPLITS if self.dataset == "hko7" else ()
+        files = [[split, *file] for split in splits for file in radar.file_digests(self._days(split).frames())]
         return settings_digest("forecasting", plain, files)
 
-    def task(self, base: Base) -> Task:
+    def task(self, base: Base) -> Forecasting:
         """The task for models made from `base`. Raises RequestError: there are no sequences, or the base cannot do it."""
         from ninscope.neurons.tasks.forecasting import Forecasting
 
-        task = Forecasting(self)
+        task = Forecasting(str(self.name), self.sequences("train"), self.sequences("held_out"), self.weights_of)
         task.check(base)
         return task
 
     @property
-    def _length(self) -> int:
-        return self.input_frames + self.output_frames
+    def shape(self) -> SequenceShape:
+        return SequenceShape(self.height, self.width, self.input_frames, self.output_frames)
 
-    def _blobs(self, split: str) -> Sequences:
-        def frames(number: int) -> np.ndarray:
-            drawn = draw_blobs(self.seed, split, number, self.blobs, self.height, self.width)
-            return draw_frames(drawn, self._length, self.height, self.width, self.edges)
-
-        return Sequences(self.train_size if split == "train" else self.held_out_size, frames, lambda number: None)
-
-    def _frames(self, split: str) -> list[radar.Frame]:
-        return radar.list_frames(Path(self.root), *getattr(self, split), self.masks)
-
-    def _radar(self, split: str) -> Sequences:
-        listed = self._frames(split)
-        starts = radar.runs(listed, self._length, self.stride)
-        if not starts:
-            first, last = getattr(self, split)
-            raise RequestError(
-                f"{self.root}: no {self._length} frames 6 minutes apart without a gap from {first} to {last} ({split}); "
-                "choose other days, or fewer frames"
-            )
-        size = self.height, self.width, self.crop
-
-        def frames(number: int) -> np.ndarray:
-            begin = starts[number]
-            return np.stack([radar.read_frame(frame, *size) for frame in listed[begin : begin + self._length]])
-
-        def mask(number: int) -> np.ndarray | None:
-            if not self.masks:
-                return None
-            begin = starts[number] + self.input_frames
-            return np.stack([radar.read_mask(frame, *size) for frame in listed[begin : begin + self.output_frames]])
-
-        return Sequences(len(starts), frames, mask)
+    def _days(self, split: str) -> RadarDays:
+        first, last = getattr(self, split)
+        return RadarDays(Path(str(self.root)), first, last, self.masks)
 
 
 _LIMITS = {
@@ -168,15 +128,10 @@ _LIMITS = {
 }
 
 
-def _check_integer(name: str, value: object, least: int, limit: int) -> None:
-    if type(value) is not int or not least <= value <= limit:
-        raise RequestError(f"forecasting: {name} is {value!r}; an integer from {least} to {limit} was expected")
-
-
 def _first_and_last(name: str, value: object) -> tuple[str, str]:
     """Two days as they are written, YYYY-MM-DD, in order. Raises RequestError."""
     if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_day, value)) and value[0] <= value[1]:
-        return tuple(value)
+        return value[0], value[1]
     raise RequestError(f"forecasting: {name} is {value!r}; its first and last day, YYYY-MM-DD, were expected")
 
 

@@ -1,13 +1,13 @@
-"""Forecasting of frame sequences with a ConvGRU, scored with B-MAE and B-MSE (Shi et al., 2017; paper B, appendix F.2).
+"""Forecasting of frame sequences with a ConvGRU, scored with B-MAE and B-MSE (Shi et al., 2017; MEmeL, appendix F.2).
 
 B-MAE is the mean over all pixels of all frames to be forecast of w |m - m'|, and B-MSE that of w (m - m')^2, where m is the true
 and m' the forecast pixel, both from 0 to 255, and w = 1, 2, 5, 10 or 30 the weight of the true one (`radar.pixel_weights`).
 
-Three things that the papers leave open, or do otherwise:
-- Paper B's numbers (table 3: B-MAE 312.6, B-MSE 997.5) are no such means, whatever the unit: no weight being more than 30, a mean
-  of w |m - m'| is at most the root of 30 times the mean of w (m - m')^2, here 173. Shi et al. sum over a frame's pixels, scaled to
-  0..1. Here the formula that paper B prints is kept.
-- A forecast is cut to 0..255 before it is scored, as there is no other pixel.
+Three things that the papers leave open, or do differently:
+- The numbers of the MEmeL paper (table 3: B-MAE 312.6, B-MSE 997.5) cannot be such means, whatever the unit: as no weight is more
+  than 30, a mean of w |m - m'| is at most the root of 30 times the mean of w (m - m')^2, here 173. Shi et al. sum over a frame's
+  pixels, scaled to 0..1. Here the formula that the MEmeL paper prints is kept.
+- A forecast is cut to 0..255 before it is scored, since pixels have no other values.
 - Where masks are used, the mean is over the pixels that they leave.
 
 Training minimises the mean of w (|e| + e^2), e in units of the full scale: the sum of both that Shi et al. minimise.
@@ -23,35 +23,34 @@ from ninscope.errors import RequestError
 from ninscope.neurons.convgru import ConvGRU, ConvGRUConfig
 from ninscope.neurons.tasks.blobs import FULL_SCALE
 from ninscope.neurons.tasks.evaluation import checked_finite, consecutive, evaluating, moved
-from ninscope.neurons.tasks.forecast_settings import ForecastSettings, Sequences
-from ninscope.neurons.tasks.radar import pixel_weights
+from ninscope.neurons.tasks.radar import WEIGHTS_OF, pixel_weights
+from ninscope.neurons.tasks.sequences import Sequences
 from ninscope.neurons.tasks.task import Base, Batch
 
 
 class Forecasting:
-    """The task of ForecastSettings, as Task says. A batch holds frames uint8 [n, input_frames, height, width], targets uint8
-    [n, output_frames, height, width] and, where masks are used, mask bool, likewise.
+    """A `Task`: the next frames of sequences. A batch holds frames, uint8 [n, input_frames, height, width], targets, uint8
+    [n, output_frames, height, width], and, where masks are used, mask, bool of the targets' shape.
     """
 
-    metrics = ("b_mae", "b_mse")
+    metrics: tuple[str, ...] = ("b_mae", "b_mse")
 
-    def __init__(self, settings: ForecastSettings):
-        self.settings = settings
-        self.name = settings.name
-        self._train, self._held_out = settings.sequences("train"), settings.sequences("held_out")
-        self.train_size = self._train.count
-        self._weights = torch.from_numpy(pixel_weights(settings.weights_of))
+    def __init__(self, name: str, train: Sequences, held_out: Sequences, weights_of: str = WEIGHTS_OF[0]) -> None:
+        """train, held_out: of one shape. weights_of: as `pixel_weights`."""
+        self.name, self.train_size = name, train.count
+        self._train, self._held_out = train, held_out
+        self._weights = torch.from_numpy(pixel_weights(weights_of))
 
     def check(self, base: Base) -> ConvGRUConfig:
-        """Raises RequestError: the base is no ConvGRU, or one of other frames than the task's."""
+        """The base's configuration. Raises RequestError: the base is no ConvGRU, or has other frames than the task."""
         if base.config.get("model_type") != "convgru":
             kind = base.config.get("model_type")
             raise RequestError(f"{base.name}: is a {kind!r}, which forecasts no frames; name a checkpoint of a convgru")
         config = ConvGRUConfig.from_dict(base.config, base.name)
         for key in ("height", "width", "input_frames", "output_frames"):
-            has, wanted = getattr(config, key), getattr(self.settings, key)
-            if has != wanted:
-                raise RequestError(f"{base.name}: {key} is {has}, and {wanted} in the task; set both to the same")
+            own, needed = getattr(config, key), getattr(self._train.shape, key)
+            if own != needed:
+                raise RequestError(f"{base.name}: {key} is {own}, and {needed} in the task; set both to the same")
         return config
 
     def model(self, base: Base) -> nn.Module:
@@ -71,16 +70,16 @@ class Forecasting:
                 f"{self.name}: there is no sequence {wrong[0]}; numbers go from 0 to {sequences.count - 1}"
             )
         frames = torch.from_numpy(np.stack([sequences.frames(number) for number in numbers]))
-        seen = self.settings.input_frames
+        seen = sequences.shape.input_frames
         batch = {"frames": frames[:, :seen].contiguous(), "targets": frames[:, seen:].contiguous()}
-        masks = [sequences.mask(number) for number in numbers]
-        return batch if masks[0] is None else batch | {"mask": torch.from_numpy(np.stack(masks))}
+        masks = [mask for number in numbers if (mask := sequences.mask(number)) is not None]
+        return batch | {"mask": torch.from_numpy(np.stack(masks))} if masks else batch
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         targets = batch["targets"]
-        error = (model(_scaled(batch["frames"])) - _scaled(targets)).float()
+        error: torch.Tensor = (model(_scaled(batch["frames"])) - _scaled(targets)).float()
         weights, pixels = self._weights_of(batch)
-        return (weights * (error.abs() + error**2)).sum() / pixels.clamp(min=1)  # of a batch without a pixel: 0
+        return (weights * (error.abs() + error**2)).sum() / pixels.clamp(min=1)  # 0 for a batch without a pixel
 
     def evaluate(self, model: nn.Module, size: int, device: torch.device) -> dict[str, float]:
         """As Task. Raises CheckpointError: forecasts are not finite. Raises RequestError: masks leave no pixel to score."""
@@ -96,7 +95,7 @@ class Forecasting:
         return {"b_mae": absolute / pixels, "b_mse": squared / pixels}
 
     def _totals(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Sums over a batch's pixels of w |m - m'| and of w (m - m')^2, and how many pixels count; float64 [3]."""
+        """The sums over a batch's pixels of w |m - m'| and of w (m - m')^2, and the number of pixels that count; float64 [3]."""
         forecast = checked_finite(model(_scaled(batch["frames"])), self.name).double() * FULL_SCALE
         error = forecast.clamp(0, FULL_SCALE) - batch["targets"].double()
         weights, pixels = self._weights_of(batch)
@@ -104,7 +103,7 @@ class Forecasting:
         return torch.stack([(weights * error.abs()).sum(), (weights * error**2).sum(), pixels.double()])
 
     def _weights_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(weights of the targets' pixels, 0 where a mask leaves one out; how many count)"""
+        """(weights of the targets' pixels, 0 where a mask leaves a pixel out; the number of pixels that count)"""
         targets = batch["targets"]
         weights = self._weights.to(targets.device)[targets.long()]
         if "mask" not in batch:

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from logging import CRITICAL
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.neurons.tasks.tables import Examples, checked_labels, checked_texts
+from ninscope.neurons.tasks.files import one_line
+from ninscope.neurons.tasks.tables import Examples, check_labels, check_texts
 
 REPOSITORY = "nyu-mll/glue"
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """texts: its columns. metrics: the main one first. classes: names in the order of labels; empty for a regression."""
+    """texts: columns. metrics: the main metric first. classes: names in the order of labels; empty for a regression."""
 
     texts: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -54,14 +56,14 @@ def local_files(folder: Path, name: str) -> dict[str, list[Path]]:
 
     Raises RequestError: there are none.
     """
-    found = {}
+    files = {}
     for split in ("train", checked_glue(name).held_out):
-        found[split] = sorted((folder / name).glob(f"{split}-*.parquet"))
-        if not found[split]:
+        files[split] = sorted((folder / name).glob(f"{split}-*.parquet"))
+        if not files[split]:
             raise RequestError(
                 f"{folder / name} has no {split}-*.parquet; give a folder laid out as the Hub's {REPOSITORY}"
             )
-    return found
+    return files
 
 
 def read_glue(name: str, folder: Path | None, revision: str | None) -> tuple[Examples, Examples]:
@@ -79,24 +81,23 @@ def read_glue(name: str, folder: Path | None, revision: str | None) -> tuple[Exa
         try:
             if folder is None:
                 loaded = datasets.load_dataset(REPOSITORY, name, revision=revision)
-            else:  # the library's cache would know files by their times, and keep a copy of each
+            else:  # the library's cache would know files by their times, and keep a copy of every file
                 files = {split: list(map(str, paths)) for split, paths in local_files(folder, name).items()}
                 loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=scratch, keep_in_memory=True)
             return _examples(name, task, "train", loaded), _examples(name, task, task.held_out, loaded)
         except RequestError:
             raise
-        except Exception as error:  # of the network, of files, of what they hold
-            cause = error.__cause__ or error
-            said = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
-            why = f"GLUE's {name} cannot be had ({said}); give a folder with its Parquet files"
-            if folder is None:  # a Hub that does not answer now may later, and what needs none goes on
-                raise CheckpointError("missing", why, passing=True) from None
-            raise RequestError(why) from None
+        except Exception as error:  # of the network, of files, of their content
+            reason = one_line(error.__cause__ or error)
+            message = f"GLUE's {name} cannot be loaded ({reason}); give a folder with its Parquet files"
+            if folder is None:  # a Hub that does not answer now may answer later; work that does not need it goes on
+                raise CheckpointError("missing", message, passing=True) from None
+            raise RequestError(message) from None
 
 
 @contextmanager
 def _quiet(datasets: ModuleType) -> Iterator[None]:
-    """Without the library's bars and reports; what goes wrong is said in one line."""
+    """Silence the library's bars and reports; an error is said in one line."""
     bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(CRITICAL)
@@ -108,16 +109,16 @@ def _quiet(datasets: ModuleType) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _examples(name: str, task: GlueTask, split: str, loaded) -> Examples:
+def _examples(name: str, task: GlueTask, split: str, loaded: Any) -> Examples:
     where, columns = f"GLUE {name}, {split}", [*task.texts, "label"]
     for column in columns:
         if column not in loaded[split].column_names:
             raise RequestError(f"{where} has no column {column!r}; it has {', '.join(loaded[split].column_names)}")
     values = {column: list(loaded[split][column]) for column in columns}
-    for column in task.texts:  # qqp has questions without a letter, which all who train on it have
-        checked_texts(where, column, values[column], blank=True)
-    # Labels that GLUE keeps to itself are -1.
-    checked_labels(where, "label", [None if task.classes and label == -1 else label for label in values["label"]])
+    for column in task.texts:  # qqp has questions without a letter, and everybody trains on them
+        check_texts(where, column, values[column], blank=True)
+    # GLUE does not publish all labels; those are -1.
+    check_labels(where, "label", [None if task.classes and label == -1 else label for label in values["label"]])
     if not values["label"]:
         raise RequestError(f"{where} has no rows; give the whole data set")
     return Examples(where, values[task.texts[0]], values[task.texts[1]] if task.texts[1:] else None, values["label"])

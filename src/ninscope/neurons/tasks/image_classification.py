@@ -34,22 +34,24 @@ class LabelledImages:
     labels: tuple[np.ndarray, np.ndarray]
 
 
-def files_of(folder: Path, base: Base, image_size: int | None) -> LabelledImages:
-    """Images of a folder, read when they are asked for. Raises RequestError: as `labelled_files` and `geometry`."""
-    found, (size, channels) = labelled_files(folder), geometry(base, image_size)
-    parts = [found.train, found.held_out]
-    readers = [_file_reader([path for path, _ in part], size, channels) for part in parts]
-    return LabelledImages(
-        found.classes, *readers, tuple(np.array([label for _, label in part], np.int64) for part in parts)
+def images_of_folder(folder: Path, base: Base, image_size: int | None) -> LabelledImages:
+    """Images of a folder; an image is read when its pixels are needed. Raises RequestError: as `labelled_files`, `geometry`."""
+    files, (size, channels) = labelled_files(folder), geometry(base, image_size)
+    train, held_out = (
+        (_file_reader([path for path, _ in part], size, channels), np.array([label for _, label in part], np.int64))
+        for part in (files.train, files.held_out)
     )
+    return LabelledImages(files.classes, train[0], held_out[0], (train[1], held_out[1]))
 
 
-def digits_of(_: None, base: Base, image_size: int | None) -> LabelledImages:
+def images_of_digits(base: Base, image_size: int | None) -> LabelledImages:
     """scikit-learn's digits. Raises RequestError: as `read_digits` and `geometry`."""
     digits, (size, channels) = read_digits(), geometry(base, image_size)
-    parts = [~digits.held_out, digits.held_out]
-    readers = [_digit_reader(digits.pixels[part], size, channels) for part in parts]
-    return LabelledImages(range(10), *readers, tuple(digits.labels[part] for part in parts))
+    train, held_out = (
+        (_digit_reader(digits.pixels[part], size, channels), digits.labels[part])
+        for part in (~digits.held_out, digits.held_out)
+    )
+    return LabelledImages(range(10), train[0], held_out[0], (train[1], held_out[1]))
 
 
 def _file_reader(paths: list[Path], size: tuple[int, int], channels: int) -> Callable[[int], np.ndarray]:
@@ -61,9 +63,9 @@ def _digit_reader(pixels: np.ndarray, size: tuple[int, int], channels: int) -> C
 
 
 def geometry(base: Base, image_size: int | None) -> tuple[tuple[int, int], int]:
-    """((height, width), channels) of what the base takes, from its configuration.
+    """((height, width), channels) of the images that the base takes, from its configuration.
 
-    Raises RequestError: it says nothing of images, or another size than `image_size`.
+    Raises RequestError: the configuration says nothing about images, or another size than `image_size`.
     """
     config, stated = base.config, base.config.get("image_size", image_size)
     channels = config.get("num_channels", 3)
@@ -80,7 +82,7 @@ class ImageClassification:
     as (pixel - mean)/std, and labels, int64 [n].
     """
 
-    metrics = ("accuracy",)
+    metrics: tuple[str, ...] = ("accuracy",)
 
     def __init__(
         self,
@@ -90,15 +92,15 @@ class ImageClassification:
         image_mean: Sequence[float] = (0.5,),
         image_std: Sequence[float] = (0.5,),
         image_size: int | None = None,
-    ):
+    ) -> None:
         """Raises RequestError: as `geometry`, or mean and std are not one a channel."""
         self.name, self.train_size = name, len(images.labels[0])
         self._images, self._image_size = images, image_size
         self._geometry = geometry(base, image_size)
-        for what, values in (("image_mean", image_mean), ("image_std", image_std)):
+        for setting, values in (("image_mean", image_mean), ("image_std", image_std)):
             if len(values) not in (1, self._geometry[1]):
                 raise RequestError(
-                    f"{what} has {len(values)} numbers, and {base.name} takes {self._geometry[1]} channels"
+                    f"{setting} has {len(values)} numbers, and {base.name} takes {self._geometry[1]} channels"
                 )
         self._mean, self._std = (np.array(values, np.float32)[:, None, None] for values in (image_mean, image_std))
         self._labels = [torch.from_numpy(labels) for labels in images.labels]
@@ -137,4 +139,5 @@ class ImageClassification:
 
 def _outputs(model: nn.Module, batch: Batch) -> torch.Tensor:
     """float32 [n, classes], whatever precision the model runs in."""
-    return model(pixel_values=batch["pixel_values"]).logits.float()
+    logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
+    return logits.float()

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ninscope.errors import RequestError
-from ninscope.neurons.tasks.files import why
+from ninscope.neurons.tasks.files import decoder_message
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
@@ -32,11 +32,11 @@ class LabelledFiles:
 
 
 def split_folders(root: Path) -> tuple[Path, Path]:
-    """The folders of training and of held-out images. Raises RequestError: one is not there, or the second is not one."""
+    """The folders of training and of held-out images. Raises RequestError: not exactly one of each is there."""
     held_out = [root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()]
     if not (root / "train").is_dir() or len(held_out) != 1:
         raise RequestError(
-            f"{root} must have the folders train and one of {', '.join(HELD_OUT_FOLDERS)}, each with one of a class"
+            f"{root} must have the folders train and one of {', '.join(HELD_OUT_FOLDERS)}, both with a folder per class"
         )
     return root / "train", held_out[0]
 
@@ -55,13 +55,13 @@ def labelled_files(root: Path) -> LabelledFiles:
             raise RequestError(
                 f"{other}: training has no class {other.name!r}; add images of it to train, or take it out"
             )
-    train, other = (_images(split, classes) for split in (folder, held_out))
+    train, held_out_images = (_images(split, classes) for split in (folder, held_out))
     if len({number for _, number in train}) < len(classes):
         empty = sorted(set(range(len(classes))) - {number for _, number in train})
         raise RequestError(f"{folder / classes[empty[0]]} has no images; add some ({', '.join(SUFFIXES)})")
-    if not other:
+    if not held_out_images:
         raise RequestError(f"{held_out} has no images; add some ({', '.join(SUFFIXES)})")
-    return LabelledFiles(classes, train, other)
+    return LabelledFiles(classes, train, held_out_images)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -69,12 +69,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _images(split: Path, classes: Sequence[str]) -> tuple[tuple[Path, int], ...]:
-    found = []
+    labelled: list[tuple[Path, int]] = []
     for number, name in enumerate(classes):
         paths = (split / name).iterdir() if (split / name).is_dir() else ()
         images = (path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-        found += [(path, number) for path in sorted(images, key=_name)]
-    return tuple(found)
+        labelled += [(path, number) for path in sorted(images, key=_name)]
+    return tuple(labelled)
 
 
 def _name(path: Path) -> str:
@@ -107,8 +107,10 @@ def read_image(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
                 return _scaled(image.convert(COLOURS[channels]), size)
     except RequestError:
         raise
-    except Exception as error:  # a decoder raises all kinds, IndexError and struct.error among them, at what files hold
-        raise RequestError(f"{path} cannot be read as an image ({why(error)}); save it again or take it out") from None
+    except Exception as error:  # a decoder raises all kinds of errors at files, IndexError and struct.error among them
+        raise RequestError(
+            f"{path} cannot be read as an image ({decoder_message(error)}); save it again or take it out"
+        ) from None
 
 
 def _scaled(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -130,9 +132,9 @@ class Digits:
 
 
 def read_digits() -> Digits:
-    """All 1797 in the library's order; held out are those whose bytes have a SHA-256 that five divides.
+    """All 1797 in the library's order; an image is held out where five divides the SHA-256 of its bytes.
 
-    The split depends on an image's pixels alone, so copies of one image are on the same side; data/digits-ddpm has the same.
+    The split depends on an image's pixels alone, so copies of an image are on the same side; data/digits-ddpm has the same split.
     Raises RequestError: scikit-learn is not installed.
     """
     try:

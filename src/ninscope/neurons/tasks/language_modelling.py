@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from ninscope.errors import RequestError
-from ninscope.neurons.tasks.base_models import Blueprint, blueprint, checked_positions, checked_vocabulary, load
+from ninscope.neurons.tasks.base_models import Blueprint, blueprint, check_positions, check_vocabulary, load
 from ninscope.neurons.tasks.evaluation import checked_finite, consecutive, evaluating, moved
 from ninscope.neurons.tasks.task import Base, Batch
 from ninscope.neurons.tasks.tokenizers import ByteTokenizer, LibraryTokenizer, open_tokenizer
@@ -21,14 +21,14 @@ PURPOSE = "causal language modelling"
 
 
 class LanguageModelling:
-    """A `Task`: the next token of text. Windows follow each other, each token but the first is predicted once, what is left at the
-    end is dropped. Files are joined by the tokenizer's end-of-text token; bytes by a zero.
+    """A `Task`: the next token of text. Windows follow each other, every token but the first is predicted once, and tokens that
+    fill no window are dropped at the end. Files are joined by the tokenizer's end-of-text token; bytes by a zero.
 
     Batches hold input_ids and labels, the tokens that follow them, int64 [n, context]. Metrics are loss, the mean cross-entropy
     (nats a token) of all held-out windows, and perplexity, its exponential.
     """
 
-    metrics = ("loss", "perplexity")
+    metrics: tuple[str, ...] = ("loss", "perplexity")
 
     def __init__(
         self,
@@ -38,8 +38,8 @@ class LanguageModelling:
         base: Base,
         context: int = 128,
         tokenizer: str | None = None,
-    ):
-        """Raises RequestError: no tokenizer, no UTF-8, or less text than a window."""
+    ) -> None:
+        """Raises RequestError: no tokenizer, text that is no UTF-8, or less text than a window."""
         opened = open_tokenizer(tokenizer, base)
         self.name, self.context = name, context
         self._train, self._held_out = (_tokens(paths, opened, context) for paths in (train, held_out))
@@ -49,10 +49,10 @@ class LanguageModelling:
     def model(self, base: Base) -> nn.Module:
         """As Task. Raises RequestError: as `load`, the base is too small for the text, or sees what it should predict."""
         plan = blueprint(base, PURPOSE)
-        checked_vocabulary(plan, self._largest)
-        checked_positions(plan, self.context)
+        check_vocabulary(plan, self._largest)
+        check_positions(plan, self.context)
         model = load(plan)
-        _checked_causal(plan, model)
+        _check_causal(plan, model)
         return model
 
     def batch(self, examples: np.ndarray) -> Batch:
@@ -63,8 +63,8 @@ class LanguageModelling:
             yield self._windows(self._held_out, numbers)
 
     def _windows(self, tokens: np.ndarray, numbers: np.ndarray) -> Batch:
-        places = numbers[:, None] * self.context + np.arange(self.context + 1)
-        windows = torch.from_numpy(tokens[places].astype(np.int64))
+        positions = numbers[:, None] * self.context + np.arange(self.context + 1)
+        windows = torch.from_numpy(tokens[positions].astype(np.int64))
         return {"input_ids": windows[:, :-1].contiguous(), "labels": windows[:, 1:].contiguous()}
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -83,13 +83,13 @@ class LanguageModelling:
 
 def _token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Cross-entropy of every token, float32 [n * context], nats."""
-    logits = model(input_ids=batch["input_ids"], use_cache=False).logits.float()
+    logits: torch.Tensor = model(input_ids=batch["input_ids"], use_cache=False).logits.float()
     return functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="none")
 
 
 def _tokens(paths: Sequence[Path], tokenizer: ByteTokenizer | LibraryTokenizer, context: int) -> np.ndarray:
-    """All files as one row of numbers."""
-    parts = []
+    """The tokens of all files, one after the other."""
+    parts: list[np.ndarray] = []
     for path in paths:
         try:
             text = path.read_bytes().decode()
@@ -106,8 +106,8 @@ def _tokens(paths: Sequence[Path], tokenizer: ByteTokenizer | LibraryTokenizer, 
     return tokens
 
 
-def _checked_causal(plan: Blueprint, model: nn.Module) -> None:
-    """Raises RequestError where a token changes what the model says before it: its loss would be of a copy."""
+def _check_causal(plan: Blueprint, model: nn.Module) -> None:
+    """Raises RequestError: a token changes the model's outputs before it, so the model could copy what it should predict."""
     both = torch.tensor([[0, 0], [0, 1]])
     with evaluating(model):
         logits = model(input_ids=both, use_cache=False).logits

@@ -1,25 +1,25 @@
-"""Columns of Parquet files, whose few bytes may stand for many: bounded before they are unpacked. Needs no torch.
+"""Read columns of Parquet files, whose few bytes may stand for many: sizes are checked before values are unpacked. No torch.
 
 A column in which one text is repeated takes no more room than the text, however many rows it has. So texts are read as Arrow's
-dictionaries, a batch of rows at a time, and what they hold once each row has a text of its own is added up before it has.
+dictionaries, a batch of rows at a time, and the size that all rows will have with texts of their own is added up first.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ninscope.errors import RequestError
-from ninscope.neurons.tasks.files import MAX_FILE_BYTES, MAX_ROWS, why
+from ninscope.neurons.tasks.files import MAX_FILE_BYTES, MAX_ROWS, decoder_message
 
 if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import FileMetaData, ParquetFile
 
 BATCH_ROWS = 65_536
-BATCHES = 8  # that may be in memory where they are not dictionaries: Arrow has a few copies of one while it unpacks it
-DELTAS = ("DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY")  # which Arrow does not read as dictionaries
-REPEATING = ("DELTA_BYTE_ARRAY", "RLE_DICTIONARY", "PLAIN_DICTIONARY")  # where a text is stored once for many rows
+BATCHES = 8  # batches in memory where they are not dictionaries: Arrow has a few copies of a batch while it unpacks it
+DELTAS = ("DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY")  # Arrow does not read these as dictionaries
+REPEATING = ("DELTA_BYTE_ARRAY", "RLE_DICTIONARY", "PLAIN_DICTIONARY")  # they store a text once for many rows
 
 
 def parquet_names(path: Path) -> list[str]:
@@ -29,8 +29,8 @@ def parquet_names(path: Path) -> list[str]:
         return list(file.schema_arrow.names)
 
 
-def parquet_columns(path: Path, columns: Sequence[str]) -> dict[str, list]:
-    """Values of these columns, which are there, row by row: strings, numbers, booleans, dates and None.
+def parquet_columns(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Values of these columns, which the file has, row by row: strings, numbers, booleans, dates and None.
 
     Raises RequestError: as `parquet_names`, columns of other kinds, or values of more than MAX_FILE_BYTES.
     """
@@ -41,7 +41,7 @@ def parquet_columns(path: Path, columns: Sequence[str]) -> dict[str, list]:
         for column, kind in kinds.items():
             if not _is_plain(kind):
                 raise RequestError(f"{path.name}: column {column!r} is of type {kind}; texts or numbers were expected")
-        values: dict[str, list] = {column: [] for column in columns}
+        values: dict[str, list[Any]] = {column: [] for column in columns}
         size = 0
         for column in columns:
             for batch in _batches(path, column, metadata):
@@ -63,7 +63,7 @@ def _check_size(path: Path, size: int) -> None:
 
 
 def _batches(path: Path, column: str, metadata: "FileMetaData") -> Iterator["pyarrow.Array"]:
-    """The values of one column, none of which takes much more room than the file has for it."""
+    """The values of one column, in batches that take not much more memory than the file has for the column."""
     chunks = [
         chunk
         for group in range(metadata.num_row_groups)
@@ -83,7 +83,7 @@ def _batches(path: Path, column: str, metadata: "FileMetaData") -> Iterator["pya
 
 
 def _unpacked(values: "pyarrow.Array") -> int:
-    """Bytes of an array's values once each row has its own."""
+    """Bytes of an array's values once every row has a value of its own."""
     from pyarrow import compute, types
 
     if not types.is_dictionary(values.type):
@@ -91,14 +91,14 @@ def _unpacked(values: "pyarrow.Array") -> int:
     return compute.sum(compute.binary_length(values.dictionary).take(values.indices)).as_py() or 0
 
 
-def _plain(values: "pyarrow.Array") -> list:
-    """Values as Python has them; rows that share a text share one string."""
+def _plain(values: "pyarrow.Array") -> list[Any]:
+    """Values as Python objects; rows that share a text share one string."""
     from pyarrow import types
 
     if not types.is_dictionary(values.type):
         return values.to_pylist()
     texts = values.dictionary.to_pylist()
-    return [None if place is None else texts[place] for place in values.indices.to_pylist()]
+    return [None if number is None else texts[number] for number in values.indices.to_pylist()]
 
 
 def _is_plain(kind: "pyarrow.DataType") -> bool:
@@ -120,10 +120,12 @@ def _opened(path: Path, dictionaries: Sequence[str] = ()) -> "ParquetFile":
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raises RequestError for whatever a damaged file makes the library raise: UnicodeDecodeError among others."""
+    """Raises RequestError for any error that a damaged file makes the library raise, such as UnicodeDecodeError."""
     try:
         yield
     except RequestError:
         raise
     except Exception as error:
-        raise RequestError(f"{path.name} is no Parquet file that can be read ({why(error)}); write it again") from None
+        raise RequestError(
+            f"{path.name} is no Parquet file that can be read ({decoder_message(error)}); write it again"
+        ) from None

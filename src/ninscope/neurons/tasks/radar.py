@@ -1,8 +1,8 @@
-"""Sequences of radar frames on disk, and what a pixel of them weighs; no torch is needed.
+"""Sequences of radar frames on disk, and the weights of their pixels. Needs no torch.
 
 Folders are laid out as HKO-7 is (Shi et al., 2017): <root>/radarPNG/YYYY/MM/DD/RADYYYYMMDDHHMMSS.png, with anything between the
 time and the ending after an underscore, or <root>/YYYY/MM/DD/YYYYMMDDHHMMSS.png; frames are 8-bit grey PNG files, one every six
-minutes. Masks, if they are asked for, are HKO-7's: <root>/radarPNG_mask/YYYY/MM/DD/RADYYYYMMDDHHMMSS.mask, one byte (0: leave
+minutes. Masks are HKO-7's: <root>/radarPNG_mask/YYYY/MM/DD/RADYYYYMMDDHHMMSS.mask, one byte (0: leave
 this pixel out, 1: use it) a pixel of the whole frame, row by row, compressed by zlib.
 
 Files may come from strangers: the size of a frame or mask is checked before it is unpacked.
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ninscope.errors import RequestError
-from ninscope.neurons.tasks.files import file_digest, why
+from ninscope.neurons.tasks.files import decoder_message, file_digest
 
 FRAMES_FOLDER, MASKS_FOLDER = "radarPNG", "radarPNG_mask"
 INTERVAL = timedelta(minutes=6)
@@ -30,10 +30,10 @@ _FRAME_NAME = re.compile(r"(?:RAD)?(\d{14})(?:_.*)?\.png", re.ASCII)
 _MASK_NAME = re.compile(r"(?:RAD)?(\d{14})(?:_.*)?\.mask", re.ASCII)
 _DAY = (re.compile(r"\d{4}", re.ASCII), re.compile(r"\d{2}", re.ASCII), re.compile(r"\d{2}", re.ASCII))
 
-# Weights of B-MAE and B-MSE (paper B, appendix F.2) and the values of m from which they hold.
+# Weights of B-MAE and B-MSE (MEmeL, appendix F.2) and the values of m from which they hold.
 WEIGHTS, WEIGHTS_FROM = (1, 2, 5, 10, 30), (2, 5, 10, 30)
 WEIGHTS_OF = ("rain_rate", "pixel")
-ZR_A, ZR_B = 58.53, 1.56  # of HKO-7: Z = a R^b
+ZR_A, ZR_B = 58.53, 1.56  # HKO-7's: Z = a R^b
 
 
 def rain_rate(pixels: np.ndarray) -> np.ndarray:
@@ -45,12 +45,12 @@ def rain_rate(pixels: np.ndarray) -> np.ndarray:
 def pixel_weights(weights_of: str) -> np.ndarray:
     """Weight of a pixel by its value 0..255, float32 [256].
 
-    Paper B does not say whether m, by which it weighs, is a pixel or the rain that it stands for. "rain_rate", in mm/h, is what
-    Shi et al. (2017) do, whose weights these are: they begin at pixels 118, 141, 158 and 185. With "pixel" they begin at 2, 5, 10
-    and 30, all of which are less than 0.1 mm/h, so next to every echo, of whatever strength, would weigh 30.
+    The MEmeL paper does not say whether m, which decides the weight, is a pixel or the rain that the pixel stands for. Shi et al.
+    (2017), whose weights these are, take "rain_rate", in mm/h: the weights begin at pixels 118, 141, 158 and 185. With "pixel"
+    they begin at 2, 5, 10 and 30, all less than 0.1 mm/h, so almost every echo, however weak, would weigh 30.
     """
     pixels = np.arange(256)
-    measure = rain_rate(pixels) if weights_of == "rain_rate" else pixels
+    measure = rain_rate(pixels) if weights_of == "rain_rate" else pixels.astype(np.float64)
     return np.array(WEIGHTS, dtype=np.float32)[np.searchsorted(WEIGHTS_FROM, measure, side="right")]
 
 
@@ -74,45 +74,44 @@ def list_frames(root: Path, first: str, last: str, masks: bool = False) -> list[
     if not base.is_dir():
         raise RequestError(f"{root}: no such folder; name one that holds {FRAMES_FOLDER}/YYYY/MM/DD or YYYY/MM/DD")
     try:
-        found = _frames_of(root, base, first, last, masks)
+        frames = _frames_between(root, base, first, last, masks)
     except OSError as error:
         raise RequestError(f"{root}: a folder in it cannot be read ({error.strerror}); allow it to be") from None
-    if not found:
+    if not frames:
         raise RequestError(
             f"{root}: no frames from {first} to {last}; YYYY/MM/DD/*.png, named by their times, were expected"
         )
-    return found
+    return frames
 
 
-def _frames_of(root: Path, base: Path, first: str, last: str, masks: bool) -> list[Frame]:
-    found = []
-    for day in _days_there(base, first, last):
-        frames = _of_day(base, day, _FRAME_NAME)
-        of_masks = _of_day(root / MASKS_FOLDER, day, _MASK_NAME) if masks else {}
-        for time, path in sorted(frames.items()):
+def _frames_between(root: Path, base: Path, first: str, last: str, masks: bool) -> list[Frame]:
+    frames = []
+    for day in _days_with_folders(base, first, last):
+        mask_files = _files_of_day(root / MASKS_FOLDER, day, _MASK_NAME) if masks else {}
+        for time, path in sorted(_files_of_day(base, day, _FRAME_NAME).items()):
             name = path.relative_to(root).as_posix()
-            if masks and time not in of_masks:
+            if masks and time not in mask_files:
                 raise RequestError(f"{name}: has no mask in {MASKS_FOLDER}/{_folder_of(day)}; add it, or use no masks")
-            found.append(Frame(time, path, name, of_masks.get(time)))
-    return found
+            frames.append(Frame(time, path, name, mask_files.get(time)))
+    return frames
 
 
-def _days_there(base: Path, first: str, last: str) -> list[date]:
-    """Days of a range that have a folder, in order: what is there is asked for, as a range may be of centuries."""
+def _days_with_folders(base: Path, first: str, last: str) -> list[date]:
+    """Days of a range that have a folder, in order. It lists the folders, since a range may span centuries."""
     begin, end = date.fromisoformat(first), date.fromisoformat(last)
-    found = []
+    days = []
     for year in _subfolders(base, _DAY[0]):
         for month in _subfolders(year, _DAY[1]) if begin.year <= int(year.name) <= end.year else ():
             for day in _subfolders(month, _DAY[2]):
                 try:
-                    found.append(date(int(year.name), int(month.name), int(day.name)))
+                    days.append(date(int(year.name), int(month.name), int(day.name)))
                 except ValueError:
                     where = day.relative_to(base).as_posix()
                     raise RequestError(f"{where}: is no day; folders of frames are called YYYY/MM/DD") from None
-    return sorted(day for day in found if begin <= day <= end)
+    return sorted(day for day in days if begin <= day <= end)
 
 
-def _subfolders(folder: Path, named: re.Pattern) -> list[Path]:
+def _subfolders(folder: Path, named: re.Pattern[str]) -> list[Path]:
     return [path for path in folder.iterdir() if named.fullmatch(path.name) and path.is_dir()]
 
 
@@ -120,44 +119,48 @@ def _folder_of(day: date) -> str:
     return day.isoformat().replace("-", "/")
 
 
-def _of_day(base: Path, day: date, named: re.Pattern) -> dict[datetime, Path]:
-    """Files of one day's folder by their times; those with another ending are none of ours."""
+def _files_of_day(base: Path, day: date, named: re.Pattern[str]) -> dict[datetime, Path]:
+    """Files in one day's folder by their times; files with another ending are ignored."""
     folder = base / _folder_of(day)
-    found: dict[datetime, Path] = {}
+    files: dict[datetime, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix != named.pattern[named.pattern.rindex(".") :]:
             continue
         where = f"{_folder_of(day)}/{path.name}"
-        match = named.fullmatch(path.name)
-        try:
-            time = datetime.strptime(match[1], "%Y%m%d%H%M%S") if match else None
-        except ValueError:
-            time = None
-        if time is None:
+        if (time := _time_in(path.name, named)) is None:
             raise RequestError(
                 f"{where}: is not named by a time, as RADYYYYMMDDHHMMSS{path.suffix} is; rename or remove it"
             )
         if time.date() != day:
             raise RequestError(f"{where}: lies in the folder of another day; move it")
-        if time in found:
-            raise RequestError(f"{where}: is of the same time as {found[time].name}; remove one of them")
-        found[time] = path
-    return found
+        if time in files:
+            raise RequestError(f"{where}: has the same time as {files[time].name}; remove one of them")
+        files[time] = path
+    return files
+
+
+def _time_in(name: str, named: re.Pattern[str]) -> datetime | None:
+    match = named.fullmatch(name)
+    try:
+        return datetime.strptime(match[1], "%Y%m%d%H%M%S") if match else None
+    except ValueError:
+        return None
 
 
 def runs(frames: list[Frame], length: int, stride: int) -> list[int]:
-    """Where sequences of `length` frames without a gap begin, each `stride` frames or more behind the one before."""
-    starts, begin = [], 0
-    for place in range(1, len(frames) + 1):
-        if place < len(frames) and frames[place].time - frames[place - 1].time == INTERVAL:
+    """Where sequences of `length` frames without a gap begin, with `stride` frames or more from one begin to the next."""
+    starts: list[int] = []
+    begin = 0
+    for end in range(1, len(frames) + 1):
+        if end < len(frames) and frames[end].time - frames[end - 1].time == INTERVAL:
             continue
-        starts += range(begin, place - length + 1, stride)
-        begin = place
+        starts += range(begin, end - length + 1, stride)
+        begin = end
     return starts
 
 
 def read_frame(frame: Frame, height: int, width: int, crop: bool) -> np.ndarray:
-    """A frame's pixels, uint8 [height, width]. crop: of a larger frame take the middle; else the size must be just this.
+    """A frame's pixels, uint8 [height, width]. crop: take the middle of a larger frame; else a frame must have this very size.
 
     Raises RequestError: not an 8-bit grey PNG, broken, of another size, or smaller than what is cropped from it.
     """
@@ -171,18 +174,23 @@ def read_frame(frame: Frame, height: int, width: int, crop: bool) -> np.ndarray:
 
 @contextmanager
 def _opened(frame: Frame) -> Iterator[Image.Image]:
-    """A frame's file, of which nothing is unpacked yet. Raises RequestError, also for what is raised when it is."""
+    """A frame's file before its pixels are unpacked. Raises RequestError, also for an error while they are unpacked."""
     try:
         with Image.open(frame.path, formats=("PNG",)) as image:
             yield image
     except RequestError:
         raise
-    except Exception as error:  # a decoder raises all kinds, IndexError and struct.error among them, at what files hold
-        raise RequestError(f"{frame.name}: cannot be read as a PNG file ({why(error)}); fetch it again") from None
+    except Exception as error:  # a decoder raises all kinds of errors at files, IndexError and struct.error among them
+        raise RequestError(
+            f"{frame.name}: cannot be read as a PNG file ({decoder_message(error)}); fetch it again"
+        ) from None
 
 
 def read_mask(frame: Frame, height: int, width: int, crop: bool) -> np.ndarray:
-    """Which pixels of a frame are used, bool [height, width]. Raises RequestError: broken, or of another size than the frame."""
+    """Which pixels of a frame are used, bool [height, width]. Raises RequestError: no mask, a broken one, or one of another size
+    than the frame."""
+    if frame.mask is None:
+        raise RequestError(f"{frame.name}: has no mask; add it, or use no masks")
     with _opened(frame) as image:
         shape = image.height, image.width
     _check_size(frame.name, *shape, height, width, crop)
@@ -208,13 +216,13 @@ def _read_limited(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_size(name: str, found_height: int, found_width: int, height: int, width: int, crop: bool) -> None:
-    size = f"{name}: is {found_height} x {found_width} pixels"
-    if not crop and (found_height, found_width) != (height, width):
+def _check_size(name: str, frame_height: int, frame_width: int, height: int, width: int, crop: bool) -> None:
+    size = f"{name}: is {frame_height} x {frame_width} pixels"
+    if not crop and (frame_height, frame_width) != (height, width):
         raise RequestError(f"{size}, not {height} x {width}; set the size, or crop")
-    if found_height < height or found_width < width:
+    if frame_height < height or frame_width < width:
         raise RequestError(f"{size}, from which {height} x {width} cannot be cropped; set a smaller size")
-    if max(found_height, found_width) > MAX_SIDE:
+    if max(frame_height, frame_width) > MAX_SIDE:
         raise RequestError(f"{size}; at most {MAX_SIDE} a side are read")
 
 
@@ -224,7 +232,7 @@ def _middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def file_digests(frames: list[Frame]) -> Iterator[list[str]]:
-    """[time, kind of file, sha256 of its bytes] of frames and masks. Raises RequestError: one cannot be read."""
+    """[time, suffix, sha256 of the bytes] of every frame and mask. Raises RequestError: one cannot be read."""
     for frame in frames:
         for path in (frame.path, frame.mask):
             if path is not None:

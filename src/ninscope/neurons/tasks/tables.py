@@ -1,4 +1,4 @@
-"""Labelled text in CSV, JSON Lines and Parquet files, and what makes a row unusable. Needs no torch."""
+"""Read labelled text from CSV, JSON Lines and Parquet files, and refuse rows that cannot be used. Needs no torch."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ninscope.errors import RequestError
 from ninscope.neurons.tasks.files import MAX_ROWS, rows_named
@@ -13,21 +14,21 @@ from ninscope.neurons.tasks.parquet import parquet_columns, parquet_names
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 MAX_CELL = 10_000_000  # characters of one CSV field
-UNLABELLED = ("", "nan", "null")  # what writers of CSV put where a label is missing
+UNLABELLED = ("", "nan", "null")  # programs that write CSV put these where a label is missing
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled texts. where: the file, for messages. seconds: the other text of each pair. labels: as the file has them."""
+    """Labelled texts. where: the file, for messages. seconds: the second texts of pairs. labels: as the file has them."""
 
     where: str
     texts: list[str]
     seconds: list[str] | None
-    labels: list
+    labels: list[Any]
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of a file's columns, without reading its rows; of JSON Lines, the first row's keys.
+    """Names of a file's columns, without reading its rows; for JSON Lines, the first row's keys.
 
     Raises RequestError: the format is none of FORMATS, the file is damaged, or it says that it is too large.
     """
@@ -37,26 +38,26 @@ def column_names(path: Path) -> list[str]:
     return reader[path.suffix.lower()](path)
 
 
-def checked_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raises RequestError where a file lacks one of these columns."""
-    there = column_names(path)
+def check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raises RequestError: a file lacks one of these columns, or has two of that name."""
+    names = column_names(path)
     for column in columns:
-        if column not in there:
-            raise RequestError(f"{path.name} has no column {column!r}; it has {', '.join(map(repr, there)) or 'none'}")
-        if there.count(column) > 1:
+        if column not in names:
+            raise RequestError(f"{path.name} has no column {column!r}; it has {', '.join(map(repr, names)) or 'none'}")
+        if names.count(column) > 1:
             raise RequestError(f"{path.name} has two columns {column!r}; rename one of them")
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list]:
-    """Values of these columns, row by row. From CSV strings, else strings, numbers, booleans and None.
+def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Values of these columns, row by row: strings from CSV; strings, numbers, booleans and None from the other formats.
 
-    Raises RequestError: as `checked_columns`, a file that is damaged, or more than MAX_ROWS rows or MAX_FILE_BYTES of values.
+    Raises RequestError: as `check_columns`, a file that is damaged, or more than MAX_ROWS rows or MAX_FILE_BYTES of values.
     """
-    checked_columns(path, columns)
+    check_columns(path, columns)
     if path.suffix.lower() == ".parquet":
         return parquet_columns(path, columns)
     rows = _jsonl_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
-    values: dict[str, list] = {column: [] for column in columns}
+    values: dict[str, list[Any]] = {column: [] for column in columns}
     for number, row in enumerate(rows):
         if number == MAX_ROWS:
             raise RequestError(f"{path.name} has more than {MAX_ROWS} rows; give a part of it")
@@ -70,28 +71,29 @@ def read_examples(path: Path, text: str, second_text: str | None, label: str) ->
     columns = [text, label] if second_text is None else [text, second_text, label]
     values = read_columns(path, columns)
     for column in columns[:-1]:
-        checked_texts(path.name, column, values[column])
-    checked_labels(path.name, label, values[label])
+        check_texts(path.name, column, values[column])
+    check_labels(path.name, label, values[label])
     if not values[text]:
         raise RequestError(f"{path.name} has no rows; give a file with labelled texts")
     return Examples(path.name, values[text], None if second_text is None else values[second_text], values[label])
 
 
-def checked_texts(where: str, column: str, values: list, blank: bool = False) -> None:
-    """blank: whether a text may have no letter. Raises RequestError: rows without a text, or with what is none."""
+def check_texts(where: str, column: str, values: list[Any], blank: bool = False) -> None:
+    """blank: whether a text may have no letter. Raises RequestError: rows without a text, or with a value that is no text."""
     missing = [row for row, value in enumerate(values, 1) if _missing(value) or (not blank and _blank(value))]
     if missing:
         raise RequestError(
             f"{where}: {rows_named(missing)}: no text in column {column!r}; fill it in or take the rows out"
         )
-    other = [row for row, value in enumerate(values, 1) if not (isinstance(value, str) and _encodable(value))]
-    if other:
+    wrong = [row for row, value in enumerate(values, 1) if not (isinstance(value, str) and _encodable(value))]
+    if wrong:
         raise RequestError(
-            f"{where}: {rows_named(other)}: column {column!r} holds no text but {values[other[0] - 1]!r}"
+            f"{where}: {rows_named(wrong)}: column {column!r} holds no text but {values[wrong[0] - 1]!r}"
         )
 
 
-def checked_labels(where: str, column: str, values: list) -> None:
+def check_labels(where: str, column: str, values: list[Any]) -> None:
+    """Raises RequestError: rows without a label."""
     missing = [row for row, value in enumerate(values, 1) if _missing(value) or _unlabelled(value)]
     if missing:
         raise RequestError(
@@ -99,20 +101,20 @@ def checked_labels(where: str, column: str, values: list) -> None:
         )
 
 
-def _missing(value) -> bool:
+def _missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _blank(value) -> bool:
+def _blank(value: object) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
 def _encodable(value: str) -> bool:
-    """JSON can hold halves of surrogate pairs, which no UTF-8 and no tokenizer has."""
+    """Whether UTF-8 can hold a text: JSON can hold halves of surrogate pairs, which UTF-8 and tokenizers cannot."""
     return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _unlabelled(value) -> bool:
+def _unlabelled(value: object) -> bool:
     return isinstance(value, str) and value.strip().lower() in UNLABELLED
 
 
@@ -121,7 +123,7 @@ def _separator(path: Path) -> str:
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
-def _csv_rows(path: Path) -> Iterator[dict]:
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(MAX_CELL)
     row = 0
     try:
@@ -145,7 +147,7 @@ def _csv_header(path: Path) -> list[str]:
         raise RequestError(f"{path.name}: no UTF-8 CSV header ({error}); save it as UTF-8 CSV") from None
 
 
-def _jsonl_rows(path: Path) -> Iterator[dict]:
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
     line = 0
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -156,7 +158,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict]:
                 yield row
     except RequestError:
         raise
-    except (RecursionError, ValueError, OSError) as error:  # ValueError itself of integers with thousands of digits
+    except (RecursionError, ValueError, OSError) as error:  # integers with thousands of digits raise ValueError itself
         raise RequestError(f"{path.name}: line {line or 1} is no UTF-8 JSON ({error}); one object a line") from None
 
 

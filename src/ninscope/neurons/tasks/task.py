@@ -1,9 +1,9 @@
-"""What a model is fine-tuned for: examples, a loss, and scores on held-out examples."""
+"""The protocol of fine-tuning tasks: examples, a loss, and scores on held-out examples."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,21 +16,22 @@ Batch = dict[str, torch.Tensor]
 class Base:
     """A checkpoint that a model is made from.
 
-    config: of its config.json. tensors: float32 by name, on the CPU. folder: where its other files are (a tokenizer's), as a
-    folder or a Hub repository with a revision, if it is known. name: for messages.
+    config: the content of its config.json. tensors: float32 by name, on the CPU. folder: where its other files are (a
+    tokenizer's): a folder, or a Hub repository with a revision; None where that is not known. name: for messages.
     """
 
     name: str
-    config: Mapping
+    config: Mapping[str, Any]
     tensors: Mapping[str, torch.Tensor]
     folder: Path | str | None = None
     revision: str | None = None
 
 
 class Task(Protocol):
-    """One task. Batches hold tensors on the CPU; training on another device moves them.
+    """What a model is fine-tuned on. Batches hold tensors on the CPU; training on another device moves them.
 
-    name: as in the table `finetunes`. train_size: training examples. metrics: what `evaluate` returns, the main one first.
+    name: as in the table `finetunes`. train_size: training examples. metrics: names of the scores of `evaluate`, the main metric
+    first.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Task(Protocol):
     metrics: tuple[str, ...]
 
     def model(self, base: Base) -> nn.Module:
-        """The base with the head this task needs, float32; what the base lacks is drawn from torch's global generator.
+        """The base with the head that the task needs, float32; torch's global generator draws weights that the base lacks.
 
         Raises RequestError: the base cannot do the task (another kind of model, labels that do not fit its head).
         """
@@ -53,4 +54,4 @@ class Task(Protocol):
         """The mean loss of a batch: one number that can be differentiated."""
 
     def evaluate(self, model: nn.Module, size: int, device: torch.device) -> dict[str, float]:
-        """Scores on the held-out examples, by metric; the model is put in evaluation mode and back."""
+        """Scores on the held-out examples, by metric; the model is in evaluation mode meanwhile."""

@@ -12,8 +12,8 @@ from torch.nn import functional
 from ninscope.errors import RequestError
 from ninscope.neurons.tasks.base_models import (
     Blueprint,
-    checked_positions,
-    checked_vocabulary,
+    check_positions,
+    check_vocabulary,
     classifier,
     load_classifier,
 )
@@ -29,8 +29,8 @@ PURPOSE = "text classification"
 class TextClassification:
     """A `Task`: labels of texts, by cross-entropy; or numbers, by mean squared error where the metrics are correlations.
 
-    Batches hold input_ids, attention_mask, what else the model and the tokenizer share (token_type_ids), int64 [n, width], and
-    labels, int64 or float32 [n].
+    Batches hold input_ids, attention_mask and other inputs that the model and the tokenizer share (token_type_ids), int64
+    [n, width], and labels, int64 or float32 [n].
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TextClassification:
         tokenizer: str | None = None,
         max_length: int = 128,
         padding: str = "longest",
-    ):
+    ) -> None:
         """Raises RequestError: no tokenizer, a text that gives no tokens, or one with the token that pads."""
         self.name, self.metrics = name, tuple(metrics)
         self.classes, self.regression = list(data.classes), is_regression(metrics)
@@ -73,8 +73,8 @@ class TextClassification:
             raise RequestError(
                 f"{base.name} pads with another token than {self.name} was made for; make the task for it"
             )
-        checked_vocabulary(plan, self._largest)
-        checked_positions(plan, max(self._train.longest, self._held_out.longest))
+        check_vocabulary(plan, self._largest)
+        check_positions(plan, max(self._train.longest, self._held_out.longest))
         return load_classifier(plan, numbered=all(isinstance(name, int) for name in self.classes))
 
     def batch(self, examples: np.ndarray) -> Batch:
@@ -91,7 +91,7 @@ class TextClassification:
         return functional.cross_entropy(outputs, batch["labels"])
 
     def evaluate(self, model: nn.Module, size: int, device: torch.device) -> dict[str, float]:
-        """As Task; a correlation of outputs that are all the same is NaN. Raises CheckpointError: outputs are not finite."""
+        """As Task; a correlation is NaN where all outputs are the same. Raises CheckpointError: outputs are not finite."""
         with evaluating(model):
             parts = [self._outputs(model, moved(batch, device)).cpu() for batch in self.held_out(size)]
         outputs = checked_finite(torch.cat(parts), self.name)
@@ -101,4 +101,5 @@ class TextClassification:
     @staticmethod
     def _outputs(model: nn.Module, batch: Batch) -> torch.Tensor:
         """float32 [n, classes], whatever precision the model runs in."""
-        return model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits.float()
+        logits: torch.Tensor = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+        return logits.float()

@@ -1,14 +1,15 @@
-"""Texts as token numbers: by the base's own tokenizer, a named one, or as bytes; and batches of them, padded on the right."""
+"""Encode texts as token numbers, by the base's own tokenizer, a named tokenizer or as bytes; batches are padded on the right."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks.base_models import quiet
-from ninscope.neurons.tasks.files import TOKENIZER_FILES, has_vocabulary, rows_named
+from ninscope.neurons.tasks.files import TOKENIZER_FILES, has_vocabulary, one_line, rows_named
 from ninscope.neurons.tasks.tables import Examples
 from ninscope.neurons.tasks.task import Base
 
@@ -21,7 +22,8 @@ CHUNK = 1000  # texts a call of a tokenizer
 class ByteTokenizer:
     """A token is the value of a byte of UTF-8, 0 to 255."""
 
-    pad_token_id, eos_token_id = 0, FILE_SEPARATOR
+    pad_token_id = 0
+    eos_token_id = FILE_SEPARATOR
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), np.uint8)
@@ -30,21 +32,21 @@ class ByteTokenizer:
         if examples.seconds is None:
             return {"input_ids": [self.encode(text)[:max_length] for text in examples.texts]}
         pairs = zip(examples.texts, examples.seconds, strict=True)
-        return {"input_ids": [self._pair(self.encode(one), self.encode(other), max_length) for one, other in pairs]}
+        return {"input_ids": [self._pair(self.encode(text), self.encode(second), max_length) for text, second in pairs]}
 
     @staticmethod
-    def _pair(one: np.ndarray, other: np.ndarray, max_length: int) -> np.ndarray:
-        """Both, the longer one cut first, as the library's tokenizers do."""
+    def _pair(text: np.ndarray, second: np.ndarray, max_length: int) -> np.ndarray:
+        """Both texts, the longer one cut first, as the library's tokenizers do."""
         room = max_length - len(PAIR_SEPARATOR)
         half = room // 2
-        first = max(room - len(other), room - half) if len(one) > len(other) else min(len(one), half)
-        return np.concatenate([one[:first], np.frombuffer(PAIR_SEPARATOR, np.uint8), other[: room - first]])
+        first = max(room - len(second), room - half) if len(text) > len(second) else min(len(text), half)
+        return np.concatenate([text[:first], np.frombuffer(PAIR_SEPARATOR, np.uint8), second[: room - first]])
 
 
 class LibraryTokenizer:
     """A tokenizer of transformers, from a folder's tokenizer files."""
 
-    def __init__(self, folder: Path, name: str):
+    def __init__(self, folder: Path, name: str) -> None:
         from transformers import AutoTokenizer
 
         if not has_vocabulary(folder):
@@ -55,7 +57,7 @@ class LibraryTokenizer:
         try:
             with quiet():
                 self.library = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        except Exception as error:  # whatever a library finds wrong in a stranger's file
+        except Exception as error:  # a library raises all kinds of errors at a stranger's file
             raise RequestError(
                 f"{name}: its tokenizer cannot be read ({type(error).__name__}); give another one"
             ) from None
@@ -63,7 +65,7 @@ class LibraryTokenizer:
         self.pad_token_id, self.eos_token_id = self.library.pad_token_id, self.library.eos_token_id
 
     def encode(self, text: str) -> np.ndarray:
-        with quiet():  # of texts longer than a model, which are cut into windows
+        with quiet():  # the library warns of texts that are too long for the model; these are cut into windows
             return np.array(self.library(text, add_special_tokens=False)["input_ids"], np.int32)
 
     def encode_examples(self, examples: Examples, max_length: int) -> dict[str, list[np.ndarray]]:
@@ -79,7 +81,7 @@ class LibraryTokenizer:
 
 
 def open_tokenizer(name: str | None, base: Base) -> ByteTokenizer | LibraryTokenizer:
-    """The tokenizer of this name ("bytes", a folder, a Hub repository); the base's own where it is None.
+    """The tokenizer of this name: "bytes", a folder or a Hub repository (default: the base's own).
 
     Raises RequestError: there are no tokenizer files, or they cannot be read. Raises CheckpointError (missing): the Hub does not
     give them.
@@ -94,39 +96,38 @@ def open_tokenizer(name: str | None, base: Base) -> ByteTokenizer | LibraryToken
 
 
 def _folder(name: str, revision: str | None) -> Path:
-    """A local folder; a Hub repository's tokenizer files are fetched, and nothing else of it."""
+    """A local folder, or the folder into which a Hub repository's tokenizer files, and nothing else of it, are fetched."""
     local = Path(name).expanduser()
     if local.is_dir():
         return local
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     class Silent(tqdm):
-        def __init__(self, *arguments, **settings):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
             super().__init__(*arguments, **settings | {"disable": True})
 
-    wanted = [*TOKENIZER_FILES, "config.json"]
+    files = [*TOKENIZER_FILES, "config.json"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=Silent))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, tqdm_class=Silent))
     except Exception as error:  # of the network, the name, the revision
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise CheckpointError(
             "missing",
-            f"tokenizer {name} is no folder, and the Hub does not give it ({said}); name another one",
+            f"tokenizer {name} is no folder, and the Hub does not give it ({one_line(error, 120)}); name another one",
             passing=True,
         ) from None
 
 
 def stated_padding(base: Base, vocabulary: int) -> int | None:
-    """The token that the base's configuration pads with; None where it says none, or one that it does not have."""
+    """The token that the base's configuration pads with; None where it names none, or a token that is not in its vocabulary."""
     stated = base.config.get("pad_token_id")
     return stated if isinstance(stated, int) and 0 <= stated < vocabulary else None
 
 
 def padding_token(base: Base, tokenizer: ByteTokenizer | LibraryTokenizer, used: np.ndarray, vocabulary: int) -> int:
-    """The number that fills rows up: the base's own, else the tokenizer's, else the first one that no text uses.
+    """The number that fills rows up: the base's own, else the tokenizer's, else the first number that no text uses.
 
-    used: numbers that occur in texts, sorted. Raises RequestError: there is none.
+    used: numbers that occur in texts, sorted. Raises RequestError: the texts use the whole vocabulary.
     """
     if (stated := stated_padding(base, vocabulary)) is not None:
         return stated
@@ -143,12 +144,12 @@ def padding_token(base: Base, tokenizer: ByteTokenizer | LibraryTokenizer, used:
 class EncodedTexts:
     """Texts as numbers, in batches.
 
-    columns: rows of each input of the model, integers. pad: the number that fills rows up on the right. width: of every batch;
-    None for the longest row of each. where: for messages. Classifiers of causal models read the last token that is not `pad`,
-    wherever the attention mask ends, so no row may hold it. Raises RequestError: one does, or has no tokens.
+    columns: rows of every input of the model, integers. pad: the number that fills rows up on the right. width: of every batch;
+    None for the longest row of the batch. where: for messages. Classifiers of causal models read the last token that is not
+    `pad`, wherever the attention mask ends, so no row may hold `pad`. Raises RequestError: a row holds it, or has no tokens.
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[np.ndarray]], pad: int, width: int | None, where: str):
+    def __init__(self, columns: Mapping[str, Sequence[np.ndarray]], pad: int, width: int | None, where: str) -> None:
         self.columns, self.pad, self.width = columns, pad, width
         rows = columns["input_ids"]
         if empty := [number for number, row in enumerate(rows, 1) if not len(row)]:
