@@ -7,10 +7,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from mutation.judging import Judged, Judges, Worker
+from mutation.judging import Judged, Judges
 from mutation.mutants import sample_of
 from mutation.report import comparison, line_of, summary, write
 from mutation.targets import files_of
+from mutation.workers import Worker
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
