@@ -14,7 +14,7 @@ from cosmic_ray.ast.ast_query import ASTQuery
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 
-from mutation.targets import BLOCK_SIZES, GUARD_KEYWORDS, OPERATORS, SPEED_ONLY_DECORATORS, files_of
+from mutation.targets import BLOCK_SIZES, KEYWORDS, OPERATORS, SPEED_ONLY_DECORATORS, files_of
 
 # parso's types of nodes at which no operator of ours applies, most of a tree.
 _NEVER = frozenset(
@@ -101,7 +101,7 @@ def mutants_of(source: str, path: str, functions: Sequence[str] | None = None) -
             text = lines[start[0] - 1].strip()
             copies[definition, name, text] += 1
             copy = copies[definition, name, text] - 1
-            if _unpacks(node) or any(first <= start < last for first, last in left_out):
+            if _unpacks(node) or _orders_a_string(node, name) or any(first <= start < last for first, last in left_out):
                 continue
             if name == "RemoveDecorator" and SPEED_ONLY_DECORATORS.match(text):
                 continue
@@ -113,8 +113,16 @@ def _unpacks(node: parso.tree.NodeOrLeaf) -> bool:
     return getattr(node, "value", "") in ("*", "**") and node.parent.type in _UNPACKING
 
 
+def _orders_a_string(node: parso.tree.NodeOrLeaf, operator: str) -> bool:
+    """Whether a comparison with a string literal becomes one of order, which names do not have."""
+    return operator.startswith("ReplaceComparisonOperator") and (
+        operator.rpartition("_")[2] in ("Lt", "LtE", "Gt", "GtE")
+        and any(child.type in ("string", "fstring", "strings") for child in node.children)
+    )
+
+
 def _left_out(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """(start, end) of annotations, of decorators' arguments, of guard keywords, and of constants that are block sizes."""
+    """(start, end) of annotations, of decorators' arguments, of some keywords, and of constants that are block sizes."""
     tree = ast.parse(source)
     nodes: list[ast.expr | ast.keyword] = []
     for node in ast.walk(tree):
@@ -125,7 +133,7 @@ def _left_out(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             nodes += [argument for call in node.decorator_list if isinstance(call, ast.Call) for argument in call.args]
             nodes += [word for call in node.decorator_list if isinstance(call, ast.Call) for word in call.keywords]
-        if isinstance(node, ast.keyword) and node.arg in GUARD_KEYWORDS:
+        if isinstance(node, ast.keyword) and node.arg in KEYWORDS:
             nodes.append(node)
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):

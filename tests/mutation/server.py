@@ -93,17 +93,21 @@ class Server:
             os.utime(path, ns=(written, written))  # numba takes machine code of an equally old source alone
 
     def _judged(self, path: str, source: str, mutated: str, tests: list[list], machine_code: str) -> dict:
+        import numba
+
         from mutation.transplant import NeedsImport, changed_code, forget_results, transplant
 
         _limit_memory()
         os.environ["NUMBA_CACHE_DIR"] = machine_code  # of processes that tests start
-        module = next(name for name, module in sys.modules.items() if getattr(module, "__file__", None) == path)
+        numba.config.CACHE_DIR = machine_code  # of modules that are imported from now on
         verdict = Verdict(dict(tests))
-        try:
-            transplant(module, *changed_code(source, mutated, path), self.functions, self.holding)
+        module = next((name for name, module in sys.modules.items() if getattr(module, "__file__", None) == path), None)
+        if module is not None:  # else the mutated file is imported where a test wants it
+            try:
+                transplant(module, *changed_code(source, mutated, path), self.functions, self.holding)
+            except NeedsImport:
+                return self._judged_anew(verdict)
             forget_results([PACKAGE, *{item.module.__name__.split(".")[0] for item in self.session.items}])
-        except NeedsImport:
-            return self._judged_anew(verdict, machine_code)
         config = self.session.config
         config.pluginmanager.register(verdict, "verdict")
         chosen = [self.items[name] for name, _ in tests]
@@ -113,11 +117,8 @@ class Server:
                 break
         return verdict.described("transplanted")
 
-    def _judged_anew(self, verdict: "Verdict", machine_code: str) -> dict:
+    def _judged_anew(self, verdict: "Verdict") -> dict:
         """By a session of its own that imports the mutated file from the copy, and compiles what may hold code of it."""
-        import numba
-
-        numba.config.CACHE_DIR = machine_code
         own = {item.module.__name__ for item in self.session.items}
         here = str(Path.cwd())
         for name, module in list(sys.modules.items()):

@@ -46,8 +46,9 @@ OPERATORS = frozenset(
 
 # A decorator that compiles or remembers changes what a call costs, not what it returns.
 SPEED_ONLY_DECORATORS = re.compile(r"@(numba\.)?(njit|jit|(functools\.)?(lru_)?cache)\b")
-# strict=True of zip() guards against a mistake in the code beside it, which no input can bring about.
-GUARD_KEYWORDS = ("strict",)
+# strict=True of zip() guards against a mistake in the code beside it, which no input can bring about; the others change what
+# a call of numpy costs.
+KEYWORDS = ("strict", "assume_unique", "copy")
 # Constants that say how much is done at a time: results are the same for each of their values.
 BLOCK_SIZES = re.compile(r"_?([A-Z]+_)*(TILE|LANES|ROWS|CACHED|AT_ONCE|BAND_BYTES)$")
 

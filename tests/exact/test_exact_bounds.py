@@ -1,0 +1,43 @@
+"""Small faults in exact analyses that no larger test would notice."""
+
+import numpy as np
+import pytest
+from suites import neox_tensors, used_names, write_checkpoint
+
+from ninscope.architectures import architecture_of
+from ninscope.checkpoints.source import open_source
+from ninscope.errors import CheckpointError
+from ninscope.exact import counting
+from ninscope.exact.counting import Tally, magnitudes
+from ninscope.networks.bin_table import bin_table
+from ninscope.networks.radii import IntegerRadii
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_logarithmic_grid_is_not_spanned_by_what_is_not_finite(tmp_path, value):
+    tensors = neox_tensors(1, 16, 2, seed=3)
+    tensors[used_names(tensors)[1]][2, 3] = value
+    source = open_source(write_checkpoint(tmp_path / "step0", tensors))
+    checkpoint = source.open("step0")
+    with pytest.raises(CheckpointError, match="NaN or infinity, first at row 2, column 3"):
+        magnitudes(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors))
+
+
+@pytest.mark.parametrize("zeros", [0, 8, 16])
+def test_the_smallest_and_the_largest_weight_of_a_checkpoint(tmp_path, zeros):
+    tensors = neox_tensors(1, 16, 2, seed=3)
+    for name in used_names(tensors)[:2]:
+        tensors[name][:zeros] = 0
+    source = open_source(write_checkpoint(tmp_path / "step0", tensors))
+    checkpoint = source.open("step0")
+    found = magnitudes(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors))
+    weights = np.abs(np.concatenate([tensors[name].ravel() for name in used_names(tensors)]))
+    assert found.max() == weights.max()
+    assert found[found > 0].min() == weights[weights > 0].min()
+
+
+def test_how_much_memory_counts_would_take_is_told(monkeypatch):
+    monkeypatch.setattr(counting, "MAX_TALLY_BYTES", 2_000_000_000)
+    table = bin_table("F16", IntegerRadii("reciprocal", 997.0))
+    with pytest.raises(CheckpointError, match=r"radii would take 4 GB, more than 2;"):
+        Tally(1_000_000, table)
