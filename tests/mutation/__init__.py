@@ -12,6 +12,7 @@ costs more in imports than in tests, so these modules draw the sample and run it
     transplant.py   puts the code of a mutant into modules that are already imported
     choosing.py     the tests that judge a mutant
     judging.py      gives mutants to the workers and takes their results
+    equivalent.py   survivors that are the same program, each with the reason
     report.py       the figures, and the names of the survivors
 
 Run with `make mutants`, or `PYTHONPATH=tests python -m mutation --help`. Only this side needs cosmic-ray; the servers may be

@@ -41,12 +41,16 @@ class Mutant:
     @property
     def name(self) -> str:
         """The same on every checkout that has this line in this definition."""
-        return f"{self.path}::{self.definition}::{self.operator}::{self.copy}::{self.text}"
+        return f"{self.path}::{self.key}"
+
+    @property
+    def key(self) -> str:
+        """The name without the path: a file that is moved keeps its mutants."""
+        return f"{self.definition}::{self.operator}::{self.copy}::{self.text}"
 
     def rank(self, seed: int) -> str:
-        """Its place in the order of a seed. The path has no part in it, so that a moved file keeps its mutants."""
-        key = f"{seed}|{self.definition}|{self.operator}|{self.copy}|{self.text}"
-        return hashlib.sha256(key.encode()).hexdigest() + self.path
+        """Its place in the order of a seed."""
+        return hashlib.sha256(f"{seed}|{self.key}".encode()).hexdigest() + self.path
 
     def described(self) -> dict:
         """As JSON takes it."""

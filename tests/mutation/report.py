@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from mutation.equivalent import EQUIVALENT
 from mutation.judging import KILLED, Judged
 
 _MEANING = {
@@ -30,12 +31,26 @@ def summary(results: Sequence[Judged], drawn_from: int, seed: int) -> str:
     seconds = sum(judged.seconds for judged in results)
     lines = [f"{len(results)} mutants of {drawn_from} places, seed {seed}; {seconds:.0f} CPU seconds in tests"]
     lines += [f"  {outcome:9} {counted[outcome]:4}  ({_MEANING[outcome]})" for outcome in _MEANING if counted[outcome]]
-    lines.append(f"killed: {killed} of {competent}, {100 * killed / max(competent, 1):.1f} %")
+    lines.append(f"killed: {killed} of {competent}, {_percent(killed, competent)}")
+    equivalent = sum(judged.mutant.key in EQUIVALENT and not judged.killed for judged in results)
+    told = competent - equivalent
+    lines.append(
+        f"  without the {equivalent} survivors that are equivalent: {killed} of {told}, {_percent(killed, told)}"
+    )
     for path, of_file in sorted(_by_file(results).items()):
         lines.append(f"  {sum(judged.killed for judged in of_file):3} of {len(of_file):3}  {path}")
     survivors = sorted((judged for judged in results if not judged.killed), key=lambda judged: judged.mutant.name)
-    lines += ["survivors:"] if survivors else []
-    lines += [f"  {judged.mutant.name}  ({judged.outcome}, line {judged.mutant.line})" for judged in survivors]
+    for title, chosen in (
+        ("survivors that a test should kill:", [judged for judged in survivors if judged.mutant.key not in EQUIVALENT]),
+        ("equivalent survivors:", [judged for judged in survivors if judged.mutant.key in EQUIVALENT]),
+    ):
+        lines += [title] if chosen else []
+        lines += [
+            f"  {judged.mutant.name}  ({judged.outcome}, line {judged.mutant.line}) {EQUIVALENT.get(judged.mutant.key, '')}"
+            for judged in chosen
+        ]
+    wrong = sorted(judged.mutant.name for judged in results if judged.killed and judged.mutant.key in EQUIVALENT)
+    lines += [f"  no longer equivalent, a test kills it; take it out of equivalent.py: {name}" for name in wrong]
     return "\n".join(lines)
 
 
@@ -54,6 +69,10 @@ def comparison(results: Sequence[Judged], earlier: Path) -> str:
 
 def _pathless(name: str) -> str:
     return name.partition("::")[2]
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.1f} %"
 
 
 def _by_file(results: Sequence[Judged]) -> dict[str, list[Judged]]:

@@ -11,7 +11,7 @@ from modes import JIT
 pytest.importorskip("cosmic_ray", reason="make mutants installs it")
 
 from mutation.mutants import Mutant, mutants_of, mutated_source, sample_of
-from mutation.targets import FOLDERS
+from mutation.targets import FOLDERS, OPERATORS
 from mutation.transplant import NeedsImport, callers, changed_code, kernels, live_functions, transplant
 
 SOURCE = '''"""A module."""
@@ -53,6 +53,8 @@ def test_rules_leave_out_what_no_test_could_notice():
     assert places == {"twice", "twice_and_one", "shares"}
     assert {text for _, text in names(SOURCE, "ReplaceBinaryOperator_Div")} == {SOURCE.splitlines()[-1].strip()}
     assert not names(SOURCE, "ReplaceBinaryOperator_BitOr")
+    compared = {operator for operator in OPERATORS if names('def named(name):\n    return name == "a"\n', operator)}
+    assert compared == {"ReplaceComparisonOperator_Eq_NotEq"}
 
 
 def checkout(folder: Path, moved: bool = False, changed: bool = False) -> Path:
