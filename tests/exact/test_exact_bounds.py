@@ -7,10 +7,12 @@ from suites import neox_tensors, used_names, write_checkpoint
 from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
-from ninscope.exact import counting
+from ninscope.exact import bands, counting
+from ninscope.exact.bands import outgoing
 from ninscope.exact.counting import Tally, magnitudes
 from ninscope.networks.bin_table import bin_table
 from ninscope.networks.radii import IntegerRadii
+from ninscope.parameters import Parameters
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -41,3 +43,22 @@ def test_how_much_memory_counts_would_take_is_told(monkeypatch):
     table = bin_table("F16", IntegerRadii("reciprocal", 997.0))
     with pytest.raises(CheckpointError, match=r"radii would take 4 GB, more than 2;"):
         Tally(1_000_000, table)
+
+
+def test_the_edges_of_a_neuron_are_counted_before_they_are_summed(tmp_path, monkeypatch):
+    """Two kernels of 3 x 3 taps to 20 channels and to 30: 9 * 50 edges."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(0, 0.1, (size, 4, 3, 3)).astype(np.float32) for name, size in (("v", 20), ("w", 30))}
+    folder = write_checkpoint(tmp_path / "step0", arrays, {"model_type": "mine"})
+    blocks = [
+        {"tensor": name, "source": "in.x", "target": f"out.{name}", "order": "convolution"} for name in ("v", "w")
+    ]
+    asked = Parameters(nodes_per_layer="all", convolutions="per_tap", architecture={"blocks": blocks}).checked()
+    checkpoint = open_source(str(folder)).open("step0")
+    wiring = architecture_of(checkpoint.config, checkpoint.tensors, asked.reading)
+    matrices = wiring.tensors(checkpoint.tensors)
+    monkeypatch.setattr(bands, "MAX_EDGES_OF_A_NODE", 450)
+    assert [part.layer for part in outgoing(wiring, matrices)] == ["in.x", "in.x"]
+    monkeypatch.setattr(bands, "MAX_EDGES_OF_A_NODE", 449)
+    with pytest.raises(CheckpointError, match=r"a neuron of in\.x may have 450 edges, more than 449"):
+        outgoing(wiring, matrices)

@@ -15,7 +15,7 @@ from ninscope.networks.bin_table import bin_table
 from ninscope.networks.heavy_tail import HeavyTail, heavy_tail
 from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
-from ninscope.networks.shortest_paths import path_histograms
+from ninscope.networks.shortest_paths import path_distances, path_histograms
 from ninscope.networks.transfer import distance_bins, epsilon
 
 
@@ -117,3 +117,19 @@ def tail(p: float = math.nan, lognormal=(5.0, 0.01), exponential=(5.0, 0.01)) ->
 )
 def test_a_verdict_says_what_the_numbers_say(fit, verdict):
     assert fit.verdict == verdict
+
+
+def test_rows_of_layers_are_where_the_layers_are(network):
+    starts = np.cumsum(network.layer_sizes) - network.layer_sizes
+    for number, name in enumerate(network.layer_names):
+        expected = np.arange(starts[number], starts[number] + network.layer_sizes[number])
+        assert np.arange(network.nodes)[network.rows_of([name])].tolist() == expected.tolist()
+    first, last = network.layer_names[0], network.layer_names[-1]
+    both = np.arange(network.nodes)[network.rows_of([first, last])]
+    assert both.tolist() == [*range(network.layer_sizes[0]), *range(int(starts[-1]), network.nodes)]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True])
+def test_a_seed_has_63_bits(network, seed):
+    with pytest.raises(RequestError, match="an integer from 0 to 9223372036854775807 was expected"):
+        path_distances(network, 0, 2, budget=1, seed=seed)
