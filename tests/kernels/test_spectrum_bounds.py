@@ -9,7 +9,7 @@ import pytest
 from ninscope.errors import RequestError
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import emergence_of, why_undefined
-from ninscope.multifractal.spectrum import checked_bounds, checked_q, default_q
+from ninscope.multifractal.spectrum import checked_bounds, checked_q, default_q, node_fractal_dimensions
 from ninscope.networks.compress import compress_rows
 
 
@@ -64,3 +64,13 @@ def test_a_row_has_as_many_targets_as_weights(targets):
     room = np.empty(99, np.int32), np.empty(99, np.float32)
     with pytest.raises(ValueError, match="may not fit"):
         compress_rows(np.ones((2, 3), np.float32), np.arange(targets, dtype=np.int32), 150.0, *room, 0)
+
+
+def test_bounds_of_the_authors_node_dimensions():
+    """0 < d <= 200, and more than 10 edges."""
+    row = np.array([1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 199.0])
+    (dimension,) = node_fractal_dimensions([row])
+    assert dimension > 0
+    assert node_fractal_dimensions([row[:-1]]).tolist() == [0.0]
+    assert node_fractal_dimensions([np.append(row, [0.0, -1.0, 200.5, 201.0])]).tolist() == [dimension]
+    assert node_fractal_dimensions([np.append(row, 200.0)])[0] != dimension
