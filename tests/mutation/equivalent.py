@@ -10,6 +10,19 @@ _PLACEHOLDER = "a placeholder that is always overwritten or masked before it is 
 EQUIVALENT = {
     "_multiply::ReplaceComparisonOperator_Lt_LtE::0::row[j] = a if a < row[j] else row[j]": _EQUAL_VALUES,
     "_multiply::ReplaceComparisonOperator_Lt_LtE::1::a = a if a < b else b": _EQUAL_VALUES,
+    "_multiply::ReplaceComparisonOperator_Lt_LtE::0::if first[i, t] < np.inf:": (
+        "saves work where there is no path: infinity and a length are never the shorter"
+    ),
+    "Band::RemoveDecorator::1::@property": "a bound method tells bands apart as well as what it returns",
+    'module::NumberReplacer::3::_PREFIX_BITS = {"F32": 8 + 8, "F64": 11 + 8}': (
+        "fewer bits lead to an earlier run, and the loop goes on from there: results are the same, later"
+    ),
+    "_run_starts::NumberReplacer::1::reached = np.full(wanted.size, beyond - 1, dtype=unsigned)  # bin <= wanted": (
+        "where the bisection starts from above, one pattern further; it ends at the same"
+    ),
+    "_lognormal::NumberReplacer::1::spread = max(float(log.std()), 1e-6)": (
+        "a bound for a tail of equal values, which has no fit; others spread more"
+    ),
     "reads::NumberReplacer::0::read = _Read(layer, self._matrices[name], through, np.zeros(0, np.int64))": _PLACEHOLDER,
     "_binned_rows::NumberReplacer::0::return indptr, np.where(counted, np.rint(np.where(counted, flat, 0.0)), UNCOUNTED)"
     ".astype(np.int16)": _PLACEHOLDER,

@@ -17,6 +17,7 @@ from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope.networks.shortest_paths import path_distances, path_histograms
 from ninscope.networks.transfer import distance_bins, epsilon
+from ninscope.parameters import Parameters
 
 
 def test_without_a_bound_every_weight_but_0_is_near_enough():
@@ -133,3 +134,24 @@ def test_rows_of_layers_are_where_the_layers_are(network):
 def test_a_seed_has_63_bits(network, seed):
     with pytest.raises(RequestError, match="an integer from 0 to 9223372036854775807 was expected"):
         path_distances(network, 0, 2, budget=1, seed=seed)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.5, True, "3"])
+def test_a_budget_is_a_positive_number_of_nodes(network, budget):
+    with pytest.raises(RequestError, match="a positive number of passing nodes was expected, or None"):
+        path_distances(network, 0, 2, budget=budget)
+
+
+def test_a_small_network_is_numbered_by_32_bits(network):
+    assert network.matrix.indices.dtype == network.matrix.indptr.dtype == np.int32
+
+
+def test_there_is_room_for_every_tap_of_every_edge(tmp_path):
+    """All weights are edges: 3 samples of 6 neurons, each with 6 * 9 edges."""
+    weights = np.random.default_rng(0).uniform(0.1, 0.9, (7, 8, 3, 3)).astype(np.float32)
+    folder = write_checkpoint(tmp_path / "step0", {"w": weights}, {"model_type": "mine"})
+    block = {"tensor": "w", "source": "in.x", "target": "out.x", "order": "convolution"}
+    asked = Parameters(convolutions="per_tap", architecture={"blocks": [block]}).checked()
+    checkpoint = open_source(str(folder)).open("step0")
+    architecture = architecture_of(checkpoint.config, checkpoint.tensors, asked.reading)
+    assert sampled_network(checkpoint, architecture, 6, 3, 0, 150.0).matrix.nnz == 3 * 6 * 6 * 9
