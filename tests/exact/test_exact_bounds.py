@@ -62,3 +62,15 @@ def test_the_edges_of_a_neuron_are_counted_before_they_are_summed(tmp_path, monk
     monkeypatch.setattr(bands, "MAX_EDGES_OF_A_NODE", 449)
     with pytest.raises(CheckpointError, match=r"a neuron of in\.x may have 450 edges, more than 449"):
         outgoing(wiring, matrices)
+
+
+def test_nodes_without_weights_do_not_hide_the_smallest_weight_of_others(tmp_path):
+    """Nodes are counted some at a time; the first of these have no edge."""
+    weights = np.random.default_rng(0).uniform(0.01, 0.5, (2000, 3, 1, 1)).astype(np.float32)
+    weights[:1500] = 0
+    folder = write_checkpoint(tmp_path / "step0", {"w": weights}, {"model_type": "mine"})
+    block = {"tensor": "w", "source": "in.x", "target": "out.x", "order": "transposed_convolution"}
+    asked = Parameters(nodes_per_layer="all", architecture={"blocks": [block]}).checked()
+    checkpoint = open_source(str(folder)).open("step0")
+    found = magnitudes(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, asked.reading))
+    assert (found.min(), found.max()) == (weights[weights > 0].min(), weights.max())

@@ -14,6 +14,13 @@ EQUIVALENT = {
         "saves work where there is no path: infinity and a length are never the shorter"
     ),
     "Band::RemoveDecorator::1::@property": "a bound method tells bands apart as well as what it returns",
+    "column_histogram::ReplaceBinaryOperator_FloorDiv_Add::0::step = max(_CACHED // max(bits.shape[1], 1), 1)": (
+        "how many rows are counted at a time; their order changes no count"
+    ),
+    "__init__::ReplaceBinaryOperator_Mul_Pow::0::index = np.int32 if max(plan.samples * plan.nodes, total) < 2**31 else "
+    "np.int64": "scipy takes the smaller type of index itself where it does",
+    "_lognormal::ReplaceBinaryOperator_Pow_Div::0::for first in ([float(log.mean()), math.log(spread)], [start - steepness "
+    "* wide**2, math.log(wide)])": "where a search starts; it ends in the same maximum",
     'module::NumberReplacer::3::_PREFIX_BITS = {"F32": 8 + 8, "F64": 11 + 8}': (
         "fewer bits lead to an earlier run, and the loop goes on from there: results are the same, later"
     ),

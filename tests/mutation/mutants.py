@@ -50,7 +50,8 @@ class Mutant:
 
     def rank(self, seed: int) -> str:
         """Its place in the order of a seed."""
-        return hashlib.sha256(f"{seed}|{self.key}".encode()).hexdigest() + self.path
+        words = (str(seed), self.definition, self.operator, str(self.copy), self.text)
+        return hashlib.sha256("|".join(words).encode()).hexdigest() + self.path
 
     def described(self) -> dict:
         """As JSON takes it."""

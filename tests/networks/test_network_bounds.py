@@ -142,10 +142,6 @@ def test_a_budget_is_a_positive_number_of_nodes(network, budget):
         path_distances(network, 0, 2, budget=budget)
 
 
-def test_a_small_network_is_numbered_by_32_bits(network):
-    assert network.matrix.indices.dtype == network.matrix.indptr.dtype == np.int32
-
-
 def test_there_is_room_for_every_tap_of_every_edge(tmp_path):
     """All weights are edges: 3 samples of 6 neurons, each with 6 * 9 edges."""
     weights = np.random.default_rng(0).uniform(0.1, 0.9, (7, 8, 3, 3)).astype(np.float32)
@@ -155,3 +151,15 @@ def test_there_is_room_for_every_tap_of_every_edge(tmp_path):
     checkpoint = open_source(str(folder)).open("step0")
     architecture = architecture_of(checkpoint.config, checkpoint.tensors, asked.reading)
     assert sampled_network(checkpoint, architecture, 6, 3, 0, 150.0).matrix.nnz == 3 * 6 * 6 * 9
+
+
+def test_box_sizes_are_above_0():
+    for sizes in ([0, 2, 3], [-1, 2, 3], [-2, -1], [3], [3, 3], [2, math.inf]):
+        with pytest.raises(RequestError, match="finite box sizes above 0 in increasing order"):
+            box_covering(nx.cycle_graph(12), sizes=sizes)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True])
+def test_a_seed_of_a_heavy_tail_has_63_bits(seed):
+    with pytest.raises(RequestError, match="an integer from 0 to 9223372036854775807 was expected"):
+        heavy_tail(np.arange(1, 50), bootstrap=1, seed=seed)
