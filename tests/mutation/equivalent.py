@@ -21,6 +21,21 @@ EQUIVALENT = {
     "np.int64": "scipy takes the smaller type of index itself where it does",
     "_lognormal::ReplaceBinaryOperator_Pow_Div::0::for first in ([float(log.mean()), math.log(spread)], [start - steepness "
     "* wide**2, math.log(wide)])": "where a search starts; it ends in the same maximum",
+    "bands_of::ReplaceUnaryOperator_Delete_USub::0::band_bytes = min(BAND_BYTES, -(-total // count))": (
+        "bands of one slice each: the same counts, later"
+    ),
+    "_edge_histogram::ReplaceComparisonOperator_NotEq_Gt::0::counted = bins != UNCOUNTED": (
+        "UNCOUNTED is below every bin"
+    ),
+    "bin_table::ReplaceBinaryOperator_Sub_Div::0::shift = bits - 1 - _PREFIX_BITS[dtype]": (
+        "one bit less leads to an earlier run, and the loop goes on from there: results are the same, later"
+    ),
+    "_run_starts::ReplaceBinaryOperator_Sub_Pow::0::wanted = np.arange(most - 1, least - 1, -1)": (
+        "one run more is sought, whose start is the first pattern, which is one of the starts anyway"
+    ),
+    "min_plus_estimate::NumberReplacer::0::at_once = max(_DRAWN_AT_ONCE // (checks * budget), 1)": (
+        "how many rows are drawn at a time; the numbers are drawn in the same order"
+    ),
     'module::NumberReplacer::3::_PREFIX_BITS = {"F32": 8 + 8, "F64": 11 + 8}': (
         "fewer bits lead to an earlier run, and the loop goes on from there: results are the same, later"
     ),
