@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo check test soak lint bench suite figures clean help
+.PHONY: demo check test soak mutants lint bench suite figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -28,6 +28,10 @@ $(VENV)/tools: $(VENV)/core
 # torchvision is built for another torch than the CPU's, and beside it transformers cannot be imported: a folder of its own.
 $(VENV)/timm: $(VENV)/tools
 	$(PIP) install --quiet --no-deps --target $@ timm==1.0.31 torchvision==0.28.0
+	touch $@
+
+$(VENV)/mutants: $(VENV)/tools
+	$(PIP) install --quiet --editable '.[mutants]' --constraint constraints.txt
 	touch $@
 
 demo: $(VENV)/core
@@ -52,6 +56,10 @@ test: lint $(VENV)/timm
 #   make soak    kill runs at 200 random moments (ten minutes or more); NINSCOPE_TEST_SEED=1 takes others
 soak: $(VENV)/tools
 	NINSCOPE_TEST_KILLS=200 $(BIN)/python -m pytest tests/pipeline/test_kills.py -k random
+
+#   make mutants   put 300 small faults into copies of the sources, one at a time; the tests must notice 90 % (some ten minutes)
+mutants: $(VENV)/mutants
+	PYTHONPATH=tests $(BIN)/python -m mutation --least 90
 
 #   make bench   speed and memory, each beside the limit or naive version measured in the same run
 bench: $(VENV)/tools

@@ -1,0 +1,65 @@
+"""Mutants of the default sample that no test can kill, each with the reason: they are the same program, or as good as.
+
+Names are without the path, as in `Mutant.key`. They still count as survivors in the first percentage that is printed; the
+second leaves them out. A mutant belongs here only where no input makes a difference that anyone could rely on.
+"""
+
+_EQUAL_VALUES = "where the two are equal, either is the same number"
+_PLACEHOLDER = "a placeholder that is always overwritten or masked before it is used"
+
+EQUIVALENT = {
+    "_multiply::ReplaceComparisonOperator_Lt_LtE::0::row[j] = a if a < row[j] else row[j]": _EQUAL_VALUES,
+    "_multiply::ReplaceComparisonOperator_Lt_LtE::1::a = a if a < b else b": _EQUAL_VALUES,
+    "_multiply::ReplaceComparisonOperator_Lt_LtE::0::if first[i, t] < np.inf:": (
+        "saves work where there is no path: infinity and a length are never the shorter"
+    ),
+    "Band::RemoveDecorator::1::@property": "a bound method tells bands apart as well as what it returns",
+    "column_histogram::ReplaceBinaryOperator_FloorDiv_Add::0::step = max(_CACHED // max(bits.shape[1], 1), 1)": (
+        "how many rows are counted at a time; their order changes no count"
+    ),
+    "__init__::ReplaceBinaryOperator_Mul_Pow::0::index = np.int32 if max(plan.samples * plan.nodes, total) < 2**31 else "
+    "np.int64": "scipy takes the smaller type of index itself where it does",
+    "_lognormal::ReplaceBinaryOperator_Pow_Div::0::for first in ([float(log.mean()), math.log(spread)], [start - steepness "
+    "* wide**2, math.log(wide)])": "where a search starts; it ends in the same maximum",
+    "bands_of::ReplaceUnaryOperator_Delete_USub::0::band_bytes = min(BAND_BYTES, -(-total // count))": (
+        "bands of one slice each: the same counts, later"
+    ),
+    "_edge_histogram::ReplaceComparisonOperator_NotEq_Gt::0::counted = bins != UNCOUNTED": (
+        "UNCOUNTED is below every bin"
+    ),
+    "bin_table::ReplaceBinaryOperator_Sub_Div::0::shift = bits - 1 - _PREFIX_BITS[dtype]": (
+        "one bit less leads to an earlier run, and the loop goes on from there: results are the same, later"
+    ),
+    "_run_starts::ReplaceBinaryOperator_Sub_Pow::0::wanted = np.arange(most - 1, least - 1, -1)": (
+        "one run more is sought, whose start is the first pattern, which is one of the starts anyway"
+    ),
+    "min_plus_estimate::NumberReplacer::0::at_once = max(_DRAWN_AT_ONCE // (checks * budget), 1)": (
+        "how many rows are drawn at a time; the numbers are drawn in the same order"
+    ),
+    'module::NumberReplacer::3::_PREFIX_BITS = {"F32": 8 + 8, "F64": 11 + 8}': (
+        "fewer bits lead to an earlier run, and the loop goes on from there: results are the same, later"
+    ),
+    "_run_starts::NumberReplacer::1::reached = np.full(wanted.size, beyond - 1, dtype=unsigned)  # bin <= wanted": (
+        "where the bisection starts from above, one pattern further; it ends at the same"
+    ),
+    "_lognormal::NumberReplacer::1::spread = max(float(log.std()), 1e-6)": (
+        "a bound for a tail of equal values, which has no fit; others spread more"
+    ),
+    "reads::NumberReplacer::0::read = _Read(layer, self._matrices[name], through, np.zeros(0, np.int64))": _PLACEHOLDER,
+    "_binned_rows::NumberReplacer::0::return indptr, np.where(counted, np.rint(np.where(counted, flat, 0.0)), UNCOUNTED)"
+    ".astype(np.int16)": _PLACEHOLDER,
+    "_dense::NumberReplacer::0::place = np.full(network.nodes, -1)": _PLACEHOLDER,
+    "_edges::NumberReplacer::0::return count, np.array(pairs, dtype=np.int64).reshape(-1, 2), lengths": (
+        "numpy takes every negative size for the one that is left over"
+    ),
+    "bin_probabilities::ReplaceComparisonOperator_Eq_Lt::0::below = erf(scaled) if taps == 1 else gammainc(taps / 2, "
+    "scaled**2)": "the function of one tap is a case of the other's, by another routine",
+    "__init__::NumberReplacer::2::index = np.int32 if max(plan.samples * plan.nodes, total) < 2**31 else np.int64": (
+        "MAX_EDGES refuses a network long before it has 2**31 edges"
+    ),
+    "_draw::ReplaceComparisonOperator_GtE_Gt::0::if place - cell >= threshold[cell]:": (
+        "a draw of 53 random bits equals the threshold once in 2**53, and neither choice is more right"
+    ),
+    "_lognormal::ReplaceBinaryOperator_Mul_Add::0::for first in ([float(log.mean()), math.log(spread)], [start - steepness "
+    "* wide**2, math.log(wide)])": "where a search starts; it ends in the same maximum",
+}
