@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from suites import neox_tensors, used_names, write_checkpoint
 
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 from ninscope.exact import bands, counting
 from ninscope.exact.bands import outgoing
 from ninscope.exact.counting import Tally, magnitudes
 from ninscope.networks.bin_table import bin_table
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.radii import IntegerRadii
 from ninscope.parameters import Parameters
 
@@ -22,7 +22,7 @@ def test_a_logarithmic_grid_is_not_spanned_by_what_is_not_finite(tmp_path, value
     source = open_source(write_checkpoint(tmp_path / "step0", tensors))
     checkpoint = source.open("step0")
     with pytest.raises(CheckpointError, match="NaN or infinity, first at row 2, column 3"):
-        magnitudes(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors))
+        magnitudes(neuron_network(checkpoint))
 
 
 @pytest.mark.parametrize("zeros", [0, 8, 16])
@@ -32,7 +32,7 @@ def test_the_smallest_and_the_largest_weight_of_a_checkpoint(tmp_path, zeros):
         tensors[name][:zeros] = 0
     source = open_source(write_checkpoint(tmp_path / "step0", tensors))
     checkpoint = source.open("step0")
-    found = magnitudes(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors))
+    found = magnitudes(neuron_network(checkpoint))
     weights = np.abs(np.concatenate([tensors[name].ravel() for name in used_names(tensors)]))
     assert found.max() == weights.max()
     assert found[found > 0].min() == weights[weights > 0].min()
@@ -53,15 +53,14 @@ def test_the_edges_of_a_neuron_are_counted_before_they_are_summed(tmp_path, monk
     blocks = [
         {"tensor": name, "source": "in.x", "target": f"out.{name}", "order": "convolution"} for name in ("v", "w")
     ]
-    asked = Parameters(nodes_per_layer="all", convolutions="per_tap", architecture={"blocks": blocks}).checked()
+    asked = Parameters(nodes_per_layer="all", convolutions="per_tap", architecture={"blocks": blocks})
     checkpoint = open_source(str(folder)).open("step0")
-    wiring = architecture_of(checkpoint.config, checkpoint.tensors, asked.reading)
-    matrices = wiring.tensors(checkpoint.tensors)
+    network = neuron_network(checkpoint, asked.reading)
     monkeypatch.setattr(bands, "MAX_EDGES_OF_A_NODE", 450)
-    assert [part.layer for part in outgoing(wiring, matrices)] == ["in.x", "in.x"]
+    assert [part.layer for part in outgoing(network)] == ["in.x", "in.x"]
     monkeypatch.setattr(bands, "MAX_EDGES_OF_A_NODE", 449)
     with pytest.raises(CheckpointError, match=r"a neuron of in\.x may have 450 edges, more than 449"):
-        outgoing(wiring, matrices)
+        outgoing(network)
 
 
 def test_nodes_without_weights_do_not_hide_the_smallest_weight_of_others(tmp_path):
@@ -70,7 +69,7 @@ def test_nodes_without_weights_do_not_hide_the_smallest_weight_of_others(tmp_pat
     weights[:1500] = 0
     folder = write_checkpoint(tmp_path / "step0", {"w": weights}, {"model_type": "mine"})
     block = {"tensor": "w", "source": "in.x", "target": "out.x", "order": "transposed_convolution"}
-    asked = Parameters(nodes_per_layer="all", architecture={"blocks": [block]}).checked()
+    asked = Parameters(nodes_per_layer="all", architecture={"blocks": [block]})
     checkpoint = open_source(str(folder)).open("step0")
-    found = magnitudes(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors, asked.reading))
+    found = magnitudes(neuron_network(checkpoint, asked.reading))
     assert (found.min(), found.max()) == (weights[weights > 0].min(), weights.max())

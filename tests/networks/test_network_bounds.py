@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from suites import neox_tensors, write_checkpoint
 
-from ninscope.architectures import architecture_of
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
 from ninscope.multifractal.box_covering import box_covering
 from ninscope.networks.bin_table import bin_table
 from ninscope.networks.heavy_tail import HeavyTail, heavy_tail
+from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope.networks.shortest_paths import path_distances, path_histograms
@@ -46,7 +46,7 @@ def test_a_table_holds_the_bins_of_what_does_not_count_and_of_nan(count):
 def network(tmp_path) -> SampledNetwork:
     source = open_source(write_checkpoint(tmp_path / "step0", neox_tensors(1, 12, 3, 5)))
     checkpoint = source.open("step0")
-    return sampled_network(checkpoint, architecture_of(checkpoint.config, checkpoint.tensors), 5, 3, 0, 150.0)
+    return sampled_network(neuron_network(checkpoint), 5, 3, 0, 150.0)
 
 
 def test_paths_across_one_layer_are_counted_for_every_sample(network):
@@ -147,10 +147,10 @@ def test_there_is_room_for_every_tap_of_every_edge(tmp_path):
     weights = np.random.default_rng(0).uniform(0.1, 0.9, (7, 8, 3, 3)).astype(np.float32)
     folder = write_checkpoint(tmp_path / "step0", {"w": weights}, {"model_type": "mine"})
     block = {"tensor": "w", "source": "in.x", "target": "out.x", "order": "convolution"}
-    asked = Parameters(convolutions="per_tap", architecture={"blocks": [block]}).checked()
+    asked = Parameters(convolutions="per_tap", architecture={"blocks": [block]})
     checkpoint = open_source(str(folder)).open("step0")
-    architecture = architecture_of(checkpoint.config, checkpoint.tensors, asked.reading)
-    assert sampled_network(checkpoint, architecture, 6, 3, 0, 150.0).matrix.nnz == 3 * 6 * 6 * 9
+    network = neuron_network(checkpoint, asked.reading)
+    assert sampled_network(network, 6, 3, 0, 150.0).matrix.nnz == 3 * 6 * 6 * 9
 
 
 def test_box_sizes_are_above_0():
