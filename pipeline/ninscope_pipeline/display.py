@@ -85,7 +85,9 @@ def job_progress(name: str, planned: Sequence[str]) -> "Iterator[Callable[[JobId
     def counts() -> str:
         return " ".join(f"{_title(stage)} {done_of[stage]}/{total[stage]}" for stage in shown)
 
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), refresh_per_second=2
+    ) as bar:  # drawing costs as much as a job
         task = bar.add_task(name, total=len(planned), stages=counts())
 
         def done(job: "JobId", outcome: "Outcome") -> None:

@@ -11,8 +11,9 @@ from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-import dask
+from dask import threaded
 from dask.callbacks import Callback
+from dask.highlevelgraph import HighLevelGraph
 
 from ninscope_pipeline.execution import Died, Done
 from ninscope_pipeline.execution.graph import job_graph
@@ -39,6 +40,8 @@ class ThreadsHere:
             return {}
         graph = job_graph(jobs, root, self._run)
         id_of = {delayed.key: job_id for job_id, delayed in graph.items()}
+        # `dask.compute` would do the same, and import the distributed scheduler to ask whether there is one.
+        tasks = HighLevelGraph.merge(*(delayed.dask for delayed in graph.values())).to_dict()
         outcomes: dict[JobId, Outcome] = {}
 
         def ended(key: str, outcome: Outcome, *_: Any) -> None:
@@ -49,10 +52,7 @@ class ThreadsHere:
         pool = ThreadPoolExecutor(self._threads)
         try:
             with Callback(posttask=ended):
-                dask.compute(
-                    *graph.values(), scheduler="threads", pool=pool, num_workers=self._threads, optimize_graph=False,
-                    traverse=False,
-                )  # fmt: skip
+                threaded.get(tasks, list(id_of), pool=pool, num_workers=self._threads)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return outcomes
