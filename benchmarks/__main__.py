@@ -16,7 +16,7 @@ from rich.table import Table
 
 import ninscope
 from benchmarks import overhead
-from benchmarks.cpu import measuring, suite_of, turned_over
+from benchmarks.cpu import measuring, running, suite_of, turned_over
 from benchmarks.families import families
 from benchmarks.figures import figures
 from benchmarks.measures import in_new_process, timed
@@ -179,28 +179,27 @@ def memory(folder: Path, shape: str):
 
     "deep" has the 36 blocks of a 12B model: what a worker holds grows with blocks and sampled neurons, not with width.
     """
-    checkpoint = write_checkpoint(folder / shape, shape)
     width = SHAPES[shape][1]
-    warm = write_checkpoint(folder / "tiny", "tiny")
+    sampling = {"warm": (write_checkpoint(folder / "tiny", "tiny"), 16, 1)}
+    sampling["measured"] = (write_checkpoint(folder / shape, shape), 128, 10)
+    for name, (checkpoint, nodes_per_layer, samples) in sampling.items():
+        (folder / f"{name}.toml").write_text(
+            f"[[models]]\nsuite = 'x'\nmodel = 'x'\nsource = '{checkpoint}'\n"
+            f"[analysis]\nnodes_per_layer = {nodes_per_layer}\nsamples = {samples}\n"
+        )
     code = (
-        "import dataclasses\n"
-        "from ninscope.measuring import Parameters\n"
-        "from ninscope_pipeline.storing.runfolder import RunFolder\n"
-        "from ninscope_pipeline.stages import locate, network, spectrum\n"
-        f"root = {str(folder / 'memory')!r}\n"
-        "RunFolder(root).create()\n"
-        "def stages(source, nodes_per_layer, samples):\n"
-        "    parameters = Parameters(nodes_per_layer=nodes_per_layer, samples=samples)\n"
-        "    revision = source.rsplit('/', 1)[1]\n"
-        "    located = locate.locate(locate.Located('x', 'x', source, revision, None), {})\n"
-        "    network_key = network.network_key(located, parameters)\n"
-        "    built = network.store_network(root, located, parameters, network_key)\n"
-        "    key = spectrum.spectrum_key(network_key, parameters)\n"
-        "    done = spectrum.store_spectrum(root, built, network_key, parameters, key)\n"
-        "    assert done.ok, done.message\n"
-        f"stages({str(warm)!r}, 16, 1)\n"
+        "from pathlib import Path\n"
+        "from ninscope_pipeline.execution.job import run_job\n"
+        "from ninscope_pipeline.prepared_run import prepare, start\n"
+        "from ninscope_pipeline.request.dagfile import load_dag\n"
+        "def jobs(name):\n"
+        f"    prepared = prepare(load_dag(Path({str(folder)!r}) / name), Path({str(folder / 'memory')!r}))\n"
+        "    start(prepared)\n"
+        "    outcomes = [run_job(prepared.folder.root, job, []) for job in prepared.plan.first_jobs()]\n"
+        "    assert len(outcomes) == 2 and all(outcome.ok for outcome in outcomes), outcomes\n"
+        "jobs('warm.toml')\n"
         "before = peak_bytes()\n"
-        f"stages({str(checkpoint)!r}, 128, 10)\n"
+        "jobs('measured.toml')\n"
         "result = peak_bytes() - before\n"
     )
     found = in_new_process(code)
@@ -270,6 +269,7 @@ def main() -> None:
             *([] if small else [whole_network(folder, "1.4b", 3, "wanted: 3 s")]),
             suite(folder, "tiny" if small else "70m", 3 if small else 154),
             measuring(folder, *(("tiny", 3, 3, 1, other) if small else ("70m", 40, 1540, 3, other))),
+            running(folder, *(("tiny", (3,), 1, other) if small else ("70m", (40, 154), 2, other))),
             turned_over(folder, *((1, 128, 1, other) if small else (16, 2048, 3, other))),
             hub(folder, "tiny" if small else "70m", "tiny" if small else "2.8b"),
             auditing(folder, 4 if small else 154),

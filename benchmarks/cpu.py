@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,35 @@ def measuring(folder: Path, shape: str, count: int, tiny: int, runs: int, other:
     suite = suite_of(base, folder / "cpu-many", tiny)
     yield from _beside(f"CPU of measure, {tiny} tiny checkpoints", suite, 1, other, 0.5)
     shutil.rmtree(suite)
+
+
+def running(folder: Path, shape: str, counts: Sequence[int], runs: int, other: Path | None) -> Iterator[Row]:
+    """An exact `ninscope run` of suites of a shape, beside `ninscope measure` of the same folder, and beside another commit's."""
+    base = write_checkpoint(folder / f"cpu-run-{shape}" / "step0", shape, vocabulary=8)
+    for count in counts:
+        suite = suite_of(base, folder / f"cpu-run-{count}", count)
+        dag = folder / f"cpu-run-{count}.toml"
+        dag.write_text(
+            f"[[models]]\nsuite = 'x'\nmodel = 'x'\nsource = '{suite}'\n[analysis]\nnodes_per_layer = 'all'\n"
+        )
+        called = commands(other)
+        into = {label: ["--runs-dir", str(folder / f"cpu-runs-{label}")] for label in called}
+
+        def cleared(into: dict[str, list[str]] = into) -> None:
+            for _, runs_dir in into.values():
+                shutil.rmtree(runs_dir, ignore_errors=True)
+
+        measured = [[*command, "measure", str(suite)] for command in called.values()]
+        ran = [[*command, "run", str(dag), *into[label]] for label, command in called.items()]
+        seconds = cpu_seconds([*measured, *ran], runs, cleared)
+        ours_measured, ours_ran = seconds[0], seconds[len(called)]
+        name, wanted = f"CPU of run, {count} checkpoints, {shape} shape", 1.25 if count >= 154 else 1.5
+        yield name, ours_ran, "s", f"measure {ours_measured:.2f} s; wanted: {wanted} times", ours_ran / ours_measured
+        for number, label in enumerate(list(called)[1:], 1):
+            theirs = seconds[len(called) + number]
+            yield "", ours_ran, "s", f"{label} {theirs:.2f} s; wanted: 0.6 times", ours_ran / theirs
+        cleared()
+        shutil.rmtree(suite)
 
 
 def _beside(name: str, source: Path, runs: int, other: Path | None, wanted: float) -> Iterator[Row]:

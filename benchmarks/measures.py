@@ -53,23 +53,27 @@ def in_new_process(code: str, environment: dict[str, str] | None = None) -> dict
     return json.loads(done.stdout.splitlines()[-1]) | {"seconds": time.perf_counter() - start}
 
 
-def cpu_seconds(commands: Sequence[Sequence[str]], runs: int) -> list[float]:
+def cpu_seconds(
+    commands: Sequence[Sequence[str]], runs: int, prepare: Callable[[], None] = lambda: None
+) -> list[float]:
     """CPU seconds, user and system, of each command and all its processes: the least of several runs, taken in turn.
 
-    Every command runs once before, so that files are in the page cache and kernels compiled. Exit code 1 is a result too: some
-    checkpoints are not ok. Raises RuntimeError for any other.
+    With several runs every command runs once before, so that files are in the page cache and kernels compiled. Exit code 1 is a result too: some
+    checkpoints are not ok. prepare: called before each command. Raises RuntimeError for any other exit code.
     """
     # Not in a folder that holds a package of the same name, nor with another checkout on the path.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     least = [float("inf")] * len(commands)
-    for number in range(runs + 1):
+    warming = runs > 1
+    for number in range(runs + warming):
         for place, command in enumerate(commands):
+            prepare()
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             if done.returncode not in (0, 1):
                 raise RuntimeError(f"a benchmark failed:\n{done.stderr}")
-            if number:
+            if number or not warming:
                 spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
                 least[place] = min(least[place], spent)
     return least

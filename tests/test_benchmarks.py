@@ -23,6 +23,7 @@ def test_small_benchmarks_run():
         "CPU of measure, one small checkpoint",
         "CPU of measure, 3 checkpoints, tiny shape",
         "CPU of measure, GPT-2",
+        "CPU of run, 3 checkpoints, tiny shape",
         "exact from a Hub",
         "one sample of 64 a layer from a Hub",
         "distances across 3 layers, tiny",

@@ -352,13 +352,3 @@ def test_the_hooks_of_pre_commit_are_local():
     assert [repository["repo"] for repository in hooks] == ["local"]
     entries = [hook["entry"] for repository in hooks for hook in repository["hooks"]]
     assert [entry.split()[0] for entry in entries] == [".venv/bin/ruff", ".venv/bin/ruff", ".venv/bin/mypy"]
-
-
-def test_no_file_is_too_long_to_read():
-    for path in [
-        *ROOT.glob("src/**/*.py"),
-        *ROOT.glob("pipeline/**/*.py"),
-        *ROOT.glob("tests/**/*.py"),
-        *ROOT.glob("*/*.py"),
-    ]:
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
