@@ -58,8 +58,8 @@ def cpu_seconds(
 ) -> list[float]:
     """CPU seconds, user and system, of each command and all its processes: the least of several runs, taken in turn.
 
-    With several runs every command runs once before, so that files are in the page cache and kernels compiled. Exit code 1 is a result too: some
-    checkpoints are not ok. prepare: called before each command. Raises RuntimeError for any other exit code.
+    With several runs every command runs once before, so that files are in the page cache and kernels compiled. Exit code 1 is a
+    result too: some checkpoints are not ok. prepare: called before each command. Raises RuntimeError for any other exit code.
     """
     # Not in a folder that holds a package of the same name, nor with another checkout on the path.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
