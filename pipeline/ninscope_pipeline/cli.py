@@ -98,6 +98,7 @@ def measure(
             base=base,
             base_revision=base_revision,
             trust_duplicates=trust_duplicates,
+            layers=False,  # which nothing below shows
         )
     if as_json:
         print(display.measured_json(source, rows))

@@ -49,14 +49,14 @@ class ExactAnalysis:
 
 
 def exact_analysis(
-    network: NeuronNetwork, parameters: Parameters, workers: int = 1, matrices: bool = False
+    network: NeuronNetwork, parameters: Parameters, workers: int = 1, matrices: bool = False, statistics: bool = True
 ) -> ExactAnalysis:
-    """Analyse a whole network. workers: threads; matrices: keep what null models need.
+    """Analyse a whole network. workers: threads; matrices: keep what null models need; statistics: of every node layer.
 
     Raises CheckpointError.
     """
     radii = radii_of(network, parameters, workers)
-    (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices)
+    (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices, statistics)
     return analysis
 
 
@@ -67,13 +67,14 @@ def analyse_networks(
     choices: Sequence[ChosenNeurons],
     workers: int = 1,
     matrices: bool = False,
+    statistics: bool = True,
 ) -> list[ExactAnalysis]:
     """Analyse the whole network, or the network of chosen neurons, for each entry of `choices`, in one pass over the weights.
 
     A layer's sums are added as soon as they are there, so memory does not grow with the number of layers. Raises
     CheckpointError.
     """
-    growing = [_GrowingAnalysis(network, parameters, radii, chosen) for chosen in choices]
+    growing = [_GrowingAnalysis(network, parameters, radii, chosen, statistics) for chosen in choices]
     for _, results in _layers(network, parameters, radii, 0, 1, workers, choices, matrices):
         for analysis, result in zip(growing, results, strict=True):
             assert isinstance(result, LayerResult)  # of one piece, every layer is complete
@@ -159,7 +160,15 @@ def _layers(
 class _GrowingAnalysis:
     """The analysis of one network, to which layers are added one after another, in the network's order."""
 
-    def __init__(self, network: NeuronNetwork, parameters: Parameters, radii: Radii, chosen: ChosenNeurons) -> None:
+    def __init__(
+        self,
+        network: NeuronNetwork,
+        parameters: Parameters,
+        radii: Radii,
+        chosen: ChosenNeurons,
+        statistics: bool = True,
+    ) -> None:
+        self._keeps_statistics = statistics
         self._nodes = sum(layer.size if chosen is None else chosen[layer.name].size for layer in network.layers)
         self._network, self._parameters, self._radii = network, parameters, radii
         self._whole = _LayerSums()
@@ -179,7 +188,8 @@ class _GrowingAnalysis:
         self._edges += int(result.nodes.edges.sum())
         if result.sums.nodes == 0:
             self._silent.append(result.layer)
-        self._statistics.append(result.statistics(self._parameters.min_degree))
+        if self._keeps_statistics:
+            self._statistics.append(result.statistics(self._parameters.min_degree))
         if self._parameters.per_node:
             self._values[result.layer] = result.nodes
         self._tallies |= result.matrices
