@@ -43,9 +43,9 @@ def _first_suspect(words: np.ndarray, exponents: np.uint64, lowest: np.uint64, s
     # The inner loop has no exit, so that it compiles to vector instructions; the outer one stops at the first bad chunk.
     for start in range(0, words.size, _CHUNK):
         chunk = words[start : start + _CHUNK]
-        found = np.uint64(0)
+        exponent_bits = np.uint64(0)
         for i in range(chunk.size):
-            found |= (chunk[i] & exponents) + lowest
-        if found & signs:
+            exponent_bits |= (chunk[i] & exponents) + lowest
+        if exponent_bits & signs:
             return start
     return words.size

@@ -156,22 +156,24 @@ class WeightMatrix:
         bits = self._weights(values.view(f"<u{values.itemsize}"))
         return bits if self.dtype == "BF16" else bits.view(f"<f{bits.itemsize}")
 
-    def taken(self, weights: np.ndarray, place: np.ndarray, targets: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    def taken(
+        self, weights: np.ndarray, slice_positions: np.ndarray, targets: np.ndarray, nodes: np.ndarray
+    ) -> np.ndarray:
         """Weights of chosen neurons, floats [targets * taps, nodes], 0 where a group does not join two.
 
-        weights: of all slices that were read; place: which of them are those of `slices_of(targets, nodes)`.
+        weights: of all slices that were read; slice_positions: which of them are those of `slices_of(targets, nodes)`.
         """
         slices, others = (nodes, targets) if self.layout.nodes_first else (targets, nodes)
         of_group, other = self._in_group
-        found = weights.take(place, axis=0)
+        chosen = weights.take(slice_positions, axis=0)
         if self.layout.groups == 1:
-            found = found.take(others, axis=1)
+            chosen = chosen.take(others, axis=1)
         else:
             within = others[None, :] - (slices // of_group * other)[:, None]
             joined = (within >= 0) & (within < other)
-            found = np.take_along_axis(found, np.where(joined, within, 0)[:, :, None], axis=1) * joined[:, :, None]
+            chosen = np.take_along_axis(chosen, np.where(joined, within, 0)[:, :, None], axis=1) * joined[:, :, None]
         # [slices, others, taps] -> [targets, taps, nodes]
-        turned = found.transpose(1, 2, 0) if self.layout.nodes_first else found.transpose(0, 2, 1)
+        turned = chosen.transpose(1, 2, 0) if self.layout.nodes_first else chosen.transpose(0, 2, 1)
         return as_float(turned.reshape(targets.size * self.taps, nodes.size), self.dtype)
 
     def _weights(self, bits: np.ndarray) -> np.ndarray:
@@ -199,4 +201,4 @@ def _group_spans(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _inside(sorted_numbers: np.ndarray, first: int, count: int) -> slice:
-    return slice(*(int(place) for place in np.searchsorted(sorted_numbers, (first, first + count))))
+    return slice(*(int(position) for position in np.searchsorted(sorted_numbers, (first, first + count))))

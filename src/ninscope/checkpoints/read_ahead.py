@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ninscope.checkpoints.formats.weight_file import WeightFile
 
 AHEAD_BYTES = 64_000_000  # begun and not yet used; what is used next is begun whatever its size
-UNIT_BYTES = 8_000_000  # neighbours of about so much together are asked for together
+UNIT_BYTES = 8_000_000  # neighbours of about this size together are request request
 
 
 @dataclass(frozen=True)
@@ -23,30 +23,32 @@ class ByteRanges:
 
 
 class ReadAhead:
-    """What is wanted, each to be taken once, about in order, by any thread."""
+    """Reads that are each taken once, about in order, by any thread."""
 
-    def __init__(self, wanted: Sequence[ByteRanges]):
-        self._wanted = wanted
+    def __init__(self, requests: Sequence[ByteRanges]):
+        self._requests = requests
         self._units = (
-            [] if all(one.file.reads_are_free for one in wanted) else [_Unit(*unit) for unit in _units(wanted)]
+            []
+            if all(request.file.reads_are_free for request in requests)
+            else [_Unit(*unit) for unit in _units(requests)]
         )
-        self._unit_of = {number: place for place, unit in enumerate(self._units) for number in unit.left}
+        self._unit_of = {number: unit_number for unit_number, unit in enumerate(self._units) for number in unit.left}
         self._started = self._ahead = 0
         self._lock = threading.Lock()
 
     def take(self, number: int) -> list[memoryview]:
-        """The bytes of the ranges of wanted[number]. Raises CheckpointError."""
+        """The bytes of the ranges of requests[number]. Raises CheckpointError."""
         if not self._units:
-            one = self._wanted[number]
-            return one.file.read_ranges(one.ranges)
-        place = self._unit_of[number]
-        self._start(place)
-        unit = self._units[place]
+            request = self._requests[number]
+            return request.file.read_ranges(request.ranges)
+        unit_number = self._unit_of[number]
+        self._start(unit_number)
+        unit = self._units[unit_number]
         pieces = unit.take(number)
         with self._lock:
             unit.left.discard(number)
             self._ahead -= 0 if unit.left else unit.bytes
-        self._start(place)
+        self._start(unit_number)
         return pieces
 
     def _start(self, needed: int) -> None:
@@ -64,10 +66,10 @@ class ReadAhead:
 class _Unit:
     """Consecutive reads that are asked for together, file by file."""
 
-    def __init__(self, first: int, wanted: Sequence[ByteRanges]):
-        self.bytes = sum(one.bytes for one in wanted)
-        self.left = set(range(first, first + len(wanted)))
-        self._of_files = list(_by_file(first, wanted))
+    def __init__(self, first: int, requests: Sequence[ByteRanges]):
+        self.bytes = sum(request.bytes for request in requests)
+        self.left = set(range(first, first + len(requests)))
+        self._of_files = list(_by_file(first, requests))
         self._reads: list[Callable[[], list[memoryview]]] = []
         self._arrived: dict[int, list[memoryview]] = {}
         self._lock = threading.Lock()
@@ -87,34 +89,34 @@ class _Unit:
             return pieces
 
 
-def bytes_to_fetch(wanted: Sequence[ByteRanges]) -> int:
+def bytes_to_fetch(requests: Sequence[ByteRanges]) -> int:
     """Bytes of the very spans that `ReadAhead` asks for, of files that say what they fetch; nothing is read."""
     return sum(
         stop - start
-        for first, unit in _units(wanted)
+        for first, unit in _units(requests)
         for file, ranges, _ in _by_file(first, unit)
         if not file.reads_are_free
         for start, stop in file.spans(ranges)
     )
 
 
-def _units(wanted: Sequence[ByteRanges]) -> Iterator[tuple[int, Sequence[ByteRanges]]]:
+def _units(requests: Sequence[ByteRanges]) -> Iterator[tuple[int, Sequence[ByteRanges]]]:
     """(number of the first, consecutive ones of about UNIT_BYTES)"""
     first = total = 0
-    for number, one in enumerate(wanted):
-        if number > first and total + one.bytes > UNIT_BYTES:
-            yield first, wanted[first:number]
+    for number, request in enumerate(requests):
+        if number > first and total + request.bytes > UNIT_BYTES:
+            yield first, requests[first:number]
             first, total = number, 0
-        total += one.bytes
-    if first < len(wanted):
-        yield first, wanted[first:]
+        total += request.bytes
+    if first < len(requests):
+        yield first, requests[first:]
 
 
-def _by_file(first: int, wanted: Sequence[ByteRanges]) -> Iterator[tuple[WeightFile, list, dict[int, int]]]:
+def _by_file(first: int, requests: Sequence[ByteRanges]) -> Iterator[tuple[WeightFile, list, dict[int, int]]]:
     """(file, its ranges, how many of them belong to each number)"""
     files: dict[int, tuple[WeightFile, list, dict[int, int]]] = {}
-    for number, one in enumerate(wanted, first):
-        _, ranges, counts = files.setdefault(id(one.file), (one.file, [], {}))
-        ranges += one.ranges
-        counts[number] = len(one.ranges)
+    for number, request in enumerate(requests, first):
+        _, ranges, counts = files.setdefault(id(request.file), (request.file, [], {}))
+        ranges += request.ranges
+        counts[number] = len(request.ranges)
     yield from files.values()

@@ -37,36 +37,36 @@ class Tensor:
     def dtype(self) -> str:
         return self.entry.dtype
 
-    def rows(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read the rows `wanted`, slices of the first axis, checked for NaN and infinity.
+    def rows(self, row_numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read the rows `row_numbers`, slices of the first axis, checked for NaN and infinity.
 
-        wanted: sorted distinct row numbers, int64 [k].
-        Returns (values [m, columns], position int64 [k]) with row wanted[i] at values[position[i]], all further axes in one.
+        row_numbers: sorted distinct row numbers, int64 [k].
+        Returns (values [m, columns], position int64 [k]) with row row_numbers[i] at values[position[i]], all further axes in one.
         From a local file values is the whole tensor, so every weight of it is checked; from elsewhere it is the rows that were
         fetched, and those are checked.
 
         Raises CheckpointError: unsupported (a type that holds no plain floats), corrupt (fewer than 2 dimensions),
         nonfinite, and what the file raises.
         """
-        wanted = np.asarray(wanted, dtype=np.int64)
-        return self.rows_in(self.file.read_ranges(self.ranges_of_rows(wanted).ranges), wanted)
+        row_numbers = np.asarray(row_numbers, dtype=np.int64)
+        return self.rows_in(self.file.read_ranges(self.ranges_of_rows(row_numbers).ranges), row_numbers)
 
-    def ranges_of_rows(self, wanted: np.ndarray) -> ByteRanges:
+    def ranges_of_rows(self, row_numbers: np.ndarray) -> ByteRanges:
         """What `rows` reads. Raises CheckpointError as `rows` does for a tensor's type and shape."""
-        return ByteRanges(self.file, [self._bytes_of(first, last) for first, last in self._row_spans(wanted)])
+        return ByteRanges(self.file, [self._bytes_of(first, last) for first, last in self._row_spans(row_numbers)])
 
-    def rows_in(self, pieces: Sequence[memoryview], wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rows_in(self, pieces: Sequence[memoryview], row_numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What `rows` returns, from the bytes of `ranges_of_rows`. Raises CheckpointError (nonfinite)."""
         stored = np.dtype(STORED_TYPES[self.checked_float_type()])
         columns = self.columns
-        spans = self._row_spans(wanted)
+        spans = self._row_spans(row_numbers)
         if not spans:
             return np.empty((0, columns), stored), np.zeros(0, np.int64)
         arrays = [_array(piece, stored).reshape(-1, columns) for piece in pieces]
         values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         fetched = np.concatenate([np.arange(first, last) for first, last in spans])
         self.check_finite(values, fetched)
-        return values, np.searchsorted(fetched, wanted)
+        return values, np.searchsorted(fetched, row_numbers)
 
     def ranges_of_span(self, first: int, last: int) -> ByteRanges:
         """What `bits_in` makes the rows first..last-1 of. Raises CheckpointError: unsupported or corrupt, as `rows`."""
@@ -77,9 +77,9 @@ class Tensor:
         (piece,) = pieces
         return _array(piece, np.dtype(f"<u{self.item_bytes}")).reshape(-1, self.columns)
 
-    def _row_spans(self, wanted: np.ndarray) -> list[tuple[int, int]]:
+    def _row_spans(self, row_numbers: np.ndarray) -> list[tuple[int, int]]:
         """Half-open spans of row numbers, all of them where that costs nothing."""
-        return [(0, self.shape[0])] if self.file.reads_are_free else row_spans(wanted, self.row_bytes)
+        return [(0, self.shape[0])] if self.file.reads_are_free else row_spans(row_numbers, self.row_bytes)
 
     def _bytes_of(self, first: int, last: int) -> tuple[int, int]:
         return self.entry.start + first * self.row_bytes, self.entry.start + last * self.row_bytes
@@ -112,11 +112,14 @@ class Tensor:
 
     def check_finite(self, values: np.ndarray, row_numbers: np.ndarray) -> None:
         """values: rows as stored, [m, columns]; row_numbers: which they are, int64 [m]. Raises CheckpointError (nonfinite)."""
-        found = first_nonfinite(values, self.dtype)
-        if found >= 0:
-            row, column = divmod(found, values.shape[1])
-            place = (int(row_numbers[row]), *(int(one) for one in np.unravel_index(column, self.shape[1:])))
-            where = f"row {place[0]}, column {place[1]}" if len(place) == 2 else f"{list(place)}"
+        position = first_nonfinite(values, self.dtype)
+        if position >= 0:
+            row, column = divmod(position, values.shape[1])
+            index = (
+                int(row_numbers[row]),
+                *(int(axis_index) for axis_index in np.unravel_index(column, self.shape[1:])),
+            )
+            where = f"row {index[0]}, column {index[1]}" if len(index) == 2 else f"{list(index)}"
             raise CheckpointError(
                 "nonfinite",
                 f"tensor {self.name} holds NaN or infinity, first at {where}; its network has no distances there",
@@ -124,9 +127,9 @@ class Tensor:
 
     def slice(self, index: int) -> "Tensor":
         """One slice of the first axis as a tensor of its own, named `name[index]`."""
-        each = (self.entry.stop - self.entry.start) // self.shape[0]
-        start = self.entry.start + index * each
-        entry = TensorEntry(f"{self.name}[{index}]", self.dtype, self.shape[1:], start, start + each)
+        slice_bytes = (self.entry.stop - self.entry.start) // self.shape[0]
+        start = self.entry.start + index * slice_bytes
+        entry = TensorEntry(f"{self.name}[{index}]", self.dtype, self.shape[1:], start, start + slice_bytes)
         return replace(self, entry=entry)
 
 
@@ -160,17 +163,17 @@ SMALL_GAP_BYTES = 1024
 OVERFETCH = 1.28
 
 
-def row_spans(wanted: np.ndarray, row_bytes: int) -> list[tuple[int, int]]:
-    """Half-open spans [first, last) of row numbers that cover the rows `wanted` (sorted, distinct, int64).
+def row_spans(row_numbers: np.ndarray, row_bytes: int) -> list[tuple[int, int]]:
+    """Half-open spans [first, last) of row numbers that cover the rows `row_numbers` (sorted, distinct, int64).
 
     Few spans and few spare bytes: gaps of at most SMALL_GAP_BYTES are read through, larger ones as far as OVERFETCH allows.
     """
-    wanted = np.asarray(wanted, dtype=np.int64)
-    if wanted.size == 0:
+    row_numbers = np.asarray(row_numbers, dtype=np.int64)
+    if row_numbers.size == 0:
         return []
-    gaps = np.diff(wanted) - 1
+    gaps = np.diff(row_numbers) - 1
     join = gaps * row_bytes <= SMALL_GAP_BYTES
-    spare = int(wanted.size * (OVERFETCH - 1)) - int(gaps[join].sum())
+    spare = int(row_numbers.size * (OVERFETCH - 1)) - int(gaps[join].sum())
     for index in np.argsort(gaps, kind="stable"):
         if join[index]:
             continue
@@ -180,8 +183,8 @@ def row_spans(wanted: np.ndarray, row_bytes: int) -> list[tuple[int, int]]:
         join[index] = True
     cuts = np.flatnonzero(~join)
     firsts = np.concatenate(([0], cuts + 1))
-    lasts = np.concatenate((cuts, [wanted.size - 1]))
-    return [(int(wanted[first]), int(wanted[last]) + 1) for first, last in zip(firsts, lasts, strict=True)]
+    lasts = np.concatenate((cuts, [row_numbers.size - 1]))
+    return [(int(row_numbers[first]), int(row_numbers[last]) + 1) for first, last in zip(firsts, lasts, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -68,15 +68,15 @@ def bin_probabilities(std: float, radii: Radii, taps: int = 1) -> np.ndarray:
 
     table = bin_table("F64", radii)
     edges = table.starts[:-1].view(np.float64)  # of the runs of equal bins; the last is infinity
-    found = np.zeros(radii.count + 2)
+    probabilities = np.zeros(radii.count + 2)
     if std == 0:
-        found[-1] = 1.0
-        return found
+        probabilities[-1] = 1.0
+        return probabilities
     scaled = edges / (std * np.sqrt(2.0))
     with np.errstate(over="ignore"):  # infinity squared, of which the probability is 1
         below = erf(scaled) if taps == 1 else gammainc(taps / 2, scaled**2)
-    np.add.at(found, np.minimum(table.bins[:-1], radii.count + 1), np.diff(below))
-    return found
+    np.add.at(probabilities, np.minimum(table.bins[:-1], radii.count + 1), np.diff(below))
+    return probabilities
 
 
 def expected_sums(expected: np.ndarray, nodes: int, min_degree: int, q: np.ndarray) -> PartitionSums:
@@ -135,9 +135,9 @@ def _draw(threshold: np.ndarray, alias: np.ndarray, raw: np.ndarray, rows: int, 
     drawn = 0
     for c in range(columns):
         for _ in range(rows):
-            place = np.float64(raw[drawn] >> np.uint64(11)) * 2.0**-53 * threshold.size
-            cell = np.int64(place)
-            if place - cell >= threshold[cell]:
+            scaled = np.float64(raw[drawn] >> np.uint64(11)) * 2.0**-53 * threshold.size
+            cell = np.int64(scaled)
+            if scaled - cell >= threshold[cell]:
                 cell = alias[cell]
             counts[c, cell] += 1
             drawn += 1

@@ -91,8 +91,8 @@ def bin_table(dtype: str, radii: Radii) -> BinTable:
     count = radii.count
 
     def bins_of(patterns: np.ndarray) -> np.ndarray:
-        found = radii.bins(_floats(patterns, dtype)).astype(np.int64)
-        return np.where(found == UNCOUNTED, count + 1, found)
+        bin_numbers = radii.bins(_floats(patterns, dtype)).astype(np.int64)
+        return np.where(bin_numbers == UNCOUNTED, count + 1, bin_numbers)
 
     starts = _run_starts(bins_of, _ONE[dtype] if radii.beyond == 1.0 else infinity, infinity, unsigned)
     bins = np.append(bins_of(starts[:-1]), count + 2).astype(np.uint16)
@@ -113,11 +113,11 @@ def bin_table(dtype: str, radii: Radii) -> BinTable:
 
 
 def _scaled_distances(patterns: np.ndarray, counted: np.ndarray, dtype: str, radii: Radii) -> np.ndarray:
-    found = np.zeros(patterns.size, np.int64)
+    distances = np.zeros(patterns.size, np.int64)
     if isinstance(radii, IntegerRadii):
         magnitudes = _floats(patterns[counted], dtype).astype(np.float64)
-        found[counted] = np.rint(np.ldexp(radii.distances(magnitudes), distance_shift(radii)))
-    return found
+        distances[counted] = np.rint(np.ldexp(radii.distances(magnitudes), distance_shift(radii)))
+    return distances
 
 
 def _floats(patterns: np.ndarray, dtype: str) -> np.ndarray:
@@ -135,12 +135,12 @@ def _run_starts(
     From 0 to just below `beyond` bins fall, from uncounted (K + 1) over K to the last; from `beyond` on nothing counts.
     """
     most, least = (int(bins_of(np.array([pattern], dtype=unsigned))[0]) for pattern in (0, beyond - 1))
-    wanted = np.arange(most - 1, least - 1, -1)
-    before = np.zeros(wanted.size, dtype=unsigned)  # bin > wanted
-    reached = np.full(wanted.size, beyond - 1, dtype=unsigned)  # bin <= wanted
+    wanted_bins = np.arange(most - 1, least - 1, -1)
+    before = np.zeros(wanted_bins.size, dtype=unsigned)  # bin > wanted_bins
+    reached = np.full(wanted_bins.size, beyond - 1, dtype=unsigned)  # bin <= wanted_bins
     while (reached - before > 1).any():
         middle = before + (reached - before) // unsigned(2)
-        there = bins_of(middle) <= wanted
+        there = bins_of(middle) <= wanted_bins
         reached, before = np.where(there, middle, reached), np.where(there, before, middle)
     ends = np.array([0, beyond, infinity], dtype=unsigned)  # not mixed with signed integers: that would round
     return np.unique(np.concatenate([ends, reached]))
