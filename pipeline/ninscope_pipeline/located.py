@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ninscope.architectures import DEFAULT_READING, Reading
-from ninscope.checkpoints.identity import FileIdentity
+from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.locating import LocatedRevision, with_identity, with_wirings
 from ninscope_pipeline.outcome import OK, Outcome, attempt
@@ -39,6 +39,13 @@ class Located(LocatedRevision):
     def outcome(self) -> Outcome:
         """What became of it so far, with what the audit says."""
         return replace(self.attempted, status=self.status, message=self.message)
+
+    @property
+    def known_identity(self) -> Identity:
+        """Its files, of a revision that was found. Raises ValueError where they are not known."""
+        if self.identity is None:
+            raise ValueError(f"{self.suite}/{self.model} {self.revision}: its files are not known")
+        return self.identity
 
     @property
     def bytes(self) -> int | None:

@@ -15,9 +15,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dask
-from distributed import Client
+from distributed import Client, Scheduler
 from distributed.core import Status
 from tornado.ioloop import PeriodicCallback
 
@@ -25,6 +26,11 @@ from ninscope.errors import RequestError, one_line
 from ninscope_pipeline.execution import TELL_AGAIN_SECONDS, Tell
 from ninscope_pipeline.execution.dask_cluster import ignored, unseen_by_children
 from ninscope_pipeline.request.cluster import Cluster, processes_of
+
+if TYPE_CHECKING:
+    from dask_jobqueue.core import Job, JobQueueCluster
+else:
+    Job = object  # the library is an extra; the class of its job comes with the cluster's kind
 
 LOOK_SECONDS = 0.5
 ASK_SECONDS = (1.0, 30.0)  # between questions to the batch system: at first, and at most
@@ -40,7 +46,7 @@ PROLOGUE = (
 )
 
 
-class _Job:
+class _Job(Job):
     """What is known of one job, mixed into dask-jobqueue's class. A job that is refused takes no other along."""
 
     refused = ""  # why
@@ -54,7 +60,7 @@ class _Job:
         try:
             await super().start()
         except (OSError, RuntimeError, ValueError) as error:
-            self.refused = _reason(error, self.submit_command)
+            self.refused = _reason(error, str(self.submit_command))
             self.since = time.monotonic()
             self.status = Status.running  # or its cluster falls over it
 
@@ -79,7 +85,9 @@ def _reason(error: Exception, command: str) -> str:
 @contextmanager
 def jobs_at_work(cluster: Cluster, job_class: type, tasks: int, log: Path, tell: Tell) -> Iterator[Client]:
     """A client of a scheduler in this process with a first worker; see `cluster.at_work`."""
-    queue = client = keeper = None
+    queue: JobQueueCluster | None = None
+    client: Client | None = None
+    keeper: _Keeper | None = None
     try:
         # Neither may a Ctrl-C reach a submission, or its job would be nobody's.
         with unseen_by_children(signal.SIGINT):
@@ -99,17 +107,18 @@ def jobs_at_work(cluster: Cluster, job_class: type, tasks: int, log: Path, tell:
                     part.close()
 
 
-def _queue(cluster: Cluster, job_class: type, log: Path):
-    from dask_jobqueue import JobQueueCluster
+def _queue(cluster: Cluster, job_class: type, log: Path) -> "JobQueueCluster":
+    from dask_jobqueue.core import JobQueueCluster
 
-    given, known = cluster.job or {}, f"jobqueue.{cluster.kind}"
+    given, configured = cluster.job or {}, f"jobqueue.{cluster.kind}"
     log.mkdir(parents=True, exist_ok=True)
 
-    def option(name: str, otherwise):
-        return given.get(name) or dask.config.get(f"{known}.{name.replace('_', '-')}", None) or otherwise
+    def option(name: str, otherwise: Any) -> Any:
+        return given.get(name) or dask.config.get(f"{configured}.{name.replace('_', '-')}", None) or otherwise
 
-    options = {
+    options: dict[str, Any] = {
         **given,
+        "job_cls": type(job_class.__name__, (_Job, job_class), {}),
         "processes": processes_of(cluster),
         "job_name": given.get("job_name", "ninscope"),
         "log_directory": option("log_directory", str(log)),
@@ -121,9 +130,7 @@ def _queue(cluster: Cluster, job_class: type, log: Path):
         "scheduler_options": {"dashboard_address": "127.0.0.1:0", **option("scheduler_options", {})},
     }
     try:
-        return JobQueueCluster(
-            job_cls=type(job_class.__name__, (_Job, job_class), {}), silence_logs=logging.CRITICAL, **options
-        )
+        return JobQueueCluster(silence_logs=logging.CRITICAL, **options)
     except Exception as error:
         reason = str(error).splitlines()[0].removeprefix("Cluster failed to start: ")
         raise RequestError(f"[cluster]: no Dask scheduler for {cluster.kind} could be started: {reason}") from None
@@ -135,15 +142,21 @@ class _Keeper:
     settled: set with the first worker, or with a failure.
     """
 
-    def __init__(self, queue, cluster: Cluster, tasks: int, tell: Tell):
+    def __init__(self, queue: "JobQueueCluster", cluster: Cluster, tasks: int, tell: Tell):
+        if cluster.maximum is None or queue.scheduler is None or queue.loop is None:
+            raise ValueError(
+                "jobs are kept of a cluster with a largest number of workers and a scheduler that has started"
+            )
         self.settled, self.failure = threading.Event(), ""
         self._queue, self._kind, self._tell = queue, cluster.kind, tell
+        self._scheduler: Scheduler = queue.scheduler
         self._processes = processes_of(cluster)
         self._minimum, self._maximum = cluster.minimum or 0, cluster.maximum
         # As the scheduler will see it, which takes half a second for a task that it does not know and wants to be done in five.
         self._first = math.ceil(tasks / 10)
         self._worker_came = self._work_came = False
-        self._told, self._told_at, self._refusals = "", 0.0, set()
+        self._told, self._told_at = "", 0.0
+        self._refusals: set[str] = set()
         self._asked_at, self._ask_after = time.monotonic(), ASK_SECONDS[0]
         self._retry_at, self._ended = 0.0, ""
         self._looking = asyncio.Lock()
@@ -173,7 +186,7 @@ class _Keeper:
         return [name, *(f"{name}-{number}" for number in range(self._processes))]
 
     def _note_workers(self, now: float) -> None:
-        here = {str(worker.name): worker for worker in self._queue.scheduler.workers.values()}
+        here = {str(worker.name): worker for worker in self._scheduler.workers.values()}
         for name, job in self._queue.workers.items():
             workers = [here[member] for member in self._members(name) if member in here]
             job.worker_here = bool(workers)
@@ -184,7 +197,7 @@ class _Keeper:
                 job.idle_since = None
             elif job.idle_since is None:
                 job.idle_since = now
-        self._work_came = self._queue.scheduler.transition_counter > 0
+        self._work_came = self._scheduler.transition_counter > 0
 
     async def _ask(self, now: float) -> None:
         """Where SLURM says what became of jobs whose workers are not here; of the other kinds only workers tell."""
@@ -224,18 +237,18 @@ class _Keeper:
             await self._queue.scale_down(names)
 
     async def _scale(self, now: float) -> None:
-        scheduler, there = self._queue.scheduler, len(self._queue.worker_spec)
+        scheduler, submitted = self._scheduler, len(self._queue.worker_spec)
         workers = scheduler.adaptive_target() if self._worker_came and self._work_came else self._first
         wanted = math.ceil(min(max(workers, self._minimum), self._maximum) / self._processes)
         wanted = min(wanted, self._maximum // self._processes)
-        if wanted > there and now >= self._retry_at:
+        if wanted > submitted and now >= self._retry_at:
             self._queue.scale(jobs=wanted)
             await self._queue
-        elif wanted < there:
+        elif wanted < submitted:
             jobs = self._queue.workers.items()
             # Those that are still in the queue first.
             idle = [n for n, job in sorted(jobs, key=lambda item: item[1].worker_came) if self._is_idle(job, now)]
-            surplus = idle[: there - wanted]
+            surplus = idle[: submitted - wanted]
             await scheduler.retire_workers(
                 names=[member for name in surplus for member in self._members(name)], close_workers=True, remove=True
             )
@@ -260,14 +273,14 @@ class _Keeper:
                 else f"job {self._ended} ended before its worker came; what it printed is in {self._log_directory()}"
             )
             self.settled.set()
-        if not self._queue.scheduler.workers and not self.failure:
+        if not self._scheduler.workers and not self.failure:
             self._say_what_is_waited_for(jobs, now)
 
     def _log_directory(self) -> str:
         return self._queue._job_kwargs["log_directory"]
 
     def _say_what_is_waited_for(self, jobs: list[_Job], now: float) -> None:
-        if self._worker_came and not self._queue.scheduler.tasks:
+        if self._worker_came and not self._scheduler.tasks:
             return
         states = Counter(job.refused or job.state or "submitted" for job in jobs)
         listed = ", ".join(f"{number} job{'s' * (number > 1)} {state}" for state, number in sorted(states.items()))

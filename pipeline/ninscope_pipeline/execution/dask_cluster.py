@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 import dask
+from dask.typing import Key
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 from distributed.comm.registry import backends
 from distributed.core import Status
 from tornado.ioloop import PeriodicCallback
@@ -45,18 +46,11 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     Raises RequestError when the scheduler does not answer.
     """
     if scheduler is not None:
-        _check_address(scheduler)
-        try:
-            client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise RequestError(
-                f"no Dask scheduler answers at {scheduler} ({reason}); start one, or run elsewhere (--scheduler local: here)"
-            ) from None
-        with client:
-            yield client
+        with _client_of(scheduler) as client_elsewhere:
+            yield client_elsewhere
         return
-    cluster = client = None
+    cluster: LocalCluster | None = None
+    client: Client | None = None
     try:
         with dask.config.set(_LOCAL):  # as long as workers are started
             with unseen_by_children(signal.SIGINT):
@@ -78,12 +72,26 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
                     part.close()
 
 
+def _client_of(scheduler: str) -> Client:
+    """A client of the scheduler at an address. Raises RequestError when it does not answer."""
+    _check_address(scheduler)
+    try:
+        return Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise RequestError(
+            f"no Dask scheduler answers at {scheduler} ({reason}); start one, or run elsewhere (--scheduler local: here)"
+        ) from None
+
+
 def _keep_up(cluster: LocalCluster) -> None:
     """Have workers replaced that are gone for good.
 
     Dask gives up one that dies once more while it is being started again, and with none left a run would wait for ever.
     """
-    count = len(cluster.worker_spec)
+    count, loop = len(cluster.worker_spec), cluster.loop
+    if loop is None:
+        raise RuntimeError("a cluster of local workers has no event loop")
 
     def replace() -> None:
         for name, nanny in list(cluster.workers.items()):
@@ -92,13 +100,13 @@ def _keep_up(cluster: LocalCluster) -> None:
         cluster.scale(count)
 
     cluster.periodic_callbacks["replace"] = replacing = PeriodicCallback(replace, 1000 * REPLACE_SECONDS)
-    cluster.loop.add_callback(replacing.start)
+    loop.add_callback(replacing.start)
 
 
 def _check_address(address: str) -> None:
     """Raises RequestError for what cannot be an address: the client would only find out slowly, and not quietly."""
-    scheme, _, place = address.rpartition("://")
-    if (scheme or "tcp") not in backends or not place.strip("/"):
+    scheme, _, host = address.rpartition("://")
+    if (scheme or "tcp") not in backends or not host.strip("/"):
         raise RequestError(f"no Dask scheduler answers at {address}: tcp://HOST:PORT was expected")
 
 
@@ -147,7 +155,7 @@ def execute(graph: Graph, client: Client, done: Done, died: Died = lambda *_: No
     outcomes: dict[JobId, Outcome] = {}
     with scheduler_kept(client):
         futures = client.compute([graph[job_id] for job_id in graph])
-        id_of = {future.key: job_id for future, job_id in zip(futures, graph, strict=True)}
+        id_of: dict[Key, JobId] = {future.key: job_id for future, job_id in zip(futures, graph, strict=True)}
         try:
             for batch in as_completed(futures, loop=client.loop).batches():
                 for future, outcome in zip(batch, _outcomes_of(batch, id_of, client), strict=True):
@@ -170,7 +178,7 @@ def scheduler_kept(client: Client) -> Iterator[None]:
     """Raises ClusterError when the scheduler is lost meanwhile."""
     # It would tell of every attempt to find the scheduler again, long after we have said that it is gone.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    place = "" if client.scheduler is None else f" at {client.scheduler.address}"
+    where = "" if client.scheduler is None else f" at {client.scheduler.address}"
     try:
         yield
     except NinscopeError:
@@ -179,14 +187,14 @@ def scheduler_kept(client: Client) -> Iterator[None]:
         if client.status == "running" and not isinstance(error, (CancelledError, CommClosedError)):
             raise
         raise ClusterError(
-            f"the Dask scheduler{place} is gone; start it and run the same command again, which goes on from there"
+            f"the Dask scheduler{where} is gone; start it and run the same command again, which goes on from there"
         ) from None
 
 
 def _try_again(
     graph: Graph,
     futures: Sequence[Future],
-    id_of: Mapping[str, JobId],
+    id_of: Mapping[Key, JobId],
     outcomes: dict[JobId, Outcome],
     done: Done,
 ) -> None:
@@ -205,7 +213,7 @@ def _try_again(
         done(job_id, outcomes[job_id])
 
 
-def _outcomes_of(futures: Sequence[Future], id_of: Mapping[str, JobId], client: Client) -> list[Outcome]:
+def _outcomes_of(futures: Sequence[Future], id_of: Mapping[Key, JobId], client: Client) -> list[Outcome]:
     """What tasks that have ended returned, in one request where none of them failed."""
     try:
         return client.gather(futures)
@@ -213,25 +221,25 @@ def _outcomes_of(futures: Sequence[Future], id_of: Mapping[str, JobId], client: 
         return [outcome_of(future, id_of) for future in futures]
 
 
-def outcome_of(future: Future, id_of: Mapping[str, JobId]) -> Outcome:
+def outcome_of(future: Future, id_of: Mapping[Key, JobId]) -> Outcome:
     """What a task returned, once it has ended, or what became of it. Raises what concerns all tasks."""
     try:
         return future.result()
     except KilledWorker as error:
         # Tasks that wait for the one that was being run have the same error, and nothing to add to its log.
         name = id_of.get(error.task, id_of[future.key])
-        said = with_log(DIED, *name)
-        return Outcome("failed", said, f"{error}\n" if name == id_of[future.key] else "", lost=True)
+        message = with_log(DIED, *name)
+        return Outcome("failed", message, f"{error}\n" if name == id_of[future.key] else "", lost=True)
     except NinscopeError:
         raise
     except Exception as error:
         if future.status != "error":
             raise
-        said = with_log(f"{type(error).__name__}: {error}", *id_of[future.key])  # the worker lacks ninscope, say
-        return Outcome("failed", said, "".join(traceback.format_exception(error)))
+        message = with_log(f"{type(error).__name__}: {error}", *id_of[future.key])  # the worker lacks ninscope, say
+        return Outcome("failed", message, "".join(traceback.format_exception(error)))
 
 
-def _deaths(client: Client) -> list[tuple[str, set[str]]]:
+def _deaths(client: Client) -> list[tuple[str, set[Key]]]:
     """(address, tasks it had) of each worker that died, as far as the scheduler remembers."""
     return [
         (event["worker"], event["processing-tasks"])

@@ -82,7 +82,7 @@ class ActivationsStage(Stage[ModelRun[Looking]]):
         from ninscope.report.activations_figure import activations_figure
 
         for task, rows in tables.table("activations").groupby("task", sort=False):
-            yield f"{task}-activations.png", activations_figure(rows, tables.table("checkpoints"), task)
+            yield f"{task}-activations.png", activations_figure(rows, tables.table("checkpoints"), str(task))
 
     def problems(self, run: "Run") -> list[str]:
         return failed_runs(run, "activations", lambda row: "")

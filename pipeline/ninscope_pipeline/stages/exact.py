@@ -132,7 +132,7 @@ class ExactStage(WeightsStage[ExactWork]):
         else:
             parts = [stored_part(store.read(PARTS.name, work.part_key(number))) for number in range(work.parts)]
             analysis = combine(parts, network, work.parameters, _radii(store, work))
-        return artefact_of_analysis(analysis, work.parameters)
+        return artefact_of_analysis(analysis)
 
     def made(self, store: ArtefactStore, job: Job[ExactWork]) -> None:
         if job.work.parts > 1:
@@ -234,11 +234,12 @@ def _part_jobs(whole: ExactWork, located: Located, label: str) -> Iterator[Job[E
                 range_ids.append(job.id)
 
 
-def artefact_of_analysis(analysis: ExactAnalysis, parameters: Parameters) -> Artefact:
+def artefact_of_analysis(analysis: ExactAnalysis) -> Artefact:
     """A measurement's artefact, with the statistics of layers, and nodes and matrices where they are asked for."""
     artefact = artefact_of_measurement(exact_measurement(analysis))
     arrays, attributes = matrices_as_arrays(analysis.matrices)
-    bounds = [analysis.radii.smallest_weight, analysis.radii.largest_weight] if parameters.log_count else None
+    radii = analysis.radii
+    bounds = [radii.smallest_weight, radii.largest_weight] if isinstance(radii, LogRadii) else None
     return Artefact({**artefact.arrays, **arrays}, {**artefact.attributes, **attributes, "log_bounds": bounds})
 
 

@@ -1,6 +1,7 @@
 """Pieces of an exact analysis, and what null models need of its matrices, as arrays that can be stored."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,12 @@ _SUMS = ("z", "m", "seen")
 def artefact_of_part(part_of_work: PartialAnalysis) -> Artefact:
     """Arrays are named by the number of their layer; the attribute `layers` says what each layer's are."""
     arrays: dict[str, np.ndarray] = {}
-    layers = []
+    layers: list[dict[str, Any]] = []
     for number, (name, part) in enumerate(part_of_work.items()):
-        described = {"name": name, "matrices": []}
-        for place, (matrix, tally) in enumerate(part.matrices.items()):
+        described: dict[str, Any] = {"name": name, "matrices": []}
+        for index, (matrix, tally) in enumerate(part.matrices.items()):
             described["matrices"].append([matrix, tally.source, tally.target, tally.columns])
-            arrays[f"{number}.totals.{place}"], arrays[f"{number}.rows.{place}"] = tally.totals, tally.row_moments
+            arrays[f"{number}.totals.{index}"], arrays[f"{number}.rows.{index}"] = tally.totals, tally.row_moments
         if isinstance(part, LayerResult):
             described |= {"nodes": part.sums.nodes, "edges": part.sums.edges}
             arrays |= {f"{number}.{field}": getattr(part.sums, field) for field in _SUMS}
@@ -38,22 +39,24 @@ def artefact_of_part(part_of_work: PartialAnalysis) -> Artefact:
 
 def stored_part(artefact: Artefact) -> PartialAnalysis:
     """The piece that `artefact_of_part` stored."""
-    arrays, found = artefact.arrays, {}
+    arrays = artefact.arrays
+    part: dict[str, LayerResult | LayerCounts] = {}
     for number, layer in enumerate(artefact.attributes["layers"]):
         matrices = {
             matrix: BlockTally(
-                source, target, columns, arrays[f"{number}.totals.{place}"], arrays[f"{number}.rows.{place}"]
+                source, target, columns, arrays[f"{number}.totals.{index}"], arrays[f"{number}.rows.{index}"]
             )
-            for place, (matrix, source, target, columns) in enumerate(layer["matrices"])
+            for index, (matrix, source, target, columns) in enumerate(layer["matrices"])
         }
         if "nodes" in layer:
-            sums = PartitionSums(*(arrays[f"{number}.{field}"] for field in _SUMS), layer["nodes"], layer["edges"])
+            z, m, seen = (arrays[f"{number}.{field}"] for field in _SUMS)
+            sums = PartitionSums(z, m, seen, layer["nodes"], layer["edges"])
             nodes = NodeValues(*(arrays[f"{number}.{field}"] for field in NODE_FIELDS))
-            found[layer["name"]] = LayerResult(layer["name"], sums, nodes, matrices)
+            part[layer["name"]] = LayerResult(layer["name"], sums, nodes, matrices)
         else:
             histogram, distances = arrays[f"{number}.histogram"], arrays[f"{number}.distances"]
-            found[layer["name"]] = LayerCounts(histogram, distances, matrices)
-    return found
+            part[layer["name"]] = LayerCounts(histogram, distances, matrices)
+    return part
 
 
 def matrices_as_arrays(matrices: Sequence[MatrixBins]) -> tuple[dict[str, np.ndarray], dict]:

@@ -6,7 +6,7 @@ What an interrupted fine-tune has reached lies in the run's folder `finetunes/<k
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from ninscope.multifractal.emergence import emergence_of
 from ninscope.neurons.finetuning.recipe import METHODS, NONE, Inhibition, Recipe
 from ninscope_pipeline.execution.cancelled import EverySecond, stop_if_cancelled
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT
+from ninscope_pipeline.request.choices import one_of
 from ninscope_pipeline.request.models import Name
 from ninscope_pipeline.stages.model_runs.doing import artefact_of_run, check_run_unchanged, clear_bases
 from ninscope_pipeline.stages.model_runs.planning import (
@@ -41,6 +42,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from ninscope.neurons.finetuning.saved import SavedState
     from ninscope.neurons.finetuning.training import Evaluated
@@ -64,7 +66,7 @@ class FineTuneSection(ModelRunSection):
 
     model: Name
     revisions: ModelRunRevisions = "last"
-    methods: list[Literal[METHODS]] = Field(default=list(METHODS), min_length=1)
+    methods: list[Annotated[str, one_of(METHODS)]] = Field(default=list(METHODS), min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2], min_length=1)
     learning_rates: list[float] = Field(default=[2e-5], min_length=1)
     steps: int | None = None
@@ -145,9 +147,9 @@ class FineTuneStage(Stage[ModelRun[Recipe]]):
         from ninscope.neurons.finetuning.saved import SavedState
 
         class Saved(SavedState):
-            def save(self, *state: object) -> None:
+            def save(self, step: int, tensors: "Mapping[str, Tensor]", facts: Mapping) -> None:
                 with store.folder.writing():
-                    super().save(*state)
+                    super().save(step, tensors, facts)
 
         saved = Saved(store.folder.finetunes / job.key)
         try:
@@ -208,6 +210,8 @@ def _fine_tuned(run: ModelRun[Recipe], saved: "SavedState", task: "Task", base: 
     from ninscope.neurons.finetuning.bases import analyse_with
     from ninscope.neurons.finetuning.training import fine_tune
 
+    if run.parameters is None:
+        raise ValueError(f"{run.label}: nothing says how its weights are analysed")
     stepped = EverySecond(stop_if_cancelled)
     return artefact_of_evaluations(fine_tune(task, base, run.how, analyse_with(run.parameters), saved, stepped))
 

@@ -17,7 +17,7 @@ class WeightsStage(Stage[W]):
 
     def check_unchanged(self, store: ArtefactStore, job: Job[W]) -> None:
         checkpoint = checkpoint_of(job)
-        checkpoint.opened().check_unchanged(checkpoint.identity)
+        checkpoint.opened().check_unchanged(checkpoint.known_identity)
 
 
 def checkpoint_of(job: Job) -> Located:

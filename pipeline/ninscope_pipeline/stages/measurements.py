@@ -69,14 +69,14 @@ def artefact_of_measurement(measured: Measurement) -> Artefact:
 
 def _arrays_of_layers(measured: Measurement) -> dict[str, np.ndarray]:
     """Statistics of layers, which an exact measurement has, and values of single nodes, where it keeps them."""
-    found = {}
+    arrays = {}
     if measured.layers:
         rows = [[getattr(layer, name) for name in _LAYER] for layer in measured.layers]
-        found["layers"] = np.array(rows, dtype=np.float64)
+        arrays["layers"] = np.array(rows, dtype=np.float64)
     if measured.nodes_of:
         for name in NODE_FIELDS:
-            found[f"node_{name}"] = np.concatenate([getattr(nodes, name) for nodes in measured.nodes_of.values()])
-    return found
+            arrays[f"node_{name}"] = np.concatenate([getattr(nodes, name) for nodes in measured.nodes_of.values()])
+    return arrays
 
 
 def _arrays_of_parts(measured: Measurement) -> dict[str, np.ndarray]:

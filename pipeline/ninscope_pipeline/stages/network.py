@@ -87,7 +87,9 @@ def artefact_of_network(network: SampledNetwork) -> Artefact:
 
 
 def stored_network(artefact: Artefact) -> SampledNetwork:
-    """The network that `artefact_of_network` stored."""
+    """The network that `artefact_of_network` stored. Raises ValueError: the artefact was read without its matrix."""
+    if artefact.matrix is None:
+        raise ValueError("the artefact of a network was read without its matrix")
     layers = tuple(NodeLayer(*layer) for layer in json.loads(artefact.attributes["layers"]))
     sizes = np.asarray(artefact.arrays["layer_sizes"])
     sources = tuple(json.loads(artefact.attributes["sources"]))

@@ -5,7 +5,7 @@ They are drawn from what the stage `exact` keeps of every matrix, so no weight i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -18,6 +18,7 @@ from ninscope.multifractal.nulls import NULLS as KNOWN_NULLS
 from ninscope.parameters import Parameters
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
+from ninscope_pipeline.request.choices import one_of
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.exact import EXACT, stored_radii
 from ninscope_pipeline.stages.exact_arrays import MATRIX_ARRAYS, stored_matrices
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class NullsSection(Strict):
     """[nulls]: null models of every checkpoint's whole network, drawn `samples` times each (analytic: once)."""
 
-    models: list[Literal["shuffled", "gaussian", "analytic"]] = Field(default=list(KNOWN_NULLS), min_length=1)
+    models: list[Annotated[str, one_of(KNOWN_NULLS)]] = Field(default=list(KNOWN_NULLS), min_length=1)
     samples: int = Field(default=3, ge=1, le=1000)
     seed: int = Field(default=0, ge=0)
 

@@ -1,6 +1,7 @@
 """What becomes of the conclusions where an analysis is made otherwise: its variants side by side (NeuroMFA, 5.4)."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def conclusions(emergence: pd.DataFrame) -> pd.DataFrame:
 
 def _conclusions(analyses: list[tuple[str, str, pd.DataFrame]]) -> pd.DataFrame:
     defaults = {method: rows for variant, method, rows in analyses if variant == _OWN}
-    found = []
+    conclusion_rows = []
     for variant, method, rows in analyses:
         own = _compared(defaults, method, rows)
         rows = rows[rows["step"] != rows["baseline_step"]]
@@ -52,7 +53,7 @@ def _conclusions(analyses: list[tuple[str, str, pd.DataFrame]]) -> pd.DataFrame:
         both = known.index.intersection(beside.index)
         group, _, rest = variant.partition("-")
         last = rows.loc[known.index[-1]] if len(known) else None
-        found.append(
+        conclusion_rows.append(
             {
                 "variant": variant,
                 "method": method,
@@ -68,19 +69,19 @@ def _conclusions(analyses: list[tuple[str, str, pd.DataFrame]]) -> pd.DataFrame:
                 },
             }
         )
-    return pd.DataFrame(found).astype({"step": "Int64"})
+    return pd.DataFrame(conclusion_rows).astype({"step": "Int64"})
 
 
 def _analyses(emergence: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     """(variant, method, its rows by step) of the default and of all that is not the same as it."""
     known = emergence.loc[emergence["step"].notna(), list(_COLUMNS)]
     analyses = []
-    of_default = {
-        method: _by_step(rows) for method, rows in known[known["variant"] == _OWN].groupby("method", sort=False)
+    by_name = {
+        (str(variant), str(method)): _by_step(rows)
+        for (variant, method), rows in known.groupby(["variant", "method"], sort=False)
     }
-    for (variant, method), rows in known.groupby(["variant", "method"], sort=False):
-        rows = _by_step(rows)
-        own = of_default.get(method)
+    for (variant, method), rows in by_name.items():
+        own = by_name.get((_OWN, method))
         numbers = ["alpha0", "width", "emergence"]
         if variant == _OWN or own is None or not rows[numbers].equals(own[numbers]):
             analyses.append((variant, method, rows))
@@ -98,11 +99,11 @@ def _by_step(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.astype({"step": "int64"}).drop_duplicates("step").set_index("step", drop=False).sort_index()
 
 
-def _rank_correlation(one: pd.Series, other: pd.Series) -> float:
-    """Spearman's; NaN where it is undefined (fewer than three pairs, or one of them constant)."""
-    if len(one) < 3 or one.nunique() < 2 or other.nunique() < 2:
+def _rank_correlation(first: pd.Series, second: pd.Series) -> float:
+    """Spearman's; NaN where it is undefined (fewer than three pairs, or one series constant)."""
+    if len(first) < 3 or first.nunique() < 2 or second.nunique() < 2:
         return math.nan
-    return float(one.rank().corr(other.rank()))
+    return float(first.rank().corr(second.rank()))
 
 
 def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
@@ -112,25 +113,27 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
     (transfer-coth, transfer-neg_log), share a panel; the default is in every one.
     """
     analyses = _analyses(emergence)
-    found = _conclusions(analyses)
+    concluded = _conclusions(analyses)
     curves = {(variant, method): rows for variant, method, rows in analyses}
-    own = found[found["variant"] == _OWN]
-    groups = list(found[found["variant"] != _OWN].groupby("group", sort=False))
+    own = list(_records(concluded[concluded["variant"] == _OWN]))
+    groups = list(concluded[concluded["variant"] != _OWN].groupby("group", sort=False))
     columns = min(max(len(groups), 1), _PANELS)
     lines = -(-max(len(groups), 1) // columns)
     with styled():
-        height = 2.7 * lines + 0.9 + 0.24 * len(found)
+        height = 2.7 * lines + 0.9 + 0.24 * len(concluded)
         figure = Figure(figsize=((3.6, 3.6, 3.5, 3.0)[columns - 1] * max(columns, 2) + 0.6, height))
-        above, below = figure.subfigures(2, 1, height_ratios=[2.7 * lines, height - 2.7 * lines])
+        heights = [2.7 * lines, height - 2.7 * lines]
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
         grid = above.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         panels = grid.ravel()
         titled = title_above(above, f"{title}: E over training, one key of the analysis changed at a time")
-        colours = dict.fromkeys(own[["variant", "method"]].itertuples(index=False), "black")
+        colours = {(row.variant, row.method): "black" for row in own}
         for axes, (group, rows) in zip(panels, groups, strict=False):
             names = list(rows["variant"].unique())
-            for row in rows.itertuples():
+            compared = list(_records(rows))
+            for row in compared:
                 colours[row.variant, row.method] = _COLOURS[names.index(row.variant) % len(_COLOURS)]
-            for row in [*own.itertuples(), *rows.itertuples()]:
+            for row in [*own, *compared]:
                 _curve(axes, curves[row.variant, row.method], row, colours[row.variant, row.method])
             axes.axhline(0, color="black", linewidth=0.6)
             axes.set_title(group or "variants", fontsize=9)
@@ -145,8 +148,13 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
             axes.set_xlabel("training step (log axis)")
         arrange(above, grid, above=titled)
         draw_axes(above, panels)
-        _conclusions_panels(below, found, colours)
+        _conclusions_panels(below, concluded, colours)
         return figure
+
+
+def _records(concluded: pd.DataFrame) -> Iterator[Any]:
+    """Rows of `conclusions` as named tuples, of whose fields the types of pandas know nothing."""
+    return concluded.itertuples()
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, row: Any, colour: str) -> None:
@@ -160,12 +168,12 @@ def _label(row: Any) -> str:
     return f"{row.name}, whole network" if row.method == "exact" else row.name
 
 
-def _conclusions_panels(figure: SubFigure, found: pd.DataFrame, colours: dict[tuple[str, str], str]) -> None:
+def _conclusions_panels(figure: SubFigure, concluded: pd.DataFrame, colours: dict[tuple[str, str], str]) -> None:
     """One line an analysis, grouped as above: a dot and its number in each of three panels."""
     ratios = [1.3, 1, 1]
     panels = figure.subplots(1, 3, sharey=True, width_ratios=ratios)
-    y = np.arange(len(found))[::-1]
-    steps = found["step"].dropna().unique()
+    y = np.arange(len(concluded))[::-1]
+    steps = concluded["step"].dropna().unique()
     at = f"at step {steps[0]}" if len(steps) == 1 else "at the last step"
     for axes, column, label in (
         (panels[0], "emergence", f"E {at}"),
@@ -174,10 +182,10 @@ def _conclusions_panels(figure: SubFigure, found: pd.DataFrame, colours: dict[tu
     ):
         axes.set_xlabel(label)
         axes.grid(visible=False, axis="y")
-        if found[column].isna().all():
+        if concluded[column].isna().all():
             say_nothing(axes, "not defined")
         numbers, places, shades = [], [], []
-        for place, row in zip(y, found.itertuples(), strict=True):
+        for place, row in zip(y, _records(concluded), strict=True):
             value, colour = getattr(row, column), colours[row.variant, row.method]
             if math.isnan(value):
                 continue
@@ -194,13 +202,13 @@ def _conclusions_panels(figure: SubFigure, found: pd.DataFrame, colours: dict[tu
             beside = axes.get_yaxis_transform() + ScaledTranslation(3 / 72, 0, figure.dpi_scale_trans)
             figure.add_artist(words_at(numbers, np.array(places), beside, 7, figure.dpi_scale_trans, shades))
     for axes in panels[1:]:
-        axes.set_xlim(min(-0.05, *found[["agreement", "trend"]].min() - 0.1), 1.08)
+        axes.set_xlim(min(-0.05, *concluded[["agreement", "trend"]].min() - 0.1), 1.08)
         axes.axvline(0, color="black", linewidth=0.6)
     panels[0].margins(x=0.12)
     panels[0].set_xlim(left=min(0.0, panels[0].get_xlim()[0]))
-    names = [f"{row.group}: {_label(row)}" if row.group else _label(row) for row in found.itertuples()]
+    names = [f"{row.group}: {_label(row)}" if row.group else _label(row) for row in _records(concluded)]
     label_places(panels[0].yaxis, y, names)
     panels[0].tick_params(axis="y", labelsize=8)
-    panels[0].set_ylim(-0.7, len(found) - 0.3)
+    panels[0].set_ylim(-0.7, len(concluded) - 0.3)
     arrange(figure, panels[None], beyond=text_width("-0.00", 7) + 3, widths=ratios)
     draw_axes(figure, panels)

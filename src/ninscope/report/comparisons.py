@@ -37,8 +37,8 @@ def comparisons(finetunes: pd.DataFrame) -> pd.DataFrame:
         for metric in metrics:
             values = last[last["metric"] == metric]
             without = _by_seed(values, NONE, chosen)
-            there = set(zip(values["method"], values["learning_rate"], strict=True))
-            for method in (each for each in chosen if (each, chosen[each]) in there):
+            measured = set(zip(values["method"], values["learning_rate"], strict=True))
+            for method in (name for name, rate in chosen.items() if (name, rate) in measured):
                 rows.append(dict(zip(_OF_TASK, keys, strict=True)) | _row(values, metric, method, chosen, without))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

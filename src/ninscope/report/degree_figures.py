@@ -197,18 +197,18 @@ def _panels(
     figure = Figure(figsize=size)
     title_above(figure, f"{title}{f' ({said})' if said else ''}")
     panels = np.atleast_2d(figure.subplots(rows_of_panels, columns, squeeze=False, sharey=sharing))
-    found = {}
+    axes_of = {}
     for row, layers in enumerate(grid):
         for column in range(columns):
             if column < len(layers):
-                found[layers[column]] = panels[row, column]
+                axes_of[layers[column]] = panels[row, column]
                 panels[row, column].set_title(layers[column], fontsize=8)
             else:
                 panels[row, column].set_axis_off()
     if not grid:
         panels[0, 0].set_axis_off()
         say_nothing(panels[0, 0], "no layer has a node that counts at any step")
-    return figure, panels, found
+    return figure, panels, axes_of
 
 
 def _label(figure: Figure, panels: np.ndarray, x: str, y: str) -> None:
@@ -232,8 +232,8 @@ def _range(shown: list[np.ndarray]) -> tuple[float, float]:
 
 def _kurtosis_of(values: np.ndarray, layer: str, step: int, degrees: pd.DataFrame | None) -> float:
     if degrees is not None:
-        found = degrees.loc[(degrees["layer"] == layer) & (degrees["step"] == step), "kurtosis"]
-        return float(found.iloc[0]) if len(found) else math.nan
+        kurtosis = degrees.loc[(degrees["layer"] == layer) & (degrees["step"] == step), "kurtosis"]
+        return float(kurtosis.iloc[0]) if len(kurtosis) else math.nan
     spread = values.std()
     return float((((values - values.mean()) / spread) ** 4).mean()) if spread > 0 else math.nan
 

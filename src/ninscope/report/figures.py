@@ -43,7 +43,8 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
         norm = Normalize(0, max(float(position(steps).max(initial=0)), 1.0))
         for axes, (name, part) in zip(panels[0], shown.items(), strict=True):
             means = part.groupby(["step", "q"])[["alpha", "f"]].mean()  # over samples
-            for step, curve in means.groupby(level="step"):
+            for step in means.index.unique("step"):
+                curve = means.loc[step]
                 alpha, f = curve["alpha"].to_numpy(float), curve["f"].to_numpy(float)
                 colour = _COLOURS(norm(position(step)))
                 axes.plot(alpha, f, color=colour, linewidth=1.4)
@@ -56,7 +57,7 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
         if steps.size:
             bar = figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar_axes(figure), label="training step")
             ticks = thinned(steps)
-            bar.set_ticks(position(ticks), labels=[count(step) for step in ticks])
+            bar.set_ticks(position(ticks).tolist(), labels=[count(step) for step in ticks])
             bars[len(shown) - 1] = bar.ax
         arrange(figure, panels, above=title_above(figure, f"{title}: spectra over training"), bars=bars)
         draw_axes(figure, [*panels.flat, *bars.values()])

@@ -32,8 +32,8 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
     methods = rows["method"].unique()
     method = "exact" if "exact" in methods else methods[0]
     rows = rows[rows["method"] == method].astype({"step": "int64"})
-    found = {name: rows[rows["part"].str.startswith(f"{name}/")] for name in groupings_of(rows)}
-    tables = {"": rows[rows["part"] == "all"], **found}
+    groupings = {name: rows[rows["part"].str.startswith(f"{name}/")] for name in groupings_of(rows)}
+    tables = {"": rows[rows["part"] == "all"], **groupings}
     sizes = [max(part["part"].nunique(), 1) for part in tables.values()]
     heights = [0.32 + min(0.26 * size, 7.0) for size in sizes]
     with styled({"axes.grid": False}):

@@ -36,7 +36,7 @@ def artefact_of_run(store: ArtefactStore, run: ModelRun, work: Callable[["Task",
 
 def check_run_unchanged(run: ModelRun) -> None:
     """Raises CheckpointError or ChangedInputs where weights or data are not those of the plan."""
-    run.located.opened().check_unchanged(run.located.identity)
+    run.located.opened().check_unchanged(run.located.known_identity)
     run.check_unchanged()
 
 
@@ -48,8 +48,9 @@ def base_of_run(folder: RunFolder, run: ModelRun) -> "Base":
     located = run.located
     if located.kind == "local":
         return _read_base(run)
-    kept = SavedState(folder.bases / located.content_sha256)
-    with folder.locked(f"base-{located.content_sha256}", FOR_EVER):  # the next seed, or method, starts from the same
+    content = located.known_identity.content_sha256
+    kept = SavedState(folder.bases / content)
+    with folder.locked(f"base-{content}", FOR_EVER):  # the next seed, or method, starts from the same
         if (state := kept.load()) is None:
             base = _read_base(run)
             with folder.writing():
@@ -85,8 +86,8 @@ def a_gpu() -> Iterator[None]:
     if not names:
         yield
         return
-    place, user = Path(tempfile.gettempdir()), os.getuid()
-    index, lock = _first_free([FileLock(place / f"ninscope-{user}-gpu-{name}.lock") for name in names])
+    folder, user = Path(tempfile.gettempdir()), os.getuid()
+    index, lock = _first_free([FileLock(folder / f"ninscope-{user}-gpu-{name}.lock") for name in names])
     try:
         with torch.cuda.device(index):
             try:

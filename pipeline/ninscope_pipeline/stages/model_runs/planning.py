@@ -57,8 +57,10 @@ class ModelRun(Generic[How]):
     def row(self) -> tuple:
         """By what the tables tell it from others."""
         located, how = self.located, self.how
-        which = (how.method, how.seed, how.learning_rate) if isinstance(how, Recipe) else ()
-        return located.suite, located.model, located.revision, self.task.name, *which
+        names: tuple[str | None, ...] = (located.suite, located.model, located.revision, self.task.name)
+        if isinstance(how, Recipe):
+            return (*names, how.method, how.seed, how.learning_rate)
+        return names
 
     def check_unchanged(self) -> None:
         """Raises ChangedInputs where data or files beside the weights are not those of the plan: call it after reading."""
@@ -154,13 +156,12 @@ def _chosen(what: str, section: ModelRunSection, checkpoints: Sequence[Located])
 def _beside(located: Located, task: TaskSettings) -> tuple[str, str | None]:
     """What a model is made from beside its weights: its configuration (an adapter's is its base's), and its own tokenizer where
     that is used. Raises RequestError: they cannot be read."""
-    identity = located.identity
-    made_of = (located.source, identity) if identity.base is None else (located.base, identity.base)
-    place, commit = _place(*made_of)
+    source, identity = _base_of(located) or (located.source, located.known_identity)
+    home, commit = _home(source, identity)
     if commit is None:
-        config = file_digest(place / "config.json")
+        config = file_digest(Path(home) / "config.json")
     else:  # by its digest: a commit may be of a README
-        config = next((file.digest for file in made_of[1].beside if file.name.endswith("config.json")), commit)
+        config = next((file.digest for file in identity.beside if file.name.endswith("config.json")), commit)
     if getattr(task, "tokenizer", "none") is not None:
         return config, None
     home, commit = home_of(located)
@@ -170,14 +171,23 @@ def _beside(located: Located, task: TaskSettings) -> tuple[str, str | None]:
 def home_of(located: Located) -> tuple[Path | str, str | None]:
     """Where a checkpoint's tokenizer is: (its folder, None), or (its Hub repository, commit). An adapter has its base's, unless
     one lies beside it."""
-    identity = located.identity
-    own = _place(located.source, identity)
-    if identity.base is None or (isinstance(own[0], Path) and has_vocabulary(own[0])):
+    own, base = _home(located.source, located.known_identity), _base_of(located)
+    if base is None or (isinstance(own[0], Path) and has_vocabulary(own[0])):
         return own
-    return _place(located.base, identity.base)
+    return _home(*base)
 
 
-def _place(source: str, identity: Identity) -> tuple[Path | str, str | None]:
+def _base_of(located: Located) -> tuple[str, Identity] | None:
+    """(source, identity) of what an adapter is merged into; None of what is no adapter."""
+    identity = located.known_identity.base
+    if identity is None:
+        return None
+    if located.base is None:
+        raise ValueError(f"{located.suite}/{located.model} {located.revision}: an adapter's base without its source")
+    return located.base, identity
+
+
+def _home(source: str, identity: Identity) -> tuple[Path | str, str | None]:
     if identity.commit is not None:
         return source, identity.commit
     return Path(open_source(source).stamp_path(identity.revision, identity.files[0])).parent, None

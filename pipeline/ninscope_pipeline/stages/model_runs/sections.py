@@ -102,7 +102,7 @@ class ModelRunSection(Strict):
             name = task_of(value).name
         except RequestError as error:
             raise ValueError(str(error)) from None
-        if not re.fullmatch(NAME, name):
+        if name is None or not re.fullmatch(NAME, name):
             raise ValueError(
                 f"the task is called {name!r}, which cannot be part of a file name; give another task.name"
             )
