@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -123,27 +124,27 @@ def audit(
     from ninscope.auditing import audit_findings
     from ninscope_pipeline import display
 
-    found, refused = {}, []
+    findings, refused = {}, []
     for source in dict.fromkeys(sources):
         with display.counting(f"auditing {source}", quiet=as_json) as done:
             try:
-                found[source] = audit_findings(source, done)
+                findings[source] = audit_findings(source, done)
             except RequestError as error:
                 refused.append(error)
-    if as_json and found:
-        print(display.audit_json(found, len(dict.fromkeys(sources)) > 1))
-    for source, rows in found.items():
+    if as_json and findings:
+        print(display.audit_json(findings, len(dict.fromkeys(sources)) > 1))
+    for source, rows in findings.items():
         if not as_json:
             display.show_audit(source, rows)
-        where = f"{source} " if len(found) > 1 else ""
+        where = f"{source} " if len(findings) > 1 else ""
         for row in rows:
             if row.status != "ok":
                 _say(f"{where}{row.revision}: {row.status}: {row.message}")
-    for error in refused:
-        _say(str(error))
+    for refusal in refused:
+        _say(str(refusal))
     if refused:
         raise typer.Exit(2)
-    raise typer.Exit(any(row.status != "ok" for rows in found.values() for row in rows))
+    raise typer.Exit(any(row.status != "ok" for rows in findings.values() for row in rows))
 
 
 def _nodes_per_layer(text: str | None) -> int | str | None:
@@ -201,8 +202,8 @@ def bias(
         _say(f"{table['revision'][0]}: duplicate: {withheld}")
     if figure is None:
         raise typer.Exit(withheld is not None)
-    place = Path(source)
-    drawn = bias_figure(table, f"{place.resolve().name if place.exists() else source}, {table['revision'][0]}")
+    folder = Path(source)
+    drawn = bias_figure(table, f"{folder.resolve().name if folder.exists() else source}, {table['revision'][0]}")
     try:
         figure.write_bytes(png(drawn))
     except OSError as error:
@@ -309,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _interrupt_once(number, frame) -> None:
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
     """Ctrl-C ends the command in order, and a second one while it is ending changes nothing."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

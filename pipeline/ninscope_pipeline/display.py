@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope
     from ninscope_pipeline.stages.stage import JobId
     from ninscope_pipeline.summary import Progress as RunProgress
 
+Side = Literal["left", "right"]  # to which the entries of a column are moved
+
 
 def _title(stage: str) -> str:
     """What a user reads for a stage; tables and figures are the run's own."""
@@ -52,7 +54,7 @@ def working(text: str, quiet: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def counting(text: str, quiet: bool) -> Iterator:
+def counting(text: str, quiet: bool) -> Iterator[Callable[[], None]]:
     """Count finished checkpoints; yields the function to call at each."""
     columns = (
         SpinnerColumn(),
@@ -103,8 +105,8 @@ def show_plan(prepared: "PreparedRun", listed: Sequence[tuple[str, str]], to_fet
     from ninscope_pipeline.stages.registry import stages
     from ninscope_pipeline.summary import near
 
-    for stage, label in listed:
-        print(f"would run: {stage:9} {label}")
+    for stage_name, label in listed:
+        print(f"would run: {stage_name:9} {label}")
     request = prepared.plan.request
     for checkpoint in checkpoint_results(request):
         standing = checkpoint.standing(request.dag.emergence.trust_duplicates)
@@ -158,12 +160,8 @@ def done_so_far(prepared: "PreparedRun") -> str:
 def show_measured(source: str, rows: Sequence[Measured]) -> None:
     """One row a revision; what is missing is a dash."""
     table = Table(title=escape(source))
-    for column, side in (
-        ("revision", "left"),
-        ("status", "left"),
-        *((c, "right") for c in ("alpha0", "width", "E", "nodes", "edges")),
-    ):
-        table.add_column(column, justify=side, no_wrap=True)
+    _add_columns(table, "left", "revision", "status")
+    _add_columns(table, "right", "alpha0", "width", "E", "nodes", "edges")
     for row in rows:
         fields = measured_row(row)
         table.add_row(
@@ -176,20 +174,20 @@ def show_measured(source: str, rows: Sequence[Measured]) -> None:
             _number(fields["edges"], ".0f"),
         )
     _print_whole(table)
-    usable = [row for row in rows if row.spectrum is not None]
-    notes = Counter(note for row in usable for note in (row.message, row.spectrum.warning) if note)
+    messages = [(row.message, row.spectrum.warning) for row in rows if row.spectrum is not None]
+    notes = Counter(note for row_messages in messages for note in row_messages if note)
     for note, times in notes.items():
         print(f"{times} of {len(rows)} checkpoints: {note}")
 
 
-def audit_json(found: Mapping[str, Sequence[Finding]], several: bool) -> str:
+def audit_json(findings: Mapping[str, Sequence[Finding]], several: bool) -> str:
     """One JSON document; of several sources a list of what is printed of one. Absent values are null."""
     documents = [
         {
             "source": source,
             "rows": [{name: getattr(row, name) for name in COLUMNS} | {"message": row.message or None} for row in rows],
         }
-        for source, rows in found.items()
+        for source, rows in findings.items()
     ]
     return json.dumps(documents if several else documents[0], indent=1, allow_nan=False)
 
@@ -197,9 +195,11 @@ def audit_json(found: Mapping[str, Sequence[Finding]], several: bool) -> str:
 def show_audit(source: str, rows: Sequence[Finding]) -> None:
     """One row a revision and one line that sums up."""
     table = Table(title=escape(source))
-    for column, side in (("revision", "left"), ("step", "right"), ("status", "left"), ("bytes", "right")):
-        table.add_column(column, justify=side, no_wrap=True)
-    table.add_column("sha256", no_wrap=True)
+    sides: tuple[tuple[str, Side], ...] = (
+        ("revision", "left"), ("step", "right"), ("status", "left"), ("bytes", "right"), ("sha256", "left"),
+    )  # fmt: skip
+    for column, side in sides:
+        _add_columns(table, side, column)
     table.add_column("message")
     for row in rows:
         style = None if row.status == "ok" else "red"
@@ -230,8 +230,7 @@ def bias_json(source: str, table: "pd.DataFrame") -> str:
 def show_bias(source: str, table: "pd.DataFrame") -> None:
     """One row a number of neurons, the whole network last."""
     shown = Table(title=escape(f"{source} {table['revision'][0]}"))
-    for column in ("neurons per layer", "nodes", "alpha0", "width", "E"):
-        shown.add_column(column, justify="right", no_wrap=True)
+    _add_columns(shown, "right", "neurons per layer", "nodes", "alpha0", "width", "E")
     for row in json.loads(bias_json(source, table))["rows"]:
         shown.add_row(
             "all" if row["nodes_per_layer"] is None else str(row["nodes_per_layer"]),
@@ -243,14 +242,19 @@ def show_bias(source: str, table: "pd.DataFrame") -> None:
         print(note)
 
 
+def _add_columns(table: Table, side: Side, *names: str) -> None:
+    for name in names:
+        table.add_column(name, justify=side, no_wrap=True)
+
+
 def _print_whole(table: Table) -> None:
     """Print a table as wide as it is: in a narrow window lines wrap, but no number is cut off."""
     console = Console()
-    wanted = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    Console(width=max(wanted, 1), soft_wrap=True).print(table)
+    width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    Console(width=max(width, 1), soft_wrap=True).print(table)
 
 
-def measured_row(row: Measured) -> dict:
+def measured_row(row: Measured) -> dict[str, Any]:
     """One row of `measure --json`; absent values are None."""
     spectrum = row.spectrum
     values = {

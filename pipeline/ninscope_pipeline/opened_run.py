@@ -1,12 +1,15 @@
 """A finished (or unfinished) run, for Python: its tables as DataFrames, its networks as sparse matrices."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import zarr
 
 from ninscope.errors import RequestError
+from ninscope.exact.layers import NodeValues
 from ninscope.networks.sampled import SampledNetwork
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, named
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
@@ -67,7 +70,7 @@ class Run:
         variant, none stored).
         """
         key = self._stored(model, revision, named(variant, EXACT), EXACT_STAGE.name)
-        nodes = {}
+        nodes: Mapping[str, NodeValues] = {}
         if key is not None:
             nodes = stored_measurement(ArtefactStore(self._folder).read(EXACT_STAGE.name, key)).nodes_of
         if not nodes:
@@ -75,11 +78,11 @@ class Run:
                 f"{self.path}: no values of single neurons for {_shown(model, variant)} at {revision}; set per_node = true in "
                 "[analysis] and run again"
             )
-        of_layers = [
+        layer_tables = [
             pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
             for layer, values in nodes.items()
         ]
-        return pd.concat(of_layers, ignore_index=True)
+        return pd.concat(layer_tables, ignore_index=True)
 
     def _stored(self, model: str, revision: str, name: str, stage: str) -> str | None:
         """The key of what is stored of a checkpoint under `name` in the plan, if it is."""
@@ -97,7 +100,7 @@ class Run:
         return zarr.open_group(self._folder.store, mode="r")
 
     @property
-    def plan(self) -> dict:
+    def plan(self) -> dict[str, Any]:
         """What the run set out to make: keys by stage, the tables' key, and one entry a checkpoint."""
         plan = self._folder.read_json(self._folder.plan, {})
         whole = isinstance(plan, dict) and all(name in plan for name in ("stages", "tables", "checkpoints"))
@@ -116,6 +119,6 @@ def _shown(model: str, variant: str) -> str:
 def open_run(path: str | Path) -> Run:
     """The run in a folder ("runs/demo"). Raises RequestError when the folder holds no run."""
     path = Path(path).expanduser()
-    if not RunFolder(path).asked.is_file():
+    if not RunFolder(path).run_file.is_file():
         raise RequestError(f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote")
     return Run(path)

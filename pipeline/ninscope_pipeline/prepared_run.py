@@ -218,16 +218,17 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
     }
     with folder.locked("plan"):
         if not only_of_tables or key_of(folder, folder.tables) == key:
-            folder.write_bytes(folder.asked, tomli_w.dumps(_asked(prepared.dag)).encode())
+            folder.write_bytes(folder.run_file, tomli_w.dumps(run_file_content(prepared.dag)).encode())
             folder.write_json(folder.plan, described)
 
 
-def _asked(dag: Dag) -> dict[str, Any]:
+def run_file_content(dag: Dag) -> dict[str, Any]:
+    """What run.toml says: the DAG file with its defaults, and the versions of what computes."""
     versions = {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
-    asked = dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}
-    asked["variants"] = [variant.model_dump(include={"name", *variant.changes()}) for variant in dag.variants]
+    request = dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}
+    request["variants"] = [variant.model_dump(include={"name", *variant.changes()}) for variant in dag.variants]
     return {
-        "asked": _without_none(asked),
+        "asked": _without_none(request),
         "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **versions},
     }
 

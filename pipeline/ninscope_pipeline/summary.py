@@ -66,7 +66,7 @@ def summary_line(run: Run) -> str:
     if (known["method"] == "exact").any():
         known = known[known["method"] == "exact"]
     if len(known):
-        top = known.loc[known["emergence"].idxmax()]
+        top = known.iloc[int(known["emergence"].argmax())]
         where = f"{top['model']} at step {top['step']}"
         parts.append(f"largest E: {top['emergence']:.3f}, {where} ({top['method']})")
     shown = [path for path in run.figures if path.stem.endswith("emergence")]

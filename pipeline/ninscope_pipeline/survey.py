@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ninscope.auditing import keep_hashes, look_at
 from ninscope.checkpoints.audit import Seen
@@ -21,6 +22,9 @@ from ninscope_pipeline.request.models import ModelSection
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.survey_memory import Known, fields_of, identity_of, known_of
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 # Locating is metadata requests and hashing, mostly waiting, so threads do and no cluster need be started for it.
 _THREADS = 16
 _KEEP_SECONDS = 10.0
@@ -36,7 +40,7 @@ class Survey:
     beside: dict[str, Identity] = field(default_factory=dict)
 
 
-def survey(dag: Dag, folder: RunFolder, client=None) -> Survey:
+def survey(dag: Dag, folder: RunFolder, client: "Client | None" = None) -> Survey:
     """Locate and audit what a DAG file asks for. Nothing is written.
 
     client: a Dask client to hash and read headers on, instead of threads here. Raises RequestError (no such source).
@@ -45,25 +49,27 @@ def survey(dag: Dag, folder: RunFolder, client=None) -> Survey:
     models = dag.all_models()
     sources = [model.opened() for model in models]
     with ThreadPoolExecutor(_THREADS) as pool:
-        asked = list(pool.map(_asked, models, sources))
+        requested = list(pool.map(_requested, models, sources))
     readings = tuple(dict.fromkeys(analysis.parameters.reading for analysis in dag.analyses()))
-    located = [_recalled(replace(one, readings=readings), known) for of_model in asked for one in of_model]
-    new = [number for number, one in enumerate(located) if one.identity is None and one.outcome.ok]
-    for number, one in zip(new, _locate([located[number] for number in new], known.files, client), strict=True):
-        located[number] = one
-    found, first = Survey([]), 0
-    for model, source, of_model in zip(models, sources, asked, strict=True):
-        own = located[first : first + len(of_model)]
-        first += len(of_model)
-        siblings = _siblings(model, source, own, known, found.beside)
-        found.located.extend(
+    located = [
+        _recalled(replace(revision, readings=readings), known) for revisions in requested for revision in revisions
+    ]
+    new = [number for number, revision in enumerate(located) if revision.identity is None and revision.outcome.ok]
+    for number, revision in zip(new, _locate([located[number] for number in new], known.files, client), strict=True):
+        located[number] = revision
+    surveyed, first = Survey([]), 0
+    for model, source, revisions in zip(models, sources, requested, strict=True):
+        own = located[first : first + len(revisions)]
+        first += len(revisions)
+        siblings = _siblings(model, source, own, known, surveyed.beside)
+        surveyed.located.extend(
             audit_revisions(own, siblings, dag.emergence.baseline_step, dag.emergence.trust_duplicates)
         )
-    return found
+    return surveyed
 
 
-def _asked(model: ModelSection, source: Source) -> list[Located]:
-    """The checkpoints of a model, of which is known which they are, and not yet what.
+def _requested(model: ModelSection, source: Source) -> list[Located]:
+    """The checkpoints of a model that the file asks for: which they are is known, and not yet what.
 
     A repository of a published suite that is absent has missing checkpoints: it must not stop fifty others.
     """
@@ -76,10 +82,10 @@ def _asked(model: ModelSection, source: Source) -> list[Located]:
         named = RevisionSelection(RevisionPattern("step{step}"), steps).chosen([]) if steps else [("main", None)]
         absent = Outcome("missing", str(error))
         return [
-            Located(*each, suite=model.suite, model=model.model, source=model.source).with_outcome(absent)
-            for each in named
+            Located(revision, step, suite=model.suite, model=model.model, source=model.source).with_outcome(absent)
+            for revision, step in named
         ]
-    one = Located(
+    unnamed = Located(
         "",
         None,
         suite=model.suite,
@@ -89,47 +95,49 @@ def _asked(model: ModelSection, source: Source) -> list[Located]:
         base_revision=model.base_revision,
     )
     return [
-        replace(one, revision=revision, step=step, fingerprint=source.fingerprint(revision))
+        replace(unnamed, revision=revision, step=step, fingerprint=source.fingerprint(revision))
         for revision, step in revisions
     ]
 
 
-def _recalled(one: Located, known: Known) -> Located:
-    facts = fields_of(known.facts.get(one.fingerprint or ""), one.readings)
-    return one if facts is None else replace(one, **facts)
+def _recalled(revision: Located, known: Known) -> Located:
+    facts = fields_of(known.facts.get(revision.fingerprint or ""), revision.readings)
+    return revision if facts is None else replace(revision, **facts)
 
 
-def _locate(wanted: Sequence[Located], known: Mapping[str, FileIdentity], client) -> Sequence[Located]:
+def _locate(
+    revisions: Sequence[Located], known: Mapping[str, FileIdentity], client: "Client | None"
+) -> Sequence[Located]:
     if client is None:
-        return _locate_here(wanted, known)
+        return _locate_here(revisions, known)
     from dask.delayed import delayed
 
     from ninscope_pipeline.execution.dask_cluster import outcome_of, scheduler_kept
 
     shared = delayed(known, pure=False)
     with scheduler_kept(client):
-        futures = client.compute([delayed(locate, pure=False)(one, shared) for one in wanted])
-        names = [(STAGE, task_key(one.suite, one.model, one.revision)) for one in wanted]
+        futures = client.compute([delayed(locate, pure=False)(revision, shared) for revision in revisions])
+        names = [(STAGE, task_key(*revision.id)) for revision in revisions]
         name_of = {future.key: name for future, name in zip(futures, names, strict=True)}
         ended = [outcome_of(future, name_of) for future in futures]
         for number, end in enumerate(ended):
             if isinstance(end, Outcome) and end.lost:  # with another, perhaps: once more, by itself
                 futures[number].retry()
                 ended[number] = outcome_of(futures[number], name_of)
-    found = [
-        one.with_outcome(end) if isinstance(end, Outcome) else end  # an Outcome: its worker died over it
-        for one, end in zip(wanted, ended, strict=True)
+    located = [
+        revision.with_outcome(end) if isinstance(end, Outcome) else end  # an Outcome: its worker died over it
+        for revision, end in zip(revisions, ended, strict=True)
     ]
-    cache_files({path: file for one in found for path, file in one.stamps})
-    return found
+    cache_files({path: file for revision in located for path, file in revision.stamps})
+    return located
 
 
-def _locate_here(wanted: Sequence[Located], known: Mapping[str, FileIdentity]) -> list[Located]:
+def _locate_here(revisions: Sequence[Located], known: Mapping[str, FileIdentity]) -> list[Located]:
     """On threads. Hashes are kept as they come: they take long, and whatever ends this must not cost them."""
     hashed: dict[str, FileIdentity] = {}
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        futures = [pool.submit(locate, one, known) for one in wanted]
+        futures = [pool.submit(locate, revision, known) for revision in revisions]
         kept_at = time.monotonic()
         for future in as_completed(futures):
             hashed |= dict(future.result().stamps)
@@ -147,23 +155,43 @@ def _siblings(
 ) -> list[Seen]:
     """What the audit needs of revisions that nobody asked for; what a Hub told of them is added to `beside`.
 
-    Local ones are hashed only where they may be equal to another.
+    own: those of this model that somebody asked for.
     """
-    if not any(one.outcome.ok or one.identity is not None for one in own):
+    if not any(revision.outcome.ok or revision.identity is not None for revision in own):
         return []  # nothing to compare them with
-    asked = {one.revision for one in own}
-    others = [(revision, step) for revision, step in model.siblings(source) if revision not in asked]
+    requested = {revision.revision for revision in own}
+    others = [(revision, step) for revision, step in model.siblings(source) if revision not in requested]
     if not others:
         return []
     if source.kind == "local":
-        hashed = dict(known.files) | {path: file for one in own for path, file in one.stamps}
-        mine = [(one.revision, one.step) for one in own if one.identity is not None]
-        seen = look_at(source, [*mine, *others], hashed, thorough=False)
-        keep_hashes(source, [one for one in seen if one.revision not in asked])
-        return [one for one in seen if one.revision not in asked]
+        return _local_siblings(source, own, others, known)
+    return _siblings_on_hub(source, others, known, beside)
+
+
+def _local_siblings(
+    source: Source, own: Sequence[Located], others: Sequence[tuple[str, int | None]], known: Known
+) -> list[Seen]:
+    """Hashed only where they may be equal to another."""
+    hashed = dict(known.files) | {path: file for revision in own for path, file in revision.stamps}
+    identified = [(revision.revision, revision.step) for revision in own if revision.identity is not None]
+    names = {revision for revision, _ in others}
+    seen = look_at(source, [*identified, *others], hashed, thorough=False)
+    siblings = [revision for revision in seen if revision.revision in names]
+    keep_hashes(source, siblings)
+    return siblings
+
+
+def _siblings_on_hub(
+    source: Source, others: Sequence[tuple[str, int | None]], known: Known, beside: dict[str, Identity]
+) -> list[Seen]:
+    """Asked for only where no earlier run remembers them."""
     prints = {revision: source.fingerprint(revision) for revision, _ in others}
     recalled = {revision: identity_of(known.beside.get(prints[revision] or "")) for revision, _ in others}
-    seen = {one.revision: one for one in look_at(source, [each for each in others if recalled[each[0]] is None])}
-    found = [seen.get(revision) or Seen(revision, step, recalled[revision]) for revision, step in others]
-    beside |= {prints[one.revision]: one.identity for one in found if prints[one.revision] and one.identity is not None}
-    return found
+    unknown = [(revision, step) for revision, step in others if recalled[revision] is None]
+    looked_at = {sibling.revision: sibling for sibling in look_at(source, unknown)}
+    siblings = [looked_at.get(revision) or Seen(revision, step, recalled[revision]) for revision, step in others]
+    for sibling in siblings:
+        fingerprint = prints[sibling.revision]
+        if fingerprint and sibling.identity is not None:
+            beside[fingerprint] = sibling.identity
+    return siblings

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
+from typing import Any
 
 from ninscope.architectures import DEFAULT_READING, Reading
 from ninscope.checkpoints.hash_cache import cached_files, files_of_json, json_of_files, sealed, unsealed
@@ -23,8 +24,8 @@ class Known:
     """
 
     files: Mapping[str, FileIdentity] = field(default_factory=dict)
-    facts: Mapping[str, Mapping] = field(default_factory=dict)
-    beside: Mapping[str, Mapping] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def known_of(folder: RunFolder) -> Known:
@@ -32,39 +33,59 @@ def known_of(folder: RunFolder) -> Known:
     stored = unsealed(folder.read_json(folder.known, {}))
     if not isinstance(stored, dict) or stored.get("version") != VERSION:
         return Known(cached_files())
-    facts, beside = (stored.get(name) if isinstance(stored.get(name), dict) else {} for name in ("facts", "beside"))
-    return Known(files_of_json(stored.get("files")) | cached_files(), facts, beside)
+    files = files_of_json(stored.get("files")) | cached_files()
+    return Known(files, _object_in(stored, "facts"), _object_in(stored, "beside"))
+
+
+def _object_in(stored: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A JSON object by its name in another; an empty one where it is none."""
+    value = stored.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def remember(folder: RunFolder, located: Sequence[Located], beside: Mapping[str, Identity]) -> None:
     """Write down what was found out. beside: by fingerprint, what nobody asked for. Raises StoreError."""
-    whole = [one for one in located if one.identity is not None]
+    identified = [revision for revision in located if revision.identity is not None]
+    files = {path: file for revision in identified for path, file in revision.stamps if file.stamp}
     known = {
         "version": VERSION,
-        "files": json_of_files({path: file for one in whole for path, file in one.stamps if file.stamp}),
-        "facts": {one.fingerprint: facts_of(one) for one in whole if one.fingerprint is not None and one.outcome.ok},
+        "files": json_of_files(files),
+        "facts": {
+            revision.fingerprint: facts_of(revision)
+            for revision in identified
+            if revision.fingerprint is not None and revision.outcome.ok
+        },
         "beside": {fingerprint: asdict(identity) for fingerprint, identity in beside.items()},
     }
     folder.write_json(folder.known, sealed(known))
 
 
-def facts_of(located: Located) -> dict:
-    """What may be remembered of it, as JSON values."""
-    paths = [path for path, _ in located.stamps]
-    facts = {"identity": asdict(located.identity), "paths": paths, "wirings": [asdict(one) for one in located.wirings]}
+def facts_of(located: Located) -> dict[str, Any]:
+    """What may be remembered of it, as JSON values. Raises ValueError where its files are not known."""
+    if located.identity is None:
+        raise ValueError(f"{located.revision}: its files are not known; nothing can be remembered of it")
+    facts: dict[str, Any] = {
+        "identity": asdict(located.identity),
+        "paths": [path for path, _ in located.stamps],
+        "wirings": [asdict(wiring) for wiring in located.wirings],
+    }
     return facts | {name: getattr(located, name) for name in _FACTS}
 
 
-def fields_of(facts: Mapping | None, readings: Sequence[Reading] = (DEFAULT_READING,)) -> dict | None:
+def fields_of(
+    facts: Mapping[str, Any] | None, readings: Sequence[Reading] = (DEFAULT_READING,)
+) -> dict[str, Any] | None:
     """The fields of `Located` that `facts_of` stored; None where they make no sense, or say nothing of one of these readings."""
+    if facts is None:
+        return None
     try:
         identity = identity_of(facts["identity"])
-        if identity is None or not all(type(facts[name]) is wanted for name, wanted in _FACTS.items()):
+        if identity is None or not all(type(facts[name]) is fact_type for name, fact_type in _FACTS.items()):
             return None
-        wirings = tuple(Wiring(**wired) for wired in facts["wirings"])
-        if not all(_is_sound(wired) for wired in wirings):
+        wirings = tuple(Wiring(**stored) for stored in facts["wirings"])
+        if not all(_is_sound(wiring) for wiring in wirings):
             return None
-        if not {reading.key for reading in readings} <= {wired.reading for wired in wirings}:
+        if not {reading.key for reading in readings} <= {wiring.reading for wiring in wirings}:
             return None
         stamps = tuple(zip(facts["paths"], identity.all_files, strict=False))
         return {"identity": identity, "stamps": stamps, "wirings": wirings} | {name: facts[name] for name in _FACTS}
@@ -72,12 +93,16 @@ def fields_of(facts: Mapping | None, readings: Sequence[Reading] = (DEFAULT_READ
         return None
 
 
-def _is_sound(wired: Wiring) -> bool:
-    return wired.weight_bytes >= 0 and all(type(getattr(wired, one.name)) is one.type for one in fields(Wiring))
+def _is_sound(wiring: Wiring) -> bool:
+    return wiring.weight_bytes >= 0 and all(
+        type(getattr(wiring, attribute.name)) is attribute.type for attribute in fields(Wiring)
+    )
 
 
-def identity_of(stored: Mapping | None) -> Identity | None:
+def identity_of(stored: Mapping[str, Any] | None) -> Identity | None:
     """The identity that `asdict` made this of; None where it makes no sense."""
+    if stored is None:
+        return None
     try:
         rest = dict(stored)
         files, beside = (tuple(FileIdentity.of_json(file) for file in rest.pop(name)) for name in ("files", "beside"))
@@ -85,15 +110,15 @@ def identity_of(stored: Mapping | None) -> Identity | None:
         base = rest.pop("base", None)
         if base is not None and (base := identity_of(base)) is None:
             return None
-        found = Identity(files=files, beside=beside, shape=shape, base=base, **rest)
+        identity = Identity(files=files, beside=beside, shape=shape, base=base, **rest)
         types = (
-            type(found.revision),
-            type(found.folder),
-            type(found.step),
-            type(found.commit),
-            type(found.settings_sha256),
+            type(identity.revision),
+            type(identity.folder),
+            type(identity.step),
+            type(identity.commit),
+            type(identity.settings_sha256),
         )
         sound = types[:2] == (str, str) and types[2] in (int, NoneType) and set(types[3:]) <= {str, NoneType}
-        return found if sound else None
+        return identity if sound else None
     except (TypeError, KeyError, ValueError, OverflowError):
         return None

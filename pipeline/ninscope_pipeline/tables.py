@@ -26,13 +26,13 @@ def _checkpoint_rows(results: Results) -> Iterator[Row]:
     alone = len(results.request.analyses) == 1
     for checkpoint in results.checkpoints:
         located, standing = checkpoint.located, checkpoint.standing(trust)
-        said: dict[str, list[str]] = {}
+        analyses_of: dict[str, list[str]] = {}  # by message
         for analysis in results.request.analyses:
             if checkpoint.outcomes[analysis.name].ok:
                 message = results.measurement(checkpoint.jobs[analysis.name].id).message
                 if message:
-                    said.setdefault(message, []).append(analysis.name)
-        notes = [note if alone else f"{', '.join(names)}: {note}" for note, names in said.items()]
+                    analyses_of.setdefault(message, []).append(analysis.name)
+        notes = [note if alone else f"{', '.join(names)}: {note}" for note, names in analyses_of.items()]
         if standing.ok and standing.message:
             notes.append(standing.message)
         yield checkpoint.row_keys | {

@@ -14,7 +14,7 @@ from suites import write_suite
 
 from ninscope.checkpoints.suites import PYTHIA_STEPS
 from ninscope.errors import RequestError
-from ninscope_pipeline.prepared_run import _asked
+from ninscope_pipeline.prepared_run import run_file_content
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.survey import survey
@@ -224,7 +224,7 @@ def test_presets_too_can_be_asked_again(tmp_path):
         {"preset": "pythia", "models": ["pythia-14m"], "revisions": {"log": 5}}, {"preset": "polypythias"},
     ]))  # fmt: skip
     again = tmp_path / "again.toml"
-    again.write_text(tomli_w.dumps(_asked(dag)["asked"]))
+    again.write_text(tomli_w.dumps(run_file_content(dag)["asked"]))
     assert load_dag(again) == dag
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -39,6 +39,15 @@ class QGrid(Strict):
             )
         return np.round(self.start + np.arange(count + 1) * self.step, 12)
 
+    @classmethod
+    def of(cls, q: np.ndarray) -> "QGrid":
+        """The grid that has these values, float64 [n]. Raises ValueError where they are not evenly spaced."""
+        start, stop = float(q[0]), float(q[-1])
+        grid = cls(start=start, stop=stop, step=round((stop - start) / max(q.size - 1, 1), 12))
+        if not np.array_equal(grid.values(), q):
+            raise ValueError("these q are not evenly spaced; list them one by one")
+        return grid
+
 
 class LogRadiiKey(Strict):
     """K radii evenly spaced in the logarithm of distance."""
@@ -72,21 +81,22 @@ class Analysis:
 class _Keys(Strict):
     """The parameters of `ninscope.measure`, by the same names.
 
-    exact: the whole network beside samples; nodes_per_layer = "all": the whole network and no samples.
+    exact: the whole network beside samples; nodes_per_layer = "all": the whole network and no samples. Where the type of a key is
+    narrower here than there, pydantic checks its default too.
     """
 
     exact: bool | None = None
-    nodes_per_layer: int | Literal["all"] = Parameters.nodes_per_layer
+    nodes_per_layer: int | Literal["all"] = Field(default=Parameters.nodes_per_layer, validate_default=True)
     samples: int = Parameters.samples
     seed: int = Parameters.seed
     transfer: str = Parameters.transfer
     max_distance: float = Parameters.max_distance
     min_degree: int = Parameters.min_degree
-    q: QGrid | list[float] = QGrid(start=-3.0, stop=3.0, step=0.1)
+    q: QGrid | list[float] = QGrid.of(Parameters().q)
     derivative: str = Parameters.derivative
-    radii: Literal["integer"] | LogRadiiKey = "integer"
+    radii: Literal["integer"] | LogRadiiKey = Field(default=Parameters.radii, validate_default=True)
     per_node: bool = Parameters.per_node
-    parts: list[str] = Field(default=[])
+    parts: list[str] = Field(default=list(Parameters.parts))
     convolutions: str = Parameters.convolutions
     wiring: str = Parameters.wiring
     layers_crossed: int = Parameters.layers_crossed
@@ -99,20 +109,20 @@ class AnalysisSection(_Keys):
         """The parameters of each analysis that is asked for, by its method: sampled, exact or both. Raises RequestError."""
         q = self.q.values() if isinstance(self.q, QGrid) else np.array(self.q, dtype=np.float64)
         given = {**self.model_dump(exclude={"exact"}), "q": q}
-        found = {}
+        methods = {}
         if self.nodes_per_layer != ALL:
-            found[SAMPLED] = Parameters(**{**given, "per_node": False})
+            methods[SAMPLED] = Parameters(**{**given, "per_node": False})
         if self.exact or self.nodes_per_layer == ALL:
             unused = {name: getattr(Parameters, name) for name in ("samples", "seed")}
-            found[EXACT] = Parameters(**{**given, **unused, "nodes_per_layer": ALL})
-        return found
+            methods[EXACT] = Parameters(**{**given, **unused, "nodes_per_layer": ALL})
+        return methods
 
-    def given(self) -> dict:
+    def given(self) -> dict[str, Any]:
         """The keys that the file gives, with their values."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
     @model_validator(mode="after")
-    def _makes_sense(self):
+    def _makes_sense(self) -> "AnalysisSection":
         if self.nodes_per_layer == ALL:
             if self.exact is False:
                 raise ValueError(
@@ -138,12 +148,12 @@ class VariantSection(_Keys):
 
     @field_validator("name")
     @classmethod
-    def _is_its_own(cls, value):
+    def _is_not_reserved(cls, value: str) -> str:
         if value in RESERVED:
             raise ValueError("this name has another meaning in the tables; choose another name")
         return value
 
-    def changes(self) -> dict:
+    def changes(self) -> dict[str, Any]:
         """The keys of [analysis] that it gives, with their values."""
         return {name: getattr(self, name) for name in _Keys.model_fields if name in self.model_fields_set}
 
@@ -163,13 +173,13 @@ class VariantSection(_Keys):
         return changed
 
 
-def _described(analysis: AnalysisSection) -> dict[str, dict]:
+def _described(analysis: AnalysisSection) -> dict[str, dict[str, Any]]:
     """What the results of an analysis depend on, by method: not what is told of them (single nodes, parts)."""
-    found = {}
+    described = {}
     for method, parameters in analysis.methods().items():
         values = asdict(parameters) | {"q": parameters.q.tolist(), "per_node": None, "parts": None}
-        found[method] = values if parameters.log_count is None else values | {"max_distance": None}
-    return found
+        described[method] = values if parameters.log_count is None else values | {"max_distance": None}
+    return described
 
 
 def analyses(

@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -25,7 +25,7 @@ QUEUES = {
     "oar": "OARCluster",
     "moab": "MoabCluster",
 }
-LOCAL = "local"
+LOCAL: Final = "local"
 
 _LISTS = ("job_extra_directives", "job_script_prologue", "job_directives_skip", "worker_extra_args")
 _LISTS_OF_HTCONDOR = ("submit_command_extra", "cancel_command_extra")
@@ -58,13 +58,15 @@ class Cluster(Strict):
     job: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _makes_sense(self):
-        own = {LOCAL: ("workers", "processes"), "address": ("address",)}.get(self.kind, ("minimum", "maximum", "job"))
-        of = {"workers": '"local"', "processes": '"local"', "address": '"address"'}
+    def _makes_sense(self) -> "Cluster":
+        allowed = {LOCAL: ("workers", "processes"), "address": ("address",)}.get(
+            self.kind, ("minimum", "maximum", "job")
+        )
+        goes_with = {"workers": '"local"', "processes": '"local"', "address": '"address"'}
         for name in ("address", "workers", "processes", "minimum", "maximum", "job"):
-            if name not in own and getattr(self, name) is not None:
+            if name not in allowed and getattr(self, name) is not None:
                 raise ValueError(
-                    f'{name} goes with {of.get(name, "a batch system")}, but kind is "{self.kind}"; leave it out'
+                    f'{name} goes with {goes_with.get(name, "a batch system")}, but kind is "{self.kind}"; leave it out'
                 )
         if self.kind == "address" and self.address is None:
             raise ValueError('kind = "address" needs the key address, such as tcp://HOST:PORT')
@@ -84,18 +86,18 @@ class Cluster(Strict):
 
     def overridden(self, scheduler: str | None, workers: int | None) -> "Cluster":
         """With --scheduler ("local": this machine) and --workers instead. Raises RequestError where they do not fit."""
-        found = self
+        cluster = self
         if scheduler is not None:
-            found = Cluster() if scheduler == LOCAL else Cluster(kind="address", address=scheduler)
+            cluster = Cluster() if scheduler == LOCAL else Cluster(kind="address", address=scheduler)
         if workers is None:
-            return found
-        if found.kind == "address":
+            return cluster
+        if cluster.kind == "address":
             raise RequestError(
-                f"--workers applies only to workers that ninscope starts; the scheduler at {found.address} already has its own"
+                f"--workers applies only to workers that ninscope starts; the scheduler at {cluster.address} already has its own"
             )
-        changes = {"workers": workers} if found.kind == LOCAL else {"minimum": workers, "maximum": workers}
+        changes = {"workers": workers} if cluster.kind == LOCAL else {"minimum": workers, "maximum": workers}
         try:
-            return Cluster.model_validate({**found.model_dump(), **changes})
+            return Cluster.model_validate({**cluster.model_dump(), **changes})
         except ValidationError as error:
             raise RequestError(f"--workers: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
@@ -147,27 +149,27 @@ def check_job(cluster: Cluster, job_class: type) -> None:
             # Without its log folder, which it would make.
             job_class("tcp://scheduler:8786", name="checked", **_of_the_job({**given, "log_directory": None}))
     except Exception as error:
-        said = str(error).splitlines()[0].removesuffix(", for example:")
-        raise ValueError(f"job: {one_line(said)} ({name})") from None
+        reason = str(error).splitlines()[0].removesuffix(", for example:")
+        raise ValueError(f"job: {one_line(reason)} ({name})") from None
     processes = processes_of(cluster)
-    if cluster.maximum < processes:
+    if cluster.maximum is not None and cluster.maximum < processes:
         raise ValueError(
             f"maximum is {cluster.maximum} workers, but one job alone has {processes} (job.processes, or job.cores); raise maximum"
         )
 
 
 def _options_of(job_class: type) -> list[str]:
-    found = {
+    names = {
         name
-        for each in job_class.__mro__
-        if "__init__" in vars(each) and each is not object
-        for name, parameter in inspect.signature(each.__init__).parameters.items()
+        for ancestor in job_class.__mro__
+        if "__init__" in vars(ancestor) and ancestor is not object
+        for name, parameter in inspect.signature(vars(ancestor)["__init__"]).parameters.items()
         if parameter.kind is not parameter.VAR_KEYWORD
     }
-    return sorted((found | set(_OF_THE_CLUSTER)) - set(_NOT_OPTIONS))
+    return sorted((names | set(_OF_THE_CLUSTER)) - set(_NOT_OPTIONS))
 
 
-def _of_the_job(options: dict) -> dict:
+def _of_the_job(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in (*_OF_THE_CLUSTER, "security")}
 
 

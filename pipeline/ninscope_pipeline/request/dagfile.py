@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from ninscope.architectures.described import Description, description_of
 from ninscope.errors import RequestError
+from ninscope.multifractal.emergence import MAX_REPLICATES, MIN_REPLICATES, Bootstrap
 from ninscope_pipeline.request.analyses import Analysis, AnalysisSection, VariantSection, analyses
 from ninscope_pipeline.request.cluster import Cluster
 from ninscope_pipeline.request.models import REVISIONS, ModelSection, Name, Strict, SuiteSection
@@ -30,9 +32,9 @@ class EmergenceSection(Strict):
     """
 
     baseline_step: int = Field(default=0, ge=0)
-    replicates: int = Field(default=2000, ge=100, le=1_000_000)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+    replicates: int = Field(default=Bootstrap.replicates, ge=MIN_REPLICATES, le=MAX_REPLICATES)
+    confidence: float = Field(default=Bootstrap.confidence, gt=0, lt=1)
+    seed: int = Field(default=Bootstrap.seed, ge=0)
     trust_duplicates: bool = False
 
 
@@ -99,8 +101,9 @@ class Dag(Strict):
         )
 
     def all_models(self) -> list[ModelSection]:
-        """Each by itself, in the order of the file, those of suites last."""
-        return [model for section in (*self.models, *self.suites) for model in section.each()]
+        """Every single model, in the order of the file, those of suites last."""
+        sections: list[ModelSection | SuiteSection] = [*self.models, *self.suites]
+        return [model for section in sections for model in section.single_models()]
 
 
 @cache
@@ -124,7 +127,7 @@ def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
-def described(architecture: dict | None) -> Description | None:
+def described(architecture: dict[str, Any] | None) -> Description | None:
     """What the table [architecture] says; `override = true` has it say so of models of known families too. Raises RequestError."""
     if architecture is None:
         return None
@@ -153,15 +156,15 @@ def load_dag(path: Path) -> Dag:
         dag = dag_type().model_validate(_with_paths(raw, path.parent))
     except ValidationError as error:
         raise RequestError(f"{path}: {_first_error(error, raw)}") from None
-    models = [_resolved(model, path.parent) for section in dag.models for model in section.each()]
+    models = [_resolved(model, path.parent) for section in dag.models for model in section.single_models()]
     return dag.model_copy(update={"models": models})
 
 
-def _with_paths(raw: dict, folder: Path) -> dict:
+def _with_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A DAG file's content with the paths of stages' sections from `folder`."""
     sections = [stage.section for stage in stages().values() if stage.section is not None]
-    placed = {section.key: section.with_paths(raw[section.key], folder) for section in sections if section.key in raw}
-    return raw | placed
+    absolute = {section.key: section.with_paths(raw[section.key], folder) for section in sections if section.key in raw}
+    return raw | absolute
 
 
 def _resolved(model: ModelSection, folder: Path) -> ModelSection:
@@ -195,15 +198,13 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _first_error(error: ValidationError, raw: dict) -> str:
+def _first_error(error: ValidationError, raw: dict[str, Any]) -> str:
     """One line: where in the file, and what is wrong there."""
     problems = error.errors(include_url=False)
     unknown = next((item for item in problems if item["type"] == "extra_forbidden"), None)
     # A union reports each of its branches; the deepest location is the branch the user meant, and so is one that says why.
-    problem: dict[str, Any] = unknown or max(
-        problems, key=lambda item: (len(_place(item, raw)), item["type"] == "value_error")
-    )
-    where = ".".join(_place(problem, raw))
+    problem = unknown or max(problems, key=lambda item: (len(_keys_to(item, raw)), item["type"] == "value_error"))
+    where = ".".join(_keys_to(problem, raw))
     if problem is unknown:
         return f"{where}: no such key"
     message = problem["msg"].removeprefix("Value error, ")
@@ -220,17 +221,17 @@ def _first_error(error: ValidationError, raw: dict) -> str:
     return f"{where}: {message}{shown}" if where else message
 
 
-def _place(problem: dict, raw) -> list[str]:
+def _keys_to(problem: ErrorDetails, raw: object) -> list[str]:
     """The location as keys of the file; names of union branches, which are pydantic's own, are left out."""
-    place, here = [], raw
+    keys, value = [], raw
     for depth, part in enumerate(problem["loc"]):
         last = depth == len(problem["loc"]) - 1
-        if isinstance(here, dict) and part in here:
-            place.append(str(part))
-            here = here[part]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
-            place.append(str(part + 1))
-            here = here[part]
+        if isinstance(value, dict) and part in value:
+            keys.append(str(part))
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            keys.append(str(part + 1))
+            value = value[part]
         elif last and problem["type"] == "missing":
-            place.append(str(part))
-    return place
+            keys.append(str(part))
+    return keys

@@ -4,6 +4,7 @@ import csv
 import math
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from ninscope.checkpoints.revisions import step_of
 from ninscope.errors import RequestError
@@ -21,10 +22,10 @@ class Evaluation:
     metric: str
     value: float
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def as_list(self) -> list:
+    def as_list(self) -> list[Any]:
         return list(astuple(self))
 
 
@@ -50,7 +51,7 @@ def read_evaluations(path: str | None) -> tuple[Evaluation, ...]:
         raise RequestError(f"evaluations {path}, line {reader.line_num + 1}: not CSV ({error})") from None
 
 
-def _evaluation(path: str, line: int, row: dict) -> Evaluation:
+def _evaluation(path: str, line: int, row: dict[str, Any]) -> Evaluation:
     where = f"evaluations {path}, line {line}"
     for column in _COLUMNS:
         if not row.get(column) and column != "value":

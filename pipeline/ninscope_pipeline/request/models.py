@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from ninscope.checkpoints import revisions as chosen
 from ninscope.checkpoints import suites
-from ninscope.checkpoints.revisions import in_step_order
+from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection, in_step_order
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import RequestError
 
@@ -36,13 +35,13 @@ class RevisionsKey(Strict):
     every: int = Field(default=1, ge=1)
     log: int | None = Field(default=None, ge=2)
 
-    def selection(self) -> chosen.RevisionSelection:
-        pattern = None if self.pattern is None else chosen.RevisionPattern(self.pattern)
+    def selection(self) -> RevisionSelection:
+        pattern = None if self.pattern is None else RevisionPattern(self.pattern)
         steps = None if self.steps is None else tuple(sorted(set(self.steps)))
-        return chosen.RevisionSelection(pattern, steps, self.start, self.stop, self.every, self.log)
+        return RevisionSelection(pattern, steps, self.start, self.stop, self.every, self.log)
 
     @model_validator(mode="after")
-    def _makes_sense(self):
+    def _makes_sense(self) -> "RevisionsKey":
         if self.stop is not None and self.stop < self.start:
             raise ValueError(f"from = {self.start} to {self.stop} contains no step; give a larger to")
         if self.steps is not None and (self.start, self.stop, self.every) != (0, None, 1):
@@ -58,13 +57,13 @@ class RevisionsKey(Strict):
 AnyRevisions = Literal["all"] | str | list[Annotated[str, Field(min_length=1)]] | RevisionsKey
 
 
-def _checked_revisions(value):
+def _checked_revisions(value: AnyRevisions) -> AnyRevisions:
     """Raises ValueError for what no revision can be."""
     if isinstance(value, list) and (not value or len(set(value)) != len(value)):
         raise ValueError(f"{REVISIONS}, or a table")
     if isinstance(value, str) and value != "all":
         try:
-            chosen.RevisionPattern(value)
+            RevisionPattern(value)
         except RequestError:
             raise ValueError(f"{REVISIONS}, or a table") from None
     return value
@@ -90,19 +89,19 @@ class ModelSection(Strict):
 
     @field_validator("model")
     @classmethod
-    def _fit_for_file_names(cls, value):
+    def _fit_for_file_names(cls, value: str) -> str:
         if not _NAME_OF_SEEDS.match(value):
             raise ValueError("a model's name may have letters, digits, dots, underscores and single hyphens only")
         return value
 
     @model_validator(mode="after")
-    def _revision_of_a_base(self):
+    def _revision_of_a_base(self) -> "ModelSection":
         if self.base_revision is not None and self.base is None:
             raise ValueError("base_revision needs base; name the base model too")
         return self
 
     @model_validator(mode="after")
-    def _seeds_have_a_place(self):
+    def _seeds_fit_the_names(self) -> "ModelSection":
         if self.seeds is None:
             if SEED in self.model:
                 raise ValueError("{seed} in model needs the key seeds, such as seeds = [1, 2]")
@@ -112,7 +111,7 @@ class ModelSection(Strict):
             raise ValueError("a seed is listed twice; list each one once")
         return self
 
-    def each(self) -> Iterator["ModelSection"]:
+    def single_models(self) -> Iterator["ModelSection"]:
         """Itself, or one model a seed."""
         for seed in self.seeds or ():
             replaced = {
@@ -128,34 +127,34 @@ class ModelSection(Strict):
         """Where the checkpoints are. Raises RequestError."""
         return open_source(self.source, self.base, self.base_revision)
 
-    def selection(self) -> chosen.RevisionSelection | None:
+    def selection(self) -> RevisionSelection | None:
         """By which revisions are chosen, where they are not "all" or listed by name."""
         if isinstance(self.revisions, RevisionsKey):
             return self.revisions.selection()
         if isinstance(self.revisions, str) and self.revisions != "all":
-            return chosen.RevisionSelection(chosen.RevisionPattern(self.revisions))
+            return RevisionSelection(RevisionPattern(self.revisions))
         return None
 
     def chosen(self, source: Source) -> list[tuple[str, int | None]]:
         """(revision, step) of the checkpoints that are asked for, in step order. Raises RequestError."""
         if (selection := self.selection()) is not None:
-            return selection.chosen(_named(source, selection))
-        names = source.revisions() if self.revisions == "all" else in_step_order(self.revisions)
+            return list(selection.chosen(_named(source, selection)))
+        names = in_step_order(self.revisions) if isinstance(self.revisions, list) else source.revisions()
         return [(name, source.step_of(name)) for name in names]
 
     def siblings(self, source: Source) -> list[tuple[str, int | None]]:
         """(revision, step) of everything the source has beside: what the audit compares with."""
         selection = self.selection()
         if selection is not None and selection.pattern is not None:
-            steps = chosen.RevisionSelection(selection.pattern)
+            steps = RevisionSelection(selection.pattern)
             try:
-                return steps.chosen(source.names())
-            except RequestError:  # none is there: of those that are asked for it is said
+                return list(steps.chosen(source.names()))
+            except RequestError:  # none is there; where the run asks for them, it says so
                 return []
         return [(name, source.step_of(name)) for name in source.revisions()]
 
 
-def _named(source: Source, selection: chosen.RevisionSelection) -> list[str]:
+def _named(source: Source, selection: RevisionSelection) -> list[str]:
     """What a selection chooses from: a pattern says by itself which names are revisions'."""
     return source.revisions() if selection.pattern is None else source.names()
 
@@ -168,7 +167,7 @@ class SuiteSection(Strict):
     revisions: RevisionsKey | None = None
 
     @model_validator(mode="after")
-    def _known_models(self):
+    def _known_models(self) -> "SuiteSection":
         known = [repository.split("/")[1] for repository in suites.SUITES[self.preset].repositories]
         for name in self.models or ():
             if name not in known:
@@ -177,7 +176,8 @@ class SuiteSection(Strict):
             raise ValueError("a model is listed twice; list each one once")
         return self
 
-    def each(self) -> Iterator[ModelSection]:
+    def single_models(self) -> Iterator[ModelSection]:
+        """Its models, each with its repository."""
         suite = suites.SUITES[self.preset]
         for repository in suite.repositories:
             name = repository.split("/")[1]
@@ -185,12 +185,14 @@ class SuiteSection(Strict):
                 yield ModelSection(suite=suite.name, model=name, source=repository, revisions=self._revisions_of(suite))
 
     def _revisions_of(self, suite: suites.PublishedSuite) -> RevisionsKey:
-        """The suite's own, or those asked for among them."""
-        own, known = suite.revisions.pattern, suite.revisions.steps
+        """The suite's own, or those of them that the section asks for."""
+        pattern, known = suite.revisions.pattern, suite.revisions.steps
+        if pattern is None:
+            raise ValueError(f"the suite {suite.name} has no pattern of revision names; it needs one")
         given = {} if self.revisions is None else self.revisions.model_dump(by_alias=True, exclude_defaults=True)
-        narrowed = RevisionsKey(**({"pattern": own.text} | given))
-        if known is None or narrowed.pattern != own.text or narrowed.steps is not None:
+        narrowed = RevisionsKey.model_validate({"pattern": pattern.text} | given)
+        if known is None or narrowed.pattern != pattern.text or narrowed.steps is not None:
             return narrowed
         # Among the steps that there should be, so that an absent one is missed.
-        chosen_steps = narrowed.selection().chosen([own.name_of(step) for step in known])
-        return RevisionsKey(pattern=own.text, steps=[step for _, step in chosen_steps])
+        chosen = narrowed.selection().chosen([pattern.name_of(step) for step in known])
+        return RevisionsKey(pattern=pattern.text, steps=[step for _, step in chosen])

@@ -6,42 +6,43 @@ A set counts as done when its manifest names the wanted key and every file still
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ninscope_pipeline.storing.runfolder import RunFolder
 
 _MANIFEST = "manifest.json"
 
 
-def write_files(folder: RunFolder, place: Path, key: str, files: Mapping[str, bytes]) -> None:
+def write_files(folder: RunFolder, directory: Path, key: str, files: Mapping[str, bytes]) -> None:
     """Write each file at once and the manifest last; files of an earlier set that are no longer made are removed.
 
     Of two runs that write at the same time one comes after the other. Raises StoreError.
     """
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    with folder.locked(place.name), folder.writing():
-        earlier = _manifest(folder, place).get("files", {})
+    with folder.locked(directory.name), folder.writing():
+        earlier = _manifest(folder, directory).get("files", {})
         for name, content in files.items():
-            folder.write_bytes(place / name, content)
+            folder.write_bytes(directory / name, content)
         for name in set(earlier) - set(files):
-            (place / Path(name).name).unlink(missing_ok=True)
-        folder.write_json(place / _MANIFEST, {"key": key, "files": digests})
+            (directory / Path(name).name).unlink(missing_ok=True)
+        folder.write_json(directory / _MANIFEST, {"key": key, "files": digests})
 
 
-def is_current(folder: RunFolder, place: Path, key: str) -> bool:
-    manifest = _manifest(folder, place)
+def is_current(folder: RunFolder, directory: Path, key: str) -> bool:
+    manifest = _manifest(folder, directory)
     if manifest.get("key") != key or not manifest.get("files"):
         return False
-    return all(_digest(place / Path(name).name) == digest for name, digest in manifest.get("files", {}).items())
+    return all(_digest(directory / Path(name).name) == digest for name, digest in manifest.get("files", {}).items())
 
 
-def key_of(folder: RunFolder, place: Path) -> str:
+def key_of(folder: RunFolder, directory: Path) -> str:
     """The key of the set that lies there, or an empty string."""
-    return _manifest(folder, place).get("key", "")
+    return _manifest(folder, directory).get("key", "")
 
 
-def _manifest(folder: RunFolder, place: Path) -> dict:
-    read = folder.read_json(place / _MANIFEST, {})
-    return read if isinstance(read, dict) and isinstance(read.get("files", {}), dict) else {}
+def _manifest(folder: RunFolder, directory: Path) -> dict[str, Any]:
+    manifest = folder.read_json(directory / _MANIFEST, {})
+    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files", {}), dict) else {}
 
 
 def _digest(path: Path) -> str:

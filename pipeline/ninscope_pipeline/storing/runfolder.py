@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -46,7 +47,7 @@ class RunFolder:
         self.log = self.root / "log"
         self.finetunes = self.root / "finetunes"
         self.bases = self.root / "bases"
-        self.asked = self.root / "run.toml"
+        self.run_file = self.root / "run.toml"
         self.plan = self.root / "plan.json"
         self.known = self.root / "known.json"
         self._partial = self.root / ".partial"
@@ -104,10 +105,10 @@ class RunFolder:
             finally:
                 partial.unlink(missing_ok=True)
 
-    def write_json(self, path: Path, value) -> None:
+    def write_json(self, path: Path, value: object) -> None:
         self.write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode())
 
-    def read_json(self, path: Path, default):
+    def read_json(self, path: Path, default: object) -> Any:
         """The JSON value in a file, or `default` when the file is absent or damaged (it can always be made again)."""
         try:
             return json.loads(path.read_bytes())
@@ -165,7 +166,7 @@ class RunFolder:
         return FileLock(self._locks / name, fallback_to_soft=False)
 
     def _store_error(self, error: OSError) -> StoreError:
-        cause, remedy = _CAUSES.get(error.errno, ("it cannot be written", "mend that"))
+        cause, remedy = _CAUSES.get(error.errno or 0, ("it cannot be written", "mend that"))
         return StoreError(f"{self.root}: {cause} ({error.strerror or error}); {remedy} and run the same command again")
 
     def _clear_abandoned(self, now: float) -> None:

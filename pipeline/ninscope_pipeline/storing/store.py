@@ -19,11 +19,13 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 from scipy.sparse import csr_matrix
-from zarr.core.buffer import default_buffer_prototype
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from ninscope.errors import CheckpointError, NinscopeError
@@ -32,12 +34,14 @@ from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
 FORMAT_VERSION = 1
 _GROUP = "zarr.json"
 _EMPTY_GROUP = b'{"attributes": {}, "node_type": "group", "zarr_format": 3}'
-_COMPRESSORS = (zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec())
+_COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 # What a file system says of a file that is not there, or that it cannot give back any more.
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.EBADMSG, errno.ESTALE)
 
 # Of each file of an artefact, by its path in it: size, mtime_ns, ctime_ns, sha256.
-Record = dict[str, list]
+Record = dict[str, list[Any]]
+# Reads the files of an artefact whose paths begin in one of several ways.
+Reader = Callable[[Collection[str]], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Artefact:
     """What is stored under one key: arrays, perhaps one sparse matrix, and attributes (JSON values)."""
 
     arrays: Mapping[str, np.ndarray]
-    attributes: Mapping
+    attributes: Mapping[str, Any]
     matrix: csr_matrix | None = None
 
 
@@ -68,10 +72,10 @@ class ArtefactStore:
         record = self._record(stage, key)
         if record is None:
             return False
-        place = self._place(stage, key)
-        if not self.thorough and all(_stamp(f"{place}/{name}") == tuple(kept[:3]) for name, kept in record.items()):
+        directory = self._directory(stage, key)
+        if not self.thorough and all(_stamp(f"{directory}/{name}") == tuple(kept[:3]) for name, kept in record.items()):
             return True
-        whole = all(_is_whole(f"{place}/{name}", kept) for name, kept in record.items())
+        whole = all(_is_whole(f"{directory}/{name}", kept) for name, kept in record.items())
         if whole:
             self.moved.append((stage, key))
         elif self.thorough:
@@ -88,8 +92,8 @@ class ArtefactStore:
 
     def keys(self, stage: str) -> list[str]:
         """Keys of all that stands in a stage's place, whole or not."""
-        place = self.folder.store / stage
-        return sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+        directory = self.folder.store / stage
+        return sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
 
     def stages(self) -> list[str]:
         return sorted(path.name for path in self.folder.store.iterdir() if path.is_dir())
@@ -109,7 +113,7 @@ class ArtefactStore:
             return
         files = _as_files(stage, artefact)
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        place = self._place(stage, key)
+        directory = self._directory(stage, key)
         with self.folder.writing():
             self.mend_groups([stage])
             partial = self.folder.partial()
@@ -117,14 +121,14 @@ class ArtefactStore:
                 for name, content in files.items():
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
                     (partial / name).write_bytes(content)
-                self._put(partial, place, digests)
+                self._put(partial, directory, digests)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
             try:
                 self._write_record(stage, key, digests)
             except (OSError, StoreError):  # without its record it does not count, and would only take room
                 with suppress(OSError, StoreError):
-                    self._set_aside(place)
+                    self._set_aside(directory)
                 raise
 
     def write_failure(self, stage: str, key: str, error: CheckpointError) -> None:
@@ -138,13 +142,13 @@ class ArtefactStore:
         with self.folder.writing():
             for record in (self.folder.checksums / stage).glob(f"{pattern}.json"):
                 record.unlink(missing_ok=True)
-            for place in (self.folder.store / stage).glob(pattern):
-                self._set_aside(place)
+            for directory in (self.folder.store / stage).glob(pattern):
+                self._set_aside(directory)
 
     def discard(self, stage: str, key: str) -> None:
         """Remove what is left of a damaged artefact, unless somebody has replaced it meanwhile. Raises StoreError."""
-        record, place = self._record(stage, key), self._place(stage, key)
-        if record is None or not all(_is_whole(f"{place}/{name}", kept) for name, kept in record.items()):
+        record, directory = self._record(stage, key), self._directory(stage, key)
+        if record is None or not all(_is_whole(f"{directory}/{name}", kept) for name, kept in record.items()):
             self.remove(stage, key)
 
     def restamp(self, stage: str, key: str) -> None:
@@ -167,35 +171,37 @@ class ArtefactStore:
         if "status" in attributes:
             raise CheckpointError(attributes["status"], attributes["message"])
         names = [name for name in attributes["arrays"] if only is None or name in only]
-        wanted = [*names, *["matrix"] * with_matrix]
-        files = reader([_GROUP, *(f"{name}/" for name in wanted)])
-        if any(f"{name}/{_GROUP}" not in files for name in wanted):  # of which the record knows nothing
+        members = [*names, *["matrix"] * with_matrix]
+        files = reader([_GROUP, *(f"{name}/" for name in members)])
+        if any(f"{name}/{_GROUP}" not in files for name in members):  # of which the record knows nothing
             self.remove(stage, key)
             raise _damaged(stage, key)
         group = _as_group(files)
-        matrix = read_csr(group["matrix"]) if with_matrix else None
-        return Artefact({name: group[name][...] for name in names}, attributes, matrix)
+        matrix = read_csr(_group_in(group, "matrix")) if with_matrix else None
+        return Artefact({name: _array_in(group, name) for name in names}, attributes, matrix)
 
-    def _place(self, stage: str, key: str) -> Path:
+    def _directory(self, stage: str, key: str) -> Path:
         return self.folder.store / stage / key
 
-    def _attributes(self, reader) -> dict:
+    def _attributes(self, reader: Reader) -> dict[str, Any]:
         return json.loads(reader([_GROUP])[_GROUP])["attributes"]
 
-    def _reader(self, stage: str, key: str) -> Callable[[Collection[str]], dict[str, bytes]]:
-        """A function that reads the files whose paths begin in one of several ways, each against its checksum."""
-        record, place = self._record(stage, key), self._place(stage, key)
+    def _reader(self, stage: str, key: str) -> Reader:
+        """A function that reads files of an artefact, each against its checksum."""
+        record, directory = self._record(stage, key), self._directory(stage, key)
 
         def read(beginnings: Collection[str]) -> dict[str, bytes]:
-            found = {}
-            for name, (*_, digest) in (record or {}).items():
-                if name.startswith(tuple(beginnings)):
-                    found[name] = self._checked(f"{place}/{name}", digest)
-            if None in found.values() or _GROUP not in found:
+            contents = {
+                name: self._checked(f"{directory}/{name}", digest)
+                for name, (*_, digest) in (record or {}).items()
+                if name.startswith(tuple(beginnings))
+            }
+            whole = {name: content for name, content in contents.items() if content is not None}
+            if len(whole) < len(contents) or _GROUP not in whole:
                 with suppress(StoreError):  # where it cannot be removed, it cannot be written again: that will say so
                     self.discard(stage, key)
                 raise _damaged(stage, key)
-            return found
+            return whole
 
         return read
 
@@ -214,30 +220,30 @@ class ArtefactStore:
         return record if _is_record(record) else None
 
     def _write_record(self, stage: str, key: str, digests: Mapping[str, str]) -> None:
-        place = self._place(stage, key)
-        record = {name: [*_stamp(f"{place}/{name}"), digest] for name, digest in digests.items()}
+        directory = self._directory(stage, key)
+        record = {name: [*_stamp(f"{directory}/{name}"), digest] for name, digest in digests.items()}
         path = self.folder.checksums / stage / f"{key}.json"
         self.folder.write_bytes(path, json.dumps(record).encode(), durable=False)
 
-    def _put(self, partial: Path, place: Path, digests: Mapping[str, str]) -> None:
+    def _put(self, partial: Path, directory: Path, digests: Mapping[str, str]) -> None:
         """Move an artefact into its place, and what stands there out of it, unless it is the same."""
         for _ in range(10):  # others may be doing this too
             try:
-                partial.rename(place)
+                partial.rename(directory)
                 return
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
             # Another run's, whose record is not written yet, or what is left of one that was killed just then.
-            if all(_digest(f"{place}/{name}") == digest for name, digest in digests.items()):
+            if all(_digest(f"{directory}/{name}") == digest for name, digest in digests.items()):
                 return
-            self._set_aside(place)
-        partial.rename(place)
+            self._set_aside(directory)
+        partial.rename(directory)
 
-    def _set_aside(self, place: Path) -> None:
+    def _set_aside(self, directory: Path) -> None:
         aside = self.folder.partial()
         try:
-            place.rename(aside)
+            directory.rename(aside)
         except FileNotFoundError:  # somebody else did
             return
         shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink()
@@ -247,7 +253,7 @@ def _damaged(stage: str, key: str) -> DamagedArtefact:
     return DamagedArtefact(f"{stage} {key}: the stored artefact is damaged; run the same command again")
 
 
-def _is_record(value) -> bool:
+def _is_record(value: object) -> bool:
     """Whether this is a record, and names nothing outside its artefact."""
     return (
         isinstance(value, dict)
@@ -277,7 +283,7 @@ def _digest(path: str) -> str:
         return ""
 
 
-def _is_whole(path: str, kept: list) -> bool:
+def _is_whole(path: str, kept: list[Any]) -> bool:
     return _stamp(path)[:1] == tuple(kept[:1]) and _digest(path) == kept[3]
 
 
@@ -286,7 +292,7 @@ def _as_files(stage: str, artefact: Artefact) -> dict[str, bytes]:
 
     Made in memory, which takes a third of the time that Zarr needs on disk, and so that checksums are of what was meant.
     """
-    files: dict = {}
+    files: dict[str, Buffer] = {}
     group = zarr.create_group(
         MemoryStore(files),
         attributes={
@@ -306,6 +312,22 @@ def _as_files(stage: str, artefact: Artefact) -> dict[str, bytes]:
 def _as_group(files: Mapping[str, bytes]) -> zarr.Group:
     buffer = default_buffer_prototype().buffer
     return zarr.open_group(MemoryStore({name: buffer.from_bytes(content) for name, content in files.items()}), mode="r")
+
+
+def _group_in(group: zarr.Group, name: str) -> zarr.Group:
+    """Raises ValueError when it is an array."""
+    member = group[name]
+    if not isinstance(member, zarr.Group):
+        raise ValueError(f"{name} is an array; a group was expected")
+    return member
+
+
+def _array_in(group: zarr.Group, name: str) -> np.ndarray:
+    """The values of an array. Raises ValueError when it is a group."""
+    member = group[name]
+    if isinstance(member, zarr.Group):
+        raise ValueError(f"{name} is a group; an array was expected")
+    return np.asarray(member[...])
 
 
 def _write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
@@ -329,6 +351,7 @@ def read_csr(group: zarr.Group) -> csr_matrix:
     """A csr_matrix group as scipy's. The arrays are taken as they are: they were written from a valid matrix."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return csr_matrix(
-            (group["data"][...], group["indices"][...], group["indptr"][...]), shape=tuple(group.attrs["shape"])
-        )
+        attributes: dict[str, Any] = group.attrs.asdict()
+        rows, columns = attributes["shape"]
+        values, indices, pointers = (_array_in(group, name) for name in ("data", "indices", "indptr"))
+        return csr_matrix((values, indices, pointers), shape=(rows, columns))
