@@ -221,7 +221,6 @@ def test_weights_of_a_base_on_a_hub_are_fetched_once_for_all_that_starts_from_it
     hub = serve({"org/tiny": {folder.name: folder for folder in suite.iterdir()}})
     models = [{"suite": "tiny", "model": "tiny", "source": "org/tiny", "revisions": ["step4"]}]
     dag = write_dag(tmp_path / "hub.toml", models=models, **WHOLE)
-    options = (*options)
     assert command("run", dag, *options).code == 0
     add_sections(dag, finetune=finetune_section(task, **SHORT | {"seeds": [0, 1, 2, 3]}))
     planned = command("run", dag, *options, "--dry-run")
