@@ -1,6 +1,7 @@
 """A fixture for tests of model runs that are not about processes: models run in the tests' own process.
 
-Torch is loaded here already; every process of its own would take 3 s of CPU to load it again.
+Torch is loaded here already; every process of its own would take 3 s of CPU to load it again. Their figures are laid out and not
+rendered, which takes longer than a tiny run; test_finetune_figures.py renders them.
 """
 
 import pytest
@@ -17,5 +18,6 @@ def _models_in_this_process():
     with pytest.MonkeyPatch.context() as patch:
         for stage in (FineTuneStage, ActivationsStage):
             patch.setattr(stage, "runs_models", False)
+        patch.setattr("ninscope.report.layout.png", lambda figure: b"not rendered")
         yield
     torch.set_num_threads(threads)

@@ -79,10 +79,19 @@ AT_PLANNING = {
         of_section(revisions=["step0", "step5"]),
         r"\[\[finetune\]\]: step5 of tiny is not asked for; add it to revisions in \[\[models\]\]",
     ),
-    "unknown kind": (of_section(task=PROSE | {"kind": "translation"}), "task.kind is 'translation'; give one of text_class"),
+    "unknown kind": (
+        of_section(task=PROSE | {"kind": "translation"}),
+        "task.kind is 'translation'; give one of text_class",
+    ),
     "no kind": (of_section(task={"train": "prose.txt"}), "task.kind is None; give one of text_classification, glue"),
-    "unknown key of a task": (of_section(task=PROSE | {"contxt": 3}), "task.contxt: language_modelling has no such key; its keys: context"),
-    "key that is absent": (of_section(task={"kind": "text_classification"}), "text_classification needs task.held_out, task.train; add it"),
+    "unknown key of a task": (
+        of_section(task=PROSE | {"contxt": 3}),
+        "task.contxt: language_modelling has no such key; its keys: context",
+    ),
+    "key that is absent": (
+        of_section(task={"kind": "text_classification"}),
+        "text_classification needs task.held_out, task.train; add it",
+    ),
     "missing file": (of_section(task=PROSE | {"train": "pros.txt"}), "training file .*pros.txt is not there"),
     "one file on both sides": (of_section(task=PROSE | {"held_out": "prose.txt"}), "both a training and a held-out"),
     "column that is not there": (of_section(task=TEXTS | {"label": "lable"}), "lable"),
@@ -248,7 +257,10 @@ def test_without_torch_it_is_said_what_to_install(place, section):
     dag = add_sections(write_dag(place / f"no-torch-{section}.toml", Path("tiny"), **WHOLE), **sections)
     ended = without_torch("run", dag, "--runs-dir", place / "no-torch", "--dry-run")
     assert ended.returncode == 2, ended.stderr
-    assert f"[[{section}]] runs models, and torch is not installed; install it: pip install 'ninscope[memel]'" in ended.stderr
+    assert (
+        f"[[{section}]] runs models, and torch is not installed; install it: pip install 'ninscope[memel]'"
+        in ended.stderr
+    )
     assert "Traceback" not in ended.stderr
 
 

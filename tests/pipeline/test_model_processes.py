@@ -13,13 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driving import COMMAND, command, write_dag
+from driving import COMMAND, write_dag
 from suites import write_suite
 
 from ninscope_pipeline.execution.here import DIED, ThreadsHere
 from ninscope_pipeline.outcome import OK
 from ninscope_pipeline.stages import registry
 from ninscope_pipeline.stages.stage import Job
+
+pytestmark = pytest.mark.slow
 
 STAGE = '''
 import os
@@ -167,7 +169,6 @@ def test_a_run_that_is_given_up_starts_no_process_again(installed, tmp_path, not
     assert done(threads, tmp_path, "fine", first=1)[0].lost
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_command_that_ends_at_once_leaves_no_process(installed, tmp_path, notes, number, code):
     """kill -9 of the command alone; Ctrl-C to all of its processes, as a terminal sends it."""
@@ -193,25 +194,3 @@ def test_a_command_that_ends_at_once_leaves_no_process(installed, tmp_path, note
     assert until(lambda: not psutil.pid_exists(child), 10)
     assert len(processes(notes)) == 1
     assert list((tmp_path / "runs" / "tiny" / "store.zarr").glob("waiting/*")) == []
-
-
-@pytest.mark.slow
-def test_a_fine_tune_in_its_process_stores_what_it_stores_here(tmp_path, monkeypatch):
-    pytest.importorskip("torch", reason="torch is not installed")
-    pytest.importorskip("transformers", reason="transformers is not installed")
-    from driving import contents
-    from finetune_models import add_sections, finetune_section, language_task, neox_suite
-
-    from ninscope_pipeline.stages.finetune import FineTuneStage
-
-    neox_suite(tmp_path / "tiny", (0,))
-    dag = write_dag(tmp_path / "tiny.toml", Path("tiny"), exact=True, nodes_per_layer="all", samples=None)
-    short = {"methods": ["reversed"], "seeds": [0], "steps": 2, "evaluate_every": 2}
-    add_sections(dag, finetune=finetune_section(language_task(tmp_path), **short))
-    stored = []
-    for name, own in (("own", True), ("here", False)):
-        monkeypatch.setattr(FineTuneStage, "runs_models", own)
-        ended = command("run", dag, "--runs-dir", tmp_path / name, "--workers", 1)
-        assert (ended.code, ended.says) == (0, [])
-        stored.append(contents(tmp_path / name / "tiny" / "store.zarr" / "finetune"))
-    assert stored[0] == stored[1] != {}
