@@ -315,10 +315,10 @@ def test_what_the_recipes_add_works(changed, tmp_path):
     root, _ = changed
     (tmp_path / "new.toml").write_text(DAG)
     paths = os.pathsep.join([str(root / "src"), str(root / "pipeline")])
+    environment = os.environ | {"PYTHONPATH": paths, "NUMBA_DISABLE_JIT": "1"}
     ended = subprocess.run(
-        [sys.executable, "-c", USED],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", USED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert "ninscope: a note" in ended.stderr.splitlines()
     found = json.loads(ended.stdout.splitlines()[-1].removeprefix("found "))

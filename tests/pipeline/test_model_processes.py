@@ -103,7 +103,7 @@ def notes(tmp_path) -> Path:
 
 def processes(notes: Path) -> list[int]:
     """In the order in which they wrote."""
-    named = [name.split("-") for name in os.listdir(notes)]
+    named = [path.name.split("-") for path in notes.iterdir()]
     return [int(number) for number, *_ in sorted(named, key=lambda parts: int(parts[1]))]
 
 
