@@ -12,9 +12,8 @@ from suites import from_bf16, neox_tensors, to_bf16, used_names, write_bf16, wri
 from ninscope.checkpoints.source import open_source
 from ninscope.exact import bands
 from ninscope.exact.blocks import block_tally
-from ninscope.exact.null_models import MatrixBins, null_spectrum
+from ninscope.exact.null_models import NULLS, MatrixBins, null_spectrum
 from ninscope.exact.whole import analyse_piece, combine, exact_analysis
-from ninscope.multifractal.nulls import NULLS
 from ninscope.networks.bin_table import bin_table
 from ninscope.networks.neuron_network import neuron_network
 from ninscope.networks.radii import IntegerRadii, LogRadii

@@ -18,10 +18,11 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from distributed import Client
 from finetune_models import add_sections, finetune_section, language_task, neox_suite, write_words
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
+from models_here import _models_in_this_process  # noqa: F401 (fixture)
 from safetensors.numpy import load_file, save_file
 
-from ninscope_pipeline.execution.dask_cluster import OnCluster
 from ninscope_pipeline.execution.graph import job_graph
+from ninscope_pipeline.execution.here import ThreadsHere
 from ninscope_pipeline.prepared_run import perform, prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.stages.model_runs import doing as of_model
@@ -34,8 +35,8 @@ SHORT = {"methods": ["none"], "seeds": [0], "steps": 1, "evaluate_every": 1}
 
 
 @pytest.fixture
-def options(tmp_path, scheduler) -> tuple:
-    return "--runs-dir", tmp_path / "runs", "--scheduler", scheduler
+def options(tmp_path) -> tuple:
+    return "--runs-dir", tmp_path / "runs", "--workers", 1
 
 
 def table(tmp_path, name, run="some") -> pd.DataFrame:
@@ -190,7 +191,7 @@ def test_adapters_are_bases(tmp_path, options):
     assert command("run", dag, *options, "--dry-run").would_run == []
 
 
-def test_bases_on_a_hub_are_those_of_a_folder(tmp_path, serve, threads):
+def test_bases_on_a_hub_are_those_of_a_folder(tmp_path, serve, options):
     """Weights and tokenizer of the commit that was looked at."""
     suite = neox_suite(tmp_path / "tiny", (0, 4))
     task = write_words(tmp_path, *suite.iterdir())
@@ -199,7 +200,7 @@ def test_bases_on_a_hub_are_those_of_a_folder(tmp_path, serve, threads):
         models = [{"suite": "tiny", "model": "tiny", "source": source, "revisions": ["step0", "step4"]}]
         dag = write_dag(tmp_path / f"{name}.toml", models=models, **WHOLE)
         add_sections(dag, finetune=finetune_section(task, **SHORT), activations={"task": task})
-        ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", threads)
+        ended = command("run", dag, *options)
         assert ended.code == 0, ended.err
     for name in ("finetunes", "activations", "comparisons"):
         pd.testing.assert_frame_equal(table(tmp_path, name, "hub"), table(tmp_path, name))
@@ -208,11 +209,11 @@ def test_bases_on_a_hub_are_those_of_a_folder(tmp_path, serve, threads):
     assert not any("/main/" in path or "/step" in path for path in asked)  # but of a commit
     before = artefacts(tmp_path / "runs" / "hub")
     assert not (tmp_path / "runs" / "hub" / "bases").exists()
-    command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", threads)
+    command("run", dag, *options)
     assert set(made(before, artefacts(tmp_path / "runs" / "hub")).values()) == {0}
 
 
-def test_weights_of_a_base_on_a_hub_are_fetched_once_for_all_that_starts_from_it(tmp_path, serve, threads):
+def test_weights_of_a_base_on_a_hub_are_fetched_once_for_all_that_starts_from_it(tmp_path, serve, options):
     """As --dry-run says: once by the exact analysis, and once, whole, for four fine-tunes one after the other."""
     suite = neox_suite(tmp_path / "tiny", (4,))
     task = write_words(tmp_path, *suite.iterdir())
@@ -220,7 +221,6 @@ def test_weights_of_a_base_on_a_hub_are_fetched_once_for_all_that_starts_from_it
     hub = serve({"org/tiny": {folder.name: folder for folder in suite.iterdir()}})
     models = [{"suite": "tiny", "model": "tiny", "source": "org/tiny", "revisions": ["step4"]}]
     dag = write_dag(tmp_path / "hub.toml", models=models, **WHOLE)
-    options = ("--runs-dir", tmp_path / "runs", "--scheduler", threads)
     assert command("run", dag, *options).code == 0
     add_sections(dag, finetune=finetune_section(task, **SHORT | {"seeds": [0, 1, 2, 3]}))
     planned = command("run", dag, *options, "--dry-run")
@@ -245,7 +245,7 @@ def begun(tmp_path) -> tuple:
 
 
 @pytest.mark.parametrize("what", ["examples", "configuration"])
-def test_files_that_change_after_the_plan_make_no_result(tmp_path, scheduler, what):
+def test_files_that_change_after_the_plan_make_no_result(tmp_path, options, what):
     """What is stored under a key is made of what the key was made of."""
     suite, task, dag, prepared = begun(tmp_path)
     if what == "examples":
@@ -254,32 +254,28 @@ def test_files_that_change_after_the_plan_make_no_result(tmp_path, scheduler, wh
     else:
         changing = suite / "step0" / "config.json"
         changing.write_text(changing.read_text() + "\n")
-    with (
-        Client(scheduler, set_as_default=False) as client,
-        pytest.raises(ChangedInputs, match="have changed since the run began; run it again"),
-    ):
-        perform(prepared, OnCluster(client), lambda *_: None)
+    with pytest.raises(ChangedInputs, match="have changed since the run began; run it again"):
+        perform(prepared, ThreadsHere(1), lambda *_: None)
     run = tmp_path / "runs" / "some"
     assert not list(run.glob("store.zarr/finetune/*"))
     assert not list(run.glob("store.zarr/activations/*"))
     assert not list(run.glob("finetunes/*"))
-    ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", scheduler)
+    ended = command("run", dag, *options)
     assert (ended.code, ended.says) == (0, [])
 
 
-def test_weights_that_are_damaged_for_a_while_are_not_damaged_for_ever(tmp_path, scheduler):
+def test_weights_that_are_damaged_for_a_while_are_not_damaged_for_ever(tmp_path, options):
     suite, _, dag, prepared = begun(tmp_path)
     weights = suite / "step0" / "model.safetensors"
     whole = weights.read_bytes()
     changed(suite / "step0", "gpt_neox.embed_in.weight", np.nan)
-    with Client(scheduler, set_as_default=False) as client:
-        perform(prepared, OnCluster(client), lambda *_: None)
+    perform(prepared, ThreadsHere(1), lambda *_: None)
     for name in ("finetunes", "activations"):
         (row,) = table(tmp_path, name).itertuples()
         assert row.status == "corrupt"
         assert "model.safetensors: changed while it was being read; run again" in row.message
     weights.write_bytes(whole)
-    ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", scheduler)
+    ended = command("run", dag, *options)
     assert (ended.code, ended.says) == (0, [])
 
 

@@ -22,6 +22,7 @@ from finetune_models import (
     language_task,
     neox_suite,
 )
+from models_here import _models_in_this_process  # noqa: F401 (fixture)
 
 KEYS = ["suite", "model", "revision", "step"]
 EVALUATIONS, METRICS = (0, 2, 4), ["loss", "perplexity"]
@@ -52,8 +53,8 @@ def dag(place, task) -> Path:
 
 
 @pytest.fixture(scope="module")
-def options(place, scheduler) -> tuple:
-    return "--runs-dir", place / "runs", "--scheduler", scheduler
+def options(place) -> tuple:
+    return "--runs-dir", place / "runs", "--workers", 1
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from single_node import CannotStart, queue, single_node
 from suites import write_suite
 
 from ninscope_pipeline.execution import batch_jobs as jobs
-from ninscope_pipeline.execution.workers import at_work
+from ninscope_pipeline.execution.workers import connected_to
 from ninscope_pipeline.request.cluster import Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -189,7 +189,7 @@ def test_nothing_is_submitted_where_nothing_is_to_run(slurm, suite, undisturbed)
     new = process("run", dag, "--runs-dir", suite.parent / "new", "--dry-run", env=slurm)
     again = process("run", dag, "--runs-dir", undisturbed.parent, env=slurm)
     assert (new.code, new.err, again.code, again.err) == (0, "", 0, "")
-    assert "everything is there already" in again.out
+    assert "all results are stored already" in again.out
     assert not (undisturbed / "log").exists()
 
 
@@ -248,7 +248,7 @@ def test_workers_follow_the_work_and_are_of_one_thread(slurm, tmp_path, monkeypa
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)  # another test's cluster, of this process, has set it
     told = []
     wanted = Cluster(kind="slurm", minimum=1, maximum=4, job=JOB | {"cores": 2, "processes": 2})
-    with at_work(wanted, 40, tmp_path, told.append) as client:
+    with connected_to(wanted, 40, tmp_path, told.append) as client:
         client.wait_for_workers(4, timeout=40)
         assert set(client.nthreads().values()) == {1}
         environments = client.run(lambda: dict(os.environ)).values()

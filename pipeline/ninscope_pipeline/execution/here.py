@@ -1,13 +1,15 @@
 """Jobs in threads of this process: kernels release the interpreter's lock, and no worker need be started for them.
 
-A stage that runs models has a process of its own for every thread: its libraries take threads and memory as they like, and where
-that process dies only its job does.
+A stage that runs models has processes of its own, as many as threads at most: its libraries take threads and memory as they like,
+and where such a process dies only its job does.
 """
 
+import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
@@ -31,8 +33,10 @@ class ThreadsHere:
 
     def __init__(self, threads: int):
         self._threads = threads
-        self._own = threading.local()
-        self._processes: list[ProcessPoolExecutor] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._processes: list[ProcessPoolExecutor] = []  # of one process each
+        self._idle: list[ProcessPoolExecutor] = []
 
     def execute(self, root: str, jobs: Sequence[Job], done: Done, died: Died) -> Mapping[JobId, Outcome]:
         """See `Executor`."""
@@ -58,26 +62,54 @@ class ThreadsHere:
         return outcomes
 
     def close(self) -> None:
-        """Stop the processes of models."""
+        """Stop the processes of models, and let none begin any more."""
+        with self._lock:
+            self._closed = True
         for pool in self._processes:
-            for process in list((getattr(pool, "_processes", None) or {}).values()):
+            processes = getattr(pool, "_processes", None) or {}
+            pool.shutdown(wait=False, cancel_futures=True)  # first, so that nothing is submitted after the kill
+            for process in list(processes.values()):
                 process.kill()
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, root: str, job: Job, needs: Sequence[Outcome]) -> Outcome:
         if not stages()[job.stage].runs_models or not all(outcome.ok for outcome in needs):
             return run_job(root, job, needs)
+        reason = ""
         for _ in range(2):  # it may have been killed for what another process took
+            pool = self._taken()
+            if pool is None:
+                break
             try:
-                return self._process().submit(run_job, root, job, needs).result()
+                with _no_ctrl_c():
+                    future = pool.submit(run_job, root, job, needs)
+                outcome = future.result()
             except BrokenProcessPool as error:
-                self._own.pool, reason = None, str(error)
-        return Outcome("failed", with_log(DIED, *job.id), f"{reason}\n", lost=True)
+                reason = f"{error}\n"
+            except BaseException:
+                self._idle.append(pool)
+                raise
+            else:
+                self._idle.append(pool)
+                return outcome
+        return Outcome("failed", with_log(DIED, *job.id), reason, lost=True)
 
-    def _process(self) -> ProcessPoolExecutor:
-        """The process of this thread."""
-        pool = getattr(self._own, "pool", None)
-        if pool is None:
-            pool = self._own.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=begin)
+    def _taken(self) -> ProcessPoolExecutor | None:
+        """A process that no other thread has; None where the run is given up."""
+        with self._lock:
+            if self._closed:
+                return None
+            if self._idle:
+                return self._idle.pop()
+            pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=begin)
             self._processes.append(pool)
-        return pool
+            return pool
+
+
+@contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """A process that is started meanwhile is not reached by a terminal's Ctrl-C, however young it is."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

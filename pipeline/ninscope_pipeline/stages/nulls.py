@@ -5,20 +5,19 @@ They are drawn from what the stage `exact` keeps of every matrix, so no weight i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, field_validator
 
+from ninscope.exact.null_models import NULLS as KNOWN_NULLS
 from ninscope.exact.null_models import null_spectrum
 from ninscope.multifractal.emergence import emergence as emergence_between
 from ninscope.multifractal.emergence import emergence_of, why_undefined
 from ninscope.multifractal.means import MeanSpectrum, known_std, without_spectrum
-from ninscope.multifractal.nulls import NULLS as KNOWN_NULLS
 from ninscope.parameters import Parameters
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
-from ninscope_pipeline.request.choices import one_of
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.exact import EXACT, stored_radii
 from ninscope_pipeline.stages.exact_arrays import MATRIX_ARRAYS, stored_matrices
@@ -33,15 +32,18 @@ if TYPE_CHECKING:
 
 
 class NullsSection(Strict):
-    """[nulls]: null models of every checkpoint's whole network, drawn `samples` times each (analytic: once)."""
+    """[nulls]: null models of every checkpoint's whole network, drawn `samples` times each; once where nothing is drawn."""
 
-    models: list[Annotated[str, one_of(KNOWN_NULLS)]] = Field(default=list(KNOWN_NULLS), min_length=1)
+    # By name, so that a null model that comes later changes no content key.
+    models: list[str] = Field(default=["shuffled", "gaussian", "analytic"], min_length=1)
     samples: int = Field(default=3, ge=1, le=1000)
     seed: int = Field(default=0, ge=0)
 
     @field_validator("models")
     @classmethod
-    def _distinct(cls, models: list[str]) -> list[str]:
+    def _known_and_distinct(cls, models: list[str]) -> list[str]:
+        if unknown := [null for null in models if null not in KNOWN_NULLS]:
+            raise ValueError(f"there is no null model {unknown[0]!r}; give some of {', '.join(KNOWN_NULLS)}")
         if len(set(models)) != len(models):
             raise ValueError("a null model is listed twice; list each one once")
         return models
@@ -95,7 +97,7 @@ class NullsStage(Stage[NullsWork]):
         radii = stored_radii(original, work.parameters)
         arrays, messages = {}, {}
         for null in work.section.models:
-            samples = 1 if null == "analytic" else work.section.samples
+            samples = 1 if KNOWN_NULLS[null] is None else work.section.samples
             spectra = [
                 null_spectrum(null, matrices, radii, work.parameters, work.section.seed, sample)
                 for sample in range(samples)

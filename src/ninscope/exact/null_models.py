@@ -68,21 +68,19 @@ def null_spectrum(
 ) -> Spectrum:
     """The spectrum of the whole network under a null model, on the radii of the network itself.
 
-    null: "shuffled", the weights of each matrix permuted at random; "gaussian", each matrix drawn with mean 0 and its own
-    standard deviation; "analytic", every node with the counts expected of that Gaussian, which leaves no chance (and no
-    difference between nodes of a layer). seed, sample: of the random ones.
+    null: one of NULLS. seed, sample: of the random ones.
     """
+    if null not in NULLS:
+        raise ValueError(f"unknown null model {null!r}; one of {', '.join(NULLS)}")
     by_source: dict[str, list[MatrixBins]] = {}
     for matrix in matrices:
         by_source.setdefault(matrix.source, []).append(matrix)
-    draw = {"shuffled": _shuffled, "gaussian": _gaussian}.get(null)
-    if null == "analytic":
+    draw = NULLS[null]
+    if draw is None:
         total = _analytic_sums(list(by_source.values()), radii, parameters)
-    elif draw is not None:
+    else:
         sums = (_drawn_sums(null, draw, group, radii, parameters, seed, sample) for group in by_source.values())
         total = reduce(add, sums)
-    else:
-        raise ValueError(f"unknown null model {null!r}; one of shuffled, gaussian, analytic")
     return spectrum_of_sums(total, parameters.q, radii.logarithms, parameters.derivative)
 
 
@@ -101,6 +99,12 @@ def _shuffled(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> n
 
 def _gaussian(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
     return gaussian_counts(bin_probabilities(matrix.std, radii, matrix.taps), matrix.rows, matrix.columns, generator)
+
+
+# Every null model, in the order in which a run takes them, with what draws the counts of one matrix, int32 [columns, K + 1].
+# shuffled: the weights of each matrix permuted at random. gaussian: each matrix drawn with mean 0 and its own standard deviation.
+# analytic: every node has the counts expected of that Gaussian, which leaves nothing to draw, and no difference within a layer.
+NULLS: Mapping[str, Draw | None] = {"shuffled": _shuffled, "gaussian": _gaussian, "analytic": None}
 
 
 def _analytic_sums(layers: list[list[MatrixBins]], radii: Radii, parameters: Parameters) -> PartitionSums:

@@ -15,7 +15,6 @@ from ninscope.multifractal.partition import PartitionSums
 from ninscope.networks.bin_table import bin_table
 from ninscope.networks.radii import Radii
 
-NULLS = ("shuffled", "gaussian", "analytic")
 _DRAWN_AT_ONCE = 1 << 20
 
 

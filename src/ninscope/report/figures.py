@@ -1,6 +1,7 @@
 """Figures of one model over its training (NeuroMFA, Fig. 6, 7 and 14): tables in, matplotlib figures out."""
 
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -23,6 +24,7 @@ LINES: dict[str, dict[str, Any]] = {
 }
 _WITHHELD = "#c1121f"
 _NULLS = {"shuffled": "#b5651d", "gaussian": "#d62898", "analytic": "#9d4edd"}
+_MORE_NULLS = ("#40916c", "#577590", "#bc6c25")  # of those that have no colour of their own
 
 
 def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
@@ -120,7 +122,8 @@ def _null_bands(axes: Axes, nulls: pd.DataFrame | None, name: str) -> list[Line2
     if nulls is None:
         return shown
     nulls = nulls.dropna(subset=["step"]).sort_values("step")
-    for null, colour in _NULLS.items():
+    others = sorted(set(nulls["null"]) - _NULLS.keys())
+    for null, colour in (*_NULLS.items(), *zip(others, cycle(_MORE_NULLS), strict=False)):
         part = nulls[nulls["null"] == null]
         if part[name].notna().any():
             x, mean = _x(part), part[name].to_numpy(float)

@@ -1,0 +1,23 @@
+"""A fixture for tests of model runs that are not about processes: models run in the tests' own process.
+
+Torch is loaded here already; every process of its own would take 3 s of CPU to load it again. Their figures are laid out and not
+rendered, which takes longer than a tiny run; test_finetune_figures.py renders them.
+"""
+
+import pytest
+import torch
+
+from ninscope_pipeline.stages.activations import ActivationsStage
+from ninscope_pipeline.stages.finetune import FineTuneStage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_in_this_process():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in (FineTuneStage, ActivationsStage):
+            patch.setattr(stage, "runs_models", False)
+        patch.setattr("ninscope.report.layout.png", lambda figure: b"not rendered")
+        yield
+    torch.set_num_threads(threads)
