@@ -316,31 +316,31 @@ def _interrupt_once(number, frame) -> None:
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
-    interrupted = False
+    interrupted = ""
     code: int | str | None
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="ninscope")
         sys.stdout.flush()
-        interrupted = code == 130
+        interrupted = "interrupted" if code == 130 else ""
     except RequestError as error:
         _say(str(error))
         code = 2
     except InterruptedRun as error:
-        _say(str(error))
-        code = 130
+        code, interrupted = 130, str(error)
     except NinscopeError as error:
         _say(str(error))
         code = 1
     except SystemExit as end:  # how the command line library ends on Ctrl-C
-        code, interrupted = end.code, end.code == 130
+        code, interrupted = end.code, "interrupted" if end.code == 130 else ""
     except (typer.Abort, KeyboardInterrupt):
-        code, interrupted = 130, True
+        code, interrupted = 130, "interrupted"
     except Exception as error:
         code = _unexpected(error)
     if interrupted:
-        _say("interrupted")
+        _say(interrupted)
         sys.stderr.flush()
-        os._exit(130)  # not to wait for threads that measure what nobody wants any more; nothing is being written
+        # Not to wait for threads that measure what nobody wants any more; what is being written is aside until it is whole.
+        os._exit(130)
     return int(code or 0)
 
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,13 +224,18 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
 
 
 def _asked(dag: Dag) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
     asked = dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}
     asked["variants"] = [variant.model_dump(include={"name", *variant.changes()}) for variant in dag.variants]
     return {
         "asked": _without_none(asked),
-        "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **versions},
+        "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **_versions()},
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Those of other packages; looking one up reads its folder."""
+    return {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
 
 
 def _analysis(dag: Dag) -> dict[str, Any]:
