@@ -13,6 +13,8 @@ import ninscope
 pytest.importorskip("peft")
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 STEPS = (0, 10)
 
@@ -66,8 +68,8 @@ def test_measure_with_a_wrong_base(made):
     assert all("no revision checkpoint-7 in it" in line for line in ended.says)
 
 
-def test_a_run(made, dag, scheduler):
-    ended = command("run", dag, "--runs-dir", made / "runs", "--scheduler", scheduler)
+def test_a_run(made, dag):
+    ended = command("run", dag, "--runs-dir", made / "runs")
     assert ended.code == 0
     assert all(
         line.startswith("tiny/alone ") for line in ended.says

@@ -17,6 +17,8 @@ from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.stages.exact import ExactStage
 from ninscope_pipeline.stages.network import NetworkStage
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 8)
 
@@ -160,6 +162,8 @@ def test_a_job_that_kills_its_workers_is_told_of_with_them(dag, run):
     said = f"the worker died over it each time, perhaps for lack of memory (see log/{job})"
     assert rows(run).loc[1, ["status", "message"]].tolist() == ["failed", f"sampled: {said}"]
     assert set(rows(run).loc[[0, 8], "status"]) == {"ok"}
+    emergence = pd.read_parquet(run / "tables" / "emergence.parquet")
+    assert emergence[emergence["method"] == "sampled"]["step"].tolist() == [0, 8]
     assert "died while running it" in (run / "log" / job).read_text()
     deaths = (run / "log" / "lost-workers.txt").read_text().splitlines()
     assert len(deaths) >= 4
