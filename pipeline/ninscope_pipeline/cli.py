@@ -316,32 +316,49 @@ def _interrupt_once(number, frame) -> None:
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
-    interrupted = ""
+    interrupted = False
     code: int | str | None
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="ninscope")
         sys.stdout.flush()
-        interrupted = "interrupted" if code == 130 else ""
+        interrupted = code == 130
     except RequestError as error:
         _say(str(error))
         code = 2
     except InterruptedRun as error:
-        code, interrupted = 130, str(error)
+        _say(str(error))
+        _leave_work()
+        code = 130
     except NinscopeError as error:
         _say(str(error))
         code = 1
     except SystemExit as end:  # how the command line library ends on Ctrl-C
-        code, interrupted = end.code, "interrupted" if end.code == 130 else ""
+        code, interrupted = end.code, end.code == 130
     except (typer.Abort, KeyboardInterrupt):
-        code, interrupted = 130, "interrupted"
+        code, interrupted = 130, True
     except Exception as error:
         code = _unexpected(error)
     if interrupted:
-        _say(interrupted)
+        _say("interrupted")
         sys.stderr.flush()
-        # Not to wait for threads that measure what nobody wants any more; what is being written is aside until it is whole.
-        os._exit(130)
+        os._exit(130)  # not to wait for threads that measure what nobody wants any more; nothing is being written
     return int(code or 0)
+
+
+def _leave_work() -> None:
+    """End at once where threads measure what nobody wants any more: Python would wait for them, an hour perhaps.
+
+    What they write is aside until it is whole.
+    """
+    from ninscope_pipeline.execution import JOB_THREADS
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for thread in threading.enumerate():
+        if thread.name.startswith(JOB_THREADS):
+            thread.join(1)  # it may be about to end
+            if thread.is_alive():
+                os._exit(130)
 
 
 def _unexpected(error: Exception) -> int:

@@ -95,24 +95,27 @@ def test_the_table_names_every_number_of_neurons_and_the_figure(suite, figure):
     assert_drawn(figure)
 
 
-def test_a_process_measures_and_draws(suite, figure, tmp_path):
+@pytest.mark.slow
+def test_a_process_measures_and_draws(suite, figure, tmp_path, monkeypatch):
     """Through the real command, in its own folder, where the figure goes unless another is named; the bytes are the same."""
-    (tmp_path / "own").mkdir()
-    ended = process("bias", suite, *FEW, "--json", cwd=tmp_path / "own")
-    assert (ended.code, ended.err) == (0, "")
-    assert list((tmp_path / "own").iterdir()) == []  # with --json only where it is asked for
-    drawn = process("bias", suite, *FEW, cwd=tmp_path / "own")
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.chdir(own)
+    here = command("bias", suite, *FEW, "--json")
+    assert (here.code, here.err) == (0, "")
+    assert list(own.iterdir()) == []  # with --json only where it is asked for
+    drawn = process("bias", suite, *FEW, cwd=own)
     assert drawn.code == 0
     assert drawn.out.splitlines()[-1] == "figure: bias.png"
-    assert [path.name for path in (tmp_path / "own").iterdir()] == ["bias.png"]
-    here = command("bias", suite, *FEW, "--json", "--figure", figure)
-    assert document(ended.out) == document(here.out)
-    assert (tmp_path / "own" / "bias.png").read_bytes() == figure.read_bytes()
+    assert [path.name for path in own.iterdir()] == ["bias.png"]
+    assert document(command("bias", suite, *FEW, "--json", "--figure", figure).out) == document(here.out)
+    assert (own / "bias.png").read_bytes() == figure.read_bytes()
     assert b"Software" not in figure.read_bytes()
 
 
-def test_a_process_refuses_in_one_line(tmp_path):
-    ended = process("bias", "./absent", "--figure", "no/such/X.png", cwd=tmp_path)
+def test_a_figure_that_cannot_be_written_is_told_of_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = command("bias", "./absent", "--figure", "no/such/X.png")
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
     assert line.startswith("ninscope: no/such/X.png: cannot write there")

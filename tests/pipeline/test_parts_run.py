@@ -108,7 +108,7 @@ def test_keys_are_those_of_before_where_nothing_later_is_asked():
     both = AnalysisSection(**asked).methods()
     digests = defaultdict(lambda: str(len(digests)), {DEFAULT_READING.key: "b" * 64})
     one = SimpleNamespace(
-        content_sha256="a" * 64, kind="local", wired=lambda reading: SimpleNamespace(digest=digests[reading.key])
+        content_sha256="a" * 64, kind="local", wiring=lambda reading: SimpleNamespace(digest=digests[reading.key])
     )
     assert spectra_key("c" * 32, both["sampled"]) == "816145add36fcc7ad6856e4e260c94be"
     assert exact_key(one, both["exact"], True) == "18513c94d4585e3acb44ce007e9eaa65"

@@ -297,13 +297,9 @@ def test_a_damaged_result_is_made_again(place):
         ("figures/weights-spectra.png", "deleted", AFTER[2:]),
         ("figures/weights-emergence.png", "altered", AFTER[2:]),
     ):
-        content = (folder / file).read_bytes()
         damaged(folder / file, how)
         assert would_run(place, dag(place)) == again, file
-        if how != "deleted" or "manifest" in file:
-            assert run(place, dag(place)).code == 0
-        else:  # as the others: it would be the same once more
-            (folder / file).write_bytes(content)
+        assert run(place, dag(place)).code == 0
         assert {name: contents(folder / name) for name in ("tables", "figures")} == whole, file
     assert stamps(folder / "store.zarr") == before
 
@@ -363,9 +359,8 @@ def test_a_touched_file_is_hashed_again_and_nothing_else(place, hashed):
     assert hashed == []
     touched = place / "weights" / "step8" / "model.safetensors"
     os.utime(touched, ns=(1, 1))
-    ended = command(*arguments)
+    assert "nothing to run" in command(*arguments).out
     assert hashed == [str(touched)]
-    assert "nothing to run" in ended.out
     assert results(place / "runs" / "tiny") == before
 
 

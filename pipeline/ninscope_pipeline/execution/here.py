@@ -15,7 +15,7 @@ from dask import threaded
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
-from ninscope_pipeline.execution import Died, Done
+from ninscope_pipeline.execution import JOB_THREADS, Died, Done
 from ninscope_pipeline.execution.graph import job_graph
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.execution.model_process import begin
@@ -33,6 +33,7 @@ class ThreadsHere:
         self._threads = threads
         self._own = threading.local()
         self._processes: list[ProcessPoolExecutor] = []
+        self._closed = False
 
     def execute(self, root: str, jobs: Sequence[Job], done: Done, died: Died) -> Mapping[JobId, Outcome]:
         """See `Executor`."""
@@ -49,7 +50,7 @@ class ThreadsHere:
                 outcomes[job_id] = outcome
                 done(job_id, outcome)
 
-        pool = ThreadPoolExecutor(self._threads)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix=JOB_THREADS)
         try:
             with Callback(posttask=ended):
                 threaded.get(tasks, list(id_of), pool=pool, num_workers=self._threads)
@@ -59,6 +60,7 @@ class ThreadsHere:
 
     def close(self) -> None:
         """Stop the processes of models."""
+        self._closed = True
         for pool in self._processes:
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.kill()
@@ -72,6 +74,8 @@ class ThreadsHere:
                 return self._process().submit(run_job, root, job, needs).result()
             except BrokenProcessPool as error:
                 self._own.pool, reason = None, str(error)
+                if self._closed:
+                    break
         return Outcome("failed", with_log(DIED, *job.id), f"{reason}\n", lost=True)
 
     def _process(self) -> ProcessPoolExecutor:
