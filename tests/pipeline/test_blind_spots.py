@@ -180,7 +180,7 @@ class TestOthersGoOn:
 
     @pytest.mark.slow
     def test_a_checkpoint_that_kills_who_locates_it_is_a_row(self, place, suite):
-        """Its worker is killed whenever it identifies step4."""
+        """Its worker is killed whenever it identifies step4. Dask takes it for the killer at once, not after three more deaths."""
         preload = place / "deadly.py"
         preload.write_text(
             "import os, signal\n"
@@ -193,7 +193,9 @@ class TestOthersGoOn:
             "LocalSource.identify = identify\n"
         )
         with (
-            dask.config.set({"distributed.worker.preload": [str(preload)]}),
+            dask.config.set(
+                {"distributed.worker.preload": [str(preload)], "distributed.scheduler.allowed-failures": 0}
+            ),
             LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
         ):
             ended = run(place, "--scheduler", cluster.scheduler_address)

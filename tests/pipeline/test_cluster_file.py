@@ -1,7 +1,6 @@
 """[cluster] in DAG files: what is accepted, what is refused with one line, and what the command line changes of it."""
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import dask
 import dask_jobqueue
 import pytest
-from driving import command, process, write_dag
+from driving import command, write_dag
 from suites import write_suite
 
 from ninscope.errors import RequestError
@@ -207,12 +206,13 @@ def test_without_dask_jobqueue_a_line_tells_how_to_install_it(suite, tmp_path, m
         ("echo 'what?'", "no job could be submitted: sbatch: Could not parse job id from submission command output"),
     ],
 )  # fmt: skip
-def test_a_batch_system_that_takes_no_job_is_one_line(suite, tmp_path, sbatch, says):
+def test_a_batch_system_that_takes_no_job_is_one_line(suite, tmp_path, monkeypatch, sbatch, says):
     if sbatch is not None:
         (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{sbatch}\n")
         (tmp_path / "sbatch").chmod(0o755)
     dag = write_dag(tmp_path / "tiny.toml", suite, cluster={"kind": "slurm", "maximum": 2, "job": JOB})
-    ended = process("run", dag, "--runs-dir", tmp_path, env={**os.environ, "PATH": str(tmp_path)})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ended = command("run", dag, "--runs-dir", tmp_path)
     assert ended.code == 2
     assert "Traceback" not in ended.err
     (line,) = ended.says

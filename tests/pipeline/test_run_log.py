@@ -151,7 +151,8 @@ def test_a_job_that_kills_its_workers_is_told_of_with_them(dag, run):
     )
     text = dag.read_text()
     dag.write_text(f'{text}\n[cluster]\nkind = "local"\nworkers = 2\nprocesses = true\n')
-    with dask.config.set({"distributed.worker.preload": [str(preload)]}):
+    # So that Dask takes it for the killer at once, not after three more deaths.
+    with dask.config.set({"distributed.worker.preload": [str(preload)], "distributed.scheduler.allowed-failures": 0}):
         ended = command("run", dag, "--runs-dir", run.parent)
     dag.write_text(text)
     assert ended.code == 1
@@ -166,7 +167,7 @@ def test_a_job_that_kills_its_workers_is_told_of_with_them(dag, run):
     assert emergence[emergence["method"] == "sampled"]["step"].tolist() == [0, 8]
     assert "died while running it" in (run / "log" / job).read_text()
     deaths = (run / "log" / "lost-workers.txt").read_text().splitlines()
-    assert len(deaths) >= 4
+    assert len(deaths) >= 2  # once more by itself
     assert job.removesuffix(".txt") in deaths[0]
     ended = command("run", dag, "--runs-dir", run.parent)
     assert (ended.code, ended.says) == (0, [])
