@@ -167,7 +167,6 @@ def test_a_job_that_kills_its_workers_is_told_of_with_them(dag, run):
     assert emergence[emergence["method"] == "sampled"]["step"].tolist() == [0, 8]
     assert "died while running it" in (run / "log" / job).read_text()
     deaths = (run / "log" / "lost-workers.txt").read_text().splitlines()
-    assert len(deaths) >= 2  # once more by itself
     assert job.removesuffix(".txt") in deaths[0]
     ended = command("run", dag, "--runs-dir", run.parent)
     assert (ended.code, ended.says) == (0, [])
