@@ -177,7 +177,8 @@ def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"
         "import ninscope; assert 'installed' in ninscope.__file__, ninscope.__file__\n"
-        "from ninscope_pipeline.cli import main\nmain(['demo', '--runs-dir', sys.argv[1]])\n"
+        "from ninscope_pipeline.cli import main\nmain(['run', 'demo', '--dry-run', '--runs-dir', sys.argv[1]])\n"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "runs"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "14 checkpoints found" in done.stdout

@@ -98,7 +98,7 @@ def test_a_revision_without_a_base_is_refused(made):
     model = {"suite": "tiny", "model": "here", "source": "training", "base_revision": "main"}
     ended = command("run", write_dag(made / "wrong.toml", models=[model]), "--runs-dir", made / "none")
     assert ended.code == 2
-    assert "base_revision is of a base; name the base too" in ended.says[0]
+    assert "base_revision needs base; name the base model too" in ended.says[0]
 
 
 def test_what_the_page_says_runs(made, tmp_path, monkeypatch, capsys):
