@@ -114,6 +114,7 @@ def test_a_run_folder_that_is_a_file_is_one_line(requests):
     assert "the run folder cannot be written" in line
 
 
+@pytest.mark.slow
 def test_a_process_ends_as_its_entry_point_says(requests):
     """The same through the real command: exit code, one line and no traceback."""
     ended = process("run", "wrong.toml", cwd=requests)

@@ -108,11 +108,15 @@ class TestAudit:
         assert [document["source"] for document in json.loads(ended.out)] == [str(suite)]
 
     def test_a_folder_may_be_called_anything(self, suite):
-        """Names could be taken for markup; the last one in a terminal, in colours."""
+        """Names could be taken for markup."""
         for name in ("r{1}", "q[x]", "[red]"):
             suite = suite.rename(suite.parent / name)
             ended = command("audit", suite)
             assert (ended.code, f"{suite}: 4 of 4 revisions ok" in ended.out) == (0, True), ended.err
+
+    @pytest.mark.slow
+    def test_in_a_terminal_too(self, suite):
+        suite = suite.rename(suite.parent / "[red]")
         with_terminal = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"}
         ended = process("audit", suite, env=with_terminal)
         assert (ended.code, "4 of 4 revisions ok" in ended.out) == (0, True), ended.err

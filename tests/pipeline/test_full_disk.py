@@ -162,6 +162,7 @@ def long(root: str) -> Outcome:
     return Outcome()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "kind"), [("request", RequestError), ("store", StoreError)])
 def test_what_concerns_all_tasks_stops_them(scheduler, error, kind):
     graph: Graph = {

@@ -190,6 +190,7 @@ WRITER = """
 """
 
 
+@pytest.mark.slow
 def test_sets_that_are_written_at_once_come_one_after_the_other(folder):
     writers = [
         subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), str(folder.root), number]) for number in "123"
