@@ -34,13 +34,14 @@ PAGES = {
 }
 CLUSTER = "docs/cluster.md"  # needs a cluster: tests/pipeline/test_slurm.py runs its example
 ARCHITECTURES = "docs/architectures.md"  # its example is a module: tests/architectures/test_new_family.py runs it
+RUNS_MODELS = "docs/memel.md"  # its examples fine-tune
 README_LINES = 120
 
 
 def blocks(language: str, *without: str) -> list:
     """Fenced code of all pages in order, as pytest parameters named by page and number."""
     return [
-        pytest.param(code, id=f"{page}-{number}")
+        pytest.param(code, id=f"{page}-{number}", marks=[pytest.mark.slow] if page == RUNS_MODELS else [])
         for page, text in PAGES.items()
         if page not in without
         for number, code in enumerate(re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL), 1)

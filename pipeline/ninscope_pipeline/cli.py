@@ -328,6 +328,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         code = 2
     except InterruptedRun as error:
         _say(str(error))
+        _leave_work()
         code = 130
     except NinscopeError as error:
         _say(str(error))
@@ -343,6 +344,22 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         sys.stderr.flush()
         os._exit(130)  # not to wait for threads that measure what nobody wants any more; nothing is being written
     return int(code or 0)
+
+
+def _leave_work() -> None:
+    """End at once where threads measure what nobody wants any more: Python would wait for them, an hour perhaps.
+
+    What they write is aside until it is whole.
+    """
+    from ninscope_pipeline.execution import JOB_THREADS
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for thread in threading.enumerate():
+        if thread.name.startswith(JOB_THREADS):
+            thread.join(1)  # it may be about to end
+            if thread.is_alive():
+                os._exit(130)
 
 
 def _unexpected(error: Exception) -> int:

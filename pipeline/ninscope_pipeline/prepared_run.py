@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,13 +225,18 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
 
 def run_file_content(dag: Dag) -> dict[str, Any]:
     """What run.toml says: the DAG file with its defaults, and the versions of what computes."""
-    versions = {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
     request = dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}
     request["variants"] = [variant.model_dump(include={"name", *variant.changes()}) for variant in dag.variants]
     return {
         "asked": _without_none(request),
-        "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **versions},
+        "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **_versions()},
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Those of other packages; looking one up reads its folder."""
+    return {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
 
 
 def _analysis(dag: Dag) -> dict[str, Any]:

@@ -88,7 +88,11 @@ def tables_key(request: Request) -> str:
         for checkpoint in results
     ]
     emerged = {
-        job.key: None for stage in stages().values() if stage.follows_outcomes for job in request.jobs_of(stage.name)
+        job.key: None
+        for stage in stages().values()
+        if stage.follows_outcomes
+        for job in request.jobs_of(stage.name)
+        if request.outcome(job).ok
     }
     return content_key(
         STAGE,

@@ -13,6 +13,8 @@ import ninscope
 pytest.importorskip("peft")
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 STEPS = (0, 10)
 
@@ -66,8 +68,8 @@ def test_measure_with_a_wrong_base(made):
     assert all("no revision checkpoint-7 in it" in line for line in ended.says)
 
 
-def test_a_run(made, dag, scheduler):
-    ended = command("run", dag, "--runs-dir", made / "runs", "--scheduler", scheduler)
+def test_a_run(made, dag):
+    ended = command("run", dag, "--runs-dir", made / "runs")
     assert ended.code == 0
     assert all(
         line.startswith("tiny/alone ") for line in ended.says
@@ -96,7 +98,7 @@ def test_a_revision_without_a_base_is_refused(made):
     model = {"suite": "tiny", "model": "here", "source": "training", "base_revision": "main"}
     ended = command("run", write_dag(made / "wrong.toml", models=[model]), "--runs-dir", made / "none")
     assert ended.code == 2
-    assert "base_revision is of a base; name the base too" in ended.says[0]
+    assert "base_revision needs base; name the base model too" in ended.says[0]
 
 
 def test_what_the_page_says_runs(made, tmp_path, monkeypatch, capsys):

@@ -19,6 +19,8 @@ from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.survey import survey
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 MODEL = '[[models]]\nsuite = "s"\nmodel = "m"\nsource = "org/name"\n'
 STEPS = (0, 1, 2, 4, 8)
@@ -99,6 +101,7 @@ def test_a_pattern_of_branches_holds_the_seed_of_another_model(tmp_path):
 
 SUITE = '[[suites]]\npreset = "pythia"\n'
 PYTHIAS = "pythia-14m, pythia-31m, pythia-70m, pythia-160m, pythia-410m, pythia-1b, pythia-1.4b, pythia-2.8b"
+EITHER = "models.1.revisions: give either steps or a range (from, to, every), not both"
 ANY = 'give "all", a list of distinct revision names, a pattern with {step}'
 
 
@@ -107,18 +110,18 @@ ANY = 'give "all", a list of distinct revision names, a pattern with {step}'
     [
         ('[[suites]]\npreset = "gpt"\n', "suites.1.preset: Input should be 'pythia', 'pythia-deduped'"),
         ("[[suites]]\n", "suites.1.preset: Field required"),
-        (SUITE + 'models = ["pythia-3b"]\n', f"suites.1: pythia has no model pythia-3b; it has {PYTHIAS}"),
-        (SUITE + 'models = ["EleutherAI/pythia-70m"]\n', "suites.1: pythia has no model EleutherAI/pythia-70m; it has"),
+        (SUITE + 'models = ["pythia-3b"]\n', f"suites.1: pythia has no model 'pythia-3b'; its models: {PYTHIAS}"),
+        (SUITE + 'models = ["EleutherAI/pythia-70m"]\n', "suites.1: pythia has no model 'EleutherAI/pythia-70m'; its models:"),
         (SUITE + "models = []\n", "suites.1.models: List should have at least 1 item"),
-        (SUITE + 'models = ["pythia-1b", "pythia-1b"]\n', "suites.1: give distinct models"),
+        (SUITE + 'models = ["pythia-1b", "pythia-1b"]\n', "suites.1: a model is listed twice; list each one once"),
         (SUITE + SUITE, "the model pythia/pythia-14m is listed twice"),
         (SUITE + 'revisions = "all"\n', "suites.1.revisions: give a table: { from = ..., to = ..., log = ... }"),
-        (SUITE + "revisions = { from = 5, to = 4 }\n", "suites.1.revisions: from 5 to 4 holds no step"),
+        (SUITE + "revisions = { from = 5, to = 4 }\n", "suites.1.revisions: from = 5 to 4 contains no step; give a larger to"),
         (SUITE + "seeds = [1]\n", "suites.1.seeds: no such key"),
-        (MODEL + "revisions = { from = 5, to = 4 }\n", "models.1.revisions: from 5 to 4 holds no step"),
-        (MODEL + "revisions = { steps = [1], from = 1 }\n", "models.1.revisions: give steps, or a range (from, to, every)"),
-        (MODEL + "revisions = { steps = [1], to = 1 }\n", "models.1.revisions: give steps, or a range (from, to, every)"),
-        (MODEL + "revisions = { steps = [1], every = 2 }\n", "models.1.revisions: give steps, or a range (from, to, every)"),
+        (MODEL + "revisions = { from = 5, to = 4 }\n", "models.1.revisions: from = 5 to 4 contains no step; give a larger to"),
+        (MODEL + "revisions = { steps = [1], from = 1 }\n", EITHER),
+        (MODEL + "revisions = { steps = [1], to = 1 }\n", EITHER),
+        (MODEL + "revisions = { steps = [1], every = 2 }\n", EITHER),
         (MODEL + "revisions = { steps = [] }\n", "models.1.revisions.steps: List should have at least 1 item"),
         (MODEL + "revisions = { steps = [-1] }\n", "models.1.revisions.steps.1: Input should be greater than or equal to 0"),
         (MODEL + "revisions = { steps = [true] }\n", "models.1.revisions.steps.1: Input should be a valid integer"),
@@ -131,12 +134,12 @@ ANY = 'give "all", a list of distinct revision names, a pattern with {step}'
         (MODEL + "revisions = []\n", f"models.1.revisions: {ANY}, or a table"),
         (MODEL + 'revisions = ["a", "a"]\n', f"models.1.revisions: {ANY}, or a table"),
         (MODEL + "revisions = 3\n", f"models.1.revisions: {ANY}, or a table: {{ from = ..., to = ..., log = ... }}"),
-        (MODEL + "seeds = [1]\n", "models.1: seeds needs {seed} in model and in source"),
-        (MODEL.replace('"m"', '"m{seed}"') + "seeds = [1]\n", "models.1: seeds needs {seed} in model and in source"),
-        (MODEL.replace('"m"', '"m{seed}"'), "models.1: {seed} in model needs seeds = [1, 2, ...]"),
-        (MODEL.replace('"m"', '"m{s}"') + "seeds = [1]\n", "models.1.model: letters, digits, dots, underscores"),
+        (MODEL + "seeds = [1]\n", "models.1: seeds needs {seed} in both model and source"),
+        (MODEL.replace('"m"', '"m{seed}"') + "seeds = [1]\n", "models.1: seeds needs {seed} in both model and source"),
+        (MODEL.replace('"m"', '"m{seed}"'), "models.1: {seed} in model needs the key seeds, such as seeds = [1, 2]"),
+        (MODEL.replace('"m"', '"m{s}"') + "seeds = [1]\n", "models.1.model: a model's name may have letters, digits, dots"),
         (MODEL.replace('"m"', '"m{seed}"').replace("name", "{seed}") + "seeds = []\n", "models.1.seeds: List should have"),
-        (MODEL.replace('"m"', '"m{seed}"').replace("name", "{seed}") + "seeds = [1, 1]\n", "models.1: give distinct seeds"),
+        (MODEL.replace('"m"', '"m{seed}"').replace("name", "{seed}") + "seeds = [1, 1]\n", "models.1: a seed is listed twice"),
         (MODEL.replace('"m"', '"m{seed}"').replace("name", "{seed}") + "seeds = [-1]\n", "models.1.seeds.1: Input should be"),
     ],
 )  # fmt: skip
@@ -157,8 +160,8 @@ def asked(tmp_path, **sections) -> Path:
     return path
 
 
-def run(dag, scheduler):
-    return command("run", dag, "--runs-dir", dag.parent / "runs", "--scheduler", scheduler)
+def run(dag):
+    return command("run", dag, "--runs-dir", dag.parent / "runs")
 
 
 def checkpoints(tmp_path) -> dict[str, str]:
@@ -167,9 +170,9 @@ def checkpoints(tmp_path) -> dict[str, str]:
     return dict(zip(rows["revision"], rows["status"], strict=True))
 
 
-def test_listed_steps_that_are_absent_are_rows(tmp_path, suite, scheduler):
+def test_listed_steps_that_are_absent_are_rows(tmp_path, suite):
     model = {"suite": "s", "model": "m", "source": "tiny", "revisions": {"steps": [0, 3, 8]}}
-    ended = run(asked(tmp_path, models=[model]), scheduler)
+    ended = run(asked(tmp_path, models=[model]))
     assert ended.code == 1
     assert checkpoints(tmp_path) == {"step0": "ok", "step3": "missing", "step8": "ok"}
     assert ended.says == [f"s/m step3: missing: {suite}: no revision step3 in it"]
@@ -199,14 +202,14 @@ def test_nothing_that_fits_is_a_wrong_request(tmp_path, suite):
     assert "no revision states the pattern 'it{step}'; there are step0, step1, step2 ..." in ended.says[0]
 
 
-def test_run_toml_holds_what_was_asked_and_can_be_asked_again(tmp_path, suite, scheduler):
+def test_run_toml_holds_what_was_asked_and_can_be_asked_again(tmp_path, suite):
     write_suite(tmp_path / "tiny-1", (0, 1), seed=7, **SHAPE)
     models = [
         {"suite": "s", "model": "m", "source": "tiny", "revisions": {"pattern": "step{step}", "from": 1, "log": 2}},
         {"suite": "s", "model": "of{seed}", "source": "tiny-{seed}", "seeds": [1]},
     ]
     dag = asked(tmp_path, models=models, emergence=EMERGENCE | {"baseline_step": 1, "trust_duplicates": True})
-    assert run(dag, scheduler).code == 0
+    assert run(dag).code == 0
     written = tomllib.loads((tmp_path / "runs" / "x" / "run.toml").read_text())["asked"]
     assert written["models"][0]["revisions"] == {"pattern": "step{step}", "from": 1, "every": 1, "log": 2}
     assert [one["model"] for one in written["models"]] == ["m", "of1"]
@@ -247,7 +250,7 @@ def test_a_narrowed_preset_still_knows_its_steps(tmp_path, revisions, steps):
         load_dag(asked(tmp_path, suites=[preset | {"revisions": {"from": 143001}}]))
 
 
-def test_a_preset_is_run_from_a_hub(tmp_path, suite, serve, scheduler):
+def test_a_preset_is_run_from_a_hub(tmp_path, suite, serve):
     serve({"EleutherAI/pythia-14m": {folder.name: folder for folder in suite.iterdir()}})
     preset = {"preset": "pythia", "models": ["pythia-14m"], "revisions": {"steps": [0, 1, 1000]}}
     located = survey(load_dag(asked(tmp_path, suites=[preset])), RunFolder(tmp_path / "runs" / "x")).located

@@ -148,6 +148,7 @@ def test_of_a_hub(serve, dirty):
     assert server.bytes_served(".safetensors") == 0
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_with_the_client_as_users_have_it(serve, dirty):
     server = serve({MODEL: {folder.name: folder for folder in dirty.iterdir()}})
     ended = process(

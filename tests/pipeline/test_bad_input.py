@@ -20,11 +20,13 @@ from suites import write_checkpoint, write_suite
 
 import ninscope
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STEP_OF = {kind: 100 + number for number, kind in enumerate(BAD)}
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory, scheduler):
+def mixed(tmp_path_factory):
     """(folder, how its run ended): every kind of bad checkpoint among good ones; run good: the same without the bad."""
     place = tmp_path_factory.mktemp("mixed")
     for suite in ("mixed", "good"):
@@ -32,13 +34,13 @@ def mixed(tmp_path_factory, scheduler):
     for kind, (make, _, _) in BAD.items():
         make(place / "mixed" / f"step{STEP_OF[kind]}")
     good = write_dag(place / "good.toml", models=[{"suite": "s", "model": "m", "source": "good"}])
-    assert run(place, good, scheduler).code == 0
+    assert run(place, good).code == 0
     dag = write_dag(place / "mixed.toml", models=[{"suite": "s", "model": "m", "source": "mixed"}])
-    return place, run(place, dag, scheduler)
+    return place, run(place, dag)
 
 
-def run(place: Path, dag: Path, scheduler: str):
-    return command("run", dag, "--runs-dir", place / "runs", "--scheduler", scheduler)
+def run(place: Path, dag: Path):
+    return command("run", dag, "--runs-dir", place / "runs")
 
 
 def table(run_folder: Path, name: str) -> pd.DataFrame:
@@ -106,11 +108,11 @@ def test_what_is_wrong_with_a_checkpoint_is_found_once(mixed):
 
 
 @pytest.mark.parametrize("kind", ["NaN", "tensor of integers"])
-def test_a_checkpoint_whose_weights_turn_out_bad_is_found_once(tmp_path, scheduler, kind):
+def test_a_checkpoint_whose_weights_turn_out_bad_is_found_once(tmp_path, kind):
     write_suite(tmp_path / "tiny", GOOD, **SHAPE)
     BAD[kind][0](tmp_path / "tiny" / "step9")
     dag = write_dag(tmp_path / "tiny.toml", Path("tiny"))
-    assert run(tmp_path, dag, scheduler).code == 1
+    assert run(tmp_path, dag).code == 1
     assert command("run", dag, "--runs-dir", tmp_path / "runs", "--dry-run").would_run == []
 
 
@@ -121,10 +123,10 @@ def test_a_dry_run_names_the_checkpoints_that_are_not_ok(mixed):
     assert f"s/m step{STEP_OF['truncated']}: corrupt: " in ended.out
 
 
-def test_a_suite_without_one_good_checkpoint_still_makes_tables(tmp_path, scheduler):
+def test_a_suite_without_one_good_checkpoint_still_makes_tables(tmp_path):
     for kind in ("garbage", "NaN"):
         BAD[kind][0](tmp_path / "tiny" / f"step{STEP_OF[kind]}")
-    ended = run(tmp_path, write_dag(tmp_path / "tiny.toml", Path("tiny")), scheduler)
+    ended = run(tmp_path, write_dag(tmp_path / "tiny.toml", Path("tiny")))
     assert ended.code == 1
     assert len(ended.says) == 2
     folder = tmp_path / "runs" / "tiny"
@@ -133,43 +135,43 @@ def test_a_suite_without_one_good_checkpoint_still_makes_tables(tmp_path, schedu
     assert len(ninscope.open_run(folder).figures) == 2
 
 
-def test_a_listed_revision_that_is_not_there_is_missing(tmp_path, scheduler):
+def test_a_listed_revision_that_is_not_there_is_missing(tmp_path):
     write_suite(tmp_path / "tiny", GOOD, **SHAPE)
-    ended = run(tmp_path, write_dag(tmp_path / "tiny.toml", Path("tiny"), revisions=["step0", "step4"]), scheduler)
+    ended = run(tmp_path, write_dag(tmp_path / "tiny.toml", Path("tiny"), revisions=["step0", "step4"]))
     assert ended.code == 1
     (line,) = ended.says
     assert line.startswith("tiny/tiny step4: missing: ")
     assert table(tmp_path / "runs" / "tiny", "checkpoints")["status"].tolist() == ["ok", "missing"]
 
 
-def test_a_repaired_checkpoint_is_analysed(tmp_path, scheduler):
+def test_a_repaired_checkpoint_is_analysed(tmp_path):
     write_suite(tmp_path / "tiny", GOOD, **SHAPE)
     broken = tmp_path / "tiny" / "step1" / "model.safetensors"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-1])
     dag = write_dag(tmp_path / "tiny.toml", Path("tiny"))
-    assert run(tmp_path, dag, scheduler).code == 1
+    assert run(tmp_path, dag).code == 1
     broken.write_bytes(whole)
-    assert run(tmp_path, dag, scheduler).code == 0
+    assert run(tmp_path, dag).code == 0
     assert table(tmp_path / "runs" / "tiny", "checkpoints")["status"].tolist() == ["ok"] * 3
 
 
 # Checkpoints that are ok and yet give no or less of a result.
 
 
-def run_with(tmp_path: Path, scheduler: str, checkpoints: dict, **changes):
+def run_with(tmp_path: Path, checkpoints: dict, **changes):
     """(how a run over checkpoints by step ended, its folder)."""
     write_suite(tmp_path / "tiny", GOOD, **SHAPE)
     for step, tensors in checkpoints.items():
         shutil.rmtree(tmp_path / "tiny" / f"step{step}", ignore_errors=True)
         if tensors is not None:
             write_checkpoint(tmp_path / "tiny" / f"step{step}", tensors)
-    ended = run(tmp_path, write_dag(tmp_path / "tiny.toml", Path("tiny"), **changes), scheduler)
+    ended = run(tmp_path, write_dag(tmp_path / "tiny.toml", Path("tiny"), **changes))
     return ended, tmp_path / "runs" / "tiny"
 
 
-def test_weights_that_are_all_zero_have_no_spectrum_and_it_is_said(tmp_path, scheduler):
-    ended, folder = run_with(tmp_path, scheduler, {8: zeroed(8)})
+def test_weights_that_are_all_zero_have_no_spectrum_and_it_is_said(tmp_path):
+    ended, folder = run_with(tmp_path, {8: zeroed(8)})
     assert ended.code == 0
     row = table(folder, "checkpoints").set_index("step").loc[8]
     assert row["status"] == "ok"
@@ -183,8 +185,8 @@ def test_weights_that_are_all_zero_have_no_spectrum_and_it_is_said(tmp_path, sch
     assert any("step8" in line and "alpha0 and width are missing" in line for line in ended.says)
 
 
-def test_one_matrix_of_zeros_leaves_a_spectrum_of_the_rest(tmp_path, scheduler):
-    ended, folder = run_with(tmp_path, scheduler, {8: zeroed(8, [FUSED])})
+def test_one_matrix_of_zeros_leaves_a_spectrum_of_the_rest(tmp_path):
+    ended, folder = run_with(tmp_path, {8: zeroed(8, [FUSED])})
     assert ended.code == 0
     rows = table(folder, "emergence").set_index("step")
     assert rows.loc[8, ["alpha0", "width", "emergence"]].notna().all()
@@ -192,8 +194,8 @@ def test_one_matrix_of_zeros_leaves_a_spectrum_of_the_rest(tmp_path, scheduler):
     assert (samples.loc[8, "nodes_counted"].to_numpy() < samples.loc[1, "nodes_counted"].to_numpy()).all()
 
 
-def test_a_start_without_spectrum_leaves_alpha0_and_no_emergence(tmp_path, scheduler):
-    ended, folder = run_with(tmp_path, scheduler, {0: zeroed(0)})
+def test_a_start_without_spectrum_leaves_alpha0_and_no_emergence(tmp_path):
+    ended, folder = run_with(tmp_path, {0: zeroed(0)})
     assert ended.code == 0
     rows = table(folder, "emergence").set_index("step")
     assert rows["emergence"].isna().all()
@@ -202,8 +204,8 @@ def test_a_start_without_spectrum_leaves_alpha0_and_no_emergence(tmp_path, sched
     assert any("step0 has no spectrum" in line for line in ended.says)
 
 
-def test_fewer_neurons_than_asked_is_said(tmp_path, scheduler):
-    ended, folder = run_with(tmp_path, scheduler, {}, nodes_per_layer=40)
+def test_fewer_neurons_than_asked_is_said(tmp_path):
+    ended, folder = run_with(tmp_path, {}, nodes_per_layer=40)
     assert ended.code == 0
     said = "layers of 16 neurons were taken whole (40 asked for)"
     assert table(folder, "checkpoints")["message"].tolist() == [said] * 3
@@ -211,8 +213,8 @@ def test_fewer_neurons_than_asked_is_said(tmp_path, scheduler):
 
 
 @pytest.mark.parametrize("absent", [True, False])
-def test_without_a_usable_step0_there_is_alpha0_and_no_emergence(tmp_path, scheduler, absent):
-    ended, folder = run_with(tmp_path, scheduler, {0: None if absent else with_value(math.nan)})
+def test_without_a_usable_step0_there_is_alpha0_and_no_emergence(tmp_path, absent):
+    ended, folder = run_with(tmp_path, {0: None if absent else with_value(math.nan)})
     assert ended.code == (0 if absent else 1)
     rows = table(folder, "emergence")
     assert rows["step"].tolist() == [1, 8]
@@ -222,16 +224,16 @@ def test_without_a_usable_step0_there_is_alpha0_and_no_emergence(tmp_path, sched
     assert any("no usable step0" in line for line in ended.says)
 
 
-def test_another_baseline_does_without_step0(tmp_path, scheduler):
-    ended, folder = run_with(tmp_path, scheduler, {0: None}, baseline_step=1)
+def test_another_baseline_does_without_step0(tmp_path):
+    ended, folder = run_with(tmp_path, {0: None}, baseline_step=1)
     assert (ended.code, ended.says) == (0, [])
     rows = table(folder, "emergence").set_index("step")
     assert rows.loc[1, "emergence"] == 0
     assert (rows["baseline_step"] == 1).all()
 
 
-def test_one_sample_has_no_spread_and_no_interval(tmp_path, scheduler):
-    ended, folder = run_with(tmp_path, scheduler, {}, samples=1)
+def test_one_sample_has_no_spread_and_no_interval(tmp_path):
+    ended, folder = run_with(tmp_path, {}, samples=1)
     assert ended.code == 0
     rows = table(folder, "emergence")
     assert rows[["alpha0", "width", "emergence"]].notna().all(axis=None)

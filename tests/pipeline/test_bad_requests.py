@@ -18,13 +18,15 @@ from damage import (
 from driving import ANALYSIS, command, process, write_dag
 from suites import write_checkpoint, write_suite
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def table(run_folder: Path, name: str) -> pd.DataFrame:
     return pd.read_parquet(run_folder / "tables" / f"{name}.parquet")
 
 
-def run(place: Path, dag: Path, scheduler: str):
-    return command("run", dag, "--runs-dir", place / "runs", "--scheduler", scheduler)
+def run(place: Path, dag: Path):
+    return command("run", dag, "--runs-dir", place / "runs")
 
 
 # Requests that are wrong: exit code 2, one line, nothing on standard output.
@@ -65,14 +67,14 @@ def requests(suite, tmp_path, monkeypatch) -> Path:
         ("measure", "(?i)missing argument.*source"),
         (
             "run absent.toml",
-            "^absent.toml: no such DAG file; these ship with ninscope: ablations, demo, .*polypythias, pythia",
+            "^absent.toml: no such DAG file; give a path, or one that ships with ninscope: ablations, demo, .*polypythias, pythia",
         ),
         ("run absent", "^absent: no such DAG file"),
         ("run empty", "^empty: no such DAG file"),
         ("run wrong.toml", "^wrong.toml: models: "),
         ("run lost.toml", "absent: no such folder"),
         ("run nothing.toml", "empty: no checkpoint and no revision folders"),
-        ("run results.toml", "absent.csv: cannot be read"),
+        ("run results.toml", "absent.csv: cannot read it"),
         ("run good.toml --workers 0", "^Invalid value for '--workers'"),
         ("run good.toml --worker 2", "No such option.*--worker"),
         ("run good.toml --runs-dir file", "^.*file/good: the run folder cannot be written .*--runs-dir"),
@@ -80,8 +82,8 @@ def requests(suite, tmp_path, monkeypatch) -> Path:
         ("run good.toml --runs-dir /proc/ninscope", "^/proc/ninscope/good: the run folder cannot be written"),
         ("run good.toml --runs-dir ~nobody-of-that-name/runs", "nobody-of-that-name"),
         ("run", "(?i)missing argument.*dag"),
-        ("status absent", "^absent: no run there"),
-        ("status empty", "^empty: no run there"),
+        ("status absent", "^absent: not a run folder"),
+        ("status empty", "^empty: not a run folder"),
         ("status", "(?i)missing argument.*run"),
         ("polish good.toml", "No such command.*polish"),
     ],
@@ -112,6 +114,7 @@ def test_a_run_folder_that_is_a_file_is_one_line(requests):
     assert "the run folder cannot be written" in line
 
 
+@pytest.mark.slow
 def test_a_process_ends_as_its_entry_point_says(requests):
     """The same through the real command: exit code, one line and no traceback."""
     ended = process("run", "wrong.toml", cwd=requests)
@@ -188,10 +191,10 @@ def test_measure_of_a_bad_revision_alone_is_exit_code_1(with_one_bad):
     assert len(ended.err.splitlines()) == 1
 
 
-def test_measure_agrees_with_a_run(with_one_bad, tmp_path, scheduler):
+def test_measure_agrees_with_a_run(with_one_bad, tmp_path):
     dag = write_dag(tmp_path / "tiny.toml", with_one_bad, min_degree=10, q={"start": -3.0, "stop": 3.0, "step": 0.1})
     assert (ANALYSIS["nodes_per_layer"], ANALYSIS["samples"]) == (12, 3)
-    assert run(tmp_path, dag, scheduler).code == 1
+    assert run(tmp_path, dag).code == 1
     rows = table(tmp_path / "runs" / "tiny", "emergence").set_index("step")
     ended = command("measure", with_one_bad, *MEASURE, "--json")
     for row in json.loads(ended.out)["rows"]:

@@ -82,7 +82,7 @@ def test_json_is_one_document_and_nothing_else(suite, figure):
 def test_the_table_names_every_number_of_neurons_and_the_figure(suite, figure):
     ended = command("bias", suite, "--revision", "step2", *FEW, "--seed", "3", "--figure", figure)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.splitlines()[-1] == f"look at {figure}"
+    assert ended.out.splitlines()[-1] == f"figure: {figure}"
     assert "step2" in ended.out
     table = ninscope.sampling_bias(suite, "step2", [4, 8], 2, 3)
     shown = [line.split("│")[1:-1] for line in ended.out.splitlines() if line.startswith("│")]
@@ -95,27 +95,30 @@ def test_the_table_names_every_number_of_neurons_and_the_figure(suite, figure):
     assert_drawn(figure)
 
 
-def test_a_process_measures_and_draws(suite, figure, tmp_path):
+@pytest.mark.slow
+def test_a_process_measures_and_draws(suite, figure, tmp_path, monkeypatch):
     """Through the real command, in its own folder, where the figure goes unless another is named; the bytes are the same."""
-    (tmp_path / "own").mkdir()
-    ended = process("bias", suite, *FEW, "--json", cwd=tmp_path / "own")
-    assert (ended.code, ended.err) == (0, "")
-    assert list((tmp_path / "own").iterdir()) == []  # with --json only where it is asked for
-    drawn = process("bias", suite, *FEW, cwd=tmp_path / "own")
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.chdir(own)
+    here = command("bias", suite, *FEW, "--json")
+    assert (here.code, here.err) == (0, "")
+    assert list(own.iterdir()) == []  # with --json only where it is asked for
+    drawn = process("bias", suite, *FEW, cwd=own)
     assert drawn.code == 0
-    assert drawn.out.splitlines()[-1] == "look at bias.png"
-    assert [path.name for path in (tmp_path / "own").iterdir()] == ["bias.png"]
-    here = command("bias", suite, *FEW, "--json", "--figure", figure)
-    assert document(ended.out) == document(here.out)
-    assert (tmp_path / "own" / "bias.png").read_bytes() == figure.read_bytes()
+    assert drawn.out.splitlines()[-1] == "figure: bias.png"
+    assert [path.name for path in own.iterdir()] == ["bias.png"]
+    assert document(command("bias", suite, *FEW, "--json", "--figure", figure).out) == document(here.out)
+    assert (own / "bias.png").read_bytes() == figure.read_bytes()
     assert b"Software" not in figure.read_bytes()
 
 
-def test_a_process_refuses_in_one_line(tmp_path):
-    ended = process("bias", "./absent", "--figure", "no/such/X.png", cwd=tmp_path)
+def test_a_figure_that_cannot_be_written_is_told_of_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = command("bias", "./absent", "--figure", "no/such/X.png")
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
-    assert line.startswith("ninscope: no/such/X.png: cannot be written")
+    assert line.startswith("ninscope: no/such/X.png: cannot write there")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -200,7 +203,7 @@ def test_a_name_with_signs_is_shown_as_it_is(tmp_path, figure):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("SUITE --nodes-per-layer 4,x", "^--nodes-per-layer is '4,x'; numbers parted by commas were expected"),
+        ("SUITE --nodes-per-layer 4,x", "^--nodes-per-layer is '4,x'; give numbers separated by commas"),
         ("SUITE --nodes-per-layer 4,", "^--nodes-per-layer is '4,'"),
         ("SUITE --nodes-per-layer all", "^--nodes-per-layer is 'all'"),
         ("SUITE --nodes-per-layer 4.5", "^--nodes-per-layer is '4.5'"),
@@ -236,7 +239,7 @@ def test_a_figure_that_cannot_be_written_is_refused_before_the_work(
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
     assert re.search(
-        rf"^ninscope: {re.escape(place)}: cannot be written \(.+\); name another file with --figure$", line
+        rf"^ninscope: {re.escape(place)}: cannot write there \(.+\); give another file with --figure$", line
     )
 
 

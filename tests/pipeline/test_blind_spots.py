@@ -1,6 +1,7 @@
 """Where an audit could be blind, and where one failure could take others along: each is seen, said, and costs its own rows."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from suites import write_suite
 
 import ninscope
 from ninscope_pipeline.stages.emergence import EmergenceStage
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 MODEL = "org/tiny"
@@ -34,9 +37,9 @@ def branches(suite):
     return {folder.name: folder for folder in suite.iterdir()}
 
 
-def run(place, scheduler, *options, **changes):
+def run(place, *options, **changes):
     dag = write_dag(place / "x.toml", Path("tiny"), exact=True, nodes_per_layer="all", samples=None, **changes)
-    return command("run", dag, "--runs-dir", place / "runs", "--scheduler", scheduler, *options)
+    return command("run", dag, "--runs-dir", place / "runs", *options)
 
 
 def table(place, name):
@@ -49,7 +52,7 @@ def of_hub(**changes):
 
 class TestAudit:
     @pytest.mark.parametrize("damage", ["config", "weights"])
-    def test_a_duplicate_that_cannot_be_opened_falsifies_all_the_same(self, place, suite, scheduler, damage):
+    def test_a_duplicate_that_cannot_be_opened_falsifies_all_the_same(self, place, suite, damage):
         """step0 is step8, and step8 is of an unknown kind, or has a damaged shard beside the shared one."""
         if damage == "config":
             shutil.copy(suite / "step8" / "model.safetensors", suite / "step0")
@@ -61,7 +64,7 @@ class TestAudit:
             first, second = sorted((suite / "step8").glob("*.safetensors"))
             shutil.copy(first, suite / "step0")
             second.write_bytes(second.read_bytes()[:-8])
-        ended = run(place, scheduler)
+        ended = run(place)
         assert ended.code == 1
         rows = table(place, "checkpoints").set_index("revision")
         assert rows["status"].to_dict() == {
@@ -71,15 +74,15 @@ class TestAudit:
         assert "step0" in rows["message"]["step8"]
         assert table(place, "emergence")["emergence"].isna().all()
 
-    def test_what_could_not_be_asked_for_is_said(self, place, suite, serve, threads):
+    def test_what_could_not_be_asked_for_is_said(self, place, suite, serve):
         hub = serve({MODEL: branches(suite)})
         hub.faults = [lambda request: LATER if request.path.endswith(("/step4", "/step8")) else None]
-        ended = run(place, threads, models=of_hub(revisions=["step0", "step1"]))
+        ended = run(place, models=of_hub(revisions=["step0", "step1"]))
         assert ended.code == 0
         note = "whether step4, step8 hold the same weights is not known: they could not be asked for"
         assert f"s/m 2 checkpoints: {note}" in ended.says
         hub.faults = []
-        again = run(place, threads, models=of_hub(revisions=["step0", "step1"]))
+        again = run(place, models=of_hub(revisions=["step0", "step1"]))
         assert (again.code, again.says) == (0, [])
 
     def test_equal_revisions_of_one_step_are_duplicates(self, suite, serve):
@@ -104,53 +107,59 @@ class TestAudit:
         ended = command("audit", suite, place / "absent", "--json")
         assert [document["source"] for document in json.loads(ended.out)] == [str(suite)]
 
-    @pytest.mark.parametrize("name", ["r{1}", "q[x]", "[red]"])
-    def test_a_folder_may_be_called_anything(self, suite, name):
-        folder = suite.rename(suite.parent / name)
-        with_terminal = {"FORCE_COLOR": "1", "TERM": "xterm", "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(suite)}
-        ended = process("audit", folder, env=with_terminal)
+    def test_a_folder_may_be_called_anything(self, suite):
+        """Names could be taken for markup."""
+        for name in ("r{1}", "q[x]", "[red]"):
+            suite = suite.rename(suite.parent / name)
+            ended = command("audit", suite)
+            assert (ended.code, f"{suite}: 4 of 4 revisions ok" in ended.out) == (0, True), ended.err
+
+    @pytest.mark.slow
+    def test_in_a_terminal_too(self, suite):
+        suite = suite.rename(suite.parent / "[red]")
+        with_terminal = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"}
+        ended = process("audit", suite, env=with_terminal)
         assert (ended.code, "4 of 4 revisions ok" in ended.out) == (0, True), ended.err
 
 
 class TestRevisions:
-    def test_a_pattern_says_by_itself_what_a_revision_is(self, place, suite, serve, threads):
+    def test_a_pattern_says_by_itself_what_a_revision_is(self, place, suite, serve):
         serve({MODEL: {"ckpt_000": suite / "step0", "ckpt_001": suite / "step1", "ckpt_002": suite / "step0"}})
-        ended = run(place, threads, models=of_hub(revisions="ckpt_{step}"))
+        ended = run(place, models=of_hub(revisions="ckpt_{step}"))
         rows = table(place, "checkpoints")
         assert rows["step"].tolist() == [0, 1, 2]
         assert (ended.code, rows["status"].tolist()) == (1, ["duplicate", "ok", "duplicate"])
 
-    def test_what_else_a_name_states_need_not_have_a_name(self, suite, serve, place, threads):
+    def test_what_else_a_name_states_need_not_have_a_name(self, suite, serve, place):
         serve({MODEL: {f"stage1-step{n}-tokens{n}B": suite / f"step{n}" for n in (0, 1)}})
-        assert run(place, threads, models=of_hub(revisions="stage1-step{step}-tokens{..}B")).code == 0
+        assert run(place, models=of_hub(revisions="stage1-step{step}-tokens{..}B")).code == 0
         assert table(place, "checkpoints")["step"].tolist() == [0, 1]
 
-    def test_steps_of_which_none_is_there_are_missing(self, place, suite, serve, threads):
+    def test_steps_of_which_none_is_there_are_missing(self, place, suite, serve):
         serve({MODEL: {"main": suite / "step0"}})
-        ended = run(place, threads, models=of_hub(revisions={"pattern": "step{step}", "steps": [0, 1]}))
+        ended = run(place, models=of_hub(revisions={"pattern": "step{step}", "steps": [0, 1]}))
         assert ended.code == 1
         assert table(place, "checkpoints")["status"].tolist() == ["missing", "missing"]
 
 
 class TestOthersGoOn:
-    def test_an_absent_repository_of_a_suite_is_missing_checkpoints(self, place, suite, serve, threads):
+    def test_an_absent_repository_of_a_suite_is_missing_checkpoints(self, place, suite, serve):
         serve({"EleutherAI/pythia-14m": branches(suite)})
         preset = {"preset": "pythia", "models": ["pythia-14m", "pythia-31m"], "revisions": {"steps": [0, 1]}}
-        ended = run(place, threads, models=[], suites=[preset])
+        ended = run(place, models=[], suites=[preset])
         assert ended.code == 1
         rows = table(place, "checkpoints")
         assert rows["revision"].tolist() == ["step0", "step1"] * 2
         assert rows["status"].tolist() == ["ok", "ok", "missing", "missing"]
         assert rows["message"][2].startswith("EleutherAI/pythia-31m: no such folder, and no such model repository")
 
-    def test_an_absent_repository_that_a_user_names_is_a_wrong_request(self, place, suite, serve, threads):
+    def test_an_absent_repository_that_a_user_names_is_a_wrong_request(self, place, suite, serve):
         serve({MODEL: branches(suite)})
-        ended = run(place, threads, models=[*of_hub(), {"suite": "s", "model": "n", "source": "org/typo"}])
+        ended = run(place, models=[*of_hub(), {"suite": "s", "model": "n", "source": "org/typo"}])
         assert (ended.code, len(ended.says)) == (2, 1)
         assert ended.says[0].startswith("org/typo: no such folder, and no such model repository on the Hub")
 
-    def test_an_e_that_cannot_be_computed_costs_its_own_rows(self, place, suite, monkeypatch, threads):
-        """One thread of this process is the worker, so that what is replaced here is replaced there."""
+    def test_an_e_that_cannot_be_computed_costs_its_own_rows(self, place, suite, monkeypatch):
         write_suite(place / "other", (0, 1), seed=9, **SHAPE)
         real = EmergenceStage.make
 
@@ -161,7 +170,7 @@ class TestOthersGoOn:
 
         monkeypatch.setattr(EmergenceStage, "make", broken)
         models = [{"suite": "s", "model": name, "source": name} for name in ("tiny", "other")]
-        ended = run(place, threads, models=models)
+        ended = run(place, models=models)
         assert ended.code == 1
         assert any(line.startswith("emergence: KeyError: 'values' (see log/") for line in ended.says)
         rows = table(place, "emergence").set_index("model")
@@ -169,12 +178,13 @@ class TestOthersGoOn:
         assert set(rows["status"]["other"]) == {"failed"}
         assert rows["message"]["other"].iloc[0].startswith("E could not be computed (see log/emergence-")
         monkeypatch.undo()
-        again = run(place, threads, models=models)
+        again = run(place, models=models)
         assert (again.code, again.says) == (0, [])
         assert table(place, "emergence")["emergence"].notna().all()
 
+    @pytest.mark.slow
     def test_a_checkpoint_that_kills_who_locates_it_is_a_row(self, place, suite):
-        """Its worker is killed whenever it identifies step4."""
+        """Its worker is killed whenever it identifies step4. Dask takes it for the killer at once, not after three more deaths."""
         preload = place / "deadly.py"
         preload.write_text(
             "import os, signal\n"
@@ -187,20 +197,22 @@ class TestOthersGoOn:
             "LocalSource.identify = identify\n"
         )
         with (
-            dask.config.set({"distributed.worker.preload": [str(preload)]}),
+            dask.config.set(
+                {"distributed.worker.preload": [str(preload)], "distributed.scheduler.allowed-failures": 0}
+            ),
             LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
         ):
-            ended = run(place, cluster.scheduler_address)
+            ended = run(place, "--scheduler", cluster.scheduler_address)
         rows = table(place, "checkpoints").set_index("revision")
         assert ended.code == 1
         assert rows["status"]["step4"] == "failed"
         assert "the worker died over it" in rows["message"]["step4"]
         assert rows["status"].drop("step4").tolist() == ["ok"] * 3, rows["message"].tolist()
 
-    def test_deeply_nested_files_of_a_run_are_made_again(self, place, scheduler):
-        assert run(place, scheduler).code == 0
+    def test_deeply_nested_files_of_a_run_are_made_again(self, place):
+        assert run(place).code == 0
         folder = place / "runs" / "x"
         for name in ("known.json", "plan.json", next(folder.glob("checksums/exact/*.json"))):
             (folder / name).write_text("[" * 100_000)
-        again = run(place, scheduler)
+        again = run(place)
         assert (again.code, again.says) == (0, [])

@@ -18,6 +18,8 @@ from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 STEPS = (0, 1, 8)
 STAGES = ("nin", "spectra", "exact", "nulls", "emergence")
@@ -38,11 +40,11 @@ def artefact(rng) -> Artefact:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, scheduler) -> Path:
+def finished(tmp_path_factory) -> Path:
     """A suite and its run with artefacts of every stage; look, do not touch."""
     place = tmp_path_factory.mktemp("checksums")
     write_suite(place / "weights", STEPS, **SHAPE)
-    assert run(place, scheduler).code == 0
+    assert run(place).code == 0
     return place
 
 
@@ -57,8 +59,8 @@ def dag(place: Path, **changes) -> Path:
     return write_dag(place / "tiny.toml", Path("weights"), **{"exact": True, "nulls": nulls} | changes)
 
 
-def run(place: Path, scheduler: str, **changes):
-    return command("run", dag(place, **changes), "--runs-dir", place / "runs", "--scheduler", scheduler)
+def run(place: Path, **changes):
+    return command("run", dag(place, **changes), "--runs-dir", place / "runs")
 
 
 def flip(path: Path, rng: np.random.Generator) -> None:
@@ -195,19 +197,19 @@ def test_records_of_removed_artefacts_go(store, artefact):
     assert store.has("parts", "b-1")
 
 
-def test_a_copied_run_is_hashed_once_and_nothing_is_done_again(place, scheduler):
+def test_a_copied_run_is_hashed_once_and_nothing_is_done_again(place):
     folder = RunFolder(place / "runs" / "tiny")
     first = prepare(load_dag(dag(place)), place / "runs")
     assert first.listed == []
     assert len(first.plan.moved) == 4 * len(STEPS) + 2
     before = stamps(folder.store), stamps(folder.tables)
-    assert run(place, scheduler).code == 0
+    assert run(place).code == 0
     assert (stamps(folder.store), stamps(folder.tables)) == before
     assert prepare(load_dag(dag(place)), place / "runs").plan.moved == []
 
 
 @pytest.mark.parametrize("trace", ["with other times", "without a trace"])
-def test_a_bit_of_every_artefact_and_the_same_command_makes_the_same_bytes(place, scheduler, rng, trace):
+def test_a_bit_of_every_artefact_and_the_same_command_makes_the_same_bytes(place, rng, trace):
     folder = RunFolder(place / "runs" / "tiny")
     store = ArtefactStore(folder)
     whole = {part: contents(place / "runs" / "tiny" / part) for part in ("tables", "figures", "store.zarr")}
@@ -220,12 +222,14 @@ def test_a_bit_of_every_artefact_and_the_same_command_makes_the_same_bytes(place
         flip(group, rng)
     if trace == "without a trace":
         shutil.rmtree(folder.tables)  # or nothing would be read
-    ended = run(place, scheduler)
+    ended = run(place)
     assert (ended.code, ended.says) == (0, [])
     assert {part: contents(place / "runs" / "tiny" / part) for part in whole} == whole
     thorough = ArtefactStore(folder, thorough=True)
     assert all(thorough.has(stage, key) for stage in STAGES for key in store.keys(stage))
-    assert command("run", dag(place), "--runs-dir", place / "runs").out.startswith("tiny: everything is there already")
+    assert command("run", dag(place), "--runs-dir", place / "runs").out.startswith(
+        "tiny: all results are stored already"
+    )
     assert list((folder.root / ".partial").iterdir()) == []
 
 
@@ -241,11 +245,11 @@ def test_one_damaged_artefact_costs_itself_alone(place, rng, stage):
     assert contents(folder.root).keys() == before.keys()  # a dry run removes nothing
 
 
-def test_a_part_that_is_damaged_is_counted_again(place, scheduler, rng):
+def test_a_part_that_is_damaged_is_counted_again(place, rng):
     changes = {"nodes_per_layer": "all", "samples": None, "exact": None, "execution": {"part_bytes": PART}}
     folder = RunFolder(place / "runs" / "tiny")
     shutil.rmtree(folder.root)
-    assert run(place, scheduler, **changes).code == 0
+    assert run(place, **changes).code == 0
     expected = contents(folder.tables)
     shutil.rmtree(folder.checksums / "exact")
     prepared = prepare(load_dag(dag(place, **changes)), place / "runs")
@@ -255,13 +259,13 @@ def test_a_part_that_is_damaged_is_counted_again(place, scheduler, rng):
         assert run_job(folder.root, job, []).ok
         flip(files(folder.store / "parts" / job.key)[-1], rng)
         silently(store, "parts", job.key)
-    ended = run(place, scheduler, **changes)
+    ended = run(place, **changes)
     assert (ended.code, ended.says) == (0, [])
     assert contents(folder.tables) == expected
     assert store.keys("parts") == []
 
 
-def test_a_damaged_network_is_not_given_to_anybody(place, scheduler, rng):
+def test_a_damaged_network_is_not_given_to_anybody(place, rng):
     folder = RunFolder(place / "runs" / "tiny")
     opened = ninscope.open_run(folder.root)
     key = next(entry["network"] for entry in opened.plan["checkpoints"] if entry["revision"] == "step8")
@@ -270,5 +274,5 @@ def test_a_damaged_network_is_not_given_to_anybody(place, scheduler, rng):
     silently(ArtefactStore(folder), "nin", key)
     with pytest.raises(DamagedArtefact, match="is damaged; run the same command again"):
         opened.network("weights", "step8")
-    assert run(place, scheduler).code == 0
+    assert run(place).code == 0
     assert (opened.network("weights", "step8").matrix != matrix).nnz == 0

@@ -1,6 +1,6 @@
 """[cluster] in DAG files: what is accepted, what is refused with one line, and what the command line changes of it."""
 
-import os
+import contextlib
 import re
 import signal
 import subprocess
@@ -11,13 +11,19 @@ from pathlib import Path
 import dask
 import dask_jobqueue
 import pytest
-from driving import command, process, write_dag
+from driving import command, write_dag
 from suites import write_suite
 
 from ninscope.errors import RequestError
 from ninscope_pipeline.execution import batch_jobs as jobs
+from ninscope_pipeline.execution import workers
+from ninscope_pipeline.execution.dask_cluster import OnCluster
+from ninscope_pipeline.execution.here import ThreadsHere
+from ninscope_pipeline.prepared_run import prepare, start
 from ninscope_pipeline.request.cluster import QUEUES, Cluster, job_class_of
 from ninscope_pipeline.request.dagfile import load_dag
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 JOB = {"cores": 1, "memory": "1GB"}
 SLURM = 'kind = "slurm"\nmaximum = 4\n[cluster.job]\ncores = 2\nmemory = "4GB"\n'
@@ -40,29 +46,33 @@ def loaded(tmp_path: Path, section: str) -> Cluster:
         ('kind = "slrm"', r"cluster.kind: .*'slurm'.*it is 'slrm'"),
         ("threads = 3", "cluster.threads: no such key"),
         ("workers = 0", "cluster.workers: .*greater than or equal to 1"),
-        ("minimum = 1", 'minimum is of kind slurm and the like; kind is "local"'),
-        ('address = "tcp://a:1"', 'address is of kind "address"; kind is "local"'),
-        ('kind = "address"', "give the address, tcp://HOST:PORT"),
-        ('kind = "address"\naddress = "tcp://a:1"\nmaximum = 2', "maximum is of kind slurm and the like"),
-        ('kind = "address"\naddress = "tcp://a:1"\nworkers = 2', 'workers is of kind "local"'),
-        ('kind = "slurm"', "give maximum"),
-        ('kind = "slurm"\nmaximum = 2\nworkers = 2', 'workers is of kind "local"; kind is "slurm"'),
-        ('kind = "slurm"\nmaximum = 2\nminimum = 3', "minimum is 3, more than maximum, 2"),
+        ("minimum = 1", 'minimum goes with a batch system, but kind is "local"; leave it out'),
+        ('address = "tcp://a:1"', 'address goes with "address", but kind is "local"; leave it out'),
+        ('kind = "address"', "needs the key address, such as tcp://HOST:PORT"),
+        ('kind = "address"\naddress = "tcp://a:1"\nmaximum = 2', "maximum goes with a batch system, but kind"),
+        ('kind = "address"\naddress = "tcp://a:1"\nworkers = 2', 'workers goes with "local", but kind is "address"'),
+        (
+            'kind = "address"\naddress = "tcp://a:1"\nprocesses = true',
+            'processes goes with "local", but kind is "address"',
+        ),
+        ('kind = "slurm"', "needs the key maximum, the largest number of workers at a time"),
+        ('kind = "slurm"\nmaximum = 2\nworkers = 2', 'workers goes with "local", but kind is "slurm"'),
+        ('kind = "slurm"\nmaximum = 2\nminimum = 3', "minimum .3. is larger than maximum .2.; give a smaller minimum"),
         ('kind = "slurm"\nmaximum = 2', "job: You must specify how much cores and memory .*SLURMCluster"),
-        (f'{SLURM}queu = "x"', "job.queu: no such option of SLURMCluster; perhaps queue"),
-        (f'{SLURM}resource_spec = "x"', "job.resource_spec: no such option of SLURMCluster$"),
-        (f'{SLURM}scheduler = "x"', "job.scheduler: no such option"),
-        (f'{SLURM}env_extra = ["x"]', "job.env_extra: dask-jobqueue calls it job_script_prologue now"),
+        (f'{SLURM}queu = "x"', "job.queu: SLURMCluster has no such option; did you mean queue"),
+        (f'{SLURM}resource_spec = "x"', "job.resource_spec: SLURMCluster has no such option$"),
+        (f'{SLURM}scheduler = "x"', "job.scheduler: SLURMCluster has no such option"),
+        (f'{SLURM}env_extra = ["x"]', "job.env_extra: this option of dask-jobqueue is now called job_script_prologue"),
         (f'{SLURM}job_extra_directives = "--x"', "job.job_extra_directives: a list of strings.*it is '--x'"),
         (f"{SLURM}job_script_prologue = [3]", "job.job_script_prologue: a list of strings"),
         (f"{SLURM}walltime = 04:00:00", "job.walltime: a string was expected .it is 04:00:00"),
         (f"{SLURM}processes = 0", "job.processes: a positive integer"),
-        (f"{SLURM}processes = 8", "maximum is 4 workers; one job has 8"),
+        (f"{SLURM}processes = 8", "maximum is 4 workers, but one job alone has 8"),
         (f'{SLURM}death_timeout = "x"', "job.death_timeout: a number of seconds"),
         (f"{SLURM}security = 1", "job.security: true or false"),
         (f'{SLURM}scheduler_options = "x"', "job.scheduler_options: a table"),
-        (f'{SLURM}job_script_prologue = ["export HF_TOKEN=abc"]', "job: a token would be copied to run.toml"),
-        (f'{SLURM}job_extra_directives = ["--export=X=hf_{"a" * 30}"]', "job: a token would be copied"),
+        (f'{SLURM}job_script_prologue = ["export HF_TOKEN=abc"]', "job: this would copy a token to run.toml"),
+        (f'{SLURM}job_extra_directives = ["--export=X=hf_{"a" * 30}"]', "job: this would copy a token"),
         (SLURM.replace("4GB", "lots"), "job: Could not interpret 'lots'"),
         (SLURM.replace("slurm", "htcondor"), "job: You must specify how much disk .*HTCondorCluster"),
     ],
@@ -119,6 +129,31 @@ def test_importing_dask_jobqueue_leaves_ctrl_c_alone(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize(
+    ("asked", "threads"),
+    [
+        ({}, True),
+        ({"workers": 8}, True),
+        ({"workers": 9}, False),
+        ({"workers": 9, "processes": False}, True),
+        ({"workers": 1, "processes": True}, False),
+    ],
+)
+def test_local_workers_are_threads_but_for_many_and_where_asked(monkeypatch, tmp_path, asked, threads):
+    clients = []
+
+    @contextlib.contextmanager
+    def connected(cluster, *_):
+        clients.append(cluster)
+        yield None
+
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers, "connected_to", connected)
+    with workers.at_work(Cluster(**asked), 5, tmp_path, pytest.fail) as executor:
+        assert isinstance(executor, ThreadsHere if threads else OnCluster)
+    assert bool(clients) is not threads
+
+
 def test_the_command_line_comes_before_the_file():
     slurm = Cluster(kind="slurm", maximum=4, job=JOB)
     assert slurm.overridden(None, None) is slurm
@@ -127,21 +162,27 @@ def test_the_command_line_comes_before_the_file():
     fixed = slurm.overridden(None, 3)
     assert (fixed.kind, fixed.minimum, fixed.maximum, fixed.job) == ("slurm", 3, 3, JOB)
     assert Cluster().overridden(None, 2) == Cluster(workers=2)
-    with pytest.raises(RequestError, match="those of the scheduler at tcp://a:1 are there already"):
+    with pytest.raises(RequestError, match="the scheduler at tcp://a:1 already has its own"):
         Cluster().overridden("tcp://a:1", 2)
-    with pytest.raises(RequestError, match="--workers: maximum is 1 workers; one job has 4"):
+    with pytest.raises(RequestError, match="--workers: maximum is 1 workers, but one job alone has 4"):
         Cluster(kind="slurm", maximum=4, job=JOB | {"cores": 4}).overridden(None, 1)
 
 
-def test_what_was_asked_is_recorded(suite, scheduler, tmp_path):
+def test_what_was_asked_is_recorded(suite, tmp_path):
     job = JOB | {"queue": "cpu"}
     dag = write_dag(tmp_path / "tiny.toml", suite, cluster={"kind": "slurm", "maximum": 3, "job": job})
-    assert command("run", dag, "--runs-dir", tmp_path, "--scheduler", scheduler).code == 0
-    asked = tomllib.loads((tmp_path / "tiny" / "run.toml").read_text())["asked"]["cluster"]
-    assert asked == {"kind": "address", "address": scheduler}
+
+    def recorded() -> dict:
+        return tomllib.loads((tmp_path / "tiny" / "run.toml").read_text())["asked"]["cluster"]
+
+    there = load_dag(dag)
+    there = there.model_copy(update={"cluster": there.cluster.overridden("tcp://a:1", None)})
+    start(prepare(there, tmp_path))
+    assert recorded() == {"kind": "address", "address": "tcp://a:1"}
+    assert command("run", dag, "--runs-dir", tmp_path, "--scheduler", "local").code == 0
+    assert recorded() == {"kind": "local"}
     assert command("run", dag, "--runs-dir", tmp_path).code == 0  # nothing is left to run, so no job
-    asked = tomllib.loads((tmp_path / "tiny" / "run.toml").read_text())["asked"]["cluster"]
-    assert asked == {"kind": "slurm", "maximum": 3, "job": job}
+    assert recorded() == {"kind": "slurm", "maximum": 3, "job": job}
 
 
 def test_without_dask_jobqueue_a_line_tells_how_to_install_it(suite, tmp_path, monkeypatch):
@@ -165,12 +206,13 @@ def test_without_dask_jobqueue_a_line_tells_how_to_install_it(suite, tmp_path, m
         ("echo 'what?'", "no job could be submitted: sbatch: Could not parse job id from submission command output"),
     ],
 )  # fmt: skip
-def test_a_batch_system_that_takes_no_job_is_one_line(suite, tmp_path, sbatch, says):
+def test_a_batch_system_that_takes_no_job_is_one_line(suite, tmp_path, monkeypatch, sbatch, says):
     if sbatch is not None:
         (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{sbatch}\n")
         (tmp_path / "sbatch").chmod(0o755)
     dag = write_dag(tmp_path / "tiny.toml", suite, cluster={"kind": "slurm", "maximum": 2, "job": JOB})
-    ended = process("run", dag, "--runs-dir", tmp_path, env={**os.environ, "PATH": str(tmp_path)})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ended = command("run", dag, "--runs-dir", tmp_path)
     assert ended.code == 2
     assert "Traceback" not in ended.err
     (line,) = ended.says

@@ -89,10 +89,10 @@ def test_a_wrong_type_is_named_with_its_place_and_value(tmp_path, content, match
         ("q = [1.0, 0.0]", "analysis: q must be .* in increasing order"),
         ("q = [0.0, nan]", "analysis: q must be .* finite"),
         ("q = [-200.0, 200.0]", "analysis: q reaches 200"),
-        ("q = { start = -3.0, stop = 3.0, step = 0.7 }", "analysis: q from -3.0 to 3.0 is not a whole number of steps of 0.7"),
-        ("q = { start = 3.0, stop = -3.0, step = 0.1 }", "analysis: q from 3.0 to -3.0 is not a whole number"),
-        ("q = { start = 1.0, stop = 1.0, step = 0.1 }", "analysis: q from 1.0 to 1.0 is not a whole number"),
-        ("q = { start = -3.0, stop = 3.0, step = 1e-9 }", "analysis: q from -3.0 to 3.0"),
+        ("q = { start = -3.0, stop = 3.0, step = 0.7 }", "analysis: q: -3.0 to 3.0 is not a whole number of steps of 0.7"),
+        ("q = { start = 3.0, stop = -3.0, step = 0.1 }", "analysis: q: 3.0 to -3.0 is not a whole number"),
+        ("q = { start = 1.0, stop = 1.0, step = 0.1 }", "analysis: q: 1.0 to 1.0 is not a whole number"),
+        ("q = { start = -3.0, stop = 3.0, step = 1e-9 }", "analysis: q: -3.0 to 3.0"),
         ("q = { start = -3.0, stop = 3.0, step = 0.0 }", "analysis.q.step: .*greater than 0.*it is 0.0"),
         ("q = { start = -3.0, stop = 3.0 }", "analysis.q.step: .*required"),
     ],
@@ -114,7 +114,7 @@ def test_a_wrong_value_of_the_analysis_is_named(tmp_path, content, match):
     ],
 )
 def test_a_q_grid_that_no_float_can_span_is_refused_by_name(tmp_path, q):
-    assert refused(tmp_path / "x.toml", f"{GOOD}\n[analysis]\nq = {q}\n").startswith("analysis: q from ")
+    assert refused(tmp_path / "x.toml", f"{GOOD}\n[analysis]\nq = {q}\n").startswith("analysis: q: ")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_missing_key_is_named(tmp_path, missing):
 
 
 def test_a_file_without_models_is_refused(tmp_path):
-    expected = "no [[models]] and no [[suites]]; nothing is asked for"
+    expected = "no [[models]] and no [[suites]]; list at least one model or suite"
     assert refused(tmp_path / "x.toml", 'name = "x"\n') == expected
     assert refused(tmp_path / "x.toml", 'name = "x"\nmodels = []\n') == expected
 
@@ -163,18 +163,18 @@ def test_revisions_that_make_no_list_are_refused(tmp_path, revisions):
 
 
 def test_a_model_listed_twice_is_refused(tmp_path):
-    assert refused(tmp_path / "x.toml", GOOD + GOOD) == "the model s/m is listed twice"
+    assert refused(tmp_path / "x.toml", GOOD + GOOD) == "the model s/m is listed twice; list it once, or rename one"
 
 
 @pytest.mark.parametrize("content", ["models = [", "= 3", "a = 1\na = 2", b"name = '\xff'", "\0", "a = " + "[" * 5000])
 def test_what_is_not_toml_is_refused(tmp_path, content):
-    assert refused(tmp_path / "x.toml", content).startswith("not TOML: ")
+    assert refused(tmp_path / "x.toml", content).startswith(("not TOML: ", "not TOML that can be read: "))
 
 
 def test_an_absent_file_or_a_folder_is_refused(tmp_path):
-    with pytest.raises(RequestError, match=r"absent\.toml: cannot be read \(No such file"):
+    with pytest.raises(RequestError, match=r"absent\.toml: cannot read it \(No such file"):
         load_dag(tmp_path / "absent.toml")
-    with pytest.raises(RequestError, match=r"cannot be read \(Is a directory\)"):
+    with pytest.raises(RequestError, match=r"cannot read it \(Is a directory\)"):
         load_dag(tmp_path)
 
 
@@ -257,18 +257,21 @@ COLUMNS = "revision,step,task,metric,value"
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("", "no column revision"),
-        ("revision,step,task,value\n", "no column metric; columns: revision, step, task, metric, value"),
+        ("", "the column 'revision' is missing"),
+        (
+            "revision,step,task,value\n",
+            "the column 'metric' is missing; needed: revision, task, metric, value .and step.",
+        ),
         (f"{COLUMNS}\nstep0,0,a,loss,much\n", "line 2: value or step is not a number"),
         (f"{COLUMNS}\nstep0,0,a,loss,\n", "line 2: value or step is not a number"),
         (f"{COLUMNS}\nstep0,0,a,loss,1\nstep1,one,a,loss,1\n", "line 3: value or step is not a number"),
         (f"{COLUMNS}\nstep0,0,a,loss,1\n\nstep1,1.5,a,loss,1\n", "line 4: value or step is not a number"),
         (f"{COLUMNS}\nstep0,0,a\n", "line 2: "),
         ("value,revision,step,task,metric\n1,step0,0,a\n", "line 2: "),
-        (f"{COLUMNS}\nstep0,0,a,loss,nan\n", "line 2: value is nan; leave the line out"),
+        (f"{COLUMNS}\nstep0,0,a,loss,nan\n", "line 2: value is nan; remove the line"),
         (f"{COLUMNS}\nstep0,0,a,loss,inf\n", "line 2: value is inf"),
         (f'{COLUMNS}\nstep0,0,"{"a" * 200_000}",loss,1\n', "line 2: "),
-        (b"\xff\xfe\n", "cannot be read"),
+        (b"\xff\xfe\n", "cannot read it"),
     ],
 )
 def test_evaluations_that_cannot_be_read_say_which_line(tmp_path, content, match):
@@ -281,9 +284,9 @@ def test_evaluations_that_cannot_be_read_say_which_line(tmp_path, content, match
 
 
 def test_absent_evaluations_are_an_error_and_none_are_none(tmp_path):
-    with pytest.raises(RequestError, match=r"absent\.csv: cannot be read \(No such file"):
+    with pytest.raises(RequestError, match=r"absent\.csv: cannot read it \(No such file"):
         read_evaluations(str(tmp_path / "absent.csv"))
-    with pytest.raises(RequestError, match=r"cannot be read \(Is a directory"):
+    with pytest.raises(RequestError, match=r"cannot read it \(Is a directory"):
         read_evaluations(str(tmp_path))
     assert read_evaluations(None) == ()
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,20 +9,19 @@ from pathlib import Path
 import dask
 import pytest
 from dask.base import collections_to_expr
-from distributed import LocalCluster
-from driving import COMMAND, command, contents, process, write_dag
-from own_cluster import OwnCluster
+from distributed import Client
+from driving import command, contents, process, write_dag
 from suites import write_suite
 
-import ninscope
-from ninscope_pipeline.execution.dask_cluster import OnCluster, connected
+from ninscope_pipeline.execution.dask_cluster import OnCluster
 from ninscope_pipeline.execution.graph import job_graph
-from ninscope_pipeline.prepared_run import perform, prepare, start
+from ninscope_pipeline.prepared_run import finish, perform, prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.stages import network
 
 SHAPE = {"blocks": 2, "width": 24, "heads": 3}
 STEPS = (0, 1, 2, 4, 8)
+PROCESSES = {"kind": "local", "workers": 1, "processes": True}
 
 
 @pytest.fixture(scope="module")
@@ -33,44 +31,10 @@ def dag(tmp_path_factory) -> Path:
     return write_dag(place / "tiny.toml", Path("tiny"), nodes_per_layer=20)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unanswered(dag):
-    """(address, runs folder, how a run ended and how long it took): it waits while the other tests go on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    runs = dag.parent / "unanswered"
-
-    def wait():
-        before = time.monotonic()
-        return process("run", dag, "--runs-dir", runs, "--scheduler", address), time.monotonic() - before
-
-    with ThreadPoolExecutor(1) as waiting:
-        yield address, runs, waiting.submit(wait)
-
-
-def ran(dag: Path, *arguments) -> Path:
-    """The folder of a first run of its own, by a process of its own."""
-    runs = dag.parent / f"runs-{len(list(dag.parent.iterdir()))}"
-    ended = process("run", dag, "--runs-dir", runs, *arguments)
+@pytest.fixture(scope="module")
+def one_worker(dag) -> Path:
+    ended = command("run", dag, "--runs-dir", dag.parent / "one-worker", "--workers", 1)
     assert (ended.code, ended.says) == (0, [])
-    return runs / "tiny"
-
-
-@pytest.fixture(scope="module")
-def beside_another(dag):
-    """A run of one worker while Dask's own port, 8787, is taken, as wherever another cluster runs: how it ended."""
-    with contextlib.ExitStack() as stack:
-        taken = stack.enter_context(socket.socket())
-        with contextlib.suppress(OSError):  # taken already
-            taken.bind(("", 8787))
-            taken.listen()
-        return process("run", dag, "--runs-dir", dag.parent / "one-worker", "--workers", 1)
-
-
-@pytest.fixture(scope="module")
-def one_worker(dag, beside_another) -> Path:
-    assert (beside_another.code, beside_another.says) == (0, [])
     return dag.parent / "one-worker" / "tiny"
 
 
@@ -79,34 +43,31 @@ def assert_same(run: Path, reference: Path) -> None:
         assert contents(run / part) == contents(reference / part)
 
 
-@pytest.mark.slow
-def test_two_workers_make_the_bytes_that_one_makes(dag, one_worker):
-    assert_same(ran(dag, "--workers", 2), one_worker)
-
-
-@pytest.mark.slow
-def test_a_cluster_of_processes_makes_the_bytes_that_one_worker_makes(dag, one_worker, tmp_path):
-    with OwnCluster(tmp_path) as cluster:
-        assert_same(ran(dag, "--scheduler", cluster.address), one_worker)
-
-
-@pytest.mark.slow
-def test_threads_of_one_worker_make_the_same_bytes(dag, one_worker, tmp_path):
-    with LocalCluster(
-        n_workers=1, threads_per_worker=4, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp"
-    ) as cluster:
-        ended = command("run", dag, "--runs-dir", tmp_path, "--scheduler", cluster.scheduler_address)
-    assert ended.code == 0
+def test_threads_make_the_bytes_that_one_makes(dag, one_worker, tmp_path):
+    assert command("run", dag, "--runs-dir", tmp_path, "--workers", 4).code == 0
     assert_same(tmp_path / "tiny", one_worker)
 
 
 @pytest.mark.slow
-def test_a_run_in_two_halves_makes_the_bytes_of_one(dag, one_worker, tmp_path, scheduler):
+def test_worker_processes_make_the_same_bytes_and_say_nothing_of_another_dask_cluster(dag, one_worker, tmp_path):
+    """Dask's own port, 8787, is taken, as wherever another cluster runs."""
+    asked = write_dag(tmp_path / "tiny.toml", dag.parent / "tiny", nodes_per_layer=20, cluster=PROCESSES)
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # taken already
+            taken.bind(("", 8787))
+            taken.listen()
+        ended = process("run", asked, "--runs-dir", tmp_path)
+    assert (ended.code, ended.says) == (0, [])
+    assert "arning" not in ended.err
+    assert "8787" not in ended.err
+    assert_same(tmp_path / "tiny", one_worker)
+
+
+def test_a_run_in_two_halves_makes_the_bytes_of_one(dag, one_worker, tmp_path):
     """Half of the revisions first, then all: what is stored does not depend on what was asked before."""
-    arguments = ("--runs-dir", tmp_path, "--scheduler", scheduler)
     half = write_dag(tmp_path / "tiny.toml", dag.parent / "tiny", nodes_per_layer=20, revisions=["step0", "step4"])
-    assert command("run", half, *arguments).code == 0
-    assert command("run", dag, *arguments).code == 0
+    assert command("run", half, "--runs-dir", tmp_path).code == 0
+    assert command("run", dag, "--runs-dir", tmp_path).code == 0
     run, reference = tmp_path / "tiny", one_worker
     assert contents(run / "tables") == contents(reference / "tables")
     for stage in ("nin", "spectra"):
@@ -114,30 +75,22 @@ def test_a_run_in_two_halves_makes_the_bytes_of_one(dag, one_worker, tmp_path, s
 
 
 @pytest.mark.slow
-def test_two_runs_of_one_folder_at_once_disturb_nothing(dag, one_worker, tmp_path, scheduler):
-    arguments = [*COMMAND, "run", str(dag), "--runs-dir", str(tmp_path), "--scheduler", scheduler]
-    started = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
-    ended = [(one.communicate(timeout=60), one.returncode) for one in started]
-    assert [code for _, code in ended] == [0, 0], ended
-    assert_same(tmp_path / "tiny", one_worker)
-
-
-@pytest.mark.slow
 def test_two_runs_on_one_cluster_at_once_are_two_runs(dag, one_worker, tmp_path, scheduler):
-    """Two users of one cluster: the same suite, each into a folder of their own."""
-    started = [
-        subprocess.Popen(
-            [*COMMAND, "run", str(dag), "--runs-dir", str(tmp_path / name), "--scheduler", scheduler],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in "ab"
-    ]
-    ended = [(one.communicate(timeout=60), one.returncode) for one in started]
-    assert [code for _, code in ended] == [0, 0], ended
-    for name in "ab":
-        assert_same(tmp_path / name / "tiny", one_worker)
+    """Two users of one cluster of processes: the same suite, each into a folder of their own."""
+
+    def run(name: str) -> Path:
+        with Client(scheduler, set_as_default=False) as client:
+            prepared = prepare(load_dag(dag), tmp_path / name, client)
+            start(prepared)
+            outcomes = perform(prepared, OnCluster(client), lambda *_: None)
+        assert all(outcome.ok for outcome in outcomes.values())
+        finish(prepared)
+        return prepared.folder.root
+
+    with ThreadPoolExecutor(2) as users:
+        for folder in users.map(run, "ab"):
+            for part in ("tables", "store.zarr"):  # matplotlib is not made for two threads that draw
+                assert contents(folder / part) == contents(one_worker / part)
 
 
 # The graph
@@ -191,60 +144,28 @@ def test_jobs_of_different_runs_have_different_names(dag, tmp_path):
     assert len(set().union(*names)) == 33
 
 
-@pytest.mark.slow
-def test_a_checkpoint_that_kills_its_worker_stops_no_other(dag, tmp_path):
-    """What a worker looks like when the system kills it for memory, over step 4."""
-    preload = tmp_path / "deadly.py"
-    preload.write_text(
-        "import os\n"
-        "from ninscope_pipeline.stages.network import NetworkStage\n"
-        "real = NetworkStage.make\n"
-        "def make(self, store, job, real=real):\n"
-        "    if job.checkpoint.revision == 'step4':\n"
-        "        os._exit(1)\n"
-        "    return real(self, store, job)\n"
-        "NetworkStage.make = make\n"
-    )
-    prepared = prepare(load_dag(dag), tmp_path)
-    start(prepared)
-    with dask.config.set({"distributed.worker.preload": [str(preload)]}), connected(None, 2) as client:
-        outcomes = perform(prepared, OnCluster(client), lambda *_: None)
-    assert len(outcomes) == 13
-    run = ninscope.open_run(prepared.folder.root)
-    assert run.table("emergence")["revision"].tolist() == ["step0", "step1", "step2", "step8"]
-    rows = run.table("checkpoints").set_index("revision")
-    assert rows.loc["step4", "status"] != "ok"
-    assert rows.loc["step4", "message"] != ""
-
-
 # Clusters that are not there
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_does_not_answer_is_one_line_in_reasonable_time(unanswered):
-    address, runs, waiting = unanswered
-    ended, seconds = waiting.result()
-    assert seconds < 40
+def test_a_scheduler_that_does_not_answer_is_one_line_in_reasonable_time(dag, tmp_path):
+    """In a process of its own: clients that failed to start can block the next one in the same process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    before = time.monotonic()
+    ended = process("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", address)
+    assert time.monotonic() - before < 40
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
     assert line.startswith(f"ninscope: no Dask scheduler answers at {address}")
-    assert not runs.exists()
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("address", ["carrier-pigeon://127.0.0.1:1", "tcp://"])
 def test_an_address_that_is_none_is_one_line_at_once(dag, tmp_path, address):
-    """In a process of its own: clients that failed to start can block the next one in the same process."""
-    before = time.monotonic()
-    ended = process("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", address)
-    assert time.monotonic() - before < 15
+    ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", address)
     assert (ended.code, ended.out) == (2, "")
     (line,) = ended.err.splitlines()
     assert line.startswith("ninscope: ")
     assert address in line
-
-
-@pytest.mark.slow
-def test_a_run_beside_another_dask_cluster_says_nothing_of_it(beside_another):
-    assert beside_another.code == 0
-    assert "arning" not in beside_another.err
-    assert "8787" not in beside_another.err

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from driving import ANALYSIS, artefacts, command, contents, made, process, results, write_dag
+from driving import ANALYSIS, artefacts, command, contents, made, results, write_dag
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
@@ -26,6 +26,8 @@ from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = {"blocks": 2, "width": 24, "heads": 3}
 STEPS = (0, 1, 8)
 ONLY_EXACT = {"nodes_per_layer": "all", "samples": None}
@@ -36,11 +38,11 @@ PART = 4000  # bytes: a checkpoint of this shape has seven such parts, and no te
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, scheduler) -> Path:
+def finished(tmp_path_factory) -> Path:
     """A suite and its finished run, exact and sampled, with null models; look, do not touch."""
     place = tmp_path_factory.mktemp("exact-run")
     write_suite(place / "weights", STEPS, **SHAPE)
-    ended = run(place, scheduler, dag(place, exact=True, nulls=NULLS, per_node=True))
+    ended = run(place, dag(place, exact=True, nulls=NULLS, per_node=True))
     assert (ended.code, ended.says) == (0, [])
     return place
 
@@ -49,8 +51,8 @@ def dag(place: Path, **changes) -> Path:
     return write_dag(place / "tiny.toml", Path("weights"), **changes)
 
 
-def run(place: Path, scheduler: str, dag_file: Path, runs: str = "runs"):
-    return command("run", dag_file, "--runs-dir", place / runs, "--scheduler", scheduler)
+def run(place: Path, dag_file: Path, runs: str = "runs"):
+    return command("run", dag_file, "--runs-dir", place / runs)
 
 
 def table(place: Path, name: str, runs: str = "runs") -> pd.DataFrame:
@@ -129,13 +131,13 @@ def test_nulls_are_compared_with_their_own_start(finished):
             assert now["emergence"] == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-def test_parts_change_no_byte_of_tables_and_store(finished, scheduler):
+def test_parts_change_no_byte_of_tables_and_store(finished):
     whole = finished / "runs" / "tiny"
-    for name, part_bytes, cluster in (("parts", PART, ["--scheduler", scheduler]), ("one", 9000, ["--workers", 1])):
+    for name, part_bytes, workers in (("parts", PART, 2), ("one", 9000, 1)):
         asked = dag(finished, exact=True, nulls=NULLS, per_node=True, execution={"part_bytes": part_bytes})
         listed = command("run", asked, "--runs-dir", finished / name, "--dry-run").would_run
         assert sum(stage == "parts" for stage, _ in listed) >= 3 * len(STEPS)
-        ended = process("run", asked, "--runs-dir", finished / name, *cluster)
+        ended = command("run", asked, "--runs-dir", finished / name, "--workers", workers)
         assert (ended.code, ended.says) == (0, [])
         other = finished / name / "tiny"
         assert contents(other / "tables") == contents(whole / "tables")
@@ -144,11 +146,11 @@ def test_parts_change_no_byte_of_tables_and_store(finished, scheduler):
         assert not artefacts(other)["parts"]  # they have served
 
 
-def test_logarithmic_radii_in_parts(finished, scheduler):
+def test_logarithmic_radii_in_parts(finished):
     expected = {step: measured(finished, step, radii={"log": 40}) for step in STEPS}
     for name, execution in (("log", {}), ("log-parts", {"part_bytes": PART})):
         asked = dag(finished, **ONLY_EXACT, radii={"log": 40}, nulls=NULLS, execution=execution)
-        assert run(finished, scheduler, asked, name).says == []
+        assert run(finished, asked, name).says == []
         samples = table(finished, "samples", name).set_index("step")
         assert samples["sample"].tolist() == [-1] * len(STEPS)
         for step in STEPS:
@@ -158,33 +160,33 @@ def test_logarithmic_radii_in_parts(finished, scheduler):
     assert contents(logs[0]) == contents(logs[1])
 
 
-def test_what_is_there_is_not_done_again(finished, scheduler, tmp_path):
+def test_what_is_there_is_not_done_again(finished, tmp_path):
     place = shutil.copytree(finished, tmp_path / "place")
     folder = place / "runs" / "tiny"
     before, stored = results(folder), artefacts(folder)
-    again = run(place, scheduler, dag(place, exact=True, nulls=NULLS, per_node=True, execution={"part_bytes": PART}))
+    again = run(place, dag(place, exact=True, nulls=NULLS, per_node=True, execution={"part_bytes": PART}))
     assert again.code == 0
     assert results(folder) == before  # how work is split is no reason to do it again
-    run(place, scheduler, dag(place, exact=True, nulls=NULLS | {"seed": 6}, per_node=True))
+    run(place, dag(place, exact=True, nulls=NULLS | {"seed": 6}, per_node=True))
     assert made(stored, artefacts(folder)) == {
         "nin": 0, "spectra": 0, "exact": 0, "nulls": len(STEPS), "emergence": 0,
     }  # fmt: skip
     write_checkpoint(place / "weights" / "step2", neox_tensors(**SHAPE, seed=9))
-    run(place, scheduler, dag(place, exact=True, nulls=NULLS, per_node=True))
+    run(place, dag(place, exact=True, nulls=NULLS, per_node=True))
     assert made(stored, artefacts(folder)) == {
         "nin": 1, "spectra": 1, "exact": 1, "nulls": len(STEPS) + 1, "emergence": 2,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("execution", [{}, {"part_bytes": PART}])
-def test_nan_spoils_its_checkpoint_and_no_other(tmp_path, scheduler, execution):
+def test_nan_spoils_its_checkpoint_and_no_other(tmp_path, execution):
     write_suite(tmp_path / "weights", STEPS, **SHAPE)
     tensors = neox_tensors(**SHAPE, seed=1)
     for number, place in ((1, (3, 5)), (0, (9, 2))):
         tensors[f"gpt_neox.layers.{number}.mlp.dense_4h_to_h.weight"][place] = np.nan
     write_checkpoint(tmp_path / "weights" / "step1", tensors)
     asked = dag(tmp_path, exact=True, nulls=NULLS, execution=execution)
-    ended = run(tmp_path, scheduler, asked)
+    ended = run(tmp_path, asked)
     says = "layers.0.mlp.dense_4h_to_h.weight holds NaN or infinity, first at row 9, column 2"
     assert ended.code == 1
     assert len(ended.says) == 1
@@ -194,17 +196,17 @@ def test_nan_spoils_its_checkpoint_and_no_other(tmp_path, scheduler, execution):
     for name in ("samples", "spectra", "emergence", "degrees", "nulls"):
         assert set(table(tmp_path, name)["step"]) == {0, 8}
     before = results(tmp_path / "runs" / "tiny")
-    again = run(tmp_path, scheduler, asked)
+    again = run(tmp_path, asked)
     assert (again.code, again.says) == (1, ended.says)
     assert results(tmp_path / "runs" / "tiny") == before  # what cannot change is not tried again
 
 
-def test_parts_of_an_interrupted_run_are_used(finished, scheduler, tmp_path):
+def test_parts_of_an_interrupted_run_are_used(finished, tmp_path):
     """Parts that another run of the same content left in the store are not counted again."""
     place = shutil.copytree(finished, tmp_path / "place")
     shutil.rmtree(place / "runs")
     asked = dag(place, **ONLY_EXACT, revisions=["step1"], execution={"part_bytes": PART})
-    assert run(place, scheduler, asked).code == 0
+    assert run(place, asked).code == 0
     expected = contents(place / "runs" / "tiny" / "tables")
     shutil.rmtree(place / "runs" / "tiny" / "store.zarr" / "exact")
     prepared = prepare(load_dag(asked), place / "runs")
@@ -213,24 +215,24 @@ def test_parts_of_an_interrupted_run_are_used(finished, scheduler, tmp_path):
     assert run_job(root, job, []).ok
     assert ArtefactStore(RunFolder(root)).has("parts", job.key)
     assert job.id not in {later.id for later in prepare(load_dag(asked), place / "runs").plan.to_run}
-    assert run(place, scheduler, asked).code == 0
+    assert run(place, asked).code == 0
     assert contents(place / "runs" / "tiny" / "tables") == expected
     assert not artefacts(place / "runs" / "tiny")["parts"]
 
 
-def test_leftovers_of_interrupted_runs_go(finished, scheduler, tmp_path):
+def test_leftovers_of_interrupted_runs_go(finished, tmp_path):
     place = shutil.copytree(finished, tmp_path / "place")
     folder = place / "runs" / "tiny"
     for stage in ("parts", "ranges"):
         abandoned = folder / "store.zarr" / stage / f"{'0' * 32}-1-of-7"
         abandoned.mkdir(parents=True)
         (abandoned / "zarr.json").write_text("{}")
-    assert run(place, scheduler, dag(place, exact=True, nulls=NULLS | {"seed": 8}, per_node=True)).code == 0
+    assert run(place, dag(place, exact=True, nulls=NULLS | {"seed": 8}, per_node=True)).code == 0
     assert not artefacts(folder)["parts"]
     assert not artefacts(folder)["ranges"]
 
 
-def test_an_analysis_that_holds_more_is_used_as_it_is(finished, scheduler, tmp_path):
+def test_an_analysis_that_holds_more_is_used_as_it_is(finished, tmp_path):
     place = shutil.copytree(finished, tmp_path / "place")
     for changes in ({"exact": True}, {"exact": True, "per_node": True}, ONLY_EXACT):
         asked = dag(place, **changes)
@@ -272,9 +274,9 @@ def test_a_failure_of_one_analysis_spoils_others_only_where_the_bytes_are_at_fau
     assert (overall(counting).status, overall(counting).message) == (status, message)
 
 
-def test_nulls_without_a_start_say_so(tmp_path, scheduler):
+def test_nulls_without_a_start_say_so(tmp_path):
     write_suite(tmp_path / "weights", (1, 8), **SHAPE)
-    assert run(tmp_path, scheduler, dag(tmp_path, **ONLY_EXACT, nulls=NULLS)).code == 0
+    assert run(tmp_path, dag(tmp_path, **ONLY_EXACT, nulls=NULLS)).code == 0
     rows = table(tmp_path, "nulls")
     assert rows["emergence"].isna().all()
     assert set(rows["message"]) == {"no E: there is no usable step0 to compare with"}
@@ -285,7 +287,10 @@ def test_too_many_parts_are_refused(finished, tmp_path, monkeypatch):
     ended = command("run", dag(finished, **ONLY_EXACT, execution={"part_bytes": PART}), "--runs-dir", tmp_path)
     assert ended.code == 2
     (line,) = ended.says
-    assert "tiny/weights step0: 27648 bytes of weights in parts of 4000 are 7 parts, more than 3" in line
+    assert (
+        "tiny/weights step0: part_bytes = 4000 splits 27648 bytes of weights into 7 parts, more than 3; give a larger part_bytes"
+        in line
+    )
 
 
 def test_stored_layouts_change_with_their_versions(finished):
@@ -325,13 +330,19 @@ def test_stored_layouts_change_with_their_versions(finished):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({**ONLY_EXACT, "exact": False}, "is the exact analysis; exact = false contradicts it"),
-        ({"nodes_per_layer": "all"}, "takes every neuron; leave out samples"),
+        (
+            {**ONLY_EXACT, "exact": False},
+            "asks for the exact analysis, and exact = false forbids it; leave one of them out",
+        ),
+        ({"nodes_per_layer": "all"}, "takes every neuron and no samples; leave out samples"),
         ({"nodes_per_layer": "most"}, r"analysis\.nodes_per_layer"),
-        ({"per_node": True}, "per_node is of the exact analysis; add exact = true"),
-        ({"nulls": NULLS}, r"compared with the exact analysis; add exact = true to \[analysis\]"),
+        ({"per_node": True}, "per_node needs an exact analysis; add exact = true"),
+        ({"nulls": NULLS}, r"needs an exact analysis to compare with; add exact = true to \[analysis\]"),
         ({"exact": True, "nulls": {"models": []}}, r"nulls\.models"),
-        ({"exact": True, "nulls": {"models": ["gaussian", "gaussian"]}}, "give distinct null models"),
+        (
+            {"exact": True, "nulls": {"models": ["gaussian", "gaussian"]}},
+            "a null model is listed twice; list each one once",
+        ),
         ({"exact": True, "nulls": {"models": ["noise"]}}, r"nulls\.models"),
         ({"exact": True, "radii": {"log": 1}}, "an integer from 2 to 10000 was expected"),
         ({"exact": True, "radii": {"log": 9}, "transfer": "coth"}, "go with transfer reciprocal, not coth"),
@@ -348,8 +359,8 @@ def test_contradictions_are_refused(tmp_path, changes, says):
     assert not (tmp_path / "runs").exists()
 
 
-def test_nodes_that_were_not_kept_are_not_there(finished, scheduler):
+def test_nodes_that_were_not_kept_are_not_there(finished):
     asked = dag(finished, **ONLY_EXACT)
-    run(finished, scheduler, asked, "bare")
-    with pytest.raises(RequestError, match="no values of single neurons of weights at step1"):
+    run(finished, asked, "bare")
+    with pytest.raises(RequestError, match="no values of single neurons for weights at step1"):
         ninscope.open_run(finished / "bare" / "tiny").nodes("weights", "step1")

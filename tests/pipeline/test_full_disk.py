@@ -32,9 +32,9 @@ def dag(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dag, scheduler) -> Path:
+def undisturbed(dag) -> Path:
     runs = dag.parent / "undisturbed"
-    assert command("run", dag, "--runs-dir", runs, "--scheduler", scheduler).code == 0
+    assert command("run", dag, "--runs-dir", runs).code == 0
     return runs / "tiny"
 
 
@@ -75,30 +75,30 @@ def assert_nothing_is_broken(run: Path, undisturbed: Path) -> None:
     assert not folder.log.exists()
 
 
-def assert_completes(dag: Path, run: Path, undisturbed: Path, scheduler: str) -> None:
-    ended = command("run", dag, "--runs-dir", run.parent, "--scheduler", scheduler)
+def assert_completes(dag: Path, run: Path, undisturbed: Path) -> None:
+    ended = command("run", dag, "--runs-dir", run.parent)
     assert (ended.code, ended.says) == (0, [])
     for part in ("tables", "store.zarr", "figures"):
         assert contents(run / part) == contents(undisturbed / part)
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up(dag, undisturbed, tmp_path, scheduler):
+def test_a_disk_that_fills_up(dag, undisturbed, tmp_path):
     runs = tmp_path / "small"
     with mounted(runs, "600k"):
-        ended = command("run", dag, "--runs-dir", runs, "--scheduler", scheduler)
+        ended = command("run", dag, "--runs-dir", runs)
         assert_says_once(ended, runs / "tiny", "the disk is full (No space left on device); free space")
         assert_nothing_is_broken(runs / "tiny", undisturbed)
         stored = len(ArtefactStore(RunFolder(runs / "tiny")).keys("nin"))
         assert 0 < stored < len(STEPS)  # it was in the middle
-        again = command("run", dag, "--runs-dir", runs, "--scheduler", scheduler)
+        again = command("run", dag, "--runs-dir", runs)
         assert_says_once(again, runs / "tiny", "the disk is full")
         remount(runs, "size=50m")
-        assert_completes(dag, runs / "tiny", undisturbed, scheduler)
+        assert_completes(dag, runs / "tiny", undisturbed)
 
 
 @pytest.mark.slow
-def test_a_store_that_becomes_read_only_in_the_middle_of_a_run(dag, undisturbed, tmp_path, scheduler):
+def test_a_store_that_becomes_read_only_in_the_middle_of_a_run(dag, undisturbed, tmp_path):
     runs, closed = tmp_path / "runs", tmp_path / "closed"
     runs.mkdir()
     with mounted(closed, "1m"):  # or it is skipped
@@ -128,7 +128,7 @@ def test_a_store_that_becomes_read_only_in_the_middle_of_a_run(dag, undisturbed,
             subprocess.run(["umount", "--lazy", str(closed)], check=True)
     assert_nothing_is_broken(run, undisturbed)
     assert len(ArtefactStore(RunFolder(run)).keys("spectra")) < len(STEPS)  # it was in the middle
-    assert_completes(dag, run, undisturbed, scheduler)
+    assert_completes(dag, run, undisturbed)
 
 
 def limited() -> None:
@@ -137,12 +137,12 @@ def limited() -> None:
 
 
 @pytest.mark.slow
-def test_files_that_may_not_grow(dag, undisturbed, tmp_path, scheduler):
+def test_files_that_may_not_grow(dag, undisturbed, tmp_path):
     """As a full disk, wherever tests run."""
     ended = process("run", dag, "--runs-dir", tmp_path, "--workers", 2, preexec_fn=limited)
     assert_says_once(ended, tmp_path / "tiny", "a file would be larger than is allowed here (File too large)")
     assert_nothing_is_broken(tmp_path / "tiny", undisturbed)
-    assert_completes(dag, tmp_path / "tiny", undisturbed, scheduler)
+    assert_completes(dag, tmp_path / "tiny", undisturbed)
 
 
 # What concerns all tasks
@@ -158,10 +158,11 @@ def stopping(root: str, error: str, *waited_for) -> Outcome:
 
 
 def long(root: str) -> Outcome:
-    time.sleep(2)
+    time.sleep(1)
     return Outcome()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "kind"), [("request", RequestError), ("store", StoreError)])
 def test_what_concerns_all_tasks_stops_them(scheduler, error, kind):
     graph: Graph = {

@@ -20,17 +20,30 @@ OPTIONS = {"exact": (), "sampled": ("--nodes-per-layer", "12", "--samples", "3")
 OVERRIDE = "--trust-duplicates overrides"
 
 
-@pytest.fixture(params=[1, 3], ids=["whole", "shards"])
-def suite(request, tmp_path):
-    return write_suite(tmp_path / "tiny", STEPS, shards=request.param, **SHAPE)
+# Each value of each of these at least once; what they are does not depend on each other.
+WAYS = {
+    "a file a step, in a folder, exactly": (1, "folder", "exact"),
+    "shards, on a Hub, by samples": (3, "hub", "sampled"),
+}
 
 
-@pytest.fixture(params=["folder", "hub"])
-def source(request, suite, serve):
+@pytest.fixture(params=WAYS)
+def way(request) -> tuple[int, str, str]:
+    """(files a checkpoint, where it is, how it is measured)."""
+    return WAYS[request.param]
+
+
+@pytest.fixture
+def suite(way, tmp_path):
+    return write_suite(tmp_path / "tiny", STEPS, shards=way[0], **SHAPE)
+
+
+@pytest.fixture
+def source(way, suite, serve):
     """source() -> its name, once the suite is as it should be."""
 
     def named() -> str:
-        if request.param == "folder":
+        if way[1] == "folder":
             return str(suite)
         serve({MODEL: {folder.name: folder for folder in suite.iterdir()} | {"main": suite / "step8"}})
         return MODEL
@@ -38,9 +51,9 @@ def source(request, suite, serve):
     return named
 
 
-@pytest.fixture(params=OPTIONS)
-def method(request):
-    return request.param
+@pytest.fixture
+def method(way):
+    return way[2]
 
 
 def unguarded(suite, method) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from ninscope_pipeline.storing.store import ArtefactStore
 pytestmark = pytest.mark.slow
 
 STEPS = tuple(range(6))
-KILLS = int(os.environ.get("NINSCOPE_TEST_KILLS", "6"))
+KILLS = int(os.environ.get("NINSCOPE_TEST_KILLS", "3"))
 STAGES = ("nin", "spectra", "exact", "nulls", "emergence")
 
 
@@ -30,15 +31,34 @@ def dag(tmp_path_factory) -> Path:
     """Every stage there is, exact analyses in parts among them."""
     place = tmp_path_factory.mktemp("kills")
     write_suite(place / "tiny", STEPS, blocks=2, width=32, heads=4)
+    return asking(place / "tiny.toml", place / "tiny")
+
+
+@pytest.fixture(scope="module")
+def dag_of_processes(dag) -> Path:
+    """The same by worker processes."""
+    (dag.parent / "processes").mkdir()
+    cluster = {"kind": "local", "workers": 2, "processes": True}
+    return asking(dag.parent / "processes" / "tiny.toml", dag.parent / "tiny", cluster=cluster)
+
+
+def asking(path: Path, suite: Path, **changes) -> Path:
     nulls = {"models": ["shuffled"], "samples": 2}
     return write_dag(
-        place / "tiny.toml", Path("tiny"), exact=True, nulls=nulls, nodes_per_layer=24, execution={"part_bytes": 20_000}
+        path, suite, exact=True, nulls=nulls, nodes_per_layer=24, execution={"part_bytes": 20_000}, **changes
     )
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dag, scheduler) -> Path:
-    assert command("run", dag, "--runs-dir", dag.parent / "undisturbed", "--scheduler", scheduler).code == 0
+def cluster(tmp_path_factory) -> Iterator[OwnCluster]:
+    """Call its start() in each test: some of its processes may have been killed."""
+    with OwnCluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dag) -> Path:
+    assert command("run", dag, "--runs-dir", dag.parent / "undisturbed").code == 0
     return dag.parent / "undisturbed" / "tiny"
 
 
@@ -105,66 +125,59 @@ def assert_whole(run: Path, undisturbed: Path) -> None:
     assert not [path for path in run.glob("log/*") if path.name != "lost-workers.txt"]
 
 
-def test_killed_again_and_again_at_random_moments(dag, undisturbed, tmp_path, rng):
+def test_killed_again_and_again_at_random_moments(dag, undisturbed, tmp_path, rng, cluster):
     killed = []
     victims = moments(rng)
     runs = (tmp_path / str(number) / "runs" for number in itertools.count())
-    with OwnCluster(tmp_path) as cluster:
-        while len(killed) < KILLS:
-            place = next(runs)  # each is run to its end, however often that takes
-            place.parent.mkdir()
-            ended = None
-            while ended is None or ended.code != 0:
-                cluster.start()
-                running = Command(dag, place, "--scheduler", cluster.address)
-                last = None
-                while running.running and last in (None, "worker") and len(killed) < KILLS:
-                    last, moment = next(victims)
-                    wait_for(moment, running, place / "tiny", rng, 4)
-                    if not running.running:
-                        break
-                    victim = {"worker": cluster.workers[0], "scheduler": cluster.scheduler, "command": running.process}
-                    victim[last].kill()
-                    victim[last].wait(20)
-                    killed.append(last)
-                    if last == "worker":
-                        cluster.start()
-                ended = running.wait()
-                if ended.code not in (0, -signal.SIGKILL):
-                    (line,) = ended.says
-                    assert line.startswith(("the Dask scheduler at", "no Dask scheduler answers at")[ended.code - 1]), (
-                        ended
-                    )
-                    assert "Traceback" not in ended.err, ended
-            assert_whole(place / "tiny", undisturbed)
+    while len(killed) < KILLS:
+        place = next(runs)  # each is run to its end, however often that takes
+        place.parent.mkdir()
+        ended = None
+        while ended is None or ended.code != 0:
+            cluster.start()
+            running = Command(dag, place, "--scheduler", cluster.address)
+            last = None
+            while running.running and last in (None, "worker") and len(killed) < KILLS:
+                last, moment = next(victims)
+                wait_for(moment, running, place / "tiny", rng, 4)
+                if not running.running:
+                    break
+                victim = {"worker": cluster.workers[0], "scheduler": cluster.scheduler, "command": running.process}
+                victim[last].kill()
+                victim[last].wait(20)
+                killed.append(last)
+                if last == "worker":
+                    cluster.start()
+            ended = running.wait()
+            if ended.code not in (0, -signal.SIGKILL):
+                (line,) = ended.says
+                assert line.startswith(("the Dask scheduler at", "no Dask scheduler answers at")[ended.code - 1]), ended
+                assert "Traceback" not in ended.err, ended
+        assert_whole(place / "tiny", undisturbed)
     assert {"worker", "scheduler", "command"} == set(killed)
 
 
-def test_a_scheduler_that_dies_is_one_line(dag, tmp_path):
-    with OwnCluster(tmp_path, workers=1) as cluster:
-        running = Command(dag, tmp_path / "runs", "--scheduler", cluster.address)
-        while running.running and not list((tmp_path / "runs").glob("tiny/checksums/*/*.json")):
-            time.sleep(0.01)
-        cluster.scheduler.kill()
-        ended = running.wait()
-        assert ended.code == 1
-        assert ended.says == [
-            f"the Dask scheduler at {cluster.address} is gone; start it and run the same command again, which goes on from there"
-        ]
-        noise = [line for line in ended.err.splitlines() if not line.startswith(("tiny ", "ninscope: "))]
-        assert noise == []
-
-
-def test_local_workers_that_die_are_replaced_and_named_in_the_log(dag, undisturbed, tmp_path):
-    running = Command(dag, tmp_path / "runs", "--workers", "2")
-    killed = set()
-    while running.running and len(killed) < 3:
-        for child in psutil.Process(running.process.pid).children(recursive=True):
-            busy = len(list((tmp_path / "runs").glob("tiny/checksums/*/*.json"))) > 10 * len(killed)
-            if busy and child.pid not in killed and "spawn_main" in " ".join(child.cmdline()) and len(killed) < 3:
-                child.kill()
-                killed.add(child.pid)
+def test_a_scheduler_that_dies_is_one_line(dag, tmp_path, cluster):
+    cluster.start()
+    running = Command(dag, tmp_path / "runs", "--scheduler", cluster.address)
+    while running.running and not list((tmp_path / "runs").glob("tiny/checksums/*/*.json")):
         time.sleep(0.01)
+    cluster.scheduler.kill()
+    ended = running.wait()
+    assert ended.code == 1
+    assert ended.says == [
+        f"the Dask scheduler at {cluster.address} is gone; start it and run the same command again, which goes on from there"
+    ]
+    noise = [line for line in ended.err.splitlines() if not line.startswith(("tiny ", "ninscope: "))]
+    assert noise == []
+
+
+def test_a_local_worker_that_dies_is_replaced_and_named_in_the_log(dag_of_processes, undisturbed, tmp_path):
+    running = Command(dag_of_processes, tmp_path / "runs")
+    while running.running and not list((tmp_path / "runs").glob("tiny/checksums/*/*.json")):
+        time.sleep(0.01)
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
     ended = running.wait()
     assert (ended.code, ended.says) == (0, [])
     assert_whole(tmp_path / "runs" / "tiny", undisturbed)
@@ -173,16 +186,28 @@ def test_local_workers_that_die_are_replaced_and_named_in_the_log(dag, undisturb
     assert all(" died with " in line for line in lines)
 
 
-def test_what_a_killed_command_left_is_cleared(dag, undisturbed, tmp_path, scheduler):
-    running = Command(dag, tmp_path / "runs", "--workers", "2")
+def test_what_a_killed_command_left_is_cleared(dag, dag_of_processes, undisturbed, tmp_path):
+    """Worker processes when parts are stored, then threads at the tables; each time the command alone is killed."""
     run = tmp_path / "runs" / "tiny"
-    while running.running and not list(run.glob("checksums/parts/*.json")):
-        time.sleep(0.005)
-    workers = psutil.Process(running.process.pid).children(recursive=True)
-    running.process.kill()  # alone: its workers see to it that they end
-    running.wait()
-    psutil.wait_procs(workers, timeout=30)
-    ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", scheduler)
+    for asked, moment in ((dag_of_processes, "checksums/parts/*.json"), (dag, "tables/*.parquet")):
+        running = Command(asked, tmp_path / "runs")
+        while running.running and not list(run.glob(moment)):
+            time.sleep(0.005)
+        workers = psutil.Process(running.process.pid).children(recursive=True)
+        running.process.kill()
+        running.wait()
+        _, alive = psutil.wait_procs(workers, timeout=30)
+        assert not alive  # they see to it that they end
+        store = ArtefactStore(RunFolder(run), thorough=True)
+        for stage in STAGES:
+            for key in store.keys(stage):
+                assert contents(run / "store.zarr" / stage / key) == contents(undisturbed / "store.zarr" / stage / key)
+        for part in ("tables", "figures"):
+            assert contents(run / part).items() <= contents(undisturbed / part).items()
+    left = run / ".partial" / f"{socket.gethostname()}-{running.process.pid}-left"  # if none was caught at writing
+    left.mkdir()
+    (left / "zarr.json").write_text("{}")
+    ended = command("run", dag, "--runs-dir", tmp_path / "runs")
     assert (ended.code, ended.says) == (0, [])
     assert_whole(run, undisturbed)
     assert not list(run.glob(".partial/*"))

@@ -15,6 +15,7 @@ import ninscope
 from ninscope.architectures import DEFAULT_READING
 from ninscope.multifractal.emergence import emergence_interval
 from ninscope.report.parts_figure import groupings_of, parts_figure
+from ninscope_pipeline.figures import draw
 from ninscope_pipeline.request.analyses import AnalysisSection
 from ninscope_pipeline.request.dagfile import EmergenceSection
 from ninscope_pipeline.stages.emergence import EMERGENCE, EmergenceWork, SpectrumAtStep, emergence_key
@@ -24,6 +25,9 @@ from ninscope_pipeline.stages.nulls import NullsSection, nulls_key
 from ninscope_pipeline.stages.spectra import SPECTRA, spectra_key
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
+from ninscope_pipeline.tables import all_tables
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 STEPS = (0, 1, 8)
 SHAPE = {"blocks": 2, "width": 16, "heads": 2}
@@ -37,7 +41,7 @@ MEASURED = {"min_degree": 3, "q": np.array(ASKED["q"])}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, scheduler) -> Path:
+def finished(tmp_path_factory) -> Path:
     """A folder with a suite and its finished runs, with parts ("runs"), and with parts by pieces ("pieces")."""
     place = tmp_path_factory.mktemp("parts")
     write_suite(place / "weights", STEPS, **SHAPE)
@@ -47,7 +51,7 @@ def finished(tmp_path_factory, scheduler) -> Path:
         ("pieces", {"parts": PARTS, "execution": {"part_bytes": 6000}}),
     ):
         dag = write_dag(place / "tiny.toml", Path("weights"), **ASKED | changes)
-        ended = command("run", dag, "--runs-dir", place / runs, "--scheduler", scheduler)
+        ended = command("run", dag, "--runs-dir", place / runs)
         assert (ended.code, ended.says) == (0, [])
     return place
 
@@ -104,7 +108,7 @@ def test_keys_are_those_of_before_where_nothing_later_is_asked():
     both = AnalysisSection(**asked).methods()
     digests = defaultdict(lambda: str(len(digests)), {DEFAULT_READING.key: "b" * 64})
     one = SimpleNamespace(
-        content_sha256="a" * 64, kind="local", wired=lambda reading: SimpleNamespace(digest=digests[reading.key])
+        content_sha256="a" * 64, kind="local", wiring=lambda reading: SimpleNamespace(digest=digests[reading.key])
     )
     assert spectra_key("c" * 32, both["sampled"]) == "816145add36fcc7ad6856e4e260c94be"
     assert exact_key(one, both["exact"], True) == "18513c94d4585e3acb44ce007e9eaa65"
@@ -138,7 +142,7 @@ def test_the_layout_of_stored_parts_changes_with_their_versions(finished):
     assert stored.arrays["part_values"].shape == (len(STEPS), len(EXPECTED), stored.arrays["values"].shape[1])
 
 
-def test_a_part_without_spectrum_says_so_and_spoils_no_other(tmp_path, scheduler):
+def test_a_part_without_spectrum_says_so_and_spoils_no_other(tmp_path):
     """The weights of block 1 are all 0, at the start or later."""
     write_suite(tmp_path / "weights", (0, 1), **SHAPE)
     tensors = neox_tensors(**SHAPE, seed=3)
@@ -147,7 +151,7 @@ def test_a_part_without_spectrum_says_so_and_spoils_no_other(tmp_path, scheduler
             tensors[name][:] = 0
     write_checkpoint(tmp_path / "weights" / "step2", tensors)
     asked = write_dag(tmp_path / "tiny.toml", Path("weights"), nodes_per_layer="all", samples=None, parts=["block"])
-    assert command("run", asked, "--runs-dir", tmp_path / "runs", "--scheduler", scheduler).code == 0
+    assert command("run", asked, "--runs-dir", tmp_path / "runs").code == 0
     rows = table(tmp_path).query("step == 2").set_index("part")
     assert rows.loc["block/block1", "message"] == "no E: this checkpoint has no spectrum (of this part)"
     assert rows["emergence"].isna().to_dict() == {"all": False, "block/block0": False, "block/block1": True}
@@ -169,10 +173,8 @@ def test_parts_that_are_none_are_refused(tmp_path, parts, says):
 
 
 def test_there_is_a_figure_where_there_are_parts(finished):
-    names = {
-        runs: [path.name for path in ninscope.open_run(finished / runs / "tiny").figures] for runs in ("bare", "runs")
-    }
-    assert set(names["runs"]) - set(names["bare"]) == {"weights-parts.png"}
+    names = {runs: set(draw({name: table(finished, runs, name) for name in all_tables()})) for runs in ("bare", "runs")}
+    assert names["runs"] - names["bare"] == {"weights-parts.png"}
 
 
 def cells(axes) -> np.ndarray:

@@ -24,9 +24,9 @@ MODEL = "org/tiny"
 REFS = ("GET", "/api/models/org/tiny/refs")
 
 
-@pytest.fixture(params=[1, 2], ids=["whole", "shards"])
+@pytest.fixture
 def suite(request, tmp_path):
-    return write_suite(tmp_path / "tiny", STEPS, shards=request.param, **SHAPE)
+    return write_suite(tmp_path / "tiny", STEPS, shards=getattr(request, "param", 2), **SHAPE)
 
 
 @pytest.fixture
@@ -113,24 +113,27 @@ def resealed(value):
     return json.dumps(sealed(value)).encode()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda known: b"",
-        lambda known: b"\xff\xfe",
-        lambda known: b"[]",
-        lambda known: json.dumps(known).encode(),  # without its checksum
-        lambda known: json.dumps(sealed(known) | {"value": known | {"files": {}}}).encode(),
-        lambda known: resealed(known | {"version": -1}),
-        lambda known: resealed(known | {"facts": [1]}),
-        lambda known: resealed(known | {"facts": dict.fromkeys(known["facts"], None)}),
-        lambda known: resealed(known | {"facts": {key: {"identity": {}} for key in known["facts"]}}),
-        lambda known: resealed(known | {"files": {"a": 3}, "facts": {}}),
-        lambda known: resealed(known)[:-20],
-    ],
+DAMAGES = (
+    lambda known: b"",
+    lambda known: b"\xff\xfe",
+    lambda known: b"[]",
+    lambda known: json.dumps(known).encode(),  # without its checksum
+    lambda known: json.dumps(sealed(known) | {"value": known | {"files": {}}}).encode(),
+    lambda known: resealed(known | {"version": -1}),
+    lambda known: resealed(known | {"facts": [1]}),
+    lambda known: resealed(known | {"facts": dict.fromkeys(known["facts"], None)}),
+    lambda known: resealed(known | {"facts": {key: {"identity": {}} for key in known["facts"]}}),
+    lambda known: resealed(known | {"files": {"a": 3}, "facts": {}}),
+    lambda known: resealed(known)[:-20],
 )
-@pytest.mark.parametrize("where", ["hub", "folder"])
-def test_what_is_damaged_is_found_out_again(place, suite, hub, where, damage):
+
+
+@pytest.mark.parametrize(
+    ("where", "damage"), [*(("folder", damage) for damage in DAMAGES), ("hub", DAMAGES[0]), ("hub", DAMAGES[-3])]
+)
+def test_what_is_damaged_is_found_out_again(request, place, suite, where, damage):
+    if where == "hub":
+        request.getfixturevalue("hub")
     source = MODEL if where == "hub" else suite
     first = started(place, source)
     whole = known(place).read_bytes()
@@ -139,6 +142,7 @@ def test_what_is_damaged_is_found_out_again(place, suite, hub, where, damage):
     assert known(place).read_bytes() == whole
 
 
+@pytest.mark.parametrize("suite", [1, 2], indirect=True, ids=["whole", "shards"])
 class TestOnDisk:
     def test_a_repeat_finds_the_same_and_opens_no_checkpoint(self, place, suite, monkeypatch):
         first = started(place, suite)

@@ -1,6 +1,6 @@
 """Stages of installed packages: one file and an entry point are all it takes, and what is wrong with one is said in one line."""
 
-import os
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -9,47 +9,67 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from driving import process, write_dag
+from driving import command, write_dag
 from suites import write_suite
 
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
+from ninscope_pipeline.request.dagfile import dag_type
 from ninscope_pipeline.stages import registry
 from ninscope_pipeline.stages.network import NETWORK
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "ninscope-norms"
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> dict[str, str]:
-    """An environment with the example package installed, by pip, from a copy (a build leaves files behind)."""
-    place = tmp_path_factory.mktemp("package")
+@pytest.fixture
+def fresh_stages(monkeypatch):
+    """The stages are looked up anew in a test, and after it."""
+    caches = (registry.stages, dag_type)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch, fresh_stages) -> None:
+    """The example package, installed by pip from a copy (a build leaves files behind), where Python looks for packages."""
+    source, target = tmp_path / "package", tmp_path / "installed"
+    source.mkdir()
     for file in EXAMPLE.iterdir():
         if file.is_file():
-            (place / file.name).write_bytes(file.read_bytes())
-    target = place / "installed"
+            (source / file.name).write_bytes(file.read_bytes())
     subprocess.run(
         [
             sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
-            "--disable-pip-version-check", "--target", target, place,
+            "--disable-pip-version-check", "--target", target, source,
         ],
         check=True, capture_output=True,
     )  # fmt: skip
-    paths = [str(target), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    monkeypatch.syspath_prepend(target)
+    monkeypatch.delitem(sys.modules, "ninscope_norms", raising=False)
 
 
+def asking(place: Path) -> Path:
+    """A DAG file that asks for norms."""
+    dag = write_dag(place / "tiny.toml", Path("weights"))
+    dag.write_text(dag.read_text() + "\n[norms]\nscale = 2.0\n")
+    return dag
+
+
+@pytest.mark.slow
 def test_a_package_adds_a_stage_with_its_section_table_and_figure(installed, tmp_path):
     suite = write_suite(tmp_path / "weights", (0, 1), blocks=1, width=16, heads=2)
-    dag = write_dag(tmp_path / "tiny.toml", Path("weights"))
-    dag.write_text(dag.read_text() + "\n[norms]\nscale = 2.0\n")
-    command = ("run", dag, "--runs-dir", tmp_path / "runs")
-    planned = process(*command, "--dry-run", env=installed)
+    dag = asking(tmp_path)
+    arguments = ("run", dag, "--runs-dir", tmp_path / "runs")
+    planned = command(*arguments, "--dry-run")
     assert [name for name in planned.would_run if name[0] == "norms"] == [
         ("norms", "tiny/weights step0"), ("norms", "tiny/weights step1"),
     ]  # fmt: skip
     assert "2 norms" in planned.out
-    ended = process(*command, env=installed)
+    ended = command(*arguments)
     assert (ended.code, ended.says) == (0, [])
     run = tmp_path / "runs" / "tiny"
     rows = pd.read_parquet(run / "tables" / "norms.parquet").set_index("revision")
@@ -59,26 +79,22 @@ def test_a_package_adds_a_stage_with_its_section_table_and_figure(installed, tmp
         norm = np.sqrt(sum((matrix.astype(np.float64) ** 2).sum() for matrix in matrices))
         assert rows.loc[f"step{step}", "norm"] == pytest.approx(2 * norm, rel=1e-12)
     assert (run / "figures" / "weights-norms.png").stat().st_size > 1000
-    status = process("status", run, env=installed)
+    status = command("status", run)
     assert status.code == 0
-    assert any("norms" in line and line.split("│")[2:4] for line in status.out.splitlines()), status.out
-    again = process(*command, env=installed)
-    assert "nothing to run" in again.out
-    changed = dag.read_text().replace("scale = 2.0", "scale = 3.0")
-    dag.write_text(changed)
-    stages = {stage for stage, _ in process(*command, "--dry-run", env=installed).would_run}
-    assert stages == {"norms", "tables", "figures"}
+    assert re.search(r"norms\W+2\W+2\b", status.out), status.out
+    assert "nothing to run" in command(*arguments).out
+    dag.write_text(dag.read_text().replace("scale = 2.0", "scale = 3.0"))
+    assert {stage for stage, _ in command(*arguments, "--dry-run").would_run} == {"norms", "tables", "figures"}
 
 
 def test_without_the_package_its_section_is_no_key(tmp_path):
-    dag = write_dag(tmp_path / "tiny.toml", Path("weights"))
-    dag.write_text(dag.read_text() + "\n[norms]\nscale = 2.0\n")
-    ended = process("run", dag, "--runs-dir", tmp_path / "runs")
+    dag = asking(tmp_path)
+    ended = command("run", dag, "--runs-dir", tmp_path / "runs")
     assert (ended.code, ended.says) == (2, [f"{dag}: norms: no such key"])
 
 
 @pytest.fixture
-def packages(monkeypatch):
+def packages(monkeypatch, fresh_stages):
     """Have installed packages offer these entry points."""
 
     def offer(**values: str) -> None:
@@ -86,9 +102,7 @@ def packages(monkeypatch):
         monkeypatch.setattr(registry, "entry_points", lambda group: entries)
         registry.stages.cache_clear()
 
-    yield offer
-    monkeypatch.undo()
-    registry.stages.cache_clear()
+    return offer
 
 
 @pytest.mark.parametrize(

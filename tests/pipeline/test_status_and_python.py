@@ -19,11 +19,13 @@ from ninscope.networks.sampled import sampled_network
 from ninscope_pipeline.prepared_run import prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, scheduler) -> Path:
+def finished(tmp_path_factory) -> Path:
     """A folder with a suite of a good start, one step with NaN and one truncated, and its run."""
     place = tmp_path_factory.mktemp("status")
     write_suite(place / "tiny", (0, 1), **SHAPE)
@@ -36,7 +38,7 @@ def finished(tmp_path_factory, scheduler) -> Path:
     partly = write_dag(place / "partly.toml", Path("tiny"))
     whole = write_dag(place / "whole.toml", Path("tiny"), revisions=["step0", "step1"])
     for dag, code in ((partly, 1), (whole, 0)):
-        assert command("run", dag, "--runs-dir", place / "runs", "--scheduler", scheduler).code == code
+        assert command("run", dag, "--runs-dir", place / "runs").code == code
     return place
 
 
@@ -82,7 +84,7 @@ def test_status_of_a_run_that_was_interrupted_at_once(tmp_path):
     ended = command("status", started(tmp_path, write_dag(tmp_path / "tiny.toml", Path("tiny"))))
     assert ended.code == 0
     assert counts(ended.out) == {"networks": (0, 3), "spectra": (0, 3), "tables": (0, 1)}
-    assert "not finished: run the same command again" in ended.out
+    assert "not finished; run the same command again" in ended.out
 
 
 def test_status_of_a_run_that_was_interrupted_half_way(finished, tmp_path):
@@ -120,7 +122,7 @@ def test_status_of_what_is_no_run(tmp_path, what):
     assert (ended.code, ended.out) == (2, "")
     assert (
         ended.err
-        == f"ninscope: {tmp_path / what}: no run there (no run.toml); name a folder that `ninscope run` made\n"
+        == f"ninscope: {tmp_path / what}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote\n"
     )
 
 
@@ -135,12 +137,12 @@ def test_status_of_a_run_whose_plan_is_lost_is_no_traceback(finished, tmp_path, 
     assert len(ended.err.splitlines()) <= 1
 
 
-def test_a_run_whose_known_files_are_damaged_hashes_again(finished, tmp_path, scheduler):
+def test_a_run_whose_known_files_are_damaged_hashes_again(finished, tmp_path):
     place = shutil.copytree(finished, tmp_path / "place")
     facts = '{"version": 2, "files": {"a": 1}, "facts": {"a": {"identity": 3}, "b": 4}}'
     for content in ("{", '{"a": 1}', '{"version": 2, "files": {}, "facts": []}', facts):
         (place / "runs" / "whole" / "known.json").write_text(content)
-        assert command("run", place / "whole.toml", "--runs-dir", place / "runs", "--scheduler", scheduler).code == 0
+        assert command("run", place / "whole.toml", "--runs-dir", place / "runs").code == 0
 
 
 # Python
@@ -196,15 +198,15 @@ def test_a_run_gives_its_store_read_only(run):
 
 
 def test_what_is_no_run_is_refused_by_name(tmp_path):
-    with pytest.raises(ninscope.RequestError, match=f"^{re.escape(str(tmp_path))}: no run there"):
+    with pytest.raises(ninscope.RequestError, match=f"^{re.escape(str(tmp_path))}: not a run folder"):
         ninscope.open_run(tmp_path)
-    with pytest.raises(ninscope.RequestError, match=r"^absent: no run there"):
+    with pytest.raises(ninscope.RequestError, match=r"^absent: not a run folder"):
         ninscope.open_run("absent")
 
 
 @pytest.mark.parametrize("name", ["powers", "", "../run", "emergence.parquet"])
 def test_a_table_that_is_not_there_is_refused_with_those_that_are(run, name):
-    with pytest.raises(ninscope.RequestError, match=r"no table .*there are: activations, benchmarks, checkpoints"):
+    with pytest.raises(ninscope.RequestError, match=r"no table .*its tables: activations, benchmarks, checkpoints"):
         run.table(name)
 
 
@@ -213,7 +215,7 @@ def test_an_unfinished_run_has_no_tables_yet(tmp_path):
     run = ninscope.open_run(started(tmp_path, write_dag(tmp_path / "tiny.toml", Path("tiny"))))
     assert run.tables == []
     assert run.figures == []
-    with pytest.raises(ninscope.RequestError, match="the run has not finished"):
+    with pytest.raises(ninscope.RequestError, match="since the run has not finished"):
         run.table("emergence")
     with pytest.raises(ninscope.RequestError, match="no stored network of tiny at step0"):
         run.network("tiny", "step0")

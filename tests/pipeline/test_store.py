@@ -186,7 +186,7 @@ def write_one_key(root: str, number: int) -> None:
         ArtefactStore(RunFolder(root)).write("stage", f"key{key % 4}", Artefact(arrays, {}))
 
 
-@pytest.mark.parametrize("pool", ["threads", "processes"])
+@pytest.mark.parametrize("pool", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_of_writers_at_the_same_time_one_wins_whole(folder, store, pool):
     if pool == "threads":
         with ThreadPoolExecutor(8) as workers:

@@ -1,6 +1,8 @@
 """Variants of an analysis in one DAG file: each is what a run of its own would be, and nothing is done twice."""
 
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,9 +16,13 @@ from suites import write_suite
 import ninscope
 from ninscope.architectures.registry import FAMILIES
 from ninscope.errors import RequestError
+from ninscope_pipeline.figures import draw
 from ninscope_pipeline.prepared_run import prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.results import checkpoint_results
+from ninscope_pipeline.tables import all_tables
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 STEPS = (0, 1, 8)
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
@@ -36,17 +42,17 @@ def dag(place: Path, *names: str, **changes) -> Path:
     return write_dag(place / "tiny.toml", Path("weights"), **ASKED | {"variants": listed} | changes)
 
 
-def run(place: Path, scheduler: str, dag_file: Path, runs: str = "runs"):
-    return command("run", dag_file, "--runs-dir", place / runs, "--scheduler", scheduler)
+def run(place: Path, dag_file: Path, runs: str = "runs"):
+    return command("run", dag_file, "--runs-dir", place / runs)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, scheduler) -> Path:
+def finished(tmp_path_factory) -> Path:
     """A folder with a suite and its finished runs, without variants ("bare") and with all of them ("runs"); do not touch."""
     place = tmp_path_factory.mktemp("variants")
     write_suite(place / "weights", STEPS, **SHAPE)
     for runs, names in (("bare", ()), ("runs", VARIANTS)):
-        ended = run(place, scheduler, dag(place, *names), runs)
+        ended = run(place, dag(place, *names), runs)
         assert (ended.code, ended.says) == (0, [])
     return place
 
@@ -60,9 +66,9 @@ def of_variant(rows: pd.DataFrame, variant: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", ["transfer-coth", "whole"])
-def test_a_variant_is_what_a_run_of_its_own_gives(finished, scheduler, tmp_path, name):
+def test_a_variant_is_what_a_run_of_its_own_gives(finished, tmp_path, name):
     alone = write_dag(finished / f"{name}.toml", Path("weights"), **_alone(name), name="tiny")
-    assert run(finished, scheduler, alone, name).code == 0
+    assert run(finished, alone, name).code == 0
     for part in TABLES:
         own = of_variant(table(finished, part, name), "default")
         pd.testing.assert_frame_equal(of_variant(table(finished, part), name), own, check_exact=True)
@@ -83,17 +89,20 @@ def test_the_default_is_what_it_is_without_variants(finished):
         pd.testing.assert_frame_equal(rows, bare, check_exact=True)
 
 
-def test_figures_but_the_ablations_and_the_last_line_are_of_the_default(finished, scheduler):
-    figures = {runs: contents(finished / runs / "tiny" / "figures") for runs in ("bare", "runs")}
-    for of_run in figures.values():
-        of_run.pop("manifest.json")
+def drawn(place: Path, runs: str) -> dict[str, bytes]:
+    """The figures of a finished run."""
+    return draw({name: table(place, name, runs) for name in all_tables()})
+
+
+def test_figures_but_the_ablations_and_the_last_line_are_of_the_default(finished):
+    figures = {runs: drawn(finished, runs) for runs in ("bare", "runs")}
     assert figures["runs"].keys() - figures["bare"].keys() == {"ablations.png"}
     assert {name: figures["runs"][name] for name in figures["bare"]} == figures["bare"]
-    picture = matplotlib.image.imread(finished / "runs" / "tiny" / "figures" / "ablations.png")
+    picture = matplotlib.image.imread(io.BytesIO(figures["runs"]["ablations.png"]))
     assert min(picture.shape[:2]) > 400
-    said = {runs: run(finished, scheduler, dag(finished, *names), runs).out for runs, names in
+    said = {runs: run(finished, dag(finished, *names), runs).out for runs, names in
             (("bare", ()), ("runs", VARIANTS))}  # fmt: skip
-    largest = [text.split("E is largest")[1].split(";")[0] for text in said.values()]
+    largest = [re.search(r"largest E: [^;]*", text)[0] for text in said.values()]
     assert largest[0] == largest[1]
 
 
@@ -112,7 +121,7 @@ def test_what_variants_share_is_made_once(finished):
         opened.network("weights", "step1", "whole")
 
 
-def test_an_added_variant_is_all_that_is_done_and_the_tables_are_those_of_one_go(finished, scheduler, tmp_path):
+def test_an_added_variant_is_all_that_is_done_and_the_tables_are_those_of_one_go(finished, tmp_path):
     place = shutil.copytree(finished, tmp_path / "place")
     folder = place / "bare" / "tiny"
     stored = artefacts(folder)
@@ -124,13 +133,13 @@ def test_an_added_variant_is_all_that_is_done_and_the_tables_are_those_of_one_go
     assert [name for stage, name in listed if stage == "emergence"] == [
         "tiny/weights transfer-coth sampled", "tiny/weights transfer-coth exact",
     ]  # fmt: skip
-    assert run(place, scheduler, asked, "bare").code == 0
+    assert run(place, asked, "bare").code == 0
     assert made(stored, artefacts(folder)) == {"nin": 0, "spectra": 3, "exact": 3, "nulls": 0, "emergence": 2}
-    assert run(place, scheduler, dag(place, *VARIANTS), "bare").code == 0
+    assert run(place, dag(place, *VARIANTS), "bare").code == 0
     for part in ("tables", "figures"):
         assert contents(folder / part) == contents(finished / "runs" / "tiny" / part)
-    again = run(place, scheduler, dag(place, *VARIANTS), "bare")
-    assert "everything is there already" in again.out
+    again = run(place, dag(place, *VARIANTS), "bare")
+    assert "all results are stored already" in again.out
 
 
 def test_what_was_asked_can_be_asked_again(finished, tmp_path):
@@ -141,14 +150,14 @@ def test_what_was_asked_can_be_asked_again(finished, tmp_path):
     assert asked["variants"] == [{"name": name, **changes} for name, changes in VARIANTS.items()]
 
 
-def test_a_variant_may_read_the_checkpoint_otherwise(tmp_path, scheduler):
+def test_a_variant_may_read_the_checkpoint_otherwise(tmp_path):
     """In the parallel wiring x has the edges of attention and MLP together, and other distributions of mass."""
     write_suite(tmp_path / "weights", (0, 1), **SHAPE)
     variants = [{"name": "parallel", "wiring": "parallel"}]
     asked = write_dag(
         tmp_path / "tiny.toml", Path("weights"), exact=True, variants=variants, execution={"part_bytes": 4000}
     )
-    assert run(tmp_path, scheduler, asked).code == 0
+    assert run(tmp_path, asked).code == 0
     samples = table(tmp_path, "samples").query("step == 1").set_index(["variant", "sample"])
     values = {"min_degree": 3, "q": np.arange(-4, 5) / 2}
     for variant, wiring in (("default", "chain"), ("parallel", "parallel")):
@@ -183,14 +192,14 @@ def test_a_wiring_that_a_model_has_not_costs_the_variant_alone(finished, tmp_pat
     assert {entry["parallel network"] for entry in ninscope.open_run(tmp_path / "new").plan["checkpoints"]} == {None}
 
 
-def test_a_checkpoint_that_cannot_be_read_as_a_variant_asks_costs_that_variant_alone(tmp_path, scheduler):
+def test_a_checkpoint_that_cannot_be_read_as_a_variant_asks_costs_that_variant_alone(tmp_path):
     """A chain of blocks, which step 1 says its are, has no parallel wiring; the default, and other steps, are measured."""
     suite = write_suite(tmp_path / "weights", (0, 1, 8), **SHAPE)
     config = json.loads((suite / "step1" / "config.json").read_text())
     (suite / "step1" / "config.json").write_text(json.dumps(config | {"use_parallel_residual": False}))
     variants = [{"name": "parallel", "wiring": "parallel"}]
     asked = write_dag(tmp_path / "tiny.toml", Path("weights"), exact=True, variants=variants)
-    assert run(tmp_path, scheduler, asked).code == 1
+    assert run(tmp_path, asked).code == 1
     checkpoints = table(tmp_path, "checkpoints")
     assert checkpoints["status"].tolist() == ["ok", "unsupported", "ok"]
     assert "use_parallel_residual is not true" in checkpoints["message"][1]
@@ -202,12 +211,12 @@ def test_a_checkpoint_that_cannot_be_read_as_a_variant_asks_costs_that_variant_a
     assert "parallel sampled: config.json: use_parallel_residual is not true" in said
 
 
-def test_a_variant_that_fails_costs_its_own_rows(tmp_path, scheduler):
+def test_a_variant_that_fails_costs_its_own_rows(tmp_path):
     """10,000 samples of all neurons of this network would hold more edges than are stored."""
     write_suite(tmp_path / "weights", (0, 1), blocks=1, width=96, heads=2)
     variants = [{"name": "greedy", "nodes_per_layer": 400, "samples": 10_000}, {"name": "near", "max_distance": 60.0}]
     asked = write_dag(tmp_path / "tiny.toml", Path("weights"), variants=variants)
-    ended = run(tmp_path, scheduler, asked)
+    ended = run(tmp_path, asked)
     assert ended.code == 1
     assert len(ended.says) == 2
     checkpoints = table(tmp_path, "checkpoints")
@@ -216,7 +225,7 @@ def test_a_variant_that_fails_costs_its_own_rows(tmp_path, scheduler):
     emergence = table(tmp_path, "emergence")
     assert emergence["variant"].tolist() == ["default", "near"] * 2
     assert emergence["emergence"].notna().all()
-    assert {path.name for path in ninscope.open_run(tmp_path / "runs" / "tiny").figures} >= {"ablations.png"}
+    assert "ablations.png" in drawn(tmp_path, "runs")
 
 
 @pytest.mark.parametrize(
@@ -225,15 +234,15 @@ def test_a_variant_that_fails_costs_its_own_rows(tmp_path, scheduler):
         ([{"name": "a", "nodes": 3}], "variants.1.nodes: no such key"),
         ([{"transfer": "coth"}], "variants.1.name: Field required"),
         ([{"name": "a b", "transfer": "coth"}], "variants.1.name: "),
-        ([{"name": "default", "transfer": "coth"}], "variants.1.name: the name means something else in the tables"),
-        ([{"name": "exact", "transfer": "coth"}], "variants.1.name: the name means something else in the tables"),
+        ([{"name": "default", "transfer": "coth"}], "variants.1.name: this name has another meaning in the tables"),
+        ([{"name": "exact", "transfer": "coth"}], "variants.1.name: this name has another meaning in the tables"),
         ([{"name": "a", "samples": "many"}], "variants.1.samples: Input should be a valid integer"),
         ([{"name": "a", "transfer": "cosh"}], "variant a: transfer is 'cosh'; one of reciprocal"),
-        ([{"name": "a", "transfer": "coth"}, {"name": "a", "seed": 3}], "the variant a is listed twice"),
-        ([{"name": "a"}], "variant a: it changes nothing of [analysis]; leave it out"),
-        ([{"name": "a", "nodes_per_layer": 12}], "variant a: it changes nothing of [analysis]"),
-        ([{"name": "a", "per_node": True}], "variant a: it changes nothing of [analysis]"),
-        ([{"name": "a", "exact": False}], "variant a: it changes nothing of [analysis]"),
+        ([{"name": "a", "transfer": "coth"}, {"name": "a", "seed": 3}], "two variants are called 'a'; give each its own name"),
+        ([{"name": "a"}], "variant a changes nothing in [analysis]; leave it out"),
+        ([{"name": "a", "nodes_per_layer": 12}], "variant a changes nothing in [analysis]"),
+        ([{"name": "a", "per_node": True}], "variant a changes nothing in [analysis]"),
+        ([{"name": "a", "exact": False}], "variant a changes nothing in [analysis]"),
         ([{"name": "a", "nodes_per_layer": "all", "samples": 3}], "variant a: nodes_per_layer = \"all\" takes every neuron"),
         ([{"name": "a", "radii": {"log": 9}, "transfer": "coth"}], "variant a: logarithmic radii go with"),
         ("coth", "variants: "),

@@ -27,3 +27,7 @@ class Executor(Protocol):
         does not stop the others. Raises what concerns all (RequestError, StoreError), the other jobs given up; ClusterError when
         the workers are gone.
         """
+
+
+# How the names of threads begin that do jobs in the command's own process.
+JOB_THREADS = "ninscope-job"

@@ -17,7 +17,7 @@ from dask import threaded
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
-from ninscope_pipeline.execution import Died, Done
+from ninscope_pipeline.execution import JOB_THREADS, Died, Done
 from ninscope_pipeline.execution.graph import job_graph
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.execution.model_process import begin
@@ -53,7 +53,7 @@ class ThreadsHere:
                 outcomes[job_id] = outcome
                 done(job_id, outcome)
 
-        pool = ThreadPoolExecutor(self._threads)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix=JOB_THREADS)
         try:
             with Callback(posttask=ended):
                 threaded.get(tasks, list(id_of), pool=pool, num_workers=self._threads)
