@@ -49,7 +49,7 @@ check: $(VENV)/tools
 
 # Compiled first, two files of tests at a time; then the kernels once more as plain Python, so that an index error cannot hide in
 # machine code.
-test: lint $(VENV)/timm
+test: $(VENV)/timm
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
 
