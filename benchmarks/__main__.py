@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import ninscope
 from benchmarks import overhead
@@ -257,7 +257,11 @@ def main() -> None:
     small, other = arguments.small, arguments.beside
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     table = Table(
-        "what", "measured", "beside", "ratio", title=f"ninscope {ninscope.__version__}, {os.cpu_count()} cores"
+        Column("what", no_wrap=True),
+        "measured",
+        "beside",
+        "ratio",
+        title=f"ninscope {ninscope.__version__}, {os.cpu_count()} cores",
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
