@@ -1,7 +1,7 @@
-"""A fixture for tests of model runs that are not about processes: models run in the tests' own process.
+"""Fixtures for tests of model runs that are not about processes.
 
-Torch is loaded here already; every process of its own would take 3 s of CPU to load it again. Their figures are laid out and not
-rendered, which takes longer than a tiny run; test_finetune_figures.py renders them.
+Torch is loaded in the tests' own process already; every other one would take 3 s of CPU to load it again. Figures of their runs
+are laid out and not rendered, which would take longer than a tiny run: test_finetune_figures.py renders them.
 """
 
 import pytest
@@ -18,6 +18,12 @@ def _models_in_this_process():
     with pytest.MonkeyPatch.context() as patch:
         for stage in (FineTuneStage, ActivationsStage):
             patch.setattr(stage, "runs_models", False)
-        patch.setattr("ninscope.report.layout.png", lambda figure: b"not rendered")
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _figures_not_rendered():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ninscope.report.layout.png", lambda figure: b"not rendered")
+        yield

@@ -18,7 +18,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from distributed import Client
 from finetune_models import add_sections, finetune_section, language_task, neox_suite, write_words
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
-from models_here import _models_in_this_process  # noqa: F401 (fixture)
+from models_here import _figures_not_rendered, _models_in_this_process  # noqa: F401 (fixtures)
 from safetensors.numpy import load_file, save_file
 
 from ninscope_pipeline.execution.graph import job_graph

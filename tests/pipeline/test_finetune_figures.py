@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ninscope.neurons import inhibition
-from ninscope.neurons.finetuning.recipe import METHODS, NONE
 from ninscope.report import finetune_figures
 from ninscope.report.activations_figure import activations_figure
 from ninscope_pipeline.tables import all_tables
@@ -232,7 +230,3 @@ def test_a_model_whose_last_checkpoint_failed():
     figure = looked(rows, {"small": 1000, "large": 5000})
     (line,) = figure.axes[1].lines
     assert len(line.get_xdata()) == 2
-
-
-def test_every_method_has_its_colour():
-    assert tuple(finetune_figures.METHODS) == METHODS == (NONE, *sorted(inhibition.METHODS))

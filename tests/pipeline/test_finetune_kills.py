@@ -13,6 +13,7 @@ from driving import COMMAND, alive, command, contents, write_dag
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 from finetune_models import add_sections, finetune_section, language_task, neox_suite
+from models_here import _models_in_this_process  # noqa: F401 (fixture: the commands that are killed have their processes)
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +39,9 @@ def dag(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dag, scheduler) -> Path:
-    """By two workers."""
-    ended = command("run", dag, "--runs-dir", dag.parent / "undisturbed", "--scheduler", scheduler)
+def undisturbed(dag) -> Path:
+    """One fine-tune after the other, in this process."""
+    ended = command("run", dag, "--runs-dir", dag.parent / "undisturbed", "--workers", "1")
     assert (ended.code, ended.says) == (0, [])
     return dag.parent / "undisturbed" / "tiny"
 
@@ -76,10 +77,16 @@ def killed_at(dag: Path, runs: Path, enough) -> dict[str, int]:
 
 
 def test_killed_twice_is_as_never(dag, undisturbed, tmp_path):
+    """What an interrupted fine-tune reached counts as not done, is told by --dry-run and status, and is gone on from."""
     runs = tmp_path / "runs"
     first = killed_at(dag, runs, lambda states: any(step >= EVERY for step in states.values()))
     assert first
     assert all(0 < step < STEPS for step in first.values())
+    would = [stage for stage, _ in command("run", dag, "--runs-dir", runs, "--dry-run").would_run]
+    assert would.count("finetune") + len(list((runs / "tiny" / "store.zarr" / "finetune").glob("*"))) == len(METHODS)
+    assert "not finished" in command("status", runs / "tiny").out
+    planned = json.loads((runs / "tiny" / "plan.json").read_text())["stages"]
+    assert len(planned["finetune"]) == len(METHODS)
     (key, step), *_ = first.items()
     second = killed_at(
         dag, runs, lambda states: states.get(key, 0) > step or (key not in states and any(states.values()))
@@ -91,20 +98,8 @@ def test_killed_twice_is_as_never(dag, undisturbed, tmp_path):
     assert_same(runs / "tiny", undisturbed)
 
 
-def test_states_are_all_that_is_left_of_a_killed_run(dag, undisturbed, tmp_path):
-    """What an interrupted fine-tune reached counts as not done, and is told by --dry-run and status."""
-    runs = tmp_path / "runs"
-    killed_at(dag, runs, lambda states: any(states.values()))
-    would = [stage for stage, _ in command("run", dag, "--runs-dir", runs, "--dry-run").would_run]
-    assert would.count("finetune") + len(list((runs / "tiny" / "store.zarr" / "finetune").glob("*"))) == len(METHODS)
-    out = command("status", runs / "tiny").out
-    assert "not finished" in out
-    planned = json.loads((runs / "tiny" / "plan.json").read_text())["stages"]
-    assert len(planned["finetune"]) == len(METHODS)
-
-
-def test_two_at_once_in_one_process(dag, undisturbed, tmp_path, threads):
+def test_two_at_once_in_one_process(dag, undisturbed, tmp_path):
     """Dropout draws from a generator that is the process's."""
-    ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--scheduler", threads)
+    ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--workers", "2")
     assert (ended.code, ended.says) == (0, [])
     assert_same(tmp_path / "runs" / "tiny", undisturbed)

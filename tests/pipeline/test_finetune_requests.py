@@ -19,7 +19,7 @@ from finetune_models import (
     neox_suite,
     write_texts,
 )
-from models_here import _models_in_this_process  # noqa: F401 (fixture)
+from models_here import _figures_not_rendered, _models_in_this_process  # noqa: F401 (fixtures)
 
 WHOLE = {"exact": True, "nodes_per_layer": "all", "samples": None}
 

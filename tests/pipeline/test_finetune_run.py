@@ -22,7 +22,7 @@ from finetune_models import (
     language_task,
     neox_suite,
 )
-from models_here import _models_in_this_process  # noqa: F401 (fixture)
+from models_here import _figures_not_rendered, _models_in_this_process  # noqa: F401 (fixtures)
 
 KEYS = ["suite", "model", "revision", "step"]
 EVALUATIONS, METRICS = (0, 2, 4), ["loss", "perplexity"]

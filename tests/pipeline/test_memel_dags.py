@@ -11,8 +11,9 @@ import pytest
 
 from ninscope.architectures.registry import FAMILIES
 from ninscope.checkpoints.source import open_source
-from ninscope.neurons.finetuning.recipe import METHODS
+from ninscope.neurons.finetuning.recipe import METHODS, NONE
 from ninscope.parameters import Parameters
+from ninscope.report import finetune_figures
 from ninscope_pipeline.request.dagfile import load_dag
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -87,6 +88,12 @@ def test_the_lines_are_acceptable_or_not_as_their_labels_say(split):
 def test_no_line_is_on_both_sides():
     sides = [{row["text"] for row in lines(split)} for split in ("train", "held_out")]
     assert not sides[0] & sides[1]
+
+
+def test_every_method_has_its_colour():
+    from ninscope.neurons.memel.layer import METHODS as OF_LAYERS
+
+    assert tuple(finetune_figures.METHODS) == METHODS == (NONE, *sorted(OF_LAYERS))
 
 
 @pytest.mark.slow
