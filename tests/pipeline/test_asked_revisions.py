@@ -12,7 +12,8 @@ from driving import ANALYSIS, EMERGENCE, command
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from suites import write_suite
 
-from ninscope.checkpoints.suites import PYTHIA_STEPS
+from ninscope.checkpoints.revisions import RevisionSelection
+from ninscope.checkpoints.suites import PYTHIA_STEPS, SUITES, PublishedSuite
 from ninscope.errors import RequestError
 from ninscope_pipeline.prepared_run import run_file_content
 from ninscope_pipeline.request.dagfile import load_dag
@@ -260,3 +261,9 @@ def test_a_preset_is_run_from_a_hub(tmp_path, suite, serve):
         ("pythia", "pythia-14m", "step1000", "missing"),
     ]
     assert "no such revision in EleutherAI/pythia-14m" in located[2].outcome.message
+
+
+def test_a_published_suite_without_a_pattern_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(SUITES, "olmo", PublishedSuite("olmo", ("org/name",), RevisionSelection()))
+    with pytest.raises(RequestError, match=r"the suite olmo has no pattern of revision names; it needs one"):
+        loaded(tmp_path, '[[suites]]\npreset = "olmo"\n')

@@ -14,6 +14,7 @@ from suites import write_suite
 
 from ninscope.architectures import DEFAULT_READING
 from ninscope.checkpoints.hash_cache import sealed, unsealed
+from ninscope_pipeline.located import Located
 from ninscope_pipeline.prepared_run import prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.survey_memory import facts_of, fields_of
@@ -220,3 +221,8 @@ class TestFacts:
             wired = taken.wiring(DEFAULT_READING)
             assert isinstance(taken.bytes + wired.weight_bytes + taken.parameters, int)
             assert isinstance(wired.digest + wired.note + wired.status + taken.kind, str)
+
+
+def test_nothing_is_remembered_of_a_revision_whose_files_are_not_known():
+    with pytest.raises(ValueError, match="step4: its files are not known; nothing can be remembered of it"):
+        facts_of(Located("step4", 4, suite="s", model="m", source="org/tiny"))

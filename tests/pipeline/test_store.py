@@ -28,7 +28,7 @@ from ninscope_pipeline.stages.network import artefact_of_network, stored_network
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.manifest import is_current, key_of, write_files
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
-from ninscope_pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact, read_csr
 
 
 @pytest.fixture
@@ -383,3 +383,16 @@ def test_a_store_copied_elsewhere_is_the_same_store(tmp_path, folder, store, sam
     copy = RunFolder(shutil.copytree(folder.root, tmp_path / "copy"))
     read = stored_network(ArtefactStore(copy).read("nin", "key", with_matrix=True))
     assert (read.matrix != sampled.matrix).nnz == 0
+
+
+def test_an_array_where_a_matrix_belongs_is_named(store):
+    store.write("network", "key", Artefact({"matrix": np.zeros(3)}, {}))
+    with pytest.raises(ValueError, match=r"^matrix is an array; a group was expected$"):
+        store.read("network", "key", with_matrix=True, only=())
+
+
+def test_a_group_where_an_array_belongs_is_named(tmp_path):
+    group = zarr.create_group(tmp_path / "matrix", attributes={"shape": [2, 2]})
+    group.create_group("data")
+    with pytest.raises(ValueError, match=r"^data is a group; an array was expected$"):
+        read_csr(group)
