@@ -14,7 +14,6 @@ from multiprocessing import get_context
 from typing import Any
 
 from dask import threaded
-from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
 from ninscope_pipeline.execution import JOB_THREADS, Died, Done
@@ -55,8 +54,9 @@ class ThreadsHere:
 
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix=JOB_THREADS)
         try:
-            with Callback(posttask=ended):
-                threaded.get(tasks, list(id_of), pool=pool, num_workers=self._threads)
+            # Not by `Callback`, which is one for the whole process: of two runs in its threads one would hear of all jobs.
+            callbacks = [(None, None, None, ended, None)]
+            threaded.get(tasks, list(id_of), pool=pool, num_workers=self._threads, callbacks=callbacks)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return outcomes
