@@ -6,10 +6,9 @@ and where such a process dies only its job does.
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,6 +19,7 @@ from ninscope_pipeline.execution import JOB_THREADS, Died, Done
 from ninscope_pipeline.execution.graph import job_graph
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.execution.model_process import begin
+from ninscope_pipeline.execution.signals import unseen_by_children
 from ninscope_pipeline.outcome import Outcome, with_log
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import Job, JobId
@@ -80,7 +80,7 @@ class ThreadsHere:
             if pool is None:
                 break
             try:
-                with _no_ctrl_c():
+                with unseen_by_children(signal.SIGINT):  # a process that it starts, however young
                     future = pool.submit(run_job, root, job, needs)
                 outcome = future.result()
             except BrokenProcessPool as error:
@@ -103,13 +103,3 @@ class ThreadsHere:
             pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=begin)
             self._processes.append(pool)
             return pool
-
-
-@contextmanager
-def _no_ctrl_c() -> Iterator[None]:
-    """A process that is started meanwhile is not reached by a terminal's Ctrl-C, however young it is."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
