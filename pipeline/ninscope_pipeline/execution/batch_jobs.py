@@ -24,7 +24,7 @@ from tornado.ioloop import PeriodicCallback
 
 from ninscope.errors import RequestError, one_line
 from ninscope_pipeline.execution import TELL_AGAIN_SECONDS, Tell
-from ninscope_pipeline.execution.dask_cluster import ignored, unseen_by_children
+from ninscope_pipeline.execution.signals import ignored, unseen_by_children
 from ninscope_pipeline.request.cluster import Cluster, processes_of
 
 if TYPE_CHECKING:

@@ -2,12 +2,10 @@
 
 import logging
 import signal
-import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 
 import dask
 from dask.typing import Key
@@ -21,6 +19,7 @@ from ninscope.errors import NinscopeError, RequestError
 from ninscope_pipeline.execution import Died, Done
 from ninscope_pipeline.execution.graph import Graph, job_graph
 from ninscope_pipeline.execution.here import DIED
+from ninscope_pipeline.execution.signals import ignored, unseen_by_children
 from ninscope_pipeline.outcome import Outcome, with_log
 from ninscope_pipeline.stages.stage import Job, JobId
 
@@ -108,35 +107,6 @@ def _check_address(address: str) -> None:
     scheme, _, host = address.rpartition("://")
     if (scheme or "tcp") not in backends or not host.strip("/"):
         raise RequestError(f"no Dask scheduler answers at {address}: tcp://HOST:PORT was expected")
-
-
-@contextmanager
-def unseen_by_children(number: int) -> Iterator[None]:
-    """Processes and threads started meanwhile never see the signal; this thread sees it afterwards.
-
-    A terminal's Ctrl-C goes to every process of the command. Worker processes are to be stopped by us, not by a
-    KeyboardInterrupt each, so they inherit the signal blocked.
-    """
-    # Started by the first process of a program, and it would unblock the signal in the thread that does.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def ignored(number: int) -> Iterator[None]:
-    """A second Ctrl-C while workers are being stopped changes nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 class OnCluster:

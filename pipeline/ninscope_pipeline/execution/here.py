@@ -6,21 +6,20 @@ and where such a process dies only its job does.
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
 from dask import threaded
-from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
 from ninscope_pipeline.execution import JOB_THREADS, Died, Done
 from ninscope_pipeline.execution.graph import job_graph
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.execution.model_process import begin
+from ninscope_pipeline.execution.signals import unseen_by_children
 from ninscope_pipeline.outcome import Outcome, with_log
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import Job, JobId
@@ -55,8 +54,9 @@ class ThreadsHere:
 
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix=JOB_THREADS)
         try:
-            with Callback(posttask=ended):
-                threaded.get(tasks, list(id_of), pool=pool, num_workers=self._threads)
+            # Not by `Callback`, which is one for the whole process: of two runs in its threads one would hear of all jobs.
+            callbacks = [(None, None, None, ended, None)]
+            threaded.get(tasks, list(id_of), pool=pool, num_workers=self._threads, callbacks=callbacks)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return outcomes
@@ -80,7 +80,7 @@ class ThreadsHere:
             if pool is None:
                 break
             try:
-                with _no_ctrl_c():
+                with unseen_by_children(signal.SIGINT):  # a process that it starts, however young
                     future = pool.submit(run_job, root, job, needs)
                 outcome = future.result()
             except BrokenProcessPool as error:
@@ -103,13 +103,3 @@ class ThreadsHere:
             pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=begin)
             self._processes.append(pool)
             return pool
-
-
-@contextmanager
-def _no_ctrl_c() -> Iterator[None]:
-    """A process that is started meanwhile is not reached by a terminal's Ctrl-C, however young it is."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
