@@ -19,12 +19,11 @@ from ninscope_pipeline.figures import figures_key, store_figures
 from ninscope_pipeline.located import STAGE as LOCATE
 from ninscope_pipeline.located import Located, task_key
 from ninscope_pipeline.outcome import Outcome
-from ninscope_pipeline.plan import Plan, Request, jobs_to_run, make_plan
+from ninscope_pipeline.plan import CheckpointId, Plan, Request, jobs_to_run, make_plan
 from ninscope_pipeline.request.analyses import SAMPLED
 from ninscope_pipeline.request.dagfile import Dag
 from ninscope_pipeline.request.evaluations import read_evaluations
 from ninscope_pipeline.results import checkpoint_results
-from ninscope_pipeline.stages.network import NETWORK
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import JobId
 from ninscope_pipeline.storing.manifest import is_current, key_of
@@ -194,10 +193,12 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
     """
     folder, request = prepared.folder, plan.request
     trust = request.dag.emergence.trust_duplicates
-    networks: dict[tuple[str, str, str], dict[str, str | None]] = {}
-    for job in request.jobs_of(NETWORK.name):
-        if job.checkpoint is not None:
-            networks.setdefault(job.checkpoint.id, {})[job.name] = job.key or None
+    # By checkpoint, what its jobs are called, a sampled network among them, and where their artefacts lie.
+    keys: dict[CheckpointId, dict[str, str | None]] = {}
+    for job in request.jobs():
+        if job.checkpoint is not None and job.name:
+            usable = bool(job.key) and (not stages()[job.stage].judges_checkpoints or request.outcome(job).ok)
+            keys.setdefault(job.checkpoint.id, {})[job.name] = job.key if usable else None
     described = {
         "stages": plan.keys(),
         "tables": key,
@@ -206,11 +207,7 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
                 "suite": checkpoint.located.suite,
                 "model": checkpoint.located.model,
                 "revision": checkpoint.located.revision,
-                **networks.get(checkpoint.id, {}),
-                **{
-                    name: job.key if job.key and checkpoint.outcomes[name].ok else None
-                    for name, job in checkpoint.jobs.items()
-                },
+                **keys.get(checkpoint.id, {}),
                 "status": (standing := checkpoint.standing(trust)).status,
                 "message": standing.message,
             }
