@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -325,20 +326,19 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         interrupted = code == 130
     except RequestError as error:
         _say(str(error))
-        code = 2
+        code = _leave_work(2)
     except InterruptedRun as error:
         _say(str(error))
-        _leave_work()
-        code = 130
+        code = _leave_work(130)
     except NinscopeError as error:
         _say(str(error))
-        code = 1
+        code = _leave_work(1)
     except SystemExit as end:  # how the command line library ends on Ctrl-C
         code, interrupted = end.code, end.code == 130
     except (typer.Abort, KeyboardInterrupt):
         code, interrupted = 130, True
     except Exception as error:
-        code = _unexpected(error)
+        code = _leave_work(_unexpected(error))
     if interrupted:
         _say("interrupted")
         sys.stderr.flush()
@@ -346,20 +346,22 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     return int(code or 0)
 
 
-def _leave_work() -> None:
+def _leave_work(code: int) -> int:
     """End at once where threads measure what nobody wants any more: Python would wait for them, an hour perhaps.
 
-    What they write is aside until it is whole.
+    What they write is aside until it is whole. Returns the exit code where no thread is at work.
     """
     from ninscope_pipeline.execution import JOB_THREADS
 
-    sys.stdout.flush()
-    sys.stderr.flush()
     for thread in threading.enumerate():
         if thread.name.startswith(JOB_THREADS):
             thread.join(1)  # it may be about to end
             if thread.is_alive():
-                os._exit(130)
+                for stream in (sys.stdout, sys.stderr):
+                    with suppress(OSError, AttributeError):  # its reader went away
+                        stream.flush()
+                os._exit(code)
+    return code
 
 
 def _unexpected(error: Exception) -> int:

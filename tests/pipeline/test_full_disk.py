@@ -3,6 +3,7 @@
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,3 +178,29 @@ def test_what_concerns_all_tasks_stops_them(scheduler, error, kind):
         while any(client.processing().values()) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not any(client.processing().values())
+
+
+@pytest.mark.parametrize(("error", "code"), [("RequestError", 2), ("StoreError", 1)])
+def test_what_concerns_all_jobs_does_not_wait_for_those_that_threads_have_begun(dag, tmp_path, error, code):
+    """A job of minutes, as an exact analysis of a large checkpoint is, keeps the command from ending no second."""
+    program = (
+        "import sys, threading, time\n"
+        "from ninscope.errors import RequestError\n"
+        "from ninscope_pipeline.cli import main\n"
+        "from ninscope_pipeline.stages.network import NetworkStage\n"
+        "from ninscope_pipeline.storing.runfolder import StoreError\n"
+        "begun = threading.Barrier(2)\n"
+        "def make(self, store, job):\n"
+        "    if begun.wait(60):\n"
+        "        time.sleep(600)\n"
+        f"    raise {error}('it concerns all')\n"
+        "NetworkStage.make = make\n"
+        "main(sys.argv[1:])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "run", str(dag), "--runs-dir", str(tmp_path), "--workers", "2"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert Finished(ended.returncode, ended.stdout, ended.stderr).says == ["it concerns all"]
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
