@@ -90,11 +90,14 @@ def look_at(
         finally:
             done()
 
-    with ThreadPoolExecutor(HUB_THREADS if source.kind == "hub" else cores()) as pool:
+    pool = ThreadPoolExecutor(HUB_THREADS if source.kind == "hub" else cores())
+    try:
         seen = list(pool.map(lambda entry: identified(entry, thorough), revisions))
         if not thorough and source.kind == "local":
             alike = shared_files(seen)
             again = [entry for entry in revisions if entry[0] in alike]
             hashed = dict(zip(again, pool.map(lambda entry: identified(entry, True), again), strict=True))
             seen = [hashed.get((revision.revision, revision.step), revision) for revision in seen]
+    finally:  # on Ctrl-C it is not to wait for files that are being hashed
+        pool.shutdown(wait=False, cancel_futures=True)
     return seen

@@ -286,8 +286,11 @@ def measure_all(
         done(_row(located, measurement, trust_duplicates))
         return located, measurement
 
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         results = dict(zip(names, pool.map(measured, names), strict=True))
+    finally:  # on Ctrl-C it is not to wait for checkpoints that nobody wants any more
+        pool.shutdown(wait=False, cancel_futures=True)
     # Judged once more, with what their headers say.
     audited = audit_revisions(
         [results[name][0] if name in results else siblings[name] for name in siblings],

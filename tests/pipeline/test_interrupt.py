@@ -175,6 +175,38 @@ def test_ctrl_c_does_not_wait_for_work_that_nobody_wants_any_more(dag, tmp_path)
     assert not_quiet(running.returncode, err) == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "function"), [("measure", "measuring.measured_network"), ("audit", "checkpoints.local._identify_file")]
+)
+def test_ctrl_c_does_not_wait_for_threads_of_other_commands(dag, tmp_path, command, function):
+    """Nor for a checkpoint that takes minutes to measure, or a file that takes minutes to hash."""
+    code = (
+        "import sys, time\n"
+        "import ninscope.MODULE as module\n"
+        "from ninscope_pipeline.cli import main\n"
+        "def endless(*arguments, **named):\n"
+        "    sys.stdout.write('at work\\n')\n"  # at once, of several threads
+        "    sys.stdout.flush()\n"
+        "    time.sleep(600)\n"
+        "module.NAME = endless\n"
+        "main(sys.argv[1:])\n"
+    )
+    module, name = function.rsplit(".", 1)
+    running = subprocess.Popen(
+        [sys.executable, "-c", code.replace("MODULE", module).replace("NAME", name), command, str(dag.parent / "tiny")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening,
+    )  # fmt: skip
+    try:
+        assert running.stdout.readline() == "at work\n"
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=20)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert [line for line in err.splitlines() if line.startswith("ninscope: ")] == ["ninscope: interrupted"]
+    assert "Traceback" not in err
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="libraries of a process are seen in /proc")
 @pytest.mark.parametrize("library", ["_multiarray_umath", "pyarrow"])
 def test_ctrl_c_while_libraries_are_imported_is_quiet_too(dag, tmp_path, library):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ninscope.checkpoints.formats.weight_file import WeightFile
 
 AHEAD_BYTES = 64_000_000  # begun and not yet used; what is used next is begun whatever its size
-UNIT_BYTES = 8_000_000  # neighbours of about this size together are request request
+UNIT_BYTES = 8_000_000  # neighbours of about this size together are one request
 
 
 @dataclass(frozen=True)
