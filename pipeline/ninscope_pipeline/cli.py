@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ninscope.errors import InterruptedRun, NinscopeError, RequestError, one_line
+from ninscope.errors import InterruptedRun, NinscopeError, RequestError, described
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -375,7 +375,7 @@ def _unexpected(error: Exception) -> int:
         return 1
     if os.environ.get("NINSCOPE_DEBUG"):
         raise error
-    _say(one_line(f"failed: {type(error).__name__}: {error} (NINSCOPE_DEBUG=1 shows where)"))
+    _say(f"failed: {described(error)} (NINSCOPE_DEBUG=1 shows where)")
     return 1
 
 

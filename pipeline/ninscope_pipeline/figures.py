@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ninscope_pipeline.outcome import Outcome, attempt
 from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import named_in_errors
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.manifest import key_of, write_files
 from ninscope_pipeline.storing.runfolder import RunFolder
@@ -91,4 +92,8 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> dict[str, bytes]:
     from ninscope.report.layout import png  # matplotlib takes half a second to import
 
     figure_tables = FigureTables(tables)
-    return {name: png(figure) for stage in stages().values() for name, figure in stage.figures(figure_tables)}
+    drawn = {}
+    for stage in stages().values():
+        with named_in_errors(f"the figures of the stage {stage.name}"):
+            drawn |= {name: png(figure) for name, figure in stage.figures(figure_tables)}
+    return drawn

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ninscope.checkpoints.hub.traffic import Fetched, counted
-from ninscope.errors import CheckpointError, RequestError, one_line
+from ninscope.errors import CheckpointError, RequestError, described, one_line
 from ninscope_pipeline.storing.runfolder import StoreError
 from ninscope_pipeline.storing.store import DamagedArtefact
 
@@ -79,5 +79,5 @@ def _outcome_of(stage: str, key: str, work: Callable[[], None]) -> Outcome:
     except (RequestError, StoreError):
         raise
     except Exception as error:
-        return Outcome("failed", with_log(f"{type(error).__name__}: {error}", stage, key), traceback.format_exc())
+        return Outcome("failed", with_log(described(error), stage, key), traceback.format_exc())
     return OK

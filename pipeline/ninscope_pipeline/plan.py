@@ -13,7 +13,7 @@ from ninscope_pipeline.request.analyses import Analysis
 from ninscope_pipeline.request.dagfile import Dag
 from ninscope_pipeline.request.evaluations import Evaluation
 from ninscope_pipeline.stages.registry import stages
-from ninscope_pipeline.stages.stage import Job, JobId, Stage
+from ninscope_pipeline.stages.stage import Job, JobId, Stage, named_in_errors
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore, DamagedArtefact
 
@@ -46,15 +46,19 @@ class Request:
         self._settled: dict[CheckpointId, Mapping[str, Outcome]] = {}
         first = [stage for stage in stages().values() if not stage.follows_outcomes]
         for job in (
-            earlier.planned(first) if earlier is not None else (job for stage in first for job in stage.jobs(self))
+            earlier.planned(first) if earlier is not None else (job for stage in first for job in self._made_by(stage))
         ):
             self._add(job)
         for checkpoint, jobs in self._named.items():
             self._settled[checkpoint] = settled({name: self._own_outcome(job) for name, job in jobs.items()})
         for stage in stages().values():
             if stage.follows_outcomes:
-                for job in stage.jobs(self):
+                for job in self._made_by(stage):
                     self._add(job)
+
+    def _made_by(self, stage: Stage) -> Iterator[Job]:
+        with named_in_errors(f"the plan of the stage {stage.name}"):
+            yield from stage.jobs(self)
 
     def planned(self, chosen: Iterable[Stage]) -> Iterator[Job]:
         """The jobs of some stages, those that others need first."""

@@ -1,6 +1,6 @@
 """What `ninscope run` does, from the name of a DAG file to the last line it prints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ from ninscope_pipeline.execution.workers import at_work, connected_to
 from ninscope_pipeline.figures import STAGE as FIGURES
 from ninscope_pipeline.forecast import bytes_to_fetch
 from ninscope_pipeline.opened_run import open_run
-from ninscope_pipeline.outcome import Outcome
-from ninscope_pipeline.prepared_run import finish, perform, prepare, start
+from ninscope_pipeline.outcome import OK, Outcome
+from ninscope_pipeline.prepared_run import PreparedRun, finish, perform, prepare, start
 from ninscope_pipeline.request.cluster import QUEUES, job_class_of
 from ninscope_pipeline.request.dagfile import Dag, load_dag
 from ninscope_pipeline.shipped import shipped_dags
 from ninscope_pipeline.stages.registry import stages
-from ninscope_pipeline.stages.stage import JobId
-from ninscope_pipeline.summary import notes_of, problems_of, stage_problems, summary_line
+from ninscope_pipeline.stages.stage import JobId, Stage
+from ninscope_pipeline.summary import Problem, notes_of, problems_of, stage_problems, summary_line
 from ninscope_pipeline.tables import STAGE as TABLES
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, say: 
     finish(prepared)
     ended = [*(located.outcome for located in prepared.located), *outcomes.values()]
     fetched = sum((outcome.fetched for outcome in ended), start=listing.fetched)
-    return _told(prepared.folder.root, fetched, say) or int(bool(failed))
+    return _told(prepared, outcomes, fetched, say) or int(bool(failed))
 
 
 def _is_of_run(stage: str) -> bool:
@@ -106,13 +106,27 @@ def _is_of_run(stage: str) -> bool:
     return stage in (TABLES, FIGURES) or stages()[stage].follows_outcomes
 
 
-def _told(root: Path, fetched: Fetched, say: Say) -> int:
+def _untold(prepared: PreparedRun, outcomes: Mapping[JobId, Outcome], problems: Sequence[Problem]) -> list[str]:
+    """A line for every job that failed and of which neither the table `checkpoints` nor its own stage tells."""
+    told = {(problem.suite, problem.model, problem.revision) for problem in problems}
+    return [
+        f"{job.label} {job.stage}: {outcome.message}"
+        for job in prepared.plan.to_run
+        if job.asked
+        and not (outcome := outcomes.get(job.id, OK)).ok
+        and type(stages()[job.stage]).problems is Stage.problems
+        and not _is_of_run(job.stage)
+        and (job.checkpoint is None or job.checkpoint.id not in told)
+    ]
+
+
+def _told(prepared: PreparedRun, outcomes: Mapping[JobId, Outcome], fetched: Fetched, say: Say) -> int:
     """Say what came of a finished run; the exit code says whether some checkpoints are not ok."""
-    result = open_run(root)
+    result = open_run(prepared.folder.root)
     problems = problems_of(result.table("checkpoints"))
     for problem in problems:
         say(problem.line())
-    failed = stage_problems(result)
+    failed = [*_untold(prepared, outcomes, problems), *stage_problems(result)]
     for line in (*failed, *notes_of(result)):
         say(line)
     display.show_fetched(fetched)

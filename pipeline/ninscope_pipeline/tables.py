@@ -9,7 +9,7 @@ from ninscope_pipeline.outcome import Outcome, attempt
 from ninscope_pipeline.plan import Request
 from ninscope_pipeline.results import Results, checkpoint_results
 from ninscope_pipeline.stages.registry import stages
-from ninscope_pipeline.stages.stage import Row, Table
+from ninscope_pipeline.stages.stage import Row, Table, named_in_errors
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.manifest import write_files
 from ninscope_pipeline.storing.runfolder import RunFolder
@@ -139,7 +139,8 @@ def make_tables(folder: RunFolder, request: Request) -> dict[str, pd.DataFrame]:
     """All tables of a run by name, typed as their columns say, rows in the order of models, steps and analyses."""
     results = Results(request, ArtefactStore(folder))
     for table in all_tables().values():
-        results.tables[table.name] = _typed(table.rows(results), table.columns)
+        with named_in_errors(f"the table {table.name}"):
+            results.tables[table.name] = _typed(table.rows(results), table.columns)
     return results.tables
 
 

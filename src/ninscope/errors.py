@@ -18,6 +18,11 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= MAX_MESSAGE else f"{plain[: MAX_MESSAGE // 2]} ... {plain[-MAX_MESSAGE // 2 :]}"
 
 
+def described(error: BaseException) -> str:
+    """An error that nobody foresaw, in one line: its type, its message and the notes that were added to it."""
+    return one_line("; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]))
+
+
 class NinscopeError(Exception):
     """Base of all errors raised on purpose by ninscope; the message is one line."""
 

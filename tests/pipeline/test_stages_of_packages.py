@@ -125,3 +125,65 @@ def test_the_stages_that_ship_are_listed_once_in_the_order_in_which_they_run(pac
         "nin", "spectra", "ranges", "parts", "exact", "nulls", "finetune", "activations", "emergence",
     ]  # fmt: skip
     assert registry.stages()["nin"] is NETWORK
+
+
+FAULTY = """
+import numpy as np
+from ninscope_pipeline.stages.stage import Job, Stage, Table
+from ninscope_pipeline.storing.store import Artefact
+
+def fail(where):
+    if where == "WHERE":
+        raise KeyError("x")
+
+def rows(results):
+    fail("rows")
+    return []
+
+class Faulty(Stage):
+    name, title, version = "faulty", "faults", 1
+    tables = (Table("faults", {}, rows),)
+    def jobs(self, request):
+        fail("jobs")
+        yield Job(self.name, "0123", "a job", None)
+    def make(self, store, job):
+        fail("make")
+        return Artefact({"a": np.zeros(1)}, {})
+    def figures(self, tables):
+        fail("figures")
+        yield from ()
+
+STAGE = Faulty()
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "says", "tables"),
+    [
+        ("jobs", 1, "failed: KeyError: 'x'; raised by the plan of the stage faulty (NINSCOPE_DEBUG=1 shows where)", 0),
+        ("make", 1, "a job faulty: KeyError: 'x' (see log/faulty-0123.txt)", 9),
+        ("rows", 1, "tables: KeyError: 'x'; raised by the table faults (see log/tables-all.txt)", 0),
+        (
+            "figures",
+            1,
+            "figures: KeyError: 'x'; raised by the figures of the stage faulty (see log/figures-all.txt)",
+            9,
+        ),
+    ],
+)
+def test_a_fault_of_a_stage_is_one_line_that_names_it(packages, tmp_path, monkeypatch, where, code, says, tables):
+    module = f"faulty_{where}"
+    (tmp_path / f"{module}.py").write_text(FAULTY.replace("WHERE", where))
+    monkeypatch.syspath_prepend(tmp_path)
+    packages(faulty=f"{module}:STAGE")
+    write_suite(tmp_path / "weights", (0,), blocks=1, width=16, heads=2)
+    arguments = ("run", write_dag(tmp_path / "tiny.toml", Path("weights")), "--runs-dir", tmp_path / "runs")
+    run = tmp_path / "runs" / "tiny"
+    for _ in range(2):  # again, where everything else is there
+        ended = command(*arguments)
+        assert (ended.code, ended.says[:1]) == (code, [says])
+        assert len(list(run.glob("tables/*.parquet"))) >= tables
+    if where == "make":
+        assert "KeyError: 'x'" in (run / "log" / "faulty-0123.txt").read_text()
+    if where != "jobs":
+        assert len(list((run / "store.zarr" / "spectra").glob("*/"))) == 1

@@ -8,10 +8,12 @@ together would stand apart).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from ninscope.errors import NinscopeError
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -94,6 +96,18 @@ class Fetch:
     shared_as: Hashable = None
 
 
+@contextmanager
+def named_in_errors(what: str) -> Iterator[None]:
+    """An error that nobody foresaw says what failed: a stage may be a stranger's. what: as in "the figures of the stage norms"."""
+    try:
+        yield
+    except NinscopeError:
+        raise
+    except Exception as error:
+        error.add_note(f"raised by {what}")
+        raise
+
+
 class Stage(ABC, Generic[W]):
     """One kind of result. Override what differs.
 
@@ -145,7 +159,10 @@ class Stage(ABC, Generic[W]):
         yield from ()
 
     def problems(self, run: "Run") -> list[str]:
-        """A line for everything of a finished run that failed and that the table `checkpoints` does not tell."""
+        """A line for everything of a finished run that failed and that the table `checkpoints` does not tell.
+
+        Where a stage has none, the run says what failed in it, and `ninscope status` does not.
+        """
         return []
 
     def clear(self, store: ArtefactStore, jobs: Sequence[Job[W]], alone: bool) -> None:
