@@ -112,10 +112,12 @@ def start(prepared: PreparedRun) -> None:
 
 def finish(prepared: PreparedRun) -> None:
     """Clear away what has served. Raises StoreError."""
+    request = prepared.plan.request
     with prepared.folder.alone() as alone:
         store = ArtefactStore(prepared.folder)
         for name, stage in stages().items():
-            stage.clear(store, prepared.plan.request.jobs_of(name), alone)
+            wanted = [job for job in request.jobs_of(name) if not (job.key and request.is_given_up(job))]
+            stage.clear(store, wanted, alone)
 
 
 def perform(prepared: PreparedRun, executor: Executor, done: Callable[[JobId, Outcome], None]) -> dict[JobId, Outcome]:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from ninscope_pipeline.stages.exact import EXACT
 from ninscope_pipeline.stages.nulls import NULLS as NULLS_STAGE
 from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.storing.runfolder import RunFolder
-from ninscope_pipeline.storing.store import ArtefactStore
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -230,6 +230,34 @@ def test_leftovers_of_interrupted_runs_go(finished, tmp_path):
     assert run(place, dag(place, exact=True, nulls=NULLS | {"seed": 8}, per_node=True)).code == 0
     assert not artefacts(folder)["parts"]
     assert not artefacts(folder)["ranges"]
+
+
+def test_parts_of_a_checkpoint_that_is_known_to_be_spoilt_go(tmp_path, monkeypatch):
+    """Killed after a part was found not to be finite, and before that was told of the whole: the whole is not tried again."""
+    tensors = neox_tensors(**SHAPE, seed=1)
+    tensors["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][3, 5] = np.nan
+    write_checkpoint(tmp_path / "weights" / "step1", tensors)
+    asked = dag(tmp_path, **ONLY_EXACT, execution={"part_bytes": PART})
+    with monkeypatch.context() as killed:
+        killed.setattr(exact.ExactStage, "need_failed", lambda *_: None)
+        first = run(tmp_path, asked)
+    assert len(artefacts(tmp_path / "runs" / "tiny")["parts"]) == 7
+    again = run(tmp_path, asked)
+    assert (again.code, again.says) == (1, first.says)
+    assert not artefacts(tmp_path / "runs" / "tiny")["parts"]
+
+
+def test_parts_stay_while_a_server_does_not_answer(finished, tmp_path, monkeypatch):
+    """They may be those of the checkpoint that could not be looked at, and took hours to fetch."""
+    store = ArtefactStore(RunFolder(tmp_path / "tiny"))
+    store.folder.create()
+    store.write("parts", f"{'0' * 32}-1-of-7", Artefact({"counts": np.zeros(3)}, {}))
+    (job, *_) = prepare(load_dag(dag(finished, exact=True)), tmp_path).plan.request.jobs_of("exact")
+    unknown = replace(job, key="", checkpoint=replace(job.checkpoint, status="missing", passing=True))
+    EXACT.clear(store, [unknown], alone=True)
+    assert store.keys("parts")
+    EXACT.clear(store, [replace(unknown, checkpoint=replace(unknown.checkpoint, passing=False))], alone=True)
+    assert not store.keys("parts")
 
 
 def test_an_analysis_that_holds_more_is_used_as_it_is(finished, tmp_path):

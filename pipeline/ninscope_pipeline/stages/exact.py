@@ -162,11 +162,15 @@ class ExactStage(WeightsStage[ExactWork]):
                 yield f"{model.stem}-kurtosis.png", kurtosis_figure(degrees, model.name)
 
     def clear(self, store: ArtefactStore, jobs: Sequence[Job[ExactWork]], alone: bool) -> None:
-        """Parts that nobody will add up: of analyses that are done, or that are not asked for any more."""
+        """Parts that nobody will add up: of analyses that are done, or that are not asked for any more.
+
+        Where a server did not answer for a checkpoint, it is not known which parts may be its own, and all stay.
+        """
         planned = {job.key for job in jobs}
+        unanswered = any(not job.key and checkpoint_of(job).passing for job in jobs)
         for stage in (PARTS.name, RANGES.name):
             for key in {part.split("-")[0] for part in store.keys(stage)}:
-                if store.has(self.name, key) or (alone and key not in planned):
+                if store.has(self.name, key) or (alone and key not in planned and not unanswered):
                     _clear_parts(store, key)
 
 

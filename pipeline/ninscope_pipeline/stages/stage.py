@@ -166,4 +166,8 @@ class Stage(ABC, Generic[W]):
         return []
 
     def clear(self, store: ArtefactStore, jobs: Sequence[Job[W]], alone: bool) -> None:
-        """Delete what is of no more use after a run. jobs: this stage's, of the run. alone: no other run is at work there."""
+        """Delete what is of no more use after a run.
+
+        jobs: this stage's, of the run, without those of checkpoints that were known to be at fault before it began. alone: no
+        other run is at work there.
+        """
