@@ -6,6 +6,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -396,3 +398,34 @@ def test_a_group_where_an_array_belongs_is_named(tmp_path):
     group.create_group("data")
     with pytest.raises(ValueError, match=r"^data is a group; an array was expected$"):
         read_csr(group)
+
+
+def test_threads_that_read_matrices_leave_the_filters_of_warnings_alone(monkeypatch, store, sampled):
+    """They are the whole process's: whoever restores them restores what the other thread had changed."""
+    store.write("nin", "key", artefact_of_network(sampled))
+    before, first_in, second_in = list(warnings.filters), threading.Event(), threading.Event()
+
+    def made(*arguments, **named):
+        if not first_in.is_set():
+            first_in.set()
+            assert second_in.wait(30)
+        else:
+            second_in.set()
+            first.join(30)
+        return scipy.sparse.csr_matrix(*arguments, **named)
+
+    monkeypatch.setattr("ninscope_pipeline.storing.store.csr_matrix", made)
+    first = threading.Thread(target=store.read, args=("nin", "key", True))
+    first.start()
+    assert first_in.wait(30)
+    second = threading.Thread(target=store.read, args=("nin", "key", True))
+    second.start()
+    second.join(30)
+    assert not second.is_alive()
+    assert list(warnings.filters) == before
+
+
+def test_what_stands_where_a_file_belongs_is_named(folder):
+    (folder.plan / "something").mkdir(parents=True)
+    with pytest.raises(StoreError, match=rf"^{folder.plan}: it cannot be written \(Is a directory\); mend that"):
+        folder.write_json(folder.plan, {})

@@ -166,8 +166,12 @@ class RunFolder:
         return FileLock(self._locks / name, fallback_to_soft=False)
 
     def _store_error(self, error: OSError) -> StoreError:
+        known = error.errno in _CAUSES
         cause, remedy = _CAUSES.get(error.errno or 0, ("it cannot be written", "mend that"))
-        return StoreError(f"{self.root}: {cause} ({error.strerror or error}); {remedy} and run the same command again")
+        path = (
+            self.root if known else error.filename2 or error.filename or self.root
+        )  # what stands in the way of a file
+        return StoreError(f"{path}: {cause} ({error.strerror or error}); {remedy} and run the same command again")
 
     def _clear_abandoned(self, now: float) -> None:
         """now: by the clock of the file system."""

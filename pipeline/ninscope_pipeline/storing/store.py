@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -349,9 +348,7 @@ def _write_csr(group: zarr.Group, name: str, matrix: csr_matrix) -> None:
 
 def read_csr(group: zarr.Group) -> csr_matrix:
     """A csr_matrix group as scipy's. The arrays are taken as they are: they were written from a valid matrix."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        attributes: dict[str, Any] = group.attrs.asdict()
-        rows, columns = attributes["shape"]
-        values, indices, pointers = (_array_in(group, name) for name in ("data", "indices", "indptr"))
-        return csr_matrix((values, indices, pointers), shape=(rows, columns))
+    attributes: dict[str, Any] = group.attrs.asdict()
+    rows, columns = attributes["shape"]
+    values, indices, pointers = (_array_in(group, name) for name in ("data", "indices", "indptr"))
+    return csr_matrix((values, indices, pointers), shape=(rows, columns))
