@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -75,12 +76,12 @@ def test_dependencies_point_one_way(package):
             assert name.split(".")[0] not in outside, f"{path}: {name}"
 
 
-def imported_on_import(path: Path) -> set[str]:
-    """What is imported when the module is: not inside functions, nor for a type checker alone."""
+def imported_at_run_time(path: Path, in_functions: bool = True) -> set[str]:
+    """What a module imports, but for a type checker alone."""
     names, left = set(), list(ast.parse(path.read_text(encoding="utf-8")).body)
     while left:
         node = left.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not in_functions:
             continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             left += node.orelse
@@ -91,6 +92,28 @@ def imported_on_import(path: Path) -> set[str]:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         left += ast.iter_child_nodes(node)
     return names
+
+
+def imported_on_import(path: Path) -> set[str]:
+    """What is imported when the module is: not inside functions, nor for a type checker alone."""
+    return imported_at_run_time(path, in_functions=False)
+
+
+def test_no_imports_go_in_a_circle():
+    """Those inside functions count too; what only a type checker imports does not."""
+    sources = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for root in (ROOT / "src", ROOT / "pipeline")
+        for path in root.rglob("*.py")
+    }
+    graph = nx.DiGraph(
+        (module, name)
+        for module, path in sources.items()
+        for name in imported_at_run_time(path)
+        if name in sources and name != module and not module.startswith(f"{name}.")
+    )
+    assert graph.number_of_edges() > 100
+    assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
 
 
 def test_only_what_runs_models_imports_torch():

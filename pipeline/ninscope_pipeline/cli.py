@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Measure the network of neurons inside a model from its weights, checkpoint by checkpoint.",
 )
 
-Source = Annotated[
+SourceArgument = Annotated[
     str,
     typer.Argument(help="Folder with one checkpoint or with revision folders, or a Hub repository (org/name)."),
 ]
@@ -31,7 +31,8 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run
 Scheduler = Annotated[
     str | None,
     typer.Option(
-        "--scheduler", help='Address of a running Dask scheduler (tcp://...), or "local"; replaces [cluster].'
+        "--scheduler",
+        help='Address of a running Dask scheduler (tcp://...), or "local", instead of what the DAG file says.',
     ),
 ]
 Workers = Annotated[
@@ -47,7 +48,7 @@ TrustDuplicates = Annotated[
 
 @app.command()
 def measure(
-    source: Source,
+    source: SourceArgument,
     revision: Annotated[
         str | None, typer.Option("--revision", help="Measure this revision only (default: all revisions).")
     ] = None,
@@ -158,7 +159,7 @@ def _nodes_per_layer(text: str | None) -> int | str | None:
 
 @app.command()
 def bias(
-    source: Source,
+    source: SourceArgument,
     revision: Annotated[
         str | None, typer.Option("--revision", help="Revision to measure (default: the last step).")
     ] = None,

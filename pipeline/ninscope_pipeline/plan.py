@@ -142,7 +142,7 @@ class Plan:
         """By stage, every artefact the run consists of, done or not: what `ninscope status` counts."""
         keys: dict[str, set[str]] = {}
         for job in self.request.jobs():
-            if job.asked and not stages()[job.stage].follows_outcomes:
+            if job.requested and not stages()[job.stage].follows_outcomes:
                 counted = keys.setdefault(job.stage, set())
                 if job.key and not self.request.is_given_up(job):
                     counted.add(job.key)
@@ -205,7 +205,7 @@ def jobs_to_run(request: Request, jobs: Iterable[Job]) -> list[Job]:
         chosen[job.id] = job
 
     for job in jobs:
-        if job.asked and job.key and not request.is_given_up(job):
+        if job.requested and job.key and not request.is_given_up(job):
             choose(by_id[job.id])
     rank = {name: number for number, name in enumerate(stages())}
     return sorted(chosen.values(), key=lambda job: rank[job.stage])

@@ -32,13 +32,16 @@ def refused(path: Path, content: str | bytes) -> str:
     [
         (f"workers = 3\n{GOOD}", "workers: no such key"),
         (f'{GOOD}branch = "main"\n', "models.1.branch: no such key"),
-        (f'{GOOD}\n[[models]]\nsuite = "s"\nmodel = "n"\nsource = "a"\nrevision = "x"\n', "models.2.revision: no such key"),
+        (
+            f'{GOOD}\n[[models]]\nsuite = "s"\nmodel = "n"\nsource = "a"\nrevision = "x"\n',
+            "models.2.revision: no such key; did you mean 'revisions'?",
+        ),
         (f"{GOOD}\n[analysis]\nnodes = 3\n", "analysis.nodes: no such key"),
         (f"{GOOD}\n[analysis.q]\nstart = -1.0\nstop = 1.0\nstep = 0.5\nend = 2.0\n", "analysis.q.end: no such key"),
-        (f"{GOOD}\n[emergence]\nbaseline = 3\n", "emergence.baseline: no such key"),
-        (f"{GOOD}\n[emergenc]\nseed = 3\n", "emergenc: no such key"),
+        (f"{GOOD}\n[emergence]\nbaseline = 3\n", "emergence.baseline: no such key; did you mean 'baseline_step'?"),
+        (f"{GOOD}\n[emergenc]\nseed = 3\n", "emergenc: no such key; did you mean 'emergence'?"),
         (f"Workers = 3\n{GOOD}", "Workers: no such key"),
-        (f"{GOOD}\n[analysis]\nSamples = 3\n", "analysis.Samples: no such key"),
+        (f"{GOOD}\n[analysis]\nSamples = 3\n", "analysis.Samples: no such key; did you mean 'samples'?"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_named_with_its_place(tmp_path, content, where):

@@ -77,9 +77,9 @@ def _reason(error: Exception, command: str) -> str:
     if isinstance(error, OSError):
         return f"{command}: {error.strerror}"
     out, _, err = str(error).partition("stderr:\n")
-    said = err.strip() or out.partition("stdout:\n")[2].strip() or str(error)
-    said = "; ".join(line.strip() for line in said.splitlines() if line.strip())
-    return one_line(said if said.startswith(command) else f"{command}: {said}")
+    reason = err.strip() or out.partition("stdout:\n")[2].strip() or str(error)
+    reason = "; ".join(line.strip() for line in reason.splitlines() if line.strip())
+    return one_line(reason if reason.startswith(command) else f"{command}: {reason}")
 
 
 @contextmanager

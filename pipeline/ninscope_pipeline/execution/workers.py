@@ -61,9 +61,9 @@ def connected_to(cluster: Cluster, jobs: int, log: Path, tell: Tell) -> "Iterato
 
 
 def _wait_for_a_worker(client: "Client", address: str | None, tell: Tell) -> None:
-    told = -TELL_AGAIN_SECONDS
+    last_told = -TELL_AGAIN_SECONDS
     while not client.scheduler_info()["workers"]:
-        if time.monotonic() - told >= TELL_AGAIN_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - last_told >= TELL_AGAIN_SECONDS:
+            last_told = time.monotonic()
             tell(f"waiting for the first worker of the scheduler at {address}")
         time.sleep(0.2)

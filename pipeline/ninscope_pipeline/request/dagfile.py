@@ -1,12 +1,14 @@
 """The DAG file: which models, which revisions, which analysis. TOML, checked key by key; see dags/demo.toml."""
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from ninscope.architectures.described import Description, description_of
@@ -206,7 +208,7 @@ def _first_error(error: ValidationError, raw: dict[str, Any]) -> str:
     problem = unknown or max(problems, key=lambda item: (len(_keys_to(item, raw)), item["type"] == "value_error"))
     where = ".".join(_keys_to(problem, raw))
     if problem is unknown:
-        return f"{where}: no such key"
+        return f"{where}: no such key{_suggestion(_keys_to(problem, raw))}"
     message = problem["msg"].removeprefix("Value error, ")
     if where.endswith(".revisions") and problem["type"] != "value_error":
         table = "a table: { from = ..., to = ..., log = ... }"
@@ -219,6 +221,28 @@ def _first_error(error: ValidationError, raw: dict[str, Any]) -> str:
         else f" (it is {problem['input']!r})"
     )
     return f"{where}: {message}{shown}" if where else message
+
+
+def _suggestion(keys: Sequence[str]) -> str:
+    """The known key that is spelled most like the last of these, in words; empty where none is like it."""
+    *tables, unknown = (key for key in keys if not key.isdigit())
+    sections: list[type[BaseModel]] = [dag_type()]
+    for table in tables:
+        sections = [section for parent in sections for section in _sections_in(_types_by_key(parent).get(table))]
+    by_lower = {key.lower(): key for section in sections for key in _types_by_key(section)}
+    similar = get_close_matches(unknown.lower(), by_lower, n=1, cutoff=0.7)
+    return f"; did you mean {by_lower[similar[0]]!r}?" if similar else ""
+
+
+def _types_by_key(section: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models in a type such as `list[Model] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]
 
 
 def _keys_to(problem: ErrorDetails, raw: object) -> list[str]:

@@ -125,9 +125,9 @@ class EmergenceStage(Stage[EmergenceWork]):
                 emergence_figure(model.table("emergence"), model.table("benchmarks"), model.name, model.table("nulls")),
             )
             rows = model.every_row("emergence")
-            of_default = rows[rows["variant"] == DEFAULT]
-            if groupings_of(of_default):
-                yield f"{model.stem}-parts.png", parts_figure(of_default, model.name)
+            default_rows = rows[rows["variant"] == DEFAULT]
+            if groupings_of(default_rows):
+                yield f"{model.stem}-parts.png", parts_figure(default_rows, model.name)
             whole = whole_networks(rows)
             if (whole["variant"] != DEFAULT).any():
                 name = "ablations.png" if len(tables.models) == 1 else f"{model.stem}-ablations.png"

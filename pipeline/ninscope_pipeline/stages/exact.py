@@ -231,7 +231,7 @@ def _part_jobs(whole: ExactWork, located: Located, label: str) -> Iterator[Job[E
         for number in range(whole.parts):
             job = Job(
                 stage.name, whole.part_key(number), f"{label} part {number + 1} of {whole.parts}",
-                replace(whole, number=number), tuple(range_ids) if stage is PARTS else (), located, asked=False,
+                replace(whole, number=number), tuple(range_ids) if stage is PARTS else (), located, requested=False,
             )  # fmt: skip
             yield job
             if stage is RANGES:

@@ -143,11 +143,11 @@ def _row(now: NullModel, start: NullModel | None, baseline_step: int, no_emergen
     means = MeanSpectrum(now.alpha0, now.width)
     start_means = None if start is None else MeanSpectrum(start.alpha0, start.width)
     pairs = () if start is None else zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
-    of_draws = [emergence_of(*numbers) for numbers in pairs]
+    emergence_of_draws = [emergence_of(*numbers) for numbers in pairs]
     notes = (now.message, no_emergence or why_undefined(means, start_means, baseline_step))
     return {
         "null": now.null, "alpha0": means.alpha0, "width": means.width, "emergence": emergence_between(means, start_means),
-        "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(of_draws),
+        "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(emergence_of_draws),
         "samples": now.alpha0.size, "message": "; ".join(note for note in notes if note),
     }  # fmt: skip
 

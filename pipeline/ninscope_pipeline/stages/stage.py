@@ -69,7 +69,7 @@ class Job(Generic[W]):
     stage, key: where. key is empty where it is known that nothing can be made; `known` then says why. label: what a user reads.
     work: what the stage needs to make it; small, and it can be pickled. needs: jobs whose artefacts it reads; if one fails, so
     does this. checkpoint: whose weights it is made from, if it is one checkpoint. name: what the checkpoint's tables call it
-    ("exact", "transfer-coth sampled", "nulls"). asked: False for a job that runs only where another one needs it (a part of an
+    ("exact", "transfer-coth sampled", "nulls"). requested: False for a job that runs only where another one needs it (a part of an
     analysis). known: its outcome as far as it is known before it runs.
     """
 
@@ -80,7 +80,7 @@ class Job(Generic[W]):
     needs: tuple[JobId, ...] = ()
     checkpoint: Located | None = None
     name: str = ""
-    asked: bool = True
+    requested: bool = True
     known: Outcome = field(default=Outcome())
 
     @property

@@ -97,13 +97,13 @@ def unlike(notes: Mapping[str, Mapping[str, str]]) -> dict[str, CheckpointError]
     They are those of an unknown type beside revisions of a known family. notes: by revision, the note of each way in which the
     revision is read, by its family.
     """
-    known = sorted({family for of_families in notes.values() for family in of_families} - {generic.FAMILY})
+    known = sorted({family for note_by_family in notes.values() for family in note_by_family} - {generic.FAMILY})
     return {
         revision: CheckpointError(
             "unsupported",
-            f"{of_families[generic.FAMILY].split(';')[0]}, but its siblings are {known[0]}: read as generic, it could not be "
+            f"{note_by_family[generic.FAMILY].split(';')[0]}, but its siblings are {known[0]}: read as generic, it could not be "
             "compared with them",
         )
-        for revision, of_families in notes.items()
-        if known and generic.FAMILY in of_families
+        for revision, note_by_family in notes.items()
+        if known and generic.FAMILY in note_by_family
     }

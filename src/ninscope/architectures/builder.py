@@ -154,9 +154,9 @@ def spelling(
 
     def fitting(templates: Mapping[str, str]) -> int:
         spelled = {
-            prefix + template.format(*of_block)
+            prefix + template.format(*block)
             for template in templates.values()
-            for of_block in numbers
+            for block in numbers
             for prefix in prefixes
         }
         return sum(name in names for name in spelled)

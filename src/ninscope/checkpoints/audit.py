@@ -189,7 +189,7 @@ def _unlike_size(known: Sequence[_Known]) -> dict[str, tuple[str, str]]:
     for alike in by_names.values():
         sizes_of = {row.revision: {file.name: file.size for file in row.identity.files} for row in alike}
         for name in [file.name for file in alike[0].identity.files]:
-            sizes = {revision: of_files[name] for revision, of_files in sizes_of.items()}
+            sizes = {revision: size_by_file[name] for revision, size_by_file in sizes_of.items()}
             usual = _usual(sizes.values())
             for revision, size in sizes.items() if usual is not None else ():
                 if size != usual:

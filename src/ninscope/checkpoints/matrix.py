@@ -137,14 +137,14 @@ class WeightMatrix:
     def tiles(self, raw: Sequence[memoryview], first: int) -> Iterator[WeightTile]:
         """What the bytes of slices first, first + 1, ... hold."""
         bits = self._weights(self.tensor.bits_in(raw))
-        of_group, other = self._in_group
-        for start, stop in _group_spans(first, first + len(bits), of_group):
-            group = start // of_group * other
-            of_slices = bits[start - first : stop - first]
+        slices_in_group, width = self._in_group
+        for start, stop in _group_spans(first, first + len(bits), slices_in_group):
+            group = start // slices_in_group * width
+            slices_read = bits[start - first : stop - first]
             if self.layout.nodes_first:
-                yield WeightTile(of_slices.reshape(stop - start, -1), group, start, self.taps, True)
+                yield WeightTile(slices_read.reshape(stop - start, -1), group, start, self.taps, True)
             else:
-                yield WeightTile(_targets_first(of_slices), start, group, self.taps, False)
+                yield WeightTile(_targets_first(slices_read), start, group, self.taps, False)
 
     def check_stored(self, raw: Sequence[memoryview], first: int) -> None:
         """Raises CheckpointError (nonfinite), with the place, where a number of slices first, first + 1, ... is not finite."""
@@ -164,13 +164,13 @@ class WeightMatrix:
         weights: of all slices that were read; slice_positions: which of them are those of `slices_of(targets, nodes)`.
         """
         slices, others = (nodes, targets) if self.layout.nodes_first else (targets, nodes)
-        of_group, other = self._in_group
+        slices_in_group, width = self._in_group
         chosen = weights.take(slice_positions, axis=0)
         if self.layout.groups == 1:
             chosen = chosen.take(others, axis=1)
         else:
-            within = others[None, :] - (slices // of_group * other)[:, None]
-            joined = (within >= 0) & (within < other)
+            within = others[None, :] - (slices // slices_in_group * width)[:, None]
+            joined = (within >= 0) & (within < width)
             chosen = np.take_along_axis(chosen, np.where(joined, within, 0)[:, :, None], axis=1) * joined[:, :, None]
         # [slices, others, taps] -> [targets, taps, nodes]
         turned = chosen.transpose(1, 2, 0) if self.layout.nodes_first else chosen.transpose(0, 2, 1)
@@ -185,10 +185,10 @@ class WeightMatrix:
         return kernel_norms(bits.reshape(len(bits), other, -1), stored)[:, :, None]
 
 
-def _targets_first(of_slices: np.ndarray) -> np.ndarray:
+def _targets_first(slices_read: np.ndarray) -> np.ndarray:
     """[targets, nodes, taps] -> [targets * taps, nodes]"""
-    targets, nodes, taps = of_slices.shape
-    return np.ascontiguousarray(of_slices.transpose(0, 2, 1)).reshape(targets * taps, nodes)
+    targets, nodes, taps = slices_read.shape
+    return np.ascontiguousarray(slices_read.transpose(0, 2, 1)).reshape(targets * taps, nodes)
 
 
 def _group_spans(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:

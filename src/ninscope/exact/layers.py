@@ -101,10 +101,10 @@ def _percentiles(values: np.ndarray) -> list[float]:
     if values.size == 0:
         return [math.nan] * len(_PERCENTILES)
     ordered = np.sort(values)
-    place = (values.size - 1) * (np.array(_PERCENTILES) / 100)
-    below = np.floor(place).astype(np.int64)
+    rank = (values.size - 1) * (np.array(_PERCENTILES) / 100)
+    below = np.floor(rank).astype(np.int64)
     low, high = ordered[below], ordered[np.minimum(below + 1, values.size - 1)]
-    part, step = place - below, high - low
+    part, step = rank - below, high - low
     return np.where(part >= 0.5, high - step * (1 - part), low + step * part).tolist()
 
 

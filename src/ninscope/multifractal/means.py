@@ -27,8 +27,8 @@ class MeanSpectrum:
 
 def without_spectrum(messages: Sequence[str], what: str) -> str:
     """One clause on those that say why they have none ("2 of 10 samples: ..."), with the first reason; empty where none does."""
-    said = [message for message in messages if message]
-    return f"{len(said)} of {len(messages)} {what}: {said[0]}" if said else ""
+    reasons = [message for message in messages if message]
+    return f"{len(reasons)} of {len(messages)} {what}: {reasons[0]}" if reasons else ""
 
 
 def _known(values: Sequence[float] | np.ndarray) -> np.ndarray:

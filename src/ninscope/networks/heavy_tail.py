@@ -62,9 +62,9 @@ class HeavyTail:
         if self.p < 0.1:
             return f"no power law (bootstrap p = {self.p:.2g})"
         if self.exponential > 0 and self.exponential_p < 0.1:
-            told = self.lognormal > 0 and self.lognormal_p < 0.1
+            distinguished = self.lognormal > 0 and self.lognormal_p < 0.1
             return "heavy-tailed: a power law" + (
-                "" if told else ", or a lognormal, which these data do not tell from it"
+                "" if distinguished else ", or a lognormal, which these data do not tell from it"
             )
         return "undecided: an exponential fits the tail as well as a power law"
 

@@ -185,18 +185,18 @@ def _conclusions_panels(figure: SubFigure, concluded: pd.DataFrame, colours: dic
         if concluded[column].isna().all():
             say_nothing(axes, "not defined")
         numbers, places, shades = [], [], []
-        for place, row in zip(y, _records(concluded), strict=True):
+        for height, row in zip(y, _records(concluded), strict=True):
             value, colour = getattr(row, column), colours[row.variant, row.method]
             if math.isnan(value):
                 continue
             filled = "white" if row.method == "sampled" else colour
-            axes.plot(value, place, "o", color=colour, markersize=5, markerfacecolor=filled)
+            axes.plot(value, height, "o", color=colour, markersize=5, markerfacecolor=filled)
             if column == "emergence" and not math.isnan(row.emergence_low):
                 axes.plot(
-                    [row.emergence_low, row.emergence_high], [place, place], color=colour, linewidth=1.4, zorder=1
+                    [row.emergence_low, row.emergence_high], [height, height], color=colour, linewidth=1.4, zorder=1
                 )
             numbers.append((f"{value:.2f}", "left", "center"))
-            places.append((1.0, place))
+            places.append((1.0, height))
             shades.append(colour)
         if numbers:
             beside = axes.get_yaxis_transform() + ScaledTranslation(3 / 72, 0, figure.dpi_scale_trans)

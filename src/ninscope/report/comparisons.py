@@ -29,10 +29,10 @@ def comparisons(finetunes: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     ended = finetunes[finetunes["finetune_step"].notna()]
-    for keys, of_task in ended.groupby(_OF_TASK, sort=False):
-        metrics = list(of_task["metric"].unique())  # the main one first
-        at_the_end = of_task["finetune_step"] == of_task["finetune_step"].max()  # even where a score is undefined there
-        last = of_task[at_the_end & of_task["value"].notna()]
+    for keys, scores in ended.groupby(_OF_TASK, sort=False):
+        metrics = list(scores["metric"].unique())  # the main one first
+        at_the_end = scores["finetune_step"] == scores["finetune_step"].max()  # even where a score is undefined there
+        last = scores[at_the_end & scores["value"].notna()]
         chosen = {method: _best_rate(part, metrics) for method, part in last.groupby("method", sort=False)}
         for metric in metrics:
             values = last[last["metric"] == metric]
@@ -73,11 +73,11 @@ def paired_p_value(differences: np.ndarray) -> float:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def _best_rate(of_method: pd.DataFrame, metrics: list[str]) -> float:
-    main = next(metric for metric in metrics if metric in set(of_method["metric"]))
-    of_rates = of_method[of_method["metric"] == main].groupby("learning_rate")["value"]
-    ended = of_rates.count()  # the mean over seeds that did not diverge says nothing of those that did
-    means = of_rates.mean()[ended == ended.max()]
+def _best_rate(scores: pd.DataFrame, metrics: list[str]) -> float:
+    main = next(metric for metric in metrics if metric in set(scores["metric"]))
+    values_by_rate = scores[scores["metric"] == main].groupby("learning_rate")["value"]
+    ended = values_by_rate.count()  # the mean over seeds that did not diverge says nothing of those that did
+    means = values_by_rate.mean()[ended == ended.max()]
     best = means.argmin() if main in LOWER_IS_BETTER else means.argmax()
     return float(means.index.to_numpy(float)[best])
 

@@ -78,11 +78,11 @@ def degree_distributions_figure(
             known, f"{title}: distributions of the average weighted degree (numbers: kurtosis)", 1.5
         )
         for layer, axes in panels.items():
-            of_layer = known[known["layer"] == layer]
-            shown = [of_layer.loc[of_layer["step"] == step, "degree"].to_numpy(float) for step in steps]
+            nodes_of_layer = known[known["layer"] == layer]
+            shown = [nodes_of_layer.loc[nodes_of_layer["step"] == step, "degree"].to_numpy(float) for step in steps]
             low, high = _range(shown)
-            for place, (step, values) in enumerate(zip(steps, shown, strict=True)):
-                base = len(steps) - 1 - place  # the first step on top
+            for number, (step, values) in enumerate(zip(steps, shown, strict=True)):
+                base = len(steps) - 1 - number  # the first step on top
                 axes.axhline(base, color="#bbbbbb", linewidth=0.5, zorder=0)
                 if not values.size:
                     continue
@@ -90,7 +90,7 @@ def degree_distributions_figure(
                 inside = np.clip(values, low, high)
                 counts, edges = np.histogram(inside, bins, (inside.min() - 1e-9, inside.max() + 1e-9))
                 height = base + 0.92 * counts / counts.max()
-                axes.stairs(height, edges, baseline=base, fill=True, color=colours[place], alpha=0.75, linewidth=0)
+                axes.stairs(height, edges, baseline=base, fill=True, color=colours[number], alpha=0.75, linewidth=0)
                 axes.text(
                     0.99, base + 0.3, _number(_kurtosis_of(values, layer, step, degrees)), fontsize=6.5, ha="right",
                     va="center", transform=axes.get_yaxis_transform(),
@@ -180,14 +180,14 @@ def _panels(
         parts.setdefault(layer.rpartition(".")[0], []).append(layer)
     widest = max((len(layers) for layers in parts.values()), default=1)
     if widest == 1 or widest > 6:  # no blocks of layers to put side by side
-        layers = [layer for of_block in parts.values() for layer in of_block]
+        layers = [layer for block in parts.values() for layer in block]
         chosen = _some(np.array(layers, dtype=object), MAX_PANELS).tolist()
         grid = [chosen[start : start + 4] for start in range(0, len(chosen), 4)]
-        said = f"{len(chosen)} of {len(layers)} layers" if len(chosen) < len(layers) else ""
+        selection = f"{len(chosen)} of {len(layers)} layers" if len(chosen) < len(layers) else ""
     else:
         names = _some(np.array(list(parts), dtype=object), max(MAX_PANELS // widest, 1)).tolist()
         grid = [parts[name] for name in names]
-        said = f"{len(names)} of {len(parts)} blocks" if len(names) < len(parts) else ""
+        selection = f"{len(names)} of {len(parts)} blocks" if len(names) < len(parts) else ""
     sharing: Literal["col", "none"] = (
         "col" if share and len({tuple(layer.rpartition(".")[2] for layer in row) for row in grid}) == 1 else "none"
     )
@@ -195,7 +195,7 @@ def _panels(
     rows_of_panels = max(len(grid), 1)
     size = (max(5.4, 2.35 * columns + 0.5), max(2.6, height * rows_of_panels + 1.0))
     figure = Figure(figsize=size)
-    title_above(figure, f"{title}{f' ({said})' if said else ''}")
+    title_above(figure, f"{title}{f' ({selection})' if selection else ''}")
     panels = np.atleast_2d(figure.subplots(rows_of_panels, columns, squeeze=False, sharey=sharing))
     axes_of = {}
     for row, layers in enumerate(grid):

@@ -35,10 +35,10 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
     with styled():
         known = spectra.dropna(subset=["step", "alpha", "f"])
         steps = np.array(sorted(known["step"].unique()), dtype=np.int64)
-        of_exact = spectra["sample"] < 0
+        is_exact = spectra["sample"] < 0
         parts = {"whole network": known[known["sample"] < 0], "samples, mean": known[known["sample"] >= 0]}
-        shown = {name: part for name, part in parts.items() if name == "samples, mean" or of_exact.any()}
-        if of_exact.all() and len(spectra):
+        shown = {name: part for name, part in parts.items() if name == "samples, mean" or is_exact.any()}
+        if is_exact.all() and len(spectra):
             del shown["samples, mean"]
         figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4))
         panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)

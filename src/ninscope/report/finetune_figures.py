@@ -61,9 +61,9 @@ def _places(compared: pd.DataFrame) -> dict[tuple[str, str], float]:
     revisions, methods = list(compared["revision"].unique()), [m for m in METHODS if m in set(compared["method"])]
     shift = (np.arange(len(methods)) - (len(methods) - 1) / 2) * 0.8 / max(len(methods), 1)
     return {
-        (revision, method): number + shift[place]
+        (revision, method): number + shift[order]
         for number, revision in enumerate(revisions)
-        for place, method in enumerate(methods)
+        for order, method in enumerate(methods)
     }
 
 

@@ -39,8 +39,8 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
     with styled({"axes.grid": False}):
         figure = Figure(figsize=(10.4, sum(heights) + 1.5))
         panels = figure.subplots(len(tables), 2, sharex=True, height_ratios=heights, squeeze=False)
-        of_what = {"exact": "whole network", "sampled": "means over samples"}[method]
-        above = title_above(figure, f"{title}: where in the model ({of_what})")
+        measured = {"exact": "whole network", "sampled": "means over samples"}[method]
+        above = title_above(figure, f"{title}: where in the model ({measured})")
         bars = {}
         steps = np.array(sorted(rows["step"].unique()), dtype=np.int64)
         for column, (name, label, colours) in enumerate(_SHOWN):

@@ -128,29 +128,29 @@ def refuse_two_meanings(stage: str, jobs: Sequence[Job[ModelRun[How]]]) -> list[
     return list(by_row.values())
 
 
-def _chosen(what: str, section: ModelRunSection, checkpoints: Sequence[Located]) -> list[Located]:
+def _chosen(entry: str, section: ModelRunSection, checkpoints: Sequence[Located]) -> list[Located]:
     """Raises RequestError."""
-    of_model = [
+    candidates = [
         located
         for located in checkpoints
         if section.model in (None, located.model) and section.suite in (None, located.suite)
     ]
-    if not of_model:
+    if not candidates:
         known = ", ".join(dict.fromkeys(f"{located.suite}/{located.model}" for located in checkpoints))
         names = [f"{name} {value!r}" for name in ("suite", "model") if (value := getattr(section, name)) is not None]
-        raise RequestError(f"{what}: {' of '.join(reversed(names))} is none of [[models]] ({known})")
+        raise RequestError(f"{entry}: {' of '.join(reversed(names))} is none of [[models]] ({known})")
     if section.revisions == "all":
-        return of_model
+        return candidates
     if section.revisions == "last":
-        last = {(located.suite, located.model): located for located in of_model}
+        last = {(located.suite, located.model): located for located in candidates}
         return list(last.values())
-    there = {located.revision for located in of_model}
+    there = {located.revision for located in candidates}
     if absent := [name for name in section.revisions if name not in there]:
         raise RequestError(
-            f"{what}: {absent[0]} of {section.model or 'any model'} is not asked for; add it to revisions in [[models]], or leave "
-            "it out"
+            f"{entry}: {absent[0]} of {section.model or 'any model'} is not asked for; add it to revisions in [[models]], or "
+            "leave it out"
         )
-    return [located for located in of_model if located.revision in section.revisions]
+    return [located for located in candidates if located.revision in section.revisions]
 
 
 def _beside(located: Located, task: TaskSettings) -> tuple[str, str | None]:

@@ -146,8 +146,8 @@ def _fault(response: Response) -> Passing | Refused:
         return Passing(f"the server has fewer bytes than the Hub states ({reason})", "corrupt")
     try:  # the Hub's headers tell which error it is; a body, of any length, is not read for it
         stated = {name: value for name, value in headers.items() if name.startswith("x-")}
-        made: Any = type(response)
-        hf_raise_for_status(made(code, headers=stated, request=response.request))
+        response_class: Any = type(response)
+        hf_raise_for_status(response_class(code, headers=stated, request=response.request))
     except HfHubHTTPError as error:
         return Refused(reason, code, error)
     return Passing(reason)  # neither content nor an error

@@ -4,13 +4,16 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ninscope.checkpoints.file_names import ADAPTER_NAMES
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.lora.merged import merged_checkpoint
-from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
+
+if TYPE_CHECKING:
+    from ninscope.checkpoints.source import Source
 
 HUB_BRANCH = "main"
 _KEPT = 16
@@ -22,8 +25,8 @@ _BASES: dict[str, Identity] = {}  # by fingerprint, the latest few
 class AdaptedSource:
     """adapters: whose revisions these are; base: where the base is; base_revision: which revision of that."""
 
-    adapters: Source
-    base: Source
+    adapters: "Source"
+    base: "Source"
     base_revision: str
 
     @property
@@ -87,7 +90,7 @@ class AdaptedSource:
         return self.base.stamp_path(self.base_revision, file)
 
 
-def adapted_source(adapters: Source, base: Source, base_revision: str | None) -> AdaptedSource:
+def adapted_source(adapters: "Source", base: "Source", base_revision: str | None) -> AdaptedSource:
     """base_revision: None is main on a Hub, and in a folder the only one. Raises RequestError."""
     if base_revision is None and base.kind == "hub":
         base_revision = HUB_BRANCH

@@ -114,8 +114,8 @@ def adapter_of(config: Mapping, tensors: Mapping[str, Tensor]) -> Adapter:
 
 def _checked(module: str, pair: Mapping[str, Tensor]) -> Factors:
     if len(pair) < 2:
-        (which,) = pair
-        raise CheckpointError("corrupt", f"{module} has lora_{which}, but not the other of lora_A and lora_B")
+        (factor,) = pair
+        raise CheckpointError("corrupt", f"{module} has lora_{factor}, but not the other of lora_A and lora_B")
     a, b = pair["A"], pair["B"]
     for tensor in (a, b):
         if tensor.dtype not in STORED_TYPES:

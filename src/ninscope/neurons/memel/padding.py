@@ -30,7 +30,7 @@ class Padding:
     def __init__(self, model: nn.Module) -> None:
         self.names = _arguments(model)
         self.inner = {} if _names_mask(self.names) else _outermost(model)
-        self.passing = self.told = False
+        self.passing = self.mask_known = False
         self.has_decoder = False
         self.source = ""  # the module inside the model that the masks are from
         self.mask: Tensor | None = None
@@ -49,11 +49,11 @@ class Padding:
 
     def before(self, model: nn.Module, arguments: tuple, named: dict) -> None:
         self.take(self.names, dict(zip(self.names, arguments, strict=False)) | named)
-        self.passing, self.told = True, self.mask is not None or self.decoder_mask is not None
+        self.passing, self.mask_known = True, self.mask is not None or self.decoder_mask is not None
 
     def after(self, model: nn.Module, arguments: tuple, output: object) -> None:
         self.mask = self.decoder_mask = None
-        self.passing = self.told = False
+        self.passing = self.mask_known = False
 
     def take(self, names: list[str], given: dict, source: str = "") -> None:
         self.source = source
@@ -95,7 +95,7 @@ class _MaskReader:
         padding, given = self.padding, _with_token_masks(dict(zip(self.names, arguments, strict=False)) | named)
         tells = any(_counting(given, masks) is not None for masks in (_MASKS, _DECODER_MASKS))
         # A mask of keys says nothing of the output, whose tokens are the queries'.
-        if padding.passing and given.get("key") is given.get("query") and (tells or not padding.told):
+        if padding.passing and given.get("key") is given.get("query") and (tells or not padding.mask_known):
             padding.take(self.names, given, self.name)
 
 
