@@ -94,7 +94,8 @@ class Dag(Strict):
 
     def analyses(self) -> tuple[Analysis, ...]:
         """What is measured of every checkpoint, with the description of models of no known family."""
-        listed = analyses(self.analysis, self.variants, with_matrices=getattr(self, "nulls", None) is not None)
+        with_matrices = any(stage.needs_matrices(self) for stage in stages().values())
+        listed = analyses(self.analysis, self.variants, with_matrices)
         description = described(self.architecture)
         if description is None:
             return listed

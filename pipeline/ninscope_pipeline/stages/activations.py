@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from ninscope.neurons.finetuning.recipe import Looking
+from ninscope.neurons.finetuning.recipe import Looking, Recipe
 from ninscope_pipeline.stages.finetune import PHI, PHI_COLUMNS, failed_runs, fetched_base, phi_values, run_rows
 from ninscope_pipeline.stages.model_runs.doing import artefact_of_run, check_run_unchanged
 from ninscope_pipeline.stages.model_runs.planning import (
@@ -41,7 +41,7 @@ class ActivationsSection(ModelRunSection):
 
     layers: Layers = "all"
     history: int = Field(default=8, ge=1, le=1_000_000)
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=Recipe.batch_size, ge=1)
 
     @property
     def looking(self) -> Looking:

@@ -8,7 +8,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import emergence_of
-from ninscope.neurons.finetuning.recipe import METHODS, NONE, Inhibition, Recipe
+from ninscope.neurons.finetuning.recipe import METHODS, NONE, PRECISIONS, Inhibition, Recipe
+from ninscope.neurons.inhibition import LATE_START, SELECT
 from ninscope_pipeline.execution.cancelled import EverySecond, stop_if_cancelled
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT
 from ninscope_pipeline.request.choices import one_of
@@ -68,17 +69,17 @@ class FineTuneSection(ModelRunSection):
     revisions: ModelRunRevisions = "last"
     methods: list[Annotated[str, one_of(METHODS)]] = Field(default=list(METHODS), min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0, 1, 2], min_length=1)
-    learning_rates: list[float] = Field(default=[2e-5], min_length=1)
+    learning_rates: list[float] = Field(default=[Recipe.learning_rate], min_length=1)
     steps: int | None = None
     epochs: int = Recipe.epochs
     warmup: float = Recipe.warmup
     weight_decay: float = Recipe.weight_decay
     clip: float = Recipe.clip
     evaluate_every: int | None = None
-    select: str | dict[str, float | int] = "top-1"
-    late_start: int = Field(default=10, ge=0)
+    select: str | dict[str, float | int] = SELECT
+    late_start: int = Field(default=LATE_START, ge=0)
     forget: int | None = Field(default=None, ge=1)
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Annotated[str, one_of(PRECISIONS)] = Recipe.precision
 
     @model_validator(mode="after")
     def _makes_recipes(self) -> "FineTuneSection":

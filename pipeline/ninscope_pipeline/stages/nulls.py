@@ -77,6 +77,9 @@ class NullsStage(Stage[NullsWork]):
         if dag.section(self) is not None and EXACT_METHOD not in dag.analysis.methods():
             raise ValueError("[nulls] needs an exact analysis to compare with; add exact = true to [analysis]")
 
+    def needs_matrices(self, dag: "Dag") -> bool:
+        return dag.section(self) is not None
+
     def jobs(self, request: "Request") -> Iterator[Job[NullsWork]]:
         section = request.dag.section(self)
         if section is None:

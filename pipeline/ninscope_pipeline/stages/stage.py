@@ -129,6 +129,10 @@ class Stage(ABC, Generic[W]):
     def check(self, dag: "Dag") -> None:
         """Raises ValueError where this stage's section and the rest of the DAG file contradict each other."""
 
+    def needs_matrices(self, dag: "Dag") -> bool:
+        """Whether this stage reads what the exact analysis of [analysis] gathers of every matrix, which is kept only then."""
+        return False
+
     @abstractmethod
     def jobs(self, request: "Request") -> Iterable[Job[W]]:
         """What was asked of this stage, in the order of the tables. Raises RequestError."""

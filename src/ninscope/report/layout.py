@@ -300,7 +300,7 @@ def draw_axes(figure: Figure | SubFigure, panels: Iterable[Axes]) -> None:
                 LineCollection(np.array(lines) / size, transform=figure.transSubfigure, snap=True, **look)
             )
     for label_size, words_of_size in labels.items():
-        places = np.array([place for *_, place in words_of_size]) / size
+        places = np.array([word[-1] for word in words_of_size]) / size
         figure.add_artist(
             words_at(
                 [word[:3] for word in words_of_size], places, figure.transSubfigure, label_size, figure.dpi_scale_trans

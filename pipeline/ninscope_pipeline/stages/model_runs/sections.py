@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ninscope.errors import RequestError
-from ninscope.neurons.finetuning.recipe import MOST_THREADS
+from ninscope.neurons.finetuning.recipe import DEVICES, MOST_THREADS, Recipe
+from ninscope.neurons.inhibition import EPSILON, LAYERS, NEURONS
 from ninscope.neurons.tasks.forecast_settings import ForecastSettings
 from ninscope.neurons.tasks.settings import GlueSettings, ImageSettings, LanguageSettings, TextSettings
+from ninscope_pipeline.request.choices import one_of
 from ninscope_pipeline.request.models import NAME, Name, Strict
 
 # The kind of a task -> its settings, whose fields are the other keys of the table.
@@ -88,12 +90,12 @@ class ModelRunSection(Strict):
     model: Name | None = None
     revisions: ModelRunRevisions = "all"
     task: dict[str, Any]
-    batch_size: int = 32
-    layers: Layers = "middle:4"
-    neurons: Literal["features", "positions"] = "features"
-    epsilon: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
-    device: Literal["cpu", "cuda"] = "cpu"
+    batch_size: int = Recipe.batch_size
+    layers: Layers = LAYERS
+    neurons: Annotated[str, one_of(NEURONS)] = NEURONS[0]
+    epsilon: float = Field(default=EPSILON, ge=0, allow_inf_nan=False)
+    threads: int = Field(default=Recipe.threads, ge=1, le=MOST_THREADS)
+    device: Annotated[str, one_of(DEVICES)] = Recipe.device
 
     @field_validator("task")
     @classmethod

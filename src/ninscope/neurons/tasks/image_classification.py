@@ -89,9 +89,9 @@ class ImageClassification:
         name: str,
         images: LabelledImages,
         base: Base,
-        image_mean: Sequence[float] = (0.5,),
-        image_std: Sequence[float] = (0.5,),
-        image_size: int | None = None,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        image_size: int | None,
     ) -> None:
         """Raises RequestError: as `geometry`, or mean and std are not one a channel."""
         self.name, self.train_size = name, len(images.labels[0])

@@ -36,8 +36,8 @@ class LanguageModelling:
         train: Sequence[Path],
         held_out: Sequence[Path],
         base: Base,
-        context: int = 128,
-        tokenizer: str | None = None,
+        context: int,
+        tokenizer: str | None,
     ) -> None:
         """Raises RequestError: no tokenizer, text that is no UTF-8, or less text than a window."""
         opened = open_tokenizer(tokenizer, base)

@@ -124,8 +124,8 @@ class GlueSettings(_Settings):
     folder: str | Path | None = None
     revision: str | None = None
     tokenizer: str | None = None
-    max_length: int = 128
-    padding: str = "longest"
+    max_length: int = TextSettings.max_length
+    padding: str = TextSettings.padding
 
     def __post_init__(self) -> None:
         checked_glue(self.name)

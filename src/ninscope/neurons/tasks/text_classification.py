@@ -39,9 +39,9 @@ class TextClassification:
         data: LabelledTexts,
         base: Base,
         metrics: Sequence[str],
-        tokenizer: str | None = None,
-        max_length: int = 128,
-        padding: str = "longest",
+        tokenizer: str | None,
+        max_length: int,
+        padding: str,
     ) -> None:
         """Raises RequestError: no tokenizer, a text that gives no tokens, or one with the token that pads."""
         self.name, self.metrics = name, tuple(metrics)
