@@ -92,7 +92,7 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> dict[str, bytes]:
     from ninscope.report.layout import png  # matplotlib takes half a second to import
 
     figure_tables = FigureTables(tables)
-    drawn = {}
+    drawn: dict[str, bytes] = {}
     for stage in stages().values():
         with named_in_errors(f"the figures of the stage {stage.name}"):
             drawn |= {name: png(figure) for name, figure in stage.figures(figure_tables)}

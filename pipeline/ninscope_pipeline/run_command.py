@@ -112,7 +112,7 @@ def _untold(prepared: PreparedRun, outcomes: Mapping[JobId, Outcome], problems: 
     return [
         f"{job.label} {job.stage}: {outcome.message}"
         for job in prepared.plan.to_run
-        if job.asked
+        if job.requested
         and not (outcome := outcomes.get(job.id, OK)).ok
         and type(stages()[job.stage]).problems is Stage.problems
         and not _is_of_run(job.stage)
