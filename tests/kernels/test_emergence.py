@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import ninscope
 from ninscope.errors import RequestError
-from ninscope.multifractal.emergence import emergence_interval, why_undefined
+from ninscope.multifractal.emergence import Bootstrap, emergence_interval, why_undefined
 
 
 def spectrum(alpha0, width):
@@ -76,3 +76,9 @@ def test_interval_is_the_same_for_the_same_seed_and_missing_for_one_sample(rng):
     assert all(math.isnan(bound) for bound in emergence_interval(now[:1], start[:1]))
     with pytest.raises(RequestError, match="10 samples now and 9 at the start"):
         emergence_interval(now, start[:9])
+
+
+@pytest.mark.parametrize("confidence", [-0.1, 0.0, 1.0, 1.5, math.nan])
+def test_a_confidence_is_between_0_and_1(confidence):
+    with pytest.raises(RequestError, match="a number between 0 and 1 was expected"):
+        Bootstrap(confidence=confidence)

@@ -21,9 +21,6 @@ EQUIVALENT = {
     "np.int64": "scipy takes the smaller type of index itself where it does",
     "_lognormal::ReplaceBinaryOperator_Pow_Div::0::for first in ([float(log.mean()), math.log(spread)], [start - steepness "
     "* wide**2, math.log(wide)])": "where a search starts; it ends in the same maximum",
-    "bands_of::ReplaceUnaryOperator_Delete_USub::0::band_bytes = min(BAND_BYTES, -(-total // count))": (
-        "bands of one slice each: the same counts, later"
-    ),
     "_edge_histogram::ReplaceComparisonOperator_NotEq_Gt::0::counted = bins != UNCOUNTED": (
         "UNCOUNTED is below every bin"
     ),
