@@ -87,9 +87,14 @@ def magnitudes(network: NeuronNetwork, number: int = 0, count: int = 1, workers:
     """
     _, bands = bands_of(outgoing(network), number, count)
     reader = BandReader(bands)
+
+    def range_of(band: Band) -> tuple[float, float]:
+        return magnitudes_of(band, reader.raw(band))
+
+    if workers == 1:
+        return np.array([range_of(band) for band in bands], dtype=np.float64).reshape(-1)
     with ThreadPoolExecutor(workers) as pool:
-        ranges = pool.map(lambda band: magnitudes_of(band, reader.raw(band)), bands)
-        return np.array(list(ranges), dtype=np.float64).reshape(-1)
+        return np.array(list(pool.map(range_of, bands)), dtype=np.float64).reshape(-1)
 
 
 def magnitudes_of(band: Band, raw: Sequence[memoryview]) -> tuple[float, float]:

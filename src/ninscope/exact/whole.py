@@ -143,11 +143,17 @@ def _layers(
         bands_by_layer.setdefault(band.part.layer, []).append(band)
     totals = Counter(band.part.layer for band in all_bands)
     reader = BandReader(own_bands)
+    works = [
+        _LayerWork(layer, bands, reader, radii, parameters, len(bands) == totals[layer], matrices)
+        for layer, bands in bands_by_layer.items()
+    ]
+    if workers == 1:  # a thread of its own would take turns with this one, and each turn costs
+        for work in works:
+            work.count_all()
+            yield work.layer, work.result()
+        return
     with ThreadPoolExecutor(workers) as pool:
-        started = deque(
-            _LayerWork(layer, bands, reader, radii, parameters, len(bands) == totals[layer], matrices).start(pool)
-            for layer, bands in bands_by_layer.items()
-        )
+        started = deque(work.start(pool) for work in works)
         try:
             while started:
                 work = started.popleft()
@@ -254,6 +260,11 @@ class _LayerWork:
         self._blocks: dict[str, BlockTally] = {}
         self._results: list[LayerResult | LayerCounts] = []
         self._futures: list[Future[None]] = []
+
+    def count_all(self) -> None:
+        """Count every band in this thread."""
+        for band in self.bands:
+            self._count(band)
 
     def start(self, pool: ThreadPoolExecutor) -> "_LayerWork":
         self._futures = [pool.submit(self._count, band) for band in self.bands]
