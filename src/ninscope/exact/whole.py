@@ -143,10 +143,10 @@ def _layers(
         bands_by_layer.setdefault(band.part.layer, []).append(band)
     totals = Counter(band.part.layer for band in all_bands)
     reader = BandReader(own_bands)
-    works = [
+    works = (  # made one by one: a list would keep the counts of every layer until the last is done
         _LayerWork(layer, bands, reader, radii, parameters, len(bands) == totals[layer], matrices)
         for layer, bands in bands_by_layer.items()
-    ]
+    )
     if workers == 1:  # a thread of its own would take turns with this one, and each turn costs
         for work in works:
             work.count_all()
@@ -238,7 +238,7 @@ def uncounted_layers(names: list[str]) -> str:
 
 
 class _LayerWork:
-    """The bands of one node layer, counted by the pool's threads; whoever finishes the last one takes the sums."""
+    """The bands of one node layer, counted here or by a pool's threads; whoever finishes the last one takes the sums."""
 
     def __init__(
         self,
