@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from dask.delayed import delayed
 from distributed import Client
-from safetensors.numpy import load_file, save_file
 
+from benchmarks.cpu import suite_of
 from benchmarks.measures import in_new_process
 from benchmarks.shapes import write_checkpoint
 from ninscope_pipeline.execution.dask_cluster import connected, execute
@@ -69,14 +69,7 @@ def _plain(client: Client, count: int) -> float:
 def repeat(folder: Path, count: int):
     """The repeat of a finished run of so many checkpoints, as a whole process."""
     base = write_checkpoint(folder / "overhead-base", "tiny", vocabulary=8)
-    tensors, config = load_file(base / "model.safetensors"), (base / "config.json").read_text()
-    source = folder / "many"
-    for step in range(count):
-        place = source / f"step{step}"
-        place.mkdir(parents=True)
-        scale = np.float16(1 + step / count)
-        save_file({name: values * scale for name, values in tensors.items()}, place / "model.safetensors")
-        (place / "config.json").write_text(config)
+    source = suite_of(base, folder / "many", count)
     dag = folder / "many.toml"
     dag.write_text(
         f"[[models]]\nsuite = 'x'\nmodel = 'x'\nsource = '{source}'\n[analysis]\nnodes_per_layer = 8\nsamples = 1\n"
