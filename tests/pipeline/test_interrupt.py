@@ -150,6 +150,21 @@ def test_ctrl_c_ends_a_run_quietly_and_the_same_command_goes_on(dag, dag_of_proc
     assert not faults, "\n".join(faults)
 
 
+def interrupted_at_work(code: str, *arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of Python code that gets Ctrl-C once it has printed "at work"."""
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening,
+    )  # fmt: skip
+    try:
+        assert running.stdout.readline() == "at work\n"
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=20)
+    finally:
+        running.kill()
+    return running.returncode, err
+
+
 def test_ctrl_c_does_not_wait_for_work_that_nobody_wants_any_more(dag, tmp_path):
     """A job of minutes, as an exact analysis of a large checkpoint is, keeps the command from ending no second."""
     code = (
@@ -162,17 +177,8 @@ def test_ctrl_c_does_not_wait_for_work_that_nobody_wants_any_more(dag, tmp_path)
         "NetworkStage.make = make\n"
         "main(sys.argv[1:])\n"
     )
-    running = subprocess.Popen(
-        [sys.executable, "-c", code, "run", str(dag), "--runs-dir", str(tmp_path), "--workers", "1"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening,
-    )  # fmt: skip
-    try:
-        assert running.stdout.readline() == "at work\n"
-        running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=20)
-    finally:
-        running.kill()
-    assert not_quiet(running.returncode, err) == ""
+    returncode, err = interrupted_at_work(code, "run", dag, "--runs-dir", tmp_path, "--workers", "1")
+    assert not_quiet(returncode, err) == ""
 
 
 @pytest.mark.parametrize(
@@ -192,17 +198,9 @@ def test_ctrl_c_does_not_wait_for_threads_of_other_commands(dag, tmp_path, comma
         "main(sys.argv[1:])\n"
     )
     module, name = function.rsplit(".", 1)
-    running = subprocess.Popen(
-        [sys.executable, "-c", code.replace("MODULE", module).replace("NAME", name), command, str(dag.parent / "tiny")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening,
-    )  # fmt: skip
-    try:
-        assert running.stdout.readline() == "at work\n"
-        running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=20)
-    finally:
-        running.kill()
-    assert running.returncode == 130
+    code = code.replace("MODULE", module).replace("NAME", name)
+    returncode, err = interrupted_at_work(code, command, dag.parent / "tiny")
+    assert returncode == 130
     assert [line for line in err.splitlines() if line.startswith("ninscope: ")] == ["ninscope: interrupted"]
     assert "Traceback" not in err
 
