@@ -19,9 +19,11 @@ BACKEND = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before():
-    """Nor are processes started to compile: importing torch in them takes longer than what they would compile."""
+    """Nor are processes started to compile: importing torch in them takes longer than what they would compile. What the
+    processor says it can is believed: trying it out compiles as much as the layers do.
+    """
     torch.compiler.reset()
-    with torch._inductor.config.patch(compile_threads=1):
+    with torch._inductor.config.patch({"compile_threads": 1, "cpp.vec_isa_ok": True}):
         yield
 
 

@@ -26,9 +26,12 @@ def undrawn() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scheduler() -> str:
-    """Address of a running Dask scheduler with two worker processes, for --scheduler."""
+    """Address of a running Dask scheduler with two worker processes, for --scheduler.
+
+    Of a file, not of the whole session: idle processes of Dask take several seconds of CPU a minute.
+    """
     with LocalCluster(
         n_workers=2,
         threads_per_worker=1,
