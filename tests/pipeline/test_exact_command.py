@@ -7,6 +7,8 @@ from driving import command, write_dag
 from suites import write_suite
 
 import ninscope
+from ninscope_pipeline.prepared_run import prepare
+from ninscope_pipeline.request.dagfile import load_dag
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 
@@ -77,6 +79,19 @@ def test_python_refuses_the_same(suite):
         ninscope.measure(suite, "step1", nodes_per_layer=4, per_node=True)
 
 
+def test_what_a_graph_of_many_parts_holds_grows_with_them_and_not_with_their_square(suite, tmp_path):
+    dag = write_dag(
+        tmp_path / "x.toml", suite, nodes_per_layer="all", samples=None, radii={"log": 9}, revisions=["step1"],
+        execution={"part_bytes": 1000},
+    )  # fmt: skip
+    jobs = prepare(load_dag(dag), tmp_path / "runs").plan.to_run
+    parts = sum(job.stage == "parts" for job in jobs)
+    assert parts >= 5
+    assert (
+        sum(len(job.needs) for job in jobs) == 3 * parts + 1
+    )  # every range, of every part; the part's own; the joined range
+
+
 def test_a_dry_run_names_ranges_and_parts(suite, tmp_path):
     dag = write_dag(
         tmp_path / "x.toml", suite, nodes_per_layer="all", samples=None, radii={"log": 9}, revisions=["step1"],
@@ -86,6 +101,7 @@ def test_a_dry_run_names_ranges_and_parts(suite, tmp_path):
     assert listed == [
         ("ranges", "tiny/tiny step1 part 1 of 2"),
         ("ranges", "tiny/tiny step1 part 2 of 2"),
+        ("ranges", "tiny/tiny step1 all parts"),
         ("parts", "tiny/tiny step1 part 1 of 2"),
         ("parts", "tiny/tiny step1 part 2 of 2"),
         ("exact", "tiny/tiny step1"),

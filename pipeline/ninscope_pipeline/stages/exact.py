@@ -1,7 +1,7 @@
 """Exact spectra: the whole network of a checkpoint, streamed; nothing of it is stored but the results (stage `exact`).
 
 A large checkpoint is analysed in parts, each a job of its own (stage `parts`), on whichever machine: counts of edges are integers,
-so no bit depends on it. Logarithmic radii need the range of all weights first (stage `ranges`, in the same parts).
+so no bit depends on it. Logarithmic radii need the range of all weights first (stage `ranges`: of each part, then of all).
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -38,7 +38,8 @@ MAX_PARTS = 10_000  # of one checkpoint
 @dataclass(frozen=True)
 class ExactWork:
     """matrices: whether null models will need what is tallied of every matrix. parts: into how many jobs the analysis is split.
-    key: of the whole analysis. number: which part a job of the stages `parts` and `ranges` does.
+    key: of the whole analysis. number: which part a job of the stages `parts` and `ranges` does; `parts` where it joins what the
+    others did.
     """
 
     parameters: Parameters
@@ -48,7 +49,15 @@ class ExactWork:
     number: int = 0
 
     def part_key(self, number: int) -> str:
-        return f"{self.key}-{number + 1}-of-{self.parts}"
+        return f"{self.key}-{number + 1}-of-{self.parts}" if number < self.parts else self.joined_key
+
+    @property
+    def joined_key(self) -> str:
+        return f"{self.key}-all-of-{self.parts}"
+
+    @property
+    def joins(self) -> bool:
+        return self.number == self.parts
 
     @property
     def needs_ranges(self) -> bool:
@@ -68,7 +77,7 @@ class _PartStage(WeightsStage[ExactWork]):
 
     def fetch(self, job: Job[ExactWork]) -> Fetch | None:
         located = checkpoint_of(job)
-        if located.kind != "hub":
+        if located.kind != "hub" or job.work.joins:
             return None
         total = located.wiring(job.work.parameters.reading).weight_bytes
         number, count = job.work.number, job.work.parts
@@ -79,9 +88,15 @@ class RangesStage(_PartStage):
     name, title, version = "ranges", "ranges of parts", 1
 
     def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
-        """The smallest and the largest weight of one part of a checkpoint."""
-        network = network_of(job, job.work.parameters.reading)
-        return Artefact({"magnitudes": magnitudes(network, job.work.number, job.work.parts)}, {})
+        """The smallest and the largest weights of one part of a checkpoint, or those of all its parts."""
+        work = job.work
+        if (
+            work.joins
+        ):  # every part needs the range of all: so it reads one artefact, where it would read one of each part
+            parts = [store.read(self.name, work.part_key(number)).arrays["magnitudes"] for number in range(work.parts)]
+            return Artefact({"magnitudes": np.concatenate(parts)}, {})
+        network = network_of(job, work.parameters.reading)
+        return Artefact({"magnitudes": magnitudes(network, work.number, work.parts)}, {})
 
 
 class PartsStage(_PartStage):
@@ -120,7 +135,7 @@ class ExactStage(WeightsStage[ExactWork]):
                 work = ExactWork(parameters, analysis.with_matrices, key, parts)
                 part_jobs = list(_part_jobs(work, located, label)) if parts > 1 else []
                 yield from part_jobs
-                needs = tuple(job.id for job in part_jobs)
+                needs = tuple(job.id for job in part_jobs if job.stage == PARTS.name or job.work.joins)
                 yield Job(self.name, key, label, work, needs, located, analysis.name)
 
     def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
@@ -224,18 +239,23 @@ def _part_count(located: Located, parameters: Parameters, part_bytes: int) -> in
 
 def _part_jobs(whole: ExactWork, located: Located, label: str) -> Iterator[Job[ExactWork]]:
     """Jobs of the parts, and before them, where the radii need it, of their ranges."""
-    range_ids: list[JobId] = []
-    for stage in (RANGES, PARTS):
-        if stage is RANGES and not whole.needs_ranges:
-            continue
-        for number in range(whole.parts):
-            job = Job(
-                stage.name, whole.part_key(number), f"{label} part {number + 1} of {whole.parts}",
-                replace(whole, number=number), tuple(range_ids) if stage is PARTS else (), located, requested=False,
-            )  # fmt: skip
-            yield job
-            if stage is RANGES:
-                range_ids.append(job.id)
+    needs: tuple[JobId, ...] = ()
+    if whole.needs_ranges:
+        ranges = [_part_job(RANGES, whole, number, located, label) for number in range(whole.parts)]
+        yield from ranges
+        joined = _part_job(RANGES, whole, whole.parts, located, label, tuple(job.id for job in ranges))
+        yield joined
+        needs = (joined.id,)
+    for number in range(whole.parts):
+        yield _part_job(PARTS, whole, number, located, label, needs)
+
+
+def _part_job(
+    stage: _PartStage, whole: ExactWork, number: int, located: Located, label: str, needs: tuple[JobId, ...] = ()
+) -> Job[ExactWork]:
+    work = replace(whole, number=number)
+    which = "all parts" if work.joins else f"part {number + 1} of {work.parts}"
+    return Job(stage.name, work.part_key(number), f"{label} {which}", work, needs, located, requested=False)
 
 
 def artefact_of_analysis(analysis: ExactAnalysis) -> Artefact:
@@ -259,8 +279,7 @@ def _radii(store: ArtefactStore, work: ExactWork) -> Radii:
     parameters = work.parameters
     if parameters.log_count is None:
         return parameters.integer_radii
-    ranges = [store.read(RANGES.name, work.part_key(number)).arrays["magnitudes"] for number in range(work.parts)]
-    return log_radii(parameters.log_count, np.concatenate(ranges))
+    return log_radii(parameters.log_count, store.read(RANGES.name, work.joined_key).arrays["magnitudes"])
 
 
 def _clear_parts(store: ArtefactStore, key: str) -> None:
