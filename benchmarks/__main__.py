@@ -19,9 +19,9 @@ from benchmarks import overhead
 from benchmarks.cpu import measuring, running, suite_of, turned_over
 from benchmarks.families import families
 from benchmarks.figures import figures
-from benchmarks.measures import in_new_process, timed
+from benchmarks.measures import in_new_process, stay_here, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
-from benchmarks.network import auditing, hub
+from benchmarks.network import over_the_network
 from benchmarks.paths import export, paths
 from benchmarks.shapes import SHAPES, write_checkpoint
 from ninscope.exact.bands import BAND_BYTES
@@ -58,7 +58,7 @@ def one_sample(folder: Path, shape: str, runs: int):
     yield "", ours.best * 1e3, "ms", "(best of the runs)", None
 
 
-def histogram(runs: int, side: int):
+def histogram(runs: int, side: int, loops: int):
     """Counting one matrix, per weight, in one thread: bins and distances of every column, from memory."""
     generator = np.random.default_rng(0)
     weights = (generator.standard_normal((side, side), dtype=np.float32) * 0.02).astype(np.float32)
@@ -86,13 +86,15 @@ def histogram(runs: int, side: int):
                 list(pool.map(lambda half: _count(half, table), halves))
 
         together = timed(both, runs)
-        beside = f"two threads, {ours.best / together.best:.2f} times one; pure computing: {_speed_of_two():.2f} times"
+        beside = (
+            f"two threads, {ours.best / together.best:.2f} times one; pure computing: {_speed_of_two(loops):.2f} times"
+        )
         yield "", together.best * each, "ns/weight", beside, together.best / ours.best
 
 
-def _speed_of_two() -> float:
+def _speed_of_two(loops: int) -> float:
     """How much more two processes that only compute get done than one: what this machine's cores can give just now."""
-    loop = [sys.executable, "-c", "total = 0\nfor i in range(5_000_000): total += i"]
+    loop = [sys.executable, "-I", "-S", "-c", f"total = 0\nfor i in range({loops}): total += i"]
 
     def run(count: int) -> None:
         for process in [subprocess.Popen(loop) for _ in range(count)]:
@@ -231,8 +233,8 @@ def memel(shape: tuple[int, int, int], runs: int):
 
 def imports():
     """Import time of the package and of its core, against Python's and numpy's own."""
-    bare = in_new_process("import numpy\nresult = 0\n")
-    core = in_new_process("import ninscope\nninscope.measure\nresult = 0\n")
+    bare = in_new_process("import numpy\nresult = 0\n", anew=True)
+    core = in_new_process("import ninscope\nninscope.measure\nresult = 0\n", anew=True)
     yield (
         "import ninscope, with measure",
         core["seconds"],
@@ -255,6 +257,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     small, other = arguments.small, arguments.beside
+    if small:
+        stay_here()
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     table = Table(
         Column("what", no_wrap=True),
@@ -267,7 +271,7 @@ def main() -> None:
         folder = Path(scratch)
         cases = [
             one_sample(folder, "tiny" if small else "70m", 2 if small else 25),
-            histogram(2 if small else 10, 64 if small else 4096),
+            histogram(*((2, 64, 1000) if small else (10, 4096, 5_000_000))),
             whole_network(folder, "tiny" if small else "70m", 2 if small else 20, "wanted: 60 ms"),
             naive_whole_network(folder, "tiny" if small else "70m"),
             *([] if small else [whole_network(folder, "1.4b", 3, "wanted: 3 s")]),
@@ -275,15 +279,14 @@ def main() -> None:
             measuring(folder, *(("tiny", 3, 3, 1, other) if small else ("70m", 40, 1540, 3, other))),
             running(folder, *(("tiny", (3,), 1, other) if small else ("70m", (40, 154), 2, other))),
             turned_over(folder, *((1, 128, 1, other) if small else (16, 2048, 3, other))),
-            hub(folder, "tiny" if small else "70m", "tiny" if small else "2.8b"),
-            auditing(folder, 4 if small else 154),
+            over_the_network(folder, *(("tiny", "tiny", 4) if small else ("70m", "2.8b", 154))),
             paths(folder, "tiny" if small else "70m", 2 if small else 15, 2 if small else 24),
             export(folder, "tiny" if small else "70m", 61, 2 if small else 15),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
-            overhead.tasks(folder, 40 if small else 5000),
+            overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),
             *([] if small else [demo(folder), figures(folder / "demo", other, 5)]),

@@ -46,7 +46,7 @@ def suite_of(base: Path, folder: Path, count: int) -> Path:
 
 def measuring(folder: Path, shape: str, count: int, tiny: int, runs: int, other: Path | None) -> Iterator[Row]:
     """One small checkpoint, a suite of `count` of a shape, and a suite of `tiny` that were never looked at."""
-    yield from _beside("CPU of measure, one small checkpoint", SMALL_CHECKPOINT, runs, other, 0.5)
+    yield from _beside("CPU of measure, one small checkpoint", SMALL_CHECKPOINT, runs, other, 0.5, anew=True)
     suite = suite_of(write_checkpoint(folder / f"cpu-{shape}" / "step0", shape), folder / "cpu-suite", count)
     yield from _beside(f"CPU of measure, {count} checkpoints, {shape} shape", suite, runs, other, 0.6)
     shutil.rmtree(suite)
@@ -85,9 +85,9 @@ def running(folder: Path, shape: str, counts: Sequence[int], runs: int, other: P
         shutil.rmtree(suite)
 
 
-def _beside(name: str, source: Path, runs: int, other: Path | None, wanted: float) -> Iterator[Row]:
+def _beside(name: str, source: Path, runs: int, other: Path | None, wanted: float, anew: bool = False) -> Iterator[Row]:
     called = commands(other)
-    ours, *theirs = cpu_seconds([[*command, "measure", str(source)] for command in called.values()], runs)
+    ours, *theirs = cpu_seconds([[*command, "measure", str(source)] for command in called.values()], runs, anew=anew)
     if not theirs:
         yield name, ours, "s", "(no other commit: --beside FOLDER)", None
     for label, seconds in zip(list(called)[1:], theirs, strict=True):

@@ -43,7 +43,7 @@ def write(folder: Path, config: dict) -> int:
     architecture = architecture_of(config)
     pool = (np.random.default_rng(0).standard_normal(1 << 22) * 0.03).astype(np.float16)
     tensors = {
-        architecture.prefixes[0] + (stored.tensor or name): np.resize(pool, stored.shape)
+        architecture.prefixes[0] + (stored.tensor or name): np.resize(pool[: math.prod(stored.shape)], stored.shape)
         for name, stored in architecture.matrices.items()
     }
     folder.mkdir(parents=True, exist_ok=True)

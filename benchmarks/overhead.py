@@ -18,8 +18,6 @@ from ninscope_pipeline.stages.stage import Job
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
-WORKERS = 2
-
 
 def store_tiny(root: str, job: Job, needs: Sequence[Outcome]) -> Outcome:
     """In the place of a stage's work: an artefact of ten numbers, or the same numbers, read and stored again."""
@@ -36,14 +34,14 @@ def nothing(number: int) -> Outcome:
     return Outcome()
 
 
-def tasks(folder: Path, count: int):
+def tasks(folder: Path, count: int, workers: int):
     """A graph of so many jobs, half of them made from the other half, beside a plain Dask graph of as many that do nothing."""
     root = folder / "overhead"
     RunFolder(root).create()
     keys = [f"{number:032x}" for number in range(count // 2)]
     jobs = [Job("nin", key, key, None) for key in keys]
     jobs += [Job("spectra", key, key, None, (("nin", key),)) for key in keys]
-    with connected(None, WORKERS) as client:
+    with connected(None, workers) as client:
         client.gather(client.map(np.sqrt, range(100)))
         start = time.perf_counter()
         outcomes = execute(job_graph(jobs, str(root), store_tiny), client, lambda *_: None)
@@ -54,7 +52,7 @@ def tasks(folder: Path, count: int):
     start = time.perf_counter()
     assert all(store.has(*job.id) for job in jobs)
     looking = (time.perf_counter() - start) / len(jobs)
-    name = f"overhead of a task, {count} tasks, {WORKERS} workers"
+    name = f"overhead of a task, {count} tasks, {workers} workers"
     yield name, ours * 1e3, "ms", f"plain Dask {plain * 1e3:.1f} ms", ours / plain
     yield "", ours * 1e3, "ms", "wanted: 10 ms or less", ours / 10e-3
     yield "looking whether an artefact is there", looking * 1e6, "us", "wanted: 330 us (3,000 a second)", looking * 3000

@@ -1,6 +1,7 @@
 """Every benchmark still runs, at tiny size; what it prints is a table with each of them."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,13 @@ def test_small_benchmarks_run():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--small"],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for case in (
         "one sample",
+        "histogram, F16",
+        "histogram, BF16",
         "histogram, F32",
         "exact, tiny",
         "exact run of 3",
@@ -26,6 +30,9 @@ def test_small_benchmarks_run():
         "CPU of run, 3 checkpoints, tiny shape",
         "exact from a Hub",
         "one sample of 64 a layer from a Hub",
+        "audit of 4 revisions",
+        "exact, GPT-2",
+        "exact, UNet2DConditionModel",
         "distances across 3 layers, tiny",
         "to igraph",
         "partition sums",

@@ -1,5 +1,6 @@
 """UNets, DiT and PixArt as diffusers builds them: every weight of the real modules is read, as what and from where it is."""
 
+import importlib
 import json
 import math
 import re
@@ -7,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from diffusion_models import MODELS, WEIGHTS, model, real  # noqa: F401 (fixtures)
+from installed import needed
 from safetensors.numpy import load_file, save_file
 
 import ninscope
@@ -16,7 +18,7 @@ from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+needed("diffusers")
 
 UNETS = [name for name, (family, _) in MODELS.items() if family.startswith("UNet")]
 TRANSFORMED = ["stable-diffusion", "sdxl", "mixed", "pixart"]
@@ -209,7 +211,7 @@ STABLE_DIFFUSION = {"sample_size": 64, "cross_attention_dim": 768, "attention_he
 def test_published_models_whole(family, config, parameters):
     """Of their own sizes, without memory for their weights, and by options that stand in an older config.json only."""
     with torch.device("meta"):
-        module = getattr(diffusers, family)(**config)
+        module = getattr(importlib.import_module("diffusers"), family)(**config)
     weights = {
         f"{path}.weight": tuple(part.weight.shape)
         for path, part in module.named_modules()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from family_models import CASES, built, saved
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
+from installed import needed
 from lora_adapters import adapted, quietly, written
 from safetensors.numpy import load_file, save_file
 
@@ -18,7 +19,7 @@ from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import as_float
 from ninscope.errors import CheckpointError, RequestError
 
-pytest.importorskip("peft")
+needed("peft")
 torch = pytest.importorskip("torch")
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -1,25 +1,17 @@
 """What makes the tests of runs cheap: one cluster for all that need one, and runs that draw nothing."""
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import dask
-import pandas as pd
 import pytest
 from distributed import LocalCluster
-
-from ninscope_pipeline.figures import FigureTables
 
 
 @pytest.fixture(scope="module")
 def undrawn() -> Iterator[None]:
-    """Runs in this process write digests for pictures: drawing takes longer than all else that a tiny run does."""
-
-    def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]:
-        content = hashlib.sha256("".join(tables[name].to_csv() for name in sorted(tables)).encode()).digest()
-        names = ("emergence", "spectra")
-        return {f"{model.stem}-{name}.png": content for model in FigureTables(tables).models for name in names}
+    """Runs in this process write digests for pictures."""
+    from undrawn import draw
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ninscope_pipeline.figures.draw", draw)

@@ -17,6 +17,7 @@ from ninscope_pipeline.cli import main
 ANALYSIS = {"nodes_per_layer": 12, "samples": 3, "min_degree": 3, "q": {"start": -2.0, "stop": 2.0, "step": 0.5}}
 EMERGENCE = {"replicates": 100}
 COMMAND = (sys.executable, "-m", "ninscope_pipeline.cli")
+UNDRAWN = (sys.executable, str(Path(__file__).with_name("undrawn.py")))  # writes digests for pictures
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,26 @@ def _models_in_this_process():
     torch.set_num_threads(threads)
 
 
+FIGURES = (
+    "ablations.ablations_figure", "activations_figure.activations_figure", "degree_figures.degrees_figure",
+    "degree_figures.kurtosis_figure", "figures.comparison_figure", "figures.emergence_figure", "figures.spectra_figure",
+    "finetune_figures.finetunes_figure", "parts_figure.parts_figure",
+)  # fmt: skip
+
+
+@pytest.fixture
+def only_names_of_figures(_figures_not_rendered, request, monkeypatch):
+    """Nor laid out, but in tests that ask for the fixture `laid_out`."""
+    if "laid_out" not in request.fixturenames:
+        for name in FIGURES:
+            monkeypatch.setattr(f"ninscope.report.{name}", lambda *_: None)
+
+
+@pytest.fixture
+def laid_out():
+    """Figures of tables that failures are in."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _figures_not_rendered():
     with pytest.MonkeyPatch.context() as patch:

@@ -1,12 +1,9 @@
 """A Dask cluster of processes as a user starts them by hand, to be killed one by one."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from distributed import Client
-
-_DASK = (sys.executable, "-m", "dask")
+from forked import Forked, dask
 
 
 class OwnCluster:
@@ -15,8 +12,8 @@ class OwnCluster:
     def __init__(self, place: Path, workers: int = 2):
         self._place, self._count = place, workers
         self._file = place / "scheduler.json"
-        self.scheduler: subprocess.Popen | None = None
-        self.workers: list[subprocess.Popen] = []
+        self.scheduler: Forked | None = None
+        self.workers: list[Forked] = []
         self.address = ""
 
     def __enter__(self) -> "OwnCluster":
@@ -45,8 +42,5 @@ class OwnCluster:
             client.wait_for_workers(self._count, timeout=30)
             self.address = client.scheduler.address
 
-    def _run(self, what: str, *options: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*_DASK, what, "--scheduler-file", str(self._file), *options],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self._place,
-        )  # fmt: skip
+    def _run(self, what: str, *options: str) -> Forked:
+        return Forked(dask, what, "--scheduler-file", self._file, *options, place=self._place)

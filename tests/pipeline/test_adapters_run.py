@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from driving import command, write_dag
+from installed import needed
 from lora_adapters import written
 
 import ninscope
 
-pytest.importorskip("peft")
-pytest.importorskip("torch")
+needed("peft", "torch")
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

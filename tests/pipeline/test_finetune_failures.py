@@ -18,7 +18,12 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from distributed import Client
 from finetune_models import add_sections, finetune_section, language_task, neox_suite, write_words
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
-from models_here import _figures_not_rendered, _models_in_this_process  # noqa: F401 (fixtures)
+from models_here import (  # noqa: F401 (fixtures)
+    _figures_not_rendered,
+    _models_in_this_process,
+    laid_out,
+    only_names_of_figures,
+)
 from safetensors.numpy import load_file, save_file
 
 from ninscope_pipeline.execution.graph import job_graph
@@ -27,6 +32,8 @@ from ninscope_pipeline.prepared_run import perform, prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.stages.model_runs import doing as of_model
 from ninscope_pipeline.stages.model_runs.planning import ChangedInputs
+
+pytestmark = pytest.mark.usefixtures("only_names_of_figures")
 
 WHOLE = {"exact": True, "nodes_per_layer": "all", "samples": None}
 # A step of AdamW with such a rate and decay makes every weight a million times as large.
@@ -51,6 +58,7 @@ def changed(folder: Path, name: str, value: float) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+@pytest.mark.usefixtures("laid_out")
 @pytest.mark.parametrize("method", ["none", "reversed"])
 def test_one_that_diverges_is_recorded_and_the_others_go_on(tmp_path, options, method):
     neox_suite(tmp_path / "tiny", (0,))
@@ -83,6 +91,7 @@ def test_one_that_diverges_is_recorded_and_the_others_go_on(tmp_path, options, m
     assert contents(tmp_path / "runs" / "some" / "tables") == before
 
 
+@pytest.mark.usefixtures("laid_out")
 def test_bases_that_are_corrupt_or_not_finite_have_rows_that_say_so(tmp_path, options):
     suite = neox_suite(tmp_path / "tiny", (0, 4, 8))
     path = suite / "step4" / "model.safetensors"
@@ -122,6 +131,7 @@ def test_a_weight_that_only_the_model_reads_is_looked_at_too(tmp_path, options):
     assert list(table(tmp_path, "checkpoints")["status"]) == ["ok"]
 
 
+@pytest.mark.usefixtures("laid_out")
 def test_a_base_that_is_there_twice_has_rows_for_both_without_a_false_E(tmp_path, options):
     suite = neox_suite(tmp_path / "tiny", (0, 4, 8))
     shutil.copy(suite / "step4" / "model.safetensors", suite / "step8" / "model.safetensors")
@@ -156,6 +166,7 @@ def test_one_model_in_two_suites_has_rows_in_both(tmp_path, options):
     assert figures == {"one--tiny--prose-finetunes.png", "two--tiny--prose-finetunes.png"}
 
 
+@pytest.mark.usefixtures("laid_out")
 def test_without_step_0_there_is_no_E_but_against_the_base(tmp_path, options):
     neox_suite(tmp_path / "tiny", (4,))
     dag = write_dag(tmp_path / "some.toml", Path("tiny"), **WHOLE)

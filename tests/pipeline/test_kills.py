@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from driving import COMMAND, Finished, command, contents, write_dag
+from driving import UNDRAWN, Finished, command, contents, write_dag
+from forked import Forked, ninscope
 from own_cluster import OwnCluster
 from suites import write_suite
 
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 STEPS = tuple(range(6))
 KILLS = int(os.environ.get("NINSCOPE_TEST_KILLS", "3"))
@@ -57,19 +58,23 @@ def cluster(tmp_path_factory) -> Iterator[OwnCluster]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dag) -> Path:
+def undisturbed(dag, undrawn) -> Path:
     assert command("run", dag, "--runs-dir", dag.parent / "undisturbed").code == 0
     return dag.parent / "undisturbed" / "tiny"
 
 
 class Command:
-    """The command as a process of its own."""
+    """The command as a process of its own. forked: off one that has imported what it needs."""
 
-    def __init__(self, dag: Path, runs: Path, *options: str):
-        self._out = open(runs.parent / "out.txt", "w+")  # noqa: SIM115  until it has ended
-        self.process = subprocess.Popen(
-            [*COMMAND, "run", str(dag), "--runs-dir", str(runs), *options], stdout=self._out, stderr=self._out
-        )
+    def __init__(self, dag: Path, runs: Path, *options: str, forked: bool = True):
+        self._out = runs.parent / "out.txt"
+        self._out.write_text("")
+        arguments = ["run", str(dag), "--runs-dir", str(runs), *options]
+        if forked:
+            self.process = Forked(ninscope, *arguments, out=self._out)
+        else:
+            with open(self._out, "w") as out:
+                self.process = subprocess.Popen([*UNDRAWN, *arguments], stdout=out, stderr=out)
 
     @property
     def running(self) -> bool:
@@ -77,8 +82,7 @@ class Command:
 
     def wait(self) -> Finished:
         code = self.process.wait(90)
-        self._out.seek(0)
-        return Finished(code, "", self._out.read())
+        return Finished(code, "", self._out.read_text())
 
 
 def wait_for(moment: str, running: Command, run: Path, rng: np.random.Generator, seconds: float) -> None:
@@ -139,7 +143,7 @@ def test_killed_again_and_again_at_random_moments(dag, undisturbed, tmp_path, rn
             last = None
             while running.running and last in (None, "worker") and len(killed) < KILLS:
                 last, moment = next(victims)
-                wait_for(moment, running, place / "tiny", rng, 4)
+                wait_for(moment, running, place / "tiny", rng, 2)
                 if not running.running:
                     break
                 victim = {"worker": cluster.workers[0], "scheduler": cluster.scheduler, "command": running.process}
@@ -173,7 +177,7 @@ def test_a_scheduler_that_dies_is_one_line(dag, tmp_path, cluster):
 
 
 def test_a_local_worker_that_dies_is_replaced_and_named_in_the_log(dag_of_processes, undisturbed, tmp_path):
-    running = Command(dag_of_processes, tmp_path / "runs")
+    running = Command(dag_of_processes, tmp_path / "runs", forked=False)
     while running.running and not list((tmp_path / "runs").glob("tiny/checksums/*/*.json")):
         time.sleep(0.01)
     children = psutil.Process(running.process.pid).children(recursive=True)
@@ -190,7 +194,7 @@ def test_what_a_killed_command_left_is_cleared(dag, dag_of_processes, undisturbe
     """Worker processes when parts are stored, then threads at the tables; each time the command alone is killed."""
     run = tmp_path / "runs" / "tiny"
     for asked, moment in ((dag_of_processes, "checksums/parts/*.json"), (dag, "tables/*.parquet")):
-        running = Command(asked, tmp_path / "runs")
+        running = Command(asked, tmp_path / "runs", forked=asked is dag)
         while running.running and not list(run.glob(moment)):
             time.sleep(0.005)
         workers = psutil.Process(running.process.pid).children(recursive=True)

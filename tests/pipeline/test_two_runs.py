@@ -10,7 +10,9 @@ from pathlib import Path
 import filelock
 import pandas as pd
 import pytest
-from driving import COMMAND, command, contents, write_dag
+from driving import command, contents, write_dag
+from forked import Forked
+from forked import ninscope as forked_ninscope
 from suites import write_suite
 
 import ninscope
@@ -40,14 +42,11 @@ def suite(tmp_path_factory) -> Path:
     return write_suite(tmp_path_factory.mktemp("two-runs") / "tiny", STEPS, **SHAPE)
 
 
-def at_once(*arguments) -> list[tuple[int, str]]:
-    """(exit code, standard error) of commands that run at the same time."""
-    started = [
-        subprocess.Popen([*COMMAND, *map(str, each)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for each in arguments
-    ]
-    ended = [(one.communicate(timeout=120)[1], one) for one in started]
-    return [(one.returncode, err) for err, one in ended]
+def at_once(place: Path, *arguments) -> list[tuple[int, str]]:
+    """(exit code, what it printed) of commands that run at the same time, each a process."""
+    said = [place / f"said-{number}.txt" for number in range(len(arguments))]
+    started = [Forked(forked_ninscope, *each, out=out) for each, out in zip(arguments, said, strict=True)]
+    return [(one.wait(120), out.read_text()) for one, out in zip(started, said, strict=True)]
 
 
 def assert_whole(run: Path) -> None:
@@ -64,11 +63,12 @@ def assert_whole(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_two_commands_of_one_dag_file(suite, tmp_path):
     """In parts, that each clears away when it has added them up."""
     dag = write_dag(tmp_path / "tiny.toml", suite, **ONLY_EXACT, radii={"log": 40}, execution={"part_bytes": 6000})
     assert command("run", dag, "--runs-dir", tmp_path / "alone").code == 0
-    for code, err in at_once(*[("run", dag, "--runs-dir", tmp_path / "runs", "--workers", 1)] * 2):
+    for code, err in at_once(tmp_path, *[("run", dag, "--runs-dir", tmp_path / "runs", "--workers", 1)] * 2):
         assert code == 0, err
     assert_whole(tmp_path / "runs" / "tiny")
     for part in ("tables", "figures", "store.zarr"):
@@ -76,6 +76,7 @@ def test_two_commands_of_one_dag_file(suite, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_two_dag_files_of_one_name(suite, tmp_path):
     """Tables, run.toml and plan.json are of the one or of the other, never of both."""
     expected, asked = {}, []
@@ -88,7 +89,7 @@ def test_two_dag_files_of_one_name(suite, tmp_path):
         assert command("run", dag, "--runs-dir", alone).code == 0
         expected[number] = [contents(alone / "tiny" / part) for part in ("tables", "figures")]
         asked.append(("run", dag, "--runs-dir", tmp_path / "runs", "--workers", 1))
-    for code, err in at_once(*asked):
+    for code, err in at_once(tmp_path, *asked):
         assert code == 0, err
     run = tmp_path / "runs" / "tiny"
     assert_whole(run)
