@@ -1,8 +1,7 @@
 """Mixtures of experts (mixtral, olmoe): each expert has node layers of its own, side by side, and so has the router.
 
-A block's node layers: x, q, k, v, c, a (transformer_blocks.py), the router's r with a neuron for each expert, and for expert n its
-gate e<n>.g, up projection e<n>.u and hidden e<n>.m = act(g) * u: 7 + 3E with E experts. a has edges to the router and to all
-experts, as if a token asked all of them; weights alone do not say which it asks. Left out: token embedding and LM head.
+A block's node layers: x, q, k, v, c, a (transformer_blocks.py), the router's r and three for each expert (experts.py): 7 + 3E with
+E experts. Left out: token embedding and LM head.
 
 A file stores each expert by itself (the Hub's files, and what save_pretrained writes by default), or all experts of a block in one
 tensor [experts, out, in], with gate and up projection one after the other.
@@ -11,12 +10,12 @@ tensor [experts, out, in], with gate and up projection one after the other.
 from collections.abc import Collection, Mapping
 
 from ninscope.architectures import sizes
-from ninscope.architectures.builder import Builder, Stack, spelling
+from ninscope.architectures.builder import Builder, spelling
+from ninscope.architectures.experts import expert_count, experts
 from ninscope.architectures.families.llama import ATTENTION, PREFIXES, grouped_heads
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import attention, following, formatted
-from ninscope.errors import CheckpointError
 
 FUSED = {
     "router": "layers.{}.mlp.gate.weight",
@@ -32,7 +31,6 @@ MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
 }
 # By model_type: the key that gives the number of experts, and the ways in which files name their tensors.
 MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (OLMOE, FUSED))}
-MAX_EXPERTS = 30_000  # of all blocks
 
 
 @register(*MODEL_TYPES, needs_names=True)
@@ -44,36 +42,13 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     width = sizes.width(config)
     queries, values, head_dim = grouped_heads(config, width, count)
     hidden = sizes.width(config, "intermediate_size")
-    experts = sizes.width(config, key)
-    if count * experts > MAX_EXPERTS:
-        raise CheckpointError(
-            "corrupt",
-            f"config.json: {count} blocks of {experts} experts ({key}); at most {MAX_EXPERTS} in all were expected",
-        )
+    expert_number = expert_count(config, key, count)
     templates = spelling(names, PREFIXES, spellings, ((number, 0) for number in range(count)))
     net = Builder(family, PREFIXES)
     for number in range(count):
         block, after = f"block{number}", following(number, count)
         attention(net, block, width, formatted(ATTENTION, number), queries, values, head_dim)
-        net.join(f"{block}.a", net.layer(block, "r", experts, "router"), templates["router"].format(number))
         net.link(f"{block}.a", after, skip=True)
-        for expert in range(experts):
-            _expert(net, block, expert, experts, hidden, after, formatted(templates, number, expert))
+        experts(net, block, expert_number, hidden, after, formatted(templates, number, "{}"))
     net.layer("output", "x", width)
     return net.architecture()
-
-
-def _expert(
-    net: Builder, block: str, expert: int, experts: int, hidden: int, after: str, names: Mapping[str, str]
-) -> None:
-    a = f"{block}.a"
-    g, u, m = (net.layer(block, f"e{expert}.{part}", hidden, "mlp", f"e{expert}") for part in "gum")
-    if "gate_up" in names:
-        for source, target, tensor in ((a, (g, u), names["gate_up"]), (m, (after,), names["down"])):
-            net.join(source, target, f"{tensor}[{expert}]", stack=Stack(tensor, expert, experts))
-    else:
-        net.join(a, g, names["gate"])
-        net.join(a, u, names["up"])
-        net.join(m, after, names["down"])
-    net.link(g, m)
-    net.link(u, m)
