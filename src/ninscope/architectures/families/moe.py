@@ -1,38 +1,120 @@
-"""Mixtures of experts (mixtral, olmoe): each expert has node layers of its own, side by side, and so has the router.
+"""Mixtures of experts: each expert has node layers of its own, side by side, and so has the router.
 
 A block's node layers: x, q, k, v, c, a (transformer_blocks.py), the router's r with a neuron for each expert, and for expert n its
 gate e<n>.g, up projection e<n>.u and hidden e<n>.m = act(g) * u: 7 + 3E with E experts. a has edges to the router and to all
-experts, as if a token asked all of them; weights alone do not say which it asks. Left out: token embedding and LM head.
+experts, as if a token asked all of them; weights alone do not say which it asks. A shared expert, which every token asks, has g,
+u and m besides, and in Qwen's a gate of its own, shared.r, of one neuron. Blocks without experts are a llama's
+(families/llama.py). Left out: token embedding and LM head.
 
 A file stores each expert by itself (the Hub's files, and what save_pretrained writes by default), or all experts of a block in one
 tensor [experts, out, in], with gate and up projection one after the other.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, Stack, spelling
-from ninscope.architectures.families.llama import ATTENTION, PREFIXES, grouped_heads
+from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, PREFIXES, grouped_heads
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import attention, following, formatted
+from ninscope.architectures.transformer_blocks import Names, following, formatted, gated, gated_mlp
 from ninscope.errors import CheckpointError
 
-FUSED = {
-    "router": "layers.{}.mlp.gate.weight",
+ROUTER = {"router": "layers.{}.mlp.gate.weight"}
+FUSED = ROUTER | {
     "gate_up": "layers.{}.mlp.experts.gate_up_proj",
     "down": "layers.{}.mlp.experts.down_proj",
 }
-OLMOE = {"router": "layers.{}.mlp.gate.weight"} | {
-    part: f"layers.{{}}.mlp.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")
-}
+BY_ITSELF = ROUTER | {part: f"layers.{{}}.mlp.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")}
 MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
     part: f"layers.{{}}.block_sparse_moe.experts.{{}}.{name}.weight"
     for part, name in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
 }
-# By model_type: the key that gives the number of experts, and the ways in which files name their tensors.
-MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (OLMOE, FUSED))}
 MAX_EXPERTS = 30_000  # of all blocks
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The experts of a model's blocks: how many, the hidden neurons of each, and the ways in which files name their tensors.
+
+    shared: hidden neurons of the expert that every token asks (default: none). shared_names: its tensors "gate", "up" and
+    "down", and "router" where it has a gate of its own.
+    """
+
+    count: int
+    hidden: int
+    spellings: tuple[Names, ...] = (BY_ITSELF, FUSED)
+    shared: int = 0
+    shared_names: Names | None = None
+
+    def spelled(self, names: Collection[str], numbers: Iterable[int]) -> Names:
+        """The templates that a file of these names follows. numbers: of the blocks that have experts."""
+        return spelling(names, PREFIXES, self.spellings, ((number, 0) for number in numbers))
+
+    def add(self, net: Builder, number: int, after: str, templates: Names) -> None:
+        """Add router and experts of block `number`, which lead from its a to `after`."""
+        block, a = f"block{number}", f"block{number}.a"
+        net.join(a, net.layer(block, "r", self.count, "router"), templates["router"].format(number))
+        net.link(a, after, skip=True)
+        for expert in range(self.count):
+            self._add_expert(net, block, expert, after, formatted(templates, number, expert))
+        if self.shared and self.shared_names:
+            tensors = formatted(self.shared_names, number)
+            gated(net, block, self.shared, after, tensors, "shared")
+            if "router" in tensors:
+                net.join(a, net.layer(block, "shared.r", 1, "router"), tensors["router"])
+
+    def _add_expert(self, net: Builder, block: str, expert: int, after: str, names: Names) -> None:
+        if "gate_up" not in names:
+            gated(net, block, self.hidden, after, names, f"e{expert}")
+            return
+        a = f"{block}.a"
+        g, u, m = (net.layer(block, f"e{expert}.{part}", self.hidden, "mlp", f"e{expert}") for part in "gum")
+        for source, target, tensor in ((a, (g, u), names["gate_up"]), (m, (after,), names["down"])):
+            net.join(source, target, f"{tensor}[{expert}]", stack=Stack(tensor, expert, self.count))
+        net.link(g, m)
+        net.link(u, m)
+
+
+def checked_count(config: Mapping, key: str, blocks: int) -> int:
+    """The number of experts of each block that has them. Raises CheckpointError (corrupt)."""
+    experts = sizes.width(config, key)
+    if blocks * experts > MAX_EXPERTS:
+        raise CheckpointError(
+            "corrupt",
+            f"config.json: {blocks} blocks of {experts} experts ({key}); at most {MAX_EXPERTS} in all were expected",
+        )
+    return experts
+
+
+def sparse_decoder(
+    net: Builder,
+    config: Mapping,
+    names: Collection[str],
+    mixture: Mixture,
+    sparse: Collection[int],
+    add_attention: Callable[[str, int], None],
+) -> None:
+    """Add all blocks: attention, and experts in the blocks of these numbers, a gated MLP in the others.
+
+    add_attention: adds node layers x to a of a block, of its name and number. Raises CheckpointError (corrupt).
+    """
+    count = sizes.block_count(config)
+    dense = sizes.width(config, "intermediate_size") if len(sparse) < count else 0
+    templates = mixture.spelled(names, sorted(sparse))
+    for number in range(count):
+        block, after = f"block{number}", following(number, count)
+        add_attention(block, number)
+        if number in sparse:
+            mixture.add(net, number, after, templates)
+        else:
+            gated_mlp(net, block, dense, after, formatted(GATED_MLP, number))
+    net.layer("output", "x", sizes.width(config))
+
+
+# By model_type: the key that gives the number of experts, and the ways in which files name their tensors.
+MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (BY_ITSELF, FUSED))}
 
 
 @register(*MODEL_TYPES, needs_names=True)
@@ -40,40 +122,13 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, MODEL_TYPES)
     key, spellings = MODEL_TYPES[family]
-    count = sizes.block_count(config)
-    width = sizes.width(config)
-    queries, values, head_dim = grouped_heads(config, width, count)
-    hidden = sizes.width(config, "intermediate_size")
-    experts = sizes.width(config, key)
-    if count * experts > MAX_EXPERTS:
-        raise CheckpointError(
-            "corrupt",
-            f"config.json: {count} blocks of {experts} experts ({key}); at most {MAX_EXPERTS} in all were expected",
-        )
-    templates = spelling(names, PREFIXES, spellings, ((number, 0) for number in range(count)))
+    count, width = sizes.block_count(config), sizes.width(config)
+    heads = grouped_heads(config, width, count)
+    mixture = Mixture(checked_count(config, key, count), sizes.width(config, "intermediate_size"), spellings)
     net = Builder(family, PREFIXES)
-    for number in range(count):
-        block, after = f"block{number}", following(number, count)
-        attention(net, block, width, formatted(ATTENTION, number), queries, values, head_dim)
-        net.join(f"{block}.a", net.layer(block, "r", experts, "router"), templates["router"].format(number))
-        net.link(f"{block}.a", after, skip=True)
-        for expert in range(experts):
-            _expert(net, block, expert, experts, hidden, after, formatted(templates, number, expert))
-    net.layer("output", "x", width)
+
+    def add_attention(block: str, number: int) -> None:
+        heads.attention(net, block, width, formatted(ATTENTION, number))
+
+    sparse_decoder(net, config, names, mixture, range(count), add_attention)
     return net.architecture()
-
-
-def _expert(
-    net: Builder, block: str, expert: int, experts: int, hidden: int, after: str, names: Mapping[str, str]
-) -> None:
-    a = f"{block}.a"
-    g, u, m = (net.layer(block, f"e{expert}.{part}", hidden, "mlp", f"e{expert}") for part in "gum")
-    if "gate_up" in names:
-        for source, target, tensor in ((a, (g, u), names["gate_up"]), (m, (after,), names["down"])):
-            net.join(source, target, f"{tensor}[{expert}]", stack=Stack(tensor, expert, experts))
-    else:
-        net.join(a, g, names["gate"])
-        net.join(a, u, names["up"])
-        net.join(m, after, names["down"])
-    net.link(g, m)
-    net.link(u, m)
