@@ -8,9 +8,22 @@ LLAMA = {
     "intermediate_size": 40,
 }
 BERT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
-GROUPED = ("llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "mixtral", "olmoe")
-CONFIGS = {name: {"model_type": name} | LLAMA for name in ("llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2")}
-CONFIGS["qwen3"]["head_dim"] = 6
+LIKE_LLAMA = (
+    "llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "olmo3", "smollm3", "granite", "ministral3", "gemma", "gemma2",
+    "gemma3_text", "phi3", "apertus",
+)  # fmt: skip
+EXPERTS = {name: value for name, value in LLAMA.items() if name != "intermediate_size"} | {"moe_intermediate_size": 16}
+GROUPED = (
+    *LIKE_LLAMA,
+    "mixtral",
+    "olmoe",
+    "qwen2_moe",
+    "qwen3_moe",
+    "deepseek_v3",
+)  # another number of heads is another network
+CONFIGS = {name: {"model_type": name} | LLAMA for name in LIKE_LLAMA}
+for name in ("qwen3", "ministral3", "gemma", "gemma2", "gemma3_text"):
+    CONFIGS[name]["head_dim"] = 6
 CONFIGS |= {
     "gpt2": {"model_type": "gpt2", "n_embd": 24, "n_layer": 2, "n_head": 4},
     "opt": {
@@ -27,6 +40,22 @@ CONFIGS |= {
     "swin": {"model_type": "swin", "embed_dim": 12, "depths": [1, 2], "num_heads": [2, 3], "mlp_ratio": 4.0},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 3} | LLAMA,
     "olmoe": {"model_type": "olmoe", "num_experts": 3} | LLAMA,
+    "qwen2_moe": {"model_type": "qwen2_moe", "num_experts": 3, "shared_expert_intermediate_size": 20} | EXPERTS,
+    "qwen3_moe": {"model_type": "qwen3_moe", "num_experts": 3} | EXPERTS,
+    "deepseek_v3": {
+        "model_type": "deepseek_v3",
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "moe_intermediate_size": 16,
+        "n_routed_experts": 3,
+        "first_k_dense_replace": 0,
+        "q_lora_rank": 9,
+        "kv_lora_rank": 12,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 6,
+        "v_head_dim": 5,
+    },
     "resnet": {
         "model_type": "resnet",
         "embedding_size": 12,

@@ -35,6 +35,22 @@ GPT2 = {
 OPT = {name: value for name, value in TEXT.items() if name != "intermediate_size"} | {"ffn_dim": 40}
 IMAGE = {name: TEXT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
 GROUPED = TEXT | {"num_key_value_heads": 2}
+EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+DEEPSEEK = TEXT | {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 18,
+    "kv_lora_rank": 14,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 5,
+}
 SWIN = {
     "image_size": 32,
     "patch_size": 2,
@@ -67,6 +83,26 @@ CASES = {
     "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", GROUPED | {"head_dim": 10}),
     "olmo": Case("OlmoForCausalLM", "OlmoConfig", TEXT),
     "olmo2": Case("Olmo2ForCausalLM", "Olmo2Config", GROUPED),
+    "olmo3": Case("Olmo3ForCausalLM", "Olmo3Config", GROUPED),
+    "smollm3": Case("SmolLM3ForCausalLM", "SmolLM3Config", GROUPED),
+    "granite": Case("GraniteForCausalLM", "GraniteConfig", GROUPED),
+    "ministral3": Case("Ministral3ForCausalLM", "Ministral3Config", GROUPED | {"head_dim": 10}),
+    "gemma": Case("GemmaForCausalLM", "GemmaConfig", GROUPED | {"head_dim": 10}),
+    "gemma2": Case("Gemma2ForCausalLM", "Gemma2Config", GROUPED | {"head_dim": 10}),
+    "gemma3_text": Case("Gemma3ForCausalLM", "Gemma3TextConfig", GROUPED | {"head_dim": 10}),
+    "phi3": Case("Phi3ForCausalLM", "Phi3Config", GROUPED, alone="model"),
+    "apertus": Case("ApertusForCausalLM", "ApertusConfig", GROUPED),
+    "qwen2_moe": Case(
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        GROUPED | EXPERTS | {"shared_expert_intermediate_size": 20},
+        alone="model",
+    ),
+    "qwen3_moe": Case(
+        "Qwen3MoeForCausalLM", "Qwen3MoeConfig", GROUPED | EXPERTS | {"mlp_only_layers": [0], "head_dim": 10}
+    ),
+    "deepseek_v3": Case("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK, alone="model"),
+    "deepseek_v3-plain-queries": Case("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK | {"q_lora_rank": None}),
     "opt": Case("OPTForCausalLM", "OPTConfig", OPT | {"word_embed_proj_dim": 24}, alone="model"),
     "opt-350m": Case("OPTForCausalLM", "OPTConfig", OPT | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
     "bert": Case("BertForMaskedLM", "BertConfig", TEXT, r"^cls\.", alone="bert"),
@@ -153,8 +189,23 @@ SIZES = (
 )
 
 
+# Families whose modules' shapes do not say how many node layers they bring along: the names of blocks do. For each, the layers
+# whose rows a module's weight holds, where they are several.
+FUSED = {
+    "apertus": {},
+    "phi3": {"qkv_proj": 3, "gate_up_proj": 2},
+    "qwen2_moe": {"gate_up_proj": 2},
+    "qwen3_moe": {"gate_up_proj": 2},
+    "deepseek_v3": {"kv_a_proj_with_mqa": 2, "kv_b_proj": 2, "gate_up_proj": 2},
+}
+
+
 def layer_sizes(model, name: str) -> list[int]:
     """Neurons of every node layer, sorted, as the modules' own weights have them."""
+    if FAMILIES[name] in FUSED:
+        blocks = blocks_of_modules(model, name)
+        sizes = {source: weight.shape[1] for (source, _), weight in blocks.items()}
+        return sorted((sizes | {target: weight.shape[0] for (_, target), weight in blocks.items()}).values())
     config = model.config
     sizes = [getattr(config, "hidden_size", None) or config.hidden_sizes[-1]]
     for key, parameter in weights_of_neurons(model, name).items():
@@ -173,9 +224,10 @@ def block_and_edge_counts(model, name: str) -> tuple[int, int, int]:
     """(weight blocks, pairs of joined neurons, weights), counted from parameters."""
     blocks = edges = weights = 0
     for key, parameter in weights_of_neurons(model, name).items():
-        fused = 3 if "c_attn" in key else 2 if key.endswith("gate_up_proj") else 1
+        parts = FUSED.get(FAMILIES[name], {"c_attn": 3, "gate_up_proj": 2})
+        fused = next((count for part, count in parts.items() if part in key), 1)
         blocks += fused * (parameter.shape[0] if ".experts." in key else 1)
-        edges += parameter.numel() // (parameter[0, 0].numel() if parameter.ndim == 4 else 1)
+        edges += parameter.numel() // (parameter[0, 0].numel() if ".experts." not in key else 1)
         weights += parameter.numel()
     return blocks, edges, weights
 
@@ -264,20 +316,63 @@ def _swin(core) -> dict:
 def _llama(core) -> dict:
     found = {}
     for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
-        own, mlp = layer.self_attn, layer.mlp
-        for part in "qkv":
-            found[f"{of}.x", f"{of}.{part}"] = getattr(own, f"{part}_proj").weight
-        found[f"{of}.c", f"{of}.a"] = own.o_proj.weight
-        if not hasattr(mlp, "experts"):
-            found[f"{of}.a", f"{of}.g"] = mlp.gate_proj.weight
-            found[f"{of}.a", f"{of}.u"] = mlp.up_proj.weight
-            found[f"{of}.m", after] = mlp.down_proj.weight
-            continue
-        found[f"{of}.a", f"{of}.r"] = mlp.gate.weight
-        for n, (both, down) in enumerate(zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)):
-            found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = both.chunk(2)
-            found[f"{of}.e{n}.m", after] = down
+        found |= _attention(of, layer.self_attn) | _mlp(of, after, layer.mlp)
     return found
+
+
+def _attention(of: str, own) -> dict:
+    if hasattr(own, "kv_b_proj"):
+        return _latent_attention(of, own)
+    if hasattr(own, "qkv_proj"):
+        values = own.num_key_value_heads * own.head_dim
+        split = own.qkv_proj.weight.split([own.o_proj.in_features, values, values])
+    else:
+        split = [module.weight for module in (own.q_proj, own.k_proj, own.v_proj)]
+    found = {(f"{of}.x", f"{of}.{part}"): weight for part, weight in zip("qkv", split, strict=True)}
+    return found | {(f"{of}.c", f"{of}.a"): own.o_proj.weight}
+
+
+def _latent_attention(of: str, own) -> dict:
+    latent, turned = own.kv_a_proj_with_mqa.weight.split([own.kv_lora_rank, own.qk_rope_head_dim])
+    heads = own.kv_b_proj.weight.unflatten(0, (own.num_heads, -1))
+    keys, values = heads.split([own.qk_nope_head_dim, own.v_head_dim], dim=1)
+    found = {(f"{of}.x", f"{of}.kvl"): latent, (f"{of}.x", f"{of}.kr"): turned}
+    found |= {(f"{of}.kvl", f"{of}.k"): keys.flatten(0, 1), (f"{of}.kvl", f"{of}.v"): values.flatten(0, 1)}
+    if own.q_proj is None:
+        found |= {(f"{of}.x", f"{of}.ql"): own.q_a_proj.weight, (f"{of}.ql", f"{of}.q"): own.q_b_proj.weight}
+    else:
+        found[f"{of}.x", f"{of}.q"] = own.q_proj.weight
+    return found | {(f"{of}.c", f"{of}.a"): own.o_proj.weight}
+
+
+def _mlp(of: str, after: str, mlp) -> dict:
+    if not hasattr(mlp, "experts"):
+        return (
+            _gated(of, after, mlp, of)
+            if hasattr(mlp, "gate_proj") or hasattr(mlp, "gate_up_proj")
+            else _plain(of, after, mlp)
+        )
+    found = {(f"{of}.a", f"{of}.r"): mlp.gate.weight}
+    for n, (both, down) in enumerate(zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)):
+        found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = both.chunk(2)
+        found[f"{of}.e{n}.m", after] = down
+    shared = getattr(mlp, "shared_expert", getattr(mlp, "shared_experts", None))
+    if shared is not None:
+        found |= _gated(of, after, shared, f"{of}.shared")
+    if hasattr(mlp, "shared_expert_gate"):
+        found[f"{of}.a", f"{of}.shared.r"] = mlp.shared_expert_gate.weight
+    return found
+
+
+def _plain(of: str, after: str, mlp) -> dict:
+    return {(f"{of}.a", f"{of}.m"): mlp.up_proj.weight, (f"{of}.m", after): mlp.down_proj.weight}
+
+
+def _gated(of: str, after: str, mlp, within: str) -> dict:
+    fused = hasattr(mlp, "gate_up_proj")
+    gate, up = mlp.gate_up_proj.weight.chunk(2) if fused else (mlp.gate_proj.weight, mlp.up_proj.weight)
+    found = {(f"{of}.a", f"{within}.g"): gate, (f"{of}.a", f"{within}.u"): up}
+    return found | {(f"{within}.m", after): mlp.down_proj.weight}
 
 
 def _resnet(core) -> dict:

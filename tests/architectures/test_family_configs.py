@@ -28,6 +28,9 @@ INTEGERS = (
     "num_local_experts",
     "num_experts",
     "embedding_size",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "n_routed_experts",
 )
 LISTS = ("depths", "num_heads", "hidden_sizes")
 
@@ -181,6 +184,11 @@ def test_what_does_not_join_weights_does_not_matter(family):
         ("qwen3", {"head_dim": 0}, "head_dim is 0; an integer from 1"),
         ("mixtral", {"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         ("olmoe", {"num_experts": 20_000}, r"2 blocks of 20000 experts \(num_experts\); at most 30000"),
+        ("qwen3_moe", {"mlp_only_layers": 1}, "mlp_only_layers is 1; a list of blocks' numbers"),
+        ("qwen3_moe", {"mlp_only_layers": ["0"]}, r"mlp_only_layers is \['0'\]; a list of blocks' numbers"),
+        ("qwen2_moe", {"decoder_sparse_step": 2}, "intermediate_size is None; an integer from 1"),
+        ("deepseek_v3", {"first_k_dense_replace": -1}, "first_k_dense_replace is -1; an integer from 1"),
+        ("deepseek_v3", {"kv_lora_rank": "a"}, "kv_lora_rank is 'a'; an integer from 1"),
         ("swin", {"num_heads": [2]}, r"depths \[1, 2\] and num_heads \[2\] differ in length"),
         ("swin", {"num_heads": [5, 3]}, "width 12 is not a multiple of num_heads 5"),
         ("swin", {"depths": [1] * 60, "num_heads": [1] * 60}, "embed_dim 12 doubled for 60 stages is too wide"),
@@ -215,7 +223,31 @@ HINTS = {
     "swin": "encoder.layers.1.blocks.0.mlp.fc1.weight",
     "mixtral": "model.layers.1.mlp.experts.down_proj",
     "olmoe": "layers.0.mlp.experts.gate_up_proj",
+    "qwen2_moe": "model.layers.1.mlp.experts.down_proj",
+    "qwen3_moe": "model.layers.1.mlp.experts.down_proj",
+    "deepseek_v3": "layers.0.mlp.experts.gate_up_proj",
 }
+
+
+@pytest.mark.parametrize("model_type", ["olmo", "hf_olmo"])
+def test_the_first_form_of_olmo_is_named(model_type):
+    config = {"model_type": model_type, "d_model": 24, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 80}
+    tensors = dict.fromkeys(["model.transformer.blocks.0.att_proj.weight"])
+    with pytest.raises(CheckpointError, match=r"package hf_olmo .* use the repository whose name ends in -hf") as caught:
+        architecture_of(config, tensors)
+    assert caught.value.status == "unsupported"
+
+
+def test_a_block_that_predicts_a_further_token_is_left_out(folders):
+    """DeepSeek-V3's files hold it behind the last block. transformers does not load it."""
+    source = open_source(folders("deepseek_v3"))
+    tensors = dict(source.open("step0").tensors)
+    last = {name.replace("layers.1.", "layers.2."): tensor for name, tensor in tensors.items() if "layers.1." in name}
+    more = tensors | last | {"model.layers.2.eh_proj.weight": next(iter(tensors.values()))}
+    architecture = architecture_of(CONFIGS["deepseek_v3"], more)
+    assert architecture.note == "left out: block 2, which predicts a further token"
+    assert architecture.tensors(more).keys() == architecture_of(CONFIGS["deepseek_v3"], tensors).tensors(tensors).keys()
+    assert "tensor model.layers.2." in str(refused(CONFIGS["deepseek_v3"], tensors | last)), "a block too many"
 
 
 class TestSpellings:
@@ -260,6 +292,13 @@ class TestDefaults:
         config = {key: value for key, value in CONFIGS["qwen3"].items() if key != "head_dim"}
         sizes = {layer.name: layer.size for layer in architecture_of(config).layers}
         assert (sizes["block0.q"], sizes["block0.k"], sizes["block0.c"]) == (4 * 128, 2 * 128, 4 * 128)
+
+    def test_head_dim_that_is_null(self):
+        """Ministral 3's heads share hidden_size then; where it is absent they have 128 neurons."""
+        config = CONFIGS["ministral3"] | {"head_dim": None}
+        assert {layer.name: layer.size for layer in architecture_of(config).layers}["block0.q"] == 24
+        del config["head_dim"]
+        assert {layer.name: layer.size for layer in architecture_of(config).layers}["block0.q"] == 4 * 128
 
     def test_gpt2s_hidden_layer(self):
         config = CONFIGS["gpt2"]

@@ -37,7 +37,7 @@ def test_the_table_says_how_many_node_layers(family):
     cells, config = rows()[family], CONFIGS[family]
     depths = config.get("depths", [0])
     blocks = config.get("num_hidden_layers") or config.get("n_layer") or sum(depths)
-    experts = config.get("num_experts") or config.get("num_local_experts")
+    experts = config.get("num_experts") or config.get("num_local_experts") or config.get("n_routed_experts")
     formula = re.findall(r": ([^:;]*[\dS])(?=$|;)", cells[2])[0].split(" or ")[-1]
     python = re.sub(r"([\d)])(?=[A-Z])", r"\1*", formula)
     expected = eval(python, {"B": blocks, "E": experts, "S": len(depths)})  # a page of our own

@@ -76,15 +76,26 @@ def mlp(
 
 
 def gated_mlp(net: Builder, block: str, hidden: int, after: str, names: Names) -> None:
-    """Add the node layers g, u and m, which lead from a to `after`. names: the tensors "gate", "up" and "down"."""
-    a = f"{block}.a"
-    g, u, m = (net.layer(block, part, hidden, "mlp", "mlp") for part in "gum")
-    net.join(a, g, names["gate"])
-    net.join(a, u, names["up"])
+    """Add the node layers g, u and m, which lead from a to `after`.
+
+    names: the tensors "gate", "up" and "down", or "gate_up", all of the gate and then all of up, and "down".
+    """
+    gated(net, block, hidden, after, names)
+    net.link(f"{block}.a", after, skip=True)
+
+
+def gated(net: Builder, block: str, hidden: int, after: str, names: Names, expert: str = "") -> None:
+    """The gated MLP by itself, without the residual that it is added to. expert: whose layers these are, of a block's several."""
+    a, within = f"{block}.a", f"{expert}." if expert else ""
+    g, u, m = (net.layer(block, within + part, hidden, "mlp", expert or "mlp") for part in "gum")
+    if "gate_up" in names:
+        net.join(a, (g, u), names["gate_up"])
+    else:
+        net.join(a, g, names["gate"])
+        net.join(a, u, names["up"])
     net.join(m, after, names["down"])
     net.link(g, m)
     net.link(u, m)
-    net.link(a, after, skip=True)
 
 
 def following(number: int, count: int) -> str:
