@@ -17,7 +17,8 @@ from ninscope.locating import LocatedRevision, Wiring, audit_revisions, failed, 
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import compared
 from ninscope.multifractal.means import known_std, without_spectrum
-from ninscope.multifractal.spectrum import Spectrum, fit_warning, spectrum_of_counts
+from ninscope.multifractal.origin import Origin
+from ninscope.multifractal.spectrum import Spectrum, spectrum_of_counts, warning_of
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
@@ -111,7 +112,12 @@ class Measurement:
     @property
     def warning(self) -> str:
         """Why not to trust the spectrum; empty if nothing speaks against it."""
-        return fit_warning(self.r2_mass_mean, self.r2_partition)
+        return warning_of(self.r2_mass_mean, self.r2_partition, self.samples)
+
+    @property
+    def origin(self) -> Origin | None:
+        """How it was made, as far as that is known."""
+        return self.samples[0].origin
 
     @property
     def nodes(self) -> int:
@@ -208,17 +214,52 @@ def exact_measurement(analysis: ExactAnalysis) -> Measurement:
 
 
 def measured_network(
-    network: NeuronNetwork, parameters: Parameters, threads: int = 1, layers: bool = True
+    network: NeuronNetwork,
+    parameters: Parameters,
+    threads: int = 1,
+    layers: bool = True,
+    models: tuple[str, ...] = (),
 ) -> Measurement:
     """The spectra of a checkpoint's network, exact or of samples, as the parameters ask. Raises CheckpointError.
 
-    layers: False leaves out the statistics of node layers, a tenth of the time of a small checkpoint.
+    layers: False leaves out the statistics of node layers, a tenth of the time of a small checkpoint. models: as in Origin.
     """
     if parameters.exact:
         measurement = exact_measurement(exact_analysis(network, parameters, threads, statistics=layers))
     else:
         measurement = analyse_network(sample_network(network, parameters), parameters)
-    return replace(measurement, message="; ".join(note for note in (network.note, measurement.message) if note))
+    message = "; ".join(note for note in (network.note, measurement.message) if note)
+    return replace(_with_origin(measurement, origin_of(network, parameters, models)), message=message)
+
+
+def origin_of(network: NeuronNetwork, parameters: Parameters, models: tuple[str, ...] = ()) -> Origin:
+    """How a network's spectra are made with these parameters. models: as in Origin."""
+    exact, integer = parameters.exact, parameters.log_count is None
+    return Origin(
+        "exact" if exact else "sampled",
+        None if exact else parameters.sampled_nodes,
+        None if exact else parameters.samples,
+        None if exact else parameters.seed,
+        parameters.transfer,
+        parameters.radii,
+        float(parameters.max_distance) if integer else None,
+        parameters.min_degree,
+        parameters.derivative,
+        parameters.layers_crossed,
+        network.digest,
+        network.family,
+        models,
+        "",
+    )
+
+
+def _with_origin(measurement: Measurement, origin: Origin) -> Measurement:
+    samples = tuple(replace(spectrum, origin=origin) for spectrum in measurement.samples)
+    parts = {
+        name: tuple(replace(spectrum, origin=replace(origin, part=name)) for spectrum in spectra)
+        for name, spectra in measurement.parts.items()
+    }
+    return replace(measurement, samples=samples, parts=parts)
 
 
 def measure(
@@ -247,8 +288,9 @@ def measure(
     """
     chosen = parameters_of_call(parameters, exact)
     opened = open_source(source, base, base_revision)
-    checkpoint = opened.open(revision_of(opened, revision))
-    return measured_network(neuron_network(checkpoint, chosen.reading), chosen, cores())
+    name = revision_of(opened, revision)
+    network = neuron_network(opened.open(name), chosen.reading)
+    return measured_network(network, chosen, cores(), models=opened.models_of(name))
 
 
 def measure_all(
@@ -321,7 +363,8 @@ def _measured_revision(
         network = neuron_network(checkpoint, parameters.reading)
         wirings = (Wiring.of(network, parameters.reading),)
         located = replace(located, kind=source.kind, parameters=checkpoint.parameters, wirings=wirings)
-        return located, None if unlike else measured_network(network, parameters, threads, layers)
+        models = source.models_of(located.revision)
+        return located, None if unlike else measured_network(network, parameters, threads, layers, models)
     except CheckpointError as error:
         return failed(located, error), None
     except MemoryError:

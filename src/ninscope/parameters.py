@@ -11,7 +11,7 @@ from ninscope.architectures import Reading
 from ninscope.architectures.described import Description, description_of
 from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
-from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_q, default_q
+from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_moments, default_q
 from ninscope.networks.radii import IntegerRadii, checked_radii
 from ninscope.networks.transfer import TRANSFERS
 
@@ -31,7 +31,7 @@ class Parameters:
 
     nodes_per_layer: neurons that are sampled from each node layer, or "all" for the exact analysis, which has no samples and no
     seed. transfer, max_distance, min_degree: what the distance of an edge is, up to which distance edges count, and how many
-    edges a node must exceed to count. q: orders of the moments, increasing, kept as float64 [n]. derivative: "exact", or
+    edges a node must exceed to count. q: orders of the moments, increasing, with 0, kept as float64 [n]. derivative: "exact", or
     "forward" differences of tau. radii: "integer" takes whole distances and counts those in (1, max_distance]; {"log": K} takes
     K radii, evenly spaced in ln d between the smallest and the largest distance of the network: every weight but 0 is then an
     edge, and max_distance has no effect. per_node: keep the exact analysis's values of every single neuron. convolutions,
@@ -75,7 +75,7 @@ class Parameters:
         if self.architecture is not None and not isinstance(self.architecture, Description):
             self._set("architecture", description_of(self.architecture))
         self._set("parts", tuple(part for part in PARTS if part in self.parts))
-        self._set("q", checked_q(self.q))
+        self._set("q", checked_moments(self.q, self.derivative))
         self._set("radii", checked_radii(self.radii, self.transfer))
         _ = self.reading  # which checks itself
         if self.layers_crossed > 1 and (self.exact or self.log_count is not None):

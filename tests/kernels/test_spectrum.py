@@ -108,10 +108,12 @@ def test_laws_of_every_spectrum(rows):
 def test_exact_alpha_is_the_limit_of_differences(rng, around):
     rows = [1 / np.abs(rng.normal(0, 0.05, 60)) for _ in range(12)]
     fine = around + np.arange(-10, 11) / 1000
-    forward = ninscope.spectrum_from_distances(rows, fine, derivative="forward")
-    exact = ninscope.spectrum_from_distances(rows, fine)
-    middle = (exact.alpha[1:] + exact.alpha[:-1]) / 2
-    np.testing.assert_allclose(forward.alpha, middle, atol=1e-6)
+    grid = np.union1d(fine, [0.0, 20.0])  # 0 is never left out, nor last
+    first = int(np.searchsorted(grid, fine[0]))
+    forward = ninscope.spectrum_from_distances(rows, grid, derivative="forward").alpha[first : first + 20]
+    exact = ninscope.spectrum_from_distances(rows, grid).alpha[first : first + 21]
+    middle = (exact[1:] + exact[:-1]) / 2
+    np.testing.assert_allclose(forward, middle, atol=1e-6)
 
 
 def test_bounds_are_on_the_distance_before_rounding():
@@ -155,6 +157,9 @@ def test_no_spectrum_is_said_so(rows, message):
         ({"q": [0.0, np.nan]}, "finite"),
         ({"q": [-1000.0, 0.0]}, "beyond 20"),
         ({"q": "many"}, "q must be numbers"),
+        ({"q": [1, 2, 3]}, "q goes from 1 to 3 without 0, where alpha0 is taken; add 0 to q"),
+        ({"q": [-0.15, -0.05, 0.05, 0.15]}, "without 0"),
+        ({"q": [-1, 0], "derivative": "forward"}, "q ends at 0, where forward differences give no alpha0"),
         ({"max_distance": "150"}, "max_distance is '150'"),
         ({"max_distance": 1.0}, "max_distance is 1.0; a number from 2"),
         ({"max_distance": np.nan}, "max_distance is nan"),
@@ -167,3 +172,35 @@ def test_no_spectrum_is_said_so(rows, message):
 def test_a_wrong_request_is_refused(arguments, message):
     with pytest.raises(RequestError, match=message):
         ninscope.spectrum_from_distances(**{"distances": [np.arange(2.0, 20.0)], **arguments})
+
+
+def test_rounded_zero_is_a_zero():
+    found = ninscope.spectrum_from_distances([node_with_mass(1, 30)], np.arange(-3, 3.1, 0.1))
+    assert found.alpha0 == pytest.approx(1)
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    """Nodes alike, and one whose distances are all near the largest: a neuron that is nearly dead."""
+    generator = np.random.default_rng(0)
+    alike = [1 / np.abs(generator.normal(0, 0.1, 400)) for _ in range(1999)]
+    return alike, 1 / generator.uniform(1 / 150, 1 / 140, 400)
+
+
+def test_nearly_dead_neuron_is_told_of(crowd):
+    alike, dying = crowd
+    healthy, found = ninscope.spectrum_from_distances(alike), ninscope.spectrum_from_distances([*alike, dying])
+    assert (healthy.peak_q, healthy.alpha_at_zero) == (0, healthy.alpha0)
+    assert "largest f" not in healthy.warning
+    assert found.alpha0 == pytest.approx(0.101, abs=1e-3)  # of one neuron
+    assert found.alpha_at_zero == pytest.approx(healthy.alpha0, abs=1e-3) == pytest.approx(0.659, abs=1e-3)
+    assert found.peak_q == -1.5
+    told = "the largest f is at q = -1.5, not at 0, since few nodes outweigh the rest there: alpha0 is 0.1012, alpha(0) is 0.6591"
+    assert told in found.warning
+
+
+def test_forward_differences_tie_without_a_warning(crowd):
+    """f of the q before 0 is then f(0), always."""
+    alike, dying = crowd
+    assert "largest f" not in ninscope.spectrum_from_distances(alike, derivative="forward").warning
+    assert "largest f" in ninscope.spectrum_from_distances([*alike, dying], derivative="forward").warning

@@ -92,6 +92,8 @@ def test_a_wrong_type_is_named_with_its_place_and_value(tmp_path, content, match
         ("q = [1.0, 0.0]", "analysis: q must be .* in increasing order"),
         ("q = [0.0, nan]", "analysis: q must be .* finite"),
         ("q = [-200.0, 200.0]", "analysis: q reaches 200"),
+        ("q = [1, 2, 3]", "analysis: q goes from 1 to 3 without 0, where alpha0 is taken; add 0 to q"),
+        ("q = { start = 0.5, stop = 3.0, step = 0.5 }", "analysis: q goes from 0.5 to 3 without 0"),
         ("q = { start = -3.0, stop = 3.0, step = 0.7 }", "analysis: q: -3.0 to 3.0 is not a whole number of steps of 0.7"),
         ("q = { start = 3.0, stop = -3.0, step = 0.1 }", "analysis: q: 3.0 to -3.0 is not a whole number"),
         ("q = { start = 1.0, stop = 1.0, step = 0.1 }", "analysis: q: 1.0 to 1.0 is not a whole number"),

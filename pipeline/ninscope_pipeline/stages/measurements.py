@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.measuring import Measurement
-from ninscope.multifractal.spectrum import Spectrum, fit_warning
+from ninscope.multifractal.spectrum import Spectrum, peak_of
 from ninscope_pipeline.stages.stage import Row, Table
 from ninscope_pipeline.storing.store import Artefact
 
@@ -27,9 +27,10 @@ _LAYER = tuple(field.name for field in fields(LayerStatistics) if field.name != 
 NODE_FIELDS = tuple(field.name for field in fields(NodeValues))
 # What is needed of a measurement: by the tables, and by emergence. Not the values of single nodes, nor the matrices.
 SUMMARY = ("values", "curves", "layers")
-CURVES_AND_PARTS = ("values", "curves", "part_values")
+CURVES_AND_PARTS = ("values", "curves", "part_values", "part_peaks")
 # Columns of the array `part_values` [samples, parts, 6], which is there where parts are asked for. Of their spectra no more is
-# kept: a large model has hundreds of parts.
+# kept: a large model has hundreds of parts. `part_peaks` [samples, parts, 2] (the q of the largest f, alpha(0)) is there where one
+# of these q is not 0.
 _PART = ("alpha0", "width", "nodes", "edges", "r2_mass_mean", "r2_partition")
 
 
@@ -86,24 +87,32 @@ def _arrays_of_parts(measured: Measurement) -> dict[str, np.ndarray]:
         [[float(getattr(part[number], name)) for name in _PART] for part in measured.parts.values()]
         for number in range(len(measured.samples))
     ]
-    return {"part_values": np.array(values)}
+    peaks = [
+        [[part[number].peak_q, part[number].alpha_at_zero] for part in measured.parts.values()]
+        for number in range(len(measured.samples))
+    ]
+    strays = any(peak_q for sample in peaks for peak_q, _ in sample)
+    return {"part_values": np.array(values)} | ({"part_peaks": np.array(peaks)} if strays else {})
 
 
 def _parts_of(artefact: Artefact) -> dict[str, tuple[Spectrum, ...]]:
     """Spectra of parts by name, without curves; r2 holds its mean."""
     if "part_values" not in artefact.arrays:
         return {}
+    values = artefact.arrays["part_values"]
+    peaks = artefact.arrays.get("part_peaks", np.broadcast_to([0.0, math.nan], (*values.shape[:2], 2)))
     return {
-        name: tuple(_part_spectrum(values) for values in artefact.arrays["part_values"][:, number].tolist())
+        name: tuple(map(_part_spectrum, values[:, number].tolist(), peaks[:, number].tolist()))
         for number, name in enumerate(artefact.attributes["part_names"])
     }
 
 
-def _part_spectrum(values: list[float]) -> Spectrum:
+def _part_spectrum(values: list[float], peak: list[float]) -> Spectrum:
     alpha0, width, nodes, edges, r2_mass_mean, r2_partition = values
     nothing = np.empty(0)
     r2 = np.array([r2_partition])
-    return Spectrum(nothing, nothing, nothing, nothing, r2, alpha0, width, int(nodes), int(edges), r2_mass_mean)
+    known = Spectrum(nothing, nothing, nothing, nothing, r2, alpha0, width, int(nodes), int(edges), r2_mass_mean)
+    return replace(known, peak_q=peak[0], alpha_at_zero=peak[1])
 
 
 def _layers_of(artefact: Artefact) -> tuple[tuple[LayerStatistics, ...], dict[str, NodeValues]]:
@@ -131,7 +140,10 @@ def stored_measurement(artefact: Artefact) -> Measurement:
         q, tau, alpha, f, r2 = curves
         length = q.size - bool(attributes["forward"])
         value |= {"nodes": int(value["nodes"]), "edges": int(value["edges"])}
-        samples.append(Spectrum(q=q, tau=tau, alpha=alpha[:length], f=f[:length], r2=r2, message=message, **value))
+        alpha, f = alpha[:length], f[:length]
+        peak_q, at_zero = peak_of(q, alpha, f)
+        value |= {"peak_q": peak_q, "alpha_at_zero": at_zero}
+        samples.append(Spectrum(q=q, tau=tau, alpha=alpha, f=f, r2=r2, message=message, **value))
         edges.append(int(network_edges))
     layers, nodes = _layers_of(artefact)
     return Measurement(
@@ -180,7 +192,7 @@ def _sample_rows(results: "Results") -> Iterator[Row]:
                 "r2_mass_std": sample.r2_mass_std,
                 "r2_partition": sample.r2_partition,
                 "message": sample.message,
-                "warning": fit_warning(sample.r2_mass_mean, sample.r2_partition),
+                "warning": sample.warning,
                 "variant": analysis.variant,
             }
 

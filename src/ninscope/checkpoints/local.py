@@ -138,6 +138,11 @@ class LocalSource:
     def step_of(self, revision: str) -> int | None:
         return step_of(revision)
 
+    def models_of(self, revision: str) -> tuple[str, ...]:
+        """The folder of the revisions; of a folder that is a checkpoint itself, also the one in which it lies among others."""
+        is_own = self.own and revision == self.folder.name
+        return (str(self.folder), str(self.folder.parent)) if is_own else (str(self.folder),)
+
     def identify(
         self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
     ) -> Identity:

@@ -32,6 +32,9 @@ class Source(Protocol):
     def step_of(self, revision: str) -> int | None:
         """The training step of a revision, or None."""
 
+    def models_of(self, revision: str) -> tuple[str, ...]:
+        """Names of the model that the revision is of: two revisions that share none are of two models, as far as places tell."""
+
     def identify(
         self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
     ) -> Identity:

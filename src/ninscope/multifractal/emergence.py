@@ -9,6 +9,7 @@ import numpy as np
 
 from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
+from ninscope.multifractal.origin import Origin
 
 MIN_REPLICATES, MAX_REPLICATES = 100, 1_000_000
 
@@ -97,15 +98,38 @@ def _pairs(measured: HasSamples) -> np.ndarray:
     return np.array([[sample.alpha0, sample.width] for sample in measured.samples])
 
 
-def emergence(now: HasSpectrum, start: HasSpectrum | None) -> float:
+def emergence(now: HasSpectrum, start: HasSpectrum | None, same_training: bool = False) -> float:
     """E = w(t)/w(0) * ln(alpha0(0)/alpha0(t)), from the sample means where the spectra are sampled.
 
     NaN where it is undefined: there is no start, a spectrum is missing, the start has width 0, or an alpha0 is not positive
-    (`why_undefined` says which).
+    (`why_undefined` says which). same_training: the two are of one training, though they lie in two folders or repositories.
+
+    Raises RequestError where the two were not made alike, or are of two models, as far as they tell.
     """
+    if start is not None and (unlike := _unlike(now, start, same_training)):
+        raise RequestError(f"these spectra cannot be compared: {'; '.join(unlike)}; give two of one model, made alike")
     if start is None or why_undefined(now, start):
         return math.nan
     return emergence_of(now.alpha0, now.width, start.alpha0, start.width)
+
+
+def _unlike(now: HasSpectrum, start: HasSpectrum, same_training: bool) -> list[str]:
+    """A clause for everything in which two spectra were made otherwise; what holds nothing but numbers has none."""
+    moments: list[np.ndarray | None] = [getattr(spectrum, "q", None) for spectrum in (now, start)]
+    before, after = (getattr(spectrum, "origin", None) or Origin() for spectrum in (now, start))
+    clauses = before.differences(after, same_training)
+    if moments[0] is not None and moments[1] is not None and _are_other(moments[0], moments[1]):
+        clauses.append(f"q is {_described(moments[0])} and {_described(moments[1])}")
+    return clauses
+
+
+def _are_other(q: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two grids of q differ by more than rounding; a part as it is stored has none."""
+    return bool(q.size and other.size) and (q.size != other.size or not np.allclose(q, other, rtol=0, atol=1e-9))
+
+
+def _described(q: np.ndarray) -> str:
+    return f"{q.size} values from {q[0]:g} to {q[-1]:g}"
 
 
 def emergence_of(alpha0: float, width: float, start_alpha0: float, start_width: float) -> float:

@@ -9,7 +9,9 @@ import numpy as np
 from ninscope.errors import RequestError
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.fits import slopes
+from ninscope.multifractal.means import known_mean
 from ninscope.multifractal.node_dimension import mass_radius_fits
+from ninscope.multifractal.origin import Origin
 from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, radius_count
@@ -19,6 +21,7 @@ MIN_DEGREE = 10
 MAX_Q = 10_000
 MAX_ABS_Q = 20
 MAX_DEGREE = 2**31 - 1
+ZERO = 1e-9  # how far from 0 a q may be that stands for it, as in np.arange(-3, 3.1, 0.1)
 
 
 def default_q() -> np.ndarray:
@@ -33,7 +36,8 @@ class Spectrum:
     q, tau, r2: float64 [len(q)] (r2: of ln Z_q on ln(r/d)); alpha, f: float64 [len(q)], or [len(q) - 1] by forward
     differences; alpha0: regularity, alpha at the largest f; width: heterogeneity, max alpha - min alpha. nodes, edges: those
     that entered the sums, nodes with more than min_degree edges. r2_mass_mean, r2_mass_std: R^2 of ln N_i(r) on ln r over
-    these nodes.
+    these nodes. peak_q: the q of the largest f, 0 but where a few nodes outweigh the rest; alpha_at_zero: alpha(0), which alpha0
+    is then not. origin: how it was made, as far as that is known.
     """
 
     q: np.ndarray
@@ -48,12 +52,20 @@ class Spectrum:
     r2_mass_mean: float = math.nan
     r2_mass_std: float = math.nan
     message: str = ""
+    peak_q: float = 0.0
+    alpha_at_zero: float = math.nan
+    origin: Origin | None = None
 
     @property
     def r2_partition(self) -> float:
         """Mean over q of r2, without q = 0, where there is no fit."""
         known = self.r2[~np.isnan(self.r2)]
         return float(known.mean()) if known.size else math.nan
+
+    @property
+    def warning(self) -> str:
+        """Why not to trust it; empty if nothing speaks against it."""
+        return warning_of(self.r2_mass_mean, self.r2_partition, [self])
 
 
 def spectrum_of_sums(
@@ -67,9 +79,9 @@ def spectrum_of_sums(
     """The spectrum from partition sums.
 
     log_radii: float64 [K + 1], ln r of the sums' radii up to a constant. derivative: "exact", or "forward" differences as the
-    authors' code takes them. r2_mass_mean, r2_mass_std: kept in the spectrum.
+    authors' code takes them. r2_mass_mean, r2_mass_std: kept in the spectrum. Raises RequestError as `checked_moments`.
     """
-    q = np.asarray(q, dtype=np.float64)
+    q = checked_moments(q, derivative)
     radii = np.flatnonzero(sums.seen)
     if radii.size < 2:
         missing = _no_spectrum(sums, q, derivative, int(radii.size))
@@ -88,7 +100,35 @@ def spectrum_of_sums(
     if width <= 1e-11 * np.abs(alpha).max():  # every node alike, but for rounding, which no E may be divided by
         width = 0.0
     alpha0 = float(alpha[np.argmax(f)])
-    return Spectrum(q, tau, alpha, f, r2, alpha0, width, sums.nodes, sums.edges, r2_mass_mean, r2_mass_std)
+    peak_q, alpha_at_zero = peak_of(q, alpha, f)
+    return Spectrum(
+        q,
+        tau,
+        alpha,
+        f,
+        r2,
+        alpha0,
+        width,
+        sums.nodes,
+        sums.edges,
+        r2_mass_mean,
+        r2_mass_std,
+        peak_q=peak_q,
+        alpha_at_zero=alpha_at_zero,
+    )
+
+
+def peak_of(q: np.ndarray, alpha: np.ndarray, f: np.ndarray) -> tuple[float, float]:
+    """(q of the largest f, alpha(0)); 0 where f(0) is as large, as by forward differences f of the q before always is.
+
+    alpha(0) is NaN, and the peak 0, where there is no spectrum, or q holds no 0, as in results of long ago.
+    """
+    zero = int(np.abs(q).argmin())
+    if abs(q[zero]) > ZERO or zero >= f.size or np.isnan(f).any():
+        return 0.0, math.nan
+    peak = int(f.argmax())
+    higher = f[peak] - f[zero] > 1e-9 * max(1.0, abs(f[peak]))
+    return (float(q[peak]) if higher else 0.0), float(alpha[zero])
 
 
 def _no_spectrum(sums: PartitionSums, q: np.ndarray, derivative: str, radii: int) -> Spectrum:
@@ -126,6 +166,25 @@ def spectrum_of_counts(
     return spectrum_of_sums(partition_sums(histogram, min_degree, q, degrees), q, log_radii, derivative, **quality)
 
 
+def warning_of(r2_mass_mean: float, r2_partition: float, spectra: Sequence[Spectrum]) -> str:
+    """Why not to trust the spectra of one network, or of its samples, with these means of R^2; empty if nothing speaks against."""
+    clauses = (fit_warning(r2_mass_mean, r2_partition), peak_warning(spectra))
+    return "; ".join(clause for clause in clauses if clause)
+
+
+def peak_warning(spectra: Sequence[Spectrum]) -> str:
+    """One clause where the largest f of a network, or of some of its samples, is not at q = 0; empty where it is there."""
+    strays = [spectrum.peak_q for spectrum in spectra if spectrum.peak_q]
+    if not strays:
+        return ""
+    which = "" if len(spectra) == 1 else f"in {len(strays)} of {len(spectra)} samples "
+    alpha0, at_zero = (known_mean([getattr(one, name) for one in spectra]) for name in ("alpha0", "alpha_at_zero"))
+    return (
+        f"{which}the largest f is at q = {strays[0]:g}, not at 0, since few nodes outweigh the rest there: "
+        f"alpha0 is {alpha0:.4g}, alpha(0) is {at_zero:.4g}"
+    )
+
+
 LEAST_R2 = 0.7
 
 
@@ -152,16 +211,20 @@ def spectrum_from_distances(
     """The spectrum of any network given by its nodes' edge distances.
 
     distances: one 1-D array a node, its edges' distances; an edge counts when 1 < d <= max_distance, a node when more than
-    min_degree of its edges do (the bounds of NeuroMFA's code). q: increasing, default -3..3 by 0.1.
+    min_degree of its edges do (the bounds of NeuroMFA's code). q: increasing, with 0, default -3..3 by 0.1.
 
-    Raises RequestError: NaN distances, arrays that are not 1-D, and what `checked_q` and `checked_bounds` raise.
+    Raises RequestError: NaN distances, arrays that are not 1-D, and what `checked_moments` and `checked_bounds` raise.
     """
-    q = checked_q(q)
     if derivative not in DERIVATIVES:
         raise RequestError(f"derivative is {derivative!r}; one of {', '.join(DERIVATIVES)}")
+    q = checked_moments(q, derivative)
     indptr, bins = _binned_rows(distances, 1.0, max_distance, min_degree)
     histogram = box_histogram(indptr, bins, radius_count(max_distance))
-    return spectrum_of_counts(histogram, min_degree, q, IntegerRadii("reciprocal", max_distance).logarithms, derivative)
+    radii = IntegerRadii("reciprocal", max_distance)
+    origin = Origin(
+        radii="integer", max_distance=float(max_distance), min_degree=int(min_degree), derivative=derivative
+    )
+    return replace(spectrum_of_counts(histogram, min_degree, q, radii.logarithms, derivative), origin=origin)
 
 
 def node_fractal_dimensions(
@@ -208,6 +271,17 @@ def checked_q(q: object) -> np.ndarray:
         raise RequestError(f"q must be 2 to {MAX_Q} finite values in increasing order")
     if np.abs(values).max() > MAX_ABS_Q:
         raise RequestError(f"q reaches {np.abs(values).max():g}; beyond {MAX_ABS_Q} single nodes outweigh all others")
+    return values
+
+
+def checked_moments(q: object, derivative: str = DERIVATIVES[0]) -> np.ndarray:
+    """The q of a spectrum: as `checked_q`, with 0 among them, where alpha0 is taken. Raises RequestError."""
+    values = checked_q(q)
+    zeros = np.flatnonzero(np.abs(values) <= ZERO)
+    if not zeros.size:
+        raise RequestError(f"q goes from {values[0]:g} to {values[-1]:g} without 0, where alpha0 is taken; add 0 to q")
+    if derivative == "forward" and zeros[0] == values.size - 1:
+        raise RequestError("q ends at 0, where forward differences give no alpha0; add a q above 0")
     return values
 
 

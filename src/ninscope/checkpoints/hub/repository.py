@@ -112,6 +112,9 @@ class HubSource:
     def step_of(self, revision: str) -> int | None:
         return step_of(revision)
 
+    def models_of(self, revision: str) -> tuple[str, ...]:
+        return (self.label,)
+
     def identify(
         self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
     ) -> Identity:

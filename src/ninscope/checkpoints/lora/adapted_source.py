@@ -47,6 +47,10 @@ class AdaptedSource:
     def step_of(self, revision: str) -> int | None:
         return self.adapters.step_of(revision)
 
+    def models_of(self, revision: str) -> tuple[str, ...]:
+        """Those of the adapter and of its base, with which it is compared too."""
+        return (*self.adapters.models_of(revision), *self.base.models_of(self.base_revision))
+
     def identify(
         self, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
     ) -> Identity:
