@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ninscope.architectures import implied_wiring
 from ninscope.checkpoints.audit import Finding, Seen, findings, shared_files
 from ninscope.checkpoints.hash_cache import cache_files, cached_files
-from ninscope.checkpoints.identity import FileIdentity
+from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.revisions import unstated
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.checkpoints.suites import suite_of
@@ -73,6 +75,14 @@ def audit_findings(
     return findings(seen)
 
 
+def identified_revision(
+    source: Source, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
+) -> Identity:
+    """As `Source.identify`, with the wiring that its configuration implies. Raises CheckpointError."""
+    identity = source.identify(revision, known, thorough)
+    return replace(identity, wiring=implied_wiring(source.config(revision)))
+
+
 def keep_hashes(source: Source, seen: Sequence[Seen]) -> None:
     """Keep the hashes of local files for this user's next commands."""
     identities = [(revision.revision, revision.identity) for revision in seen if revision.identity is not None]
@@ -97,7 +107,7 @@ def look_at(
         revision, step = entry
         try:
             # What is known are true hashes; they would match none that are made of parts.
-            return Seen(revision, step, source.identify(revision, known if thorough else None, thorough))
+            return Seen(revision, step, identified_revision(source, revision, known if thorough else None, thorough))
         except CheckpointError as error:
             return Seen(revision, step, None, error.status, str(error), error.passing)
         finally:
