@@ -126,13 +126,15 @@ def audit(
     from ninscope.auditing import audit_findings
     from ninscope_pipeline import display
 
-    findings, refused = {}, []
+    findings, refused, notes = {}, [], []
     for source in dict.fromkeys(sources):
+        said: list[str] = []
         with display.counting(f"auditing {source}", quiet=as_json) as done:
             try:
-                findings[source] = audit_findings(source, done)
+                findings[source] = audit_findings(source, done, said.append)
             except RequestError as error:
                 refused.append(error)
+        notes += [f"{source}: {clause}" for clause in said]
     if as_json and findings:
         print(display.audit_json(findings, len(dict.fromkeys(sources)) > 1))
     for source, rows in findings.items():
@@ -142,8 +144,8 @@ def audit(
         for row in rows:
             if row.status != "ok":
                 _say(f"{where}{row.revision}: {row.status}: {row.message}")
-    for refusal in refused:
-        _say(str(refusal))
+    for line in (*notes, *map(str, refused)):
+        _say(line)
     if refused:
         raise typer.Exit(2)
     raise typer.Exit(any(row.status != "ok" for rows in findings.values() for row in rows))

@@ -68,6 +68,8 @@ def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, say: 
     with display.working(f"finding the checkpoints of {dag.name}"), counted() as listing:
         prepared = prepare(dag, runs_dir, client)
     listed = prepared.listed
+    for note in prepared.survey.notes:
+        say(note)
     if dry_run:
         with display.working(f"estimating how much {dag.name} would fetch"):
             to_fetch = bytes_to_fetch(prepared.plan)

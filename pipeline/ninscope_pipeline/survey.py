@@ -10,7 +10,7 @@ from ninscope.auditing import keep_hashes, look_at
 from ninscope.checkpoints.audit import Seen
 from ninscope.checkpoints.hash_cache import cache_files
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection
+from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection, unstated
 from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import NoRepository
@@ -33,11 +33,12 @@ _KEEP_SECONDS = 10.0
 @dataclass(frozen=True)
 class Survey:
     """located: every checkpoint that is asked for, audited, in the order of the file and of the steps. beside: identities,
-    by fingerprint, of revisions on a Hub that nobody asked for.
+    by fingerprint, of revisions on a Hub that nobody asked for. notes: what is to be said of how revisions were chosen.
     """
 
     located: list[Located]
     beside: dict[str, Identity] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def survey(dag: Dag, folder: RunFolder, client: "Client | None" = None) -> Survey:
@@ -57,7 +58,7 @@ def survey(dag: Dag, folder: RunFolder, client: "Client | None" = None) -> Surve
     new = [number for number, revision in enumerate(located) if revision.identity is None and revision.outcome.ok]
     for number, revision in zip(new, _locate([located[number] for number in new], known.files, client), strict=True):
         located[number] = revision
-    surveyed, first = Survey([]), 0
+    surveyed, first = Survey([], notes=_notes(models, sources)), 0
     for model, source, revisions in zip(models, sources, requested, strict=True):
         own = located[first : first + len(revisions)]
         first += len(revisions)
@@ -98,6 +99,15 @@ def _requested(model: ModelSection, source: Source) -> list[Located]:
         replace(unnamed, revision=revision, step=step, fingerprint=source.fingerprint(revision))
         for revision, step in revisions
     ]
+
+
+def _notes(models: Sequence[ModelSection], sources: Sequence[Source]) -> list[str]:
+    """A line for every model of which "all" revisions are asked for, and whose names may state steps in a way of their own."""
+    clauses = [
+        (model, unstated(source.names()) if model.revisions == "all" else "")
+        for model, source in zip(models, sources, strict=True)
+    ]
+    return [f"{model.suite}/{model.model}: {clause}" for model, clause in clauses if clause]
 
 
 def _recalled(revision: Located, known: Known) -> Located:

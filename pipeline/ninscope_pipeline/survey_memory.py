@@ -114,11 +114,12 @@ def identity_of(stored: Mapping[str, Any] | None) -> Identity | None:
         types = (
             type(identity.revision),
             type(identity.folder),
+            type(identity.wiring),
             type(identity.step),
             type(identity.commit),
             type(identity.settings_sha256),
         )
-        sound = types[:2] == (str, str) and types[2] in (int, NoneType) and set(types[3:]) <= {str, NoneType}
+        sound = set(types[:3]) == {str} and types[3] in (int, NoneType) and set(types[4:]) <= {str, NoneType}
         return identity if sound else None
     except (TypeError, KeyError, ValueError, OverflowError):
         return None

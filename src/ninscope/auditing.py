@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ninscope.architectures import implied_wiring
 from ninscope.checkpoints.audit import Finding, Seen, findings, shared_files
 from ninscope.checkpoints.hash_cache import cache_files, cached_files
-from ninscope.checkpoints.identity import FileIdentity
+from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.revisions import unstated
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import CheckpointError, RequestError
@@ -31,9 +34,14 @@ def audit(source: str) -> "pd.DataFrame":
 
     status: ok, duplicate (the same weights, or shards, as another step's; the message says which), missing, corrupt (an
     unreadable index, or another size or shape than its siblings'). A run measures what is merely stored in another way:
-    it reads headers too. Raises RequestError: no such source, nothing in it.
+    it reads headers too. Where names are numbered and state no step, `attrs["note"]` of the DataFrame says how to say it.
+    Raises RequestError: no such source, nothing in it.
     """
-    return table_of(audit_findings(source))
+    notes: list[str] = []
+    table = table_of(audit_findings(source, note=notes.append))
+    if notes:
+        table.attrs["note"] = notes[0]
+    return table
 
 
 def table_of(findings: Sequence[Finding]) -> "pd.DataFrame":
@@ -44,8 +52,13 @@ def table_of(findings: Sequence[Finding]) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def audit_findings(source: str, done: Callable[[], None] = lambda: None) -> list[Finding]:
-    """What `audit` shows, as findings, by step. done: called after each revision. Raises RequestError."""
+def audit_findings(
+    source: str, done: Callable[[], None] = lambda: None, note: Callable[[str], object] = lambda text: None
+) -> list[Finding]:
+    """What `audit` shows, as findings, by step. done: called after each revision; note: with what is to be said of the source.
+
+    Raises RequestError.
+    """
     opened = open_source(source)
     revisions = opened.revisions()
     steps: dict[str, int | None] = {}
@@ -53,11 +66,21 @@ def audit_findings(source: str, done: Callable[[], None] = lambda: None) -> list
     if suite is not None:
         with suppress(RequestError):  # none of them is named as the suite's are
             steps = dict(suite.revisions.chosen(opened.names()))
+    if not steps and (clause := unstated(opened.names())):
+        note(clause)
     listed = [(name, steps.get(name, opened.step_of(name))) for name in dict.fromkeys((*revisions, *steps))]
     listed.sort(key=lambda entry: (entry[1] is None, entry[1] or 0, entry[0]))
     seen = look_at(opened, listed, cached_files() if opened.kind == "local" else {}, done=done)
     keep_hashes(opened, seen)
     return findings(seen)
+
+
+def identified_revision(
+    source: Source, revision: str, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
+) -> Identity:
+    """As `Source.identify`, with the wiring that its configuration implies. Raises CheckpointError."""
+    identity = source.identify(revision, known, thorough)
+    return replace(identity, wiring=implied_wiring(source.config(revision)))
 
 
 def keep_hashes(source: Source, seen: Sequence[Seen]) -> None:
@@ -84,7 +107,7 @@ def look_at(
         revision, step = entry
         try:
             # What is known are true hashes; they would match none that are made of parts.
-            return Seen(revision, step, source.identify(revision, known if thorough else None, thorough))
+            return Seen(revision, step, identified_revision(source, revision, known if thorough else None, thorough))
         except CheckpointError as error:
             return Seen(revision, step, None, error.status, str(error), error.passing)
         finally:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ninscope.architectures import DEFAULT_READING, Reading, unlike
-from ninscope.auditing import look_at
+from ninscope.auditing import identified_revision, look_at
 from ninscope.checkpoints.audit import Finding, Seen, falsified, findings, unsure
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source
@@ -140,7 +140,7 @@ def with_identity(
 ) -> Located:
     """The revision with its files' identity, or with the status and message that say why there is none."""
     try:
-        identity = source.identify(located.revision, known, thorough)
+        identity = identified_revision(source, located.revision, known, thorough)
     except CheckpointError as error:
         return failed(located, error)
     stamps = tuple((source.stamp_path(located.revision, file), file) for file in identity.all_files if file.stamp)

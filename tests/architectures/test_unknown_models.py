@@ -289,19 +289,35 @@ class TestQuantised:
     @pytest.mark.parametrize(
         ("asked", "match"),
         [
-            ({"quant_method": "gptq", "bits": 4}, r"quantised \(gptq\); packed numbers cannot be measured"),
+            (
+                {"quant_method": "gptq", "bits": 4},
+                r"quantised \(gptq\), and tensor packed shows it; packed numbers cannot be measured",
+            ),
             ({"quant_method": "awq"}, r"\(awq\)"),
-            ({"load_in_8bit": True}, "its weights are quantised; packed"),
-            ("int8", "its weights are quantised; packed"),
+            ({"load_in_8bit": True}, "its weights are quantised, and tensor packed"),
+            ("int8", "its weights are quantised, and tensor packed"),
         ],
     )
-    def test_by_its_configuration(self, tmp_path, asked, match):
+    def test_by_its_configuration_and_a_tensor(self, tmp_path, asked, match):
         config = neox_config(1, 16, 2) | {"quantization_config": asked}
-        folder = stored(tmp_path / "step0", neox_tensors(1, 16, 2, seed=0), config)
+        folder = stored(
+            tmp_path / "step0", neox_tensors(1, 16, 2, seed=0) | {"packed": np.ones((4, 4), np.int8)}, config
+        )
         for given in ({}, {"architecture": MIXER}):
             with pytest.raises(CheckpointError, match=match) as no:
                 ninscope.measure(folder, **given)
             assert no.value.status == "unsupported"
+
+    def test_a_configuration_that_was_left_over(self, tmp_path):
+        """As transformers writes it of a model that was dequantised, or trained in a form of which nothing is stored."""
+        tensors = neox_tensors(1, 16, 2, seed=0)
+        plain = ninscope.measure(stored(tmp_path / "plain", tensors, tensors.config))
+        config = tensors.config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+        left_over = ninscope.measure(stored(tmp_path / "left", tensors | {"ids": np.ones((2, 2), np.int64)}, config))
+        assert (left_over.alpha0, left_over.width, left_over.edges) == (plain.alpha0, plain.width, plain.edges)
+        assert "states a quantisation (bitsandbytes), but every tensor holds plain floats" in left_over.message
+        with pytest.raises(CheckpointError, match=r"quantised \(bitsandbytes\); packed"):
+            architecture_of(config)  # whose tensors nobody has seen
 
     @pytest.mark.parametrize("mark", ["qweight", "weight_scale_inv", "SCB", "weight_packed"])
     def test_by_its_tensors(self, tmp_path, mark):

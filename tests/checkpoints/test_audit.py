@@ -18,9 +18,9 @@ def file(name="model.safetensors", digest="a", size=1000):
     return FileIdentity(name, size, digest)
 
 
-def seen(step, *files, shape=WIDE, name=None):
+def seen(step, *files, shape=WIDE, name=None, wiring=""):
     name = name or f"step{step}"
-    return Seen(name, step, Identity(name, step, files, shape=shape))
+    return Seen(name, step, Identity(name, step, files, shape=shape, wiring=wiring))
 
 
 def suite(*digests, **kwargs):
@@ -72,7 +72,7 @@ def unlike(one, revisions):
     """ "shape", "size" or nothing, by counting."""
     known = [other.identity for other in revisions if other.identity is not None]
     usual = majority([identity.shape for identity in known])
-    if usual is not None and one.identity.shape != usual:
+    if usual and one.identity.shape and one.identity.shape != usual:  # what is stated nowhere differs from nothing
         return "shape"
     names = {each.name for each in one.identity.files}
     alike = [identity for identity in known if {each.name for each in identity.files} == names]
@@ -219,9 +219,26 @@ class TestUnlike:
         for one in found[:3]:
             one.check_shape()
 
-    def test_of_a_dimension_that_is_absent(self):
-        found = findings([*suite(*"abc"), seen(8, file(digest="d"), shape=WIDE[:1])])
-        assert found[3].message == "its config.json has vocab_size absent, its siblings' 9"
+    def test_a_dimension_that_is_absent_or_the_vocabulary_is_no_other_shape(self):
+        for shape in (WIDE[:1], WIDE[1:], (), (WIDE[0], ("vocab_size", 10))):
+            found = findings([*suite(*"abc"), seen(8, file(digest="d"), shape=shape)])
+            assert [one.status for one in found] == ["ok"] * 4
+
+    def test_what_is_wired_alike_may_be_stated_otherwise(self):
+        stated = [(*WIDE, ("head_dim", 8)), WIDE]
+        revisions = [seen(step, file(digest=f"d{step}"), shape=stated[step % 2], wiring="w") for step in range(4)]
+        assert {one.status for one in findings(revisions)} == {"ok"}
+        otherwise = seen(8, file(digest="x"), shape=WIDE, wiring="v")
+        found = findings([*revisions, otherwise])
+        assert [one.message for one in found] == [""] * 4 + ["its config.json has head_dim absent, its siblings' 8"]
+        assert found[4].unlike == "shape"
+
+    def test_another_vocabulary_explains_another_size(self):
+        wired = {"wiring": "w"}
+        larger = seen(8, file(digest="x", size=1500), shape=(WIDE[0], ("vocab_size", 10)), **wired)
+        assert {one.status for one in findings([*suite(*"abc", **wired), larger])} == {"ok"}
+        cut = seen(8, file(digest="x", size=900), **wired)
+        assert findings([*suite(*"abc", **wired), cut])[3].unlike == "size"
 
     @pytest.mark.parametrize("sizes", [(1000, 999), (1000, 999, 998), (1000, 1000, 999, 999)], ids=str)
     def test_nobody_is_odd_without_a_majority_of_three_or_more(self, sizes):

@@ -254,11 +254,6 @@ DAMAGES = {
     "config an array": (config([1, 2]), "corrupt", r"step1/config\.json: not a JSON object"),
     "config huge": (config(b" " * 10_000_001), "corrupt", "10000001 bytes are too many"),
     "model_type absent": (config({}), "unsupported", "model_type None is not supported; supported: .*gpt_neox"),
-    "quantised": (
-        configured(quantization_config={"quant_method": "gptq"}),
-        "unsupported",
-        r"config\.json: its weights are quantised \(gptq\)",
-    ),
     "model_type no string": (configured(model_type=["gpt_neox"]), "unsupported", "model_type .* is not supported"),
     "width unknown": (configured(hidden_size=None), "corrupt", "hidden_size is None; an integer from 1"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "missing", r"no model\.safetensors and no"),

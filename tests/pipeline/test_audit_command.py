@@ -7,7 +7,7 @@ import os
 import shutil
 
 import pytest
-from driving import command, process
+from driving import command, process, write_dag
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from suites import neox_tensors, write_checkpoint, write_suite
 
@@ -169,3 +169,33 @@ def test_names_of_strangers_are_printed_as_they_are(tmp_path):
     assert ended.code == 1
     assert "step2[red]x: duplicate: the same weights as step1" in ended.says
     assert "the same weights as step2[red]x" in ended.out
+
+
+class TestNamesThatStateNoStep:
+    SAYS = (
+        "3 names state no step (ckpt_000, ckpt_001, ...); if their number is one, say so in a DAG file: "
+        'revisions = "ckpt_{step}"'
+    )
+
+    @pytest.fixture
+    def numbered(self, tmp_path):
+        for number in range(3):
+            write_checkpoint(tmp_path / "numbered" / f"ckpt_{number:03}", neox_tensors(seed=number, **SHAPE))
+        return tmp_path / "numbered"
+
+    def test_the_audit_says_how_to_say_it(self, numbered):
+        ended = command("audit", numbered, "--json")
+        assert (ended.code, ended.says) == (0, [f"{numbered}: {self.SAYS}"])
+        assert [row["step"] for row in document(ended.out)["rows"]] == [None] * 3
+        assert ninscope.audit(str(numbered)).attrs == {"note": self.SAYS}
+
+    def test_branches_too(self, numbered, serve):
+        serve({MODEL: {folder.name: folder for folder in numbered.iterdir()} | {"main": numbered / "ckpt_002"}})
+        assert command("audit", MODEL, "--json").says == [f"{MODEL}: {self.SAYS.replace('3 names', '4 names')}"]
+
+    def test_a_run_of_all_of_them_says_it_and_one_by_the_pattern_has_steps(self, numbered, tmp_path):
+        dag = write_dag(tmp_path / "all.toml", numbered)
+        ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--dry-run")
+        assert [line for line in ended.says if "state no step" in line] == [f"tiny/numbered: {self.SAYS}"]
+        dag.write_text(dag.read_text().replace("[[models]]", '[[models]]\nrevisions = "ckpt_{step}"'))
+        assert command("run", dag, "--runs-dir", tmp_path / "runs", "--dry-run").says == []

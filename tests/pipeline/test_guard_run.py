@@ -237,6 +237,37 @@ def test_one_of_another_shape_is_corrupt_and_one_of_another_size_is_not(tmp_path
     }  # fmt: skip
 
 
+def test_what_is_wired_alike_is_one_model_however_its_configuration_is_written(tmp_path):
+    """An older library left the head's width out; another vocabulary is in no network."""
+    for step in range(5):
+        tensors, config = llama(vocabulary=50 if step == 4 else 32, seed=step)
+        if step == 3:
+            del config["head_dim"]
+        write_checkpoint(tmp_path / "tiny" / f"step{step}", tensors, config)
+    assert run(tmp_path).code == 0
+    rows = table(tmp_path, "emergence").set_index("revision")
+    assert set(rows["status"]) == {"ok"}
+    assert rows["emergence"].notna().all()
+    assert command("audit", tmp_path / "tiny").code == 0
+    tensors, config = llama(vocabulary=32, seed=5)
+    config["num_key_value_heads"] = 4
+    write_checkpoint(tmp_path / "tiny" / "step5", tensors, config)
+    assert command("audit", tmp_path / "tiny").says == [
+        "step5: corrupt: its config.json has num_key_value_heads 4, its siblings' 2"
+    ]
+
+
+def llama(vocabulary, seed):
+    """Tensors and configuration of a small model of the real library, in the library's own names."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=vocabulary, intermediate_size=40, **sizes)
+    tensors = {name: tensor.numpy() for name, tensor in transformers.LlamaForCausalLM(config).state_dict().items()}
+    return tensors, json.loads(config.to_json_string())
+
+
 def test_the_figure_marks_what_is_withheld(copied):
     place, *_ = copied
 

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
@@ -58,8 +59,29 @@ def architecture_of(
     Raises CheckpointError: unsupported (quantised weights, nothing to read, a wiring that the family does not have), corrupt
     (sizes that make no sense).
     """
-    check_plain(config, tensors or {})
-    return _as_stored(config, tensors, reading).with_convolutions(reading.convolutions)
+    note = check_plain(config, tensors)
+    architecture = _as_stored(config, tensors, reading).with_convolutions(reading.convolutions)
+    return replace(architecture, note=", ".join(filter(None, (architecture.note, note)))) if note else architecture
+
+
+def implied_wiring(config: Mapping) -> str:
+    """The digest of the wiring that a config.json implies by itself; empty where that takes the tensors, or makes no sense.
+
+    Two configurations that differ in how they are written imply the same wiring where what one leaves out is the default.
+    """
+    try:
+        return _implied_wiring(json.dumps(config, sort_keys=True))
+    except (TypeError, ValueError, RecursionError):
+        return ""
+
+
+@lru_cache(256)
+def _implied_wiring(config: str) -> str:
+    """Revisions of one model mostly have the same config.json."""
+    try:
+        return architecture_of(json.loads(config)).digest
+    except CheckpointError:
+        return ""
 
 
 def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: Reading) -> Architecture:

@@ -16,6 +16,7 @@ Value = TypeVar("Value", bound=Hashable)
 
 NAMED = 3  # revisions or shards that a message names; of more it says how many
 OVERRIDE = "--trust-duplicates overrides"
+VOCABULARY = "vocab_size"
 RESHARDED = 0.01  # by this part of their bytes may the same weights differ that are split into files in another way
 
 
@@ -84,7 +85,9 @@ def findings(seen: Sequence[Seen]) -> list[Finding]:
     """
     known = _identified(seen)
     copies = _copies(known)
-    unlike = _unlike_size(known) | _unlike_shape(known)  # what has another shape has another size too
+    resized = _other_vocabularies(known)
+    sizes = {revision: note for revision, note in _unlike_size(known).items() if revision not in resized}
+    unlike = sizes | _unlike_shape(known)  # what has another shape has another size too
     return [_finding(row, copies.get(row.revision, {}), unlike.get(row.revision)) for row in seen]
 
 
@@ -203,21 +206,53 @@ def _unlike_size(known: Sequence[_Known]) -> dict[str, tuple[str, str]]:
 
 
 def _unlike_shape(known: Sequence[_Known]) -> dict[str, tuple[str, str]]:
-    """Revisions whose configuration states other dimensions than that of most."""
-    usual = _usual(row.identity.shape for row in known)
-    if usual is None:
+    """Revisions whose configuration states other dimensions than that of most, and implies another wiring."""
+    typical = _typical(known)
+    if typical is None:
         return {}
-    expected, unlike = dict(usual), {}
+    unlike: dict[str, tuple[str, str]] = {}
     for row in known:
-        own = dict(row.identity.shape)
-        names = [name for name in dict.fromkeys((*expected, *own)) if own.get(name) != expected.get(name)]
+        names = _differing(typical, row.identity)
         if names:
-            first = names[0]
-            note = (
-                f"its config.json has {first} {own.get(first, 'absent')}, its siblings' {expected.get(first, 'absent')}"
-            )
+            expected, own = (dict(identity.shape).get(names[0], "absent") for identity in (typical, row.identity))
+            note = f"its config.json has {names[0]} {own}, its siblings' {expected}"
             unlike[row.revision] = ("shape", note)
     return unlike
+
+
+def _typical(known: Sequence[_Known]) -> Identity | None:
+    """One of the revisions that more than half are wired like; None where there is no such half."""
+    usual = _usual(_shape_key(row.identity) for row in known)
+    return next((row.identity for row in known if _shape_key(row.identity) == usual), None)
+
+
+def _shape_key(identity: Identity) -> Hashable:
+    """The same for configurations that imply the same wiring, or, where that is not known, state the same dimensions."""
+    return identity.wiring or identity.shape
+
+
+def _differing(typical: Identity, own: Identity) -> list[str]:
+    """Names of dimensions because of which a revision is wired otherwise.
+
+    The vocabulary is none: of known families it is no part of the network, and of others the tensors tell. What a configuration
+    leaves out is the default, which only the wiring tells.
+    """
+    if _shape_key(typical) == _shape_key(own):
+        return []
+    expected, stated = dict(typical.shape), dict(own.shape)
+    wired = bool(typical.wiring and own.wiring)
+    names = dict.fromkeys((*expected, *stated) if wired else (name for name in expected if name in stated))
+    return [name for name in names if name != VOCABULARY and expected.get(name) != stated.get(name)]
+
+
+def _other_vocabularies(known: Sequence[_Known]) -> set[str]:
+    """Revisions that are wired like most and state another vocabulary: no wonder that their files have another size."""
+    typical = _typical(known)
+    if typical is None or not typical.wiring:
+        return set()
+    usual = dict(typical.shape).get(VOCABULARY)
+    alike = [row for row in known if row.identity.wiring == typical.wiring]
+    return {row.revision for row in alike if dict(row.identity.shape).get(VOCABULARY) != usual}
 
 
 def _usual(values: Iterable[Value]) -> Value | None:

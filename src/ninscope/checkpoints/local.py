@@ -159,6 +159,11 @@ class LocalSource:
         settings = settings_sha256(folder.names, folder.read)
         return Identity(revision, step_of(revision), files, shape=shape, settings_sha256=settings)
 
+    def config(self, revision: str) -> dict:
+        """What its configuration says. Raises CheckpointError: missing or corrupt."""
+        folder = self._folder_of(revision)
+        return read_config(revision, folder.names, folder.read)
+
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
         folder = self._folder_of(revision)

@@ -1,8 +1,9 @@
-"""Revisions of a source: the training steps that their names state (step1000, stage1-step1000-tokens5B, global_step1000,
-checkpoint-1000), and which of them are meant: name patterns, lists and ranges of steps, log-spaced subsets.
+"""Revisions of a source: the training steps that their names state (step1000, stage1-step1000-tokens5B, step-480k,
+global_step1000, checkpoint-1000), and which of them are meant: name patterns, lists and ranges of steps, log-spaced subsets.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,16 +11,65 @@ import numpy as np
 
 from ninscope.errors import RequestError
 
-# "step" must not be the tail of another word (footstep12); a separator may stand between word and number.
-_STEP = re.compile(r"(?:^|[^a-z0-9])(?:global_?)?step[-_=]?(\d{1,15})(?!\d)", re.IGNORECASE)
-_TRAINER = re.compile(r"^checkpoint-(\d{1,15})$", re.IGNORECASE)
+# "step" must not be the tail of another word (footstep12); a separator may stand between word and number. k is a thousand and
+# M a million. What follows must not be a part of the number: another letter (step10th), or more digits (step1_000, step1.5),
+# unless they count something else (step-50K-105b).
+_STEP = re.compile(
+    r"(?:^|[^a-z0-9])(?:global_?)?step[-_=]?(?P<number>[0-9]+(?:\.[0-9]+(?=[km]))?)(?P<unit>[km]?)"
+    r"(?![^\W_])(?P<more>[\W_]+[0-9]+(?:\.[0-9]+)?[a-z]?)?",
+    re.IGNORECASE,
+)
+_COUNTS_ELSE = re.compile(r"-[0-9]+(?:\.[0-9]+)?[a-z]", re.IGNORECASE)  # tokens, mostly
+_TRAINER = re.compile(r"^checkpoint-([0-9]{1,15})$", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
+_MOST_DIGITS = 15
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_SHOWN, _TRIED = 2, 10_000
 
 
 def step_of(revision: str) -> int | None:
-    """The training step that a revision name states, or None when it states none."""
-    stated = _STEP.search(revision) or _TRAINER.match(revision)
-    return int(stated.group(1)) if stated else None
+    """The training step that a revision name states, or None when it states none, or it is not certain which."""
+    if trainer := _TRAINER.match(revision):
+        return int(trainer[1])
+    stated = {_step_in(match) for match in _STEP.finditer(revision)}
+    return stated.pop() if len(stated) == 1 else None
+
+
+def _step_in(match: re.Match[str]) -> int | None:
+    """The number that a match of _STEP says; None where that is not certain."""
+    if match["more"] and not _COUNTS_ELSE.fullmatch(match["more"]):
+        return None
+    whole, _, fraction = match["number"].partition(".")
+    zeros = len(str(_UNITS[match["unit"].lower()])) - 1
+    if len(whole) + zeros > _MOST_DIGITS or len(fraction) > zeros:
+        return None
+    return int(whole + fraction.ljust(zeros, "0"))
+
+
+def unstated(names: Iterable[str]) -> str:
+    """One clause where several names are numbered alike and state no step: how many, and how to say that the number is one.
+
+    Empty where there are none: a name by itself (main, v1.0) is no step that was missed.
+    """
+    without = sorted(name for name in names if step_of(name) is None)
+    patterns = Counter(pattern for name in without[:_TRIED] for pattern in _patterns(name))
+    numbered = [(pattern, count) for pattern, count in patterns.items() if count > 1]
+    if not numbered:
+        return ""
+    pattern = max(numbered, key=lambda counted: counted[1])[0]
+    shown = [name for name in without if RevisionPattern(pattern).step_of(name) is not None][:_SHOWN]
+    return (
+        f"{len(without)} names state no step ({', '.join(shown)}, ...); if their number is one, say so in a DAG file: "
+        f'revisions = "{pattern}"'
+    )
+
+
+def _patterns(name: str) -> list[str]:
+    """The name with {step} for each of its numbers in turn."""
+    if "{" in name or "}" in name:
+        return []
+    return [f"{name[: match.start()]}{{step}}{name[match.end() :]}" for match in _NUMBER.finditer(name)]
 
 
 def in_step_order(revisions: Iterable[str]) -> list[str]:

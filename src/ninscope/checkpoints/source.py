@@ -43,6 +43,9 @@ class Source(Protocol):
         thorough: False makes do with digests that tell files apart, where a true one would take reading all of them.
         """
 
+    def config(self, revision: str) -> dict:
+        """What its configuration says, as `Checkpoint.config`. Raises CheckpointError."""
+
     def fingerprint(self, revision: str) -> str | None:
         """Something that changes whenever the revision's files do, had for next to nothing; None where it is not known.
 

@@ -147,6 +147,11 @@ class HubSource:
             lambda name: self._open_file(revision, listing, name, pool),
         )
 
+    def config(self, revision: str) -> dict:
+        """What its configuration says. Raises CheckpointError."""
+        listing = self._listing(revision)
+        return read_config(revision, listing.sizes, self._reader(revision, listing))
+
     def fingerprint(self, revision: str) -> str | None:
         """The commit of a branch. Raises RequestError."""
         return self._branches().get(revision)

@@ -74,6 +74,9 @@ class AdaptedSource:
                     del _BASES[next(iter(_BASES))]
             return _BASES[state]
 
+    def config(self, revision: str) -> dict:
+        return self.adapters.config(revision)
+
     def fingerprint(self, revision: str) -> str | None:
         own, base = self.adapters.fingerprint(revision), self.base.fingerprint(self.base_revision)
         return None if own is None or base is None else hashlib.sha256(f"{own}\n{base}".encode()).hexdigest()
