@@ -11,6 +11,7 @@ from suites import neox_config, neox_tensors, write_checkpoint, write_suite
 from ninscope.architectures import Reading
 from ninscope.architectures.described import description_of
 from ninscope.checkpoints.audit import Seen
+from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
@@ -68,7 +69,7 @@ class TestAudit:
         assert judged[1].audit_note() == ("", False)  # of itself there is nothing to say
 
     def test_the_baseline_is_the_one_that_is_named(self):
-        judged = audit_revisions(suite("a", "b", "a"), baseline_step=1)
+        judged = audit_revisions(suite("a", "b", "a"), baseline=Baseline(1))
         assert [bool(one.falsified) for one in judged] == [True, False, True]
 
     def test_trusted_duplicates_keep_their_e_and_are_named(self):
@@ -227,7 +228,7 @@ class TestCompared:
         assert math.isnan(plain.low)
         assert plain.message == ""
         bootstrap = Bootstrap(replicates=500, confidence=0.8, seed=3)
-        drawn = compared(self.NOW, self.START, "", 0, bootstrap)
+        drawn = compared(self.NOW, self.START, "", "step0", bootstrap)
         pairs = [np.array([[one.alpha0, one.width] for one in each.samples]) for each in (self.NOW, self.START)]
         assert drawn == (plain.emergence, *emergence_interval(*pairs, 500, 0.8, 3), "")
 
@@ -237,13 +238,14 @@ class TestCompared:
         assert found.message == "no E: a duplicate"
 
     def test_without_a_start_the_baseline_is_named(self):
-        assert compared(self.NOW, None, baseline_step=7).message == "no E: there is no usable step7 to compare with"
+        found = compared(self.NOW, None, baseline="step7").message
+        assert found.startswith('no E: there is no usable step7 to compare with; baseline = "first"')
 
     def test_samples_without_a_spectrum_at_either_step_are_left_out_of_the_interval(self):
         nothing = (math.nan, math.nan)
         now = measured((0.5, 0.3), (0.6, 0.5), (0.55, 0.4), nothing)
         start = measured((1.0, 0.2), nothing, (1.1, 0.25), (1.2, 0.3))
-        found = compared(now, start, "", 0, Bootstrap())
+        found = compared(now, start, "", "step0", Bootstrap())
         assert found.message == "E's interval is from the 2 of 4 samples with a spectrum at both steps"
         pairs = np.array([[0.5, 0.3], [0.55, 0.4]]), np.array([[1.0, 0.2], [1.1, 0.25]])
         assert (found.low, found.high) == emergence_interval(*pairs)

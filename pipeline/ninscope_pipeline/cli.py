@@ -44,6 +44,14 @@ Workers = Annotated[
 TrustDuplicates = Annotated[
     bool, typer.Option("--trust-duplicates", help="Compute E even where two steps have identical weights.")
 ]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        metavar="REVISION|first",
+        help="Revision that E compares with, or the first by step (default: step 0).",
+    ),
+]
 
 
 @app.command()
@@ -78,10 +86,11 @@ def measure(
             "--base-revision", help="Revision of the base model (default: main; for a folder its only revision)."
         ),
     ] = None,
+    baseline: BaselineOption = None,
     trust_duplicates: TrustDuplicates = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
-    """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against step 0.
+    """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against a baseline (step 0).
 
     Measures the whole network unless you ask for samples: every weight is read once, or fetched once from the Hub.
     """
@@ -101,6 +110,7 @@ def measure(
             base=base,
             base_revision=base_revision,
             trust_duplicates=trust_duplicates,
+            baseline=baseline,
             layers=False,  # which nothing below shows
         )
     if as_json:
@@ -175,6 +185,7 @@ def bias(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", help="Number of samples of each size.")] = 10,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
+    baseline: BaselineOption = None,
     trust_duplicates: TrustDuplicates = False,
     figure: Annotated[
         Path | None,
@@ -195,7 +206,13 @@ def bias(
         _check_writable(figure)
     with display.working(f"measuring samples of {source}", quiet=as_json):
         table = sampling_bias(
-            source, revision, _numbers(nodes_per_layer), samples, seed, trust_duplicates=trust_duplicates
+            source,
+            revision,
+            _numbers(nodes_per_layer),
+            samples,
+            seed,
+            trust_duplicates=trust_duplicates,
+            baseline=baseline,
         )
     if as_json:
         print(display.bias_json(source, table))

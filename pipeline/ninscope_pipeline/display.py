@@ -271,6 +271,7 @@ def measured_row(row: Measured) -> dict[str, Any]:
         "emergence": _or_none(row.emergence),
         "nodes": spectrum.nodes if spectrum is not None else None,
         "edges": _or_none(spectrum.edges) if spectrum is not None else None,
+        "baseline": row.baseline or None,
     }
 
 

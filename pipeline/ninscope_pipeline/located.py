@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ninscope.architectures import DEFAULT_READING, Reading
+from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.locating import LocatedRevision, with_identity, with_wirings
@@ -18,7 +19,7 @@ class Located(LocatedRevision):
 
     suite, model, source: as the DAG file names them. attempted: what became of locating it, with its traceback and traffic.
     fingerprint: the name under which its facts may be remembered. readings: the ways in which it is to be read. base,
-    base_revision: the model into which an adapter is merged.
+    base_revision: the model into which an adapter is merged. baseline: what E of its model compares with.
     """
 
     suite: str
@@ -29,11 +30,17 @@ class Located(LocatedRevision):
     readings: tuple[Reading, ...] = (DEFAULT_READING,)
     base: str | None = None
     base_revision: str | None = None
+    baseline: Baseline = STEP_0
 
     @property
     def id(self) -> tuple[str, str, str]:
         """What tells it from other checkpoints of a run."""
         return self.suite, self.model, self.revision
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether E of its model may compare with it."""
+        return self.baseline.is_at(self.revision, self.step)
 
     @property
     def outcome(self) -> Outcome:

@@ -22,7 +22,9 @@ from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.plan import CheckpointId, Plan, Request, jobs_to_run, make_plan
 from ninscope_pipeline.request.analyses import SAMPLED
 from ninscope_pipeline.request.dagfile import Dag
-from ninscope_pipeline.request.evaluations import read_evaluations
+from ninscope_pipeline.request.evaluations import Evaluation, read_evaluations
+from ninscope_pipeline.request.models import ModelSection
+from ninscope_pipeline.request.trainer_state import trainer_losses
 from ninscope_pipeline.results import checkpoint_results
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import JobId
@@ -83,13 +85,18 @@ def prepare(dag: Dag, runs_dir: Path, client: "Client | None" = None) -> Prepare
         folder = RunFolder(runs_dir.expanduser().resolve() / dag.name)
     except (OSError, RuntimeError) as error:  # an unknown user's home
         raise RequestError(f"{runs_dir}: no such folder ({error}); give another --runs-dir") from None
-    evaluations = [read_evaluations(model.evaluations) for model in dag.all_models()]
+    evaluations = [_evaluations(model) for model in dag.all_models()]
     surveyed = survey(dag, folder, client)
     plan = make_plan(dag, surveyed.located, evaluations, folder)
     key = tables_key(plan.request)
     tables = not is_current(folder, folder.tables, key)
     figures = tables or not is_current(folder, folder.figures, figures_key(key))
     return PreparedRun(dag, folder, surveyed, plan, tables, figures)
+
+
+def _evaluations(model: ModelSection) -> tuple[Evaluation, ...]:
+    """The results that come with a model: those of its file, or else what its training logged."""
+    return trainer_losses(model.source) if model.evaluations is None else read_evaluations(model.evaluations)
 
 
 def start(prepared: PreparedRun) -> None:

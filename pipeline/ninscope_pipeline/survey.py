@@ -4,10 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from ninscope.auditing import keep_hashes, look_at
 from ninscope.checkpoints.audit import Seen
+from ninscope.checkpoints.baseline import Baseline, baseline_of
 from ninscope.checkpoints.hash_cache import cache_files
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection, unstated
@@ -50,7 +52,7 @@ def survey(dag: Dag, folder: RunFolder, client: "Client | None" = None) -> Surve
     models = dag.all_models()
     sources = [model.opened() for model in models]
     with ThreadPoolExecutor(_THREADS) as pool:
-        requested = list(pool.map(_requested, models, sources))
+        requested = list(pool.map(_requested, models, sources, repeat(Baseline(dag.emergence.baseline_step))))
     readings = tuple(dict.fromkeys(analysis.parameters.reading for analysis in dag.analyses()))
     located = [
         _recalled(replace(revision, readings=readings), known) for revisions in requested for revision in revisions
@@ -63,16 +65,15 @@ def survey(dag: Dag, folder: RunFolder, client: "Client | None" = None) -> Surve
         own = located[first : first + len(revisions)]
         first += len(revisions)
         siblings = _siblings(model, source, own, known, surveyed.beside)
-        surveyed.located.extend(
-            audit_revisions(own, siblings, dag.emergence.baseline_step, dag.emergence.trust_duplicates)
-        )
+        surveyed.located.extend(audit_revisions(own, siblings, own[0].baseline, dag.emergence.trust_duplicates))
     return surveyed
 
 
-def _requested(model: ModelSection, source: Source) -> list[Located]:
+def _requested(model: ModelSection, source: Source, default: Baseline) -> list[Located]:
     """The checkpoints of a model that the file asks for: which they are is known, and not yet what.
 
     A repository of a published suite that is absent has missing checkpoints: it must not stop fifty others.
+    default: the baseline of a model that names none. Raises RequestError.
     """
     try:
         revisions = model.chosen(source)
@@ -83,7 +84,9 @@ def _requested(model: ModelSection, source: Source) -> list[Located]:
         named = RevisionSelection(RevisionPattern("step{step}"), steps).chosen([]) if steps else [("main", None)]
         absent = Outcome("missing", str(error))
         return [
-            Located(revision, step, suite=model.suite, model=model.model, source=model.source).with_outcome(absent)
+            Located(
+                revision, step, suite=model.suite, model=model.model, source=model.source, baseline=default
+            ).with_outcome(absent)
             for revision, step in named
         ]
     unnamed = Located(
@@ -94,6 +97,7 @@ def _requested(model: ModelSection, source: Source) -> list[Located]:
         source=model.source,
         base=model.base,
         base_revision=model.base_revision,
+        baseline=baseline_of(model.baseline, revisions, f"{model.suite}/{model.model}", default),
     )
     return [
         replace(unnamed, revision=revision, step=step, fingerprint=source.fingerprint(revision))

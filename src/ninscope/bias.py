@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import ChosenNeurons
 from ninscope.exact.whole import ExactAnalysis, analyse_networks
-from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings
+from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings, named_baseline
 from ninscope.measuring import Measurement, exact_measurement
 from ninscope.multifractal.emergence import compared, emergence_of
 from ninscope.multifractal.means import known_std, without_spectrum
@@ -28,7 +29,7 @@ SMALLEST = 16
 COLUMNS = {
     "revision": "string", "step": "Int64", "method": "string", "nodes_per_layer": "Int64", "samples": "int64",
     "nodes": "int64", "alpha0": "float64", "alpha0_std": "float64", "width": "float64", "width_std": "float64",
-    "emergence": "float64", "emergence_std": "float64", "message": "string",
+    "emergence": "float64", "emergence_std": "float64", "message": "string", "baseline": "string",
 }  # fmt: skip
 
 
@@ -40,29 +41,34 @@ def sampling_bias(
     seed: int = Parameters.seed,
     workers: int | None = None,
     trust_duplicates: bool = False,
+    baseline: str | int | None = None,
     **parameters: Any,
 ) -> pd.DataFrame:
     """One row for each number of neurons per layer, then one for the whole network (method exact, nodes_per_layer missing).
 
     source: as in `ninscope.measure`. revision: which one (default: the last by step). nodes_per_layer: numbers of neurons
     (default: 16, 32, 64, ... as long as the largest layer has more). samples, seed: these choose the same neurons as in
-    `measure`. parameters: q, transfer, max_distance, min_degree, derivative. workers: threads (default: one a core).
+    `measure`. parameters: q, transfer, max_distance, min_degree, derivative. workers: threads (default: one a core). baseline:
+    what E compares with, as in `measure_all`.
 
-    alpha0, width: means over samples, with their standard deviations (n - 1); emergence: E of the means against step 0 of the
-    same source, from samples of the same size; emergence_std: over samples, each against its own neurons at step 0. Values
+    alpha0, width: means over samples, with their standard deviations (n - 1); emergence: E of the means against the baseline,
+    from samples of the same size; emergence_std: over samples, each against its own neurons at the baseline. Values
     are missing where they do not exist, or where the audit found that E would be false (unless trust_duplicates), and `message`
     says why.
 
     Raises RequestError: a wrong source or parameter. Raises CheckpointError: the checkpoint is missing or cannot be analysed, or
-    step 0 cannot.
+    the baseline cannot.
     """
     chosen = parameters_of_call({**parameters, "nodes_per_layer": 1, "samples": samples, "seed": seed}, exact=False)
     if chosen.log_count is not None:
         raise RequestError("logarithmic radii depend on the sample; the sampling bias is measured on integer radii")
     opened = open_source(source)
-    siblings = {located.revision: located for located in locate_siblings(opened, revision, trust_duplicates)}
+    chosen_baseline = named_baseline(opened, baseline)
+    siblings = {
+        located.revision: located for located in locate_siblings(opened, revision, trust_duplicates, chosen_baseline)
+    }
     name = list(siblings)[-1] if revision is None else revision
-    start_name = next((located.revision for located in siblings.values() if located.step == 0), None)
+    start_name = next((other for other, found in siblings.items() if chosen_baseline.is_at(other, found.step)), None)
     threads = threads_of(workers)
     siblings[name], now = _measured(opened, siblings[name], nodes_per_layer, chosen, threads)
     start = now if start_name == name else {}
@@ -72,11 +78,12 @@ def sampling_bias(
         except CheckpointError as error:
             raise CheckpointError(error.status, f"{start_name}, which E compares with: {error}") from None
     # Judged once more, with what the headers say.
-    audited = audit_revisions(list(siblings.values()), trust_duplicates=trust_duplicates)
+    audited = audit_revisions(list(siblings.values()), baseline=chosen_baseline, trust_duplicates=trust_duplicates)
     located = next(located for located in audited if located.revision == name)
     located.check()
     rows = [
-        {"revision": name, "step": located.step} | _row(size, now[size], start.get(size), located.no_emergence)
+        {"revision": name, "step": located.step}
+        | _row(size, now[size], start.get(size), located.no_emergence, chosen_baseline)
         for size in [*(size for size in now if size is not None), None]
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
@@ -139,8 +146,10 @@ def _neurons(network: NeuronNetwork, size: int, sample: int, seed: int) -> dict[
     return {layer.name: sampled_neurons(seed, sample, layer.sample_group, layer.size, size) for layer in network.layers}
 
 
-def _row(size: int | None, now: Measurement, start: Measurement | None, no_emergence: str) -> dict[str, Any]:
-    comparison = compared(now, start, no_emergence)
+def _row(
+    size: int | None, now: Measurement, start: Measurement | None, no_emergence: str, baseline: Baseline
+) -> dict[str, Any]:
+    comparison = compared(now, start, no_emergence, baseline.label)
     pairs = zip(now.samples, start.samples, strict=True) if start is not None and not no_emergence else ()
     values = [emergence_of(after.alpha0, after.width, before.alpha0, before.width) for after, before in pairs]
     return {
@@ -154,5 +163,6 @@ def _row(size: int | None, now: Measurement, start: Measurement | None, no_emerg
         "width_std": now.width_std,
         "emergence": comparison.emergence,
         "emergence_std": known_std(values),
+        "baseline": baseline.label,
         "message": "; ".join(clause for clause in (now.message, comparison.message) if clause),
     }

@@ -1,5 +1,8 @@
 """Checks of values that a user gives, shared by everything that takes them."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 import numpy as np
 
 from ninscope.errors import RequestError
@@ -15,3 +18,10 @@ def checked_integer(name: str, value: object, low: int, high: int, other: str = 
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
         raise RequestError(f"{name} is {value!r}; an integer from {low} to {high}{other} was expected")
     return int(value)
+
+
+def did_you_mean(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known name that is spelled most like a given one, in words; empty where none is like it."""
+    by_lower = {name.lower(): name for name in known}
+    similar = get_close_matches(given.lower(), by_lower, n=1, cutoff=cutoff)
+    return f"; did you mean {by_lower[similar[0]]!r}?" if similar else ""

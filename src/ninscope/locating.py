@@ -11,6 +11,7 @@ from typing import TypeVar
 from ninscope.architectures import DEFAULT_READING, Reading, unlike
 from ninscope.auditing import identified_revision, look_at
 from ninscope.checkpoints.audit import Finding, Seen, falsified, findings, unsure
+from ninscope.checkpoints.baseline import STEP_0, Baseline, baseline_of
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.tensors import Checkpoint
@@ -174,26 +175,34 @@ def failed(located: Located, error: CheckpointError) -> Located:
 
 
 def locate_siblings(
-    source: Source, revision: str | None = None, trust_duplicates: bool = False, baseline_step: int = 0
+    source: Source, revision: str | None = None, trust_duplicates: bool = False, baseline: Baseline = STEP_0
 ) -> list[LocatedRevision]:
     """All revisions of a source, by step, identified and audited; no header is read.
 
-    Local files are hashed only where they may be equal to another's. revision: one to be located too where the source does not
-    list it (main, a tag). Raises RequestError.
+    Local files are hashed only where they may be equal to another's. revision: one to be located too, as is a named baseline,
+    where the source does not list it (main, a tag). Raises RequestError.
     """
-    named = () if revision is None else (revision,)
+    named = [name for name in (baseline.revision, revision) if name is not None]
     listed = [(name, source.step_of(name)) for name in dict.fromkeys((*source.revisions(), *named))]
     located = [
         LocatedRevision(seen.revision, seen.step, seen.status, seen.message, seen.passing, seen.identity)
         for seen in look_at(source, listed, thorough=False)
     ]
-    return audit_revisions(located, trust_duplicates=trust_duplicates, baseline_step=baseline_step)
+    return audit_revisions(located, baseline=baseline, trust_duplicates=trust_duplicates)
+
+
+def named_baseline(source: Source, requested: str | int | None) -> Baseline:
+    """The baseline that a user names, of all that the source has (`baseline_of`). Raises RequestError."""
+    listed = source.revisions()
+    if isinstance(requested, str) and requested not in listed and requested in source.names():
+        listed = [*listed, requested]
+    return baseline_of(requested, [(name, source.step_of(name)) for name in listed], source.label)
 
 
 def audit_revisions(
     located: Sequence[Located],
     siblings: Sequence[Seen] = (),
-    baseline_step: int = 0,
+    baseline: Baseline = STEP_0,
     trust_duplicates: bool = False,
 ) -> list[Located]:
     """The revisions of one model, each with what the audit says of it among the others and `siblings`, which nobody asked for.
@@ -202,10 +211,10 @@ def audit_revisions(
     known one is unsupported. One that is wired otherwise than the baseline has no E. A duplicate has none, nor has any revision
     where the baseline is a duplicate, unless duplicates are trusted.
     """
-    located = _comparable(located, baseline_step)
+    located = _comparable(located, baseline)
     seen = [*(_seen(revision) for revision in located), *siblings]
     judged = findings(seen)
-    reasons = {} if trust_duplicates else falsified(judged, baseline_step)
+    reasons = {} if trust_duplicates else falsified(judged, baseline)
     unknown = unsure(seen)
     return [
         _settled(
@@ -215,13 +224,13 @@ def audit_revisions(
     ]
 
 
-def _comparable(located: Sequence[Located], baseline_step: int) -> list[Located]:
+def _comparable(located: Sequence[Located], baseline: Baseline) -> list[Located]:
     families = {
         revision.revision: {wiring.family: wiring.note for wiring in revision.wirings if wiring.family}
         for revision in located
     }
     strangers = unlike(families)
-    start = next((revision for revision in located if revision.step == baseline_step and revision.wirings), None)
+    start = next((other for other in located if baseline.is_at(other.revision, other.step) and other.wirings), None)
     compared = []
     for revision in located:
         if revision.ok and revision.revision in strangers:

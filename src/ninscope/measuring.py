@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 
 from ninscope.architectures.layout import parts_of
+from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.exact.whole import ExactAnalysis, exact_analysis, uncounted_layers
-from ninscope.locating import LocatedRevision, Wiring, audit_revisions, failed, locate_siblings, revision_of
+from ninscope.locating import (
+    LocatedRevision,
+    Wiring,
+    audit_revisions,
+    failed,
+    locate_siblings,
+    named_baseline,
+    revision_of,
+)
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import compared
 from ninscope.multifractal.means import known_std, without_spectrum
@@ -132,7 +141,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of one revision: a spectrum, or the status and message that say why there is none."""
+    """The result of one revision: a spectrum, or the status and message that say why there is none.
+
+    emergence: E against the revision `baseline`; NaN, with the message saying why, where there is none.
+    """
 
     revision: str
     step: int | None
@@ -140,6 +152,7 @@ class Measured:
     message: str
     spectrum: Measurement | None
     emergence: float = math.nan
+    baseline: str = ""
 
 
 def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
@@ -303,11 +316,13 @@ def measure_all(
     base: str | None = None,
     base_revision: str | None = None,
     layers: bool = True,
+    baseline: str | int | None = None,
     **parameters: Any,
 ) -> list[Measured]:
-    """Every revision of a source (or the one named), in step order, each with E against step 0 of the same source.
+    """Every revision of a source (or the one named), in step order, each with E against the baseline of the same source.
 
-    For one revision step 0 is measured too where the source has it, for E. All revisions are audited first, and where two
+    baseline: what E compares with: a revision, a step, or "first", the first by step (default: step 0 where there is one).
+    For one revision the baseline is measured too where the source has it. All revisions are audited first, and where two
     steps have the same weights there is no E that either would falsify (status duplicate), unless trust_duplicates.
 
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each, with
@@ -316,8 +331,10 @@ def measure_all(
     """
     chosen = parameters_of_call(parameters, exact)
     opened = open_source(source, base, base_revision)
-    siblings = {located.revision: located for located in locate_siblings(opened, revision, trust_duplicates)}
-    names = list(siblings) if revision is None else _with_start(siblings, revision)
+    chosen_baseline = named_baseline(opened, baseline)
+    located_siblings = locate_siblings(opened, revision, trust_duplicates, chosen_baseline)
+    siblings = {located.revision: located for located in located_siblings}
+    names = list(siblings) if revision is None else _with_start(siblings, revision, chosen_baseline)
 
     threads = threads_of(workers)
     # Checkpoints are measured side by side; where there are fewer than threads, each is split over several.
@@ -336,16 +353,17 @@ def measure_all(
     # Judged once more, with what their headers say.
     audited = audit_revisions(
         [results[name][0] if name in results else siblings[name] for name in siblings],
+        baseline=chosen_baseline,
         trust_duplicates=trust_duplicates,
     )
     judged = [(located, results[located.revision][1]) for located in audited if located.revision in results]
-    rows = _rows(judged, trust_duplicates)
+    rows = _rows(judged, chosen_baseline, trust_duplicates)
     return rows if revision is None else [row for row in rows if row.revision == revision]
 
 
-def _with_start(siblings: Mapping[str, LocatedRevision], revision: str) -> list[str]:
+def _with_start(siblings: Mapping[str, LocatedRevision], revision: str, baseline: Baseline) -> list[str]:
     """The revision, and before it the one that E compares it with."""
-    starts = [name for name, located in siblings.items() if located.step == 0 and name != revision]
+    starts = [name for name, located in siblings.items() if baseline.is_at(name, located.step) and name != revision]
     return [*starts[:1], revision]
 
 
@@ -372,20 +390,25 @@ def _measured_revision(
         return replace(located, status="failed", message=message), None
 
 
-def _rows(judged: list[tuple[LocatedRevision, Measurement | None]], trust_duplicates: bool) -> list[Measured]:
+def _rows(
+    judged: list[tuple[LocatedRevision, Measurement | None]], baseline: Baseline, trust_duplicates: bool
+) -> list[Measured]:
     usable = [measurement if located.ok else None for located, measurement in judged]
-    starts = [
-        measurement
-        for (located, _), measurement in zip(judged, usable, strict=True)
-        if located.step == 0 and measurement
-    ]
+    start_name, start = next(
+        (
+            (located.revision, measurement)
+            for (located, _), measurement in zip(judged, usable, strict=True)
+            if measurement and baseline.is_at(located.revision, located.step)
+        ),
+        ("", None),
+    )
     rows = []
     for (located, _), measurement in zip(judged, usable, strict=True):
         row = _row(located, measurement, trust_duplicates)
         if measurement is not None:
-            comparison = compared(measurement, starts[0] if starts else None, located.no_emergence)
+            comparison = compared(measurement, start, located.no_emergence, baseline.label)
             message = "; ".join(clause for clause in (row.message, comparison.message) if clause)
-            row = replace(row, message=message, emergence=comparison.emergence)
+            row = replace(row, message=message, emergence=comparison.emergence, baseline=start_name)
         rows.append(row)
     return rows
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ninscope.checkpoints.audit import Seen, falsified, findings, verdict
+from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.errors import MAX_MESSAGE, CheckpointError
 
@@ -135,7 +136,7 @@ def test_revisions_without_a_step_never_conflict(revisions):
 @given(histories)
 def test_e_is_withheld_of_duplicates_or_of_all(revisions):
     found = findings(revisions)
-    reasons = falsified(found, 0)
+    reasons = falsified(found)
     starts = [one.revision for one in found if one.step == 0 and one.status == "duplicate"]
     if starts:  # whichever of them E would be compared with
         assert set(reasons) == {one.revision for one in found}
@@ -277,8 +278,8 @@ class TestVerdict:
 
     def test_another_baseline(self):
         found = findings(suite(*"abcb"))
-        assert set(falsified(found, 1)) == {"step0", "step1", "step2", "step3"}
-        assert set(falsified(found, 2)) == {"step1", "step3"}
+        assert set(falsified(found, Baseline(1))) == {"step0", "step1", "step2", "step3"}
+        assert set(falsified(found, Baseline(2))) == {"step1", "step3"}
 
     def test_a_start_that_is_missing_falsifies_nothing(self):
         assert falsified(findings([missing(0), *suite(*"abc")[1:]])) == {}

@@ -111,7 +111,7 @@ def test_a_single_checkpoint_has_no_emergence_and_it_is_said(single):
     assert found["revision"].tolist() == ["final"] * 3
     assert found[["step", "emergence", "emergence_std"]].isna().all(axis=None)
     assert found[["alpha0", "width"]].notna().all(axis=None)
-    assert found["message"].tolist() == ["no E: there is no usable step0 to compare with"] * 3
+    assert found["message"].str.startswith("no E: there is no usable step0 to compare with; ").tolist() == [True] * 3
     same(found, ninscope.sampling_bias(str(single), "final", nodes_per_layer=[4, 8], **ASKED))
 
 

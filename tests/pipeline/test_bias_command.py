@@ -19,7 +19,7 @@ FEW = ("--nodes-per-layer", "4,8", "--samples", "2")
 COLOURS = {"alpha0": "#2a6f97", "width": "#8d5524", "emergence": "#2d6a4f"}
 KEYS = [
     "revision", "step", "method", "nodes_per_layer", "samples", "nodes", "alpha0", "alpha0_std", "width", "width_std",
-    "emergence", "emergence_std", "message",
+    "emergence", "emergence_std", "message", "baseline",
 ]  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_step_0_has_no_emergence_to_draw(suite, figure):
     assert_drawn(figure, ["alpha0", "width"])
     said = said_in_panels(ninscope.sampling_bias(suite, "step0", [4], 2))
     assert said[:2] == ["", ""]
-    assert "step 0 is what E compares with" in said[2]
+    assert "step0 is what E compares with" in said[2]
 
 
 def test_a_network_without_edges_is_said_to_be_one(tmp_path, figure):

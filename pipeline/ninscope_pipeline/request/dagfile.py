@@ -3,7 +3,6 @@
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 from pydantic_core import ErrorDetails
 
 from ninscope.architectures.described import Description, description_of
+from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
 from ninscope.multifractal.emergence import MAX_REPLICATES, MIN_REPLICATES, Bootstrap
 from ninscope_pipeline.request.analyses import Analysis, AnalysisSection, VariantSection, analyses
@@ -230,9 +230,7 @@ def _suggestion(keys: Sequence[str]) -> str:
     sections: list[type[BaseModel]] = [dag_type()]
     for table in tables:
         sections = [section for parent in sections for section in _sections_in(_types_by_key(parent).get(table))]
-    by_lower = {key.lower(): key for section in sections for key in _types_by_key(section)}
-    similar = get_close_matches(unknown.lower(), by_lower, n=1, cutoff=0.7)
-    return f"; did you mean {by_lower[similar[0]]!r}?" if similar else ""
+    return did_you_mean(unknown, [key for section in sections for key in _types_by_key(section)], cutoff=0.7)
 
 
 def _types_by_key(section: type[BaseModel]) -> dict[str, Any]:

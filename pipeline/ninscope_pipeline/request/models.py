@@ -73,7 +73,8 @@ class ModelSection(Strict):
     """One model's checkpoints, or with `seeds` one a seed, {seed} in `model` and `source` being replaced.
 
     evaluations: a CSV of losses or benchmark results by revision, shown beside E. base: the checkpoints are LoRA adapters, and
-    each is merged into this model, at base_revision (`open_source`).
+    each is merged into this model, at base_revision (`open_source`). baseline: what E compares with: a revision or a step among
+    `revisions`, or "first".
     """
 
     suite: Name
@@ -84,6 +85,7 @@ class ModelSection(Strict):
     evaluations: str | None = None
     base: Annotated[str, Field(min_length=1)] | None = None
     base_revision: Annotated[str, Field(min_length=1)] | None = None
+    baseline: Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)] | None = None
 
     _revisions = field_validator("revisions")(_checked_revisions)
 
@@ -116,8 +118,8 @@ class ModelSection(Strict):
         for seed in self.seeds or ():
             replaced = {
                 name: value.replace(SEED, str(seed))
-                for name in ("model", "source", "evaluations", "base", "base_revision")
-                if (value := getattr(self, name)) is not None
+                for name in ("model", "source", "evaluations", "base", "base_revision", "baseline")
+                if isinstance(value := getattr(self, name), str)
             }
             yield self.model_copy(update=replaced | {"seeds": None})
         if self.seeds is None:

@@ -1,12 +1,13 @@
-"""Emergence: E of every checkpoint of a model against its baseline step, with its interval (stage `emergence`)."""
+"""Emergence: E of every checkpoint of a model against its baseline, with its interval (stage `emergence`)."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import Bootstrap, compared
 from ninscope_pipeline.outcome import with_log
@@ -60,6 +61,10 @@ class EmergenceWork:
     section: "EmergenceSection"
     model: tuple[str, str]
     analysis: tuple[str, str]
+    baseline: Baseline = STEP_0
+
+    def is_baseline(self, spectrum: SpectrumAtStep) -> bool:
+        return self.baseline.is_at(spectrum.revision, spectrum.step)
 
 
 class EmergenceStage(Stage[EmergenceWork]):
@@ -80,12 +85,13 @@ class EmergenceStage(Stage[EmergenceWork]):
                         history.append(SpectrumAtStep(located.revision, located.step, job.key, *judged))
                 if history:
                     label = "/".join(model) + ("" if alone else f" {analysis.name}")
-                    work = EmergenceWork(stage, tuple(history), section, model, (analysis.variant, analysis.method))
+                    names = (analysis.variant, analysis.method)
+                    work = EmergenceWork(stage, tuple(history), section, model, names, checkpoints[0].baseline)
                     yield Job(self.name, emergence_key(work), label, work)
 
     def make(self, store: ArtefactStore, job: Job[EmergenceWork]) -> Artefact:
         work = job.work
-        history, section = work.history, work.section
+        history = work.history
         measured = [
             stored_measurement(store.read(work.stage, spectrum.key, only=CURVES_AND_PARTS)) for spectrum in history
         ]
@@ -93,15 +99,15 @@ class EmergenceStage(Stage[EmergenceWork]):
             (
                 measurement
                 for spectrum, measurement in zip(history, measured, strict=True)
-                if spectrum.step == section.baseline_step
+                if work.is_baseline(spectrum)
             ),
             None,
         )
         rows = [
-            _row(measurement, start, section, spectrum.no_e)
+            _row(measurement, start, work, spectrum.no_e)
             for measurement, spectrum in zip(measured, history, strict=True)
         ]
-        arrays, attributes = _of_parts(measured, start, history, section)
+        arrays, attributes = _of_parts(measured, start, work)
         return Artefact(
             {"values": np.array([values for values, _ in rows]).reshape(-1, len(_COLUMNS)), **arrays},
             {
@@ -116,7 +122,8 @@ class EmergenceStage(Stage[EmergenceWork]):
 
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.ablations import ablations_figure
-        from ninscope.report.figures import comparison_figure, emergence_figure
+        from ninscope.report.benchmarks_figure import benchmarks_figure
+        from ninscope.report.figures import comparison_figure, emergence_figure, series_of
         from ninscope.report.parts_figure import groupings_of, parts_figure
 
         for model in tables.models:
@@ -124,6 +131,12 @@ class EmergenceStage(Stage[EmergenceWork]):
                 f"{model.stem}-emergence.png",
                 emergence_figure(model.table("emergence"), model.table("benchmarks"), model.name, model.table("nulls")),
             )
+            benchmarks = model.table("benchmarks")
+            if any(metric != "loss" for _, metric in series_of(benchmarks)):  # a loss stands beside E already
+                yield (
+                    f"{model.stem}-benchmarks.png",
+                    benchmarks_figure(model.table("emergence"), benchmarks, model.name),
+                )
             rows = model.every_row("emergence")
             default_rows = rows[rows["variant"] == DEFAULT]
             if groupings_of(default_rows):
@@ -138,20 +151,21 @@ class EmergenceStage(Stage[EmergenceWork]):
 
 def emergence_key(work: EmergenceWork) -> str:
     """What E of a model depends on: which spectra it is computed from, and the section [emergence]."""
+    default = Baseline(work.section.baseline_step)  # of a file whose models name none
     return content_key(
         EmergenceStage.name,
         EmergenceStage.version,
         spectra=work.stage,
         members=[spectrum.described() for spectrum in work.history],
         asked=work.section.model_dump(),
+        **({} if work.baseline == default else {"baseline": astuple(work.baseline)}),
     )
 
 
 def _of_parts(
     measured: Sequence[Measurement],
     start: Measurement | None,
-    history: Sequence[SpectrumAtStep],
-    section: "EmergenceSection",
+    work: EmergenceWork,
 ) -> tuple[dict[str, np.ndarray], dict]:
     """(arrays, attributes) of the parts that the spectra know, each against the same part of the baseline; else both empty.
 
@@ -160,6 +174,7 @@ def _of_parts(
     names = list(dict.fromkeys(name for measurement in measured for name in measurement.parts))
     if not names:
         return {}, {}
+    history = work.history
     values = np.full((len(history), len(names), len(_COLUMNS)), np.nan)
     messages = [[""] * len(names) for _ in history]
     warnings = [[""] * len(names) for _ in history]
@@ -170,7 +185,7 @@ def _of_parts(
                 continue
             now = measurement.part(name)
             before = start.part(name) if start is not None and name in start.parts else None
-            values[row, column], note = _row(now, before, section, spectrum.no_e)
+            values[row, column], note = _row(now, before, work, spectrum.no_e)
             known = spectrum.no_e or not note.startswith("no E")
             messages[row][column] = note if known else f"{note} (of this part)"
             warnings[row][column] = now.warning
@@ -178,11 +193,10 @@ def _of_parts(
     return {"part_values": values}, described
 
 
-def _row(
-    now: Measurement, start: Measurement | None, section: "EmergenceSection", no_e: str
-) -> tuple[list[float], str]:
+def _row(now: Measurement, start: Measurement | None, work: EmergenceWork, no_e: str) -> tuple[list[float], str]:
+    section = work.section
     bootstrap = Bootstrap(section.replicates, section.confidence, section.seed)
-    value, low, high, message = compared(now, start, no_e, section.baseline_step, bootstrap)
+    value, low, high, message = compared(now, start, no_e, work.baseline.label, bootstrap)
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
     return [*own, value, low, high, now.r2_mass_mean, now.r2_partition], message
 
@@ -222,7 +236,8 @@ def _rows(results: "Results") -> list[Row]:
         shared: dict[str, Any] = {
             "method": method,
             "variant": variant,
-            "baseline_step": results.request.dag.emergence.baseline_step,
+            "baseline_step": job.work.baseline.step,
+            "baseline": job.work.baseline.label,
         }
         stored = _stored_rows(results.store.read(*job.id)) if results.store.has(*job.id) else _failed_rows(job)
         for row in stored:
@@ -249,7 +264,7 @@ EmergenceStage.tables = (
             "method": "string", "alpha0": "float64", "alpha0_std": "float64", "width": "float64", "width_std": "float64",
             "emergence": "float64", "emergence_low": "float64", "emergence_high": "float64", "baseline_step": "Int64",
             "status": "string", "message": "string", "r2_mass_mean": "float64", "r2_partition": "float64",
-            "warning": "string", "variant": "string", "part": "string",
+            "warning": "string", "variant": "string", "part": "string", "baseline": "string",
         },
         _rows,
     ),

@@ -334,10 +334,7 @@ def _networks(run: ModelRun[Recipe], results: "Results") -> tuple[Measurement | 
     located = run.located
     siblings = results.of_model(located.suite, located.model)
     base = next(checkpoint for checkpoint in siblings if checkpoint.located.revision == located.revision)
-    step = results.request.dag.emergence.baseline_step
-    start = next(
-        (checkpoint for checkpoint in siblings if checkpoint.located.step == step and _exact(checkpoint, results)), None
-    )
+    start = next((other for other in siblings if other.located.is_baseline and _exact(other, results)), None)
     return (
         _exact(base, results),
         None if start is None else _exact(start, results),

@@ -125,29 +125,28 @@ def stored_nulls(artefact: Artefact) -> list[NullModel]:
 
 def _rows(results: "Results") -> Iterator[Row]:
     """E of a null model is against the same null model of the baseline step, sample by sample."""
-    baseline_step = results.request.dag.emergence.baseline_step
     for checkpoints in results.by_model():
         stored = [
             (checkpoint, stored_nulls(results.store.read(*checkpoint.jobs[NullsStage.name].id)))
             for checkpoint in checkpoints
             if NullsStage.name in checkpoint.jobs and checkpoint.outcomes[NullsStage.name].ok
         ]
-        start = next((nulls for checkpoint, nulls in stored if checkpoint.located.step == baseline_step), [])
+        start = next((nulls for checkpoint, nulls in stored if checkpoint.located.is_baseline), [])
         baseline = {null.null: null for null in start}
         for checkpoint, nulls in stored:
             no_emergence = checkpoint.located.no_emergence
             for null in nulls:
                 before = None if no_emergence else baseline.get(null.null)
-                row = _row(null, before, baseline_step, no_emergence)
+                row = _row(null, before, checkpoint.located.baseline.label, no_emergence)
                 yield checkpoint.row_keys | {"variant": DEFAULT} | row
 
 
-def _row(now: NullModel, start: NullModel | None, baseline_step: int, no_emergence: str) -> Row:
+def _row(now: NullModel, start: NullModel | None, baseline: str, no_emergence: str) -> Row:
     means = MeanSpectrum(now.alpha0, now.width)
     start_means = None if start is None else MeanSpectrum(start.alpha0, start.width)
     pairs = () if start is None else zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
     emergence_of_draws = [emergence_of(*numbers) for numbers in pairs]
-    notes = (now.message, no_emergence or why_undefined(means, start_means, baseline_step))
+    notes = (now.message, no_emergence or why_undefined(means, start_means, baseline))
     return {
         "null": now.null, "alpha0": means.alpha0, "width": means.width, "emergence": emergence_between(means, start_means),
         "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(emergence_of_draws),

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.checkpoints.identity import Identity
 from ninscope.errors import CheckpointError, one_line
 
@@ -109,31 +110,31 @@ def _finding(row: Seen, copies: Mapping[str, tuple[str, ...]], unlike: tuple[str
     )
 
 
-def falsified(rows: Sequence[Finding], baseline_step: int = 0) -> dict[str, str]:
+def falsified(rows: Sequence[Finding], baseline: Baseline = STEP_0) -> dict[str, str]:
     """Revisions whose E would be false, each with the reason in one clause: a baseline that is a duplicate falsifies all."""
-    baseline = _false_baseline(rows, baseline_step)
-    if baseline is None:
+    false_baseline = _false_baseline(rows, baseline)
+    if false_baseline is None:
         duplicates = [finding for finding in rows if finding.status == "duplicate"]
         return {finding.revision: f"no E: {finding.message} ({OVERRIDE})" for finding in duplicates}
-    reason = f"no E: the baseline {baseline.revision} is a duplicate ({baseline.message}; {OVERRIDE})"
+    reason = f"no E: the baseline {false_baseline.revision} is a duplicate ({false_baseline.message}; {OVERRIDE})"
     return {finding.revision: reason for finding in rows}
 
 
-def verdict(rows: Sequence[Finding], baseline_step: int = 0) -> str:
+def verdict(rows: Sequence[Finding], baseline: Baseline = STEP_0) -> str:
     """One line: how many revisions have which status, and what follows for E."""
     counted = Counter(finding.status for finding in rows)
     listed = ", ".join(f"{number} {status}" for status, number in counted.items() if status != "ok")
     line = f"{counted['ok']} of {len(rows)} revisions ok" + (f"; {listed}" if listed else "")
-    if _false_baseline(rows, baseline_step) is not None:
+    if _false_baseline(rows, baseline) is not None:
         return f"{line}; its baseline is a duplicate, so no E against it means anything"
     if counted["duplicate"]:
         return f"{line}; no E is given for the duplicates"
     return line
 
 
-def _false_baseline(rows: Sequence[Finding], step: int) -> Finding | None:
+def _false_baseline(rows: Sequence[Finding], baseline: Baseline) -> Finding | None:
     """A revision that E may be compared with and that is a duplicate; several may state the step."""
-    return next((finding for finding in rows if finding.step == step and finding.status == "duplicate"), None)
+    return next((row for row in rows if baseline.is_at(row.revision, row.step) and row.status == "duplicate"), None)
 
 
 def unsure(seen: Sequence[Seen]) -> str:

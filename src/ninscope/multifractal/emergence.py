@@ -12,6 +12,8 @@ from ninscope.errors import RequestError
 from ninscope.multifractal.origin import Origin
 
 MIN_REPLICATES, MAX_REPLICATES = 100, 1_000_000
+STEP_0 = "step0"  # what messages call the baseline that nobody chose
+CHOOSE_BASELINE = 'baseline = "first", or a revision, chooses another (--baseline on the command line)'
 
 
 class HasSpectrum(Protocol):
@@ -61,25 +63,26 @@ class Comparison(NamedTuple):
 
 @overload
 def compared(
-    now: HasSamples, start: HasSamples | None, no_emergence: str, baseline_step: int, bootstrap: Bootstrap
+    now: HasSamples, start: HasSamples | None, no_emergence: str, baseline: str, bootstrap: Bootstrap
 ) -> Comparison: ...
 
 
 @overload
 def compared(
-    now: HasSpectrum, start: HasSpectrum | None, no_emergence: str = "", baseline_step: int = 0
+    now: HasSpectrum, start: HasSpectrum | None, no_emergence: str = "", baseline: str = STEP_0
 ) -> Comparison: ...
 
 
 def compared(
-    now: Any, start: Any, no_emergence: str = "", baseline_step: int = 0, bootstrap: Bootstrap | None = None
+    now: Any, start: Any, no_emergence: str = "", baseline: str = STEP_0, bootstrap: Bootstrap | None = None
 ) -> Comparison:
-    """E of a checkpoint against the baseline step, or why there is none. Every command takes it from here.
+    """E of a checkpoint against its baseline, or why there is none. Every command takes it from here.
 
-    no_emergence: why the audit allows no E, or empty. bootstrap: how to draw the interval; None: none is drawn.
+    no_emergence: why the audit allows no E, or empty. baseline: what messages call the revision that E compares with.
+    bootstrap: how to draw the interval; None: none is drawn.
     Raises RequestError when the two have different numbers of samples.
     """
-    if reason := no_emergence or why_undefined(now, start, baseline_step):
+    if reason := no_emergence or why_undefined(now, start, baseline):
         return Comparison(math.nan, math.nan, math.nan, reason)
     value = emergence(now, start)
     if bootstrap is None:
@@ -139,16 +142,16 @@ def emergence_of(alpha0: float, width: float, start_alpha0: float, start_width: 
     return width / start_width * math.log(start_alpha0 / alpha0)
 
 
-def why_undefined(now: HasSpectrum, start: HasSpectrum | None, baseline_step: int = 0) -> str:
+def why_undefined(now: HasSpectrum, start: HasSpectrum | None, baseline: str = STEP_0) -> str:
     """Why E does not exist for these two, in one clause; empty where it does."""
     if start is None:
-        return f"no E: there is no usable step{baseline_step} to compare with"
+        return f"no E: there is no usable {baseline} to compare with; {CHOOSE_BASELINE}"
     if math.isnan(start.alpha0):
-        return f"no E: step{baseline_step} has no spectrum"
+        return f"no E: {baseline} has no spectrum"
     if math.isnan(now.alpha0):
         return "no E: this checkpoint has no spectrum"
     if start.width == 0:
-        return f"no E: the spectrum of step{baseline_step} has width 0 (every node alike)"
+        return f"no E: the spectrum of {baseline} has width 0 (every node alike)"
     if start.alpha0 <= 0 or now.alpha0 <= 0:
         return "no E: alpha0 is not positive"
     return ""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.transforms import ScaledTranslation
 
-from ninscope.report.figures import LINES
+from ninscope.report.figures import LINES, against
 from ninscope.report.layout import (
     arrange,
     draw_axes,
@@ -48,7 +48,7 @@ def _conclusions(analyses: list[tuple[str, str, pd.DataFrame]]) -> pd.DataFrame:
     conclusion_rows = []
     for variant, method, rows in analyses:
         own = _compared(defaults, method, rows)
-        rows = rows[rows["step"] != rows["baseline_step"]]
+        rows = rows[(rows["step"] != rows["baseline_step"]).fillna(True)]
         known, beside = rows["emergence"].dropna(), own["emergence"].dropna()
         both = known.index.intersection(beside.index)
         group, _, rest = variant.partition("-")
@@ -126,7 +126,9 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
         grid = above.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         panels = grid.ravel()
-        titled = title_above(above, f"{title}: E over training, one key of the analysis changed at a time")
+        titled = title_above(
+            above, f"{title}: E{against(emergence)} over training, one key of the analysis changed at a time"
+        )
         colours = {(row.variant, row.method): "black" for row in own}
         for axes, (group, rows) in zip(panels, groups, strict=False):
             names = list(rows["variant"].unique())

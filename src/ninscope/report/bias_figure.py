@@ -22,7 +22,7 @@ def bias_figure(table: pd.DataFrame, title: str) -> Figure:
         for axes, name, label, colour in (
             (panels[0], "alpha0", r"regularity $\alpha_0$", "#2a6f97"),
             (panels[1], "width", r"heterogeneity $w$", "#8d5524"),
-            (panels[2], "emergence", "degree of emergence E", "#2d6a4f"),
+            (panels[2], "emergence", f"E against {table['baseline'].iloc[0]}", "#2d6a4f"),
         ):
             axes.set_ylabel(label)
             reason = _why_empty(table, name)
@@ -46,6 +46,11 @@ def bias_figure(table: pd.DataFrame, title: str) -> Figure:
 
 
 def _why_empty(table: pd.DataFrame, name: str) -> str:
-    if name == "emergence" and (table["step"].fillna(-1) == 0).all():
-        return "step 0 is what E compares with: it is 0 there"
+    if name == "emergence" and _is_baseline(table):
+        return f"{table['baseline'].iloc[0]} is what E compares with: it is 0 there"
     return str(table["message"].iloc[-1]) if table[name].isna().all() else ""
+
+
+def _is_baseline(table: pd.DataFrame) -> bool:
+    revision, step, baseline = (table[name].iloc[0] for name in ("revision", "step", "baseline"))
+    return bool(baseline == revision or (pd.notna(step) and baseline == f"step{step}"))

@@ -24,6 +24,8 @@ LINES: dict[str, dict[str, Any]] = {
 }
 _WITHHELD = "#c1121f"
 _NULLS = {"shuffled": "#b5651d", "gaussian": "#d62898", "analytic": "#9d4edd"}
+_LOSSES = (("held_out", "loss"), ("eval", "loss"), ("train", "loss"))
+_TASKS = {"held_out": "held-out", "eval": "evaluation", "train": "training"}  # as a reader calls them
 _MORE_NULLS = ("#40916c", "#577590", "#bc6c25")  # of those that have no colour of their own
 
 
@@ -71,7 +73,8 @@ def emergence_figure(
 ) -> Figure:
     """alpha0, width and E against step: of the whole network, of samples with their spread, and of null models as bands.
 
-    emergence, benchmarks, nulls: rows of these tables of one model. The held-out loss stands beside E where it is known.
+    emergence, benchmarks, nulls: rows of these tables of one model. A result that came with the model stands beside E
+    (`beside_emergence`).
     """
     with styled():
         figure = Figure(figsize=(6.4, 7.6))
@@ -155,10 +158,12 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         axes = figure.add_subplot()
         models = emergence.dropna(subset=["step"]).groupby(["suite", "model"], sort=False)
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
-        several = emergence["method"].nunique() > 1
+        several, shared = emergence["method"].nunique() > 1, against(emergence)
         for ((_, model), rows), colour in zip(models, colours, strict=False):
             for method, part in methods(rows.sort_values("step")):
-                label = f"{model}, {method_label(method)}" if several else model
+                label = (f"{model}, {method_label(method)}" if several else str(model)) + (
+                    "" if shared else against(part)
+                )
                 withheld = int((part["status"] == "duplicate").sum())
                 if part["emergence"].isna().all():
                     label = f"{label} (no E)"
@@ -166,17 +171,53 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
                     label = f"{label} (no E of {withheld} duplicates)"
                 axes.plot(_x(part), part["emergence"], color=colour, label=label, **LINES[method])
         label_steps(axes, emergence["step"].dropna().unique())
-        axes.set(xlabel="training step (log axis)", ylabel="degree of emergence E", title="Degree of emergence")
+        axes.set(
+            xlabel="training step (log axis)", ylabel="degree of emergence E", title=f"Degree of emergence{shared}"
+        )
         _legend(axes)
         arrange(figure, np.array([[axes]]))
         draw_axes(figure, [axes])
         return figure
 
 
+def against(rows: pd.DataFrame) -> str:
+    """ " against step0": what E of these rows compares with, where it is one revision."""
+    names = rows["baseline"].dropna().unique() if "baseline" in rows else ()  # older tables do not name it
+    return f" against {names[0]}" if len(names) == 1 else ""
+
+
+def series_of(benchmarks: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """The results that came with a model by (task, metric), each by step, in the order of the table."""
+    known = benchmarks.dropna(subset=["step", "value"])
+    names = known[["task", "metric"]].drop_duplicates()
+    return {
+        (task, metric): known[(known["task"] == task) & (known["metric"] == metric)].sort_values("step")
+        for task, metric in names.itertuples(index=False)
+    }
+
+
+def beside_emergence(benchmarks: pd.DataFrame, wanted: tuple[str, str] | None = None) -> tuple[str, pd.DataFrame]:
+    """(what it is called, its rows by step) of the result that is drawn beside E; no rows where there is none.
+
+    wanted: its task and metric; without it the loss on held-out data, else on training data, else the first there is.
+    """
+    series = series_of(benchmarks)
+    order = [wanted] if wanted is not None else [*_LOSSES, *series]
+    name = next((name for name in order if name in series), None)
+    if name is None:
+        return "", benchmarks.iloc[:0]
+    return benchmark_label(*name), series[name]
+
+
+def benchmark_label(task: str, metric: str) -> str:
+    """ "held-out loss" """
+    return f"{_TASKS.get(task, task)} {metric}"
+
+
 def _emergence_panel(
     axes: Axes, rows: pd.DataFrame, benchmarks: pd.DataFrame, nulls: pd.DataFrame | None
 ) -> Axes | None:
-    """Draw E, and the held-out loss on a second ordinate; returns the axes of that, where the loss is known."""
+    """Draw E, and a result that came with the suite on a second ordinate; returns the axes of that, where there is one."""
     green, grey = "#2d6a4f", "#6c757d"
     lines, beside = [], None
     axes.set_ylabel("degree of emergence E", color=green)
@@ -189,7 +230,8 @@ def _emergence_panel(
             x = _x(part)
             low, high = (part[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=green, alpha=0.2, linewidth=0)
-            label = "E, whole network" if method == "exact" else "E, samples (band: bootstrap interval)"
+            shown = "whole network" if method == "exact" else "samples (band: bootstrap interval)"
+            label = f"E{against(rows)}, {shown}"
             lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **LINES[method])
         lines += dotted
         withheld = sorted(set(_x(rows[rows["status"] == "duplicate"]).tolist()))
@@ -197,16 +239,15 @@ def _emergence_panel(
             line = axes.axvline(position, color=_WITHHELD, linewidth=1, linestyle=":", label="no E: duplicate weights")
             lines += [line] * (number == 0)
         axes.axhline(0, color="black", linewidth=0.6)
-    loss = benchmarks[(benchmarks["task"] == "held_out") & (benchmarks["metric"] == "loss")].dropna(subset=["step"])
-    if len(loss):
-        loss = loss.sort_values("step")
+    name, results = beside_emergence(benchmarks)
+    if len(results):
         beside = axes.twinx()
         beside.spines["right"].set_visible(True)
         beside.grid(visible=False)
         lines += beside.plot(
-            _x(loss), loss["value"], marker="s", linestyle="-.", color=grey, markersize=3, label="held-out loss"
+            _x(results), results["value"], marker="s", linestyle="-.", color=grey, markersize=3, label=name
         )
-        beside.set_ylabel("held-out loss", color=grey)
+        beside.set_ylabel(name, color=grey)
     if lines:
         axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.55, 1.0), fontsize=7)
     return beside

@@ -7,6 +7,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ninscope.report.figures import against
 from ninscope.report.layout import arrange, bar_axes, draw_axes, label_places, say_nothing, styled, title_above
 from ninscope.report.step_axis import label_steps, position
 
@@ -58,7 +59,8 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
                 bar.ax.set_ylim(
                     np.nanmin([0, *rows[name]]) if column == 0 else None
                 )  # shades that do not occur are left out
-            panels[0, column].set_title(label, fontsize=9)
+            named = label + against(rows) if name == "emergence" else label
+            panels[0, column].set_title(named, fontsize=9)
             label_steps(panels[-1, column], steps, least=1.7)
             panels[-1, column].set_xlabel("training step (log axis)")
         arrange(figure, panels, above=above, bars=bars, heights=heights)
