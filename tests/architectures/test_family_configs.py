@@ -233,7 +233,9 @@ HINTS = {
 def test_the_first_form_of_olmo_is_named(model_type):
     config = {"model_type": model_type, "d_model": 24, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 80}
     tensors = dict.fromkeys(["model.transformer.blocks.0.att_proj.weight"])
-    with pytest.raises(CheckpointError, match=r"package hf_olmo .* use the repository whose name ends in -hf") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"package hf_olmo .* use the repository whose name ends in -hf"
+    ) as caught:
         architecture_of(config, tensors)
     assert caught.value.status == "unsupported"
 

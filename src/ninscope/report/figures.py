@@ -182,7 +182,7 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
 
 def against(rows: pd.DataFrame) -> str:
     """ " against step0": what E of these rows compares with, where it is one revision."""
-    names = rows["baseline"].dropna().unique() if "baseline" in rows else ()  # older tables do not name it
+    names = rows["baseline"].dropna().unique().tolist() if "baseline" in rows else []  # older tables do not name it
     return f" against {names[0]}" if len(names) == 1 else ""
 
 
