@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Sources are compiled once, even where the environment forbids it: the tests start hundreds of processes.
-export PYTHONDONTWRITEBYTECODE :=
+# Tests and benchmarks start many processes, each of which would compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo check test soak mutants lint bench suite figures clean help
 

@@ -51,10 +51,10 @@ def command(*arguments) -> Finished:
     return Finished(code, out.getvalue(), err.getvalue())
 
 
-def process(*arguments, **options) -> Finished:
-    """`ninscope ARGUMENTS` in a process of its own."""
+def process(*arguments, program: tuple[str, ...] = COMMAND, **options) -> Finished:
+    """`ninscope ARGUMENTS` in a process of its own. program: COMMAND or UNDRAWN."""
     ended = subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, **options
+        [*program, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, **options
     )
     return Finished(ended.returncode, ended.stdout, ended.stderr)
 

@@ -376,6 +376,7 @@ def test_no_two_studies_have_one_gpu(monkeypatch):
     gpus, most = Gpus(2), []
     monkeypatch.setattr("torch.cuda", gpus)
     monkeypatch.setattr(of_model, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(of_model, "gc", SimpleNamespace(collect=lambda: None))  # of all that the tests have imported
 
     def work(number: int) -> None:
         with of_model.a_gpu():

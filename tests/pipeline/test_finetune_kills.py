@@ -13,7 +13,7 @@ from driving import COMMAND, alive, command, contents, write_dag
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 from finetune_models import add_sections, finetune_section, language_task, neox_suite
-from models_here import _models_in_this_process  # noqa: F401 (fixture: the commands that are killed have their processes)
+from models_here import _models_in_this_process  # noqa: F401 (fixture: the command that is killed first has its processes)
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def dag(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dag) -> Path:
+def undisturbed(dag, undrawn) -> Path:
     """One fine-tune after the other, in this process."""
     ended = command("run", dag, "--runs-dir", dag.parent / "undisturbed", "--workers", "1")
     assert (ended.code, ended.says) == (0, [])

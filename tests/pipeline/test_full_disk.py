@@ -21,6 +21,8 @@ from ninscope_pipeline.outcome import Outcome, attempt
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
 from ninscope_pipeline.storing.store import ArtefactStore
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = {"blocks": 2, "width": 32, "heads": 4}
 STEPS = tuple(range(8))
 
@@ -33,7 +35,7 @@ def dag(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dag) -> Path:
+def undisturbed(dag, undrawn) -> Path:
     runs = dag.parent / "undisturbed"
     assert command("run", dag, "--runs-dir", runs).code == 0
     return runs / "tiny"

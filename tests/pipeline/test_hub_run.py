@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from driving import command, contents, process, write_dag
+from driving import UNDRAWN, command, contents, process, write_dag
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from hub_server import SIGNATURE, Fault, HubServer
 from huggingface_hub import constants
@@ -117,7 +117,15 @@ class TestTraffic:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         there = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
         done = process(
-            "run", dag(tmp_path), "--runs-dir", tmp_path / "runs", "--workers", 2, env=kept | there, cwd=tmp_path
+            "run",
+            dag(tmp_path),
+            "--runs-dir",
+            tmp_path / "runs",
+            "--workers",
+            2,
+            env=kept | there,
+            cwd=tmp_path,
+            program=UNDRAWN,
         )
         assert done.code == 0, done.err
         assert fetched(done) == sent(hub)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from driving import COMMAND, alive, command, contents, write_dag
+from driving import COMMAND, UNDRAWN, alive, command, contents, write_dag
 from suites import write_suite
 
 pytestmark = pytest.mark.slow
@@ -27,16 +27,16 @@ def dag(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def dag_of_processes(dag) -> Path:
-    """The same by worker processes."""
+    """The same by a worker process."""
     (dag.parent / "processes").mkdir()
-    cluster = {"kind": "local", "workers": 2, "processes": True}
+    cluster = {"kind": "local", "workers": 1, "processes": True}
     return write_dag(
         dag.parent / "processes" / "tiny.toml", dag.parent / "tiny", nodes_per_layer=32, samples=8, cluster=cluster
     )
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dag) -> Path:
+def undisturbed(dag, undrawn) -> Path:
     assert command("run", dag, "--runs-dir", dag.parent / "undisturbed").code == 0
     return dag.parent / "undisturbed" / "tiny"
 
@@ -73,7 +73,7 @@ def interrupted(dag: Path, runs: Path, moment: str, *signals: signal.Signals, pa
         return asked.exists() and asked.stat().st_mtime_ns != before and MOMENTS[moment](runs / "tiny")
 
     group = subprocess.Popen(
-        [*COMMAND, "run", str(dag), "--runs-dir", str(runs)],
+        [*UNDRAWN, "run", str(dag), "--runs-dir", str(runs)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening,
     )  # fmt: skip
     try:

@@ -180,22 +180,16 @@ def test_a_lock_is_kept_by_one_and_given_back_by_the_dead(folder, monkeypatch):
     assert is_current(folder, folder.tables, "key")
 
 
-WRITER = """
-    import sys
-    from ninscope_pipeline.storing.manifest import write_files
-    from ninscope_pipeline.storing.runfolder import RunFolder
-    folder, number = RunFolder(sys.argv[1]), sys.argv[2]
+def write_again_and_again(root: str, number: str) -> None:
+    folder = RunFolder(root)
     for _ in range(25):
         names = [f"{name}.parquet" for name in ("a", "b", "c", number)]
         write_files(folder, folder.tables, number, {name: number.encode() * 1000 for name in names})
-"""
 
 
 @pytest.mark.slow
 def test_sets_that_are_written_at_once_come_one_after_the_other(folder):
-    writers = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), str(folder.root), number]) for number in "123"
-    ]
+    writers = [Forked(write_again_and_again, folder.root, number) for number in "123"]
     seen = 0
     while any(writer.poll() is None for writer in writers):
         if not (folder.tables / "manifest.json").exists():
@@ -203,7 +197,7 @@ def test_sets_that_are_written_at_once_come_one_after_the_other(folder):
         with folder.locked("tables"):
             seen += any(is_current(folder, folder.tables, number) for number in "123")
         time.sleep(0.01)
-    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert [writer.poll() for writer in writers] == [0, 0, 0]
     assert seen > 0
     (last,) = [number for number in "123" if is_current(folder, folder.tables, number)]
     assert set(contents(folder.tables)) == {f"{name}.parquet" for name in ("a", "b", "c", last)} | {"manifest.json"}
