@@ -9,7 +9,7 @@ import numpy as np
 
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.measuring import Measurement
-from ninscope.multifractal.spectrum import Spectrum, fit_warning
+from ninscope.multifractal.spectrum import Spectrum, fit_warning, joined_warnings
 from ninscope_pipeline.stages.stage import Row, Table
 from ninscope_pipeline.storing.store import Artefact
 
@@ -166,6 +166,7 @@ def _numbered(measured: Measurement) -> Iterator[tuple[int, Spectrum, int]]:
 def _sample_rows(results: "Results") -> Iterator[Row]:
     for checkpoint, analysis, measured in _measured(results):
         exact = measured.method == "exact"
+        of_reading = checkpoint.located.wiring(analysis.parameters.reading).warning
         for number, sample, edges in _numbered(measured):
             yield checkpoint.row_keys | {
                 "sample": number,
@@ -180,7 +181,7 @@ def _sample_rows(results: "Results") -> Iterator[Row]:
                 "r2_mass_std": sample.r2_mass_std,
                 "r2_partition": sample.r2_partition,
                 "message": sample.message,
-                "warning": fit_warning(sample.r2_mass_mean, sample.r2_partition),
+                "warning": joined_warnings(fit_warning(sample.r2_mass_mean, sample.r2_partition), of_reading),
                 "variant": analysis.variant,
             }
 
