@@ -164,7 +164,7 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
     blocks: list[WeightBlock] = []
     matrices: dict[str, MatrixSpec] = {}
     for _, _, block, match in matches:
-        match.tensor.check_filled()
+        match.tensor.check_readable()
         name, shape = match.name, match.shape
         layout = _layout(block, name, shape)
         targets, nodes = layout.size(shape)
@@ -264,7 +264,7 @@ def _slices(pattern: str, tensor: Tensor, numbers: Numbers, index: str) -> Itera
 
     Raises CheckpointError.
     """
-    tensor.check_filled()
+    tensor.check_readable()
     count = tensor.shape[0] if tensor.shape else 0
     if index.isdigit() or index in numbers:
         one = int(index) if index.isdigit() else numbers[index]

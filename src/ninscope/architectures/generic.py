@@ -79,7 +79,7 @@ def _sorted(tensors: Mapping[str, Tensor]) -> _Sorted:
     """Raises CheckpointError."""
     found = _Sorted()
     for name, tensor in sorted(tensors.items(), key=lambda item: _natural(item[0])):
-        tensor.check_filled()
+        tensor.check_readable()
         layout = _layout(tensor)
         if layout is None and len(tensor.shape) < 3:
             continue

@@ -208,6 +208,7 @@ class Architecture:
                 raise CheckpointError(
                     "corrupt", f"tensor {full_name} is absent, though config.json ({self.family}) implies it"
                 )
+            tensor.check_readable()
             if tensor.shape != matrix.shape:
                 raise CheckpointError(
                     "corrupt",

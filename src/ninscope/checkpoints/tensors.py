@@ -110,7 +110,7 @@ class Tensor:
             )
         return self.dtype
 
-    def check_filled(self) -> None:
+    def check_readable(self) -> None:
         """Raises CheckpointError (corrupt) for a tensor of floats that holds none: what a sharded save leaves of a weight."""
         if 0 in self.shape and self.dtype in STORED_TYPES:
             raise CheckpointError(

@@ -12,6 +12,7 @@ from functools import cached_property
 from ninscope.architectures import DEFAULT_READING, Reading, architecture_of
 from ninscope.architectures.layout import Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
+from ninscope.checkpoints.reparametrised import effective_tensors
 from ninscope.checkpoints.tensors import Checkpoint
 
 
@@ -69,7 +70,8 @@ def neuron_network(checkpoint: Checkpoint, reading: Reading = DEFAULT_READING) -
     Raises CheckpointError: unsupported (no known family, quantised weights), corrupt (a tensor is absent, left over, or of
     another shape than the configuration implies).
     """
-    architecture = architecture_of(checkpoint.config, checkpoint.tensors, reading)
+    tensors = effective_tensors(checkpoint.tensors)
+    architecture = architecture_of(checkpoint.config, tensors, reading)
     return NeuronNetwork(
         checkpoint.revision,
         checkpoint.step,
@@ -77,7 +79,7 @@ def neuron_network(checkpoint: Checkpoint, reading: Reading = DEFAULT_READING) -
         architecture.layers,
         architecture.blocks,
         architecture.links,
-        architecture.tensors(checkpoint.tensors),
+        architecture.tensors(tensors),
         architecture.note,
         architecture.digest,
         architecture.warning,
