@@ -12,7 +12,7 @@ from ninscope.locating import Wiring
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.storing.runfolder import RunFolder
 
-VERSION = 4
+VERSION = 5
 # What is remembered of a located revision beside its identity.
 _FACTS = {"kind": str, "parameters": int}
 

@@ -115,7 +115,10 @@ def _measurements(
     by_size: dict[int | None, list[ExactAnalysis]] = {}
     for (size, _), analysis in zip(choices, all_analyses, strict=True):
         by_size.setdefault(size, []).append(analysis)
-    return {size: _measurement(size, analyses) for size, analyses in by_size.items()}
+    return {
+        size: replace(_measurement(size, analyses), reading_warning=network.warning)
+        for size, analyses in by_size.items()
+    }
 
 
 def _measurement(size: int | None, analyses: Sequence[ExactAnalysis]) -> Measurement:

@@ -23,8 +23,8 @@ from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 class Wiring:
     """How the network of a checkpoint is wired, read in one way; of NeuronNetwork what can be stored and compared.
 
-    reading: the key of the way (`Reading.key`). family, digest, weight_bytes, note: as in NeuronNetwork. status, message: "ok"
-    and empty, or why the checkpoint cannot be read in this way.
+    reading: the key of the way (`Reading.key`). family, digest, weight_bytes, note, warning: as in NeuronNetwork. status,
+    message: "ok" and empty, or why the checkpoint cannot be read in this way.
     """
 
     reading: str
@@ -34,10 +34,12 @@ class Wiring:
     note: str = ""
     status: str = "ok"
     message: str = ""
+    warning: str = ""
 
     @classmethod
     def of(cls, network: NeuronNetwork, reading: Reading) -> "Wiring":
-        return cls(reading.key, network.family, network.digest, network.weight_bytes, network.note)
+        wired = (network.family, network.digest, network.weight_bytes, network.note)
+        return cls(reading.key, *wired, warning=network.warning)
 
 
 @dataclass(frozen=True)

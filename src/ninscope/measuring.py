@@ -27,7 +27,7 @@ from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import compared
 from ninscope.multifractal.means import known_std, without_spectrum
 from ninscope.multifractal.origin import Origin
-from ninscope.multifractal.spectrum import Spectrum, spectrum_of_counts, warning_of
+from ninscope.multifractal.spectrum import Spectrum, joined_warnings, spectrum_of_counts, warning_of
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
@@ -45,7 +45,8 @@ class Measurement:
     network, its edges within the distance bounds (across several layers: pairs of nodes that a path joins). method: "sampled" or
     "exact". layers: statistics of every node layer that edges leave, of an exact measurement. nodes_of: by layer, the values of
     its single neurons, where Parameters.per_node asks for them. parts: by the part's name ("block/block0", "kind/attention",
-    "layer/block0.x"), one spectrum a sample, where Parameters.parts asks for them.
+    "layer/block0.x"), one spectrum a sample, where Parameters.parts asks for them. reading_warning: why not to trust how the
+    checkpoint was read, one clause, or empty.
     """
 
     samples: tuple[Spectrum, ...]
@@ -56,6 +57,7 @@ class Measurement:
     layers: tuple[LayerStatistics, ...] = ()
     nodes_of: Mapping[str, NodeValues] = field(default_factory=dict)
     parts: Mapping[str, tuple[Spectrum, ...]] = field(default_factory=dict)
+    reading_warning: str = ""
 
     def part(self, name: str) -> "Measurement":
         """A part of the network as a measurement: its nodes and edges are those that count. Raises KeyError."""
@@ -121,7 +123,7 @@ class Measurement:
     @property
     def warning(self) -> str:
         """Why not to trust the spectrum; empty if nothing speaks against it."""
-        return warning_of(self.r2_mass_mean, self.r2_partition, self.samples)
+        return joined_warnings(warning_of(self.r2_mass_mean, self.r2_partition, self.samples), self.reading_warning)
 
     @property
     def origin(self) -> Origin | None:
@@ -242,7 +244,11 @@ def measured_network(
     else:
         measurement = analyse_network(sample_network(network, parameters), parameters)
     message = "; ".join(note for note in (network.note, measurement.message) if note)
-    return replace(_with_origin(measurement, origin_of(network, parameters, models)), message=message)
+    return replace(
+        _with_origin(measurement, origin_of(network, parameters, models)),
+        message=message,
+        reading_warning=network.warning,
+    )
 
 
 def origin_of(network: NeuronNetwork, parameters: Parameters, models: tuple[str, ...] = ()) -> Origin:

@@ -10,6 +10,7 @@ import numpy as np
 from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import Bootstrap, compared
+from ninscope.multifractal.spectrum import joined_warnings
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.measurements import CURVES_AND_PARTS, stored_measurement
@@ -230,6 +231,7 @@ def _failed_rows(job: Job[EmergenceWork]) -> Iterator[Row]:
 def _rows(results: "Results") -> list[Row]:
     """Rows in the order of the checkpoints, the analyses of one beside each other."""
     order = {checkpoint.id: number for number, checkpoint in enumerate(results.checkpoints)}
+    readings = {(a.variant, a.method): a.parameters.reading for a in results.request.analyses}
     rows: list[tuple[int, Row]] = []
     for job, _ in results.jobs_of(EmergenceStage.name):
         variant, method = job.work.analysis
@@ -242,7 +244,10 @@ def _rows(results: "Results") -> list[Row]:
         stored = _stored_rows(results.store.read(*job.id)) if results.store.has(*job.id) else _failed_rows(job)
         for row in stored:
             number = order[(*job.work.model, row["revision"])]
-            rows.append((number, results.checkpoints[number].row_keys | shared | row))
+            checkpoint = results.checkpoints[number]
+            of_reading = checkpoint.located.wiring(readings[job.work.analysis]).warning
+            row["warning"] = joined_warnings(row["warning"], of_reading)
+            rows.append((number, checkpoint.row_keys | shared | row))
     return [row for _, row in sorted(rows, key=lambda numbered: numbered[0])]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.measuring import Measurement
-from ninscope.multifractal.spectrum import Spectrum, peak_of
+from ninscope.multifractal.spectrum import Spectrum, joined_warnings, peak_of
 from ninscope_pipeline.stages.stage import Row, Table
 from ninscope_pipeline.storing.store import Artefact
 
@@ -178,6 +178,7 @@ def _numbered(measured: Measurement) -> Iterator[tuple[int, Spectrum, int]]:
 def _sample_rows(results: "Results") -> Iterator[Row]:
     for checkpoint, analysis, measured in _measured(results):
         exact = measured.method == "exact"
+        of_reading = checkpoint.located.wiring(analysis.parameters.reading).warning
         for number, sample, edges in _numbered(measured):
             yield checkpoint.row_keys | {
                 "sample": number,
@@ -192,7 +193,7 @@ def _sample_rows(results: "Results") -> Iterator[Row]:
                 "r2_mass_std": sample.r2_mass_std,
                 "r2_partition": sample.r2_partition,
                 "message": sample.message,
-                "warning": sample.warning,
+                "warning": joined_warnings(sample.warning, of_reading),
                 "variant": analysis.variant,
             }
 

@@ -112,7 +112,7 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
         )
     if wirings is not None:
         return wirings[reading.wiring].architecture(config, tensors or ())
-    return generic.architecture(tensors or {}, f"model_type {family!r} is not a known family")
+    return generic.architecture(tensors or {}, f"model_type {family!r} is not a known family", config)
 
 
 def unlike(notes: Mapping[str, Mapping[str, str]]) -> dict[str, CheckpointError]:

@@ -108,8 +108,8 @@ class Builder:
         """Add a connection without weights. first, skip, heads (part, parts, group): as in Link."""
         self._links.append(Link(source, target, first, skip=skip, **heads))
 
-    def architecture(self, note: str = "", complete: bool = True) -> Architecture:
-        """What was added. note, complete: as in Architecture. Raises ValueError where the parts do not fit each other."""
+    def architecture(self, note: str = "", complete: bool = True, warning: str = "") -> Architecture:
+        """What was added. note, complete, warning: as in Architecture. Raises ValueError where the parts do not fit each other."""
         blocks: list[WeightBlock] = []
         matrices: dict[str, MatrixSpec] = {}
         for join in self._joins:
@@ -129,6 +129,7 @@ class Builder:
             links=tuple(self._links),
             note=note,
             complete=complete,
+            warning=warning,
         )
 
     def _spec(self, join: _Join, rows: int) -> MatrixSpec:

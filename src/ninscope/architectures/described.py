@@ -149,7 +149,8 @@ def description_of(table: Mapping) -> Description:
 def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Architecture:
     """The wiring of a checkpoint with these tensors.
 
-    Raises CheckpointError (unsupported): a pattern that matches no tensor, shapes that disagree about a layer's size.
+    Raises CheckpointError: unsupported (a pattern that matches no tensor, shapes that disagree about a layer's size), corrupt (a
+    tensor that holds no numbers).
     """
     matches = sorted(
         (
@@ -163,6 +164,7 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
     blocks: list[WeightBlock] = []
     matrices: dict[str, MatrixSpec] = {}
     for _, _, block, match in matches:
+        match.tensor.check_readable()
         name, shape = match.name, match.shape
         layout = _layout(block, name, shape)
         targets, nodes = layout.size(shape)
@@ -190,7 +192,7 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
 def _layout(block: DescribedBlock, name: str, shape: tuple[int, ...]) -> MatrixLayout:
     """How a tensor holds a block's matrix. Raises CheckpointError where its shape cannot be that."""
     layout = MatrixLayout(block.order, block.groups)
-    if len(shape) < 2 or (len(shape) > 2 and not layout.convolves) or 0 in shape:
+    if len(shape) < 2 or (len(shape) > 2 and not layout.convolves):
         raise _wrong(f"tensor {name} has shape {list(shape)}, which order {block.order} cannot be")
     if shape[0] % block.groups:
         raise _wrong(
@@ -262,6 +264,7 @@ def _slices(pattern: str, tensor: Tensor, numbers: Numbers, index: str) -> Itera
 
     Raises CheckpointError.
     """
+    tensor.check_readable()
     count = tensor.shape[0] if tensor.shape else 0
     if index.isdigit() or index in numbers:
         one = int(index) if index.isdigit() else numbers[index]

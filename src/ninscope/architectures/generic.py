@@ -1,17 +1,21 @@
 """Any model at all: every matrix and every convolution joins two node layers of its own, since what follows what is not known.
 
-Node layers: `<tensor>.in` and `<tensor>.out`, for every 2-D tensor (embeddings too: a matrix does not show whether it is one) and
-every convolution: a tensor of three dimensions whose name says conv, or of more, named weight. Single-layer results need no more,
-but neurons that two matrices share (x of q, k and v) count once for each. Convolutions are taken for [out, in, ...] of one group:
-a transposed one, or one of several groups, has another network, which only a description tells. The note says what cannot be
-read, and what was taken for granted.
+Node layers: `<tensor>.in` and `<tensor>.out`, for every 2-D tensor that is not called as one that is no weight (biases, tables,
+tokens), embeddings too, and every convolution: a tensor of three dimensions whose name says conv, or of more, named weight.
+Single-layer results need no more, but neurons that two matrices share (x of q, k and v) count once for each. Convolutions are
+taken for [out, in, ...] of one group: a transposed one, or one of several groups, has another network, which only a description
+tells. Nor do tensors tell [experts, out, in] from [experts, in, out]. The note says what cannot be read, with its share of the
+weights, and what was taken for granted.
 """
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.layout import Architecture
+from ninscope.architectures.tied import tied_names
 from ninscope.checkpoints.matrix import MatrixLayout
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor
 from ninscope.errors import CheckpointError
@@ -19,54 +23,117 @@ from ninscope.errors import CheckpointError
 FAMILY = "generic"
 _TABLES = ("I64", "BOOL")  # positions and masks, which models keep beside their weights; nothing is packed into these
 _NUMBERED = re.compile(r"^(.*?\b\d+)\.")
+# What parameters and buffers of a module are called that no neuron is multiplied by: they are added, scaled with or looked up.
+_NO_WEIGHT = re.compile(
+    r"(^|_)(bias(es)?(_.*)?|tables?|tokens?|scales?|shifts?|gamma|beta|masks?|log|embed(ding)?s?|pos(itions?)?|positional|means?|var|"
+    r"std|cos|sin|cached|freqs?|sinks?|queries|latents?|prompts?|priors?|anchors?)$",
+    re.IGNORECASE,
+)
+_BIAS_MODULE = re.compile(
+    r"(^|[._])bias(es)?(_table)?$", re.IGNORECASE
+)  # relative_attention_bias.weight is looked up, and added
+LARGE_SHARE = 0.1
 
 
-def architecture(tensors: Mapping[str, Tensor], why: str) -> Architecture:
+@dataclass
+class _Sorted:
+    """The tensors of a checkpoint by what they are. unread: weights whose matrix cannot be told; besides: what is no weight."""
+
+    matrices: dict[str, MatrixLayout] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    besides: list[str] = field(default_factory=list)
+
+
+def architecture(tensors: Mapping[str, Tensor], why: str, config: Mapping | None = None) -> Architecture:
     """The wiring that the tensors' shapes allow. why: one clause that says why the model is not read as its own family.
 
-    Raises CheckpointError (unsupported) where there is no matrix, or one that does not hold plain floats.
+    config: of config.json, which may say that an embedding and a head are one matrix. Tensors outside numbered blocks that have
+    one shape are compared, so some of their rows are read.
+    Raises CheckpointError: unsupported (there is no matrix, or one that does not hold plain floats), corrupt (a tensor that holds
+    no numbers), and what reading raises.
     """
+    found = _sorted(tensors)
+    tied = tied_names({name: tensors[name] for name in found.matrices}, config or {})
     net = Builder(FAMILY)
-    left_out, tied = [], []
-    matrices = convolutions = 0
-    first_names: dict[tuple, str] = {}  # by where the tensor is stored
-    for name, tensor in sorted(tensors.items(), key=lambda item: _natural(item[0])):
-        layout = _layout(tensor)
-        like_weights = layout is not None or len(tensor.shape) > 2
-        if like_weights and tensor.dtype not in (*STORED_TYPES, *_TABLES):
-            raise CheckpointError(
-                "unsupported",
-                f"tensor {name} is of type {tensor.dtype}; only F16, BF16, F32 and F64 weights can be measured",
-            )
-        if layout is None or tensor.dtype not in STORED_TYPES:
-            left_out += [name] if like_weights else []
-            continue
-        stored_at = (id(tensor.file), tensor.entry.start, tensor.shape)
-        if first_names.setdefault(stored_at, name) != name:
-            tied.append(name)
-            continue
-        targets, nodes = layout.size(tensor.shape)
+    read = {name: layout for name, layout in found.matrices.items() if name not in tied}
+    for name, layout in read.items():
+        shape = tensors[name].shape
+        targets, nodes = layout.size(shape)
         stem = name.removesuffix(".weight")
         stem = name if stem != name and stem in tensors else stem  # two tensors, x and x.weight
         numbered = _NUMBERED.match(name)
         block = numbered[1] if numbered else stem
         source = net.named_layer(f"{stem}.in", nodes, block)
-        net.join(source, net.named_layer(f"{stem}.out", targets, block), name, layout.order, tensor.shape[2:])
-        matrices += 1
-        convolutions += layout.convolves
-    if not matrices:
+        net.join(source, net.named_layer(f"{stem}.out", targets, block), name, layout.order, shape[2:])
+    if not read:
         raise CheckpointError("unsupported", f"{why}, and no tensor is a matrix or a convolution; there is no network")
-    notes = [f"{why}; read as generic, each of {matrices} matrices by itself"]
-    notes += [f"{convolutions} of them convolutions taken for [out, in, ...] of one group"] if convolutions else []
-    notes += [f"left out: {_listed(left_out)}"] if left_out else []
-    notes += [f"tied and counted once: {_listed(tied)}"] if tied else []
-    return net.architecture(", ".join(notes), complete=False)
+    left_out = _share([tensors[name] for name in found.unread], [tensors[name] for name in read])
+    warning = ""
+    if left_out > LARGE_SHARE:
+        warning = f"{_percent(left_out)} of the weights are left out ({_listed(found.unread)}): describe them in [architecture]"
+    note = ", ".join(_notes(found, read, tied, left_out, why))
+    return net.architecture(note, complete=False, warning=warning)
+
+
+def _sorted(tensors: Mapping[str, Tensor]) -> _Sorted:
+    """Raises CheckpointError."""
+    found = _Sorted()
+    for name, tensor in sorted(tensors.items(), key=lambda item: _natural(item[0])):
+        tensor.check_readable()
+        layout = _layout(tensor)
+        if layout is None and len(tensor.shape) < 3:
+            continue
+        if tensor.dtype not in (*STORED_TYPES, *_TABLES):
+            raise CheckpointError(
+                "unsupported",
+                f"tensor {name} is of type {tensor.dtype}; only F16, BF16, F32 and F64 weights can be measured",
+            )
+        if tensor.dtype in _TABLES or _is_no_weight(tensor):
+            found.besides.append(name)
+        elif layout is None:
+            found.unread.append(name)
+        else:
+            found.matrices[name] = layout
+    return found
+
+
+def _is_no_weight(tensor: Tensor) -> bool:
+    """Whether a tensor of two or more axes is called as what joins no neurons, or is one vector."""
+    module, _, last = tensor.name.rpartition(".")
+    if last == "weight":
+        return _BIAS_MODULE.search(module) is not None
+    if "weight" in last or "kernel" in last:
+        return False
+    return _NO_WEIGHT.search(last) is not None or 1 in tensor.shape
+
+
+def _notes(
+    found: _Sorted, read: Mapping[str, MatrixLayout], tied: Sequence[str], left_out: float, why: str
+) -> Iterator[str]:
+    yield f"{why}; read as generic, each of {len(read)} matrices by itself"
+    if convolutions := sum(layout.convolves for layout in read.values()):
+        yield f"{convolutions} of them convolutions taken for [out, in, ...] of one group"
+    if names := found.unread + found.besides:
+        share = f" ({_percent(left_out)} of the weights)" if found.unread else ""
+        yield f"left out: {_listed(names)}{share}"
+    if tied:
+        yield f"tied and counted once: {_listed(tied)}"
+
+
+def _share(left_out: Sequence[Tensor], read: Sequence[Tensor]) -> float:
+    """Which part of the numbers of all these tensors is left out."""
+    numbers = sum(math.prod(tensor.shape) for tensor in left_out)
+    return numbers / (numbers + sum(math.prod(tensor.shape) for tensor in read))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 else "less than 0.1 %"
 
 
 def _layout(tensor: Tensor) -> MatrixLayout | None:
     """None where the tensor is not a matrix or a convolution, or that cannot be told."""
     shape = tensor.shape
-    if len(shape) < 2 or 0 in shape:
+    if len(shape) < 2:
         return None
     if len(shape) == 2:
         return MatrixLayout()

@@ -142,8 +142,9 @@ class Architecture:
 
     matrices: every used matrix, by the name that blocks give it; that is the tensor's name unless MatrixSpec says another.
     prefixes: what may stand before the tensors' names in a file. links: connections without weights. note: what a user should
-    know about how the model was read, one clause. complete: the model has no weight blocks besides these, so a tensor whose
-    name differs from a used one's only in its numbers belongs to another model.
+    know about how the model was read, one clause. warning: why not to trust what is measured of it, one clause, or empty.
+    complete: the model has no weight blocks besides these, so a tensor whose name differs from a used one's only in its numbers
+    belongs to another model.
     """
 
     family: str
@@ -154,6 +155,7 @@ class Architecture:
     links: tuple[Link, ...] = field(default=())
     note: str = ""
     complete: bool = True
+    warning: str = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError: the family's module is wrong, not the checkpoint."""
@@ -225,6 +227,7 @@ class Architecture:
                 raise CheckpointError(
                     "corrupt", f"tensor {full_name} is absent, though config.json ({self.family}) implies it"
                 )
+            tensor.check_readable()
             if tensor.shape != matrix.shape:
                 raise CheckpointError(
                     "corrupt",

@@ -110,6 +110,15 @@ class Tensor:
             )
         return self.dtype
 
+    def check_readable(self) -> None:
+        """Raises CheckpointError (corrupt) for a tensor of floats that holds none: what a sharded save leaves of a weight."""
+        if 0 in self.shape and self.dtype in STORED_TYPES:
+            raise CheckpointError(
+                "corrupt",
+                f"tensor {self.name} has shape {list(self.shape)}, a placeholder without numbers; save the model with its weights "
+                "gathered (ZeRO-3: stage3_gather_16bit_weights_on_model_save, or zero_to_fp32.py)",
+            )
+
     def check_finite(self, values: np.ndarray, row_numbers: np.ndarray) -> None:
         """values: rows as stored, [m, columns]; row_numbers: which they are, int64 [m]. Raises CheckpointError (nonfinite)."""
         position = first_nonfinite(values, self.dtype)

@@ -12,6 +12,7 @@ from functools import cached_property
 from ninscope.architectures import DEFAULT_READING, Reading, architecture_of
 from ninscope.architectures.layout import Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
+from ninscope.checkpoints.reparametrised import effective_tensors
 from ninscope.checkpoints.tensors import Checkpoint
 
 
@@ -22,6 +23,7 @@ class NeuronNetwork:
     revision, step: which checkpoint it is. family: how the model was read. layers, blocks, links: as in Architecture, in its
     order. matrices: the weights, by the name that blocks give a matrix. note: what a user should know of how the model was
     read, one clause, or empty. digest: sha256 of the wiring; checkpoints with the same weights and digest have the same network.
+    warning: why not to trust what is measured, one clause, or empty.
     """
 
     revision: str
@@ -33,6 +35,7 @@ class NeuronNetwork:
     matrices: Mapping[str, WeightMatrix]
     note: str
     digest: str
+    warning: str = ""
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -62,12 +65,13 @@ class NeuronNetwork:
 
 
 def neuron_network(checkpoint: Checkpoint, reading: Reading = DEFAULT_READING) -> NeuronNetwork:
-    """The network of a checkpoint, read in this way; no weight is read yet.
+    """The network of a checkpoint, read in this way; no weight is read yet, but for what is compared of a generic one (`tied`).
 
     Raises CheckpointError: unsupported (no known family, quantised weights), corrupt (a tensor is absent, left over, or of
     another shape than the configuration implies).
     """
-    architecture = architecture_of(checkpoint.config, checkpoint.tensors, reading)
+    tensors = effective_tensors(checkpoint.tensors)
+    architecture = architecture_of(checkpoint.config, tensors, reading)
     return NeuronNetwork(
         checkpoint.revision,
         checkpoint.step,
@@ -75,7 +79,8 @@ def neuron_network(checkpoint: Checkpoint, reading: Reading = DEFAULT_READING) -
         architecture.layers,
         architecture.blocks,
         architecture.links,
-        architecture.tensors(checkpoint.tensors),
+        architecture.tensors(tensors),
         architecture.note,
         architecture.digest,
+        architecture.warning,
     )

@@ -1,0 +1,103 @@
+"""Which tensors are one matrix that a file holds under several names: an embedding and the head that is tied to it.
+
+A pytorch_model.bin may say so itself, by one storage of two names; safetensors and copies in a .bin cannot. So tensors are also
+told by what they hold: those that have the vocabulary's shape, where config.json says `tie_word_embeddings`, and those whose
+numbers are equal. The latter are looked for outside numbered blocks alone, and a constant matrix is equal to another by chance.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ninscope.checkpoints.tensors import Tensor
+
+_IN_A_BLOCK = re.compile(r"(^|\.)\d+\.")
+_EMBEDDING = re.compile(r"emb|wte|tok|shared", re.IGNORECASE)
+_BAND_BYTES = 8_000_000
+_COMPARED_ROWS = 64  # of a tensor that is not local
+
+
+def tied_names(matrices: Mapping[str, Tensor], config: Mapping) -> list[str]:
+    """The names under which a matrix is stored once more, in the order of `matrices`. Raises CheckpointError.
+
+    What stays is the first name; where config.json alone says so, that of the embedding, which the library ties the head to.
+    """
+    tied = set(_of_one_storage(matrices))
+    outside = {name: tensor for name, tensor in matrices.items() if name not in tied and not _IN_A_BLOCK.search(name)}
+    for names in _alike(outside):
+        if outside[names[0]].shape[0] == _tied_vocabulary(config):
+            kept = next((name for name in names if _EMBEDDING.search(name)), names[0])
+            tied |= set(names) - {kept}
+        else:
+            tied |= set(_of_equal_numbers(names, outside))
+    return [name for name in matrices if name in tied]
+
+
+def _of_one_storage(matrices: Mapping[str, Tensor]) -> Iterator[str]:
+    first_names: dict[tuple, str] = {}
+    for name, tensor in matrices.items():
+        stored_at = (id(tensor.file), tensor.entry.start, tensor.shape)
+        if first_names.setdefault(stored_at, name) != name:
+            yield name
+
+
+def _alike(matrices: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names of two or more matrices of one shape and type."""
+    alike: dict[tuple, list[str]] = {}
+    for name, tensor in matrices.items():
+        if len(tensor.shape) == 2:
+            alike.setdefault((tensor.shape, tensor.dtype), []).append(name)
+    return [names for names in alike.values() if len(names) > 1]
+
+
+def _tied_vocabulary(config: Mapping) -> int | None:
+    """The rows of an embedding that the head is tied to; None where config.json does not say that it is."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, Mapping) and part.get("tie_word_embeddings") is True:
+            size = part.get("vocab_size")
+            return size if type(size) is int else None
+    return None
+
+
+def _of_equal_numbers(names: Sequence[str], matrices: Mapping[str, Tensor]) -> Iterator[str]:
+    """Names of matrices that hold what an earlier one holds. Raises CheckpointError."""
+    firsts: dict[bytes, list[str]] = {}  # by their middle row
+    for name in names:
+        tensor = matrices[name]
+        middle = tensor.shape[0] // 2
+        row = b"".join(_read(tensor, [(middle, middle + 1)]))
+        same_row = firsts.setdefault(row, [])
+        if any(_equal(tensor, matrices[first]) for first in same_row):
+            yield name
+        else:
+            same_row.append(name)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape and type hold the same bytes, not all of them the same number. Raises CheckpointError.
+
+    Only some rows are compared where reading costs something.
+    """
+    rows = one.shape[0]
+    if one.file.reads_are_free and other.file.reads_are_free:
+        height = max(_BAND_BYTES // one.row_bytes, 1)
+        bands = [[(first, min(first + height, rows))] for first in range(0, rows, height)]
+    else:
+        bands = [[(int(row), int(row) + 1) for row in np.unique(np.linspace(0, rows - 1, _COMPARED_ROWS).astype(int))]]
+    lowest, highest = [], []
+    for spans in bands:
+        pieces, others = _read(one, spans), _read(other, spans)
+        if pieces != others:
+            return False
+        for piece in pieces:
+            numbers = one.bits_in([piece])
+            lowest.append(numbers.min())
+            highest.append(numbers.max())
+    return min(lowest) < max(highest)
+
+
+def _read(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
+    """The bytes of some spans of rows."""
+    ranges = [tensor.ranges_of_span(first, last).ranges[0] for first, last in spans]
+    return tensor.file.read_ranges(ranges)
