@@ -134,6 +134,12 @@ CASES = {
     "qwen3_moe": Case(
         "Qwen3MoeForCausalLM", "Qwen3MoeConfig", GROUPED | EXPERTS | {"mlp_only_layers": [0], "head_dim": 10}
     ),
+    "gpt_oss": Case(
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        GROUPED | {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 10},
+        "lm_head|_proj_bias",
+    ),
     "deepseek_v3": Case("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK, alone="model"),
     "deepseek_v3-plain-queries": Case("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK | {"q_lora_rank": None}),
     "opt": Case("OPTForCausalLM", "OPTConfig", OPT | {"word_embed_proj_dim": 24}, alone="model"),
@@ -254,6 +260,7 @@ SIZES = (
 # whose rows a module's weight holds, where they are several.
 FUSED = {
     "apertus": {},
+    "gpt_oss": {"gate_up_proj": 2},
     "phi3": {"qkv_proj": 3, "gate_up_proj": 2},
     "qwen2_moe": {"gate_up_proj": 2},
     "qwen3_moe": {"gate_up_proj": 2},
@@ -536,6 +543,8 @@ def _latent_attention(of: str, own) -> dict:
 
 
 def _mlp(of: str, after: str, mlp) -> dict:
+    if hasattr(mlp, "router"):
+        return _gpt_oss(of, after, mlp)
     if not hasattr(mlp, "experts"):
         return (
             _gated(of, after, mlp, of)
@@ -551,6 +560,15 @@ def _mlp(of: str, after: str, mlp) -> dict:
         found |= _gated(of, after, shared, f"{of}.shared")
     if hasattr(mlp, "shared_expert_gate"):
         found[f"{of}.a", f"{of}.shared.r"] = mlp.shared_expert_gate.weight
+    return found
+
+
+def _gpt_oss(of: str, after: str, mlp) -> dict:
+    """Its experts are [in, out], and gate and up projection take turns, as the module's own forward pass slices them."""
+    found = {(f"{of}.a", f"{of}.r"): mlp.router.weight}
+    for n, (both, down) in enumerate(zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)):
+        found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = both[:, ::2].T, both[:, 1::2].T
+        found[f"{of}.e{n}.m", after] = down.T
     return found
 
 

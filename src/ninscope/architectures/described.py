@@ -6,7 +6,8 @@
      "layers": [{"name": "block{n}.x", "kind": "mlp"}], "links": [{"source": "block{n}.x", "target": "block{n+1}.x"}]}
 
 The same keys are a DAG file's table [architecture]. The layers' sizes follow from the tensors' shapes. What is said of a layer
-(block, kind, sample_group) is optional, and so are links.
+(block, kind, sample_group) is optional, and so are links. "layers.{n}.experts.up_proj[{e}]" is every slice of a tensor's first
+axis, a matrix each.
 """
 
 import json
@@ -24,7 +25,9 @@ from ninscope.errors import CheckpointError, RequestError
 
 _OPEN = re.compile(r"\{([a-z][a-z0-9_]*)(?:\s*([+-])\s*(\d{1,6}))?\}", re.ASCII)
 _NUMBER = r"0|[1-9]\d{0,5}"  # spelled in one way, so that two tensors cannot mean the same
+_SLICED = re.compile(rf"(.+)\[({_NUMBER}|\{{[a-z][a-z0-9_]*\}})\]", re.ASCII | re.DOTALL)  # name[3] or name[{e}]
 _LARGEST = 2**31 - 1
+_MOST_SLICES = 30_000  # of one pattern; a stranger's file may have an axis of any length
 
 Numbers = Mapping[str, int]
 
@@ -33,8 +36,9 @@ Numbers = Mapping[str, int]
 class DescribedBlock:
     """A tensor, or part of one, that joins two layers.
 
-    tensor: names, with {n} where a number stands. source, target: names of layers, with {n}, {n+1} or {n-1}. order, groups: as
-    in MatrixLayout. part, parts, group, first: as in RowLayout. rows: how many belong to the target (default: an equal part).
+    tensor: names, with {n} where a number stands; an index in brackets behind it, [{e}] or [3], means slices of the first axis.
+    source, target: names of layers, with {n}, {n+1} or {n-1}. order, groups: as in MatrixLayout, of the slice. part, parts,
+    group, first: as in RowLayout. rows: how many belong to the target (default: an equal part).
     """
 
     tensor: str
@@ -149,20 +153,20 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
     """
     matches = sorted(
         (
-            (tuple(numbers.values()), position, block, name, numbers)
+            (tuple(match.numbers.values()), position, block, match)
             for position, block in enumerate(description.blocks)
-            for name, numbers in _matches(block.tensor, tensors)
+            for match in _matches(block.tensor, tensors)
         ),
-        key=lambda match: match[:2],
+        key=lambda found: found[:2],
     )
     sizes: dict[str, tuple[int, str]] = {}  # by layer: neurons, and the tensor that says so
     blocks: list[WeightBlock] = []
     matrices: dict[str, MatrixSpec] = {}
-    for _, _, block, name, numbers in matches:
-        shape = tensors[name].shape
+    for _, _, block, match in matches:
+        name, shape = match.name, match.shape
         layout = _layout(block, name, shape)
         targets, nodes = layout.size(shape)
-        source, target = _filled(block.source, numbers), _filled(block.target, numbers)
+        source, target = _filled(block.source, match.numbers), _filled(block.target, match.numbers)
         for layer, size in ((source, nodes), (target, block.rows or targets // block.parts)):
             if not size:
                 raise _wrong(f"tensor {name} has shape {list(shape)}, which leaves no neuron for {layer}")
@@ -171,7 +175,7 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
                 raise _wrong(f"layer {layer} has {known_size} neurons by {known_by} and {size} by {name}")
         if name in matrices and matrices[name].layout != layout:
             raise _wrong(f"tensor {name} is given two orders")
-        matrices[name] = MatrixSpec(shape, layout)
+        matrices[name] = match.spec(layout)
         blocks.append(WeightBlock(source, target, name, RowLayout(block.part, block.parts, block.group, block.first)))
     layers = tuple(_layer(layer, size, description.layers) for layer, (size, _) in sizes.items())
     links = tuple(_links(description, sizes))
@@ -215,8 +219,67 @@ def _wrong(reason: str) -> CheckpointError:
     return CheckpointError("unsupported", f"[architecture]: {reason}")
 
 
-def _matches(pattern: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Numbers]]:
-    """The tensors whose names fit a pattern, with the numbers in them. Raises CheckpointError where there is none."""
+@dataclass(frozen=True)
+class _Match:
+    """A tensor whose name fits a pattern, or one slice of it; numbers: what its letters stand for."""
+
+    tensor: Tensor
+    index: int | None
+    numbers: Numbers
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name if self.index is None else f"{self.tensor.name}[{self.index}]"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape if self.index is None else self.tensor.shape[1:]
+
+    def spec(self, layout: MatrixLayout) -> MatrixSpec:
+        if self.index is None:
+            return MatrixSpec(self.tensor.shape, layout)
+        return MatrixSpec(self.tensor.shape, layout, self.tensor.name, self.index)
+
+
+def _matches(pattern: str, tensors: Mapping[str, Tensor]) -> list[_Match]:
+    """The tensors, or slices, whose names fit a pattern. Raises CheckpointError where there is none, or an index has no slice."""
+    matches = [_Match(tensor, None, numbers) for tensor, numbers in _named(pattern, tensors)]
+    sliced = None if matches else _SLICED.fullmatch(pattern)  # a file may well have a name in brackets
+    if sliced is not None:
+        matches = [
+            part
+            for tensor, numbers in _named(sliced[1], tensors)
+            for part in _slices(pattern, tensor, numbers, sliced[2].strip("{}"))
+        ]
+    if not matches:
+        some = ", ".join(sorted(tensors)[:3])
+        raise _wrong(f"the pattern {pattern} matches no tensor of this checkpoint, which has {some}, ...")
+    return matches
+
+
+def _slices(pattern: str, tensor: Tensor, numbers: Numbers, index: str) -> Iterator[_Match]:
+    """The slices of a tensor that an index means: one where it is a number, or a letter whose number is known, else each.
+
+    Raises CheckpointError.
+    """
+    count = tensor.shape[0] if tensor.shape else 0
+    if index.isdigit() or index in numbers:
+        one = int(index) if index.isdigit() else numbers[index]
+        if one >= count:
+            raise _wrong(f"tensor {tensor.name} has shape {list(tensor.shape)}, so it has no slice [{one}] ({pattern})")
+        yield _Match(tensor, one, numbers)
+        return
+    if not 0 < count <= _MOST_SLICES:
+        raise _wrong(
+            f"tensor {tensor.name} has shape {list(tensor.shape)}; 1 to {_MOST_SLICES} slices of its first axis were expected "
+            f"({pattern})"
+        )
+    for one in range(count):
+        yield _Match(tensor, one, {**numbers, index: one})
+
+
+def _named(pattern: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Numbers]]:
+    """The tensors whose whole names fit a pattern, with the numbers in them."""
     expression, letters, end = "", set(), 0
     for opening in _OPEN.finditer(pattern):
         letter = opening[1]
@@ -225,12 +288,9 @@ def _matches(pattern: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str,
         letters.add(letter)
         end = opening.end()
     whole = re.compile(expression + re.escape(pattern[end:]))
-    matches = [(name, match) for name in tensors if (match := whole.fullmatch(name))]
-    if not matches:
-        some = ", ".join(sorted(tensors)[:3])
-        raise _wrong(f"the pattern {pattern} matches no tensor of this checkpoint, which has {some}, ...")
-    for name, match in matches:
-        yield name, {letter: int(digits) for letter, digits in match.groupdict().items()}
+    for name, tensor in tensors.items():
+        if match := whole.fullmatch(name):
+            yield tensor, {letter: int(digits) for letter, digits in match.groupdict().items()}
 
 
 def _filled(template: str, numbers: Numbers) -> str:

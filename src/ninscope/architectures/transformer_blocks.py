@@ -17,8 +17,8 @@ from ninscope.architectures.builder import Builder
 Names = Mapping[str, str]
 
 
-def formatted(templates: Names, *numbers: int) -> dict[str, str]:
-    """The names of one block's tensors: every template with the block's number, or numbers, in it."""
+def formatted(templates: Names, *numbers: int | str) -> dict[str, str]:
+    """The names of one block's tensors: every template with the block's number, or numbers, in it. "{}": leaves a place open."""
     return {part: template.format(*numbers) for part, template in templates.items()}
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.decoder_blocks import PREFIXES
-from ninscope.architectures.families.moe import Mixture, checked_count, sparse_decoder
+from ninscope.architectures.experts import expert_count
+from ninscope.architectures.families.moe import Mixture, sparse_decoder
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import formatted
@@ -38,7 +39,7 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     first = first if type(first) is int and first == 0 else sizes.width(config, "first_k_dense_replace", 3)
     hidden = sizes.width(config, "moe_intermediate_size")
     shared = hidden * sizes.width(config, "n_shared_experts", 1)
-    experts = checked_count(config, "n_routed_experts", count)
+    experts = expert_count(config, "n_routed_experts", count)
     mixture = Mixture(experts, hidden, shared=shared, shared_names=SHARED)
     net = Builder("deepseek_v3", PREFIXES)
 

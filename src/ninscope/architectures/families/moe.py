@@ -1,25 +1,23 @@
 """Mixtures of experts: each expert has node layers of its own, side by side, and so has the router.
 
-A block's node layers: x, q, k, v, c, a (transformer_blocks.py), the router's r with a neuron for each expert, and for expert n its
-gate e<n>.g, up projection e<n>.u and hidden e<n>.m = act(g) * u: 7 + 3E with E experts. a has edges to the router and to all
-experts, as if a token asked all of them; weights alone do not say which it asks. A shared expert, which every token asks, has g,
-u and m besides, and in Qwen's a gate of its own, shared.r, of one neuron. Blocks without experts are a llama's
-(families/llama.py). Left out: token embedding and LM head.
+A block's node layers: x, q, k, v, c, a (transformer_blocks.py), the router's r and three for each expert (experts.py): 7 + 3E with
+E experts. A shared expert, which every token asks, has g, u and m besides, and in Qwen's a gate of its own, shared.r, of one
+neuron. Blocks without experts are a llama's (families/llama.py). Left out: token embedding and LM head.
 
 A file stores each expert by itself (the Hub's files, and what save_pretrained writes by default), or all experts of a block in one
 tensor [experts, out, in], with gate and up projection one after the other.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ninscope.architectures import sizes
-from ninscope.architectures.builder import Builder, Stack, spelling
+from ninscope.architectures.builder import Builder, spelling
 from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, PREFIXES, grouped_heads
+from ninscope.architectures.experts import expert_count, experts
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import Names, following, formatted, gated, gated_mlp
-from ninscope.errors import CheckpointError
 
 ROUTER = {"router": "layers.{}.mlp.gate.weight"}
 FUSED = ROUTER | {
@@ -31,61 +29,39 @@ MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
     part: f"layers.{{}}.block_sparse_moe.experts.{{}}.{name}.weight"
     for part, name in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
 }
-MAX_EXPERTS = 30_000  # of all blocks
 
 
 @dataclass(frozen=True)
 class Mixture:
     """The experts of a model's blocks: how many, the hidden neurons of each, and the ways in which files name their tensors.
 
-    shared: hidden neurons of the expert that every token asks (default: none). shared_names: its tensors "gate", "up" and
-    "down", and "router" where it has a gate of its own.
+    order, interleaved: as of `experts`. shared: hidden neurons of the expert that every token asks (default: none).
+    shared_names: its tensors "gate", "up" and "down", and "router" where it has a gate of its own.
     """
 
     count: int
     hidden: int
     spellings: tuple[Names, ...] = (BY_ITSELF, FUSED)
+    order: str = "linear"
+    interleaved: int = 0
     shared: int = 0
     shared_names: Names | None = None
 
-    def spelled(self, names: Collection[str], numbers: Iterable[int]) -> Names:
+    def spelled(self, names: Collection[str], numbers: Collection[int]) -> Names:
         """The templates that a file of these names follows. numbers: of the blocks that have experts."""
         return spelling(names, PREFIXES, self.spellings, ((number, 0) for number in numbers))
 
     def add(self, net: Builder, number: int, after: str, templates: Names) -> None:
         """Add router and experts of block `number`, which lead from its a to `after`."""
-        block, a = f"block{number}", f"block{number}.a"
-        net.join(a, net.layer(block, "r", self.count, "router"), templates["router"].format(number))
-        net.link(a, after, skip=True)
-        for expert in range(self.count):
-            self._add_expert(net, block, expert, after, formatted(templates, number, expert))
+        block = f"block{number}"
+        net.link(f"{block}.a", after, skip=True)
+        names = formatted(templates, number, "{}")
+        experts(net, block, self.count, self.hidden, after, names, self.order, self.interleaved)
         if self.shared and self.shared_names:
             tensors = formatted(self.shared_names, number)
             gated(net, block, self.shared, after, tensors, "shared")
             if "router" in tensors:
-                net.join(a, net.layer(block, "shared.r", 1, "router"), tensors["router"])
-
-    def _add_expert(self, net: Builder, block: str, expert: int, after: str, names: Names) -> None:
-        if "gate_up" not in names:
-            gated(net, block, self.hidden, after, names, f"e{expert}")
-            return
-        a = f"{block}.a"
-        g, u, m = (net.layer(block, f"e{expert}.{part}", self.hidden, "mlp", f"e{expert}") for part in "gum")
-        for source, target, tensor in ((a, (g, u), names["gate_up"]), (m, (after,), names["down"])):
-            net.join(source, target, f"{tensor}[{expert}]", stack=Stack(tensor, expert, self.count))
-        net.link(g, m)
-        net.link(u, m)
-
-
-def checked_count(config: Mapping, key: str, blocks: int) -> int:
-    """The number of experts of each block that has them. Raises CheckpointError (corrupt)."""
-    experts = sizes.width(config, key)
-    if blocks * experts > MAX_EXPERTS:
-        raise CheckpointError(
-            "corrupt",
-            f"config.json: {blocks} blocks of {experts} experts ({key}); at most {MAX_EXPERTS} in all were expected",
-        )
-    return experts
+                net.join(f"{block}.a", net.layer(block, "shared.r", 1, "router"), tensors["router"])
 
 
 def sparse_decoder(
@@ -113,6 +89,29 @@ def sparse_decoder(
     net.layer("output", "x", sizes.width(config))
 
 
+def mixture_decoder(
+    family: str,
+    config: Mapping,
+    names: Collection[str],
+    mixture: Mixture,
+    sparse: Collection[int],
+    head_dim: int | None = None,
+) -> Architecture:
+    """A decoder with a llama's attention. sparse: as of `sparse_decoder`. head_dim: as of `grouped_heads`.
+
+    Raises CheckpointError (corrupt).
+    """
+    count, width = sizes.block_count(config), sizes.width(config)
+    heads = grouped_heads(config, width, count, head_dim)
+    net = Builder(family, PREFIXES)
+
+    def add_attention(block: str, number: int) -> None:
+        heads.attention(net, block, width, formatted(ATTENTION, number))
+
+    sparse_decoder(net, config, names, mixture, sparse, add_attention)
+    return net.architecture()
+
+
 # By model_type: the key that gives the number of experts, and the ways in which files name their tensors.
 MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (BY_ITSELF, FUSED))}
 
@@ -122,13 +121,6 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, MODEL_TYPES)
     key, spellings = MODEL_TYPES[family]
-    count, width = sizes.block_count(config), sizes.width(config)
-    heads = grouped_heads(config, width, count)
-    mixture = Mixture(checked_count(config, key, count), sizes.width(config, "intermediate_size"), spellings)
-    net = Builder(family, PREFIXES)
-
-    def add_attention(block: str, number: int) -> None:
-        heads.attention(net, block, width, formatted(ATTENTION, number))
-
-    sparse_decoder(net, config, names, mixture, range(count), add_attention)
-    return net.architecture()
+    count = sizes.block_count(config)
+    mixture = Mixture(expert_count(config, key, count), sizes.width(config, "intermediate_size"), spellings)
+    return mixture_decoder(family, config, names, mixture, range(count))
