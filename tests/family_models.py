@@ -51,6 +51,39 @@ DEEPSEEK = TEXT | {
     "qk_nope_head_dim": 6,
     "v_head_dim": 5,
 }
+DISTILBERT = {"dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 40, "vocab_size": 31, "max_position_embeddings": 16}
+T5 = {"d_model": 24, "d_kv": 5, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4, "vocab_size": 31}
+WHISPER = {
+    "d_model": 24,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 36,
+    "num_mel_bins": 12,
+    "max_source_positions": 16,
+    "max_target_positions": 16,
+    "vocab_size": 31,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+CLIP = {
+    "text_config": IMAGE | {"vocab_size": 31, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1},
+    "vision_config": IMAGE | {"hidden_size": 20, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4},
+    "projection_dim": 18,
+}
+MAMBA = {"hidden_size": 24, "num_hidden_layers": 2, "state_size": 12, "vocab_size": 31}
+FALCON = GROUPED | {
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 12,
+    "head_dim": 10,
+}
 SWIN = {
     "image_size": 32,
     "patch_size": 2,
@@ -101,6 +134,12 @@ CASES = {
     "qwen3_moe": Case(
         "Qwen3MoeForCausalLM", "Qwen3MoeConfig", GROUPED | EXPERTS | {"mlp_only_layers": [0], "head_dim": 10}
     ),
+    "gpt_oss": Case(
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        GROUPED | {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 10},
+        "lm_head|_proj_bias",
+    ),
     "deepseek_v3": Case("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK, alone="model"),
     "deepseek_v3-plain-queries": Case("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK | {"q_lora_rank": None}),
     "opt": Case("OPTForCausalLM", "OPTConfig", OPT | {"word_embed_proj_dim": 24}, alone="model"),
@@ -108,6 +147,32 @@ CASES = {
     "bert": Case("BertForMaskedLM", "BertConfig", TEXT, r"^cls\.", alone="bert"),
     "bert-classifier": Case("BertForSequenceClassification", "BertConfig", TEXT, "pooler|classifier"),
     "roberta": Case("RobertaForMaskedLM", "RobertaConfig", TEXT, alone="roberta"),
+    "distilbert": Case(
+        "DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT, "vocab_transform|vocab_projector", alone="distilbert"
+    ),
+    "t5": Case("T5ForConditionalGeneration", "T5Config", T5),
+    "t5-gated": Case(
+        "T5ForSequenceClassification", "T5Config", T5 | {"feed_forward_proj": "gated-gelu"}, "classification_head"
+    ),
+    "t5-encoder": Case("T5EncoderModel", "T5Config", T5),
+    "whisper": Case("WhisperForConditionalGeneration", "WhisperConfig", WHISPER, "proj_out", alone="model"),
+    "whisper-encoder": Case("WhisperForAudioClassification", "WhisperConfig", WHISPER, "projector|classifier"),
+    "clip": Case("CLIPModel", "CLIPConfig", CLIP, "_projection"),
+    "clip-classifier": Case("CLIPForImageClassification", "CLIPConfig", CLIP),
+    "clip_text_model": Case("CLIPTextModelWithProjection", "CLIPTextConfig", CLIP["text_config"], "_projection"),
+    "clip_vision_model": Case("CLIPVisionModel", "CLIPVisionConfig", CLIP["vision_config"]),
+    "mamba": Case("MambaForCausalLM", "MambaConfig", MAMBA, r"lm_head|A_log|conv1d", alone="backbone"),
+    "mamba2": Case(
+        "Mamba2ForCausalLM", "Mamba2Config", MAMBA | {"num_heads": 6, "head_dim": 8, "n_groups": 2}, "lm_head|conv1d"
+    ),
+    "falcon_h1": Case("FalconH1ForCausalLM", "FalconH1Config", FALCON, "lm_head|conv1d"),
+    "rwkv": Case(
+        "RwkvForCausalLM",
+        "RwkvConfig",
+        {"hidden_size": 24, "num_hidden_layers": 2, "vocab_size": 31},
+        "head|time_mix",
+        alone="rwkv",
+    ),
     "vit": Case("ViTForImageClassification", "ViTConfig", IMAGE | {"image_size": 8, "patch_size": 4}, alone="vit"),
     "vit-modules": Case("ViTModel", "ViTConfig", IMAGE | {"image_size": 8, "patch_size": [4, 2]}, "pooler", False),
     "swin": Case("SwinForImageClassification", "SwinConfig", SWIN, alone="swin"),
@@ -165,7 +230,9 @@ def weights_of_neurons(model, name: str) -> dict:
     import torch
 
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    besides = re.compile(rf"cls_token|position_embeddings|relative_position_bias_table|{CASES[name].left_out}")
+    besides = re.compile(
+        rf"cls_token|class_embedding|position_embeddings|relative_position_bias_table|{CASES[name].left_out}"
+    )
     return {
         key: parameter
         for key, parameter in model.named_parameters()
@@ -193,9 +260,20 @@ SIZES = (
 # whose rows a module's weight holds, where they are several.
 FUSED = {
     "apertus": {},
+    "gpt_oss": {"gate_up_proj": 2},
     "phi3": {"qkv_proj": 3, "gate_up_proj": 2},
     "qwen2_moe": {"gate_up_proj": 2},
     "qwen3_moe": {"gate_up_proj": 2},
+    "distilbert": {},
+    "t5": {},
+    "whisper": {},
+    "clip": {},
+    "clip_text_model": {},
+    "clip_vision_model": {},
+    "mamba": {"in_proj": 2, "x_proj": 3},
+    "mamba2": {"in_proj": 5},
+    "falcon_h1": {"mamba.in_proj": 5},
+    "rwkv": {},
     "deepseek_v3": {"kv_a_proj_with_mqa": 2, "kv_b_proj": 2, "gate_up_proj": 2},
 }
 
@@ -279,6 +357,125 @@ def _opt(core) -> dict:
     return found
 
 
+def _distilbert(core) -> dict:
+    found = {}
+    for (of, after), layer in zip(_chain(len(core.transformer.layer)), core.transformer.layer, strict=True):
+        own = layer.attention
+        modules = (own.q_lin, own.k_lin, own.v_lin, own.out_lin, layer.ffn.lin1, layer.ffn.lin2)
+        found |= _seven(of, after, *(module.weight for module in modules))
+    return found
+
+
+def _towers(stack, tower: str) -> list[tuple[str, str, object]]:
+    chain = _chain(len(stack))
+    return [(f"{tower}{of}", f"{tower}{after}", layer) for (of, after), layer in zip(chain, stack, strict=True)]
+
+
+def _cross(of: str, q, k, v, o) -> dict:
+    """Attention from a to the encoder's output, and b that it is added to."""
+    encoder = "encoder.output.x"
+    return {(f"{of}.a", f"{of}.xq"): q, (encoder, f"{of}.xk"): k, (encoder, f"{of}.xv"): v, (f"{of}.xc", f"{of}.b"): o}
+
+
+def _t5(core) -> dict:
+    found, towers = {}, [("encoder.", core.encoder)]
+    towers += [("decoder.", core.decoder)] if hasattr(core, "decoder") else []
+    for tower, stack in towers:
+        for of, after, block in _towers(stack.block, tower):
+            own, mlp = block.layer[0].SelfAttention, block.layer[-1].DenseReluDense
+            found |= {(f"{of}.x", f"{of}.{part}"): getattr(own, part).weight for part in "qkv"}
+            found[f"{of}.c", f"{of}.a"] = own.o.weight
+            reads = f"{of}.b" if len(block.layer) == 3 else f"{of}.a"
+            if len(block.layer) == 3:
+                found |= _cross(of, *(getattr(block.layer[1].EncDecAttention, part).weight for part in "qkvo"))
+            if hasattr(mlp, "wi_0"):
+                found |= {(reads, f"{of}.g"): mlp.wi_0.weight, (reads, f"{of}.u"): mlp.wi_1.weight}
+            else:
+                found[reads, f"{of}.m"] = mlp.wi.weight
+            found[f"{of}.m", after] = mlp.wo.weight
+    return found
+
+
+def _of_attention(own) -> list:
+    return [module.weight for module in (own.q_proj, own.k_proj, own.v_proj, own.out_proj)]
+
+
+def _whisper(core) -> dict:
+    encoder = getattr(core, "encoder", core)
+    found = {("input.x", "input.h"): encoder.conv1.weight, ("input.h", "encoder.block0.x"): encoder.conv2.weight}
+    for of, after, layer in _towers(encoder.layers, "encoder."):
+        found |= _seven(of, after, *_of_attention(layer.self_attn), layer.fc1.weight, layer.fc2.weight)
+    for of, after, layer in _towers(core.decoder.layers if hasattr(core, "decoder") else [], "decoder."):
+        block = _seven(of, after, *_of_attention(layer.self_attn), layer.fc1.weight, layer.fc2.weight)
+        block[f"{of}.b", f"{of}.m"] = block.pop((f"{of}.a", f"{of}.m"))
+        found |= block | _cross(of, *_of_attention(layer.encoder_attn))
+    return found
+
+
+def _clip(core) -> dict:
+    found = {}
+    if hasattr(core, "text_model"):
+        found |= _clip_tower(core.text_model, "text.")
+    return found | _clip_tower(core.vision_model, "vision.")
+
+
+def _clip_tower(core, tower: str = "") -> dict:
+    core = getattr(core, "text_model", core)
+    found = {}
+    if hasattr(core.embeddings, "patch_embedding"):
+        found[f"{tower}input.x", f"{tower}block0.x"] = core.embeddings.patch_embedding.weight
+    for of, after, layer in _towers(core.encoder.layers, tower):
+        found |= _seven(of, after, *_of_attention(layer.self_attn), layer.mlp.fc1.weight, layer.mlp.fc2.weight)
+    return found
+
+
+def _mamba(core) -> dict:
+    found = {}
+    for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
+        mixer = layer.mixer
+        hidden, gate = mixer.in_proj.weight.chunk(2)
+        of_state = mixer.x_proj.weight.split([mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size])
+        found |= {(f"{of}.x", f"{of}.h"): hidden, (f"{of}.x", f"{of}.z"): gate}
+        found |= {(f"{of}.h", f"{of}.{part}"): rows for part, rows in zip("tBC", of_state, strict=True)}
+        found |= {(f"{of}.t", f"{of}.dt"): mixer.dt_proj.weight, (f"{of}.s", after): mixer.out_proj.weight}
+    return found
+
+
+def _state_space(of: str, after: str, mixer) -> dict:
+    """Mamba-2's. The rows of in_proj as the module's own forward pass splits what they give, and the convolution's after it."""
+    channels, state = mixer.intermediate_size, mixer.n_groups * mixer.ssm_state_size
+    gate, mixed, step = mixer.in_proj.weight.split([channels, mixer.conv_dim, mixer.num_heads])
+    parts = dict(zip(("z", "h", "B", "C", "dt"), (gate, *mixed.split([channels, state, state]), step), strict=True))
+    found = {(f"{of}.x", f"{of}.{part}"): rows for part, rows in parts.items()}
+    return found | {(f"{of}.s", after): mixer.out_proj.weight}
+
+
+def _mamba2(core) -> dict:
+    found = {}
+    for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
+        found |= _state_space(of, after, layer.mixer)
+    return found
+
+
+def _falcon_h1(core) -> dict:
+    found = {}
+    for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
+        found |= _attention(of, layer.self_attn) | _state_space(of, f"{of}.a", layer.mamba)
+        found |= _gated(of, after, layer.feed_forward, of)
+    return found
+
+
+def _rwkv(core) -> dict:
+    found = {}
+    for (of, after), block in zip(_chain(len(core.blocks)), core.blocks, strict=True):
+        own, mlp = block.attention, block.feed_forward
+        found |= {(f"{of}.x", f"{of}.r"): own.receptance.weight, (f"{of}.x", f"{of}.k"): own.key.weight}
+        found |= {(f"{of}.x", f"{of}.v"): own.value.weight, (f"{of}.c", f"{of}.a"): own.output.weight}
+        found |= {(f"{of}.a", f"{of}.m"): mlp.key.weight, (f"{of}.a", f"{of}.g"): mlp.receptance.weight}
+        found[f"{of}.m", after] = mlp.value.weight
+    return found
+
+
 def _bert(core) -> dict:
     found = {}
     for (of, after), layer in zip(_chain(len(core.encoder.layer)), core.encoder.layer, strict=True):
@@ -346,6 +543,8 @@ def _latent_attention(of: str, own) -> dict:
 
 
 def _mlp(of: str, after: str, mlp) -> dict:
+    if hasattr(mlp, "router"):
+        return _gpt_oss(of, after, mlp)
     if not hasattr(mlp, "experts"):
         return (
             _gated(of, after, mlp, of)
@@ -361,6 +560,15 @@ def _mlp(of: str, after: str, mlp) -> dict:
         found |= _gated(of, after, shared, f"{of}.shared")
     if hasattr(mlp, "shared_expert_gate"):
         found[f"{of}.a", f"{of}.shared.r"] = mlp.shared_expert_gate.weight
+    return found
+
+
+def _gpt_oss(of: str, after: str, mlp) -> dict:
+    """Its experts are [in, out], and gate and up projection take turns, as the module's own forward pass slices them."""
+    found = {(f"{of}.a", f"{of}.r"): mlp.router.weight}
+    for n, (both, down) in enumerate(zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)):
+        found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = both[:, ::2].T, both[:, 1::2].T
+        found[f"{of}.e{n}.m", after] = down.T
     return found
 
 
@@ -392,4 +600,22 @@ def _resnet(core) -> dict:
     return found
 
 
-BLOCKS = {"gpt2": _gpt2, "opt": _opt, "bert": _bert, "roberta": _bert, "vit": _vit, "swin": _swin, "resnet": _resnet}
+BLOCKS = {
+    "distilbert": _distilbert,
+    "t5": _t5,
+    "whisper": _whisper,
+    "clip": _clip,
+    "clip_text_model": _clip_tower,
+    "clip_vision_model": _clip_tower,
+    "mamba": _mamba,
+    "mamba2": _mamba2,
+    "falcon_h1": _falcon_h1,
+    "rwkv": _rwkv,
+    "gpt2": _gpt2,
+    "opt": _opt,
+    "bert": _bert,
+    "roberta": _bert,
+    "vit": _vit,
+    "swin": _swin,
+    "resnet": _resnet,
+}

@@ -18,7 +18,7 @@ from ninscope.networks.sampled import sampled_network
 
 ALL = 1000  # more neurons than any node layer here has
 ORDERS = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
-KINDS = {"attention", "mlp", "convolution", "router", "embedding", "head", ""}
+KINDS = {"attention", "mlp", "convolution", "router", "embedding", "head", "state_space", ""}
 
 
 # One for every way in which a tensor holds a matrix; every case's weights and edges are compared below in any way.

@@ -8,7 +8,7 @@ A file stores each expert by itself (the Hub's files, and what save_pretrained w
 tensor [experts, out, in], with gate and up projection one after the other.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ninscope.architectures import sizes
@@ -35,30 +35,33 @@ MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
 class Mixture:
     """The experts of a model's blocks: how many, the hidden neurons of each, and the ways in which files name their tensors.
 
-    shared: hidden neurons of the expert that every token asks (default: none). shared_names: its tensors "gate", "up" and
-    "down", and "router" where it has a gate of its own.
+    order, interleaved: as of `experts`. shared: hidden neurons of the expert that every token asks (default: none).
+    shared_names: its tensors "gate", "up" and "down", and "router" where it has a gate of its own.
     """
 
     count: int
     hidden: int
     spellings: tuple[Names, ...] = (BY_ITSELF, FUSED)
+    order: str = "linear"
+    interleaved: int = 0
     shared: int = 0
     shared_names: Names | None = None
 
-    def spelled(self, names: Collection[str], numbers: Iterable[int]) -> Names:
+    def spelled(self, names: Collection[str], numbers: Collection[int]) -> Names:
         """The templates that a file of these names follows. numbers: of the blocks that have experts."""
         return spelling(names, PREFIXES, self.spellings, ((number, 0) for number in numbers))
 
     def add(self, net: Builder, number: int, after: str, templates: Names) -> None:
         """Add router and experts of block `number`, which lead from its a to `after`."""
-        block, a = f"block{number}", f"block{number}.a"
-        net.link(a, after, skip=True)
-        experts(net, block, self.count, self.hidden, after, formatted(templates, number, "{}"))
+        block = f"block{number}"
+        net.link(f"{block}.a", after, skip=True)
+        names = formatted(templates, number, "{}")
+        experts(net, block, self.count, self.hidden, after, names, self.order, self.interleaved)
         if self.shared and self.shared_names:
             tensors = formatted(self.shared_names, number)
             gated(net, block, self.shared, after, tensors, "shared")
             if "router" in tensors:
-                net.join(a, net.layer(block, "shared.r", 1, "router"), tensors["router"])
+                net.join(f"{block}.a", net.layer(block, "shared.r", 1, "router"), tensors["router"])
 
 
 def sparse_decoder(
@@ -86,6 +89,29 @@ def sparse_decoder(
     net.layer("output", "x", sizes.width(config))
 
 
+def mixture_decoder(
+    family: str,
+    config: Mapping,
+    names: Collection[str],
+    mixture: Mixture,
+    sparse: Collection[int],
+    head_dim: int | None = None,
+) -> Architecture:
+    """A decoder with a llama's attention. sparse: as of `sparse_decoder`. head_dim: as of `grouped_heads`.
+
+    Raises CheckpointError (corrupt).
+    """
+    count, width = sizes.block_count(config), sizes.width(config)
+    heads = grouped_heads(config, width, count, head_dim)
+    net = Builder(family, PREFIXES)
+
+    def add_attention(block: str, number: int) -> None:
+        heads.attention(net, block, width, formatted(ATTENTION, number))
+
+    sparse_decoder(net, config, names, mixture, sparse, add_attention)
+    return net.architecture()
+
+
 # By model_type: the key that gives the number of experts, and the ways in which files name their tensors.
 MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (BY_ITSELF, FUSED))}
 
@@ -95,13 +121,6 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, MODEL_TYPES)
     key, spellings = MODEL_TYPES[family]
-    count, width = sizes.block_count(config), sizes.width(config)
-    heads = grouped_heads(config, width, count)
+    count = sizes.block_count(config)
     mixture = Mixture(expert_count(config, key, count), sizes.width(config, "intermediate_size"), spellings)
-    net = Builder(family, PREFIXES)
-
-    def add_attention(block: str, number: int) -> None:
-        heads.attention(net, block, width, formatted(ATTENTION, number))
-
-    sparse_decoder(net, config, names, mixture, range(count), add_attention)
-    return net.architecture()
+    return mixture_decoder(family, config, names, mixture, range(count))

@@ -7,13 +7,10 @@ blocks have a plain gated MLP instead of experts, of intermediate_size. Left out
 from collections.abc import Collection, Mapping
 
 from ninscope.architectures import sizes
-from ninscope.architectures.builder import Builder
-from ninscope.architectures.decoder_blocks import ATTENTION, PREFIXES, grouped_heads
 from ninscope.architectures.experts import expert_count
-from ninscope.architectures.families.moe import Mixture, sparse_decoder
+from ninscope.architectures.families.moe import Mixture, mixture_decoder
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import formatted
 from ninscope.errors import CheckpointError
 
 MODEL_TYPES = ("qwen2_moe", "qwen3_moe")
@@ -25,8 +22,7 @@ SHARED |= {"router": "layers.{}.mlp.shared_expert_gate.weight"}
 def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, MODEL_TYPES)
-    count, width = sizes.block_count(config), sizes.width(config)
-    heads = grouped_heads(config, width, count)
+    count = sizes.block_count(config)
     # transformers 5 writes what older files call num_experts as num_local_experts.
     key = "num_local_experts" if "num_local_experts" in config else "num_experts"
     shared = sizes.width(config, "shared_expert_intermediate_size") if family == "qwen2_moe" else 0
@@ -36,13 +32,7 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
         shared=shared,
         shared_names=SHARED if shared else None,
     )
-    net = Builder(family, PREFIXES)
-
-    def add_attention(block: str, number: int) -> None:
-        heads.attention(net, block, width, formatted(ATTENTION, number))
-
-    sparse_decoder(net, config, names, mixture, _sparse(config, count), add_attention)
-    return net.architecture()
+    return mixture_decoder(family, config, names, mixture, _sparse(config, count))
 
 
 def _sparse(config: Mapping, count: int) -> set[int]:
