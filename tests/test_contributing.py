@@ -208,11 +208,11 @@ CHANGES = {
             '    """Run an experiment:',
             ') -> None:\n    """Run an experiment:',
         ),
-        Change("pipeline/ninscope_pipeline/cli.py", "dry_run, trust_duplicates, note))", "dry_run, trust_duplicates))"),
+        Change("pipeline/ninscope_pipeline/cli.py", "trust_duplicates, replace, note))", "trust_duplicates, replace))"),
         Change(
             RUN,
-            '    trust_duplicates: bool = False,\n    note: str = "",\n',
-            "    trust_duplicates: bool = False,\n",
+            '    replace: bool = False,\n    note: str = "",\n',
+            "    replace: bool = False,\n",
         ),
         Change(
             RUN, "    if note:\n        say(note)\n    dag = load_dag(dag_file)\n", "    dag = load_dag(dag_file)\n"

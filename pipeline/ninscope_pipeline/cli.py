@@ -273,11 +273,14 @@ def run(
     workers: Workers = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
     trust_duplicates: TrustDuplicates = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace results of another source in the same run folder.")
+    ] = False,
 ) -> None:
     """Run an experiment: analyse every checkpoint, then write tables and figures. Stored results are reused."""
     from ninscope_pipeline.run_command import dag_path, run_dag
 
-    raise typer.Exit(run_dag(dag_path(dag), runs_dir, _say, scheduler, workers, dry_run, trust_duplicates))
+    raise typer.Exit(run_dag(dag_path(dag), runs_dir, _say, scheduler, workers, dry_run, trust_duplicates, replace))
 
 
 @app.command()

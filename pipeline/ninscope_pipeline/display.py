@@ -122,6 +122,8 @@ def show_plan(prepared: "PreparedRun", listed: Sequence[tuple[str, str]], to_fet
             fault_is_told = bool(job.name) or (job.checkpoint is not None and job.checkpoint.id in at_fault)
             if not outcome.ok and not fault_is_told:
                 print(f"not ok:    {job.label}: {outcome.status}: {outcome.message}")
+    if prepared.replaces:
+        print(f"would replace: {prepared.replaces}; without --replace the run is refused")
     for model, size in to_fetch.items():
         print(f"would fetch: {decimal(size)} ({size} bytes) of weights for {model}")
     counted = Counter(stage for stage, _ in listed)

@@ -10,12 +10,15 @@ import zarr
 
 from ninscope.errors import RequestError
 from ninscope.exact.layers import NodeValues
+from ninscope.measuring import Measurement, origin_of, with_origin
 from ninscope.networks.sampled import SampledNetwork
-from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, named
+from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
+from ninscope_pipeline.request.dagfile import dag_written_in
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
 from ninscope_pipeline.stages.measurements import stored_measurement
 from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
 from ninscope_pipeline.stages.network import stored_network
+from ninscope_pipeline.stages.spectra import SPECTRA as SPECTRA_STAGE
 from ninscope_pipeline.storing.manifest import is_current
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
@@ -49,34 +52,64 @@ class Run:
                 f"{self.path}: table {name} is damaged ({error}); repeat the `ninscope run` command to write it again"
             ) from None
 
-    def network(self, model: str, revision: str, variant: str = DEFAULT) -> SampledNetwork:
+    def network(self, model: str, revision: str, variant: str = DEFAULT, suite: str | None = None) -> SampledNetwork:
         """The sampled network of one checkpoint, as it is stored.
 
-        variant: of which of [[variants]]. Raises RequestError (no such checkpoint or variant, none stored).
+        variant: of which of [[variants]]. suite: of the model, where two suites have one of that name. Raises RequestError (no
+        such checkpoint or variant, none stored, or several suites have it).
         """
-        key = self._stored(model, revision, named(variant, NETWORK), NETWORK_STAGE.name)
+        key = self._stored(suite, model, revision, named(variant, NETWORK), NETWORK_STAGE.name)
         if key is not None:
             return stored_network(ArtefactStore(self._folder).read(NETWORK_STAGE.name, key, with_matrix=True))
         raise RequestError(
-            f"{self.path}: no stored network of {_shown(model, variant)} at {revision}; the table checkpoints lists what there "
-            "is (only sampled networks are stored)"
+            f"{self.path}: no stored network of {_shown(model, variant, suite)} at {revision}; the table checkpoints lists what "
+            "there is (only sampled networks are stored)"
         )
 
-    def nodes(self, model: str, revision: str, variant: str = DEFAULT) -> pd.DataFrame:
+    def spectra(
+        self, model: str, revision: str, variant: str = DEFAULT, suite: str | None = None, exact: bool | None = None
+    ) -> Measurement:
+        """The spectra of one checkpoint, as `ninscope.measure` gives them, to be compared with others of `ninscope.emergence`.
+
+        exact: those of the whole network, or False for those of samples (default: whichever there are). variant, suite: as in
+        `network`. Raises RequestError (no such checkpoint or variant, none stored, both exact and sampled ones).
+        """
+        methods = [method for method in (EXACT, SAMPLED) if exact is None or (method == EXACT) == exact]
+        stages = {EXACT: EXACT_STAGE.name, SAMPLED: SPECTRA_STAGE.name}
+        keys = {
+            method: key
+            for method in methods
+            if (key := self._stored(suite, model, revision, named(variant, method), stages[method])) is not None
+        }
+        if len(keys) != 1:
+            reason = "both exact and sampled spectra; say exact=True or exact=False" if keys else "no stored spectra"
+            raise RequestError(f"{self.path}: {reason} of {_shown(model, variant, suite)} at {revision}")
+        ((method, key),) = keys.items()
+        measured = stored_measurement(ArtefactStore(self._folder).read(stages[method], key))
+        parameters = next(
+            analysis.parameters
+            for analysis in dag_written_in(self._folder).analyses()
+            if (analysis.variant, analysis.method) == (variant, method)
+        )
+        (entry,) = self._entries(suite, model, revision)
+        family, digest = entry.get("wirings", {}).get(parameters.reading.key, (None, None))
+        return with_origin(measured, origin_of(parameters, digest, family))
+
+    def nodes(self, model: str, revision: str, variant: str = DEFAULT, suite: str | None = None) -> pd.DataFrame:
         """Every neuron of a checkpoint's exact analysis, where the DAG file says per_node = true.
 
         One row a neuron of a layer with outgoing edges: layer, neuron, edges, degree, dimension, r2, as
-        `ninscope.exact.layers.NodeValues` says. variant: of which of [[variants]]. Raises RequestError (no such checkpoint or
-        variant, none stored).
+        `ninscope.exact.layers.NodeValues` says. variant, suite: as in `network`. Raises RequestError (no such checkpoint or
+        variant, none stored, or several suites have it).
         """
-        key = self._stored(model, revision, named(variant, EXACT), EXACT_STAGE.name)
+        key = self._stored(suite, model, revision, named(variant, EXACT), EXACT_STAGE.name)
         nodes: Mapping[str, NodeValues] = {}
         if key is not None:
             nodes = stored_measurement(ArtefactStore(self._folder).read(EXACT_STAGE.name, key)).nodes_of
         if not nodes:
             raise RequestError(
-                f"{self.path}: no values of single neurons for {_shown(model, variant)} at {revision}; set per_node = true in "
-                "[analysis] and run again"
+                f"{self.path}: no values of single neurons for {_shown(model, variant, suite)} at {revision}; set "
+                "per_node = true in [analysis] and run again"
             )
         layer_tables = [
             pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
@@ -84,15 +117,24 @@ class Run:
         ]
         return pd.concat(layer_tables, ignore_index=True)
 
-    def _stored(self, model: str, revision: str, name: str, stage: str) -> str | None:
-        """The key of what is stored of a checkpoint under `name` in the plan, if it is."""
+    def _stored(self, suite: str | None, model: str, revision: str, name: str, stage: str) -> str | None:
+        """The key of what is stored of a checkpoint under `name` in the plan, if it is. Raises RequestError: of several suites."""
         store = ArtefactStore(self._folder)
-        keys = (
-            entry.get(name)
-            for entry in self.plan["checkpoints"]
-            if entry["model"] == model and entry["revision"] == revision
-        )
+        keys = (entry.get(name) for entry in self._entries(suite, model, revision))
         return next((key for key in keys if key and store.has(stage, key)), None)
+
+    def _entries(self, suite: str | None, model: str, revision: str) -> list[dict[str, Any]]:
+        """What the plan says of a checkpoint: one entry, or none. Raises RequestError: several suites have it."""
+        entries = [
+            entry
+            for entry in self.plan["checkpoints"]
+            if entry["model"] == model and entry["revision"] == revision and suite in (None, entry["suite"])
+        ]
+        if len(suites := sorted({entry["suite"] for entry in entries})) > 1:
+            raise RequestError(
+                f"{self.path}: the suites {' and '.join(suites)} have {model} at {revision}; say which with suite="
+            )
+        return entries
 
     @property
     def store(self) -> zarr.Group:
@@ -112,8 +154,9 @@ class Run:
         return bool(self.plan["tables"]) and is_current(self._folder, self._folder.tables, self.plan["tables"])
 
 
-def _shown(model: str, variant: str) -> str:
-    return model if variant == DEFAULT else f"{model}, variant {variant},"
+def _shown(model: str, variant: str, suite: str | None) -> str:
+    name = model if suite is None else f"{suite}/{model}"
+    return name if variant == DEFAULT else f"{name}, variant {variant},"
 
 
 def open_run(path: str | Path) -> Run:

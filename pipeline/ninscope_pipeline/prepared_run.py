@@ -20,6 +20,7 @@ from ninscope_pipeline.located import STAGE as LOCATE
 from ninscope_pipeline.located import Located, task_key
 from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.plan import CheckpointId, Plan, Request, jobs_to_run, make_plan
+from ninscope_pipeline.replacing import replaced_results
 from ninscope_pipeline.request.analyses import SAMPLED
 from ninscope_pipeline.request.dagfile import Dag
 from ninscope_pipeline.request.evaluations import Evaluation, read_evaluations
@@ -56,7 +57,11 @@ _RECORDED_VERSIONS = (
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that is ready to start; nothing has been written yet. tables, figures: whether they must be made again."""
+    """A run that is ready to start; nothing has been written yet.
+
+    tables, figures: whether they must be made again. replaces: whose results in the folder they would replace, where these are
+    another experiment's; else empty.
+    """
 
     dag: Dag
     folder: RunFolder
@@ -64,6 +69,7 @@ class PreparedRun:
     plan: Plan
     tables: bool
     figures: bool
+    replaces: str = ""
 
     @property
     def located(self) -> list[Located]:
@@ -91,7 +97,8 @@ def prepare(dag: Dag, runs_dir: Path, client: "Client | None" = None) -> Prepare
     key = tables_key(plan.request)
     tables = not is_current(folder, folder.tables, key)
     figures = tables or not is_current(folder, folder.figures, figures_key(key))
-    return PreparedRun(dag, folder, surveyed, plan, tables, figures)
+    replaces = replaced_results(folder, dag, surveyed.located) if tables else ""
+    return PreparedRun(dag, folder, surveyed, plan, tables, figures, replaces)
 
 
 def _evaluations(model: ModelSection) -> tuple[Evaluation, ...]:
@@ -216,6 +223,7 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
                 "suite": checkpoint.located.suite,
                 "model": checkpoint.located.model,
                 "revision": checkpoint.located.revision,
+                "wirings": {wired.reading: [wired.family, wired.digest] for wired in checkpoint.located.wirings},
                 **keys.get(checkpoint.id, {}),
                 "status": (standing := checkpoint.standing(trust)).status,
                 "message": standing.message,

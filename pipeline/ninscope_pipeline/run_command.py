@@ -18,7 +18,7 @@ from ninscope_pipeline.request.dagfile import Dag, load_dag
 from ninscope_pipeline.shipped import shipped_dags
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import JobId, Stage
-from ninscope_pipeline.summary import Problem, notes_of, problems_of, stage_problems, summary_line
+from ninscope_pipeline.summary import Problem, near, notes_of, problems_of, stage_problems, summary_line
 from ninscope_pipeline.tables import STAGE as TABLES
 
 if TYPE_CHECKING:
@@ -46,10 +46,12 @@ def run_dag(
     workers: int | None = None,
     dry_run: bool = False,
     trust_duplicates: bool = False,
+    replace: bool = False,
 ) -> int:
     """Run a DAG file and tell of it; returns the exit code. say: prints a line that is not a result.
 
-    scheduler, workers: instead of what [cluster] says. Raises RequestError, InterruptedRun, and what stops a run midway.
+    scheduler, workers: instead of what [cluster] says. replace: also where the run folder holds results of another source.
+    Raises RequestError, InterruptedRun, and what stops a run midway.
     """
     dag = load_dag(dag_file)
     if trust_duplicates:
@@ -59,12 +61,12 @@ def run_dag(
     if cluster.kind != "address":
         if cluster.kind in QUEUES:
             job_class_of(cluster.kind)  # before anything is done: what it takes is installed
-        return _run(dag, runs_dir, None, dry_run, say)
+        return _run(dag, runs_dir, None, dry_run, replace, say)
     with connected_to(cluster, 1, runs_dir, say) as client:
-        return _run(dag, runs_dir, client, dry_run, say)
+        return _run(dag, runs_dir, client, dry_run, replace, say)
 
 
-def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, say: Say) -> int:
+def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, replace: bool, say: Say) -> int:
     with display.working(f"finding the checkpoints of {dag.name}"), counted() as listing:
         prepared = prepare(dag, runs_dir, client)
     listed = prepared.listed
@@ -75,6 +77,11 @@ def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, say: 
             to_fetch = bytes_to_fetch(prepared.plan)
         display.show_plan(prepared, listed, to_fetch)
         return 0
+    if prepared.replaces and not replace:
+        raise RequestError(
+            f"{near(prepared.folder.root)} holds {prepared.replaces}, which this DAG file does not ask for; give it "
+            "another name, or replace them with --replace"
+        )
     start(prepared)
     outcomes: dict[JobId, Outcome] = {}
     if listed:

@@ -12,7 +12,7 @@ from ninscope.locating import Wiring
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.storing.runfolder import RunFolder
 
-VERSION = 5
+VERSION = 5  # of facts and identities; hashes of files are believed whatever the version
 # What is remembered of a located revision beside its identity.
 _FACTS = {"kind": str, "parameters": int}
 
@@ -31,9 +31,11 @@ class Known:
 def known_of(folder: RunFolder) -> Known:
     """What earlier runs in this folder wrote down; nothing where that makes no sense."""
     stored = unsealed(folder.read_json(folder.known, {}))
-    if not isinstance(stored, dict) or stored.get("version") != VERSION:
+    if not isinstance(stored, dict):
         return Known(cached_files())
     files = files_of_json(stored.get("files")) | cached_files()
+    if stored.get("version") != VERSION:
+        return Known(files)
     return Known(files, _object_in(stored, "facts"), _object_in(stored, "beside"))
 
 

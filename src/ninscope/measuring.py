@@ -245,34 +245,35 @@ def measured_network(
         measurement = analyse_network(sample_network(network, parameters), parameters)
     message = "; ".join(note for note in (network.note, measurement.message) if note)
     return replace(
-        _with_origin(measurement, origin_of(network, parameters, models)),
+        with_origin(measurement, origin_of(parameters, network.digest, network.family, models)),
         message=message,
         reading_warning=network.warning,
     )
 
 
-def origin_of(network: NeuronNetwork, parameters: Parameters, models: tuple[str, ...] = ()) -> Origin:
-    """How a network's spectra are made with these parameters. models: as in Origin."""
+def origin_of(parameters: Parameters, wiring: str | None, family: str | None, models: tuple[str, ...] = ()) -> Origin:
+    """How the spectra of a network that is wired so are made with these parameters. wiring, family, models: as in Origin."""
     exact, integer = parameters.exact, parameters.log_count is None
     return Origin(
-        "exact" if exact else "sampled",
-        None if exact else parameters.sampled_nodes,
-        None if exact else parameters.samples,
-        None if exact else parameters.seed,
-        parameters.transfer,
-        parameters.radii,
-        float(parameters.max_distance) if integer else None,
-        parameters.min_degree,
-        parameters.derivative,
-        parameters.layers_crossed,
-        network.digest,
-        network.family,
-        models,
-        "",
+        method="exact" if exact else "sampled",
+        nodes_per_layer=None if exact else parameters.sampled_nodes,
+        samples=None if exact else parameters.samples,
+        seed=None if exact else parameters.seed,
+        transfer=parameters.transfer,
+        radii=parameters.radii,
+        max_distance=float(parameters.max_distance) if integer else None,
+        min_degree=parameters.min_degree,
+        derivative=parameters.derivative,
+        layers_crossed=parameters.layers_crossed,
+        wiring=wiring,
+        family=family,
+        models=models,
+        part="",
     )
 
 
-def _with_origin(measurement: Measurement, origin: Origin) -> Measurement:
+def with_origin(measurement: Measurement, origin: Origin) -> Measurement:
+    """The measurement, whose spectra, and those of whose parts, say how they were made."""
     samples = tuple(replace(spectrum, origin=origin) for spectrum in measurement.samples)
     parts = {
         name: tuple(replace(spectrum, origin=replace(origin, part=name)) for spectrum in spectra)

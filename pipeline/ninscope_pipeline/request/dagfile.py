@@ -19,6 +19,7 @@ from ninscope_pipeline.request.cluster import Cluster
 from ninscope_pipeline.request.models import REVISIONS, ModelSection, Name, Strict, SuiteSection
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import Stage
+from ninscope_pipeline.storing.runfolder import RunFolder
 
 
 class Execution(Strict):
@@ -161,6 +162,16 @@ def load_dag(path: Path) -> Dag:
         raise RequestError(f"{path}: {_first_error(error, raw)}") from None
     models = [_resolved(model, path.parent) for section in dag.models for model in section.single_models()]
     return dag.model_copy(update={"models": models})
+
+
+def dag_written_in(folder: RunFolder) -> Dag:
+    """What the run asked for that is written down in a folder's run.toml. Raises RequestError: it cannot be read."""
+    try:
+        return dag_type().model_validate(tomllib.loads(folder.run_file.read_text(encoding="utf-8"))["asked"])
+    except (OSError, ValueError, KeyError, RecursionError):  # ValidationError is a ValueError
+        raise RequestError(
+            f"{folder.run_file}: cannot be read; repeat the `ninscope run` command to write it again"
+        ) from None
 
 
 def _with_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 from ninscope.architectures import Reading
+from ninscope.errors import CheckpointError
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.request.analyses import DEFAULT, Analysis
@@ -28,9 +29,13 @@ def checkpoint_of(job: Job) -> Located:
 
 
 def network_of(job: Job, reading: Reading) -> NeuronNetwork:
-    """The network of the job's checkpoint, ready to be read. Raises CheckpointError."""
+    """The network of the job's checkpoint, ready to be read, wired as when the job was planned. Raises CheckpointError."""
     located = checkpoint_of(job)
-    return neuron_network(located.opened().open(located.revision, located.identity), reading)
+    network = neuron_network(located.opened().open(located.revision, located.identity), reading)
+    if network.digest != located.wiring(reading).digest:  # the job's key was made of that
+        message = f"{located.revision}: its configuration or its tensors changed since they were located; run again"
+        raise CheckpointError("corrupt", message)
+    return network
 
 
 def label_of(located: Located, analysis: Analysis) -> str:

@@ -42,7 +42,7 @@ class FileIdentity:
 class Identity:
     """A revision's weight files.
 
-    commit: where they lie at, in a Hub repository; beside: what else is read there (configuration, index). shape: dimensions
+    commit: where they lie at, in a Hub repository; beside: what else is read (configuration, index). shape: dimensions
     that the configuration states. folder: the subfolder of the revision that the files lie in (a pipeline's unet).
     settings_sha256: of an adapter's adapter_config.json, None of what is no adapter. base: what an adapter is merged into.
     wiring: digest of the wiring that the configuration implies, empty where it implies none by itself or nobody asked.

@@ -95,6 +95,25 @@ class _Folder:
         return LocalFile(f"{self.path}/{name}", f"{self.revision}/{name}")
 
 
+class _NotedFiles:
+    """The small files of a folder that are read to identify it, which decide numbers as its weights do."""
+
+    def __init__(self, folder: _Folder) -> None:
+        self._folder = folder
+        self._files: dict[str, FileIdentity] = {}
+
+    def read(self, name: str, limit: int) -> bytes:
+        """As `_Folder.read`. The stamp is taken before, so that what is written meanwhile has another."""
+        stamp = _stamp(f"{self._folder.path}/{name}")
+        content = self._folder.read(name, limit)
+        self._files[name] = FileIdentity(name, len(content), hashlib.sha256(content).hexdigest(), stamp)
+        return content
+
+    @property
+    def identities(self) -> tuple[FileIdentity, ...]:
+        return tuple(self._files.values())
+
+
 @dataclass(frozen=True)
 class LocalSource:
     """A folder with one checkpoint, a folder of revision folders, or both (a trainer's output).
@@ -153,11 +172,14 @@ class LocalSource:
         Raises CheckpointError: missing or corrupt.
         """
         folder = self._folder_of(revision)
-        shape = shape_of(read_config(revision, folder.names, folder.read))
-        names = weight_files(folder.names, folder.read, revision)
+        noted = _NotedFiles(folder)
+        shape = shape_of(read_config(revision, folder.names, noted.read))
+        names = weight_files(folder.names, noted.read, revision)
+        settings = settings_sha256(folder.names, noted.read)
         files = tuple(_identify_file(folder, name, known or {}, thorough) for name in names)
-        settings = settings_sha256(folder.names, folder.read)
-        return Identity(revision, step_of(revision), files, shape=shape, settings_sha256=settings)
+        return Identity(
+            revision, step_of(revision), files, shape=shape, beside=noted.identities, settings_sha256=settings
+        )
 
     def config(self, revision: str) -> dict:
         """What its configuration says. Raises CheckpointError: missing or corrupt."""
@@ -172,7 +194,7 @@ class LocalSource:
     def check_unchanged(self, identity: Identity) -> None:
         """Raises CheckpointError (corrupt) when a file is not the one that was identified: call it after reading."""
         path = self._path_of(identity.revision)
-        for file in identity.files:
+        for file in (*identity.files, *identity.beside):
             if _stamp(f"{path}/{file.name}") != file.stamp:
                 raise CheckpointError(
                     "corrupt", f"{identity.revision}/{file.name}: changed while it was being read; run again"

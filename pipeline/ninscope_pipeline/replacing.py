@@ -1,0 +1,71 @@
+"""Whether a run would replace the tables and figures of another experiment, whose DAG file has the same name."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ninscope.errors import RequestError
+from ninscope_pipeline.located import Located
+from ninscope_pipeline.request.dagfile import Dag, dag_written_in
+from ninscope_pipeline.storing.runfolder import RunFolder
+
+ModelName = tuple[str, str]  # suite, model
+Place = tuple[str, str | None]  # source, base
+
+
+def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) -> str:
+    """One clause that says whose results in the folder are of another source than `dag` asks for; empty where none are.
+
+    A model that has moved, with the same weights, is the same. So is an experiment that only gained or lost models.
+    """
+    held, asked = _held(folder), _places(dag)
+    shared = set(held) & set(asked)
+    suspects = {name for name in shared if held[name] != asked[name]}
+    if not shared and not set(held.values()) & set(asked.values()):
+        suspects = set(held)
+    if not suspects:
+        return ""
+    held_contents, contents = _contents_held(folder), _contents(located)
+    anywhere = set().union(*contents.values())  # where a model of another name may have its weights
+    others = [
+        name for name in sorted(suspects) if (own := held_contents.get(name)) and not own & contents.get(name, anywhere)
+    ]
+    if not shared and len(others) < len(suspects):  # some were given another name
+        return ""
+    if not others:
+        return ""
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"results of {'/'.join(others[0])} from {held[others[0]][0]}{more}"
+
+
+def _held(folder: RunFolder) -> Mapping[ModelName, Place]:
+    """What the run that is written down in the folder asked for; nothing where that cannot be read."""
+    try:
+        return _places(dag_written_in(folder))
+    except RequestError:
+        return {}
+
+
+def _places(dag: Dag) -> dict[ModelName, Place]:
+    return {(model.suite, model.model): (model.source, model.base) for model in dag.all_models()}
+
+
+def _contents_held(folder: RunFolder) -> Mapping[ModelName, set[str]]:
+    """sha256 of the weights that the folder's tables are of, by model."""
+    import pandas as pd
+
+    try:
+        rows = pd.read_parquet(folder.tables / "checkpoints.parquet", columns=["suite", "model", "content_sha256"])
+    except (OSError, ValueError, KeyError):
+        return {}
+    return _by_model(rows.dropna().itertuples(index=False, name=None))
+
+
+def _contents(located: Sequence[Located]) -> Mapping[ModelName, set[str]]:
+    known = ((one.suite, one.model, one.content_sha256) for one in located if one.content_sha256 is not None)
+    return _by_model(known)
+
+
+def _by_model(rows: Iterable[tuple[str, str, str]]) -> dict[ModelName, set[str]]:
+    contents: dict[ModelName, set[str]] = {}
+    for suite, model, digest in rows:
+        contents.setdefault((suite, model), set()).add(digest)
+    return contents
