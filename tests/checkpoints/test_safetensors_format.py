@@ -9,11 +9,15 @@ import safetensors
 from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save
-from suites import neox_tensors, safetensors_bytes, with_header
+from suites import entry as typed
+from suites import neox_tensors, safetensors_bytes, with_header, write_checkpoint
 
 from ninscope.checkpoints.formats.safetensors import PACKED_BITS, read_header
 from ninscope.checkpoints.formats.weight_file import ITEM_BYTES, MAX_DIMENSIONS
+from ninscope.checkpoints.source import open_source
+from ninscope.checkpoints.tensors import STORED_TYPES
 from ninscope.errors import CheckpointError
+from ninscope.networks.neuron_network import neuron_network
 
 GOOD = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(4, dtype=np.float16)})
 
@@ -227,6 +231,15 @@ class TestTypes:
     def test_an_unknown_type_is_unsupported_and_named(self):
         message = rejects(with_header({"a": described(dtype="F128")}, bytes(96)), "tensor a .*'F128'", "unsupported")
         assert "convert it to F16, BF16 or F32" in message
+
+    @pytest.mark.parametrize("dtype", sorted({*ITEM_BYTES} - {*STORED_TYPES}))
+    def test_an_unused_tensor_of_a_type_that_is_not_read_refuses_no_file(self, tmp_path, dtype):
+        tensors = neox_tensors(2, 8, 2, seed=0)
+        entries = {name: typed(array) for name, array in tensors.items()}
+        entries["unused"] = (dtype, (3, 5), bytes(15 * ITEM_BYTES[dtype]))
+        write_checkpoint(tmp_path / "step0", tensors)
+        (tmp_path / "step0" / "model.safetensors").write_bytes(safetensors_bytes(entries))
+        assert neuron_network(open_source(tmp_path).open("step0")).weight_bytes == 2 * 12 * 8 * 8 * 2
 
     @pytest.mark.parametrize("dtype", [None, 32, ["F32"], {"F32": 1}, "f32", "F32 "])
     def test_a_senseless_type(self, dtype):

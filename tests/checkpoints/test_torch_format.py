@@ -1,6 +1,9 @@
 """pytorch_model.bin as torch itself writes it, and as somebody with other intentions would."""
 
+import argparse
+import collections
 import contextlib
+import datetime
 import io
 import json
 import pickle
@@ -329,7 +332,8 @@ def test_opcodes_that_no_tensor_needs_are_refused(opcode):
         ({"shape": (4, 1)}, "makes no sense"),
         ({"shape": (1,) * 65, "stride": (1,) * 65}, "makes no sense"),
         ({"storage": "DoubleStorage"}, "does not fit its storage"),
-        ({"storage": "ComplexFloatStorage"}, "names torch.ComplexFloatStorage"),
+        ({"storage": "ComplexFloatStorage"}, "does not fit its storage"),
+        ({"storage": "QInt8Storage"}, "names torch.QInt8Storage"),
     ],
 )
 def test_lies_about_storages_are_found(given, says):
@@ -395,3 +399,103 @@ def test_one_bad_bin_stops_no_other(tmp_path):
     assert [row.status for row in rows] == ["ok", "unsupported", "ok"]
     assert "pytorch_model.bin: its pickle" in rows[1].message
     assert not (tmp_path / "ran").exists()
+
+
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz")
+
+
+def test_types_without_a_storage_of_their_own_are_described():
+    """F8 and others, which torch saves as bytes with a type beside; unused, they refuse no file."""
+    state = {name: torch.ones(3, 5).to(getattr(torch, name)) for name in FLOAT8}
+    state["rows"] = torch.arange(40.0).to(torch.float8_e4m3fn).reshape(8, 5)[3:6]
+    state["parameter"] = torch.nn.Parameter(state["rows"].clone(), requires_grad=False)
+    state["complex"] = torch.ones(3, dtype=torch.complex64)
+    state["words"] = torch.ones(3, dtype=torch.uint16)
+    content = saved(state)
+    assert values(content) == {name: raw_bytes(tensor) for name, tensor in state.items()}
+    tensors = directory(content).tensors
+    assert [tensors[name].dtype for name in FLOAT8] == ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"]
+
+
+def test_storage_keys_may_be_numbers():
+    """As litgpt's incremental saver writes them; torch.load(weights_only=True) takes them too."""
+    state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.arange(4.0)}
+    storages = list(state.values())
+    places = [tensor.untyped_storage().data_ptr() for tensor in storages]
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj):
+            if not isinstance(obj, torch.storage.TypedStorage):
+                return None
+            number = places.index(obj._untyped_storage.data_ptr())
+            return "storage", torch.FloatStorage, number, "cpu", obj.size()
+
+    description, content = io.BytesIO(), io.BytesIO()
+    Pickler(description, protocol=2).dump(state)
+    writer = torch._C.PyTorchFileWriter(content)
+    for number, tensor in enumerate(storages):
+        writer.write_record(f"data/{number}", raw_bytes(tensor), tensor.numel() * 4)
+    writer.write_record("data.pkl", description.getvalue(), len(description.getvalue()))
+    writer.write_end_of_file()
+    loaded = torch.load(io.BytesIO(content.getvalue()), weights_only=True)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    assert values(content.getvalue()) == {name: raw_bytes(tensor) for name, tensor in state.items()}
+
+
+class TestTrainers:
+    """Weights within a trainer's dictionary, beside its optimizer and whatever else it keeps."""
+
+    @staticmethod
+    def trained():
+        model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4))
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+        return model.state_dict(), optimizer.state_dict()
+
+    @pytest.mark.parametrize("key", ["model", "state_dict", "module", "model_state_dict"])
+    def test_the_model_is_read_and_nothing_beside_it(self, key):
+        model, optimizer = self.trained()
+        content = saved({"optimizer": optimizer, key: model, "best_val_loss": torch.tensor(1.5), "epoch": 3})
+        assert values(content) == {name: raw_bytes(tensor) for name, tensor in model.items()}
+
+    def test_what_nanogpt_and_lightning_write(self):
+        model, optimizer = self.trained()
+        beside = {
+            "args": argparse.Namespace(lr=0.1, tags={"a"}, out=Path("out")),
+            "config": collections.defaultdict(list, {"a": [1, 2]}),
+            "loss": np.float64(1.5),
+            "seed": np.arange(3),
+            "device": torch.device("cpu"),
+            "sizes": torch.Size([1, 2]),
+            "when": datetime.datetime(2026, 1, 2),
+            "raw": b"bytes",
+            "set": {1, 2},
+            "bounds": (1, 2.5, None, True),
+        }
+        nano = {"model": model, "optimizer": optimizer, "model_args": {"n_layer": 2}, "iter_num": 7, **beside}
+        lightning = {
+            "epoch": 3,
+            "global_step": 120,
+            "pytorch-lightning_version": "2.6.6",
+            "state_dict": model,
+            "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"current": {"ready": 1}}}},
+            "callbacks": {"ModelCheckpoint{}": {"best_model_score": torch.tensor(0.5), "best_k_models": {}}},
+            "optimizer_states": [optimizer],
+            "lr_schedulers": [],
+            "hparams_name": "kwargs",
+            "hyper_parameters": beside,
+        }
+        for written in (nano, lightning, {"model": {"module": {"state_dict": model}}}):
+            for protocol in (2, 4):
+                content = saved(written, pickle_protocol=protocol)
+                assert values(content) == {name: raw_bytes(tensor) for name, tensor in model.items()}
+
+    def test_a_module_that_is_called_model_is_no_wrapper(self):
+        state = {"model": {"note": "no tensors"}, "weight": torch.ones(2, 2)}
+        assert list(directory(saved(state)).tensors) == ["weight"]
+
+    def test_objects_of_other_libraries_are_refused_by_name(self):
+        content = saved({"model": {"w": torch.ones(2, 2)}, "scaler": io.StringIO()})
+        with pytest.raises(CheckpointError, match=r"its pickle names _io\.StringIO, which no tensor needs"):
+            directory(content)

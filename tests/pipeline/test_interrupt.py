@@ -27,9 +27,9 @@ def dag(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def dag_of_processes(dag) -> Path:
-    """The same by a worker process."""
+    """The same by worker processes."""
     (dag.parent / "processes").mkdir()
-    cluster = {"kind": "local", "workers": 1, "processes": True}
+    cluster = {"kind": "local", "workers": 2, "processes": True}
     return write_dag(
         dag.parent / "processes" / "tiny.toml", dag.parent / "tiny", nodes_per_layer=32, samples=8, cluster=cluster
     )

@@ -1,7 +1,7 @@
 """Which matrices join which node layers, from a checkpoint's config.json. Each family is a module of `families/`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -9,7 +9,8 @@ from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
-from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, families_wired, wiring_names
+from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, Wiring, families_wired, wiring_names
+from ninscope.architectures.wrapped_names import outer_prefixes, unwrapped
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
@@ -97,7 +98,7 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
     family = config.get("_class_name") if family is None else family
     wirings = FAMILIES.get(family) if isinstance(family, str) else None
     if description is not None and tensors is not None and not (wirings and description.unknown_only):
-        return described.architecture(description, tensors)
+        return described.architecture(description, described.fitting_names(description, tensors))
     if isinstance(family, str) and family in REFUSED:
         raise CheckpointError("unsupported", REFUSED[family])
     if wirings is None and (tensors is None or not isinstance(family, str)):
@@ -111,8 +112,30 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
             f"{family} has no wiring {reading.wiring!r}, only {', '.join(families_wired(reading.wiring))}; leave wiring out",
         )
     if wirings is not None:
-        return wirings[reading.wiring].architecture(config, tensors or ())
+        return _of_family(wirings[reading.wiring], config, unwrapped(tensors or {}))
     return generic.architecture(tensors or {}, f"model_type {family!r} is not a known family", config)
+
+
+def _of_family(wiring: Wiring, config: Mapping, names: Collection[str]) -> Architecture:
+    """A family's architecture, with what stands before the names of its tensors in a trainer's file. Raises CheckpointError."""
+    architecture = wiring.architecture(config, names)
+    if not names or architecture.prefix_in(names) is not None:
+        return architecture
+    placed: dict[str, Architecture] = {}  # by what stands before
+    for outer in outer_prefixes(names):
+        if outer.startswith(tuple(placed)):
+            continue
+        inner = {name.removeprefix(outer) for name in names if name.startswith(outer)}
+        candidate = wiring.architecture(config, inner)
+        if candidate.prefix_in(inner) is not None:
+            placed[outer] = replace(candidate, prefixes=tuple(outer + prefix for prefix in candidate.prefixes))
+    if len(placed) > 1:
+        raise CheckpointError(
+            "unsupported",
+            f"tensors of a {architecture.family} are there {len(placed)} times, under {', '.join(placed)}; save the one that is "
+            "meant by itself",
+        )
+    return next(iter(placed.values()), architecture)
 
 
 def unlike(notes: Mapping[str, Mapping[str, str]]) -> dict[str, CheckpointError]:

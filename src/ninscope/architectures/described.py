@@ -19,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from ninscope.architectures.layout import Architecture, Link, MatrixSpec, NodeLayer, RowLayout, WeightBlock
+from ninscope.architectures.wrapped_names import unwrapped
 from ninscope.checkpoints.matrix import ORDERS, MatrixLayout
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
@@ -187,6 +188,16 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
         raise _wrong(str(error)) from None
     _refuse_shared_rows(wiring)
     return wiring
+
+
+def fitting_names(description: Description, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors by the names that the description's patterns mean: those of the file, or those without wrappers' parts."""
+    try:
+        for block in description.blocks:
+            _matches(block.tensor, tensors)
+    except CheckpointError:
+        return unwrapped(tensors)
+    return tensors
 
 
 def _layout(block: DescribedBlock, name: str, shape: tuple[int, ...]) -> MatrixLayout:

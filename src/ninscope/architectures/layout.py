@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from ninscope.architectures.wrapped_names import unwrapped
 from ninscope.checkpoints.matrix import MatrixLayout, WeightMatrix
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
@@ -198,6 +199,16 @@ class Architecture:
         }
         return replace(self, matrices={**self.matrices, **changed}) if changed else self
 
+    @property
+    def tensor_names(self) -> dict[str, str]:
+        """The tensor that holds each matrix, by the matrix's name, without what may stand before it in a file."""
+        return {name: matrix.tensor or name for name, matrix in self.matrices.items()}
+
+    def prefix_in(self, names: Collection[str]) -> str | None:
+        """Which of the prefixes stands before the tensors' names in a file with these names; None where no tensor is there."""
+        tensors = self.tensor_names.values()
+        return next((prefix for prefix in self.prefixes if any(prefix + name in names for name in tensors)), None)
+
     def edges_of(self, block: WeightBlock) -> tuple[int, int]:
         """(edges of each source neuron of a block, source neurons), if no weight is out of bounds."""
         matrix = self.matrices[block.tensor]
@@ -215,10 +226,11 @@ class Architecture:
         Raises CheckpointError: corrupt (a tensor is absent, has another shape than the configuration implies, or is one too
         many), unsupported (a tensor does not hold plain floats).
         """
-        names = {name: matrix.tensor or name for name, matrix in self.matrices.items()}
-        prefix = next(
-            (p for p in self.prefixes if any(p + name in stored for name in names.values())), self.prefixes[0]
-        )
+        names = self.tensor_names
+        if self.complete or any(name not in stored for name in names.values()):
+            stored = unwrapped(stored)
+        prefix = self.prefix_in(stored)
+        prefix = self.prefixes[0] if prefix is None else prefix
         used = {}
         for name, matrix in self.matrices.items():
             full_name = prefix + names[name]

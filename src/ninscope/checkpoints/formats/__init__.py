@@ -7,8 +7,9 @@ adapters follow from the entry.
 from dataclasses import dataclass
 from importlib import import_module
 
-from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
+from ninscope.checkpoints.formats.weight_file import Complaint, TensorEntry, WeightFile
 
+MAX_NAME = 512
 DIFFUSION_STEM, ADAPTER_STEM = "diffusion_pytorch_model", "adapter_model"
 
 
@@ -38,6 +39,24 @@ FORMATS = (
 
 
 def open_tensors(file: WeightFile) -> tuple[dict[str, TensorEntry], WeightFile]:
-    """The tensors of a weight file by name, and the file to read them from. Raises CheckpointError."""
+    """The tensors of a weight file by name, and the file to read them from. Raises CheckpointError.
+
+    Names go into tables, figures and messages: one that is no text, or endless, is no tensor's name.
+    """
     chosen = next((known for known in FORMATS if file.name.endswith(known.suffix)), FORMATS[0])
-    return import_module(chosen.module).open_tensors(file)
+    entries, opened = import_module(chosen.module).open_tensors(file)
+    for name in entries:
+        if len(name) > MAX_NAME:
+            raise Complaint(file.name).corrupt(f"a tensor's name has {len(name)} characters ({name[:40]}...)")
+        if not _is_utf8(name):
+            raise Complaint(file.name).corrupt(f"the tensor's name {name!r} is not UTF-8")
+    return entries, opened
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name can be written: a JSON header may spell half of a surrogate pair."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
