@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from family_models import built, saved
+from family_models import CASES, built, saved
 
 
 def quietly(function, *arguments, **options):
@@ -39,3 +39,23 @@ def written(folder: Path, name: str, dtype: str = "float32", grown: float = 1, *
     saved(built(name).to(getattr(torch, dtype)), name, base)
     saved(quietly(model.merge_and_unload), name, merged)
     return adapter, base, merged
+
+
+def gpt2_classifier(folder: Path) -> tuple[Path, Path, Path]:
+    """As `written`, of a GPT-2 with a head of its own that is a Linear and is adapted last, so that peft writes fan_in_fan_out as
+    false; c_proj and the head are square."""
+    import peft
+    import torch
+    import transformers
+
+    torch.manual_seed(3)
+    base = transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**CASES["gpt2"].sizes, num_labels=24))
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.normal_(0, 0.1)
+    saved(base, "gpt2", folder / "base")
+    options = peft.LoraConfig(r=8, target_modules=["c_attn", "c_proj", "score"], init_lora_weights=False)
+    model = quietly(peft.get_peft_model, base, options)
+    quietly(model.save_pretrained, folder / "adapter")
+    saved(quietly(model.merge_and_unload), "gpt2", folder / "merged")
+    return folder / "adapter", folder / "base", folder / "merged"

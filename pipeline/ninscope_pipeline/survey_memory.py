@@ -120,8 +120,12 @@ def identity_of(stored: Mapping[str, Any] | None) -> Identity | None:
             type(identity.step),
             type(identity.commit),
             type(identity.settings_sha256),
+            type(identity.settings_effect),
         )
         sound = set(types[:3]) == {str} and types[3] in (int, NoneType) and set(types[4:]) <= {str, NoneType}
+        # An adapter of which an earlier version noted less is identified anew.
+        sound = sound and (identity.settings_sha256 is None) == (identity.settings_effect is None)
+        sound = sound and (type(identity.names_turned), type(identity.merging)) == (bool, str)
         return identity if sound else None
     except (TypeError, KeyError, ValueError, OverflowError):
         return None

@@ -10,6 +10,7 @@ from installed import needed
 from lora_adapters import written
 
 import ninscope
+from ninscope_pipeline.stages.network import NetworkStage
 
 needed("peft", "torch")
 
@@ -92,6 +93,39 @@ def test_a_run(made, dag):
     again = command("run", dag, "--runs-dir", made / "runs", "--dry-run").would_run
     path.write_text(before)
     assert [name for stage, name in again if stage == "exact"] == ["tiny/here checkpoint-10"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_nothing_is_stored_of_settings_that_change_during_a_run(made, tmp_path, monkeypatch, when):
+    """Another alpha from when the weights are to be read, or have been; and the first again for the next run."""
+    place = Path(shutil.copytree(made / "training", tmp_path / "training"))
+    dag = write_dag(
+        tmp_path / "x.toml", models=[{"suite": "s", "model": "m", "source": str(place), "base": str(made / "base")}],
+        nodes_per_layer=8, samples=2, min_degree=2,
+    )  # fmt: skip
+    path = place / "checkpoint-10" / "adapter_config.json"
+    first, drawn = path.read_text(), NetworkStage.make
+
+    def change() -> None:
+        path.write_text(json.dumps(json.loads(first) | {"lora_alpha": 64}))
+
+    def make(stage, store, job):
+        if when == "before":
+            change()
+        network = drawn(stage, store, job)
+        change()
+        return network
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NetworkStage, "make", make)
+        ended = command("run", dag, "--runs-dir", tmp_path / "runs", "--workers", 1)
+    assert ended.code == 1
+    assert any("adapter_config.json: changed while it was being read; run again" in line for line in ended.says)
+    path.write_text(first)
+    assert command("run", dag, "--runs-dir", tmp_path / "runs").code == 0
+    stored = ninscope.open_run(tmp_path / "runs" / "x").table("samples").query("revision == 'checkpoint-10'")
+    alone = ninscope.measure(place, "checkpoint-10", base=made / "base", nodes_per_layer=8, samples=2, min_degree=2)
+    assert list(stored["alpha0"]) == [sample.alpha0 for sample in alone.samples]
 
 
 def test_a_revision_without_a_base_is_refused(made):

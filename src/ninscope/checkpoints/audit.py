@@ -150,16 +150,17 @@ def shared_files(seen: Iterable[Seen]) -> set[str]:
 
 
 def _copies(known: Sequence[_Known]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """By revision with a step: its files that are also another's, and whose."""
+    """By revision with a step: its files that are also another's, and whose. Equal tensors of adapters whose settings differ are
+    not the same: merged, they are other weights."""
     stepped = [row for row in known if row.step is not None]
-    holders: dict[tuple[int, str], list[str]] = defaultdict(list)
+    holders: dict[tuple[int, str, str | None], list[str]] = defaultdict(list)
     for row in stepped:
-        for key in {(file.size, file.digest) for file in row.identity.files}:
+        for key in {(file.size, file.digest, row.identity.settings_effect) for file in row.identity.files}:
             holders[key].append(row.revision)
     copies: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
     for row in stepped:
         for file in row.identity.files:
-            if len(having := holders[file.size, file.digest]) > 1:
+            if len(having := holders[file.size, file.digest, row.identity.settings_effect]) > 1:
                 copies[row.revision][file.name] = tuple(other for other in having if other != row.revision)
     return dict(copies)
 

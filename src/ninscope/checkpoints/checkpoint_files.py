@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ninscope.checkpoints.file_names import (
     ADAPTER_CONFIG,
@@ -16,6 +17,7 @@ from ninscope.checkpoints.file_names import (
 from ninscope.checkpoints.formats import open_tensors
 from ninscope.checkpoints.formats.index import MAX_JSON_BYTES, read_json_object, shards_of_index
 from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
+from ninscope.checkpoints.identity import Identity
 from ninscope.checkpoints.revisions import step_of
 from ninscope.checkpoints.tensors import Checkpoint, Tensor
 from ninscope.errors import CheckpointError
@@ -47,11 +49,34 @@ def read_config(revision: str, present: Collection[str], read: ReadFile) -> dict
     return read_json_object(read("config.json", MAX_CONFIG_BYTES), f"{revision}/config.json")
 
 
-def settings_sha256(present: Collection[str], read: ReadFile) -> str | None:
-    """sha256 of adapter_config.json, which says how an adapter is merged; None of what is no adapter."""
+def with_settings(identity: Identity, present: Collection[str], read: ReadFile) -> Identity:
+    """The identity, of an adapter with that of its adapter_config.json, which says how it is merged. Raises CheckpointError."""
     if not is_adapter(present):
-        return None
-    return hashlib.sha256(read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)).hexdigest()
+        return identity
+    from ninscope.checkpoints.lora.settings import AdapterSettings  # few checkpoints are adapters
+
+    raw = read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)
+    settings = AdapterSettings(read_json_object(raw, f"{identity.revision}/{ADAPTER_CONFIG}"))
+    return replace(
+        identity,
+        settings_sha256=hashlib.sha256(raw).hexdigest(),
+        settings_effect=settings.effect_sha256,
+        names_turned=not settings.says_turned and settings.names_turned,
+    )
+
+
+def with_settings_of(identity: Identity | None, read: ReadFile) -> ReadFile:
+    """`read`, which of an adapter gives the adapter_config.json that was identified, or raises CheckpointError (corrupt)."""
+    if identity is None or identity.settings_sha256 is None:
+        return read
+
+    def checked(name: str, limit: int) -> bytes:
+        content = read(name, limit)
+        if name == ADAPTER_CONFIG and hashlib.sha256(content).hexdigest() != identity.settings_sha256:
+            raise CheckpointError("corrupt", f"{identity.revision}/{name}: changed while it was being read; run again")
+        return content
+
+    return checked
 
 
 def weight_files(present: Collection[str], read: ReadFile, revision: str) -> dict[str, list[str]]:

@@ -46,6 +46,8 @@ class Identity:
     that the configuration states. folder: the subfolder of the revision that the files lie in (a pipeline's unet).
     settings_sha256: of an adapter's adapter_config.json, None of what is no adapter. base: what an adapter is merged into.
     wiring: digest of the wiring that the configuration implies, empty where it implies none by itself or nobody asked.
+    settings_effect: sha256 of what in adapter_config.json numbers depend on. names_turned: it names modules that some families
+    store [in, out], and does not say so. merging: how it is merged where earlier versions did otherwise, or empty.
     """
 
     revision: str
@@ -58,6 +60,9 @@ class Identity:
     settings_sha256: str | None = None
     base: "Identity | None" = None
     wiring: str = ""
+    settings_effect: str | None = None
+    names_turned: bool = False
+    merging: str = ""
 
     @property
     def content_sha256(self) -> str:
@@ -67,7 +72,9 @@ class Identity:
         """
         if self.base is not None:
             own = replace(self, base=None).content_sha256
-            merged = f"{own}  adapter\n{self.settings_sha256}  settings\n{self.base.content_sha256}  base\n"
+            merged = (
+                f"{own}  adapter\n{self.settings_sha256}  settings\n{self.base.content_sha256}  base\n{self.merging}"
+            )
             return hashlib.sha256(merged.encode()).hexdigest()
         if len(self.files) == 1 and "-" not in self.files[0].digest:
             return self.files[0].digest

@@ -81,6 +81,11 @@ def _norms(values: np.ndarray, safe: float) -> np.ndarray:
     return norms
 
 
+def row_norms(values: np.ndarray) -> np.ndarray:
+    """Euclidean norm of each row, float64 [m], of float64 [m, n]; sums are taken in the order of the columns."""
+    return _norms(np.ascontiguousarray(values), _SAFE)
+
+
 def add_low_rank(weights: np.ndarray, left: np.ndarray, right: np.ndarray, scale: float) -> np.ndarray:
     """weights + scale * left @ right, of the type of weights: float32 or float64 [m, n], left [m, r], right [r, n].
 

@@ -14,8 +14,15 @@ from typing import IO
 
 import numpy as np
 
-from ninscope.checkpoints.checkpoint_files import checkpoint_of_files, read_config, settings_sha256, weight_files
-from ninscope.checkpoints.file_names import CHECKPOINT_NAMES, CONFIG_NAMES, model_folder
+from ninscope.checkpoints.checkpoint_files import (
+    MAX_CONFIG_BYTES,
+    checkpoint_of_files,
+    read_config,
+    weight_files,
+    with_settings,
+    with_settings_of,
+)
+from ninscope.checkpoints.file_names import ADAPTER_CONFIG, CHECKPOINT_NAMES, CONFIG_NAMES, model_folder
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
 from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
@@ -175,11 +182,9 @@ class LocalSource:
         noted = _NotedFiles(folder)
         shape = shape_of(read_config(revision, folder.names, noted.read))
         names = weight_files(folder.names, noted.read, revision)
-        settings = settings_sha256(folder.names, noted.read)
         files = tuple(_identify_file(folder, name, known or {}, thorough) for name in names)
-        return Identity(
-            revision, step_of(revision), files, shape=shape, beside=noted.identities, settings_sha256=settings
-        )
+        identity = with_settings(Identity(revision, step_of(revision), files, shape=shape), folder.names, noted.read)
+        return replace(identity, beside=noted.identities)
 
     def config(self, revision: str) -> dict:
         """What its configuration says. Raises CheckpointError: missing or corrupt."""
@@ -189,7 +194,7 @@ class LocalSource:
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
         folder = self._folder_of(revision)
-        return checkpoint_of_files(revision, folder.names, folder.read, folder.open_file)
+        return checkpoint_of_files(revision, folder.names, with_settings_of(identity, folder.read), folder.open_file)
 
     def check_unchanged(self, identity: Identity) -> None:
         """Raises CheckpointError (corrupt) when a file is not the one that was identified: call it after reading."""
@@ -199,6 +204,9 @@ class LocalSource:
                 raise CheckpointError(
                     "corrupt", f"{identity.revision}/{file.name}: changed while it was being read; run again"
                 )
+        if identity.settings_sha256 is not None:
+            read = with_settings_of(identity, self._folder_of(identity.revision).read)
+            read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)
 
     def fingerprint(self, revision: str) -> str | None:
         """Something else whenever a file of the revision is: names, sizes and times. None where it cannot be told."""

@@ -24,8 +24,8 @@ from ninscope.checkpoints.checkpoint_files import (
     ReadFile,
     checkpoint_of_files,
     read_config,
-    settings_sha256,
     weight_files,
+    with_settings,
 )
 from ninscope.checkpoints.file_names import config_name, model_folder, weight_names
 from ninscope.checkpoints.hub.file import NO_DIGEST, HubFile
@@ -124,8 +124,7 @@ class HubSource:
         shape = shape_of(read_config(revision, listing.sizes, read))
         names = weight_files(listing.sizes, read, revision)
         beside = [name for name in (config_name(listing.sizes), weight_names(listing.sizes)[1]) if name]
-        settings = settings_sha256(listing.sizes, read)
-        return Identity(
+        identity = Identity(
             revision,
             step_of(revision),
             listing.of(names),
@@ -133,8 +132,8 @@ class HubSource:
             shape,
             listing.of(beside),
             listing.folder,
-            settings,
         )
+        return with_settings(identity, listing.sizes, read)
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint; at the commit of `identity` where one is given, wherever the branch stands by now."""

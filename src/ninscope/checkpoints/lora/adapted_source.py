@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ninscope.checkpoints.file_names import ADAPTER_NAMES
+from ninscope.checkpoints.file_names import ADAPTER_CONFIG, ADAPTER_NAMES
 from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.lora.adapter import adapter_of
 from ninscope.checkpoints.lora.merged import merged_checkpoint
+from ninscope.checkpoints.lora.storage import is_turned, may_be_turned
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import CheckpointError, RequestError
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from ninscope.checkpoints.source import Source
 
 HUB_BRANCH = "main"
+TURNED = "[in, out] whatever the settings say\n"
 _KEPT = 16
 _LOCK = threading.Lock()
 _BASES: dict[str, Identity] = {}  # by fingerprint, the latest few
@@ -60,7 +63,24 @@ class AdaptedSource:
             raise CheckpointError(
                 "unsupported", f"{revision}: holds a model's own weights, no adapter; leave the base out"
             )
-        return replace(own, base=self._identified_base(known, thorough))
+        base = self._identified_base(known, thorough)
+        return replace(own, base=base, merging=self._merging(own, base))
+
+    def _merging(self, own: Identity, base: Identity) -> str:
+        """TURNED where the adapter has square updates of matrices that are stored [in, out], and its settings do not say so.
+
+        Earlier versions took them for [out, in], so what they stored is not this adapter's.
+        """
+        if not own.names_turned:
+            return ""
+        try:
+            adapter = self.adapters.open(own.revision, own)
+            factors = adapter_of(adapter.config[ADAPTER_CONFIG], adapter.tensors).factors
+            square = [of.module for of in factors if of.pair == of.pair[::-1] and may_be_turned(of.module)]
+            model_type = self.base.open(self.base_revision, base).config.get("model_type") if square else None
+        except CheckpointError:  # it is told when it is opened
+            return ""
+        return TURNED if any(is_turned(model_type, module) for module in square) else ""
 
     def _identified_base(self, known: Mapping[str, FileIdentity] | None, thorough: bool) -> Identity:
         """Hashing a base takes long, and all adapters share it: once in a process, as long as its files are the same."""
@@ -116,4 +136,4 @@ def _parted(identity: Identity) -> tuple[Identity, Identity]:
     """The adapter's and the base's. Raises ValueError where it has no base, which no identity of an `AdaptedSource` is without."""
     if identity.base is None:
         raise ValueError(f"{identity.revision}: an adapter's identity without that of its base")
-    return replace(identity, base=None), identity.base
+    return replace(identity, base=None, merging=""), identity.base

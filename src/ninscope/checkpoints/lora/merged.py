@@ -1,11 +1,12 @@
 """A LoRA adapter merged into its base: W' = W + scale * B A, row by row as rows are read, so that nothing is held but A and B.
 
-As peft's merge_and_unload. Products are summed in float64, in the order of the rank, and added to W; the sum is rounded to float32
-(F64 weights stay in float64), and from that to F16 or BF16 where W is stored so. No BLAS: the same bytes on any number of threads.
+As peft's merge_and_unload. With DoRA each output of that is then scaled to its magnitude. Products are summed in float64, in the
+order of the rank, and added to W; the sum is rounded to float32 (F64 weights stay in float64), and from that to F16 or BF16 where
+W is stored so. No BLAS: the same bytes on any number of threads.
 """
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,52 +15,119 @@ import numpy as np
 
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
-from ninscope.checkpoints.kernels import add_low_rank
+from ninscope.checkpoints.kernels import add_low_rank, row_norms
 from ninscope.checkpoints.lora.adapter import Adapter, Factors, adapter_of
+from ninscope.checkpoints.lora.places import Names, Place, check_type, other_shape, places_of, shape_tells
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float, as_stored
 from ninscope.errors import CheckpointError
 
-_KEPT = 16  # modules whose A and B are kept: bands of a tensor are read one after the other, by several threads
+# A and B that are kept: bands of a tensor are read one after the other, by several threads, and experts share theirs.
+_KEPT_BYTES = 64_000_000
+_NORM_ROWS = 256  # of a matrix [in, out], by so many the squares of its outputs are summed
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is added to one matrix: scale * left @ right, float32 or float64 [rows, r] and [r, columns].
+
+    magnitude: of DoRA, of each output, float64, or None. Outputs are rows, and columns of a matrix that is turned.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    magnitude: np.ndarray | None
+
+    @property
+    def bytes(self) -> int:
+        return self.left.nbytes + self.right.nbytes
 
 
 @dataclass(frozen=True)
 class Update:
-    """What is added to one tensor of the base. entry: of the tensor, as stored; turned: it is W[in, out]."""
+    """What is done to one matrix of the base, or to some of its rows."""
 
-    entry: TensorEntry
+    place: Place
     factors: Factors
     scale: float
-    turned: bool
+
+    @property
+    def entry(self) -> TensorEntry:
+        return self.place.tensor.entry
 
     @property
     def row_bytes(self) -> int:
         return (self.entry.stop - self.entry.start) // self.entry.shape[0]
 
-    def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """left [rows, r] and right [r, columns] of the update left @ right, float32 or float64. Raises CheckpointError."""
+    def product(self) -> Product:
+        """Raises CheckpointError."""
+        place, rank = self.place, self.factors.rank // self.place.experts
         a, b = (_whole(tensor) for tensor in (self.factors.a, self.factors.b))
-        left, right = (a.T, b.T) if self.turned else (b, a)
-        return np.ascontiguousarray(left), np.ascontiguousarray(right)
+        # Of several experts, rows of A stand expert by expert, and columns of B take turns.
+        a, b = a[place.expert * rank : (place.expert + 1) * rank], b[:, place.expert :: place.experts]
+        if place.outputs is not None:
+            b = b[slice(*place.outputs)]
+        magnitude = self.factors.magnitude
+        left, right = (a.T, b.T) if place.turned else (b, a)
+        return Product(
+            np.ascontiguousarray(left),
+            np.ascontiguousarray(right),
+            None if magnitude is None else _numbers(magnitude).astype(np.float64).reshape(-1),
+        )
 
-    def added(self, raw: np.ndarray, first: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """The bytes of rows first, first + 1, ... with the update in them. raw: their bytes, uint8."""
-        stored = raw.view(STORED_TYPES[self.entry.dtype]).reshape(-1, right.shape[1])
-        weights = as_float(stored, self.entry.dtype)
-        wide = weights.astype(np.float64 if self.entry.dtype == "F64" else np.float32, copy=False)
-        merged = add_low_rank(wide, left[first : first + len(wide)], right, self.scale)
+    def with_norms(self, product: Product, read: Callable[[int, int], memoryview]) -> Product:
+        """Of a matrix [in, out] with magnitudes: what an output is multiplied by takes all rows.
+
+        read(first, last): rows first to last - 1, as the base has them.
+        """
+        if product.magnitude is None or not self.place.turned:
+            return product
+        squares = np.zeros(len(product.magnitude))
+        for first in range(0, self.entry.shape[0], _NORM_ROWS):
+            last = min(first + _NORM_ROWS, self.entry.shape[0])
+            for row in self._sums(np.frombuffer(read(first, last), np.uint8), first, product):
+                squares += row * row
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return replace(product, magnitude=product.magnitude / np.sqrt(squares))
+
+    def added(self, raw: np.ndarray, first: int, product: Product) -> np.ndarray:
+        """The bytes of rows first, first + 1, ... with the update in them. raw: their bytes, uint8; product: of `with_norms`."""
+        merged = self._sums(raw, first, product)
+        if product.magnitude is not None:
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                if self.place.turned:
+                    merged = merged * product.magnitude
+                else:
+                    factors = product.magnitude[first : first + len(merged)] / row_norms(merged)
+                    merged = merged * factors[:, None]
+                merged = merged if self.entry.dtype == "F64" else merged.astype(np.float32)
         return as_stored(merged, self.entry.dtype).view(np.uint8).reshape(-1)
+
+    def _sums(self, raw: np.ndarray, first: int, product: Product) -> np.ndarray:
+        """W + scale * B A in rows first, first + 1, ...: float32, or float64 of F64 and of what a magnitude is to scale."""
+        stored = raw.view(STORED_TYPES[self.entry.dtype]).reshape(-1, product.right.shape[1])
+        narrow = self.entry.dtype != "F64" and product.magnitude is None
+        weights = as_float(stored, self.entry.dtype).astype(np.float32 if narrow else np.float64, copy=False)
+        return add_low_rank(weights, product.left[first : first + len(weights)], product.right, self.scale)
 
 
 class MergedFile:
-    """A base's file whose bytes are read with the updates of an adapter in them, where there is one."""
+    """A base's file whose bytes are read with the updates of an adapter in them, where there is one.
+
+    Raises CheckpointError (unsupported): two updates of one matrix.
+    """
 
     def __init__(self, file: WeightFile, updates: Sequence[Update]):
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
         self._file = file
         self._updates = sorted(updates, key=lambda update: update.entry.start)
         self._starts = [update.entry.start for update in self._updates]
+        for before, after in zip(self._updates, self._updates[1:], strict=False):
+            if after.entry.start < before.entry.stop:
+                raise CheckpointError(
+                    "unsupported", f"tensor {after.entry.name} is that of two adapted modules; merge it with peft"
+                )
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._kept: OrderedDict[int, Product] = OrderedDict()
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         return self._merged(ranges, self._file.read_ranges(ranges))
@@ -77,32 +145,44 @@ class MergedFile:
         return [self._merge(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]
 
     def _merge(self, start: int, stop: int, piece: memoryview) -> memoryview:
-        """Tensors are read in whole rows, one at a time."""
-        number = bisect_right(self._starts, start) - 1
-        if number < 0 or start >= self._updates[number].entry.stop or start == stop:
+        """Tensors are read in whole rows, of one matrix or of several that stand one after the other."""
+        first_inside = max(bisect_right(self._starts, start) - 1, 0)
+        numbers = range(first_inside, bisect_left(self._starts, stop))
+        inside = [number for number in numbers if self._updates[number].entry.stop > start]
+        if not inside or start == stop:
             return piece
-        update = self._updates[number]
-        first, beside = divmod(start - update.entry.start, update.row_bytes)
-        if beside or (stop - start) % update.row_bytes or stop > update.entry.stop:
-            raise CheckpointError(
-                "unsupported",
-                f"tensor {update.entry.name} holds several matrices, which no lora_A and lora_B are merged into",
-            )
-        left, right = self._factors_of(update)
-        return update.added(np.frombuffer(piece, np.uint8), first, left, right).data
+        merged = np.array(np.frombuffer(piece, np.uint8))
+        for number in inside:
+            update = self._updates[number]
+            entry = update.entry
+            low, high = max(start, entry.start), min(stop, entry.stop)
+            first, beside = divmod(low - entry.start, update.row_bytes)
+            if beside or (high - low) % update.row_bytes:
+                raise CheckpointError(
+                    "unsupported",
+                    f"tensor {entry.name} holds several matrices, which no lora_A and lora_B are merged into",
+                )
+            rows = merged[low - start : high - start]
+            rows[:] = update.added(rows, first, self._product_of(number))
+        return merged.data
 
-    def _factors_of(self, update: Update) -> tuple[np.ndarray, np.ndarray]:
-        name = update.entry.name
+    def _product_of(self, number: int) -> Product:
         with self._lock:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-                return self._kept[name]
-        factors = update.read()
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+        update = self._updates[number]
+        start, row_bytes = update.entry.start, update.row_bytes
+
+        def read(first: int, last: int) -> memoryview:
+            return self._file.read_ranges([(start + first * row_bytes, start + last * row_bytes)])[0]
+
+        product = update.with_norms(update.product(), read)
         with self._lock:
-            self._kept[name] = factors
-            while len(self._kept) > _KEPT:
+            self._kept[number] = product
+            while len(self._kept) > 1 and sum(kept.bytes for kept in self._kept.values()) > _KEPT_BYTES:
                 self._kept.popitem(last=False)
-        return factors
+        return product
 
 
 def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
@@ -120,81 +200,53 @@ def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
             "unsupported", f"{base.revision}: the base is an adapter itself; name the model that both belong to"
         )
     update = adapter_of(adapter.config[ADAPTER_CONFIG], adapter.tensors)
-    update.check_mergeable()
-    tensors = {**base.tensors, **_replaced(update.whole, base.tensors)}
-    files = {id(tensor.file): tensor.file for tensor in base.tensors.values()}
-    merged = {key: MergedFile(files[key], updates) for key, updates in _updates_by_file(update, base).items()}
+    update.settings.check_mergeable()
+    model_type = base.config.get("model_type")
+    replaced = _replaced(update, Names(base.tensors, model_type))
+    tensors = {**base.tensors, **replaced}
+    files = {id(tensor.file): tensor.file for tensor in tensors.values()}
+    updates = _updates_by_file(update, Names(tensors, model_type))
+    merged = {key: MergedFile(files[key], of_file) for key, of_file in updates.items()}
     tensors = {name: replace(tensor, file=merged.get(id(tensor.file), tensor.file)) for name, tensor in tensors.items()}
-    return replace(adapter, config=base.config, tensors=tensors)
+    return replace(adapter, config=_config(base, replaced), tensors=tensors)
 
 
-def _replaced(whole: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that take the place of the base's, by the base's names; new ones (a head) by their own. Raises CheckpointError."""
+def _config(base: Checkpoint, replaced: Mapping[str, Tensor]) -> dict:
+    """The base's configuration; where tokens were added, with their number."""
+    stated = base.config.get("vocab_size")
+    for name, tensor in replaced.items():
+        before = base.tensors.get(name)
+        if before is not None and type(stated) is int and before.shape[0] == stated != tensor.shape[0]:
+            return base.config | {"vocab_size": tensor.shape[0]}
+    return base.config
+
+
+def _replaced(adapter: Adapter, base: Names) -> dict[str, Tensor]:
+    """Tensors that take the place of the base's, by the base's names; new ones (a head) by their own. Raises CheckpointError.
+
+    Rows may be more, or fewer: tokens that were added, classes.
+    """
     replaced = {}
-    for name, tensor in whole.items():
-        in_base = _name_in(base, name)
-        if in_base is not None and base[in_base].shape != tensor.shape:
-            raise _other_shape(base[in_base], tensor.shape, tensor.name)
+    for name, tensor in {**adapter.copies, **adapter.whole}.items():
+        in_base = base.find(name)
+        if in_base is None and name in adapter.copies:  # a head that is tied, and stored as the embedding alone
+            in_base = base.embedding_of(name)
+        if in_base is not None and base.tensors[in_base].shape[1:] != tensor.shape[1:]:
+            raise other_shape(base.tensors[in_base], tensor.shape, tensor.name)
         replaced[in_base or name] = replace(tensor, entry=replace(tensor.entry, name=in_base or name))
     return replaced
 
 
-def _updates_by_file(adapter: Adapter, base: Checkpoint) -> dict[int, list[Update]]:
-    """The updates of each file of the base, by its id. Raises CheckpointError (corrupt, unsupported)."""
+def _updates_by_file(adapter: Adapter, base: Names) -> dict[int, list[Update]]:
+    """The updates of each file, by its id. Raises CheckpointError (corrupt, unsupported)."""
     by_file: dict[int, list[Update]] = defaultdict(list)
-    for factors in adapter.factors.values():
-        in_base = _name_in(base.tensors, f"{factors.module}.weight")
-        if in_base is None:
-            raise CheckpointError(
-                "corrupt",
-                f"tensor {factors.module}.weight, which the adapter changes, is not in the base; name that it was trained on",
-            )
-        weight = base.tensors[in_base]
-        if any(update.entry.start == weight.entry.start for update in by_file[id(weight.file)]):
-            raise CheckpointError(
-                "unsupported", f"tensor {weight.name} is that of two adapted modules; merge it with peft"
-            )
-        by_file[id(weight.file)].append(_update(adapter, factors, weight))
+    turned_elsewhere = any(shape_tells(factors, base) for factors in adapter.factors)
+    for factors in adapter.factors:
+        for place in places_of(adapter, factors, base, turned_elsewhere):
+            check_type(place.tensor)
+            scale = adapter.settings.scale(place.key, factors.rank // place.experts)
+            by_file[id(place.tensor.file)].append(Update(place, factors, scale))
     return dict(by_file)
-
-
-def _update(adapter: Adapter, factors: Factors, weight: Tensor) -> Update:
-    """Raises CheckpointError."""
-    if weight.dtype not in STORED_TYPES:
-        raise CheckpointError(
-            "unsupported",
-            f"tensor {weight.name} of the base is of type {weight.dtype}; name the base whose weights are F16, BF16, F32 or F64",
-        )
-    straight = (factors.b.shape[0], *factors.a.shape[1:])
-    turned = straight[::-1] if len(straight) == 2 else straight
-    if weight.shape not in (straight, turned):
-        raise _other_shape(weight, straight, f"lora_B and lora_A of {factors.module}")
-    # Only of a square one it cannot be seen.
-    is_turned = weight.shape != straight if straight != turned else bool(adapter.config.get("fan_in_fan_out"))
-    return Update(weight.entry, factors, adapter.scale(factors), is_turned and len(straight) == 2)
-
-
-def _name_in(base: Mapping[str, Tensor], name: str) -> str | None:
-    """The base's tensor of that name, with or without the prefix of a head model; None where there is none.
-
-    Raises CheckpointError (corrupt) where there are several.
-    """
-    if name in base:
-        return name
-    longer = [other for other in base if other.endswith(f".{name}")]
-    parts = name.split(".")
-    shorter = [".".join(parts[n:]) for n in range(1, len(parts) - 1) if ".".join(parts[n:]) in base]
-    if len(longer) > 1:
-        raise CheckpointError("corrupt", f"tensor {name} of the adapter may be {longer[0]} or {longer[1]} of the base")
-    return next(iter(longer or shorter), None)
-
-
-def _other_shape(weight: Tensor, shape: tuple[int, ...], of: str) -> CheckpointError:
-    return CheckpointError(
-        "corrupt",
-        f"tensor {weight.name} of the base has shape {list(weight.shape)}, the adapter ({of}) {list(shape)}; "
-        "name the base that it was trained on",
-    )
 
 
 def _whole(tensor: Tensor) -> np.ndarray:
@@ -202,3 +254,13 @@ def _whole(tensor: Tensor) -> np.ndarray:
     values, _ = tensor.rows(np.arange(tensor.shape[0]))
     values = as_float(values, tensor.dtype)
     return values if values.dtype == np.float64 else values.astype(np.float32, copy=False)
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """All numbers of a vector. Raises CheckpointError (nonfinite)."""
+    entry = tensor.entry
+    (piece,) = tensor.file.read_ranges([(entry.start, entry.stop)])
+    stored = np.frombuffer(piece, STORED_TYPES[entry.dtype]).reshape(1, -1)
+    row = replace(tensor, entry=replace(entry, shape=stored.shape))
+    row.check_finite(stored, np.zeros(1, np.int64))
+    return as_float(stored, entry.dtype)
