@@ -158,10 +158,13 @@ def done_so_far(prepared: "PreparedRun") -> str:
 
 
 def show_measured(source: str, rows: Sequence[Measured]) -> None:
-    """One row a revision; what is missing is a dash."""
+    """One row a revision; what is missing is a dash. Below, what is to be known of rows, each thing once with their names."""
     table = Table(title=escape(source))
     _add_columns(table, "left", "revision", "status")
     _add_columns(table, "right", "alpha0", "width", "E", "nodes", "edges")
+    notes = _notes(rows)
+    if notes:
+        _add_columns(table, "left", "notes")
     for row in rows:
         fields = measured_row(row)
         table.add_row(
@@ -172,12 +175,35 @@ def show_measured(source: str, rows: Sequence[Measured]) -> None:
             _number(fields["emergence"]),
             _number(fields["nodes"], ".0f"),
             _number(fields["edges"], ".0f"),
+            *([_numbers_of(row, notes)] if notes else []),
         )
     _print_whole(table)
-    messages = [(row.message, row.spectrum.warning) for row in rows if row.spectrum is not None]
-    notes = Counter(note for row_messages in messages for note in row_messages if note)
-    for note, times in notes.items():
-        print(f"{times} of {len(rows)} checkpoints: {note}")
+    for number, (note, names) in enumerate(notes.items(), 1):
+        print(f"[{number}] {listed(names)}: {note}")
+
+
+def _notes(rows: Sequence[Measured]) -> dict[str, list[str]]:
+    """The revisions that a note concerns, by the note: messages of those that were measured, and warnings."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        for note in _notes_of(row):
+            notes.setdefault(note, []).append(row.revision)
+    return notes
+
+
+def _notes_of(row: Measured) -> list[str]:
+    warning = f"warning: {row.warning}" if row.warning else ""
+    return [note for note in (row.message, warning) if note] if row.spectrum is not None else []
+
+
+def _numbers_of(row: Measured, notes: Mapping[str, object]) -> str:
+    own = _notes_of(row)
+    return ", ".join(str(number) for number, note in enumerate(notes, 1) if note in own)
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, or the first, the last and how many there are."""
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} checkpoints)"
 
 
 def audit_json(findings: Mapping[str, Sequence[Finding]], several: bool) -> str:
@@ -229,6 +255,8 @@ def bias_json(source: str, table: "pd.DataFrame") -> str:
 
 def show_bias(source: str, table: "pd.DataFrame") -> None:
     """One row a number of neurons, the whole network last."""
+    import pandas as pd
+
     shown = Table(title=escape(f"{source} {table['revision'][0]}"))
     _add_columns(shown, "right", "neurons per layer", "nodes", "alpha0", "width", "E")
     for row in json.loads(bias_json(source, table))["rows"]:
@@ -240,6 +268,9 @@ def show_bias(source: str, table: "pd.DataFrame") -> None:
     _print_whole(shown)
     for note in dict.fromkeys(note for note in table["message"] if note):
         print(note)
+    for warning, rows in table[table["warning"] != ""].groupby("warning", sort=False):
+        sizes = ["all" if pd.isna(size) else str(size) for size in rows["nodes_per_layer"]]
+        print(f"warning: {', '.join(sizes)} neurons per layer: {warning}")
 
 
 def _add_columns(table: Table, side: Side, *names: str) -> None:
@@ -271,6 +302,7 @@ def measured_row(row: Measured) -> dict[str, Any]:
         "emergence": _or_none(row.emergence),
         "nodes": spectrum.nodes if spectrum is not None else None,
         "edges": _or_none(spectrum.edges) if spectrum is not None else None,
+        "warning": row.warning or None,
         "baseline": row.baseline or None,
     }
 

@@ -26,7 +26,7 @@ from ninscope.locating import (
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import compared
 from ninscope.multifractal.means import known_std, without_spectrum
-from ninscope.multifractal.spectrum import Spectrum, fit_warning, spectrum_of_counts
+from ninscope.multifractal.spectrum import Spectrum, fit_warning, joined_warnings, spectrum_of_counts
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
@@ -44,7 +44,8 @@ class Measurement:
     network, its edges within the distance bounds (across several layers: pairs of nodes that a path joins). method: "sampled" or
     "exact". layers: statistics of every node layer that edges leave, of an exact measurement. nodes_of: by layer, the values of
     its single neurons, where Parameters.per_node asks for them. parts: by the part's name ("block/block0", "kind/attention",
-    "layer/block0.x"), one spectrum a sample, where Parameters.parts asks for them.
+    "layer/block0.x"), one spectrum a sample, where Parameters.parts asks for them. layers_counted: node
+    layers with a node that counts, None of samples.
     """
 
     samples: tuple[Spectrum, ...]
@@ -55,6 +56,7 @@ class Measurement:
     layers: tuple[LayerStatistics, ...] = ()
     nodes_of: Mapping[str, NodeValues] = field(default_factory=dict)
     parts: Mapping[str, tuple[Spectrum, ...]] = field(default_factory=dict)
+    layers_counted: int | None = None
 
     def part(self, name: str) -> "Measurement":
         """A part of the network as a measurement: its nodes and edges are those that count. Raises KeyError."""
@@ -127,6 +129,11 @@ class Measurement:
         return self.network_nodes
 
     @property
+    def nodes_counted(self) -> float:
+        """Nodes with enough edges to count, the mean over samples."""
+        return float(np.mean([sample.nodes for sample in self.samples]))
+
+    @property
     def edges(self) -> float:
         """Mean over samples; a whole number where there is one."""
         mean = float(np.mean(self.network_edges))
@@ -137,7 +144,8 @@ class Measurement:
 class Measured:
     """The result of one revision: a spectrum, or the status and message that say why there is none.
 
-    emergence: E against the revision `baseline`; NaN, with the message saying why, where there is none.
+    emergence: E against the revision `baseline`; NaN, with the message saying why, where there is none. warning: why not to
+    trust the spectrum or E, or empty.
     """
 
     revision: str
@@ -147,6 +155,7 @@ class Measured:
     spectrum: Measurement | None
     emergence: float = math.nan
     baseline: str = ""
+    warning: str = ""
 
 
 def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
@@ -217,6 +226,7 @@ def exact_measurement(analysis: ExactAnalysis) -> Measurement:
         analysis.layers,
         analysis.values,
         {name: (spectrum,) for name, spectrum in analysis.parts.items()},
+        analysis.layers_counted,
     )
 
 
@@ -365,7 +375,8 @@ def _rows(
         if measurement is not None:
             comparison = compared(measurement, start, located.no_emergence, baseline.label)
             message = "; ".join(clause for clause in (row.message, comparison.message) if clause)
-            row = replace(row, message=message, emergence=comparison.emergence, baseline=start_name)
+            warning = joined_warnings(measurement.warning, comparison.warning)
+            row = replace(row, message=message, warning=warning, emergence=comparison.emergence, baseline=start_name)
         rows.append(row)
     return rows
 

@@ -137,6 +137,11 @@ def fit_warning(r2_mass_mean: float, r2_partition: float) -> str:
     return f"a power law does not hold well (r2 below {LEAST_R2}): {', '.join(laws)}" if laws else ""
 
 
+def joined_warnings(*warnings: str) -> str:
+    """What the column `warning` says: every clause that is not empty."""
+    return "; ".join(warning for warning in warnings if warning)
+
+
 def mass_quality(r2: np.ndarray) -> dict[str, float]:
     """Mean and spread of the counted nodes' R^2, float64 [nodes], as Spectrum names them; nothing where no node is counted."""
     return {"r2_mass_mean": float(r2.mean()), "r2_mass_std": float(r2.std())} if r2.size else {}
