@@ -11,6 +11,7 @@ from ninscope.checkpoints.identity import FileIdentity
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.progress import counting
 from ninscope.threads import cores
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def audit(source: str) -> "pd.DataFrame":
+def audit(source: str, progress: bool = False) -> "pd.DataFrame":
     """One row a revision, by step: revision, step, status, message, bytes, content_sha256.
 
     source: a folder, or a Hub repository id. From a Hub only metadata are fetched, no weights. Local files are hashed, and
@@ -31,9 +32,9 @@ def audit(source: str) -> "pd.DataFrame":
 
     status: ok, duplicate (the same weights, or shards, as another step's; the message says which), missing, corrupt (an
     unreadable index, or another size or shape than its siblings'). A run measures what is merely stored in another way:
-    it reads headers too. Raises RequestError: no such source, nothing in it.
+    it reads headers too. progress: show a bar on standard error. Raises RequestError: no such source, nothing in it.
     """
-    return table_of(audit_findings(source))
+    return table_of(audit_findings(source, progress))
 
 
 def table_of(findings: Sequence[Finding]) -> "pd.DataFrame":
@@ -44,8 +45,8 @@ def table_of(findings: Sequence[Finding]) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def audit_findings(source: str, done: Callable[[], None] = lambda: None) -> list[Finding]:
-    """What `audit` shows, as findings, by step. done: called after each revision. Raises RequestError."""
+def audit_findings(source: str, progress: bool = False) -> list[Finding]:
+    """What `audit` shows, as findings, by step. progress: show a bar on standard error. Raises RequestError."""
     opened = open_source(source)
     revisions = opened.revisions()
     steps: dict[str, int | None] = {}
@@ -55,7 +56,8 @@ def audit_findings(source: str, done: Callable[[], None] = lambda: None) -> list
             steps = dict(suite.revisions.chosen(opened.names()))
     listed = [(name, steps.get(name, opened.step_of(name))) for name in dict.fromkeys((*revisions, *steps))]
     listed.sort(key=lambda entry: (entry[1] is None, entry[1] or 0, entry[0]))
-    seen = look_at(opened, listed, cached_files() if opened.kind == "local" else {}, done=done)
+    with counting(f"auditing {source}", len(listed), quiet=not progress) as bar:
+        seen = look_at(opened, listed, cached_files() if opened.kind == "local" else {}, done=bar.advance)
     keep_hashes(opened, seen)
     return findings(seen)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import dask
 import pandas as pd
@@ -16,7 +16,7 @@ from ninscope_pipeline.figures import FigureTables
 def undrawn() -> Iterator[None]:
     """Runs in this process write digests for pictures: drawing takes longer than all else that a tiny run does."""
 
-    def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]:
+    def draw(tables: Mapping[str, pd.DataFrame], formats: Sequence[str]) -> dict[str, bytes]:
         content = hashlib.sha256("".join(tables[name].to_csv() for name in sorted(tables)).encode()).digest()
         names = ("emergence", "spectra")
         return {f"{model.stem}-{name}.png": content for model in FigureTables(tables).models for name in names}
