@@ -14,11 +14,12 @@ from typing import Annotated
 
 import typer
 
+import ninscope
 from ninscope.errors import InterruptedRun, NinscopeError, RequestError, described
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode=None,  # it would take [analysis] in a help text for markup
     pretty_exceptions_enable=False,
     help="Measure the network of neurons inside a model from its weights, checkpoint by checkpoint.",
 )
@@ -26,6 +27,13 @@ app = typer.Typer(
 SourceArgument = Annotated[
     str,
     typer.Argument(help="Folder with one checkpoint or with revision folders, or a Hub repository (org/name)."),
+]
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders with one checkpoint or with revision folders, or Hub repositories (org/name).",
+    ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run folders.")]
 Scheduler = Annotated[
@@ -44,6 +52,7 @@ Workers = Annotated[
 TrustDuplicates = Annotated[
     bool, typer.Option("--trust-duplicates", help="Compute E even where two steps have identical weights.")
 ]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name in ./runs.")]
 BaselineOption = Annotated[
     str | None,
     typer.Option(
@@ -54,9 +63,24 @@ BaselineOption = Annotated[
 ]
 
 
-@app.command()
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ninscope {ninscope.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ninscope(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(short_help="Measure every checkpoint of a source.")
 def measure(
-    source: SourceArgument,
+    sources: SourcesArgument,
     revision: Annotated[
         str | None, typer.Option("--revision", help="Measure this revision only (default: all revisions).")
     ] = None,
@@ -76,6 +100,42 @@ def measure(
         int | None, typer.Option("--samples", help="Number of samples (default for samples: 10).")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the samples (default for samples: 0).")] = None,
+    q: Annotated[
+        str | None,
+        typer.Option(
+            "--q", metavar="FROM:TO:STEP", help="Orders of the moments, or a list -1,0,1 (default: -3:3:0.1)."
+        ),
+    ] = None,
+    transfer: Annotated[
+        str | None,
+        typer.Option("--transfer", help="Distance of a weight: reciprocal (default), coth or neg_log."),
+    ] = None,
+    radii: Annotated[
+        str | None,
+        typer.Option("--radii", metavar="integer|log:K", help="Whole distances (default), or K radii even in ln d."),
+    ] = None,
+    max_distance: Annotated[
+        float | None, typer.Option("--max-distance", help="Distance up to which an edge counts (default: 150).")
+    ] = None,
+    min_degree: Annotated[
+        int | None, typer.Option("--min-degree", help="Edges that a node must exceed to count (default: 10).")
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option("--parts", metavar="block,kind,layer", help="Measure parts of the network too: any of the three."),
+    ] = None,
+    wiring: Annotated[
+        str | None,
+        typer.Option("--wiring", help="chain (default), or parallel: the MLP of GPT-NeoX reads x."),
+    ] = None,
+    convolutions: Annotated[
+        str | None,
+        typer.Option("--convolutions", help="A kernel is one edge: norm (default); or one for every tap: per_tap."),
+    ] = None,
+    layers_crossed: Annotated[
+        int | None,
+        typer.Option("--layers-crossed", help="Weight blocks that a path may cross; above 1 of samples (default: 1)."),
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option("--base", help="Model to merge LoRA adapters into: a folder or a Hub repository."),
@@ -88,45 +148,51 @@ def measure(
     ] = None,
     baseline: BaselineOption = None,
     trust_duplicates: TrustDuplicates = False,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="File for a figure over steps: .png, .svg or .pdf.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
 ) -> None:
     """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against a baseline (step 0).
 
     Measures the whole network unless you ask for samples: every weight is read once, or fetched once from the Hub.
     """
-    from ninscope.checkpoints.hub.traffic import counted
-    from ninscope.measuring import measure_all
-    from ninscope_pipeline import display
+    from ninscope_pipeline.measure_command import (
+        Wanted,
+        measure_sources,
+        parsed_list,
+        parsed_nodes,
+        parsed_q,
+        parsed_radii,
+    )
 
-    with display.counting("measuring", quiet=as_json) as done, counted() as traffic:
-        rows = measure_all(
-            source,
-            revision,
-            lambda _: done(),
-            exact=exact or None,
-            nodes_per_layer=_nodes_per_layer(nodes_per_layer),
-            samples=samples,
-            seed=seed,
-            base=base,
-            base_revision=base_revision,
-            trust_duplicates=trust_duplicates,
-            baseline=baseline,
-            layers=False,  # which nothing below shows
-        )
-    if as_json:
-        print(display.measured_json(source, rows))
-    else:
-        display.show_measured(source, rows)
-        display.show_fetched(traffic.fetched)
-    for row in rows:
-        if row.status != "ok":
-            _say(f"{row.revision}: {row.status}: {row.message}")
-    raise typer.Exit(any(row.status != "ok" for row in rows))
+    options = {
+        "revision": revision,
+        "exact": exact or None,
+        "nodes_per_layer": parsed_nodes(nodes_per_layer),
+        "samples": samples,
+        "seed": seed,
+        "q": parsed_q(q),
+        "transfer": transfer,
+        "radii": parsed_radii(radii),
+        "max_distance": max_distance,
+        "min_degree": min_degree,
+        "parts": parsed_list(parts),
+        "wiring": wiring,
+        "convolutions": convolutions,
+        "layers_crossed": layers_crossed,
+        "base": base,
+        "base_revision": base_revision,
+        "baseline": baseline,
+        "trust_duplicates": trust_duplicates,
+    }
+    raise typer.Exit(measure_sources(sources, options, Wanted(as_json, as_csv, figure), _say))
 
 
-@app.command()
+@app.command(short_help="Find missing, duplicate and unlike revisions.")
 def audit(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folders or Hub repositories (org/name).")],
+    sources: SourcesArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Find revisions that are missing, duplicates of others, or unlike their siblings.
@@ -139,11 +205,10 @@ def audit(
     findings, refused, notes = {}, [], []
     for source in dict.fromkeys(sources):
         said: list[str] = []
-        with display.counting(f"auditing {source}", quiet=as_json) as done:
-            try:
-                findings[source] = audit_findings(source, done, said.append)
-            except RequestError as error:
-                refused.append(error)
+        try:
+            findings[source] = audit_findings(source, said.append, progress=not as_json)
+        except RequestError as error:
+            refused.append(error)
         notes += [f"{source}: {clause}" for clause in said]
     if as_json and findings:
         print(display.audit_json(findings, len(dict.fromkeys(sources)) > 1))
@@ -161,15 +226,7 @@ def audit(
     raise typer.Exit(any(row.status != "ok" for rows in findings.values() for row in rows))
 
 
-def _nodes_per_layer(text: str | None) -> int | str | None:
-    """A number, or "all"; what else is written is left for the check of parameters to name."""
-    try:
-        return text if text is None else int(text)
-    except ValueError:
-        return text
-
-
-@app.command()
+@app.command(short_help="Show how sampling changes what is measured.")
 def bias(
     source: SourceArgument,
     revision: Annotated[
@@ -189,7 +246,7 @@ def bias(
     trust_duplicates: TrustDuplicates = False,
     figure: Annotated[
         Path | None,
-        typer.Option("--figure", help="PNG file for the figure (default: bias.png; with --json no figure)."),
+        typer.Option("--figure", help="File for the figure: .png, .svg or .pdf (default: bias.png; with --json none)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
@@ -197,13 +254,12 @@ def bias(
     from ninscope.bias import sampling_bias
     from ninscope.checkpoints.audit import OVERRIDE
     from ninscope.report.bias_figure import bias_figure
-    from ninscope.report.layout import png
     from ninscope_pipeline import display
 
     if figure is None and not as_json:
         figure = Path("bias.png")
     if figure is not None:
-        _check_writable(figure)
+        display.check_figure_file(figure)
     with display.working(f"measuring samples of {source}", quiet=as_json):
         table = sampling_bias(
             source,
@@ -225,12 +281,7 @@ def bias(
         raise typer.Exit(withheld is not None)
     folder = Path(source)
     drawn = bias_figure(table, f"{folder.resolve().name if folder.exists() else source}, {table['revision'][0]}")
-    try:
-        figure.write_bytes(png(drawn))
-    except OSError as error:
-        raise RequestError(
-            f"{figure}: cannot write the figure ({error.strerror}); the numbers above are complete"
-        ) from None
+    display.write_figure(figure, drawn)
     if not as_json:
         print(f"figure: {figure}")
     raise typer.Exit(withheld is not None)
@@ -245,21 +296,7 @@ def _numbers(text: str | None) -> list[int] | None:
         ) from None
 
 
-def _check_writable(path: Path) -> None:
-    """Before hours of work, and leaving nothing behind. Raises RequestError."""
-    if path.suffix.lower() != ".png" and not path.is_dir():
-        raise RequestError(f"{path}: the figure is a PNG; give --figure a file name that ends in .png")
-    existed = path.exists()
-    try:
-        with open(path, "ab"):
-            pass
-    except OSError as error:
-        raise RequestError(f"{path}: cannot write there ({error.strerror}); give another file with --figure") from None
-    if not existed:
-        path.unlink()
-
-
-@app.command()
+@app.command(short_help="Run an experiment: analyses, tables, figures.")
 def run(
     dag: Annotated[
         str,
@@ -293,16 +330,15 @@ def demo(runs_dir: RunsDir = Path("runs"), workers: Workers = None) -> None:
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name in ./runs.")],
+    run: RunArgument,
 ) -> None:
     """Show a run's progress and its failed checkpoints."""
     from ninscope_pipeline import display
     from ninscope_pipeline.opened_run import open_run
+    from ninscope_pipeline.run_folders import run_path
     from ninscope_pipeline.summary import progress_of, stage_problems
 
-    path = Path(run)
-    if not (path / "run.toml").is_file() and (Path("runs") / run / "run.toml").is_file():
-        path = Path("runs") / run
+    path = run_path(run)
     opened = open_run(path)
     progress = progress_of(opened)
     display.show_progress(path, progress)
@@ -311,6 +347,33 @@ def status(
     for line in lines:
         _say(line)
     raise typer.Exit(bool(lines))
+
+
+@app.command(short_help="List runs: state, size, last use.")
+def runs(runs_dir: RunsDir = Path("runs")) -> None:
+    """List the runs of a folder: how far each is, how large, and when it was last at work."""
+    from ninscope_pipeline import display
+    from ninscope_pipeline.run_folders import runs_in
+
+    display.show_runs(runs_dir, runs_in(runs_dir))
+
+
+@app.command(short_help="Remove stored results that nothing needs.")
+def clean(
+    run: RunArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
+) -> None:
+    """Remove stored results that the run's DAG file, as it was last run, does not ask for any more.
+
+    Tables, figures and whatever they are made from stay.
+    """
+    from ninscope_pipeline import display
+    from ninscope_pipeline.run_folders import clean_run, run_path
+
+    path = run_path(run)
+    display.show_cleaned(path, clean_run(path, dry_run), dry_run)
 
 
 def _say(line: str) -> None:
@@ -391,7 +454,7 @@ def _unexpected(error: Exception) -> int:
     """Unknown options and the like; a reader that went away; and our own faults, whose traceback can be asked for."""
     if hasattr(error, "format_message"):
         if text := error.format_message():
-            _say(f"{text} (ninscope --help)")
+            _say(f"{text} ({_command_of(error)} --help)")
         return 2
     if isinstance(error, BrokenPipeError):
         sys.stdout = None
@@ -400,6 +463,12 @@ def _unexpected(error: Exception) -> int:
         raise error
     _say(f"failed: {described(error)} (NINSCOPE_DEBUG=1 shows where)")
     return 1
+
+
+def _command_of(error: Exception) -> str:
+    """The command whose help says which options there are: "ninscope measure"."""
+    context = getattr(error, "ctx", None)
+    return context.command_path if context is not None else "ninscope"
 
 
 if __name__ == "__main__":

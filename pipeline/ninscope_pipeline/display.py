@@ -12,30 +12,27 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from ninscope.auditing import COLUMNS
 from ninscope.checkpoints.audit import Finding, verdict
 from ninscope.checkpoints.hub.traffic import Fetched
+from ninscope.errors import RequestError
 from ninscope.measuring import Measured
+from ninscope.progress import counting
+from ninscope.report import FORMATS
 
 if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope audit` do without
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from ninscope_pipeline.outcome import Outcome
     from ninscope_pipeline.prepared_run import PreparedRun
+    from ninscope_pipeline.run_folders import RunState
     from ninscope_pipeline.stages.stage import JobId
     from ninscope_pipeline.summary import Progress as RunProgress
 
+Say = Callable[[str], None]  # prints a line that is not a result
 Side = Literal["left", "right"]  # to which the entries of a column are moved
 
 
@@ -54,47 +51,21 @@ def working(text: str, quiet: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def counting(text: str, quiet: bool) -> Iterator[Callable[[], None]]:
-    """Count finished checkpoints; yields the function to call at each."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        TextColumn("{task.completed:.0f} checkpoints"),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda: bar.advance(task)
-
-
-@contextmanager
 def job_progress(name: str, planned: Sequence[str]) -> "Iterator[Callable[[JobId, Outcome], None]]":
     """One bar over all jobs with counts and time left; yields done(job, outcome). planned: the stage of every job."""
     from ninscope_pipeline.stages.registry import stages
 
-    columns = (
-        TextColumn(name),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[stages]}"),
-        TextColumn("left:"),
-        TimeRemainingColumn(compact=True),
-    )
     total, done_of = Counter(planned), Counter[str]()
     shown = [stage for stage in stages() if stage in total and not stages()[stage].follows_outcomes]
 
     def counts() -> str:
         return " ".join(f"{_title(stage)} {done_of[stage]}/{total[stage]}" for stage in shown)
 
-    with Progress(
-        *columns, console=Console(stderr=True), refresh_per_second=2
-    ) as bar:  # drawing costs as much as a job
-        task = bar.add_task(name, total=len(planned), stages=counts())
+    with counting(name, len(planned)) as progress:
 
         def done(job: "JobId", outcome: "Outcome") -> None:
             done_of[job[0]] += 1
-            bar.update(task, advance=1, stages=counts())
+            progress.advance(counts())
 
         yield done
 
@@ -150,6 +121,26 @@ def show_progress(path: Path, progress: "RunProgress") -> None:
     print(f"{path.name}: {state}; {len(progress.problems)} checkpoints not ok")
 
 
+def show_runs(folder: Path, runs: "Sequence[RunState]") -> None:
+    """One row a run."""
+    table = Table(title=escape(str(folder)))
+    _add_columns(table, "left", "run", "state")
+    _add_columns(table, "right", "checkpoints", "size", "last asked")
+    for run in runs:
+        state = "finished" if run.finished else "not finished"
+        changed = f"{run.changed:%Y-%m-%d %H:%M}"
+        table.add_row(escape(run.name), state, str(run.checkpoints), decimal(run.bytes), changed)
+    _print_whole(table)
+
+
+def show_cleaned(path: Path, removed: "Mapping[JobId, int]", dry_run: bool) -> None:
+    """How much was removed, by stage."""
+    verb = "would remove" if dry_run else "removed"
+    counted = Counter(stage for stage, _ in removed)
+    listed_stages = ", ".join(f"{number} {_title(stage)}" for stage, number in counted.items()) or "nothing"
+    print(f"{path}: {verb} {listed_stages} ({decimal(sum(removed.values()))})")
+
+
 def done_so_far(prepared: "PreparedRun") -> str:
     """ "networks 7 of 14, spectra 5 of 14 stored" """
     from ninscope_pipeline.opened_run import open_run
@@ -160,26 +151,56 @@ def done_so_far(prepared: "PreparedRun") -> str:
 
 
 def show_measured(source: str, rows: Sequence[Measured]) -> None:
-    """One row a revision; what is missing is a dash."""
+    """One row a revision; what is missing is a dash. Below, what is to be known of rows, each thing once with their names."""
     table = Table(title=escape(source))
-    _add_columns(table, "left", "revision", "status")
+    with_parts = any(row.parts for row in rows)
+    _add_columns(table, "left", "revision", *(["part"] if with_parts else []), "status")
     _add_columns(table, "right", "alpha0", "width", "E", "nodes", "edges")
+    notes = _notes(rows)
+    if notes:
+        _add_columns(table, "left", "notes")
     for row in rows:
-        fields = measured_row(row)
-        table.add_row(
-            escape(row.revision),
-            row.status,
-            _with_spread(fields["alpha0"], fields["alpha0_std"]),
-            _with_spread(fields["width"], fields["width_std"]),
-            _number(fields["emergence"]),
-            _number(fields["nodes"], ".0f"),
-            _number(fields["edges"], ".0f"),
-        )
+        for part, shown in {"all": row, **row.parts}.items():
+            fields = measured_values(shown)
+            table.add_row(
+                escape(row.revision),
+                *([escape(part)] if with_parts else []),
+                row.status,
+                _with_spread(fields["alpha0"], fields["alpha0_std"]),
+                _with_spread(fields["width"], fields["width_std"]),
+                _number(fields["emergence"]),
+                _number(fields["nodes"], ".0f"),
+                _number(fields["edges"], ".0f"),
+                *([_numbers_of(shown, notes)] if notes else []),
+            )
     _print_whole(table)
-    messages = [(row.message, row.spectrum.warning) for row in rows if row.spectrum is not None]
-    notes = Counter(note for row_messages in messages for note in row_messages if note)
-    for note, times in notes.items():
-        print(f"{times} of {len(rows)} checkpoints: {note}")
+    for number, (note, names) in enumerate(notes.items(), 1):
+        print(f"[{number}] {listed(names)}: {note}")
+
+
+def _notes(rows: Sequence[Measured]) -> dict[str, list[str]]:
+    """The revisions that a note concerns, by the note: messages of those that were measured, and warnings."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        for part, shown in {"": row, **row.parts}.items():
+            for note in _notes_of(shown):
+                notes.setdefault(note, []).append(f"{row.revision} {part}".rstrip())
+    return notes
+
+
+def _notes_of(row: Measured) -> list[str]:
+    warning = f"warning: {row.warning}" if row.warning else ""
+    return [note for note in (row.message, warning) if note] if row.spectrum is not None else []
+
+
+def _numbers_of(row: Measured, notes: Mapping[str, object]) -> str:
+    own = _notes_of(row)
+    return ", ".join(str(number) for number, note in enumerate(notes, 1) if note in own)
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, or the first, the last and how many there are."""
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} rows)"
 
 
 def audit_json(findings: Mapping[str, Sequence[Finding]], several: bool) -> str:
@@ -231,6 +252,8 @@ def bias_json(source: str, table: "pd.DataFrame") -> str:
 
 def show_bias(source: str, table: "pd.DataFrame") -> None:
     """One row a number of neurons, the whole network last."""
+    import pandas as pd
+
     shown = Table(title=escape(f"{source} {table['revision'][0]}"))
     _add_columns(shown, "right", "neurons per layer", "nodes", "alpha0", "width", "E")
     for row in json.loads(bias_json(source, table))["rows"]:
@@ -242,6 +265,9 @@ def show_bias(source: str, table: "pd.DataFrame") -> None:
     _print_whole(shown)
     for note in dict.fromkeys(note for note in table["message"] if note):
         print(note)
+    for warning, rows in table[table["warning"] != ""].groupby("warning", sort=False):
+        sizes = ["all" if pd.isna(size) else str(size) for size in rows["nodes_per_layer"]]
+        print(f"warning: {', '.join(sizes)} neurons per layer: {warning}")
 
 
 def _add_columns(table: Table, side: Side, *names: str) -> None:
@@ -256,8 +282,8 @@ def _print_whole(table: Table) -> None:
     Console(width=max(width, 1), soft_wrap=True).print(table)
 
 
-def measured_row(row: Measured) -> dict[str, Any]:
-    """One row of `measure --json`; absent values are None."""
+def measured_values(row: Measured) -> dict[str, Any]:
+    """The values of one row of `measure`, by the names of --json; absent values are None."""
     spectrum = row.spectrum
     values = {
         name: _or_none(getattr(spectrum, name)) if spectrum is not None else None
@@ -273,12 +299,46 @@ def measured_row(row: Measured) -> dict[str, Any]:
         "emergence": _or_none(row.emergence),
         "nodes": spectrum.nodes if spectrum is not None else None,
         "edges": _or_none(spectrum.edges) if spectrum is not None else None,
+        "warning": row.warning or None,
         "baseline": row.baseline or None,
     }
 
 
-def measured_json(source: str, rows: Sequence[Measured]) -> str:
-    return json.dumps({"source": source, "rows": [measured_row(row) for row in rows]}, indent=1, allow_nan=False)
+def measured_document(source: str, rows: Sequence[Measured]) -> dict[str, Any]:
+    """What `measure --json` prints of one source; rows have parts where parts were asked for."""
+    listed_rows = []
+    for row in rows:
+        parts = [{"part": name, **measured_values(part)} for name, part in row.parts.items()]
+        listed_rows.append(measured_values(row) | ({"parts": parts} if parts else {}))
+    return {"source": source, "rows": listed_rows}
+
+
+def check_figure_file(path: Path) -> None:
+    """Before hours of work, and leaving nothing behind. Raises RequestError."""
+    if path.suffix.lower()[1:] not in FORMATS and not path.is_dir():
+        raise RequestError(
+            f"{path}: the figure is a PNG, SVG or PDF; give --figure a file name that ends in .png, .svg or .pdf"
+        )
+    existed = path.exists()
+    try:
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise RequestError(f"{path}: cannot write there ({error.strerror}); give another file with --figure") from None
+    if not existed:
+        path.unlink()
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """In the format that the file's name states. Raises RequestError."""
+    from ninscope.report.layout import picture
+
+    try:
+        path.write_bytes(picture(figure, path.suffix.lower()[1:]))
+    except OSError as error:
+        raise RequestError(
+            f"{path}: cannot write the figure ({error.strerror}); the numbers above are complete"
+        ) from None
 
 
 def _or_none(value: float) -> float | None:

@@ -1,5 +1,6 @@
 """The figures of a run: PNG files that its stages draw from its tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 STAGE = "figures"  # as which a run tells of them
 VERSION = 5
+DEFAULT_FORMATS = ("png",)
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,14 @@ class FigureTables:
         ]
 
 
-def figures_key(tables_key: str) -> str:
+def figures_key(tables_key: str, formats: Sequence[str] = DEFAULT_FORMATS) -> str:
     """Figures depend on the tables and on how they are drawn."""
-    return content_key(STAGE, VERSION, tables=tables_key)
+    others = {} if sorted(set(formats)) == list(DEFAULT_FORMATS) else {"formats": sorted(set(formats))}
+    return content_key(STAGE, VERSION, tables=tables_key, **others)
 
 
-def store_figures(folder: RunFolder) -> Outcome:
-    """Draw every figure of the run's tables."""
+def store_figures(folder: RunFolder, formats: Sequence[str] = DEFAULT_FORMATS) -> Outcome:
+    """Draw every figure of the run's tables, in each of these formats."""
 
     def work() -> None:
         import pandas as pd
@@ -78,22 +81,24 @@ def store_figures(folder: RunFolder) -> Outcome:
             with folder.locked("tables"):  # all of one set, that of another run perhaps
                 key = key_of(folder, folder.tables)
                 tables = {name: pd.read_parquet(folder.tables / f"{name}.parquet") for name in all_tables()}
-            drawn = draw(tables)
+            drawn = draw(tables, formats)
             with folder.locked("tables"):
                 if key_of(folder, folder.tables) == key:  # another run may have written tables and figures meanwhile
-                    write_files(folder, folder.figures, figures_key(key), drawn)
+                    write_files(folder, folder.figures, figures_key(key, formats), drawn)
                     return
 
     return attempt(STAGE, "all", work)
 
 
-def draw(tables: "Mapping[str, pd.DataFrame]") -> dict[str, bytes]:
-    """PNG bytes by file name: what every stage draws from the tables."""
-    from ninscope.report.layout import png  # matplotlib takes half a second to import
+def draw(tables: "Mapping[str, pd.DataFrame]", formats: Sequence[str] = DEFAULT_FORMATS) -> dict[str, bytes]:
+    """Pictures by file name: what every stage draws from the tables."""
+    from ninscope.report.layout import picture  # matplotlib takes half a second to import
 
     figure_tables = FigureTables(tables)
     drawn: dict[str, bytes] = {}
     for stage in stages().values():
         with named_in_errors(f"the figures of the stage {stage.name}"):
-            drawn |= {name: png(figure) for name, figure in stage.figures(figure_tables)}
+            for name, figure in stage.figures(figure_tables):
+                stem = name.removesuffix(".png")
+                drawn |= {f"{stem}.{form}": picture(figure, form) for form in dict.fromkeys(formats)}
     return drawn

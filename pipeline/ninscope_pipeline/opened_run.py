@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import zarr
 
+from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
 from ninscope.exact.layers import NodeValues
 from ninscope.measuring import Measurement, origin_of, with_origin
 from ninscope.networks.sampled import SampledNetwork
+from ninscope.report import FORMATS
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
@@ -38,13 +40,13 @@ class Run:
 
     @property
     def figures(self) -> list[Path]:
-        return sorted(self._folder.figures.glob("*.png"))
+        return sorted(path for path in self._folder.figures.glob("*") if path.suffix[1:] in FORMATS)
 
     def table(self, name: str) -> pd.DataFrame:
         """A table as a DataFrame. Raises RequestError when there is none of that name."""
         if name not in self.tables:
             known = ", ".join(self.tables) or "none yet, since the run has not finished"
-            raise RequestError(f"{self.path}: no table {name!r}; its tables: {known}")
+            raise RequestError(f"{self.path}: no table {name!r}{did_you_mean(name, self.tables)}; its tables: {known}")
         try:
             return pd.read_parquet(self._folder.tables / f"{name}.parquet")
         except (OSError, ValueError) as error:

@@ -96,7 +96,7 @@ def prepare(dag: Dag, runs_dir: Path, client: "Client | None" = None) -> Prepare
     plan = make_plan(dag, surveyed.located, evaluations, folder)
     key = tables_key(plan.request)
     tables = not is_current(folder, folder.tables, key)
-    figures = tables or not is_current(folder, folder.figures, figures_key(key))
+    figures = tables or not is_current(folder, folder.figures, figures_key(key, dag.figures.formats))
     replaces = replaced_results(folder, dag, surveyed.located) if tables else ""
     return PreparedRun(dag, folder, surveyed, plan, tables, figures, replaces)
 
@@ -187,12 +187,14 @@ def _run_jobs(
 
 def _write_results(folder: RunFolder, request: Request, done: Callable[[JobId, Outcome], None]) -> dict[JobId, Outcome]:
     """Write tables and figures, unless those of this request are there, or something that they need is damaged."""
-    key, outcomes = tables_key(request), {}
+    key, outcomes, formats = tables_key(request), {}, request.dag.figures.formats
     if not is_current(folder, folder.tables, key):
         outcomes[TABLES, "all"] = store_tables(folder, request)
         done((TABLES, "all"), outcomes[TABLES, "all"])
-    if all(outcome.ok for outcome in outcomes.values()) and not is_current(folder, folder.figures, figures_key(key)):
-        outcomes[FIGURES, "all"] = store_figures(folder)
+    if all(outcome.ok for outcome in outcomes.values()) and not is_current(
+        folder, folder.figures, figures_key(key, formats)
+    ):
+        outcomes[FIGURES, "all"] = store_figures(folder, formats)
         done((FIGURES, "all"), outcomes[FIGURES, "all"])
     return outcomes
 

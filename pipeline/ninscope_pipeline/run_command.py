@@ -1,12 +1,13 @@
 """What `ninscope run` does, from the name of a DAG file to the last line it prints."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ninscope.checkpoints.hub.traffic import Fetched, counted
 from ninscope.errors import InterruptedRun, RequestError
 from ninscope_pipeline import display
+from ninscope_pipeline.display import Say
 from ninscope_pipeline.execution.workers import at_work, connected_to
 from ninscope_pipeline.figures import STAGE as FIGURES
 from ninscope_pipeline.forecast import bytes_to_fetch
@@ -23,8 +24,6 @@ from ninscope_pipeline.tables import STAGE as TABLES
 
 if TYPE_CHECKING:
     from distributed import Client
-
-Say = Callable[[str], None]
 
 
 def dag_path(text: str) -> Path:

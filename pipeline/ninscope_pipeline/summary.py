@@ -62,6 +62,7 @@ def summary_line(run: Run) -> str:
     checkpoints, emergence = run.table("checkpoints"), of_analysis(run.table("emergence"))
     ok = int((checkpoints["status"] == "ok").sum())
     parts = [f"{run.path.name}: {ok} of {len(checkpoints)} checkpoints ok"]
+    warned = emergence[emergence["warning"].fillna("") != ""]
     known = emergence.dropna(subset=["emergence", "step"])
     if (known["method"] == "exact").any():
         known = known[known["method"] == "exact"]
@@ -69,6 +70,12 @@ def summary_line(run: Run) -> str:
         top = known.iloc[int(known["emergence"].argmax())]
         where = f"{top['model']} at step {top['step']}"
         parts.append(f"largest E: {top['emergence']:.3f}, {where} ({top['method']})")
+        if top["warning"]:
+            parts.append(f"warning of that E: {top['warning']}")
+    if len(warned):
+        of_all = emergence[["suite", "model", "revision"]].drop_duplicates()
+        revisions = warned[["suite", "model", "revision"]].drop_duplicates()
+        parts.append(f"warnings at {len(revisions)} of {len(of_all)} checkpoints (column warning)")
     shown = [path for path in run.figures if path.stem.endswith("emergence")]
     look = shown[-1] if len(shown) == 1 else run.path / "figures"
     parts.append(f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table('emergence')")

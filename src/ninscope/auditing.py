@@ -14,6 +14,7 @@ from ninscope.checkpoints.revisions import unstated
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.checkpoints.suites import suite_of
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.progress import counting
 from ninscope.threads import cores
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def audit(source: str) -> "pd.DataFrame":
+def audit(source: str, progress: bool = False) -> "pd.DataFrame":
     """One row a revision, by step: revision, step, status, message, bytes, content_sha256.
 
     source: a folder, or a Hub repository id. From a Hub only metadata are fetched, no weights. Local files are hashed, and
@@ -35,10 +36,10 @@ def audit(source: str) -> "pd.DataFrame":
     status: ok, duplicate (the same weights, or shards, as another step's; the message says which), missing, corrupt (an
     unreadable index, or another size or shape than its siblings'). A run measures what is merely stored in another way:
     it reads headers too. Where names are numbered and state no step, `attrs["note"]` of the DataFrame says how to say it.
-    Raises RequestError: no such source, nothing in it.
+    progress: show a bar on standard error. Raises RequestError: no such source, nothing in it.
     """
     notes: list[str] = []
-    table = table_of(audit_findings(source, note=notes.append))
+    table = table_of(audit_findings(source, notes.append, progress))
     if notes:
         table.attrs["note"] = notes[0]
     return table
@@ -53,9 +54,10 @@ def table_of(findings: Sequence[Finding]) -> "pd.DataFrame":
 
 
 def audit_findings(
-    source: str, done: Callable[[], None] = lambda: None, note: Callable[[str], object] = lambda text: None
+    source: str, note: Callable[[str], object] = lambda text: None, progress: bool = False
 ) -> list[Finding]:
-    """What `audit` shows, as findings, by step. done: called after each revision; note: with what is to be said of the source.
+    """What `audit` shows, as findings, by step. note: called with what is to be said of the source; progress: show a bar on
+    standard error.
 
     Raises RequestError.
     """
@@ -70,7 +72,8 @@ def audit_findings(
         note(clause)
     listed = [(name, steps.get(name, opened.step_of(name))) for name in dict.fromkeys((*revisions, *steps))]
     listed.sort(key=lambda entry: (entry[1] is None, entry[1] or 0, entry[0]))
-    seen = look_at(opened, listed, cached_files() if opened.kind == "local" else {}, done=done)
+    with counting(f"auditing {source}", len(listed), quiet=not progress) as bar:
+        seen = look_at(opened, listed, cached_files() if opened.kind == "local" else {}, done=bar.advance)
     keep_hashes(opened, seen)
     return findings(seen)
 

@@ -20,6 +20,7 @@ from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_s
 from ninscope.measuring import Measurement, exact_measurement
 from ninscope.multifractal.emergence import compared, emergence_of
 from ninscope.multifractal.means import known_std, without_spectrum
+from ninscope.multifractal.spectrum import joined_warnings
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.sampling import sampled_neurons
 from ninscope.parameters import MAX_NODES_PER_LAYER, Parameters, parameters_of_call
@@ -30,6 +31,7 @@ COLUMNS = {
     "revision": "string", "step": "Int64", "method": "string", "nodes_per_layer": "Int64", "samples": "int64",
     "nodes": "int64", "alpha0": "float64", "alpha0_std": "float64", "width": "float64", "width_std": "float64",
     "emergence": "float64", "emergence_std": "float64", "message": "string", "baseline": "string",
+    "warning": "string",
 }  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def sampling_bias(
     alpha0, width: means over samples, with their standard deviations (n - 1); emergence: E of the means against the baseline,
     from samples of the same size; emergence_std: over samples, each against its own neurons at the baseline. Values
     are missing where they do not exist, or where the audit found that E would be false (unless trust_duplicates), and `message`
-    says why.
+    says why. `warning`: why not to trust a spectrum or E.
 
     Raises RequestError: a wrong source or parameter. Raises CheckpointError: the checkpoint is missing or cannot be analysed, or
     the baseline cannot.
@@ -167,5 +169,6 @@ def _row(
         "emergence": comparison.emergence,
         "emergence_std": known_std(values),
         "baseline": baseline.label,
+        "warning": joined_warnings(now.warning, comparison.warning),
         "message": "; ".join(clause for clause in (now.message, comparison.message) if clause),
     }

@@ -23,6 +23,7 @@ from ninscope.locating import (
     named_baseline,
     revision_of,
 )
+from ninscope.measured_rows import MeasuredRows
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import compared
 from ninscope.multifractal.means import known_std, without_spectrum
@@ -33,6 +34,7 @@ from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope.networks.shortest_paths import path_histograms, path_radii
 from ninscope.parameters import Parameters, parameters_of_call
+from ninscope.progress import counting
 from ninscope.threads import cores, threads_of
 
 
@@ -46,7 +48,7 @@ class Measurement:
     "exact". layers: statistics of every node layer that edges leave, of an exact measurement. nodes_of: by layer, the values of
     its single neurons, where Parameters.per_node asks for them. parts: by the part's name ("block/block0", "kind/attention",
     "layer/block0.x"), one spectrum a sample, where Parameters.parts asks for them. reading_warning: why not to trust how the
-    checkpoint was read, one clause, or empty.
+    checkpoint was read, one clause, or empty. layers_counted: node layers with a node that counts, None of samples.
     """
 
     samples: tuple[Spectrum, ...]
@@ -58,6 +60,7 @@ class Measurement:
     nodes_of: Mapping[str, NodeValues] = field(default_factory=dict)
     parts: Mapping[str, tuple[Spectrum, ...]] = field(default_factory=dict)
     reading_warning: str = ""
+    layers_counted: int | None = None
 
     def part(self, name: str) -> "Measurement":
         """A part of the network as a measurement: its nodes and edges are those that count. Raises KeyError."""
@@ -135,6 +138,11 @@ class Measurement:
         return self.network_nodes
 
     @property
+    def nodes_counted(self) -> float:
+        """Nodes with enough edges to count, the mean over samples."""
+        return float(np.mean([sample.nodes for sample in self.samples]))
+
+    @property
     def edges(self) -> float:
         """Mean over samples; a whole number where there is one."""
         mean = float(np.mean(self.network_edges))
@@ -145,7 +153,8 @@ class Measurement:
 class Measured:
     """The result of one revision: a spectrum, or the status and message that say why there is none.
 
-    emergence: E against the revision `baseline`; NaN, with the message saying why, where there is none.
+    emergence: E against the revision `baseline`; NaN, with the message saying why, where there is none. warning: why not to
+    trust the spectrum or E, or empty. parts: by the part's name a row of its own, where Parameters.parts asks for them.
     """
 
     revision: str
@@ -155,6 +164,8 @@ class Measured:
     spectrum: Measurement | None
     emergence: float = math.nan
     baseline: str = ""
+    warning: str = ""
+    parts: Mapping[str, "Measured"] = field(default_factory=dict)
 
 
 def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
@@ -225,6 +236,7 @@ def exact_measurement(analysis: ExactAnalysis) -> Measurement:
         analysis.layers,
         analysis.values,
         {name: (spectrum,) for name, spectrum in analysis.parts.items()},
+        layers_counted=analysis.layers_counted,
     )
 
 
@@ -324,8 +336,9 @@ def measure_all(
     base_revision: str | None = None,
     layers: bool = True,
     baseline: str | int | None = None,
+    progress: bool = False,
     **parameters: Any,
-) -> list[Measured]:
+) -> MeasuredRows:
     """Every revision of a source (or the one named), in step order, each with E against the baseline of the same source.
 
     baseline: what E compares with: a revision, a step, or "first", the first by step (default: step 0 where there is one).
@@ -334,7 +347,8 @@ def measure_all(
 
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each, with
     its row before E is known. workers: threads (default: one a core); results do not depend on it. layers: False leaves the
-    statistics of node layers out of the spectra. exact, base, base_revision, parameters: as in `measure`. Raises RequestError.
+    statistics of node layers out of the spectra. progress: show a bar on standard error. exact, base, base_revision, parameters:
+    as in `measure`. Raises RequestError.
     """
     chosen = parameters_of_call(parameters, exact)
     opened = open_source(source, base, base_revision)
@@ -350,13 +364,15 @@ def measure_all(
     def measured(name: str) -> tuple[LocatedRevision, Measurement | None]:
         located, measurement = _measured_revision(opened, siblings[name], chosen, threads_each, layers)
         done(_row(located, measurement, trust_duplicates))
+        bar.advance()
         return located, measurement
 
     pool = ThreadPoolExecutor(threads)
-    try:
-        results = dict(zip(names, pool.map(measured, names), strict=True))
-    finally:  # on Ctrl-C it is not to wait for checkpoints that nobody wants any more
-        pool.shutdown(wait=False, cancel_futures=True)
+    with counting(f"measuring {opened.label}", len(names), quiet=not progress) as bar:
+        try:
+            results = dict(zip(names, pool.map(measured, names), strict=True))
+        finally:  # on Ctrl-C it is not to wait for checkpoints that nobody wants any more
+            pool.shutdown(wait=False, cancel_futures=True)
     # Judged once more, with what their headers say.
     audited = audit_revisions(
         [results[name][0] if name in results else siblings[name] for name in siblings],
@@ -365,7 +381,8 @@ def measure_all(
     )
     judged = [(located, results[located.revision][1]) for located in audited if located.revision in results]
     rows = _rows(judged, chosen_baseline, trust_duplicates)
-    return rows if revision is None else [row for row in rows if row.revision == revision]
+    shown = rows if revision is None else [row for row in rows if row.revision == revision]
+    return MeasuredRows(shown, opened.label)
 
 
 def _with_start(siblings: Mapping[str, LocatedRevision], revision: str, baseline: Baseline) -> list[str]:
@@ -413,11 +430,35 @@ def _rows(
     for (located, _), measurement in zip(judged, usable, strict=True):
         row = _row(located, measurement, trust_duplicates)
         if measurement is not None:
-            comparison = compared(measurement, start, located.no_emergence, baseline.label)
-            message = "; ".join(clause for clause in (row.message, comparison.message) if clause)
-            row = replace(row, message=message, emergence=comparison.emergence, baseline=start_name)
+            row = _against(row, start, located.no_emergence, baseline, start_name)
+            parts = {
+                name: _against(
+                    replace(row, message="", spectrum=measurement.part(name)),
+                    start.part(name) if start is not None and name in start.parts else None,
+                    located.no_emergence,
+                    baseline,
+                    start_name,
+                )
+                for name in measurement.parts
+            }
+            row = replace(row, parts=parts)
         rows.append(row)
     return rows
+
+
+def _against(
+    row: Measured, start: Measurement | None, no_emergence: str, baseline: Baseline, start_name: str
+) -> Measured:
+    """A row that has a spectrum, with E against that of the baseline."""
+    assert row.spectrum is not None
+    comparison = compared(row.spectrum, start, no_emergence, baseline.label)
+    return replace(
+        row,
+        message="; ".join(clause for clause in (row.message, comparison.message) if clause),
+        warning=joined_warnings(row.spectrum.warning, comparison.warning),
+        emergence=comparison.emergence,
+        baseline=start_name,
+    )
 
 
 def _row(located: LocatedRevision, measurement: Measurement | None, trust_duplicates: bool) -> Measured:

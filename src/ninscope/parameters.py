@@ -9,7 +9,7 @@ import numpy as np
 
 from ninscope.architectures import Reading
 from ninscope.architectures.described import Description, description_of
-from ninscope.checks import MAX_SEED, checked_integer
+from ninscope.checks import MAX_SEED, checked_integer, did_you_mean
 from ninscope.errors import RequestError
 from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_moments, default_q
 from ninscope.networks.radii import IntegerRadii, checked_radii
@@ -123,7 +123,8 @@ def parameters_of_call(values: Mapping[str, Any], exact: bool | None) -> Paramet
     """
     known = Parameters.__dataclass_fields__
     if unknown := sorted(set(values) - set(known)):
-        raise RequestError(f"unknown parameter {', '.join(unknown)}; known: {', '.join(known)}")
+        near = did_you_mean(unknown[0], known)
+        raise RequestError(f"unknown parameter {', '.join(unknown)}{near}; known: {', '.join(known)}")
     given = {name: value for name, value in values.items() if value is not None}
     sampling = [name for name in ("nodes_per_layer", "samples", "seed") if name in given]
     if given.get("nodes_per_layer") == ALL:

@@ -19,7 +19,7 @@ FEW = ("--nodes-per-layer", "4,8", "--samples", "2")
 COLOURS = {"alpha0": "#2a6f97", "width": "#8d5524", "emergence": "#2d6a4f"}
 KEYS = [
     "revision", "step", "method", "nodes_per_layer", "samples", "nodes", "alpha0", "alpha0_std", "width", "width_std",
-    "emergence", "emergence_std", "message", "baseline",
+    "emergence", "emergence_std", "message", "baseline", "warning",
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -26,6 +26,12 @@ class Execution(Strict):
     """How the work is split; no result depends on it. part_bytes: weights that one task of an exact analysis reads."""
 
     part_bytes: int = Field(default=2_000_000_000, ge=1000)
+
+
+class FiguresSection(Strict):
+    """In which formats every figure is written."""
+
+    formats: list[Literal["png", "svg", "pdf"]] = Field(default=["png"], min_length=1)
 
 
 class EmergenceSection(Strict):
@@ -55,6 +61,7 @@ class Dag(Strict):
     emergence: EmergenceSection = EmergenceSection()
     execution: Execution = Execution()
     cluster: Cluster = Cluster()
+    figures: FiguresSection = FiguresSection()
     architecture: dict[str, Any] | None = None
 
     @field_validator("architecture")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ninscope.checkpoints.revisions import step_of
+from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
 
 _COLUMNS = ("revision", "task", "metric", "value")
@@ -43,8 +44,10 @@ def read_evaluations(path: str | None) -> tuple[Evaluation, ...]:
     try:
         absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
         if absent:
+            others = [name for name in reader.fieldnames or () if name not in _COLUMNS]
+            near = did_you_mean(absent[0], others).replace("did you mean", "is it")
             raise RequestError(
-                f"evaluations {path}: the column {absent[0]!r} is missing; needed: revision, task, metric, value (and step)"
+                f"evaluations {path}: the column {absent[0]!r} is missing{near}; needed: revision, task, metric, value (and step)"
             )
         return tuple(_evaluation(path, reader.line_num, row) for row in reader)
     except csv.Error as error:

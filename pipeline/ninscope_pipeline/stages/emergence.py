@@ -9,7 +9,7 @@ import numpy as np
 
 from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.measuring import Measurement
-from ninscope.multifractal.emergence import Bootstrap, compared
+from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts
 from ninscope.multifractal.spectrum import joined_warnings
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
@@ -197,7 +197,7 @@ def _of_parts(
 def _row(now: Measurement, start: Measurement | None, work: EmergenceWork, no_e: str) -> tuple[list[float], str]:
     section = work.section
     bootstrap = Bootstrap(section.replicates, section.confidence, section.seed)
-    value, low, high, message = compared(now, start, no_e, work.baseline.label, bootstrap)
+    value, low, high, message, _ = compared(now, start, no_e, work.baseline.label, bootstrap)
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
     return [*own, value, low, high, now.r2_mass_mean, now.r2_partition], message
 
@@ -241,14 +241,32 @@ def _rows(results: "Results") -> list[Row]:
             "baseline_step": job.work.baseline.step,
             "baseline": job.work.baseline.label,
         }
-        stored = _stored_rows(results.store.read(*job.id)) if results.store.has(*job.id) else _failed_rows(job)
+        has = results.store.has(*job.id)
+        stored = _stored_rows(results.store.read(*job.id)) if has else _failed_rows(job)
+        unlike = _unlike_counts(results, job.work) if has else {}
         for row in stored:
+            clause = unlike.get((row["revision"], row["part"]), "") if not math.isnan(row["emergence"]) else ""
+            row["warning"] = joined_warnings(row["warning"], clause)
             number = order[(*job.work.model, row["revision"])]
             checkpoint = results.checkpoints[number]
             of_reading = checkpoint.located.wiring(readings[job.work.analysis]).warning
             row["warning"] = joined_warnings(row["warning"], of_reading)
             rows.append((number, checkpoint.row_keys | shared | row))
     return [row for _, row in sorted(rows, key=lambda numbered: numbered[0])]
+
+
+def _unlike_counts(results: "Results", work: EmergenceWork) -> dict[tuple[str, str], str]:
+    """Warnings by revision and part: told from what is stored of every spectrum, so that results of any age have them."""
+    measured = {spectrum.revision: results.measurement((work.stage, spectrum.key)) for spectrum in work.history}
+    start = next((measured[spectrum.revision] for spectrum in work.history if work.is_baseline(spectrum)), None)
+    if start is None:
+        return {}
+    warnings = {}
+    for revision, now in measured.items():
+        warnings[revision, ALL_PARTS] = unlike_counts(now, start, work.baseline.label)
+        for name in now.parts.keys() & start.parts.keys():
+            warnings[revision, name] = unlike_counts(now.part(name), start.part(name), work.baseline.label)
+    return warnings
 
 
 def whole_networks(rows: "pd.DataFrame") -> "pd.DataFrame":

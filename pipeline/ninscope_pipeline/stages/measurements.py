@@ -26,7 +26,7 @@ _CURVES = ("q", "tau", "alpha", "f", "r2")
 _LAYER = tuple(field.name for field in fields(LayerStatistics) if field.name != "layer")
 NODE_FIELDS = tuple(field.name for field in fields(NodeValues))
 # What is needed of a measurement: by the tables, and by emergence. Not the values of single nodes, nor the matrices.
-SUMMARY = ("values", "curves", "layers")
+SUMMARY = ("values", "curves", "layers", "part_values", "part_peaks")
 CURVES_AND_PARTS = ("values", "curves", "part_values", "part_peaks")
 # Columns of the array `part_values` [samples, parts, 6], which is there where parts are asked for. Of their spectra no more is
 # kept: a large model has hundreds of parts. `part_peaks` [samples, parts, 2] (the q of the largest f, alpha(0)) is there where one
@@ -155,6 +155,7 @@ def stored_measurement(artefact: Artefact) -> Measurement:
         layers,
         nodes,
         _parts_of(artefact),
+        layers_counted=sum(layer.nodes_counted > 0 for layer in layers) if layers else None,
     )
 
 

@@ -62,7 +62,10 @@ class SpectraStage(Stage[SpectraWork]):
         from ninscope.report.figures import spectra_figure
 
         for model in tables.models:
-            yield f"{model.stem}-spectra.png", spectra_figure(model.table("spectra"), model.name)
+            yield (
+                f"{model.stem}-spectra.png",
+                spectra_figure(model.table("spectra"), model.name, model.table("emergence")),
+            )
 
 
 SPECTRA = SpectraStage()

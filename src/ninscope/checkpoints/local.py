@@ -26,6 +26,7 @@ from ninscope.checkpoints.file_names import ADAPTER_CONFIG, CHECKPOINT_NAMES, CO
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
 from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.checks import did_you_mean
 from ninscope.errors import CheckpointError, RequestError
 
 LOOKS, LOOK_BYTES = 33, 4096  # what is read of a file to tell it from another
@@ -227,7 +228,8 @@ class LocalSource:
         inside = not any(mark in revision for mark in ("/", "\\", "\0")) and revision not in ("", ".", "..")
         if not inside or not _is_folder(path):
             if not self.own or revision != self.folder.name:
-                raise CheckpointError("missing", f"{self.label}: no revision {revision} in it")
+                near = did_you_mean(revision, self.revisions())
+                raise CheckpointError("missing", f"{self.label}: no revision {revision} in it{near}")
             path = str(self.folder)
         model = _model_folder(path)
         return f"{path}/{model}" if model else path

@@ -35,7 +35,8 @@ class ExactAnalysis:
 
     edges: those within the distance bounds; nodes: those of every node layer; layers: statistics of every layer that edges
     leave; values: of the single nodes of these layers, where Parameters.per_node asks for them; matrices: what null models need,
-    where it was asked for; parts: where Parameters.parts asks for them, spectra of parts of the network by the part's name.
+    where it was asked for; parts: where Parameters.parts asks for them, spectra of parts of the network by the part's name;
+    layers_counted: layers with a node that counts.
     """
 
     spectrum: Spectrum
@@ -46,6 +47,7 @@ class ExactAnalysis:
     radii: Radii
     matrices: tuple[MatrixBins, ...] = ()
     parts: Mapping[str, Spectrum] = field(default_factory=dict)
+    layers_counted: int | None = None
 
 
 def exact_analysis(
@@ -208,7 +210,15 @@ class _GrowingAnalysis:
         matrices = matrices_of(self._tallies, self._network) if self._tallies else ()
         parts = {name: sums.spectrum(parameters, radii) for name, (_, sums) in self._parts.items()}
         return ExactAnalysis(
-            spectrum, self._nodes, self._edges, tuple(self._statistics), self._values, radii, matrices, parts
+            spectrum,
+            self._nodes,
+            self._edges,
+            tuple(self._statistics),
+            self._values,
+            radii,
+            matrices,
+            parts,
+            len(self._network.source_layers) - len(self._silent),
         )
 
 

@@ -13,6 +13,7 @@ from ninscope.multifractal.origin import Origin
 
 MIN_REPLICATES, MAX_REPLICATES = 100, 1_000_000
 STEP_0 = "step0"  # what messages call the baseline that nobody chose
+MOST_UNLIKE = 0.1  # by this share may counted nodes differ from those of the baseline
 CHOOSE_BASELINE = 'baseline = "first", or a revision, chooses another (--baseline on the command line)'
 
 
@@ -53,12 +54,16 @@ class Bootstrap:
 
 
 class Comparison(NamedTuple):
-    """E of a checkpoint with its interval, NaN where there is none; message: why, or what to know of the interval, or empty."""
+    """E of a checkpoint with its interval, NaN where there is none.
+
+    message: why there is none, or what to know of the interval, or empty. warning: why not to trust E, or empty.
+    """
 
     emergence: float
     low: float
     high: float
     message: str
+    warning: str = ""
 
 
 @overload
@@ -84,16 +89,31 @@ def compared(
     """
     if reason := no_emergence or why_undefined(now, start, baseline):
         return Comparison(math.nan, math.nan, math.nan, reason)
-    value = emergence(now, start)
+    value, warning = emergence(now, start), unlike_counts(now, start, baseline)
     if bootstrap is None:
-        return Comparison(value, math.nan, math.nan, "")
+        return Comparison(value, math.nan, math.nan, "", warning)
     pairs = np.stack([_pairs(now), _pairs(start)])
     both = np.isfinite(pairs).all(axis=(0, 2))
     low, high = emergence_interval(
         pairs[0, both], pairs[1, both], bootstrap.replicates, bootstrap.confidence, bootstrap.seed
     )
     note = f"E's interval is from the {both.sum()} of {both.size} samples with a spectrum at both steps"
-    return Comparison(value, low, high, "" if both.all() else note)
+    return Comparison(value, low, high, "" if both.all() else note, warning)
+
+
+def unlike_counts(now: object, start: object, baseline: str = STEP_0) -> str:
+    """One clause where E compares networks of which unlike parts count: other layers, or 10 % more or fewer nodes; else empty.
+
+    now, start: of two measurements `nodes_counted` and `layers_counted` are compared, where they know them.
+    """
+    layers, layers_before = (getattr(measured, "layers_counted", None) for measured in (now, start))
+    nodes, nodes_before = (getattr(measured, "nodes_counted", 0.0) for measured in (now, start))
+    clauses = []
+    if layers is not None and layers_before is not None and layers != layers_before:
+        clauses.append(f"{layers} layers count ({baseline}: {layers_before})")
+    if abs(nodes - nodes_before) > MOST_UNLIKE * nodes_before:
+        clauses.append(f"{nodes:,.0f} nodes count ({baseline}: {nodes_before:,.0f})")
+    return f"E compares unlike networks: {', '.join(clauses)}" if clauses else ""
 
 
 def _pairs(measured: HasSamples) -> np.ndarray:

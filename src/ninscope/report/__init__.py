@@ -1,1 +1,3 @@
 """Figures: tables in, matplotlib figures out."""
+
+FORMATS = ("png", "svg", "pdf")  # of files that figures can be written to

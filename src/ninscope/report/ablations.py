@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.transforms import ScaledTranslation
 
-from ninscope.report.figures import LINES, against
+from ninscope.report.figures import LINES, against, mark_warnings
 from ninscope.report.layout import (
     arrange,
     draw_axes,
@@ -28,6 +28,7 @@ _COLOURS = ("#2a6f97", "#c1121f", "#2d6a4f", "#b5651d", "#9d4edd", "#d62898", "#
 _PANELS = 4  # in a row
 _COLUMNS = (
     "variant", "method", "step", "baseline_step", "alpha0", "width", "emergence", "emergence_low", "emergence_high",
+    "warning",
 )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def _conclusions(analyses: list[tuple[str, str, pd.DataFrame]]) -> pd.DataFrame:
 
 def _analyses(emergence: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     """(variant, method, its rows by step) of the default and of all that is not the same as it."""
-    known = emergence.loc[emergence["step"].notna(), list(_COLUMNS)]
+    known = emergence[emergence["step"].notna()].reindex(columns=list(_COLUMNS))
     analyses = []
     by_name = {
         (str(variant), str(method)): _by_step(rows)
@@ -164,6 +165,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, row: Any, colour: str) -> None:
     low, high = (rows[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.plot(x, rows["emergence"].to_numpy(float), color=colour, label=_label(row), linewidth=1.3, **LINES[row.method])
+    mark_warnings(axes, rows, "emergence", x)
 
 
 def _label(row: Any) -> str:

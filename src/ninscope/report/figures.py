@@ -23,16 +23,18 @@ LINES: dict[str, dict[str, Any]] = {
     "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
 }
 _WITHHELD = "#c1121f"
+_WARNED = "#e36414"
 _NULLS = {"shuffled": "#b5651d", "gaussian": "#d62898", "analytic": "#9d4edd"}
 _LOSSES = (("held_out", "loss"), ("eval", "loss"), ("train", "loss"))
 _TASKS = {"held_out": "held-out", "eval": "evaluation", "train": "training"}  # as a reader calls them
 _MORE_NULLS = ("#40916c", "#577590", "#bc6c25")  # of those that have no colour of their own
 
 
-def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
+def spectra_figure(spectra: pd.DataFrame, title: str, emergence: pd.DataFrame | None = None) -> Figure:
     """f(alpha) at every step, colour = step, with a dot at alpha0; one panel for samples (their mean), one for the exact.
 
-    spectra: rows of the table `spectra` of one model (step, sample, q, alpha, f); sample -1 is the whole network.
+    spectra: rows of the table `spectra` of one model (step, sample, q, alpha, f); sample -1 is the whole network. emergence:
+    rows of that table of the same model; a curve of which it warns is dotted, and its dot is a ring.
     """
     with styled():
         known = spectra.dropna(subset=["step", "alpha", "f"])
@@ -44,6 +46,7 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
             del shown["samples, mean"]
         figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4))
         panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)
+        warnings = _warned_spectra(emergence)
         norm = Normalize(0, max(float(position(steps).max(initial=0)), 1.0))
         for axes, (name, part) in zip(panels[0], shown.items(), strict=True):
             means = part.groupby(["step", "q"])[["alpha", "f"]].mean()  # over samples
@@ -51,8 +54,10 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
                 curve = means.loc[step]
                 alpha, f = curve["alpha"].to_numpy(float), curve["f"].to_numpy(float)
                 colour = _COLOURS(norm(position(step)))
-                axes.plot(alpha, f, color=colour, linewidth=1.4)
-                axes.plot(alpha[f.argmax()], f.max(), "o", color=colour, markersize=4)
+                warned = (step, name) in warnings
+                axes.plot(alpha, f, color=colour, linewidth=1.4, linestyle=":" if warned else "-")
+                face = "none" if warned else colour
+                axes.plot(alpha[f.argmax()], f.max(), "o", color=colour, markersize=4, markerfacecolor=face)
             axes.set(xlabel=r"Lipschitz–Hölder exponent $\alpha$", title=name if len(shown) > 1 else "")
             if part.empty:
                 say_nothing(axes, "no checkpoint has a spectrum")
@@ -63,9 +68,19 @@ def spectra_figure(spectra: pd.DataFrame, title: str) -> Figure:
             ticks = thinned(steps)
             bar.set_ticks(position(ticks).tolist(), labels=[count(step) for step in ticks])
             bars[len(shown) - 1] = bar.ax
-        arrange(figure, panels, above=title_above(figure, f"{title}: spectra over training"), bars=bars)
+        dotted = " (dotted: with a warning)" if warnings else ""
+        arrange(figure, panels, above=title_above(figure, f"{title}: spectra over training{dotted}"), bars=bars)
         draw_axes(figure, [*panels.flat, *bars.values()])
         return figure
+
+
+def _warned_spectra(emergence: pd.DataFrame | None) -> set[tuple[int, str]]:
+    """(step, panel) of the spectra that are not to be trusted."""
+    if emergence is None:
+        return set()
+    warned = emergence[has_warning(emergence) & emergence["step"].notna()]
+    panels = {"exact": "whole network", "sampled": "samples, mean"}
+    return {(int(step), panels[method]) for step, method in zip(warned["step"], warned["method"], strict=True)}
 
 
 def emergence_figure(
@@ -92,6 +107,7 @@ def emergence_figure(
                 axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
                 axes.plot(x, mean, color=colour, label=method_label(method), **LINES[method])
             _mark_duplicates(axes, rows, name)
+            mark_warnings(axes, rows, name)
             axes.set_ylabel(label)
         _legend(panels[0])
         panels[0].set_title(f"{title} over training (bands: ±1 standard deviation of samples, of draws)")
@@ -146,6 +162,26 @@ def _mark_duplicates(axes: Axes, rows: pd.DataFrame, name: str) -> None:
         )  # fmt: skip
 
 
+def has_warning(rows: pd.DataFrame) -> pd.Series:
+    """Of each row, whether the column `warning` says something; where there is no such column, none does."""
+    return rows["warning"].fillna("") != "" if "warning" in rows else pd.Series(False, rows.index)
+
+
+def mark_warnings(axes: Axes, rows: pd.DataFrame, name: str, x: np.ndarray | None = None) -> list[Line2D]:
+    """A ring about every point that is not to be trusted, by the column `warning`; returns what a legend shows.
+
+    x: where the rows stand (default: by their steps).
+    """
+    warned = (has_warning(rows) & rows[name].notna()).to_numpy(bool)
+    if not warned.any():
+        return []
+    places = (_x(rows) if x is None else x)[warned]
+    return axes.plot(
+        places, rows[name].to_numpy(float)[warned], linestyle="none", marker="o", markersize=8, markerfacecolor="none",
+        markeredgecolor=_WARNED, markeredgewidth=1.1, label="warning (see tables)", zorder=3,
+    )  # fmt: skip
+
+
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
@@ -170,6 +206,7 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
                 elif withheld:
                     label = f"{label} (no E of {withheld} duplicates)"
                 axes.plot(_x(part), part["emergence"], color=colour, label=label, **LINES[method])
+        mark_warnings(axes, emergence.dropna(subset=["step"]), "emergence")
         label_steps(axes, emergence["step"].dropna().unique())
         axes.set(
             xlabel="training step (log axis)", ylabel="degree of emergence E", title=f"Degree of emergence{shared}"
@@ -190,9 +227,10 @@ def series_of(benchmarks: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """The results that came with a model by (task, metric), each by step, in the order of the table."""
     known = benchmarks.dropna(subset=["step", "value"])
     names = known[["task", "metric"]].drop_duplicates()
+    pairs = zip(names["task"], names["metric"], strict=True)
     return {
         (task, metric): known[(known["task"] == task) & (known["metric"] == metric)].sort_values("step")
-        for task, metric in names.itertuples(index=False)
+        for task, metric in pairs
     }
 
 
@@ -233,7 +271,7 @@ def _emergence_panel(
             shown = "whole network" if method == "exact" else "samples (band: bootstrap interval)"
             label = f"E{against(rows)}, {shown}"
             lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **LINES[method])
-        lines += dotted
+        lines += [*dotted, *mark_warnings(axes, rows, "emergence")]
         withheld = sorted(set(_x(rows[rows["status"] == "duplicate"]).tolist()))
         for number, position in enumerate(withheld):
             line = axes.axvline(position, color=_WITHHELD, linewidth=1, linestyle=":", label="no E: duplicate weights")

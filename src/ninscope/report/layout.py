@@ -70,6 +70,17 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def picture(figure: Figure, form: str) -> bytes:
+    """The figure as a file of one of FORMATS; the same bytes for the same figure."""
+    if form == "png":
+        return png(figure)
+    content = io.BytesIO()
+    date = {"svg": "Date", "pdf": "CreationDate"}[form]
+    with styled({"svg.hashsalt": "ninscope"}):
+        figure.savefig(content, format=form, metadata={date: None})
+    return content.getvalue()
+
+
 def say_nothing(axes: Axes, message: str) -> None:
     """An empty panel that says why it is empty."""
     axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", wrap=True)

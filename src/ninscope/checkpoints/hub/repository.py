@@ -35,6 +35,7 @@ from ninscope.checkpoints.hub.traffic import current_traffic
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
 from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.checks import did_you_mean
 from ninscope.errors import CheckpointError, NoRepository, RequestError
 
 # Of one checkpoint at a time: rows of a few KB, far apart, are mostly waited for.
@@ -176,7 +177,8 @@ class HubSource:
             reason = fault.reason
         except Refused as fault:
             if isinstance(fault.error, RevisionNotFoundError):
-                raise CheckpointError("missing", f"{revision}: no such revision in {self.repository}") from None
+                near = did_you_mean(revision, self._commits or ())  # those that are known already
+                raise CheckpointError("missing", f"{revision}: no such revision in {self.repository}{near}") from None
             if isinstance(fault.error, GatedRepoError):
                 raise CheckpointError(
                     "missing", f"{revision}: {self.repository} is gated; log in and accept its terms"

@@ -1,0 +1,84 @@
+"""The run folders of a folder: which there are, how large they are, and what in one is of no more use."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ninscope.checks import did_you_mean
+from ninscope.errors import RequestError
+from ninscope_pipeline.opened_run import Run, open_run
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import JobId
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run folder. checkpoints: that it was last asked about; bytes: on disk; changed: when its plan was last made."""
+
+    name: str
+    finished: bool
+    checkpoints: int
+    bytes: int
+    changed: datetime
+
+
+def run_path(run: str) -> Path:
+    """A run folder, or the one of that name in ./runs. Raises RequestError."""
+    for path in (Path(run).expanduser(), RUNS / run):
+        if (path / "run.toml").is_file():
+            return path
+    near = did_you_mean(run, [path.name for path in _folders(RUNS)])
+    raise RequestError(f"{run}: not a run folder (it has no run.toml), and no run of that name is in {RUNS}{near}")
+
+
+def runs_in(folder: Path) -> list[RunState]:
+    """Every run of a folder, by name. Raises RequestError: there is no such folder."""
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: no such folder; name the one that holds run folders with --runs-dir")
+    return [_state(open_run(path)) for path in _folders(folder)]
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if (path / "run.toml").is_file())
+
+
+def _state(run: Run) -> RunState:
+    changed = datetime.fromtimestamp((run.path / "run.toml").stat().st_mtime).astimezone()
+    return RunState(run.path.name, run.finished, len(run.plan["checkpoints"]), _bytes(run.path), changed)
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def clean_run(path: Path, dry_run: bool = False) -> dict[JobId, int]:
+    """Remove the artefacts that a run's plan does not name; returns their bytes by stage and key.
+
+    Stages that follow from others' results (E) are small, and the plan, which is made before, does not name theirs: they stay.
+    Raises RequestError: the run has not finished, or another is at work there; StoreError.
+    """
+    run, folder = open_run(path), RunFolder(path)
+    if not run.finished:
+        raise RequestError(
+            f"{path}: the run has not finished; finish it first, so that it is known what its tables need"
+        )
+    planned = run.plan["stages"]
+    known = [name for name, stage in stages().items() if not stage.follows_outcomes and name in planned]
+    with folder.alone() as alone:
+        if not alone:
+            raise RequestError(
+                f"{path}: a run is at work there, or the file system has no locks; clean it when it has ended"
+            )
+        store = ArtefactStore(folder)
+        unused = [(stage, key) for stage in known for key in store.keys(stage) if key not in set(planned[stage])]
+        sizes = {job: _bytes(folder.store.joinpath(*job)) for job in unused}
+        for job in () if dry_run else unused:
+            store.remove(*job)
+    return sizes

@@ -1,0 +1,83 @@
+"""Single panels for notebooks: each draws into axes that a caller has, or into axes of its own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ninscope.errors import RequestError
+from ninscope.report.figures import LINES, against, mark_warnings, method_label, methods
+from ninscope.report.step_axis import label_steps, position
+
+_LABELS = {"emergence": "degree of emergence E", "alpha0": r"regularity $\alpha_0$", "width": r"heterogeneity $w$"}
+
+
+def axes_for(ax: Axes | None) -> Axes:
+    """The axes that a caller gives, or those of a new figure (of pyplot, so that a notebook shows it)."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(6.4, 4.0))[1]
+
+
+def plot_spectrum(
+    alpha: np.ndarray, f: np.ndarray, alpha0: float, ax: Axes | None = None, label: str | None = None
+) -> Axes:
+    """f(alpha) with a dot at alpha0."""
+    axes = axes_for(ax)
+    (line,) = axes.plot(alpha, f, label=label)
+    known = f[np.isfinite(f)]
+    axes.plot([alpha0], [known.max() if known.size else np.nan], "o", color=line.get_color())
+    axes.set(xlabel=r"Lipschitz–Hölder exponent $\alpha$", ylabel=r"$f(\alpha)$")
+    return axes
+
+
+def plot_rows(rows: pd.DataFrame, ax: Axes | None = None, value: str = "emergence", title: str = "") -> Axes:
+    """A column of the table `emergence`, or of `measure_all`, against the step; a line a model and method.
+
+    Raises RequestError: no such column, or no row has a step.
+    """
+    if value not in _LABELS:
+        raise RequestError(f"value is {value!r}; one of {', '.join(_LABELS)}")
+    whole = rows[rows["part"] == "all"] if "part" in rows else rows
+    known = whole.dropna(subset=["step"]).sort_values("step")
+    if known.empty:
+        raise RequestError(f"{title or 'these rows'}: no revision states a step, so there is nothing to draw against")
+    axes = axes_for(ax)
+    names = [name for name in ("suite", "model") if name in known and known[name].nunique() > 1]
+    groups = [((), known)] if not names else list(known.groupby(names, sort=False))
+    for name, group in groups:
+        for method, part in methods(group):
+            x = position(part["step"].to_numpy(np.int64))
+            label = " ".join((*map(str, name), method_label(method)))
+            axes.plot(x, part[value].to_numpy(float), label=label, **LINES[method])
+    mark_warnings(axes, known, value)
+    label_steps(axes, known["step"].unique())
+    label = _LABELS[value] + (against(known) if value == "emergence" else "")
+    axes.set(xlabel="training step (log axis)", ylabel=label)
+    axes.set_title(title, parse_math=False)  # a folder's name may hold any sign
+    axes.legend(fontsize=7)
+    return axes
+
+
+def rows_figure(tables: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
+    """alpha0, width and E of several sources over steps, each as `measure_all` has it; of one without steps what there is is told.
+
+    tables: (name of the source, `MeasuredRows.to_frame()`). Raises RequestError where no revision states a step.
+    """
+    from ninscope.report.figures import comparison_figure, emergence_figure
+
+    frames = [
+        frame.assign(suite="", model=name, emergence_low=np.nan, emergence_high=np.nan)[frame["part"] == "all"]
+        for name, frame in tables
+    ]
+    rows = pd.concat(frames, ignore_index=True)
+    if rows["step"].isna().all():
+        raise RequestError("no revision states a step, so there is nothing to draw against; leave --figure out")
+    if len(tables) > 1:
+        return comparison_figure(rows)
+    nothing = pd.DataFrame({"task": [], "metric": [], "step": [], "value": []})
+    return emergence_figure(rows, nothing, tables[0][0])

@@ -1,0 +1,253 @@
+"""What a newcomer types in the first hour: options of measure, runs and clean, help, completion, near matches, logs."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from driving import artefacts, command, write_dag
+from rich.console import Console
+from suites import write_suite
+from typer.testing import CliRunner
+
+import ninscope
+from ninscope import progress
+from ninscope.errors import RequestError
+from ninscope_pipeline.cli import app
+from ninscope_pipeline.measure_command import parsed_q, parsed_radii
+
+MODEL = {"blocks": 1, "width": 16, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return write_suite(tmp_path_factory.mktemp("first") / "tiny", (0, 1, 8), **MODEL)
+
+
+def rows(ended):
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)["rows"]
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [
+        (("--q", "-2:2:0.5"), {"q": np.arange(-4, 5) / 2}),
+        (("--q", "-1,0,2"), {"q": [-1.0, 0.0, 2.0]}),
+        (("--transfer", "coth"), {"transfer": "coth"}),
+        (("--radii", "log:40"), {"radii": {"log": 40}}),
+        (("--radii", "integer", "--max-distance", "90", "--min-degree", "3"), {"max_distance": 90.0, "min_degree": 3}),
+        (("--wiring", "parallel"), {"wiring": "parallel"}),
+        (("--convolutions", "per_tap"), {"convolutions": "per_tap"}),
+        (
+            ("--layers-crossed", "2", "--nodes-per-layer", "8", "--samples", "2"),
+            {"layers_crossed": 2, "nodes_per_layer": 8, "samples": 2},
+        ),
+    ],
+)
+def test_every_parameter_has_an_option(suite, options, parameters):
+    expected = ninscope.measure_all(str(suite), **parameters)
+    shown = rows(command("measure", suite, "--json", *options))
+    assert [row["alpha0"] for row in shown] == [row.spectrum.alpha0 for row in expected]
+    assert [row["emergence"] for row in shown] == [row.emergence for row in expected]
+
+
+def test_parts_have_rows_and_an_e_of_their_own(suite):
+    expected = [ninscope.measure(str(suite), f"step{step}", parts=["kind"]) for step in (0, 8)]
+    shown = rows(command("measure", suite, "--json", "--parts", "kind"))[-1]["parts"]
+    assert [part["part"] for part in shown] == list(expected[1].parts)
+    for part in shown:
+        start, now = (measured.part(part["part"]) for measured in expected)
+        assert (part["alpha0"], part["emergence"]) == (now.alpha0, ninscope.emergence(now, start))
+    assert "kind/attention" in command("measure", suite, "--parts", "kind").out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--q", "x"), "--q is 'x'; give FROM:TO:STEP"),
+        (("--q", "0:1:0"), "give a step above 0"),
+        (("--q", "0:1:0.3"), "not a whole number of steps"),
+        (("--radii", "log"), "--radii is 'log'; give integer, or log:K"),
+        (("--radii", "log:" + "9" * 5000), "--radii is"),
+        (("--parts", "blocks"), "parts is"),
+        (("--json", "--csv"), "give one of them"),
+        (("--figure", "x.gif"), "ends in .png, .svg or .pdf"),
+        (("--figure", "/nowhere/x.png"), "cannot write there"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(suite, options, said):
+    ended = command("measure", suite, *options)
+    assert ended.code == 2
+    assert len(ended.says) == 1
+    assert said in ended.says[0]
+
+
+def test_what_is_not_typed_is_left_to_the_defaults():
+    assert (parsed_q(None), parsed_radii(None)) == (None, None)
+
+
+def test_several_sources_are_measured_and_a_wrong_one_stops_none(suite, tmp_path):
+    other = shutil.copytree(suite, tmp_path / "other")
+    both = json.loads(command("measure", suite, other, "--json").out)
+    assert [document["source"] for document in both] == [str(suite), str(other)]
+    assert both[0]["rows"] == both[1]["rows"]
+    ended = command("measure", suite, tmp_path / "nothing", "--json")
+    assert ended.code == 2
+    assert len(json.loads(ended.out)["rows"]) == 3
+    assert "nothing: no such folder" in ended.says[0]
+
+
+def test_csv_holds_what_json_does(suite):
+    shown = rows(command("measure", suite, "--json", "--parts", "kind"))
+    table = list(csv.DictReader(io.StringIO(command("measure", suite, "--csv", "--parts", "kind").out)))
+    whole = [row for row in table if row["part"] == "all"]
+    for row, expected in zip(whole, shown, strict=True):
+        assert {row["source"]} == {str(suite)}
+        for name, value in expected.items():
+            if name != "parts":
+                assert row[name] == ("" if value is None else str(value))
+    assert len(table) == len(shown) * (1 + len(shown[0]["parts"]))
+
+
+@pytest.mark.parametrize(("suffix", "starts"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_figure_is_of_the_format_that_its_name_states(suite, tmp_path, suffix, starts):
+    files = [tmp_path / f"{number}.{suffix}" for number in range(2)]
+    for file in files:
+        ended = command("measure", suite, "--figure", file)
+        assert ended.code == 0, ended.err
+        assert ended.out.splitlines()[-1] == f"figure: {file}"
+    assert files[0].read_bytes().startswith(starts)
+    assert files[0].read_bytes() == files[1].read_bytes()  # no time is in it
+
+
+def test_the_version_and_completion(suite):
+    assert command("--version").out == f"ninscope {ninscope.__version__}\n"
+    shown = CliRunner().invoke(app, ["--show-completion"], env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": ""})
+    assert "--show-completion" in command("--help").out
+    assert shown.exit_code in (0, 1)  # 1: no shell is found about this process
+
+
+@pytest.mark.parametrize("arguments", [("measure",), ("bias",), ("run",), ("status",), ("clean",)])
+def test_help_says_all_of_its_text(arguments):
+    """Brackets in a help text are text, not markup."""
+    assert app.rich_markup_mode is None
+    help_text = command(*arguments, "--help").out
+    assert "Usage: ninscope" in help_text
+    assert max(map(len, help_text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ["measure", "audit", "run"])
+def test_a_wrong_option_points_to_the_help_of_its_command(name):
+    ended = command(name, "x", "--yaml")
+    assert ended.code == 2
+    assert ended.says[0].endswith(f"(ninscope {name} --help)")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, suite, undrawn):
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        dag = write_dag(folder / "mine.toml", suite, seed=seed)
+        assert command("run", dag, "--runs-dir", folder / "runs").code == 0
+    return folder / "runs"
+
+
+def test_runs_are_listed(ran):
+    shown = command("runs", "--runs-dir", ran).out
+    (line,) = [line for line in shown.splitlines() if "mine" in line]
+    assert [cell.strip() for cell in line.split("│")[1:4]] == ["mine", "finished", "3"]
+    ended = command("runs", "--runs-dir", ran / "nothing")
+    assert (ended.code, "name the one that holds run folders" in ended.says[0]) == (2, True)
+
+
+def test_clean_removes_what_no_table_needs_and_nothing_else(ran, suite, tmp_path):
+    runs = shutil.copytree(ran, tmp_path / "runs")
+    before = artefacts(runs / "mine")
+    tables = {name: ninscope.open_run(runs / "mine").table(name) for name in ("samples", "emergence")}
+    planned = command("clean", runs / "mine", "--dry-run")
+    assert "would remove" in planned.out
+    assert artefacts(runs / "mine") == before
+    ended = command("clean", runs / "mine")
+    assert ended.code == 0, ended.err
+    assert ended.out.replace("removed", "would remove") == planned.out
+    after = artefacts(runs / "mine")
+    assert {stage: len(keys) for stage, keys in before.items() if stage != "emergence"} == {"nin": 6, "spectra": 6}
+    assert {stage: len(keys) for stage, keys in after.items() if stage != "emergence"} == {"nin": 3, "spectra": 3}
+    again = command("run", write_dag(tmp_path / "mine.toml", suite, seed=1), "--runs-dir", runs)
+    assert "nothing to run" in again.out
+    for name, table in tables.items():
+        assert ninscope.open_run(runs / "mine").table(name).equals(table)
+    assert "removed nothing" in command("clean", runs / "mine").out
+
+
+def test_clean_and_status_name_a_near_run(ran, monkeypatch):
+    monkeypatch.chdir(ran.parent)
+    assert command("status", "mine").code == 0
+    for name in ("clean", "status"):
+        ended = command(name, "mnie")
+        assert (ended.code, "did you mean 'mine'?" in ended.says[0]) == (2, True)
+
+
+def test_a_run_that_has_not_finished_is_not_cleaned(ran, tmp_path):
+    runs = shutil.copytree(ran, tmp_path / "runs")
+    shutil.rmtree(runs / "mine" / "tables")
+    ended = command("clean", runs / "mine")
+    assert (ended.code, "has not finished" in ended.says[0]) == (2, True)
+
+
+def test_near_matches_of_revisions_tables_columns_and_parameters(suite, ran, tmp_path):
+    assert "did you mean 'step8'?" in command("measure", suite, "--revision", "stpe8").says[0]
+    with pytest.raises(RequestError, match=r"no table 'emergance'; did you mean 'emergence'\?"):
+        ninscope.open_run(ran / "mine").table("emergance")
+    with pytest.raises(RequestError, match=r"did you mean 'max_distance'\?"):
+        ninscope.measure_all(str(suite), max_distence=3)
+    losses = tmp_path / "losses.csv"
+    losses.write_text("revision,task,metrics,value\nstep0,held_out,loss,1\n")
+    ended = command("run", write_dag(tmp_path / "mine.toml", suite, evaluations=str(losses)), "--dry-run")
+    assert "the column 'metric' is missing; is it 'metrics'?" in ended.says[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_dag_file_chooses_the_formats_of_figures(suite, tmp_path):
+    dag = write_dag(tmp_path / "mine.toml", suite)
+    dag.write_text(dag.read_text() + '\n[figures]\nformats = ["png", "jpg"]\n')
+    assert "figures.formats" in command("run", dag, "--dry-run").says[0]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_bar_keeps_within_its_window_and_has_total_and_time_left(monkeypatch, width):
+    shown = Terminal()
+    console = Console(file=shown, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(progress, "Console", lambda **_: console)
+    with progress.counting("a name that is far longer than anybody would ever make one", 1200) as bar:
+        for _ in range(3):
+            bar.advance("networks 1200/1200 spectra 1200/1200 exact spectra 1200/1200")
+    lines = re.sub(r"\x1b\[[0-9?;]*[A-Za-z]", "", shown.getvalue()).replace("\r", "\n").splitlines()
+    told = [line for line in lines if "/1200" in line]
+    assert told
+    assert all("left:" in line and len(line.strip()) <= width for line in told)
+    assert ("networks" in told[-1]) == (width > 100)
+
+
+def test_without_a_terminal_a_line_comes_every_few_seconds(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.02)
+    with progress.counting("mine", 4) as bar:
+        bar.advance("spectra 1/4")
+        deadline = time.monotonic() + 20
+        said = ""
+        while "done after" not in said and time.monotonic() < deadline:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+    assert said.splitlines()[0].startswith("mine: 1 of 4 done after 0:00, about 0:00 left (spectra 1/4)")
+    assert not [thread for thread in threading.enumerate() if thread.name == "ninscope-progress"]
