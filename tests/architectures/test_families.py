@@ -18,7 +18,7 @@ from ninscope.networks.sampled import sampled_network
 
 ALL = 1000  # more neurons than any node layer here has
 ORDERS = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
-KINDS = {"attention", "mlp", "convolution", "router", "embedding", "head", ""}
+KINDS = {"attention", "mlp", "convolution", "router", "embedding", "head", "state_space", ""}
 
 
 # One for every way in which a tensor holds a matrix; every case's weights and edges are compared below in any way.
@@ -118,8 +118,8 @@ class TestTheRealModel:
     def test_weights_of_every_block_are_the_modules_own(self, model):
         assert model.blocks.keys() == model.blocks_of_modules.keys()
         for key, weight in model.blocks_of_modules.items():
-            if weight.ndim == 4:
-                norms = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=(2, 3)))
+            if weight.ndim > 2:
+                norms = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=tuple(range(2, weight.ndim))))
                 np.testing.assert_allclose(np.abs(model.blocks[key]), norms, rtol=1e-6, err_msg=str(key))
             else:
                 np.testing.assert_array_equal(model.blocks[key], weight, err_msg=str(key))
@@ -171,7 +171,7 @@ def test_without_its_head_it_is_the_same_network(model, tmp_path, name):
     assert alone.architecture.digest == model.architecture.digest
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "phi3"])
 class TestTheForwardPass:
     """One token through the model, which says whose feature each row is: what goes into and comes out of its attention."""
 
@@ -201,7 +201,8 @@ class TestTheForwardPass:
 
         monkeypatch.setattr(module, "eager_attention_forward", watched)
         own = own_model.transformer.h[1].attn if name == "gpt2" else own_model.model.layers[1].self_attn
-        before, behind = (own.c_attn, own.c_proj) if name == "gpt2" else (own.q_proj, own.o_proj)
+        fused = {"gpt2": "c_attn", "phi3": "qkv_proj"}
+        before, behind = getattr(own, fused.get(name, "q_proj")), own.c_proj if name == "gpt2" else own.o_proj
         hooks = [
             before.register_forward_hook(lambda *given: keep(*given, "x", "all")),
             behind.register_forward_hook(lambda *given: keep(*given, "c", "a")),
@@ -263,7 +264,7 @@ def columns(blocks) -> list[np.ndarray]:
     """The weights of each source neuron's edges, all its targets together, one number a kernel: its norm as a float32."""
     by_source: dict[str, list[np.ndarray]] = {}
     for (source, _), weight in blocks.items():
-        if weight.ndim == 4:
-            weight = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=(2, 3))).astype(np.float32)
+        if weight.ndim > 2:
+            weight = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=tuple(range(2, weight.ndim)))).astype(np.float32)
         by_source.setdefault(source, []).append(weight)
     return [column for weights in by_source.values() for column in np.concatenate(weights).T]

@@ -31,16 +31,26 @@ def rows() -> dict[str, list[str]]:
     }
 
 
+BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
+
+
+def first_of(config: dict, *keys: str) -> int | None:
+    """The first of these keys that a configuration has."""
+    return next((config[key] for key in keys if key in config), None)
+
+
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_the_table_says_how_many_node_layers(family):
     """Its last formula, with the numbers of a configuration."""
     cells, config = rows()[family], CONFIGS[family]
     depths = config.get("depths", [0])
-    blocks = config.get("num_hidden_layers") or config.get("n_layer") or sum(depths)
-    experts = config.get("num_experts") or config.get("num_local_experts")
+    towers = (config.get("text_config", config), config.get("vision_config", {}))
+    blocks, others = (first_of(part, *BLOCKS) for part in towers)
+    blocks, others = blocks or sum(depths), others or first_of(config, "num_decoder_layers", "decoder_layers")
+    experts = first_of(config, "num_experts", "num_local_experts", "n_routed_experts")
     formula = re.findall(r": ([^:;]*[\dS])(?=$|;)", cells[2])[0].split(" or ")[-1]
     python = re.sub(r"([\d)])(?=[A-Z])", r"\1*", formula)
-    expected = eval(python, {"B": blocks, "E": experts, "S": len(depths)})  # a page of our own
+    expected = eval(python, {"B": blocks, "D": others, "E": experts, "S": len(depths)})  # a page of our own
     expected += 2 * (config.get("word_embed_proj_dim", 24) != 24)
     assert len(architecture_of(config).layers) == expected
 

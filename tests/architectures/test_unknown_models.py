@@ -258,10 +258,10 @@ class TestGeneric:
 
     def test_beside_a_known_family_it_is_no_sibling(self, tmp_path):
         suite = write_suite(tmp_path / "tiny", [0, 1, 2], blocks=2, width=16, heads=2)
-        stored(suite / "step1", neox_tensors(2, 16, 2, seed=5), neox_config(2, 16, 2) | {"model_type": "mamba"})
+        stored(suite / "step1", neox_tensors(2, 16, 2, seed=5), neox_config(2, 16, 2) | {"model_type": "bloom"})
         rows = ninscope.measure_all(str(suite), nodes_per_layer=12, samples=2)
         assert [row.status for row in rows] == ["ok", "unsupported", "ok"]
-        assert "model_type 'mamba' is not a known family, but its siblings are gpt_neox" in rows[1].message
+        assert "model_type 'bloom' is not a known family, but its siblings are gpt_neox" in rows[1].message
         assert np.isfinite(rows[2].emergence)
         wirings = {name: architecture_of(opened(str(suite / name)).config, opened(str(suite / name)).tensors)
                    for name in ("step0", "step1")}  # fmt: skip

@@ -57,7 +57,7 @@ class TestAudit:
         if damage == "config":
             shutil.copy(suite / "step8" / "model.safetensors", suite / "step0")
             config = json.loads((suite / "step8" / "config.json").read_text())
-            (suite / "step8" / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+            (suite / "step8" / "config.json").write_text(json.dumps(config | {"model_type": "bloom"}))
         else:
             shutil.rmtree(suite)
             write_suite(suite, (0, 1, 4, 8), shards=2, **SHAPE)

@@ -8,7 +8,7 @@ from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
-from ninscope.architectures.registry import CHAIN, FAMILIES, families_wired, wiring_names
+from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, families_wired, wiring_names
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
@@ -76,6 +76,8 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
     wirings = FAMILIES.get(family) if isinstance(family, str) else None
     if description is not None and tensors is not None and not (wirings and description.unknown_only):
         return described.architecture(description, tensors)
+    if isinstance(family, str) and family in REFUSED:
+        raise CheckpointError("unsupported", REFUSED[family])
     if wirings is None and (tensors is None or not isinstance(family, str)):
         raise CheckpointError(
             "unsupported",

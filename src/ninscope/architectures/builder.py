@@ -3,7 +3,15 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ninscope.architectures.layout import Architecture, Link, MatrixSpec, NodeLayer, RowLayout, WeightBlock
+from ninscope.architectures.layout import (
+    Architecture,
+    Link,
+    MatrixSpec,
+    NodeLayer,
+    RowLayout,
+    UnevenRowLayout,
+    WeightBlock,
+)
 from ninscope.checkpoints.matrix import MatrixLayout
 from ninscope.errors import CheckpointError
 
@@ -24,7 +32,7 @@ class _Join:
     matrix: str
     order: str
     kernel: tuple[int, ...]
-    interleaved: int
+    interleaved: tuple[int, ...]
     stack: Stack | None
 
 
@@ -78,21 +86,23 @@ class Builder:
         order: str = "linear",
         kernel: tuple[int, ...] = (),
         kind: str = "",
-        interleaved: int = 0,
+        interleaved: int | Sequence[int] = 0,
         stack: Stack | None = None,
     ) -> None:
         """Add a matrix that leads from `source` to `target`, or to several layers whose rows stand one after the other.
 
         matrix: its tensor's name. order: as in MatrixLayout. kernel: a convolution's. kind: of the weights; the first ones that
         leave a layer say its kind, and its block, which is then `part` (default: the layer's own).
-        interleaved: the rows of several targets take turns, so many of one target at a time (default: 0, they do not).
+        interleaved: the rows of several targets take turns, so many of one target at a time (default: 0, they do not); a
+        number for each target where they differ.
         stack: the tensor that holds this matrix among others; `matrix` is then the matrix's name alone.
         """
         targets = (target,) if isinstance(target, str) else tuple(target)
         if kind and source not in self._left:
             self._left.add(source)
             self._layers[source] = replace(self._layers[source], block=self.part, kind=kind)
-        self._joins.append(_Join(source, targets, matrix, order, kernel, interleaved, stack))
+        turns = (interleaved,) * len(targets) if isinstance(interleaved, int) else tuple(interleaved)
+        self._joins.append(_Join(source, targets, matrix, order, kernel, turns if any(turns) else (), stack))
 
     def link(self, source: str, target: str, first: int = 0, skip: bool = False, **heads: int) -> None:
         """Add a connection without weights. first, skip, heads (part, parts, group): as in Link."""
@@ -104,17 +114,11 @@ class Builder:
         matrices: dict[str, MatrixSpec] = {}
         for join in self._joins:
             target_sizes = [self.size(target) for target in join.targets]
-            if join.interleaved and (len(set(target_sizes)) > 1 or target_sizes[0] % join.interleaved):
-                raise ValueError(
-                    f"{join.matrix}: rows of {target_sizes} neurons cannot take turns by {join.interleaved}"
-                )
-            first = 0
-            for part, (target, size) in enumerate(zip(join.targets, target_sizes, strict=True)):
-                rows = RowLayout(first=first)
-                if join.interleaved:
-                    rows = RowLayout(part, len(join.targets), join.interleaved)
-                blocks.append(WeightBlock(join.source, target, join.matrix, rows))
-                first += size
+            layouts = _row_layouts(join, target_sizes)
+            blocks += [
+                WeightBlock(join.source, target, join.matrix, rows)
+                for target, rows in zip(join.targets, layouts, strict=True)
+            ]
             matrices[join.matrix] = self._spec(join, rows=sum(target_sizes))
         return Architecture(
             self.family,
@@ -137,6 +141,22 @@ class Builder:
         if join.stack is None:
             return MatrixSpec(shape, layout)
         return MatrixSpec((join.stack.count, *shape), layout, join.stack.tensor, join.stack.index)
+
+
+def _row_layouts(join: _Join, target_sizes: Sequence[int]) -> list[RowLayout]:
+    """Which of a matrix's rows are each target's. Raises ValueError where rows cannot take turns as the join says."""
+    turns = join.interleaved
+    if not turns:
+        return [RowLayout(first=sum(target_sizes[:part])) for part in range(len(target_sizes))]
+    rounds = {divmod(size, turn) for size, turn in zip(target_sizes, turns, strict=True)}
+    if len(rounds) > 1 or rounds.pop()[1]:
+        raise ValueError(
+            f"{join.matrix}: rows of {list(target_sizes)} neurons cannot take turns by {', '.join(map(str, turns))}"
+        )
+    if len(set(turns)) == 1:
+        return [RowLayout(part, len(turns), turns[0]) for part in range(len(turns))]
+    every = sum(turns)
+    return [UnevenRowLayout(group=turn, first=sum(turns[:part]), every=every) for part, turn in enumerate(turns)]
 
 
 def spelling(

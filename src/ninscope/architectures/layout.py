@@ -46,16 +46,35 @@ class RowLayout:
     group: int = 1
     first: int = 0
 
+    @property
+    def stride(self) -> int:
+        """Rows from one group's begin to the next one's."""
+        return self.parts * self.group
+
     def rows(self, neurons: np.ndarray) -> np.ndarray:
         """The rows of `neurons` (int64 [n]), int64 [n]. Rows increase where neurons do."""
         neurons = np.asarray(neurons, dtype=np.int64)
-        within = neurons // self.group * (self.parts * self.group) + self.part * self.group + neurons % self.group
+        within = neurons // self.group * self.stride + self.part * self.group + neurons % self.group
         return self.first + within
 
     def row(self, neuron: int) -> int:
         """The row of one neuron. Python's integers do not overflow, and for one neuron they are faster than an array."""
-        within = neuron // self.group * (self.parts * self.group) + self.part * self.group + neuron % self.group
+        within = neuron // self.group * self.stride + self.part * self.group + neuron % self.group
         return self.first + within
+
+
+@dataclass(frozen=True)
+class UnevenRowLayout(RowLayout):
+    """As RowLayout, where the parts of a group differ in size: from row `first` on, `group` of every `every` rows are the block's.
+
+    DeepSeek's kv_b_proj is [head, (k|v)], and a head's k need not be as large as its v.
+    """
+
+    every: int = 1
+
+    @property
+    def stride(self) -> int:
+        return self.every
 
 
 @dataclass(frozen=True)

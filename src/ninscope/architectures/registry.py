@@ -23,6 +23,8 @@ class Wiring:
 
 # By `model_type` (transformers, and models of this package) or `_class_name` (diffusers), then by the wiring's name.
 FAMILIES: dict[str, dict[str, Wiring]] = {}
+# Models that are known and not read: what they are, and what to do.
+REFUSED: dict[str, str] = {}
 
 _Function = TypeVar("_Function", bound=Callable[..., Architecture])
 
@@ -44,6 +46,11 @@ def register(*families: str, wiring: str = CHAIN, needs_names: bool = False) -> 
         return function
 
     return add
+
+
+def refuse(family: str, why: str) -> None:
+    """Have a `model_type` or `_class_name` refused that would be read as generic. why: what it is, and what to do."""
+    REFUSED[family] = why
 
 
 def wiring_names() -> list[str]:

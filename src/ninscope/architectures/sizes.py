@@ -120,6 +120,23 @@ def model_type(config: Mapping, known: Collection[str]) -> str:
     return value
 
 
+def saved_as(config: Mapping, classes: Collection[str]) -> bool:
+    """Whether the file holds a model of one of these classes, of several that share a configuration (`architectures`)."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(name in classes for name in names[:1] if isinstance(name, str))
+
+
+def section(config: Mapping, key: str) -> dict[str, object]:
+    """config[key], the configuration of a part of the model, with "key." before its keys, so that errors name them whole.
+
+    Raises CheckpointError (corrupt).
+    """
+    values = config.get(key)
+    if not isinstance(values, Mapping):
+        raise CheckpointError("corrupt", f"config.json: {key} is {values!r}; the configuration of a part was expected")
+    return {f"{key}.{name}": value for name, value in values.items()}
+
+
 def refuse_cross_attention(config: Mapping) -> None:
     """Raises CheckpointError (unsupported) where blocks also read another model's output."""
     if config.get("add_cross_attention"):

@@ -52,6 +52,6 @@ def _wired(config: Mapping, mlp_reads: str) -> Architecture:
     for number in range(count):
         block, names, after = f"block{number}", formatted(NAMES, number), following(number, count)
         attention(net, block, width, names, interleaved=head_dim, added_to=after)
-        mlp(net, block, hidden, after, names, reads=mlp_reads)
+        mlp(net, block, hidden, after, names, reads=mlp_reads, added="a")
     net.layer("output", "x", width)
     return net.architecture()

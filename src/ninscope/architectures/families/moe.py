@@ -1,36 +1,119 @@
-"""Mixtures of experts (mixtral, olmoe): each expert has node layers of its own, side by side, and so has the router.
+"""Mixtures of experts: each expert has node layers of its own, side by side, and so has the router.
 
 A block's node layers: x, q, k, v, c, a (transformer_blocks.py), the router's r and three for each expert (experts.py): 7 + 3E with
-E experts. Left out: token embedding and LM head.
+E experts. A shared expert, which every token asks, has g, u and m besides, and in Qwen's a gate of its own, shared.r, of one
+neuron. Blocks without experts are a llama's (families/llama.py). Left out: token embedding and LM head.
 
 A file stores each expert by itself (the Hub's files, and what save_pretrained writes by default), or all experts of a block in one
 tensor [experts, out, in], with gate and up projection one after the other.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
+from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, PREFIXES, grouped_heads
 from ninscope.architectures.experts import expert_count, experts
-from ninscope.architectures.families.llama import ATTENTION, PREFIXES, grouped_heads
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import attention, following, formatted
+from ninscope.architectures.transformer_blocks import Names, following, formatted, gated, gated_mlp
 
-FUSED = {
-    "router": "layers.{}.mlp.gate.weight",
+ROUTER = {"router": "layers.{}.mlp.gate.weight"}
+FUSED = ROUTER | {
     "gate_up": "layers.{}.mlp.experts.gate_up_proj",
     "down": "layers.{}.mlp.experts.down_proj",
 }
-OLMOE = {"router": "layers.{}.mlp.gate.weight"} | {
-    part: f"layers.{{}}.mlp.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")
-}
+BY_ITSELF = ROUTER | {part: f"layers.{{}}.mlp.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")}
 MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
     part: f"layers.{{}}.block_sparse_moe.experts.{{}}.{name}.weight"
     for part, name in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
 }
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The experts of a model's blocks: how many, the hidden neurons of each, and the ways in which files name their tensors.
+
+    order, interleaved: as of `experts`. shared: hidden neurons of the expert that every token asks (default: none).
+    shared_names: its tensors "gate", "up" and "down", and "router" where it has a gate of its own.
+    """
+
+    count: int
+    hidden: int
+    spellings: tuple[Names, ...] = (BY_ITSELF, FUSED)
+    order: str = "linear"
+    interleaved: int = 0
+    shared: int = 0
+    shared_names: Names | None = None
+
+    def spelled(self, names: Collection[str], numbers: Collection[int]) -> Names:
+        """The templates that a file of these names follows. numbers: of the blocks that have experts."""
+        return spelling(names, PREFIXES, self.spellings, ((number, 0) for number in numbers))
+
+    def add(self, net: Builder, number: int, after: str, templates: Names) -> None:
+        """Add router and experts of block `number`, which lead from its a to `after`."""
+        block = f"block{number}"
+        net.link(f"{block}.a", after, skip=True)
+        names = formatted(templates, number, "{}")
+        experts(net, block, self.count, self.hidden, after, names, self.order, self.interleaved)
+        if self.shared and self.shared_names:
+            tensors = formatted(self.shared_names, number)
+            gated(net, block, self.shared, after, tensors, "shared")
+            if "router" in tensors:
+                net.join(f"{block}.a", net.layer(block, "shared.r", 1, "router"), tensors["router"])
+
+
+def sparse_decoder(
+    net: Builder,
+    config: Mapping,
+    names: Collection[str],
+    mixture: Mixture,
+    sparse: Collection[int],
+    add_attention: Callable[[str, int], None],
+) -> None:
+    """Add all blocks: attention, and experts in the blocks of these numbers, a gated MLP in the others.
+
+    add_attention: adds node layers x to a of a block, of its name and number. Raises CheckpointError (corrupt).
+    """
+    count = sizes.block_count(config)
+    dense = sizes.width(config, "intermediate_size") if len(sparse) < count else 0
+    templates = mixture.spelled(names, sorted(sparse))
+    for number in range(count):
+        block, after = f"block{number}", following(number, count)
+        add_attention(block, number)
+        if number in sparse:
+            mixture.add(net, number, after, templates)
+        else:
+            gated_mlp(net, block, dense, after, formatted(GATED_MLP, number))
+    net.layer("output", "x", sizes.width(config))
+
+
+def mixture_decoder(
+    family: str,
+    config: Mapping,
+    names: Collection[str],
+    mixture: Mixture,
+    sparse: Collection[int],
+    head_dim: int | None = None,
+) -> Architecture:
+    """A decoder with a llama's attention. sparse: as of `sparse_decoder`. head_dim: as of `grouped_heads`.
+
+    Raises CheckpointError (corrupt).
+    """
+    count, width = sizes.block_count(config), sizes.width(config)
+    heads = grouped_heads(config, width, count, head_dim)
+    net = Builder(family, PREFIXES)
+
+    def add_attention(block: str, number: int) -> None:
+        heads.attention(net, block, width, formatted(ATTENTION, number))
+
+    sparse_decoder(net, config, names, mixture, sparse, add_attention)
+    return net.architecture()
+
+
 # By model_type: the key that gives the number of experts, and the ways in which files name their tensors.
-MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (OLMOE, FUSED))}
+MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (BY_ITSELF, FUSED))}
 
 
 @register(*MODEL_TYPES, needs_names=True)
@@ -39,16 +122,5 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     family = sizes.model_type(config, MODEL_TYPES)
     key, spellings = MODEL_TYPES[family]
     count = sizes.block_count(config)
-    width = sizes.width(config)
-    queries, values, head_dim = grouped_heads(config, width, count)
-    hidden = sizes.width(config, "intermediate_size")
-    expert_number = expert_count(config, key, count)
-    templates = spelling(names, PREFIXES, spellings, ((number, 0) for number in range(count)))
-    net = Builder(family, PREFIXES)
-    for number in range(count):
-        block, after = f"block{number}", following(number, count)
-        attention(net, block, width, formatted(ATTENTION, number), queries, values, head_dim)
-        net.link(f"{block}.a", after, skip=True)
-        experts(net, block, expert_number, hidden, after, formatted(templates, number, "{}"))
-    net.layer("output", "x", width)
-    return net.architecture()
+    mixture = Mixture(expert_count(config, key, count), sizes.width(config, "intermediate_size"), spellings)
+    return mixture_decoder(family, config, names, mixture, range(count))

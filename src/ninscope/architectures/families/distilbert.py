@@ -1,0 +1,35 @@
+"""DistilBERT: seven node layers a block (transformer_blocks.py) and the final residual, 7B+1 in all.
+
+Left out: embeddings, and the heads (vocab_transform, pre_classifier and their like).
+"""
+
+from collections.abc import Mapping
+
+from ninscope.architectures import sizes
+from ninscope.architectures.builder import Builder
+from ninscope.architectures.layout import Architecture
+from ninscope.architectures.registry import register
+from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
+
+PREFIXES = ("distilbert.", "")
+NAMES = {part: f"transformer.layer.{{}}.attention.{part}_lin.weight" for part in "qkv"} | {
+    "o": "transformer.layer.{}.attention.out_lin.weight",
+    "up": "transformer.layer.{}.ffn.lin1.weight",
+    "down": "transformer.layer.{}.ffn.lin2.weight",
+}
+
+
+@register("distilbert")
+def architecture(config: Mapping) -> Architecture:
+    """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
+    count = sizes.block_count(config, "n_layers")
+    width = sizes.width(config, "dim")
+    sizes.multiple(width, "dim", sizes.width(config, "n_heads"), "n_heads")
+    hidden = sizes.width(config, "hidden_dim")
+    net = Builder("distilbert", PREFIXES)
+    for number in range(count):
+        block, names = f"block{number}", formatted(NAMES, number)
+        attention(net, block, width, names)
+        mlp(net, block, hidden, following(number, count), names)
+    net.layer("output", "x", width)
+    return net.architecture()
