@@ -92,6 +92,7 @@ SWIN = {
     "num_heads": [2, 3, 4],
     "window_size": 4,
 }
+LLAMA4 = GROUPED | {"num_local_experts": 3, "head_dim": 10}
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,17 @@ CASES = {
         "GptOssConfig",
         GROUPED | {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 10},
         "lm_head|_proj_bias",
+    ),
+    "qwen3_moe-fused": Case(
+        "Qwen3MoeForCausalLM", "Qwen3MoeConfig", GROUPED | EXPERTS | {"head_dim": 10}, hub_names=False
+    ),
+    "llama4_text": Case("Llama4ForCausalLM", "Llama4TextConfig", LLAMA4, alone="model"),
+    "llama4_text-step": Case(
+        "Llama4ForCausalLM", "Llama4TextConfig", LLAMA4 | {"interleave_moe_layer_step": 2, "intermediate_size_mlp": 28}
+    ),
+    "granitemoe": Case("GraniteMoeForCausalLM", "GraniteMoeConfig", GROUPED | {"num_local_experts": 3}, alone="model"),
+    "granitemoe-fused": Case(
+        "GraniteMoeForCausalLM", "GraniteMoeConfig", GROUPED | {"num_local_experts": 3}, hub_names=False
     ),
     "deepseek_v3": Case("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK, alone="model"),
     "deepseek_v3-plain-queries": Case("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK | {"q_lora_rank": None}),
@@ -261,6 +273,8 @@ SIZES = (
 FUSED = {
     "apertus": {},
     "gpt_oss": {"gate_up_proj": 2},
+    "llama4_text": {"gate_up_proj": 2},
+    "granitemoe": {"gate_up_proj": 2},
     "phi3": {"qkv_proj": 3, "gate_up_proj": 2},
     "qwen2_moe": {"gate_up_proj": 2},
     "qwen3_moe": {"gate_up_proj": 2},
@@ -315,7 +329,7 @@ Blocks = dict[tuple[str, str], np.ndarray]
 
 def blocks_of_modules(model, name: str) -> Blocks:
     """W[out, in(, *kernel)] by (source, target), taken from the model's modules."""
-    core = getattr(model, model.base_model_prefix, model)
+    core = getattr(model, model.base_model_prefix, getattr(model, "model", model))
     family = FAMILIES[name]
     found = BLOCKS.get(family, _llama)(core)
     return {key: weight.detach().numpy() for key, weight in found.items()}
@@ -513,7 +527,8 @@ def _swin(core) -> dict:
 def _llama(core) -> dict:
     found = {}
     for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
-        found |= _attention(of, layer.self_attn) | _mlp(of, after, layer.mlp)
+        own = next(getattr(layer, name) for name in ("mlp", "feed_forward", "block_sparse_moe") if hasattr(layer, name))
+        found |= _attention(of, layer.self_attn) | _mlp(of, after, own)
     return found
 
 
@@ -543,15 +558,15 @@ def _latent_attention(of: str, own) -> dict:
 
 
 def _mlp(of: str, after: str, mlp) -> dict:
-    if hasattr(mlp, "router"):
-        return _gpt_oss(of, after, mlp)
+    if type(mlp.experts if hasattr(mlp, "experts") else mlp).__name__ in ("GptOssExperts", "Llama4TextExperts"):
+        return _turned_experts(of, after, mlp)
     if not hasattr(mlp, "experts"):
         return (
             _gated(of, after, mlp, of)
             if hasattr(mlp, "gate_proj") or hasattr(mlp, "gate_up_proj")
             else _plain(of, after, mlp)
         )
-    found = {(f"{of}.a", f"{of}.r"): mlp.gate.weight}
+    found = {(f"{of}.a", f"{of}.r"): (mlp.gate if hasattr(mlp, "gate") else mlp.router).weight}
     for n, (both, down) in enumerate(zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)):
         found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = both.chunk(2)
         found[f"{of}.e{n}.m", after] = down
@@ -563,12 +578,15 @@ def _mlp(of: str, after: str, mlp) -> dict:
     return found
 
 
-def _gpt_oss(of: str, after: str, mlp) -> dict:
-    """Its experts are [in, out], and gate and up projection take turns, as the module's own forward pass slices them."""
+def _turned_experts(of: str, after: str, mlp) -> dict:
+    """Experts are [in, out]. GPT-OSS's gate and up projection take turns, as the module's own forward pass slices them."""
     found = {(f"{of}.a", f"{of}.r"): mlp.router.weight}
     for n, (both, down) in enumerate(zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)):
-        found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = both[:, ::2].T, both[:, 1::2].T
+        halves = both.chunk(2, dim=1) if hasattr(mlp, "shared_expert") else (both[:, ::2], both[:, 1::2])
+        found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = (half.T for half in halves)
         found[f"{of}.e{n}.m", after] = down.T
+    if hasattr(mlp, "shared_expert"):
+        found |= _gated(of, after, mlp.shared_expert, f"{of}.shared")
     return found
 
 

@@ -120,6 +120,27 @@ def test_each_expert_answers_as_the_module_does(tmp_path, name, read):
         np.testing.assert_allclose(found, answer(module, token, expert), rtol=1e-4, atol=1e-5)
 
 
+def test_llama4_with_a_model_of_images_is_its_decoder(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    text = ARGUMENTS | {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 31, "pad_token_id": 0}
+    images = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20, "image_size": 28,
+        "patch_size": 14, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Llama4ForConditionalGeneration(
+        transformers.Llama4Config(text_config=text, vision_config=images)
+    )
+    model.save_pretrained(tmp_path / "step0")
+    model.language_model.save_pretrained(tmp_path / "text")
+    both, alone = (neuron_network(open_source(tmp_path / name).open(name)) for name in ("step0", "text"))
+    assert both.layers == alone.layers
+    assert both.blocks == alone.blocks
+    assert (both.note, alone.note) == ("left out: the model of images", "")
+    one, other = matrices(both), matrices(alone)
+    assert all(np.array_equal(one[ends], other[ends]) for ends in one)
+
+
 class TestSlicesThatAreDescribed:
     @pytest.fixture
     def opened(self, tmp_path):

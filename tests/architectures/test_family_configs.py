@@ -254,6 +254,7 @@ HINTS = {
     "vit": "vit.layers.1.attention.q_proj.weight",
     "swin": "encoder.layers.1.blocks.0.mlp.fc1.weight",
     "mixtral": "model.layers.1.mlp.experts.down_proj",
+    "granitemoe": "model.layers.1.block_sparse_moe.experts.down_proj",
     "olmoe": "layers.0.mlp.experts.gate_up_proj",
     "qwen2_moe": "model.layers.1.mlp.experts.down_proj",
     "qwen3_moe": "model.layers.1.mlp.experts.down_proj",

@@ -47,7 +47,7 @@ def test_the_table_says_how_many_node_layers(family):
     towers = (config.get("text_config", config), config.get("vision_config", {}))
     blocks, others = (first_of(part, *BLOCKS) for part in towers)
     blocks, others = blocks or sum(depths), others or first_of(config, "num_decoder_layers", "decoder_layers")
-    experts = first_of(config, "num_experts", "num_local_experts", "n_routed_experts")
+    experts = first_of(towers[0], "num_experts", "num_local_experts", "n_routed_experts")
     formula = re.findall(r": ([^:;]*[\dS])(?=$|;)", cells[2])[0].split(" or ")[-1]
     python = re.sub(r"([\d)])(?=[A-Z])", r"\1*", formula)
     expected = eval(python, {"B": blocks, "D": others, "E": experts, "S": len(depths)})  # a page of our own

@@ -48,7 +48,7 @@ class Builder:
 
     def __init__(self, family: str, prefixes: Sequence[str] = ("",), limits: tuple[int, int] | None = None):
         self.family, self.part = family, ""
-        self._prefixes, self._limits = tuple(prefixes), limits
+        self.prefixes, self._limits = tuple(prefixes), limits
         self._layers: dict[str, NodeLayer] = {}
         self._joins: list[_Join] = []
         self._links: list[Link] = []
@@ -125,7 +125,7 @@ class Builder:
             tuple(self._layers.values()),
             tuple(blocks),
             matrices,
-            prefixes=self._prefixes,
+            prefixes=self.prefixes,
             links=tuple(self._links),
             note=note,
             complete=complete,

@@ -5,11 +5,11 @@ E experts. A shared expert, which every token asks, has g, u and m besides, and 
 neuron. Blocks without experts are a llama's (families/llama.py). Left out: token embedding and LM head.
 
 A file stores each expert by itself (the Hub's files, and what save_pretrained writes by default), or all experts of a block in one
-tensor [experts, out, in], with gate and up projection one after the other.
+tensor [experts, out, in], with gate and up projection one after the other (Granite's always).
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
@@ -29,6 +29,13 @@ MIXTRAL = {"router": "layers.{}.block_sparse_moe.gate.weight"} | {
     part: f"layers.{{}}.block_sparse_moe.experts.{{}}.{name}.weight"
     for part, name in (("gate", "w1"), ("up", "w3"), ("down", "w2"))
 }
+GRANITE = {"router": "layers.{}.block_sparse_moe.router.layer.weight"} | {
+    part: f"layers.{{}}.block_sparse_moe.{name}_linear.weight"
+    for part, name in (("gate_up", "input"), ("down", "output"))
+}
+GRANITE_FUSED = {"router": "layers.{}.block_sparse_moe.router.weight"} | {
+    part: f"layers.{{}}.block_sparse_moe.experts.{part}_proj" for part in ("gate_up", "down")
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class Mixture:
     """The experts of a model's blocks: how many, the hidden neurons of each, and the ways in which files name their tensors.
 
     order, interleaved: as of `experts`. shared: hidden neurons of the expert that every token asks (default: none).
-    shared_names: its tensors "gate", "up" and "down", and "router" where it has a gate of its own.
+    shared_names: its tensors "gate", "up" and "down", and "router" where it has a gate of its own. dense_key, dense_names: of the
+    gated MLP of blocks without experts, which key of config.json gives its hidden neurons, and its tensors.
     """
 
     count: int
@@ -46,10 +54,12 @@ class Mixture:
     interleaved: int = 0
     shared: int = 0
     shared_names: Names | None = None
+    dense_key: str = "intermediate_size"
+    dense_names: Names = field(default_factory=lambda: GATED_MLP)
 
-    def spelled(self, names: Collection[str], numbers: Collection[int]) -> Names:
+    def spelled(self, names: Collection[str], prefixes: Sequence[str], numbers: Collection[int]) -> Names:
         """The templates that a file of these names follows. numbers: of the blocks that have experts."""
-        return spelling(names, PREFIXES, self.spellings, ((number, 0) for number in numbers))
+        return spelling(names, prefixes, self.spellings, ((number, 0) for number in numbers))
 
     def add(self, net: Builder, number: int, after: str, templates: Names) -> None:
         """Add router and experts of block `number`, which lead from its a to `after`."""
@@ -77,15 +87,15 @@ def sparse_decoder(
     add_attention: adds node layers x to a of a block, of its name and number. Raises CheckpointError (corrupt).
     """
     count = sizes.block_count(config)
-    dense = sizes.width(config, "intermediate_size") if len(sparse) < count else 0
-    templates = mixture.spelled(names, sorted(sparse))
+    dense = sizes.width(config, mixture.dense_key) if len(sparse) < count else 0
+    templates = mixture.spelled(names, net.prefixes, sorted(sparse))
     for number in range(count):
         block, after = f"block{number}", following(number, count)
         add_attention(block, number)
         if number in sparse:
             mixture.add(net, number, after, templates)
         else:
-            gated_mlp(net, block, dense, after, formatted(GATED_MLP, number))
+            gated_mlp(net, block, dense, after, formatted(mixture.dense_names, number))
     net.layer("output", "x", sizes.width(config))
 
 
@@ -96,24 +106,31 @@ def mixture_decoder(
     mixture: Mixture,
     sparse: Collection[int],
     head_dim: int | None = None,
+    prefixes: Sequence[str] = PREFIXES,
+    note: str = "",
 ) -> Architecture:
-    """A decoder with a llama's attention. sparse: as of `sparse_decoder`. head_dim: as of `grouped_heads`.
+    """A decoder with a llama's attention. sparse: as of `sparse_decoder`. head_dim: as of `grouped_heads`. prefixes, note: as in
+    Architecture.
 
     Raises CheckpointError (corrupt).
     """
     count, width = sizes.block_count(config), sizes.width(config)
     heads = grouped_heads(config, width, count, head_dim)
-    net = Builder(family, PREFIXES)
+    net = Builder(family, prefixes)
 
     def add_attention(block: str, number: int) -> None:
         heads.attention(net, block, width, formatted(ATTENTION, number))
 
     sparse_decoder(net, config, names, mixture, sparse, add_attention)
-    return net.architecture()
+    return net.architecture(note)
 
 
 # By model_type: the key that gives the number of experts, and the ways in which files name their tensors.
-MODEL_TYPES = {"mixtral": ("num_local_experts", (MIXTRAL, FUSED)), "olmoe": ("num_experts", (BY_ITSELF, FUSED))}
+MODEL_TYPES = {
+    "mixtral": ("num_local_experts", (MIXTRAL, FUSED)),
+    "olmoe": ("num_experts", (BY_ITSELF, FUSED)),
+    "granitemoe": ("num_local_experts", (GRANITE, GRANITE_FUSED)),
+}
 
 
 @register(*MODEL_TYPES, needs_names=True)
