@@ -40,7 +40,7 @@ REDUCTION = "encoder.layers.{}.downsample.reduction.weight"
 def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     depths, widths = _stages(config)
-    ratio = _mlp_ratio(config, widths[0])
+    ratio = sizes.ratio(config, "mlp_ratio", 4.0, widths[0])
     templates = spelling(names, PREFIXES, (HUB, MODULES), block_numbers(depths))
     net = Builder("swin", PREFIXES)
     channels = net.layer("input", "x", sizes.width(config, "num_channels", default=3), "embedding")
@@ -90,10 +90,3 @@ def _stages(config: Mapping) -> tuple[list[int], list[int]]:
     for width, count in zip(widths, heads, strict=True):
         sizes.multiple(width, "a stage's width", count, "num_heads")
     return depths, widths
-
-
-def _mlp_ratio(config: Mapping, width: int) -> float:
-    ratio = config.get("mlp_ratio", 4.0)
-    if type(ratio) not in (int, float) or not 1 / width <= ratio <= 1000:
-        raise CheckpointError("corrupt", f"config.json: mlp_ratio is {ratio!r}; a number up to 1000 was expected")
-    return ratio
