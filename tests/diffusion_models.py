@@ -52,6 +52,28 @@ MODELS = {
         "num_attention_heads": 2, "attention_head_dim": 6, "num_layers": 2, "sample_size": 128, "cross_attention_dim": 12,
         "caption_channels": 5,
     }),
+    "flux": ("FluxTransformer2DModel", {
+        "in_channels": 12, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2,
+        "joint_attention_dim": 12, "pooled_projection_dim": 14, "axes_dims_rope": (2, 2, 4), "guidance_embeds": True,
+    }),
+    "sd3": ("SD3Transformer2DModel", {
+        "sample_size": 8, "in_channels": 4, "out_channels": 3, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
+        "joint_attention_dim": 12, "caption_projection_dim": 16, "pooled_projection_dim": 14, "pos_embed_max_size": 8,
+        "dual_attention_layers": (0, 1), "qk_norm": "rms_norm",
+    }),
+    "qwen-image": ("QwenImageTransformer2DModel", {
+        "in_channels": 16, "out_channels": 4, "num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2,
+        "joint_attention_dim": 12, "axes_dims_rope": (2, 2, 4),
+    }),
+    "sana": ("SanaTransformer2DModel", {
+        "sample_size": 8, "in_channels": 4, "out_channels": 3, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2,
+        "num_cross_attention_heads": 3, "cross_attention_head_dim": 4, "cross_attention_dim": 16, "caption_channels": 12,
+        "patch_size": 2, "guidance_embeds": True,
+    }),
+    "wan": ("WanTransformer3DModel", {
+        "in_channels": 4, "out_channels": 3, "num_layers": 2, "attention_head_dim": 12, "num_attention_heads": 2, "text_dim": 10,
+        "freq_dim": 16, "ffn_dim": 40,
+    }),
 }  # fmt: skip
 
 
@@ -79,7 +101,8 @@ class RealModel:
         self.weights = {
             f"{path}.weight": part.weight.detach().numpy()
             for path, part in self.module.named_modules()
-            if isinstance(part, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+            if isinstance(part, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d | torch.nn.ConvTranspose2d)
+            if getattr(part, "groups", 1) == 1  # Sana's depthwise convolutions join no two neurons
         }
         self.config = json.loads((folder / "config.json").read_text())
 
@@ -126,6 +149,9 @@ def _inputs(config: dict) -> dict:
     import torch
 
     draw = torch.Generator().manual_seed(1)
+    given = _inputs_of_streams(config, draw)
+    if given:
+        return given
     size = 8 if config["sample_size"] > 8 else config["sample_size"]
     given = {"sample": torch.randn(1, config["in_channels"], size, size, generator=draw)}
     if not config["_class_name"].startswith("UNet"):
@@ -140,6 +166,38 @@ def _inputs(config: dict) -> dict:
         given["added_cond_kwargs"] = {"text_embeds": torch.randn(1, 8, generator=draw), "time_ids": torch.ones(1, 3)}
     if config["_class_name"].startswith("PixArt"):
         given["added_cond_kwargs"] = {"resolution": torch.ones(1, 2), "aspect_ratio": torch.ones(1, 1)}
+    return given
+
+
+def _inputs_of_streams(config: dict, draw) -> dict:
+    """What newer transformers take: four patches, an image of 8 x 8, or a video of one frame, and three tokens of text."""
+    import torch
+
+    family, channels = config["_class_name"].split("Transformer")[0], config["in_channels"]
+    text = next(
+        (config[key] for key in ("joint_attention_dim", "text_dim") if key in config), config.get("caption_channels")
+    )
+    shapes = {
+        "Flux": (4, channels),
+        "QwenImage": (4, channels),
+        "SD3": (channels, 8, 8),
+        "Wan": (channels, 1, 8, 8),
+        "Sana": (channels, 8, 8),
+    }
+    if family not in shapes:
+        return {}
+    given = {
+        "hidden_states": torch.randn(1, *shapes[family], generator=draw),
+        "encoder_hidden_states": torch.randn(1, 3, text, generator=draw),
+    }
+    if "pooled_projection_dim" in config:
+        given["pooled_projections"] = torch.randn(1, config["pooled_projection_dim"], generator=draw)
+    if family in ("Flux", "Sana"):
+        given["guidance"] = torch.ones(1)
+    if family == "Flux":
+        given |= {"img_ids": torch.zeros(4, 3), "txt_ids": torch.zeros(3, 3)}
+    if family == "QwenImage":
+        given |= {"img_shapes": [[(1, 2, 2)]], "encoder_hidden_states_mask": torch.ones(1, 3, dtype=torch.bool)}
     return given
 
 

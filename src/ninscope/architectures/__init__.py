@@ -9,7 +9,7 @@ from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
-from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, Wiring, families_wired, wiring_names
+from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, Wiring, families_wired, family_of, wiring_names
 from ninscope.architectures.wrapped_names import outer_prefixes, unwrapped
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
@@ -94,8 +94,7 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
                 "an adapter alone has a wiring of its own; leave wiring and [architecture] out, or give its base",
             )
         return lora.architecture(config[ADAPTER_CONFIG], tensors)
-    family = config.get("model_type")
-    family = config.get("_class_name") if family is None else family
+    family = family_of(config)
     wirings = FAMILIES.get(family) if isinstance(family, str) else None
     if description is not None and tensors is not None and not (wirings and description.unknown_only):
         return described.architecture(description, described.fitting_names(description, tensors))
