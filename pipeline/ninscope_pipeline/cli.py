@@ -25,7 +25,9 @@ app = typer.Typer(
 
 SourceArgument = Annotated[
     str,
-    typer.Argument(help="Folder with one checkpoint or with revision folders, or a Hub repository (org/name)."),
+    typer.Argument(
+        help="Folder with one checkpoint or with revision folders or files, one file of weights, or a Hub repository (org/name)."
+    ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run folders.")]
 Scheduler = Annotated[
@@ -78,6 +80,10 @@ def measure(
             "--base-revision", help="Revision of the base model (default: main; for a folder its only revision)."
         ),
     ] = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option("--architecture", help="TOML file with a table \\[architecture] that describes the model."),
+    ] = None,
     trust_duplicates: TrustDuplicates = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
@@ -88,6 +94,7 @@ def measure(
     from ninscope.checkpoints.hub.traffic import counted
     from ninscope.measuring import measure_all
     from ninscope_pipeline import display
+    from ninscope_pipeline.request.toml_files import load_architecture
 
     with display.counting("measuring", quiet=as_json) as done, counted() as traffic:
         rows = measure_all(
@@ -101,6 +108,7 @@ def measure(
             base=base,
             base_revision=base_revision,
             trust_duplicates=trust_duplicates,
+            architecture=None if architecture is None else load_architecture(architecture),
             layers=False,  # which nothing below shows
         )
     if as_json:

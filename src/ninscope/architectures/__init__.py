@@ -13,7 +13,7 @@ from ninscope.architectures.registry import CHAIN, FAMILIES, Wiring, families_wi
 from ninscope.architectures.wrapped_names import outer_prefixes, unwrapped
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
-from ninscope.errors import CheckpointError, RequestError
+from ninscope.errors import CheckpointError, RequestError, one_line
 
 families.load()
 
@@ -99,7 +99,7 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
     wirings = FAMILIES.get(family) if isinstance(family, str) else None
     if description is not None and tensors is not None and not (wirings and description.unknown_only):
         return described.architecture(description, described.fitting_names(description, tensors))
-    if wirings is None and (tensors is None or not isinstance(family, str)):
+    if wirings is None and (tensors is None or not isinstance(family, str | None)):
         raise CheckpointError(
             "unsupported",
             f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
@@ -111,7 +111,17 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
         )
     if wirings is not None:
         return _of_family(wirings[reading.wiring], config, unwrapped(tensors or {}))
-    return generic.architecture(tensors or {}, f"model_type {family!r} is not a known family")
+    return generic.architecture(tensors or {}, _why_generic(config, family))
+
+
+def _why_generic(config: Mapping, family: str | None) -> str:
+    """One clause that says why a model is not read as its own family."""
+    if family is not None:
+        return f"model_type {one_line(family)!r} is not a known family"
+    if not config:
+        return "there is no config.json with a model_type"
+    named = config.get("architecture")  # timm's
+    return "config.json has no model_type" + (f" (architecture {one_line(named)!r})" if isinstance(named, str) else "")
 
 
 def _of_family(wiring: Wiring, config: Mapping, names: Collection[str]) -> Architecture:
