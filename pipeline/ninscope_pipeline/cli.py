@@ -26,7 +26,9 @@ app = typer.Typer(
 
 SourceArgument = Annotated[
     str,
-    typer.Argument(help="Folder with one checkpoint or with revision folders, or a Hub repository (org/name)."),
+    typer.Argument(
+        help="Folder with one checkpoint or with revision folders or files, one file of weights, or a Hub repository (org/name)."
+    ),
 ]
 SourcesArgument = Annotated[
     list[str],
@@ -147,6 +149,10 @@ def measure(
         ),
     ] = None,
     baseline: BaselineOption = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option("--architecture", help="TOML file with a table \\[architecture] that describes the model."),
+    ] = None,
     trust_duplicates: TrustDuplicates = False,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="File for a figure over steps: .png, .svg or .pdf.")
@@ -166,6 +172,7 @@ def measure(
         parsed_q,
         parsed_radii,
     )
+    from ninscope_pipeline.request.toml_files import load_architecture
 
     options = {
         "revision": revision,
@@ -185,6 +192,7 @@ def measure(
         "base": base,
         "base_revision": base_revision,
         "baseline": baseline,
+        "architecture": None if architecture is None else load_architecture(architecture),
         "trust_duplicates": trust_duplicates,
     }
     raise typer.Exit(measure_sources(sources, options, Wanted(as_json, as_csv, figure), _say))

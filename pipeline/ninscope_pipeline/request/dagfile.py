@@ -1,6 +1,5 @@
 """The DAG file: which models, which revisions, which analysis. TOML, checked key by key; see dags/demo.toml."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,6 +16,7 @@ from ninscope.multifractal.emergence import MAX_REPLICATES, MIN_REPLICATES, Boot
 from ninscope_pipeline.request.analyses import Analysis, AnalysisSection, VariantSection, analyses
 from ninscope_pipeline.request.cluster import Cluster
 from ninscope_pipeline.request.models import REVISIONS, ModelSection, Name, Strict, SuiteSection
+from ninscope_pipeline.request.toml_files import read_toml
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import Stage
 from ninscope_pipeline.storing.runfolder import RunFolder
@@ -154,14 +154,7 @@ def load_dag(path: Path) -> Dag:
 
     Raises RequestError: unreadable, not TOML, an unknown key, a wrong type or value (the message says where).
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path}: cannot read it ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not TOML: {error}") from None
-    except RecursionError:
-        raise RequestError(f"{path}: not TOML that can be read: nested too deeply") from None
+    raw = read_toml(path)
     raw.setdefault("name", path.stem)
     try:
         dag = dag_type().model_validate(_with_paths(raw, path.parent))
@@ -174,8 +167,8 @@ def load_dag(path: Path) -> Dag:
 def dag_written_in(folder: RunFolder) -> Dag:
     """What the run asked for that is written down in a folder's run.toml. Raises RequestError: it cannot be read."""
     try:
-        return dag_type().model_validate(tomllib.loads(folder.run_file.read_text(encoding="utf-8"))["asked"])
-    except (OSError, ValueError, KeyError, RecursionError):  # ValidationError is a ValueError
+        return dag_type().model_validate(read_toml(folder.run_file)["asked"])
+    except (ValueError, KeyError):  # so are RequestError and ValidationError
         raise RequestError(
             f"{folder.run_file}: cannot be read; repeat the `ninscope run` command to write it again"
         ) from None

@@ -13,7 +13,7 @@ from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, Wiring, fa
 from ninscope.architectures.wrapped_names import outer_prefixes, unwrapped
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
-from ninscope.errors import CheckpointError, RequestError
+from ninscope.errors import CheckpointError, RequestError, one_line
 
 families.load()
 
@@ -100,7 +100,7 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
         return described.architecture(description, described.fitting_names(description, tensors))
     if isinstance(family, str) and family in REFUSED:
         raise CheckpointError("unsupported", REFUSED[family])
-    if wirings is None and (tensors is None or not isinstance(family, str)):
+    if wirings is None and (tensors is None or not isinstance(family, str | None)):
         raise CheckpointError(
             "unsupported",
             f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
@@ -112,7 +112,18 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
         )
     if wirings is not None:
         return _of_family(wirings[reading.wiring], config, unwrapped(tensors or {}))
-    return generic.architecture(tensors or {}, f"model_type {family!r} is not a known family", config)
+    return generic.architecture(tensors or {}, _why_generic(config), config)
+
+
+def _why_generic(config: Mapping) -> str:
+    """One clause that says why a model is not read as its own family."""
+    family = next((name for key in ("model_type", "_class_name") if (name := config.get(key)) is not None), None)
+    if family is not None:
+        return f"model_type {one_line(str(family))!r} is not a known family"
+    if not config:
+        return "there is no config.json with a model_type"
+    named = config.get("architecture")  # timm's
+    return "config.json has no model_type" + (f" (architecture {one_line(named)!r})" if isinstance(named, str) else "")
 
 
 def _of_family(wiring: Wiring, config: Mapping, names: Collection[str]) -> Architecture:

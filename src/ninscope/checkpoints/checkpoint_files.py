@@ -9,6 +9,7 @@ from ninscope.checkpoints.file_names import (
     ADAPTER_CONFIG,
     ADAPTER_NAMES,
     CONFIG_NAME,
+    LITGPT_NAME,
     MODEL_FOLDERS,
     PIPELINE_NAME,
     is_adapter,
@@ -28,9 +29,13 @@ PARALLEL_FILES = 8
 ReadFile = Callable[[str, int], bytes]  # read(name, limit) gives a small file; it raises CheckpointError
 
 
-def read_config(revision: str, present: Collection[str], read: ReadFile) -> dict:
+def read_config(
+    revision: str, present: Collection[str], read: ReadFile, expected: Callable[[], bool] = lambda: False
+) -> dict:
     """The JSON object in config.json; of an adapter {"adapter_config.json": the object there}, so that neither is taken for
-    the other. Raises CheckpointError (missing, corrupt; unsupported where it is many models').
+    the other; {} where there is none. Raises CheckpointError (missing, corrupt; unsupported where it is many models').
+
+    expected: whether there should be one, because the revision's siblings have one. It is asked only where there is none.
     """
     if is_adapter(present):
         raw = read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)
@@ -44,9 +49,29 @@ def read_config(revision: str, present: Collection[str], read: ReadFile) -> dict
             "unsupported",
             f"{revision}: a pipeline ({PIPELINE_NAME}) without {' or '.join(MODEL_FOLDERS)}; name the folder of one of its models",
         )
-    if CONFIG_NAME not in present:
+    if CONFIG_NAME not in present and (not _holds_weights(revision, present, read) or expected()):
         raise CheckpointError("missing", f"{revision}: config.json is absent; it tells how the weights are joined")
+    if CONFIG_NAME not in present or _is_litgpts(present):
+        return {}
     return read_json_object(read("config.json", MAX_CONFIG_BYTES), f"{revision}/config.json")
+
+
+def _holds_weights(revision: str, present: Collection[str], read: ReadFile) -> bool:
+    """Raises CheckpointError (unsupported, corrupt) where there are some in a form that is not read."""
+    try:
+        return bool(weight_files(present, read, revision))
+    except CheckpointError as error:
+        if error.status != "missing":
+            raise
+        return False
+
+
+def _is_litgpts(present: Collection[str]) -> bool:
+    """Whether the weights are litgpt's file, to whose tensors' names config.json does not apply."""
+    try:
+        return weight_names(present) == (LITGPT_NAME, "")
+    except CheckpointError:
+        return False
 
 
 def with_settings(identity: Identity, present: Collection[str], read: ReadFile) -> Identity:
@@ -108,9 +133,10 @@ def checkpoint_of_files(
     present: Collection[str],
     read: ReadFile,
     open_file: Callable[[str], WeightFile],
+    expected: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
-    """Read config.json and every weight file's header. Raises CheckpointError."""
-    config = read_config(revision, present, read)
+    """Read config.json and every weight file's header. expected: as in `read_config`. Raises CheckpointError."""
+    config = read_config(revision, present, read, expected)
     tensors: dict[str, Tensor] = {}
     promises = weight_files(present, read, revision)
     for promised, (entries, file) in zip(promises.values(), _opened(list(map(open_file, promises))), strict=True):

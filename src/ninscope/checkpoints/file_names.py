@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection
 
 from ninscope.checkpoints.formats import ADAPTER_STEM, DIFFUSION_STEM, FORMATS
+from ninscope.checkpoints.other_layouts import other_layout
 from ninscope.errors import CheckpointError
 
 # The files that weights come in, the first that is there being taken: one file, or an index of shards.
@@ -20,14 +21,29 @@ ADAPTER_NAMES = tuple(f"{ADAPTER_STEM}{known.suffix}" for known in FORMATS)
 PIPELINE_NAME = "model_index.json"
 MODEL_FOLDERS = ("unet", "transformer")
 CONFIG_NAMES = (CONFIG_NAME, ADAPTER_CONFIG)
-CHECKPOINT_NAMES = (*CONFIG_NAMES, *(name for names in WEIGHT_NAMES for name in names), *ADAPTER_NAMES)
+# litgpt's own file, whose tensors have other names than those of the model that config.json beside it describes.
+LITGPT_NAME = "lit_model.pth"
+CHECKPOINT_NAMES = (*CONFIG_NAMES, *(name for names in WEIGHT_NAMES for name in names), *ADAPTER_NAMES, LITGPT_NAME)
+WEIGHT_SUFFIXES = tuple(suffix for known in FORMATS for suffix in known.suffixes)
+# What trainers write beside weights in files of the same suffixes.
+_BESIDE = re.compile(
+    r"(optimizer|scheduler|scaler|training_args|trainer_state|rng_state|random_states|custom_checkpoint|sampler|dataloader).*"
+    r"|.*(optim_states|_optimizer)\..*|\..*",
+    re.IGNORECASE,
+)
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether a file of this name is taken for a model's weights, all of them, where nothing else says what is."""
+    return name.endswith(WEIGHT_SUFFIXES) and not _BESIDE.fullmatch(name) and not other_layout([name])
 
 
 def weight_names(present: Collection[str]) -> tuple[str, str]:
     """(the one weight file, or "", the index of shards, or "") of a checkpoint, from the names of the files there.
 
-    An adapter's file where there are no weights of a model. Raises CheckpointError: missing (there is neither), unsupported
-    (there are only variants, and several of them).
+    An adapter's file where there are no weights of a model; a file of any name where it is the only one that may hold weights.
+    Raises CheckpointError: missing (there is none), unsupported (there are only variants, or files of other names, and several
+    of them; or the layout of another program).
     """
     if is_adapter(present):
         return next(name for name in ADAPTER_NAMES if name in present), ""
@@ -42,6 +58,14 @@ def weight_names(present: Collection[str]) -> tuple[str, str]:
         raise CheckpointError(
             "missing", f"{ADAPTER_CONFIG}, but no {ADAPTER_NAMES[0]}; the adapter's weights are absent"
         )
+    if clause := other_layout(present):
+        raise CheckpointError("unsupported", clause)
+    loose = sorted(filter(is_weight_file, present))
+    if len(loose) > 1:
+        listed = ", ".join(loose[:3]) + ", ..." * (len(loose) > 3)
+        raise CheckpointError("unsupported", f"several files of weights ({listed}); name one of them")
+    if loose:
+        return loose[0], ""
     single, index = WEIGHT_NAMES[0]
     others = " or ".join(name for name, _ in WEIGHT_NAMES[1:])
     raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Checkpoints in local folders: one checkpoint, or one folder a revision, as a Hub repository is laid out on disk.
+"""Checkpoints in local folders and files: one checkpoint, or a folder or a file a revision.
 
 Paths inside are plain strings: a suite has thousands of revisions, and a `pathlib.Path` costs more than what it is asked.
 """
@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -22,8 +23,18 @@ from ninscope.checkpoints.checkpoint_files import (
     with_settings,
     with_settings_of,
 )
-from ninscope.checkpoints.file_names import ADAPTER_CONFIG, CHECKPOINT_NAMES, CONFIG_NAMES, model_folder
+from ninscope.checkpoints.file_names import (
+    ADAPTER_CONFIG,
+    ADAPTER_NAMES,
+    CHECKPOINT_NAMES,
+    CONFIG_NAME,
+    CONFIG_NAMES,
+    WEIGHT_SUFFIXES,
+    is_weight_file,
+    model_folder,
+)
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
+from ninscope.checkpoints.other_layouts import other_layout
 from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.checks import did_you_mean
@@ -100,7 +111,7 @@ class _Folder:
 
     def open_file(self, name: str) -> LocalFile:
         """Raises CheckpointError (missing)."""
-        return LocalFile(f"{self.path}/{name}", f"{self.revision}/{name}")
+        return LocalFile(f"{self.path}/{name}", name if name == self.revision else f"{self.revision}/{name}")
 
 
 class _NotedFiles:
@@ -127,7 +138,8 @@ class LocalSource:
     """A folder with one checkpoint, a folder of revision folders, or both (a trainer's output).
 
     label: as the user named it. own: the folder itself holds a checkpoint; its revision is the folder's name. pipeline: it is
-    that of a diffusers pipeline, whose other folders are no revisions unless they state a step.
+    that of a diffusers pipeline, whose other folders are no revisions unless they state a step. file: the source is this one
+    file of the folder. A folder that is no checkpoint itself may hold files of weights, each of which is a revision.
 
     A revision that is a pipeline is the model in its unet/ or transformer/.
     """
@@ -138,19 +150,27 @@ class LocalSource:
     folder: Path
     own: bool
     pipeline: bool = False
+    file: str = ""
 
     def revisions(self) -> list[str]:
         """Names of the revisions in step order. Raises RequestError when there is none, or one cannot be named."""
+        if self.file:
+            return [self.file]
+        folders, files = _entries_in(self.label, self.folder)
         names = [
             name
-            for name in _folders_in(self.label, self.folder)
+            for name in folders
             if _is_revision(self.folder, name) and not (self.pipeline and step_of(name) is None)
         ]
+        names += [] if self.own else filter(is_weight_file, files)
         for name in names:
             if not name.isprintable():
-                raise RequestError(f"{self.label}: the folder name {name!r} is no plain text; rename it")
+                kind = "folder" if name in folders else "file"
+                raise RequestError(f"{self.label}: the {kind} name {name!r} is no plain text; rename it")
         if self.own and self.folder.name not in names:
             names.append(self.folder.name)
+        if not names and (clause := other_layout([*folders, *files])):
+            raise RequestError(f"{self.label}: {clause}")
         if not names:
             raise RequestError(
                 f"{self.label}: no checkpoint and no revision folders (step0, step1, ...) in it; "
@@ -181,7 +201,7 @@ class LocalSource:
         """
         folder = self._folder_of(revision)
         noted = _NotedFiles(folder)
-        shape = shape_of(read_config(revision, folder.names, noted.read))
+        shape = shape_of(read_config(revision, folder.names, noted.read, self._expects_config))
         names = weight_files(folder.names, noted.read, revision)
         files = tuple(_identify_file(folder, name, known or {}, thorough) for name in names)
         identity = with_settings(Identity(revision, step_of(revision), files, shape=shape), folder.names, noted.read)
@@ -190,12 +210,13 @@ class LocalSource:
     def config(self, revision: str) -> dict:
         """What its configuration says. Raises CheckpointError: missing or corrupt."""
         folder = self._folder_of(revision)
-        return read_config(revision, folder.names, folder.read)
+        return read_config(revision, folder.names, folder.read, self._expects_config)
 
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
         folder = self._folder_of(revision)
-        return checkpoint_of_files(revision, folder.names, with_settings_of(identity, folder.read), folder.open_file)
+        read = with_settings_of(identity, folder.read)
+        return checkpoint_of_files(revision, folder.names, read, folder.open_file, self._expects_config)
 
     def check_unchanged(self, identity: Identity) -> None:
         """Raises CheckpointError (corrupt) when a file is not the one that was identified: call it after reading."""
@@ -226,6 +247,8 @@ class LocalSource:
         """The folder that holds the revision's checkpoint. Raises CheckpointError (missing)."""
         path = f"{self.folder}/{revision}"
         inside = not any(mark in revision for mark in ("/", "\\", "\0")) and revision not in ("", ".", "..")
+        if inside and self._is_file(revision):
+            return str(self.folder)
         if not inside or not _is_folder(path):
             if not self.own or revision != self.folder.name:
                 near = did_you_mean(revision, self.revisions())
@@ -239,19 +262,55 @@ class LocalSource:
         path = self._path_of(revision)
         try:
             with os.scandir(path) as entries:
-                return _Folder(revision, path, frozenset(entry.name for entry in entries if _names_file(entry)))
+                names = frozenset(entry.name for entry in entries if _names_file(entry))
         except OSError as error:
             name = path.rpartition("/")[2]
             raise CheckpointError("missing", f"{name}: cannot be read ({error.strerror})") from None
+        if self._is_file(revision):
+            names &= {revision, *CONFIG_NAMES}
+        return _Folder(revision, path, names)
+
+    def _is_file(self, revision: str) -> bool:
+        """Whether a revision is a file in the folder by itself."""
+        if self.file or self.own or not is_weight_file(revision):
+            return revision == self.file
+        return _is_file(f"{self.folder}/{revision}")
+
+    def _expects_config(self) -> bool:
+        return self._configured
+
+    @cached_property
+    def _configured(self) -> bool:
+        """Whether revisions have a config.json, so that one without it lacks it."""
+        if self.file:
+            return False
+        folders, _ = _entries_in(self.label, self.folder)
+        return any(
+            _is_file(f"{self.folder}/{name}/{CONFIG_NAME}") for name in folders if _is_revision(self.folder, name)
+        )
+
+
+def local_file(label: str, path: Path) -> LocalSource:
+    """The source for an existing file, with config.json beside it where there is one. Raises RequestError: not of weights."""
+    path = path.absolute()
+    if is_weight_file(path.name) or path.name in ADAPTER_NAMES:
+        return LocalSource(label, path.parent.resolve(), own=False, file=path.name)
+    if clause := other_layout([path.name]):
+        raise RequestError(f"{label}: {clause}")
+    known = ", ".join(WEIGHT_SUFFIXES)
+    raise RequestError(
+        f"{label} is a file; name the folder that holds config.json and the weights, or a file of weights ({known})"
+    )
 
 
 def local_source(label: str, folder: Path) -> LocalSource:
     """The source for an existing folder. A configuration alone counts as a checkpoint where there is nothing else."""
-    folders = _folders_in(label, folder)
+    folders, files = _entries_in(label, folder)
     present = {name for name in CHECKPOINT_NAMES if _is_file(f"{folder}/{name}")}
     holds_weights = bool(present.difference(CONFIG_NAMES))
     pipeline = not present and bool(_model_folder(str(folder)))
-    own = pipeline or holds_weights or (bool(present) and not any(_is_revision(folder, name) for name in folders))
+    several = sum(map(is_weight_file, files)) > 1 or any(_is_revision(folder, name) for name in folders)
+    own = pipeline or holds_weights or (bool(present) and not several)
     return LocalSource(label, folder.resolve(), own, pipeline)
 
 
@@ -270,11 +329,17 @@ def _model_folder(folder: str) -> str:
     return model_folder(lambda name: _is_file(f"{folder}/{name}"), stepped)
 
 
-def _folders_in(label: str, folder: Path) -> list[str]:
-    """Names of the folders in a folder. Raises RequestError when it may not be read."""
+def _entries_in(label: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders, and of the files, in a folder. Raises RequestError when it may not be read."""
+    folders, files = [], []
     try:
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if _names_folder(entry)]
+            for entry in entries:
+                if _names_folder(entry):
+                    folders.append(entry.name)
+                elif _names_file(entry):
+                    files.append(entry.name)
+        return folders, files
     except OSError as error:
         raise RequestError(f"{label}: the folder cannot be read ({error.strerror})") from None
 

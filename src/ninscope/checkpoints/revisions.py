@@ -21,6 +21,10 @@ _STEP = re.compile(
 )
 _COUNTS_ELSE = re.compile(r"-[0-9]+(?:\.[0-9]+)?[a-z]", re.IGNORECASE)  # tokens, mostly
 _TRAINER = re.compile(r"^checkpoint-([0-9]{1,15})$", re.IGNORECASE)
+# A training script names its files so; a branch of such a name may count checkpoints.
+_FILE = re.compile(
+    r"^(?:ckpt|checkpoint)[-_]?(?P<number>[0-9]+)(?P<unit>[km]?)\.(?:pt|pth|ckpt|bin|safetensors)$", re.IGNORECASE
+)
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 _MOST_DIGITS = 15
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -32,6 +36,8 @@ def step_of(revision: str) -> int | None:
     """The training step that a revision name states, or None when it states none, or it is not certain which."""
     if trainer := _TRAINER.match(revision):
         return int(trainer[1])
+    if file := _FILE.match(revision):
+        return _number(file["number"], file["unit"])
     stated = {_step_in(match) for match in _STEP.finditer(revision)}
     return stated.pop() if len(stated) == 1 else None
 
@@ -40,8 +46,13 @@ def _step_in(match: re.Match[str]) -> int | None:
     """The number that a match of _STEP says; None where that is not certain."""
     if match["more"] and not _COUNTS_ELSE.fullmatch(match["more"]):
         return None
-    whole, _, fraction = match["number"].partition(".")
-    zeros = len(str(_UNITS[match["unit"].lower()])) - 1
+    return _number(match["number"], match["unit"])
+
+
+def _number(digits: str, unit: str) -> int | None:
+    """A number of so many ones, thousands or millions; None where it is no whole number, or too long."""
+    whole, _, fraction = digits.partition(".")
+    zeros = len(str(_UNITS[unit.lower()])) - 1
     if len(whole) + zeros > _MOST_DIGITS or len(fraction) > zeros:
         return None
     return int(whole + fraction.ljust(zeros, "0"))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ninscope.checkpoints.file_names import MODEL_FOLDERS
 from ninscope.checkpoints.identity import FileIdentity, Identity
-from ninscope.checkpoints.local import local_source
+from ninscope.checkpoints.local import local_file, local_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import RequestError
 
@@ -68,7 +68,8 @@ _REPOSITORY = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:/(?P<folder>{'|'.join(MODE
 
 
 def open_source(source: str | Path, base: str | Path | None = None, base_revision: str | None = None) -> Source:
-    """A folder if there is one of that name, else a Hub repository id, or the folder of a pipeline's model in one (org/name/unet).
+    """A folder or a file of weights if there is one of that name, else a Hub repository id, or the folder of a pipeline's model in
+    one (org/name/unet).
 
     base: the source holds adapters, and each is merged into this model, a folder or a repository; base_revision: which revision
     of it, where there are several (a repository's is main). Raises RequestError when it is neither.
@@ -90,7 +91,7 @@ def open_source(source: str | Path, base: str | Path | None = None, base_revisio
     if kind == "folder":
         return local_source(text, folder)
     if kind == "file":
-        raise RequestError(f"{text} is a file; name the folder that holds config.json and the weights")
+        return local_file(text, folder)
     named = None if text.startswith((".", "/", "~")) else _REPOSITORY.fullmatch(text)
     if named is None:
         raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name)")

@@ -15,7 +15,8 @@ DIFFUSION_STEM, ADAPTER_STEM = "diffusion_pytorch_model", "adapter_model"
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """suffix: ends the names of its files. stem: begins the name of a model's single file, or of its index.
+    """suffix: ends the names of its files. stem: begins the name of a model's single file, or of its index. others: what else
+    ends the names of such files, where a trainer chose them.
 
     module: has `open_tensors(file)`, which returns the file's entries by tensor name, every offset checked, and the file to
     read them from, and raises CheckpointError. Imported when such a file is opened.
@@ -24,6 +25,11 @@ class WeightFormat:
     suffix: str
     stem: str
     module: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return self.suffix, *self.others
 
     @property
     def single_names(self) -> tuple[str, str]:
@@ -34,7 +40,7 @@ class WeightFormat:
 # A checkpoint that is there in several formats is read in the first.
 FORMATS = (
     WeightFormat(".safetensors", "model", f"{__name__}.safetensors"),
-    WeightFormat(".bin", "pytorch_model", f"{__name__}.torch_zip"),
+    WeightFormat(".bin", "pytorch_model", f"{__name__}.torch_zip", (".pt", ".pth", ".ckpt")),
 )
 
 
@@ -43,7 +49,7 @@ def open_tensors(file: WeightFile) -> tuple[dict[str, TensorEntry], WeightFile]:
 
     Names go into tables, figures and messages: one that is no text, or endless, is no tensor's name.
     """
-    chosen = next((known for known in FORMATS if file.name.endswith(known.suffix)), FORMATS[0])
+    chosen = next((known for known in FORMATS if file.name.endswith(known.suffixes)), FORMATS[0])
     entries, opened = import_module(chosen.module).open_tensors(file)
     for name in entries:
         if len(name) > MAX_NAME:

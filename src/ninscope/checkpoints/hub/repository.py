@@ -27,7 +27,7 @@ from ninscope.checkpoints.checkpoint_files import (
     weight_files,
     with_settings,
 )
-from ninscope.checkpoints.file_names import config_name, model_folder, weight_names
+from ninscope.checkpoints.file_names import CONFIG_NAME, config_name, model_folder, weight_names
 from ninscope.checkpoints.hub.file import NO_DIGEST, HubFile
 from ninscope.checkpoints.hub.http import Refused, ask_json
 from ninscope.checkpoints.hub.retries import Passing, persistently
@@ -122,9 +122,11 @@ class HubSource:
         """From the Hub's metadata and config.json; no weight is read. Raises CheckpointError."""
         listing = self._listing(revision)
         read = self._reader(revision, listing)
-        shape = shape_of(read_config(revision, listing.sizes, read))
+        shape = shape_of(read_config(revision, listing.sizes, read, lambda: self._expects_config(revision)))
         names = weight_files(listing.sizes, read, revision)
-        beside = [name for name in (config_name(listing.sizes), weight_names(listing.sizes)[1]) if name]
+        beside = [
+            name for name in (config_name(listing.sizes), weight_names(listing.sizes)[1]) if name in listing.sizes
+        ]
         identity = Identity(
             revision,
             step_of(revision),
@@ -145,12 +147,14 @@ class HubSource:
             listing.sizes,
             self._reader(revision, listing),
             lambda name: self._open_file(revision, listing, name, pool),
+            lambda: identity is None and self._expects_config(revision),
         )
 
     def config(self, revision: str) -> dict:
         """What its configuration says. Raises CheckpointError."""
         listing = self._listing(revision)
-        return read_config(revision, listing.sizes, self._reader(revision, listing))
+        expected = self._expects_config
+        return read_config(revision, listing.sizes, self._reader(revision, listing), lambda: expected(revision))
 
     def fingerprint(self, revision: str) -> str | None:
         """The commit of a branch. Raises RequestError."""
@@ -161,6 +165,17 @@ class HubSource:
 
     def stamp_path(self, revision: str, file: FileIdentity) -> str:
         return f"{self.label}@{revision}/{file.name}"
+
+    def _expects_config(self, revision: str) -> bool:
+        """Whether another revision, of those that were looked at or else of one more, has a config.json."""
+        known = [listing for name, listing in list(self._listings.items()) if name != revision]
+        if not known:
+            try:
+                others = [name for name in ("main", *self._branches()) if name != revision and name in self._branches()]
+                known = [self._listing(name) for name in others[:1]]
+            except (CheckpointError, RequestError):
+                return False
+        return any(CONFIG_NAME in listing.sizes for listing in known)
 
     def _listing(self, revision: str) -> "_Listing":
         """The files in the checkpoint's folder at a revision: one request, once."""
