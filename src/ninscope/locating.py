@@ -14,6 +14,7 @@ from ninscope.checkpoints.audit import Finding, Seen, falsified, findings, unsur
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.checkpoints.verification import rest_bytes
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 
@@ -22,8 +23,8 @@ from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 class Wiring:
     """How the network of a checkpoint is wired, read in one way; of NeuronNetwork what can be stored and compared.
 
-    reading: the key of the way (`Reading.key`). family, digest, weight_bytes, note: as in NeuronNetwork. status, message: "ok"
-    and empty, or why the checkpoint cannot be read in this way.
+    reading: the key of the way (`Reading.key`). family, digest, weight_bytes, note: as in NeuronNetwork. rest_bytes: what is
+    fetched beside the weights to check hashes. status, message: "ok" and empty, or why the checkpoint cannot be read in this way.
     """
 
     reading: str
@@ -33,10 +34,13 @@ class Wiring:
     note: str = ""
     status: str = "ok"
     message: str = ""
+    rest_bytes: int = 0
 
     @classmethod
     def of(cls, network: NeuronNetwork, reading: Reading) -> "Wiring":
-        return cls(reading.key, network.family, network.digest, network.weight_bytes, network.note)
+        rest = rest_bytes(network.matrices.values())
+        weight_bytes = network.weight_bytes
+        return cls(reading.key, network.family, network.digest, weight_bytes, network.note, rest_bytes=rest)
 
 
 @dataclass(frozen=True)
