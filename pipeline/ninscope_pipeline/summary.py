@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ninscope.checkpoints.verification import without_unverified
 from ninscope_pipeline.opened_run import Run
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.emergence import of_analysis, whole_networks
@@ -42,7 +43,8 @@ def notes_of(run: Run) -> list[str]:
     notes = []
     for table in ("checkpoints", "emergence"):
         rows = run.table(table)
-        rows = rows[rows["message"].fillna("") != ""]
+        rows = rows.assign(message=rows["message"].fillna("").map(without_unverified))
+        rows = rows[rows["message"] != ""]
         rows = rows[rows["status"] == "ok"] if table == "checkpoints" else whole_networks(rows)
         for (suite, model, message), group in rows.groupby(["suite", "model", "message"], sort=False):
             revisions = group["revision"].unique()

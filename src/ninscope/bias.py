@@ -129,6 +129,7 @@ def _measurement(size: int | None, analyses: Sequence[ExactAnalysis]) -> Measure
     spectra = tuple(analysis.spectrum for analysis in analyses)
     messages = [spectrum.message for spectrum in spectra]
     message = messages[0] if len(messages) == 1 else without_spectrum(messages, "samples")
+    message = "; ".join(note for note in (message, analyses[0].unverified) if note)
     return Measurement(spectra, analyses[0].nodes, tuple(analysis.edges for analysis in analyses), message)
 
 

@@ -15,6 +15,7 @@ from ninscope.checkpoints.baseline import STEP_0, Baseline, baseline_of
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.checkpoints.verification import rest_bytes
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 
@@ -23,8 +24,8 @@ from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 class Wiring:
     """How the network of a checkpoint is wired, read in one way; of NeuronNetwork what can be stored and compared.
 
-    reading: the key of the way (`Reading.key`). family, digest, weight_bytes, note, warning: as in NeuronNetwork. status,
-    message: "ok" and empty, or why the checkpoint cannot be read in this way.
+    reading: the key of the way (`Reading.key`). family, digest, weight_bytes, note, warning: as in NeuronNetwork. rest_bytes: what
+    is fetched beside the weights to check hashes. status, message: "ok" and empty, or why it cannot be read in this way.
     """
 
     reading: str
@@ -35,11 +36,12 @@ class Wiring:
     status: str = "ok"
     message: str = ""
     warning: str = ""
+    rest_bytes: int = 0
 
     @classmethod
     def of(cls, network: NeuronNetwork, reading: Reading) -> "Wiring":
         wired = (network.family, network.digest, network.weight_bytes, network.note)
-        return cls(reading.key, *wired, warning=network.warning)
+        return cls(reading.key, *wired, warning=network.warning, rest_bytes=rest_bytes(network.matrices.values()))
 
 
 @dataclass(frozen=True)

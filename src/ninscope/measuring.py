@@ -202,6 +202,8 @@ def _notes(
         yield uncounted_layers(silent)
     if taken_whole := network.layers_taken_whole(parameters.sampled_nodes):
         yield taken_whole
+    if network.unverified:
+        yield network.unverified
 
 
 def _counts(network: SampledNetwork, parameters: Parameters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -231,7 +233,7 @@ def exact_measurement(analysis: ExactAnalysis) -> Measurement:
         (analysis.spectrum,),
         analysis.nodes,
         (analysis.edges,),
-        analysis.spectrum.message,
+        "; ".join(note for note in (analysis.spectrum.message, analysis.unverified) if note),
         "exact",
         analysis.layers,
         analysis.values,

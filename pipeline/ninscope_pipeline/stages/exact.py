@@ -160,12 +160,13 @@ class ExactStage(WeightsStage[ExactWork]):
             _clear_parts(store, job.key)
 
     def fetch(self, job: Job[ExactWork]) -> Fetch | None:
-        """Every weight block once; logarithmic radii take a pass before. Parts fetch for themselves."""
+        """Every weight block once, and what checking hashes takes; logarithmic radii take a pass before. Parts fetch for
+        themselves."""
         located, work = checkpoint_of(job), job.work
         if located.kind != "hub" or work.parts > 1:
             return None
-        passes = 1 if work.parameters.log_count is None else 2
-        return Fetch(passes * located.wiring(work.parameters.reading).weight_bytes)
+        passes, wiring = 1 if work.parameters.log_count is None else 2, located.wiring(work.parameters.reading)
+        return Fetch(passes * (wiring.weight_bytes + wiring.rest_bytes))
 
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.degree_figures import degrees_figure, kurtosis_figure

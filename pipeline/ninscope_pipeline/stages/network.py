@@ -82,6 +82,7 @@ def artefact_of_network(network: SampledNetwork) -> Artefact:
         "layers": json.dumps([astuple(layer) for layer in network.layers]),
         "sources": json.dumps(network.sources),
         "links": json.dumps([astuple(link) for link in network.links]),
+        **({"unverified": network.unverified} if network.unverified else {}),
     }
     return Artefact({"neurons": network.neurons, "layer_sizes": network.layer_sizes}, described, network.matrix)
 
@@ -94,4 +95,5 @@ def stored_network(artefact: Artefact) -> SampledNetwork:
     sizes = np.asarray(artefact.arrays["layer_sizes"])
     sources = tuple(json.loads(artefact.attributes["sources"]))
     links = tuple(Link(*link) for link in json.loads(artefact.attributes["links"]))
-    return SampledNetwork(artefact.matrix, layers, sizes, artefact.arrays["neurons"], sources, links)
+    note = artefact.attributes.get("unverified", "")
+    return SampledNetwork(artefact.matrix, layers, sizes, artefact.arrays["neurons"], sources, links, note)

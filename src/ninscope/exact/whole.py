@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ninscope.architectures.layout import parts_of
+from ninscope.checkpoints.verification import Verification, unverified
 from ninscope.exact.bands import Band, BandReader, ChosenNeurons, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, merged
 from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
@@ -36,7 +37,8 @@ class ExactAnalysis:
     edges: those within the distance bounds; nodes: those of every node layer; layers: statistics of every layer that edges
     leave; values: of the single nodes of these layers, where Parameters.per_node asks for them; matrices: what null models need,
     where it was asked for; parts: where Parameters.parts asks for them, spectra of parts of the network by the part's name;
-    layers_counted: layers with a node that counts.
+    layers_counted: layers with a node that counts. unverified: a clause on files from a Hub whose hash could not be checked, or
+    empty.
     """
 
     spectrum: Spectrum
@@ -48,6 +50,7 @@ class ExactAnalysis:
     matrices: tuple[MatrixBins, ...] = ()
     parts: Mapping[str, Spectrum] = field(default_factory=dict)
     layers_counted: int | None = None
+    unverified: str = ""
 
 
 def exact_analysis(
@@ -57,7 +60,10 @@ def exact_analysis(
 
     Raises CheckpointError.
     """
+    reads_twice = parameters.log_count is not None  # and each time what is read must be right
+    verification = Verification(network.matrices.values() if reads_twice else ())
     radii = radii_of(network, parameters, workers)
+    verification.finish()
     (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices, statistics)
     return analysis
 
@@ -77,11 +83,13 @@ def analyse_networks(
     CheckpointError.
     """
     growing = [_GrowingAnalysis(network, parameters, radii, chosen, statistics) for chosen in choices]
+    verification = Verification(network.matrices.values())
     for _, results in _layers(network, parameters, radii, 0, 1, workers, choices, matrices):
         for analysis, result in zip(growing, results, strict=True):
             assert isinstance(result, LayerResult)  # of one piece, every layer is complete
             analysis.add(result)
-    return [analysis.analysis() for analysis in growing]
+    note = verification.finish()
+    return [replace(analysis.analysis(), unverified=note) for analysis in growing]
 
 
 def analyse_piece(
@@ -113,7 +121,7 @@ def combine(
     growing = _GrowingAnalysis(network, parameters, radii, chosen)
     for layer in network.source_layers:
         growing.add(_whole_layer(layer.name, pieces, radii, parameters))
-    return growing.analysis()
+    return replace(growing.analysis(), unverified=unverified(network.matrices.values()))
 
 
 def _whole_layer(layer: str, pieces: Sequence[PartialAnalysis], radii: Radii, parameters: Parameters) -> LayerResult:

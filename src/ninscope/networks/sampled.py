@@ -9,6 +9,7 @@ import numpy as np
 from ninscope.architectures.layout import Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.read_ahead import ReadAhead, bytes_to_fetch
+from ninscope.checkpoints.verification import unverified
 from ninscope.errors import CheckpointError
 from ninscope.networks.compress import compress_rows
 from ninscope.networks.neuron_network import NeuronNetwork
@@ -28,7 +29,8 @@ class SampledNetwork:
     only edges with 1/|w| <= max_distance are stored. layer_sizes: int64 [layers], neurons sampled from each node layer, in
     the order of layers, which have their whole sizes; neurons: int64 [samples, nodes], the neuron's number in its layer;
     sources: names of layers that edges leave; links: as in NeuronNetwork. A node of sample s and layer l is row
-    s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries.
+    s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries. unverified: a
+    clause on files from a Hub of which rows were fetched, or empty.
     """
 
     matrix: "csr_matrix"
@@ -37,6 +39,7 @@ class SampledNetwork:
     neurons: np.ndarray
     sources: tuple[str, ...]
     links: tuple[Link, ...] = ()
+    unverified: str = ""
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -121,7 +124,8 @@ def sampled_network(
     names = tuple(network.sizes)
     neurons = np.stack([np.concatenate([sample[name] for name in names]) for sample in plan.chosen])
     sources = tuple(layer.name for layer in network.source_layers)
-    return SampledNetwork(edges.matrix(), network.layers, plan.sizes, neurons, sources, network.links)
+    note = unverified(network.matrices.values())
+    return SampledNetwork(edges.matrix(), network.layers, plan.sizes, neurons, sources, network.links, note)
 
 
 def sampled_bytes(network: NeuronNetwork, nodes_per_layer: int, samples: int, seed: int) -> int:

@@ -170,6 +170,7 @@ class TorchFile:
 
     def __init__(self, file: WeightFile, storages: Sequence[Storage]):
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
+        self.beneath = (file,)
         self._file = file
         self._storages = storages
         self._predicted = [storage.start for storage in storages]

@@ -27,7 +27,10 @@ class TensorEntry:
 
 
 class WeightFile(Protocol):
-    """A file of weights that can be read in pieces. Ranges and spans are half-open, in bytes."""
+    """A file of weights that can be read in pieces. Ranges and spans are half-open, in bytes.
+
+    One that is made of others has them in `beneath`, so that `checkpoints.verification` finds those that are fetched.
+    """
 
     name: str
     size: int

@@ -3,7 +3,6 @@
 Every answer must be the range that was asked for, whole; a file read in one piece must have the hash that the Hub states.
 """
 
-import hashlib
 import re
 import threading
 from bisect import bisect_right
@@ -17,17 +16,20 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it lists no exports
 
 from ninscope.checkpoints.hub.http import Refused, Response, ask, read_into, same_place
+from ninscope.checkpoints.hub.range_digest import RangeDigest
 from ninscope.checkpoints.hub.retries import Passing, persistently
+from ninscope.checkpoints.hub.stated_digest import NO_DIGEST, StatedDigest
 from ninscope.checkpoints.hub.traffic import Traffic
 from ninscope.errors import CheckpointError
 
 HEAD_BYTES = 1 << 16  # what the first request brings: the header of some 500 tensors
+EARLY_BYTES = 4_000_000  # of a header that is longer than the head
 PIECE_BYTES = 8_000_000  # what one request asks for at most
 # A request costs about a kilobyte of headers; larger gaps are read through where they are next to nothing.
 SMALL_GAP_BYTES, LARGEST_GAP_BYTES, GAP_SHARE = 1024, 1 << 16, 0.01
-NO_DIGEST = "commit-"  # begins what stands for the hash of a file of which the Hub states none: equal to no other's
 _EXPIRED = (401, 403, 404, 410)  # what storage answers to a signed URL past its time
 _RESOLVED_AGAIN = 2
+_OTHER_BYTES = "its bytes are not those whose hash the Hub states"
 
 Span = tuple[int, int]  # half-open, in bytes
 
@@ -49,6 +51,9 @@ class HubFile:
         self._target = url  # where the bytes really are, once known
         self._head: memoryview | None = None
         self._heading = threading.Lock()
+        self._range_digest: RangeDigest | None = None
+        self._early: list[tuple[int, memoryview]] = []  # what was read before a check began: the header
+        self._verified = False
         self._failure: CheckpointError | None = None
         self._given_up = threading.Event()
 
@@ -79,6 +84,35 @@ class HubFile:
                 joined.append((start, stop))
         return joined
 
+    @property
+    def is_verified(self) -> bool:
+        """As `Checkable`."""
+        return self._verified
+
+    def begin_check(self) -> None:
+        """As `Checkable`. Of a file whose hash the Hub does not state there is none, nor where much was read already."""
+        early = sum(len(content) for _, content in self._early)
+        if not self._digest.startswith(NO_DIGEST) and early <= EARLY_BYTES:
+            self._verified = False  # what is read from now on is another reading
+            self._range_digest = RangeDigest(self._digest, self.size)
+            for start, content in ((0, self._held()), *self._early):
+                self._range_digest.note(start, content)
+
+    def end_check(self, most: int) -> None:
+        """As `Checkable`."""
+        digest, self._range_digest = self._range_digest, None
+        if digest is None:
+            return
+        confirmed = digest.confirmed(self._fetched, most)
+        if confirmed is False:
+            raise self._failed("corrupt", f"{_OTHER_BYTES}; run again", passing=True)
+        self._verified = bool(confirmed)
+
+    def _fetched(self, start: int, stop: int) -> memoryview:
+        content = np.empty(stop - start, np.uint8).data
+        self._fetch(start, content)
+        return content
+
     def _held(self) -> memoryview:
         """The first bytes of the file, fetched once."""
         with self._heading:
@@ -92,7 +126,7 @@ class HubFile:
         start, stop = span
         content = np.empty(stop - start, np.uint8).data
         cuts = range(0, len(content), PIECE_BYTES)
-        futures = [self._pool.submit(self._fetch, start + cut, content[cut : cut + PIECE_BYTES]) for cut in cuts]
+        futures = [self._pool.submit(self._use, start + cut, content[cut : cut + PIECE_BYTES]) for cut in cuts]
 
         def finish() -> memoryview:
             for future in futures:
@@ -114,6 +148,14 @@ class HubFile:
         first = spans[number][0]
         rest = pieces[number][beyond - first : stop - first]
         return np.concatenate([np.asarray(within), np.asarray(rest)]).data if len(within) else rest
+
+    def _use(self, start: int, content: memoryview) -> None:
+        """Fetch what is used, and note it where the file is being checked. Raises CheckpointError."""
+        self._fetch(start, content)
+        if (digest := self._range_digest) is not None:
+            digest.note(start, content)
+        elif sum(len(piece) for _, piece in self._early) <= EARLY_BYTES:
+            self._early.append((start, content))
 
     def _fetch(self, start: int, content: memoryview) -> None:
         """Fill `content` from the file's byte `start` on. Raises CheckpointError."""
@@ -150,8 +192,12 @@ class HubFile:
             filled = read_into(response, content, self._traffic)
         if filled != len(content):
             raise Passing(f"{request} {filled}", "corrupt")
-        if whole and not _is_digest_of(self._digest, content):
-            raise Passing("its bytes are not those whose hash the Hub states", "corrupt")
+        if whole and not self._digest.startswith(NO_DIGEST):
+            digest = StatedDigest(self._digest, self.size)
+            digest.update(content)
+            if not digest.matches():
+                raise Passing(_OTHER_BYTES, "corrupt")
+            self._verified = True
 
     def _ask(self, headers: Mapping[str, str]) -> Response:
         """The answer of wherever the bytes are. A place that the Hub once sent us to is asked directly while it lasts."""
@@ -198,17 +244,6 @@ def _stated(code: int, headers: Mapping[str, str], start: int, length: int, size
     elif length != size:
         return 0, "the whole file"
     return int(stated) if stated is not None and stated.isdecimal() and len(stated) < 18 else length, ""
-
-
-def _is_digest_of(digest: str, content: memoryview) -> bool:
-    """Whether bytes are those of a digest as in `FileIdentity`; yes where the Hub states none."""
-    if digest.startswith(NO_DIGEST):
-        return True
-    if not digest.startswith("git-"):
-        return hashlib.sha256(content).hexdigest() == digest
-    blob = hashlib.sha1(b"blob %d\0" % len(content))
-    blob.update(content)
-    return f"git-{blob.hexdigest()}" == digest
 
 
 def _told(fault: Refused) -> str:

@@ -28,9 +28,10 @@ from ninscope.checkpoints.checkpoint_files import (
     with_settings,
 )
 from ninscope.checkpoints.file_names import CONFIG_NAME, config_name, model_folder, weight_names
-from ninscope.checkpoints.hub.file import NO_DIGEST, HubFile
+from ninscope.checkpoints.hub.file import HubFile
 from ninscope.checkpoints.hub.http import Refused, ask_json
 from ninscope.checkpoints.hub.retries import Passing, persistently
+from ninscope.checkpoints.hub.stated_digest import NO_DIGEST
 from ninscope.checkpoints.hub.traffic import current_traffic
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
 from ninscope.checkpoints.revisions import in_step_order, step_of
