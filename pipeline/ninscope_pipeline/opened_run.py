@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,9 @@ from ninscope.errors import RequestError
 from ninscope.exact.layers import NodeValues
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.report import FORMATS
+from ninscope.shown import Shown
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, named
+from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
 from ninscope_pipeline.stages.measurements import stored_measurement
 from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
@@ -22,13 +24,48 @@ from ninscope_pipeline.storing.manifest import is_current
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-class Run:
+
+class Run(Shown):
     """What lies in a run folder."""
 
     def __init__(self, path: Path):
         self.path = path
         self._folder = RunFolder(path)
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        models = {(entry["suite"], entry["model"]) for entry in self.plan["checkpoints"]}
+        state = "finished" if self.finished else "not finished"
+        counted = {"models": len(models), "checkpoints": len(self.plan["checkpoints"])}
+        return {"path": self.path, "state": state} | counted | {"tables": ", ".join(self.tables) or "none"}
+
+    def plot(self, ax: "Axes | None" = None, value: str = "emergence", model: str | None = None) -> "Axes":
+        """Draw a value against the step, a line a model and method.
+
+        value: "emergence", "alpha0", "width", or "task/metric" of the table `benchmarks`. model: this one only. ax: where
+        (default: axes of a new figure). Raises RequestError.
+        """
+        from ninscope.report.plots import plot_benchmark, plot_rows
+
+        rows = self._of_model("benchmarks" if "/" in value else "emergence", model)
+        title = self.path.name if model is None else model
+        return (
+            plot_benchmark(rows, ax, value, title) if "/" in value else plot_rows(of_analysis(rows), ax, value, title)
+        )
+
+    def _of_model(self, name: str, model: str | None) -> pd.DataFrame:
+        rows = self.table(name)
+        if model is None:
+            return rows
+        known = self.table("checkpoints")["model"].unique().tolist()
+        if model not in known:
+            raise RequestError(
+                f"{self.path}: no model {model!r}{did_you_mean(model, known)}; its models: {', '.join(known)}"
+            )
+        return rows[rows["model"] == model]
 
     @property
     def tables(self) -> list[str]:
@@ -67,7 +104,7 @@ class Run:
     def nodes(self, model: str, revision: str, variant: str = DEFAULT) -> pd.DataFrame:
         """Every neuron of a checkpoint's exact analysis, where the DAG file says per_node = true.
 
-        One row a neuron of a layer with outgoing edges: layer, neuron, edges, degree, dimension, r2, as
+        One row a neuron of a layer with outgoing edges: layer, neuron, edges, average_weighted_degree, dimension, r2, as
         `ninscope.exact.layers.NodeValues` says. variant: of which of [[variants]]. Raises RequestError (no such checkpoint or
         variant, none stored).
         """
@@ -81,7 +118,9 @@ class Run:
                 "[analysis] and run again"
             )
         layer_tables = [
-            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
+            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)}).rename(
+                columns={"degree": "average_weighted_degree"}
+            )
             for layer, values in nodes.items()
         ]
         return pd.concat(layer_tables, ignore_index=True)
