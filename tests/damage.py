@@ -16,7 +16,7 @@ FUSED = "gpt_neox.layers.0.attention.query_key_value.weight"
 DENSE = "gpt_neox.layers.0.attention.dense.weight"
 ROW_KEYS = [
     "revision", "step", "status", "message", "method", "alpha0", "alpha0_std", "width", "width_std", "emergence", "nodes",
-    "edges",
+    "edges", "warning", "baseline",
 ]  # fmt: skip
 
 

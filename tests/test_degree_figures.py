@@ -27,7 +27,9 @@ def table(layers=("block0.x", "block0.m", "block1.x", "block1.m"), steps=STEPS, 
 def single_nodes(layers=("block0.x", "block0.m"), steps=STEPS, count=200):
     rng = np.random.default_rng(1)
     parts = [
-        pd.DataFrame({"step": step, "layer": layer, "edges": 50, "degree": rng.normal(30 - place, 2, count)})
+        pd.DataFrame(
+            {"step": step, "layer": layer, "edges": 50, "average_weighted_degree": rng.normal(30 - place, 2, count)}
+        )
         for layer in layers
         for place, step in enumerate(steps)
     ]
@@ -79,7 +81,7 @@ def test_distributions_hold_every_node_and_its_kurtosis():
         own = nodes[(nodes["layer"] == layer) & (nodes["edges"] > 10)]
         numbers = [text.get_text() for text in axes.texts]
         for step, number in zip(STEPS, numbers, strict=True):
-            values = own.loc[own["step"] == step, "degree"]
+            values = own.loc[own["step"] == step, "average_weighted_degree"]
             expected = (((values - values.mean()) / values.std(ddof=0)) ** 4).mean()
             assert number == f"{expected:.1f}"
         assert [label.get_text() for label in axes.get_yticklabels()] == ["3k", "1k", "64", "4", "1", "0"]
@@ -89,7 +91,7 @@ def test_distributions_hold_every_node_and_its_kurtosis():
             base = len(STEPS) - 1 - place
             assert stairs.values.max() == pytest.approx(base + 0.92)
             # Left end of the bins: within the range shown, where the step's own nodes are.
-            values = own.loc[own["step"] == STEPS[place], "degree"]
+            values = own.loc[own["step"] == STEPS[place], "average_weighted_degree"]
             assert values.min() - 1e-6 <= stairs.edges[0] <= stairs.edges[-1] <= values.max() + 1e-6
 
 
@@ -137,7 +139,7 @@ def test_nothing_to_show_is_said(draw):
         assert any("no layer has" in text.get_text() for axes in figure.axes for text in axes.texts)
         drawn(figure)
     nodes = single_nodes()
-    figure = degree_distributions_figure(nodes.assign(degree=np.nan), "empty")
+    figure = degree_distributions_figure(nodes.assign(average_weighted_degree=np.nan), "empty")
     assert any("no layer has" in text.get_text() for axes in figure.axes for text in axes.texts)
 
 
@@ -145,7 +147,7 @@ def test_one_step_one_layer_one_value():
     drawn(degrees_figure(table(["output.x"], [0]), "one"))
     drawn(kurtosis_figure(table(["output.x"], [0], kurtosis=3.0), "one"))
     drawn(degree_distributions_figure(single_nodes(["output.x"], [0], 1), "one"))
-    same = single_nodes(["output.x"], [0, 1]).assign(degree=4.0)
+    same = single_nodes(["output.x"], [0, 1]).assign(average_weighted_degree=4.0)
     assert {text.get_text() for text in panels(degree_distributions_figure(same, "one"))["output.x"].texts} == {""}
 
 

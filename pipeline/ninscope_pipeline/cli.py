@@ -461,7 +461,10 @@ def _leave_work(code: int) -> int:
 def _unexpected(error: Exception) -> int:
     """Unknown options and the like; a reader that went away; and our own faults, whose traceback can be asked for."""
     if hasattr(error, "format_message"):
-        if text := error.format_message():
+        text = error.format_message()
+        if text.startswith("Usage: "):  # no command at all: the help
+            print(text, file=sys.stderr)
+        elif text:
             _say(f"{text} ({_command_of(error)} --help)")
         return 2
     if isinstance(error, BrokenPipeError):

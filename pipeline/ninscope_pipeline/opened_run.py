@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,10 @@ from ninscope.exact.layers import NodeValues
 from ninscope.measuring import Measurement, origin_of, with_origin
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.report import FORMATS
+from ninscope.shown import Shown
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
+from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
 from ninscope_pipeline.stages.measurements import stored_measurement
 from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
@@ -25,13 +27,48 @@ from ninscope_pipeline.storing.manifest import is_current
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-class Run:
+
+class Run(Shown):
     """What lies in a run folder."""
 
     def __init__(self, path: Path):
         self.path = path
         self._folder = RunFolder(path)
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        models = {(entry["suite"], entry["model"]) for entry in self.plan["checkpoints"]}
+        state = "finished" if self.finished else "not finished"
+        counted = {"models": len(models), "checkpoints": len(self.plan["checkpoints"])}
+        return {"path": self.path, "state": state} | counted | {"tables": ", ".join(self.tables) or "none"}
+
+    def plot(self, ax: "Axes | None" = None, value: str = "emergence", model: str | None = None) -> "Axes":
+        """Draw a value against the step, a line a model and method.
+
+        value: "emergence", "alpha0", "width", or "task/metric" of the table `benchmarks`. model: this one only. ax: where
+        (default: axes of a new figure). Raises RequestError.
+        """
+        from ninscope.report.plots import plot_benchmark, plot_rows
+
+        rows = self._of_model("benchmarks" if "/" in value else "emergence", model)
+        title = self.path.name if model is None else model
+        return (
+            plot_benchmark(rows, ax, value, title) if "/" in value else plot_rows(of_analysis(rows), ax, value, title)
+        )
+
+    def _of_model(self, name: str, model: str | None) -> pd.DataFrame:
+        rows = self.table(name)
+        if model is None:
+            return rows
+        known = self.table("checkpoints")["model"].unique().tolist()
+        if model not in known:
+            raise RequestError(
+                f"{self.path}: no model {model!r}{did_you_mean(model, known)}; its models: {', '.join(known)}"
+            )
+        return rows[rows["model"] == model]
 
     @property
     def tables(self) -> list[str]:
@@ -100,8 +137,8 @@ class Run:
     def nodes(self, model: str, revision: str, variant: str = DEFAULT, suite: str | None = None) -> pd.DataFrame:
         """Every neuron of a checkpoint's exact analysis, where the DAG file says per_node = true.
 
-        One row a neuron of a layer with outgoing edges: layer, neuron, edges, degree, dimension, r2, as
-        `ninscope.exact.layers.NodeValues` says. variant, suite: as in `network`. Raises RequestError (no such checkpoint or
+        One row a neuron of a layer with outgoing edges: layer, neuron, edges, average_weighted_degree, dimension,
+        r2, as `ninscope.exact.layers.NodeValues` says. variant, suite: as in `network`. Raises RequestError (no such checkpoint or
         variant, none stored, or several suites have it).
         """
         key = self._stored(suite, model, revision, named(variant, EXACT), EXACT_STAGE.name)
@@ -114,7 +151,9 @@ class Run:
                 "per_node = true in [analysis] and run again"
             )
         layer_tables = [
-            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
+            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)}).rename(
+                columns={"degree": "average_weighted_degree"}
+            )
             for layer, values in nodes.items()
         ]
         return pd.concat(layer_tables, ignore_index=True)

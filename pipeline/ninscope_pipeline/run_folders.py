@@ -33,7 +33,7 @@ def run_path(run: str) -> Path:
         if (path / "run.toml").is_file():
             return path
     near = did_you_mean(run, [path.name for path in _folders(RUNS)])
-    raise RequestError(f"{run}: not a run folder (it has no run.toml), and no run of that name is in {RUNS}{near}")
+    raise RequestError(f"{run}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}")
 
 
 def runs_in(folder: Path) -> list[RunState]:

@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "measure": "ninscope.measuring",
     "measure_all": "ninscope.measuring",
+    "Parameters": "ninscope.parameters",
+    "Measurement": "ninscope.measuring",
+    "MeasuredRows": "ninscope.measured_rows",
     "audit": "ninscope.auditing",
     "sampling_bias": "ninscope.bias",
     "emergence": "ninscope.multifractal.emergence",

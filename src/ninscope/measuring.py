@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,17 +33,21 @@ from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
 from ninscope.networks.shortest_paths import path_histograms, path_radii
-from ninscope.parameters import Parameters, parameters_of_call
+from ninscope.parameters import Parameters, lists_parameters, parameters_of_call
 from ninscope.progress import counting
+from ninscope.shown import Shown, without_empty
 from ninscope.threads import cores, threads_of
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True)
-class Measurement:
+
+@dataclass(frozen=True, repr=False)
+class Measurement(Shown):
     """The spectra of one checkpoint: one for each of its samples, or the one of its whole network.
 
     q, tau, alpha, f, r2, alpha0 and width are means over the samples. A sample without a spectrum (Spectrum.message says why) is
-    left out of the means, and `message` says how many were. network_nodes: nodes of one network; network_edges: for each
+    left out of the means, and `message` says how many were. network_nodes: nodes of one network; sample_edges: for each
     network, its edges within the distance bounds (across several layers: pairs of nodes that a path joins). method: "sampled" or
     "exact". layers: statistics of every node layer that edges leave, of an exact measurement. nodes_of: by layer, the values of
     its single neurons, where Parameters.per_node asks for them. parts: by the part's name ("block/block0", "kind/attention",
@@ -53,7 +57,7 @@ class Measurement:
 
     samples: tuple[Spectrum, ...]
     network_nodes: int
-    network_edges: tuple[int, ...]
+    sample_edges: tuple[int, ...]
     message: str = ""
     method: str = "sampled"
     layers: tuple[LayerStatistics, ...] = ()
@@ -61,6 +65,21 @@ class Measurement:
     parts: Mapping[str, tuple[Spectrum, ...]] = field(default_factory=dict)
     reading_warning: str = ""
     layers_counted: int | None = None
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        samples = len(self.samples) if self.method == "sampled" else None
+        told = {"alpha0": self.alpha0, "width": self.width, "nodes": self.nodes, "edges": self.edges}
+        notes = without_empty(
+            samples=samples, parts=len(self.parts) or None, warning=self.warning, message=self.message
+        )
+        return {"method": self.method} | told | notes
+
+    def plot(self, ax: "Axes | None" = None, label: str | None = None) -> "Axes":
+        """Draw f(alpha), with a dot at alpha0. ax: where (default: axes of a new figure). label: in a legend."""
+        from ninscope.report.plots import plot_spectrum
+
+        return plot_spectrum(self.alpha, self.f, self.alpha0, ax, label)
 
     def part(self, name: str) -> "Measurement":
         """A part of the network as a measurement: its nodes and edges are those that count. Raises KeyError."""
@@ -145,12 +164,12 @@ class Measurement:
     @property
     def edges(self) -> float:
         """Mean over samples; a whole number where there is one."""
-        mean = float(np.mean(self.network_edges))
+        mean = float(np.mean(self.sample_edges))
         return int(mean) if mean.is_integer() else mean
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, repr=False)
+class Measured(Shown):
     """The result of one revision: a spectrum, or the status and message that say why there is none.
 
     emergence: E against the revision `baseline`; NaN, with the message saying why, where there is none. warning: why not to
@@ -166,6 +185,14 @@ class Measured:
     baseline: str = ""
     warning: str = ""
     parts: Mapping[str, "Measured"] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        spectrum = self.spectrum
+        told = {} if spectrum is None else {"alpha0": spectrum.alpha0, "width": spectrum.width, "E": self.emergence}
+        against = self.baseline if told else None
+        notes = without_empty(baseline=against, warning=self.warning, message=self.message)
+        return {"revision": self.revision, "status": self.status} | told | notes
 
 
 def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
@@ -296,8 +323,9 @@ def with_origin(measurement: Measurement, origin: Origin) -> Measurement:
     return replace(measurement, samples=samples, parts=parts)
 
 
+@lists_parameters
 def measure(
-    source: str,
+    source: Any,
     revision: str | None = None,
     exact: bool | None = None,
     base: str | None = None,
@@ -306,7 +334,8 @@ def measure(
 ) -> Measurement:
     """The spectrum of one checkpoint, from its weights alone.
 
-    source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name").
+    source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name"); or a model
+    in memory: a torch module, or a state dict (without a configuration it is read as generic).
     revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
     exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,
     samples or seed is given). Sampled values depend on the number of neurons taken; they approach the exact one
@@ -314,8 +343,7 @@ def measure(
     base: where the source holds LoRA adapters, the model (a folder, or a repository) that each is merged into; without it an
     adapter is measured alone. base_revision: which revision of the base, where a folder has several (default: of a repository
     "main").
-    parameters: fields of `Parameters` (q, transfer, max_distance, min_degree, derivative, radii, per_node; nodes_per_layer,
-    samples and seed where samples are taken).
+    parameters: how the network is drawn and analysed, the fields of `ninscope.Parameters`; they are listed below.
 
     Raises RequestError: the source does not exist, or has several revisions and none was named, or a parameter is wrong.
     Raises CheckpointError: this checkpoint is missing, corrupt, nonfinite or unsupported (its `status`).
@@ -327,8 +355,9 @@ def measure(
     return measured_network(network, chosen, cores(), models=opened.models_of(name))
 
 
+@lists_parameters
 def measure_all(
-    source: str,
+    source: Any,
     revision: str | None = None,
     done: Callable[[Measured], None] = lambda measured: None,
     workers: int | None = None,

@@ -1,9 +1,10 @@
 """How a network is drawn and analysed: the parameters of `ninscope.measure`, checked."""
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ninscope.errors import RequestError
 from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_moments, default_q
 from ninscope.networks.radii import IntegerRadii, checked_radii
 from ninscope.networks.transfer import TRANSFERS
+from ninscope.shown import Shown
 
 ALL = "all"
 MAX_SAMPLES = 10_000
@@ -22,8 +24,8 @@ MAX_CROSSED = 8
 PARTS = ("block", "kind", "layer")
 
 
-@dataclass(frozen=True)
-class Parameters:
+@dataclass(frozen=True, repr=False)
+class Parameters(Shown):
     """How a network is drawn and analysed, checked when it is made. The defaults are those of NeuroMFA's code (docs/method.md).
 
     These are the only defaults: `ninscope.measure`, `network`, `sampling_bias` and the section [analysis] of a DAG file take
@@ -57,6 +59,12 @@ class Parameters:
     architecture: Mapping | Description | None = None
     parts: Sequence[str] = ()
     layers_crossed: int = 1
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows: what is not the default."""
+        default = Parameters()
+        names = [name for name in self.__dataclass_fields__ if not _equal(getattr(self, name), getattr(default, name))]
+        return {name: getattr(self, name) for name in names} or {"all": "defaults"}
 
     def __post_init__(self) -> None:
         if not (isinstance(self.nodes_per_layer, str) and self.nodes_per_layer == ALL):
@@ -114,6 +122,49 @@ class Parameters:
     @property
     def integer_radii(self) -> IntegerRadii:
         return IntegerRadii(self.transfer, float(self.max_distance))
+
+
+def _equal(value: Any, default: Any) -> bool:
+    return bool(np.array_equal(value, default)) if isinstance(value, np.ndarray) else value == default
+
+
+# What each parameter means, with its unit, for `help(ninscope.measure)`; the defaults are those of Parameters.
+MEANINGS = {
+    "nodes_per_layer": 'neurons that are sampled from each node layer, or "all" for the whole network; only of samples: 64',
+    "samples": "number of samples; only of samples",
+    "seed": "which neurons are sampled, an integer; only of samples",
+    "transfer": f"distance of a weight: {', '.join(TRANSFERS)} (1/|w|, coth |w|, -ln |w|)",
+    "max_distance": "largest distance (in units of the transfer function) at which an edge counts",
+    "min_degree": "number of edges that a node must exceed to count",
+    "q": "orders of the moments, increasing numbers without unit; default -3 to 3 in steps of 0.1",
+    "derivative": f"of tau: {', '.join(DERIVATIVES)} (differences, as in the authors' code)",
+    "radii": '"integer": whole distances; {"log": K}: K radii even in ln d, without bounds',
+    "per_node": "keep the values of every single neuron; needs the whole network",
+    "convolutions": 'a kernel is one edge ("norm"), or one for every tap ("per_tap")',
+    "wiring": 'the paper\'s "chain", or "parallel": the MLP of GPT-NeoX reads x',
+    "architecture": "a description of a model of no known family, as the table [architecture] of a DAG file",
+    "parts": f"spectra of parts as well: any of {', '.join(PARTS)}",
+    "layers_crossed": "weight blocks that a path may cross; above 1 only of samples",
+}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def lists_parameters(function: Function) -> Function:
+    """A function that takes the parameters as **parameters shows them in its signature and its help, each with its default."""
+    default = Parameters()
+    lines, shown = [], []
+    for name, meaning in MEANINGS.items():
+        value = getattr(default, name)
+        text = "-3, -2.9, ..., 3" if isinstance(value, np.ndarray) else repr(value)
+        lines.append(f"        {name} (default {text}): {meaning}.")
+        kept = None if isinstance(value, np.ndarray) else value
+        shown.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=kept, annotation=Any))
+    signature = inspect.signature(function)
+    own = [given for given in signature.parameters.values() if given.kind is not inspect.Parameter.VAR_KEYWORD]
+    function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nparameters:\n" + "\n".join(lines)
+    return function
 
 
 def parameters_of_call(values: Mapping[str, Any], exact: bool | None) -> Parameters:

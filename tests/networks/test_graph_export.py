@@ -85,7 +85,7 @@ def test_all_exports_are_the_same_graph(folder):
     for node, row in enumerate(network.nodes.itertuples()):
         assert graph.nodes[node] == {"layer": row.layer, "neuron": row.neuron}
         assert other.vs[node].attributes() == {"layer": row.layer, "neuron": row.neuron}
-        assert graph.out_degree(node) == other.outdegree(node) == row.degree
+        assert graph.out_degree(node) == other.outdegree(node) == row.edges
     assert graph.number_of_nodes() == other.vcount() == network.node_count == len(network.nodes)
     assert expected[next(iter(expected))][1] == pytest.approx(1 / math.tanh(abs(expected[next(iter(expected))][0])))
 
@@ -93,10 +93,10 @@ def test_all_exports_are_the_same_graph(folder):
 def test_nodes_by_hand(folder):
     network = ninscope.network(folder, nodes_per_layer=20, max_distance=60.0)
     nodes, edges = network.nodes, network.edges
-    assert list(nodes.columns) == ["layer", "neuron", "degree", "strength", "average_weighted_degree", "dimension"]
+    assert list(nodes.columns) == ["layer", "neuron", "edges", "strength", "average_weighted_degree", "dimension"]
     for row in nodes.itertuples():
         own = edges[edges["source"] == row.Index]
-        assert row.degree == len(own)
+        assert row.edges == len(own)
         assert row.strength == pytest.approx(own["weight"].abs().sum(), rel=1e-12)
         if len(own):
             assert row.average_weighted_degree == pytest.approx(own["distance"].mean(), rel=1e-12)
@@ -114,17 +114,17 @@ def test_the_whole_network_has_the_exact_analysis_s_nodes(folder):
     exact = ninscope.measure(folder, exact=True, per_node=True)
     for layer, values in exact.nodes_of.items():
         ours = nodes[nodes["layer"] == layer]
-        np.testing.assert_array_equal(ours["degree"], values.edges)
+        np.testing.assert_array_equal(ours["edges"], values.edges)
         np.testing.assert_allclose(ours["average_weighted_degree"], values.degree, rtol=1e-9)
         np.testing.assert_allclose(ours["dimension"], values.dimension, rtol=1e-12)
-    assert set(nodes.loc[nodes["degree"] > 0, "layer"]) == set(exact.nodes_of)
+    assert set(nodes.loc[nodes["edges"] > 0, "layer"]) == set(exact.nodes_of)
 
 
 def test_samples_are_those_of_measure(folder):
     measured = ninscope.measure(folder, nodes_per_layer=9, samples=3, seed=5)
     for sample in range(3):
         network = ninscope.network(folder, nodes_per_layer=9, sample=sample, seed=5)
-        assert network.edge_count == measured.network_edges[sample]
+        assert network.edge_count == measured.sample_edges[sample]
         assert network.node_count == measured.nodes
 
 
@@ -139,7 +139,7 @@ def test_links_join_the_same_neuron(folder):
 
 def test_wirings(folder):
     chain, parallel = (ninscope.network(folder, nodes_per_layer=8, wiring=wiring) for wiring in ("chain", "parallel"))
-    degrees = {name: network.nodes.groupby("layer")["degree"].sum() for name, network in
+    degrees = {name: network.nodes.groupby("layer")["edges"].sum() for name, network in
                (("chain", chain), ("parallel", parallel))}  # fmt: skip
     assert degrees["chain"]["block0.a"] > 0 == degrees["parallel"]["block0.a"]
     assert degrees["parallel"]["block0.x"] > degrees["chain"]["block0.x"]
@@ -155,7 +155,7 @@ def test_parallel_edges_make_a_multigraph(folder):
     assert type(graph).__name__ == "MultiDiGraph"
     assert sorted(data["weight"] for data in graph.get_edge_data(0, 5).values()) == [0.1, 0.2]
     assert several.to_igraph().ecount() == several.to_scipy().nnz == len(several.edges) == 3
-    assert several.nodes["degree"].tolist()[:2] == [2, 1]
+    assert several.nodes["edges"].tolist()[:2] == [2, 1]
 
 
 def test_exporting_is_quick(rng):

@@ -121,9 +121,9 @@ def test_of_several_sources(clean, dirty):
     [
         (["absent"], "absent: no such folder, and not a Hub repository id (org/name)"),
         ([""], "an empty name is no source; name a folder, or a Hub repository id (org/name)"),
-        ([], "Missing argument 'SOURCE...'. (ninscope --help)"),
+        ([], "Missing argument 'SOURCE...'. (ninscope audit --help)"),
         (["clean", "absent"], "absent: no such folder, and not a Hub repository id (org/name)"),
-        (["clean", "--yaml"], "No such option: --yaml (ninscope --help)"),
+        (["clean", "--yaml"], "No such option: --yaml (ninscope audit --help)"),
     ],
 )
 def test_a_wrong_request_is_one_line(clean, monkeypatch, arguments, says):

@@ -108,7 +108,7 @@ def test_degrees_are_those_of_every_layer_with_edges(finished):
 def test_single_neurons_are_kept_where_asked_for(finished):
     found = ninscope.open_run(finished / "runs" / "tiny").nodes("weights", "step1")
     expected = measured(finished, 1, per_node=True).nodes_of
-    assert list(found.columns) == ["layer", "neuron", "edges", "degree", "dimension", "r2"]
+    assert list(found.columns) == ["layer", "neuron", "edges", "average_weighted_degree", "dimension", "r2"]
     assert found["layer"].drop_duplicates().tolist() == list(expected)
     for layer, values in expected.items():
         part = found[found["layer"] == layer]

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from driving import artefacts, command, write_dag
+from matplotlib.figure import Figure
 from rich.console import Console
 from suites import write_suite
 from typer.testing import CliRunner
@@ -251,3 +252,24 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(monkeypatch, capsys):
             said += capsys.readouterr().err
     assert said.splitlines()[0].startswith("mine: 1 of 4 done after 0:00, about 0:00 left (spectra 1/4)")
     assert not [thread for thread in threading.enumerate() if thread.name == "ninscope-progress"]
+
+
+def test_a_run_shows_itself_and_draws_where_one_says(ran, suite, tmp_path):
+    opened = ninscope.open_run(ran / "mine")
+    assert repr(opened).startswith(f"<Run: path {ran / 'mine'}, state finished, models 1, checkpoints 3, tables ")
+    assert "<table" in opened._repr_html_()
+    axes = opened.plot(Figure().add_subplot(), "width", model="tiny")
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), opened.table("emergence")["width"])
+    with pytest.raises(RequestError, match=r"no model 'tniy'; did you mean 'tiny'\?"):
+        opened.plot(model="tniy")
+    with pytest.raises(RequestError, match="no results of 'held_out/loss'; there are none"):
+        opened.plot(value="held_out/loss")
+    results = tmp_path / "results.csv"
+    results.write_text("revision,task,metric,value\nstep0,lambada,accuracy,0.1\nstep8,lambada,accuracy,0.4\n")
+    dag = write_dag(tmp_path / "with.toml", suite, evaluations=str(results))
+    assert command("run", dag, "--runs-dir", tmp_path).code == 0
+    with_results = ninscope.open_run(tmp_path / "with")
+    drawn = with_results.plot(Figure().add_subplot(), "lambada/accuracy")
+    assert drawn.lines[0].get_ydata().tolist() == [0.1, 0.4]
+    with pytest.raises(RequestError, match=r"did you mean 'lambada/accuracy'\?"):
+        with_results.plot(value="lambada/acuracy")

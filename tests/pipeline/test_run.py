@@ -140,7 +140,7 @@ def test_tables_hold_what_the_library_measures(finished):
                 np.testing.assert_allclose(curve[name].to_numpy(), getattr(one, name), rtol=1e-12, equal_nan=True)
             row = samples[(samples["step"] == step) & (samples["sample"] == number)].iloc[0]
             assert row["alpha0"] == pytest.approx(one.alpha0, rel=1e-12)
-            assert row["edges"] == measured[step].network_edges[number]
+            assert row["edges"] == measured[step].sample_edges[number]
             assert row["nodes"] == measured[step].network_nodes
 
 

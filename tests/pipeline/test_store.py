@@ -151,8 +151,8 @@ def test_a_spectrum_comes_back_to_the_bit(store, sampled, derivative):
     measured = analyse_network(sampled, parameters)
     store.write("spectra", "key", artefact_of_measurement(measured))
     read = stored_measurement(store.read("spectra", "key"))
-    assert (read.message, read.network_nodes, read.network_edges) == (
-        measured.message, measured.network_nodes, measured.network_edges,
+    assert (read.message, read.network_nodes, read.sample_edges) == (
+        measured.message, measured.network_nodes, measured.sample_edges,
     )  # fmt: skip
     for theirs, ours in zip(measured.samples, read.samples, strict=True):
         for name in ("q", "tau", "alpha", "f", "r2"):

@@ -44,7 +44,7 @@ def artefact_of_measurement(measured: Measurement) -> Artefact:
             curves[number, row, : curve.size] = curve
     values = [
         [*(float(getattr(sample, name)) for name in _VALUES), float(edges)]
-        for sample, edges in zip(measured.samples, measured.network_edges, strict=True)
+        for sample, edges in zip(measured.samples, measured.sample_edges, strict=True)
     ]
     return Artefact(
         {
@@ -173,7 +173,7 @@ def _measured(results: "Results") -> "Iterator[tuple[CheckpointResult, Analysis,
 def _numbered(measured: Measurement) -> Iterator[tuple[int, Spectrum, int]]:
     """(what the column `sample` says, the spectrum, the network's edges) of each."""
     numbers = [EXACT_SAMPLE] if measured.method == "exact" else range(len(measured.samples))
-    yield from zip(numbers, measured.samples, measured.network_edges, strict=True)
+    yield from zip(numbers, measured.samples, measured.sample_edges, strict=True)
 
 
 def _sample_rows(results: "Results") -> Iterator[Row]:

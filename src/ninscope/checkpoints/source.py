@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ninscope.checkpoints.file_names import MODEL_FOLDERS
 from ninscope.checkpoints.identity import FileIdentity, Identity
+from ninscope.checkpoints.in_memory import in_memory_source
 from ninscope.checkpoints.local import local_file, local_source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.errors import RequestError
@@ -67,9 +68,9 @@ _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:/(?P<folder>{'|'.join(MODEL_FOLDERS)}))?")
 
 
-def open_source(source: str | Path, base: str | Path | None = None, base_revision: str | None = None) -> Source:
+def open_source(source: object, base: object = None, base_revision: str | None = None) -> Source:
     """A folder or a file of weights if there is one of that name, else a Hub repository id, or the folder of a pipeline's model in
-    one (org/name/unet).
+    one (org/name/unet); a torch module or a state dict is a source of its own (`in_memory_source`).
 
     base: the source holds adapters, and each is merged into this model, a folder or a repository; base_revision: which revision
     of it, where there are several (a repository's is main). Raises RequestError when it is neither.
@@ -80,6 +81,8 @@ def open_source(source: str | Path, base: str | Path | None = None, base_revisio
         return adapted_source(open_source(source), open_source(base), base_revision)
     if base_revision is not None:
         raise RequestError("base_revision is of a base; name the base too")
+    if not isinstance(source, str | Path):
+        return in_memory_source(source)
     text = str(source)
     if not text.strip():
         raise RequestError("an empty name is no source; name a folder, or a Hub repository id (org/name)")

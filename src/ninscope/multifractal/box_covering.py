@@ -22,6 +22,7 @@ from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
 from ninscope.multifractal.fits import slopes
 from ninscope.multifractal.spectrum import checked_q
+from ninscope.shown import Shown, without_empty
 
 MAX_NODES = 5_000  # all pairs' distances: 200 MB, and seconds for each 10 orders
 MAX_TRIALS = 10_000
@@ -33,8 +34,8 @@ _SIZES = 24
 _NARROW = 4  # sizes from 2 to half the diameter span at least this factor
 
 
-@dataclass(frozen=True)
-class BoxCovering:
+@dataclass(frozen=True, repr=False)
+class BoxCovering(Shown):
     """What covering a graph with boxes says of it.
 
     q, tau, dimensions, alpha, f, r2: float64 [len(q)]: mass exponent, D_q, singularity strength and spectrum, and R^2 of
@@ -56,6 +57,16 @@ class BoxCovering:
     r2_exponential: float
     nodes: int
     diameter: float
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        told = {
+            "box dimension": self.box_dimension,
+            "r2": self.r2_boxes,
+            "nodes": self.nodes,
+            "diameter": self.diameter,
+        }
+        return told | without_empty(warning=self.warning)
 
     @property
     def warning(self) -> str:

@@ -15,6 +15,7 @@ from ninscope.multifractal.origin import Origin
 from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, radius_count
+from ninscope.shown import Shown, without_empty
 
 DERIVATIVES = ("exact", "forward")  # the first is the default
 MIN_DEGREE = 10
@@ -29,8 +30,8 @@ def default_q() -> np.ndarray:
     return np.arange(-30, 31) / 10.0
 
 
-@dataclass(frozen=True)
-class Spectrum:
+@dataclass(frozen=True, repr=False)
+class Spectrum(Shown):
     """The multifractal spectrum of one network; NaN, with `message` saying why, where it does not exist.
 
     q, tau, r2: float64 [len(q)] (r2: of ln Z_q on ln(r/d)); alpha, f: float64 [len(q)], or [len(q) - 1] by forward
@@ -55,6 +56,12 @@ class Spectrum:
     peak_q: float = 0.0
     alpha_at_zero: float = math.nan
     origin: Origin | None = None
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        q = f"{self.q[0]:g} to {self.q[-1]:g}" if self.q.size else None
+        told = {"alpha0": self.alpha0, "width": self.width, "nodes": self.nodes, "edges": self.edges}
+        return told | without_empty(q=q, message=self.message)
 
     @property
     def r2_partition(self) -> float:

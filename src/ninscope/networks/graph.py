@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 
 from ninscope.errors import RequestError
 from ninscope.networks.radii import IntegerRadii
+from ninscope.shown import Shown, without_empty
 
 if TYPE_CHECKING:
     import igraph
@@ -19,7 +20,7 @@ VALUES = ("weight", "distance")
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(Shown):
     """A directed, weighted graph of neurons. Nodes are numbered 0, 1, ..., layer after layer.
 
     weights: CSR [nodes, nodes], float32 (float64 for F64 checkpoints), W of source row and target column, signed, of the edges
@@ -37,6 +38,11 @@ class Network:
     radii: IntegerRadii
     links: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     label: str = ""
+
+    def facts(self) -> dict[str, object]:
+        """What a notebook shows of it."""
+        told = {"nodes": self.node_count, "edges": self.edge_count, "layers": len(self.layer_names)}
+        return without_empty(label=self.label) | told
 
     def __repr__(self) -> str:
         size = f"{self.node_count} nodes in {len(self.layer_names)} layers, {self.edge_count} edges"
@@ -70,7 +76,7 @@ class Network:
     def nodes(self) -> pd.DataFrame:
         """One row a node, its number as index.
 
-        layer; neuron: its number in the layer; degree: edges that leave it (int64); strength: sum of their |w| (float64);
+        layer; neuron: its number in the layer; edges: those that leave it (int64); strength: sum of their |w| (float64);
         average_weighted_degree: mean of their distances (NeuroMFA, 5.1), NaN without any; dimension: node fractal dimension
         (Eq. 26) over the radii of this network, 0 for nodes of min_degree edges or fewer, NaN where all edges share one radius.
         """
@@ -82,7 +88,7 @@ class Network:
         columns = {
             "layer": self.node_layers,
             "neuron": self.neurons,
-            "degree": degree,
+            "edges": degree,
             "strength": strength,
             "average_weighted_degree": average,
             "dimension": self.dimensions,

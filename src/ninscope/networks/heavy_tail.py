@@ -15,14 +15,15 @@ from scipy.special import erfc, log_ndtr, zeta
 
 from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
+from ninscope.shown import Shown
 
 MAX_VALUES = 50_000  # the search for the tail's start takes the square of them: 10 s
 MAX_BOOTSTRAP = 100_000
 LEAST_VALUES = 10
 
 
-@dataclass(frozen=True)
-class HeavyTail:
+@dataclass(frozen=True, repr=False)
+class HeavyTail(Shown):
     """The power law p(x) ~ x^-alpha that fits the tail x >= xmin best, and how well.
 
     alpha: exponent; alpha_error: its standard error (alpha - 1)/sqrt(tail). values, tail: positive values, and those in the
@@ -45,6 +46,11 @@ class HeavyTail:
     exponential: float
     exponential_p: float
     discrete: bool
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        told = {"alpha": self.alpha, "xmin": self.xmin, "tail": self.tail, "values": self.values}
+        return told | {"verdict": self.verdict}
 
     @property
     def verdict(self) -> str:

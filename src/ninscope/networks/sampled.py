@@ -14,6 +14,7 @@ from ninscope.errors import CheckpointError
 from ninscope.networks.compress import compress_rows
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.sampling import sampled_neurons
+from ninscope.shown import Shown
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 MAX_EDGES = 1_000_000_000  # 8 GB of them; whoever needs more wants the exact analysis
 
 
-@dataclass(frozen=True)
-class SampledNetwork:
+@dataclass(frozen=True, repr=False)
+class SampledNetwork(Shown):
     """Samples of a network, as one block-diagonal matrix.
 
     matrix: CSR [samples * nodes, samples * nodes], W of source row and target column, float32 (float64 for F64 weights);
@@ -40,6 +41,11 @@ class SampledNetwork:
     sources: tuple[str, ...]
     links: tuple[Link, ...] = ()
     unverified: str = ""
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        edges = int(self.matrix.nnz)
+        return {"samples": self.samples, "nodes": self.nodes, "layers": len(self.layers), "edges of all samples": edges}
 
     @property
     def layer_names(self) -> tuple[str, ...]:

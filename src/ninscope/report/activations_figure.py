@@ -44,11 +44,21 @@ def activations_figure(activations: pd.DataFrame, checkpoints: pd.DataFrame, tit
             if several:
                 _over_sizes(line[1], rows, column)
         panels[-1][0].set_xlabel("training step (log axis)")
-        if not rows.empty:
-            panels[0][0].legend(fontsize=7)
+        below = _legend_below(figure, panels[0][0]) if not rows.empty else 0.0
         names = max((text_width(model, _NAME_SIZE) for model in models["model"]), default=0.0) if several else 0.0
-        arrange(figure, panels, above=above, beyond=names)
+        arrange(figure, panels, above=above, below=below, beyond=names)
         return figure
+
+
+def _legend_below(figure: Figure, axes: Axes) -> float:
+    """The legend of a panel below all panels, where it hides no curve; returns its height in points. The figure grows by it."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if len(labels) > 1 else 1
+    height = 10.0 * -(-len(labels) // columns) + 6.0
+    width, tall = figure.get_size_inches()
+    figure.set_size_inches(width, tall + height / 72)
+    figure.legend(handles, labels, fontsize=7, loc="lower center", ncols=columns, borderaxespad=0.2)
+    return height
 
 
 def _over_steps(axes: Axes, rows: pd.DataFrame, column: str, colour: np.ndarray, model: str) -> None:

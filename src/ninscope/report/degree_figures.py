@@ -68,7 +68,7 @@ def degree_distributions_figure(
     or fewer are to be left out, as the table leaves them out. degrees: the table, for its kurtosis; without it, that of the
     nodes. A panel a layer as in `degrees_figure`; at most 8 steps, first and last among them.
     """
-    known = nodes.dropna(subset=["step", "degree"])
+    known = nodes.dropna(subset=["step", "average_weighted_degree"])
     if "edges" in known:
         known = known[known["edges"] > min_degree]
     steps = _some(_steps(known), MAX_RIDGES)
@@ -79,7 +79,10 @@ def degree_distributions_figure(
         )
         for layer, axes in panels.items():
             nodes_of_layer = known[known["layer"] == layer]
-            shown = [nodes_of_layer.loc[nodes_of_layer["step"] == step, "degree"].to_numpy(float) for step in steps]
+            shown = [
+                nodes_of_layer.loc[nodes_of_layer["step"] == step, "average_weighted_degree"].to_numpy(float)
+                for step in steps
+            ]
             low, high = _range(shown)
             for number, (step, values) in enumerate(zip(steps, shown, strict=True)):
                 base = len(steps) - 1 - number  # the first step on top

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ninscope.report.layout import arrange, bar_axes, draw_axes, say_nothing, styled, title_above
+from ninscope.report.layout import arrange, bar_axes, draw_axes, say_nothing, styled, text_width, title_above
 from ninscope.report.step_axis import count, label_steps, position, thinned
 
 _COLOURS = mpl.colormaps["viridis"]
@@ -22,6 +22,7 @@ LINES: dict[str, dict[str, Any]] = {
     "exact": {"linestyle": "-", "marker": "o", "markersize": 4},
     "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
 }
+_LEGEND_SIZE = 7
 _WITHHELD = "#c1121f"
 _WARNED = "#e36414"
 _NULLS = {"shuffled": "#b5651d", "gaussian": "#d62898", "analytic": "#9d4edd"}
@@ -110,13 +111,22 @@ def emergence_figure(
             mark_warnings(axes, rows, name)
             axes.set_ylabel(label)
         _legend(panels[0])
-        panels[0].set_title(f"{title} over training (bands: ±1 standard deviation of samples, of draws)")
+        panels[0].set_title(f"{title} over training{_bands(rows, nulls)}")
         twin = _emergence_panel(panels[2], rows, benchmarks, nulls)
         label_steps(panels[2], steps)
         panels[2].set_xlabel(f"training step (log axis{'; step 0 at the left edge' if 0 in steps else ''})")
         arrange(figure, panels[:, None], twin=twin)
         draw_axes(figure, panels if twin is None else [*panels, twin])
         return figure
+
+
+def _bands(rows: pd.DataFrame, nulls: pd.DataFrame | None) -> str:
+    """What bands in the panels of alpha0 and width stand for, where there are any."""
+    names = ["alpha0_std", "width_std"]
+    spread = ["samples"] if rows[names].notna().any(axis=None) else []
+    if nulls is not None and nulls.dropna(subset=["step"])[names].notna().any(axis=None):
+        spread.append("draws")
+    return f" (bands: ±1 standard deviation of {', of '.join(spread)})" if spread else ""
 
 
 def methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -190,7 +200,7 @@ def _legend(axes: Axes) -> None:
 def comparison_figure(emergence: pd.DataFrame) -> Figure:
     """E against step of all models of a run, one line a model and method. emergence: the whole table."""
     with styled():
-        figure = Figure(figsize=(6.8, 4.4))
+        figure = Figure()
         axes = figure.add_subplot()
         models = emergence.dropna(subset=["step"]).groupby(["suite", "model"], sort=False)
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
@@ -211,10 +221,20 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         axes.set(
             xlabel="training step (log axis)", ylabel="degree of emergence E", title=f"Degree of emergence{shared}"
         )
-        _legend(axes)
-        arrange(figure, np.array([[axes]]))
+        beside = _legend_beside(axes)
+        figure.set_size_inches(6.8 + beside / 72, max(4.4, 0.9 + 0.14 * len(axes.lines)))
+        arrange(figure, np.array([[axes]]), beyond=beside)
         draw_axes(figure, [axes])
         return figure
+
+
+def _legend_beside(axes: Axes) -> float:
+    """A legend that may be long, to the right of a panel, where it hides no curve; returns its width in points."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return 0.0
+    axes.legend(handles, labels, fontsize=_LEGEND_SIZE, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.4)
+    return max(text_width(label, _LEGEND_SIZE) for label in labels) + 6 * _LEGEND_SIZE
 
 
 def against(rows: pd.DataFrame) -> str:
@@ -268,7 +288,8 @@ def _emergence_panel(
             x = _x(part)
             low, high = (part[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=green, alpha=0.2, linewidth=0)
-            shown = "whole network" if method == "exact" else "samples (band: bootstrap interval)"
+            interval = " (band: bootstrap interval)" if np.isfinite(low).any() else ""
+            shown = "whole network" if method == "exact" else f"samples{interval}"
             label = f"E{against(rows)}, {shown}"
             lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **LINES[method])
         lines += [*dotted, *mark_warnings(axes, rows, "emergence")]

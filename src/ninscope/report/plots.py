@@ -7,8 +7,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
-from ninscope.report.figures import LINES, against, mark_warnings, method_label, methods
+from ninscope.report.figures import (
+    LINES,
+    against,
+    benchmark_label,
+    mark_warnings,
+    method_label,
+    methods,
+    series_of,
+)
 from ninscope.report.step_axis import label_steps, position
 
 _LABELS = {"emergence": "degree of emergence E", "alpha0": r"regularity $\alpha_0$", "width": r"heterogeneity $w$"}
@@ -59,6 +68,25 @@ def plot_rows(rows: pd.DataFrame, ax: Axes | None = None, value: str = "emergenc
     label = _LABELS[value] + (against(known) if value == "emergence" else "")
     axes.set(xlabel="training step (log axis)", ylabel=label)
     axes.set_title(title, parse_math=False)  # a folder's name may hold any sign
+    axes.legend(fontsize=7)
+    return axes
+
+
+def plot_benchmark(rows: pd.DataFrame, ax: Axes | None, value: str, title: str = "") -> Axes:
+    """A task and metric, "task/metric", of the table `benchmarks` against the step, a line a model. Raises RequestError."""
+    names = {f"{task}/{metric}": (task, metric) for task, metric in series_of(rows)}
+    if value not in names:
+        near = did_you_mean(value, names)
+        raise RequestError(f"{title}: no results of {value!r}{near}; there are {', '.join(names) or 'none'}")
+    results = series_of(rows)[names[value]]
+    axes = axes_for(ax)
+    for model, part in results.groupby("model", sort=False):
+        axes.plot(
+            position(part["step"].to_numpy(np.int64)), part["value"].to_numpy(float), marker="s", label=str(model)
+        )
+    label_steps(axes, results["step"].unique())
+    axes.set(xlabel="training step (log axis)", ylabel=benchmark_label(*names[value]))
+    axes.set_title(title, parse_math=False)
     axes.legend(fontsize=7)
     return axes
 

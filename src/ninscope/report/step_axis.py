@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike
 
 from ninscope.report.layout import label_places
 
+MOST_TICKS = 40  # of an axis; with more steps only those with labels have one
+
 
 def position(step: ArrayLike) -> np.ndarray:
     """Where a step stands on the log axis: log2(step + 1), so that step 0 has a place too."""
@@ -29,9 +31,12 @@ def count(step: int) -> str:
 
 
 def label_steps(axes: Axes, steps: Iterable[int], least: float = 0.7) -> None:
-    """Ticks at these steps, as far as they do not crowd."""
-    ticks = thinned(np.array(sorted(steps), dtype=np.int64), least)
-    label_places(axes.xaxis, position(ticks), [count(step) for step in ticks])
+    """A tick at every one of these steps, unless they are very many; labels as far as they do not crowd."""
+    every = np.array(sorted(steps), dtype=np.int64)
+    labelled = thinned(every, least)
+    ticks = every if len(every) <= MOST_TICKS else labelled
+    known = set(labelled.tolist())
+    label_places(axes.xaxis, position(ticks), [count(step) if step in known else "" for step in ticks.tolist()])
     if len(ticks):
         low, high = axes.get_xlim()
         first, last = position(ticks[[0, -1]])

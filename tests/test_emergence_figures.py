@@ -1,0 +1,115 @@
+"""Figures of many models and of few: what is drawn can be seen, and what is named is there."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ninscope.report.benchmarks_figure import benchmarks_figure
+from ninscope.report.figures import comparison_figure, emergence_figure
+from ninscope.report.layout import picture, png
+from ninscope.report.step_axis import MOST_TICKS, position
+
+STEPS = [0, 500, 1000, 1500, 2000, 2500]
+
+
+def rows(models=1, methods=("exact",), steps=STEPS, **columns):
+    frame = pd.DataFrame(
+        [
+            {"suite": "s", "model": f"model-with-a-long-name-{model}", "step": step, "method": method, "baseline": "step0",
+             "alpha0": 1 - step / 1e4, "width": 0.1, "alpha0_std": np.nan, "width_std": np.nan, "emergence": step / 1e3 + model,
+             "emergence_low": np.nan, "emergence_high": np.nan, "status": "ok", "message": "", "warning": ""}
+            for model in range(models) for method in methods for step in steps
+        ]
+    ).astype({"step": "Int64"})  # fmt: skip
+    return frame.assign(**columns)
+
+
+def benchmarks(*series):
+    listed = [{"task": task, "metric": metric, "step": step, "value": 1.0} for task, metric in series for step in STEPS]
+    return pd.DataFrame(listed, columns=["task", "metric", "step", "value"]).astype({"step": "Int64"})
+
+
+def legend_box(figure):
+    png(figure)
+    axes = figure.axes[0]
+    return axes.get_legend().get_window_extent(), axes.get_window_extent(), figure.bbox
+
+
+@pytest.mark.parametrize(
+    ("models", "methods"), [(1, ("exact",)), (12, ("exact",)), (12, ("sampled", "exact")), (30, ("exact",))]
+)
+def test_a_legend_of_many_models_hides_no_curve(models, methods):
+    figure = comparison_figure(rows(models, methods))
+    legend, panel, paper = legend_box(figure)
+    assert legend.x0 >= panel.x1
+    assert legend.x1 <= paper.x1
+    assert legend.y0 >= paper.y0
+    assert legend.y1 <= paper.y1
+    assert panel.width > 0.4 * 6.8 * figure.dpi
+    assert len(figure.axes[0].get_legend().get_texts()) == models * len(methods)
+
+
+@pytest.mark.parametrize(
+    ("columns", "nulls", "named"),
+    [
+        ({}, None, ""),
+        ({"alpha0_std": 0.1}, None, " (bands: ±1 standard deviation of samples)"),
+        ({}, 0.1, " (bands: ±1 standard deviation of draws)"),
+        ({"width_std": 0.1}, 0.1, " (bands: ±1 standard deviation of samples, of draws)"),
+        ({}, np.nan, ""),
+    ],
+)
+def test_bands_are_named_only_where_they_are(columns, nulls, named):
+    shown = None if nulls is None else rows(null="shuffled", alpha0_std=nulls, width_std=nulls, emergence_std=nulls)
+    figure = emergence_figure(rows(**columns), benchmarks(), "mine", shown)
+    assert figure.axes[0].get_title() == f"mine over training{named}"
+
+
+@pytest.mark.parametrize(("low", "named"), [(np.nan, False), (0.0, True)])
+def test_an_interval_is_named_only_where_there_is_one(low, named):
+    figure = emergence_figure(rows(methods=("sampled",), emergence_low=low, emergence_high=low), benchmarks(), "mine")
+    (label, *_) = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
+    assert label == "E against step0, samples" + (" (band: bootstrap interval)" if named else "")
+
+
+def ticks(axes):
+    places = axes.xaxis.get_major_locator().locs
+    labels = axes.xaxis.get_major_formatter().seq
+    return list(places), list(labels)
+
+
+def test_ticks_stand_at_the_steps_of_the_data():
+    places, labels = ticks(comparison_figure(rows()).axes[0])
+    np.testing.assert_array_equal(places, position(STEPS))
+    assert labels == ["0", "500", "", "1500", "", "2500"]
+
+
+def test_of_very_many_steps_only_those_with_labels_have_a_tick():
+    steps = list(range(0, 10 * MOST_TICKS, 5))
+    places, labels = ticks(comparison_figure(rows(steps=steps)).axes[0])
+    assert set(places) <= set(position(steps))
+    assert all(labels)
+    assert len(labels) < MOST_TICKS
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+def test_the_same_figure_has_the_same_bytes_in_every_format(form):
+    first, second = (picture(comparison_figure(rows(2)), form) for _ in range(2))
+    assert first == second
+    assert first.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form])
+
+
+def test_every_task_and_metric_has_a_panel():
+    series = [("lambada", "accuracy"), ("held_out", "loss"), ("arc", "acc_norm"), ("eval", "f1"), ("train", "loss")]
+    figure = benchmarks_figure(rows(), benchmarks(*series), "mine")
+    titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
+    assert titles == [
+        "E against step0",
+        "lambada accuracy",
+        "held-out loss",
+        "arc acc_norm",
+        "evaluation f1",
+        "training loss",
+    ]
+    many = benchmarks(*((f"task{number}", "accuracy") for number in range(45)))
+    assert "(5 more are in the table benchmarks)" in benchmarks_figure(rows(), many, "mine")._suptitle.get_text()
