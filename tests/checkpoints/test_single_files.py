@@ -60,7 +60,7 @@ class TestOneFile:
         folder = written(tmp_path / "folder" / "model.safetensors", state()).parent
         assert numbers(measured) == numbers(ninscope.measure(str(folder)))
         assert measured.message.startswith(
-            "there is no config.json with a model_type; read as generic, each of 2 matrices"
+            "there is no configuration with a model_type; read as generic, each of 2 matrices"
         )
         assert open_source(file).revisions() == [f"anything{suffix}"]
 

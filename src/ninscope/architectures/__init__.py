@@ -121,7 +121,7 @@ def _why_generic(config: Mapping) -> str:
     if family is not None:
         return f"model_type {one_line(str(family))!r} is not a known family"
     if not config:
-        return "there is no config.json with a model_type"
+        return "there is no configuration with a model_type"
     named = config.get("architecture")  # timm's
     return "config.json has no model_type" + (f" (architecture {one_line(named)!r})" if isinstance(named, str) else "")
 

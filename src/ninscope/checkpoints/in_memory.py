@@ -131,7 +131,7 @@ def in_memory_source(model: object) -> InMemorySource:
     Without a configuration the model is read as generic, unless a description (architecture) is given. Raises RequestError.
     """
     if isinstance(model, Mapping):
-        return InMemorySource("a state dict", {"model_type": "a state dict"}, _held(model))
+        return InMemorySource("a state dict", {}, _held(model))
     state_dict = getattr(model, "state_dict", None)
     if state_dict is None or isinstance(model, type):
         raise RequestError(
@@ -169,7 +169,7 @@ def _configuration(model: object) -> dict[str, Any]:
     described = config.to_dict() if config is not None and hasattr(config, "to_dict") else config
     if isinstance(described, Mapping) and ({"model_type", "_class_name"} & described.keys()):
         return dict(described)
-    return {"model_type": type(model).__name__}
+    return {}
 
 
 def _as_saved(model: object, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
