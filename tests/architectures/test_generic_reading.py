@@ -88,6 +88,14 @@ class TestPlaceholders:
                 ninscope.measure(str(folder), **asked)
             assert no.value.status == "corrupt"
 
+    def test_of_a_weight_that_is_reparametrised(self, tmp_path):
+        parts = {"original0": np.ones((20, 1), np.float32), "original1": np.zeros((0, 16), np.float32)}
+        tensors = {f"up.parametrizations.weight.{name}": part for name, part in parts.items()}
+        folder = write_checkpoint(tmp_path / "step0", tensors | {"a.weight": normal(20, 16)}, UNKNOWN)
+        with pytest.raises(CheckpointError, match=r"original1 has shape \[0, 16\], a placeholder") as no:
+            ninscope.measure(str(folder))
+        assert no.value.status == "corrupt"
+
     def test_a_table_of_integers_may_be_empty(self, tmp_path):
         wiring = wired(tmp_path, {"a.weight": normal(20, 16), "ids": np.zeros((0, 3), np.int64)})
         assert len(wiring.blocks) == 1
@@ -113,6 +121,11 @@ def test_what_is_called_as_no_weight_is_none(tmp_path, name):
 def test_one_vector_is_no_matrix_unless_it_is_called_a_weight(tmp_path, shape):
     tensors = {"a.weight": normal(20, 16), "cap_pad": normal(*shape), "score.weight": normal(*shape)}
     assert [block.tensor for block in wired(tmp_path, tensors).blocks] == ["a.weight", "score.weight"]
+
+
+def test_a_single_expert_is_of_the_weights_that_are_left_out(tmp_path):
+    wiring = wired(tmp_path, {"a.weight": normal(30, 30), "experts.up_proj": normal(1, 10, 10)})
+    assert "left out: experts.up_proj (10.0 % of the weights)" in wiring.note
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def _is_no_weight(tensor: Tensor) -> bool:
         return _BIAS_MODULE.search(module) is not None
     if "weight" in last or "kernel" in last:
         return False
-    return _NO_WEIGHT.search(last) is not None or 1 in tensor.shape
+    return _NO_WEIGHT.search(last) is not None or sum(size > 1 for size in tensor.shape) < 2
 
 
 def _notes(

@@ -57,7 +57,7 @@ def effective_tensors(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _by_weight(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """By the name of each weight of two or more axes that is reparametrised, or looks so."""
+    """By the name of each weight of two or more axes that is reparametrised, or looks so; placeholders stay what they are."""
     parametrized: dict[str, dict[str, Tensor]] = {}
     suffixed: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -70,7 +70,11 @@ def _by_weight(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         for target, parts in suffixed.items()
         if "orig" in parts or (set(parts) == {"g", "v"} and target not in tensors)
     }
-    return {target: parts for target, parts in found.items() if any(len(part.shape) > 1 for part in parts.values())}
+    return {
+        target: parts
+        for target, parts in found.items()
+        if max(len(part.shape) for part in parts.values()) > 1 and all(0 not in part.shape for part in parts.values())
+    }
 
 
 def _parametrized(name: str) -> tuple[str, str] | None:
