@@ -5,18 +5,20 @@ Every answer must be the range that was asked for, whole; a file read in one pie
 
 import hashlib
 import re
+import tempfile
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from operator import itemgetter
+from typing import IO
 
 import numpy as np
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it lists no exports
 
-from ninscope.checkpoints.hub.http import Refused, Response, ask, read_into, same_place
+from ninscope.checkpoints.hub.http import Refused, Response, ask, chunks_of, read_into, same_place
 from ninscope.checkpoints.hub.retries import Passing, persistently
 from ninscope.checkpoints.hub.traffic import Traffic
 from ninscope.errors import CheckpointError
@@ -28,6 +30,7 @@ SMALL_GAP_BYTES, LARGEST_GAP_BYTES, GAP_SHARE = 1024, 1 << 16, 0.01
 NO_DIGEST = "commit-"  # begins what stands for the hash of a file of which the Hub states none: equal to no other's
 _EXPIRED = (401, 403, 404, 410)  # what storage answers to a signed URL past its time
 _RESOLVED_AGAIN = 2
+IGNORED = 2  # ranges that a server may ignore before all of the file is taken from it
 
 Span = tuple[int, int]  # half-open, in bytes
 
@@ -51,6 +54,9 @@ class HubFile:
         self._heading = threading.Lock()
         self._failure: CheckpointError | None = None
         self._given_up = threading.Event()
+        self._ignored = 0  # ranges for which the server sent the whole file
+        self._kept: IO[bytes] | None = None  # which is kept on disk, once that is all it does
+        self._keeping = threading.Lock()
 
     def read_ranges(self, ranges: Sequence[Span]) -> list[memoryview]:
         """The bytes of every range. Raises CheckpointError (missing, corrupt)."""
@@ -138,10 +144,17 @@ class HubFile:
 
     def _read(self, start: int, content: memoryview) -> None:
         """One attempt. Raises Passing, Refused."""
+        if self._kept is not None:
+            self._read_kept(start, content)
+            return
         request = f"asked for {len(content)} bytes at {start}, the server sent"
         whole = len(content) == self.size
         headers = {} if whole else {"range": f"bytes={start}-{start + len(content) - 1}"}
         with closing(self._ask(headers)) as response:
+            if headers and _is_whole(response, self.size):
+                self._keep(response, f"{request} the whole file")
+                self._read_kept(start, content)
+                return
             length, wrong = _stated(response.status_code, response.headers, start, len(content), self.size)
             if wrong:
                 raise Passing(f"{request} {wrong}", "corrupt")
@@ -152,6 +165,34 @@ class HubFile:
             raise Passing(f"{request} {filled}", "corrupt")
         if whole and not _is_digest_of(self._digest, content):
             raise Passing("its bytes are not those whose hash the Hub states", "corrupt")
+
+    def _keep(self, response: Response, ignored: str) -> None:
+        """Keep the whole file that a server sends in place of a range, where it does so again. Raises Passing, Refused."""
+        with self._keeping:
+            self._ignored += 1
+            if self._kept is not None:
+                return  # while this answer waited
+            if self._ignored <= IGNORED:
+                raise Passing(ignored, "corrupt")
+            kept, digest = tempfile.TemporaryFile(), _hash_like(self._digest, self.size)  # noqa: SIM115  as long as this object
+            try:
+                for chunk in chunks_of(response, self.size, self._traffic):
+                    kept.write(chunk)
+                    digest.update(chunk)
+            except OSError as error:
+                raise Refused(
+                    f"the server sends no ranges, and there is no room for all of it: {error.strerror}"
+                ) from None
+            if kept.tell() != self.size or not _is_hash_of(self._digest, digest):
+                raise Passing("its bytes are not those whose hash the Hub states", "corrupt")
+            self._kept = kept
+
+    def _read_kept(self, start: int, content: memoryview) -> None:
+        with self._keeping:
+            if self._kept is None:
+                raise ValueError("nothing is kept")
+            self._kept.seek(start)
+            self._kept.readinto(content)  # type: ignore[attr-defined]  # it is a file on disk
 
     def _ask(self, headers: Mapping[str, str]) -> Response:
         """The answer of wherever the bytes are. A place that the Hub once sent us to is asked directly while it lasts."""
@@ -183,6 +224,12 @@ def _gap(before: Span, after: Span) -> float:
     return max(SMALL_GAP_BYTES, min(share, LARGEST_GAP_BYTES))
 
 
+def _is_whole(response: Response, size: int) -> bool:
+    """Whether an answer to a request for a range is all of the file, as a server sends it that knows no ranges."""
+    plain = response.headers.get("content-encoding", "identity") == "identity"
+    return response.status_code == 200 and plain and response.headers.get("content-length") == str(size)
+
+
 def _stated(code: int, headers: Mapping[str, str], start: int, length: int, size: int) -> tuple[int, str]:
     """(how many bytes an answer says it has, what is wrong with it otherwise)"""
     if headers.get("content-encoding", "identity") != "identity":
@@ -202,13 +249,19 @@ def _stated(code: int, headers: Mapping[str, str], start: int, length: int, size
 
 def _is_digest_of(digest: str, content: memoryview) -> bool:
     """Whether bytes are those of a digest as in `FileIdentity`; yes where the Hub states none."""
-    if digest.startswith(NO_DIGEST):
-        return True
-    if not digest.startswith("git-"):
-        return hashlib.sha256(content).hexdigest() == digest
-    blob = hashlib.sha1(b"blob %d\0" % len(content))
-    blob.update(content)
-    return f"git-{blob.hexdigest()}" == digest
+    computed = _hash_like(digest, len(content))
+    computed.update(content)
+    return _is_hash_of(digest, computed)
+
+
+def _hash_like(digest: str, size: int) -> "hashlib._Hash":
+    """What makes a digest of this kind from the bytes of a file of this size."""
+    return hashlib.sha1(b"blob %d\0" % size) if digest.startswith("git-") else hashlib.sha256()
+
+
+def _is_hash_of(digest: str, computed: "hashlib._Hash") -> bool:
+    prefix = "git-" if digest.startswith("git-") else ""
+    return digest.startswith(NO_DIGEST) or f"{prefix}{computed.hexdigest()}" == digest
 
 
 def _told(fault: Refused) -> str:
