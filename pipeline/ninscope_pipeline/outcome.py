@@ -1,5 +1,6 @@
 """What a job reports: a small value that travels between workers, an exception only where the whole run must stop."""
 
+import hashlib
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ class Outcome:
 
 OK = Outcome()
 # Statuses that follow from a checkpoint's bytes; others (a server that did not answer, memory) may concern one job alone.
+_LONGEST_NAME = 200  # bytes of a file's name, which may have 255
 _FAULTS_OF_BYTES = ("corrupt", "nonfinite")
 
 
@@ -51,7 +53,11 @@ def settled(outcomes: Mapping[str, Outcome]) -> Mapping[str, Outcome]:
 
 def log_name(stage: str, key: str) -> str:
     """The file in the run's folder log that tells about a job."""
-    return f"{stage}-{key}.txt".replace("/", "_")
+    name = f"{stage}-{key}".replace("/", "_")
+    if len(name.encode()) > _LONGEST_NAME:  # a revision may be called anything
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest}"
+    return f"{name}.txt"
 
 
 def with_log(reason: str, stage: str, key: str) -> str:

@@ -225,4 +225,7 @@ class TestRefusals:
         shutil.copytree(saved / name, tmp_path, dirs_exist_ok=True)
         config = tmp_path / "step0" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"architecture": "vitamin_small_224"}))
-        assert "no model_type (architecture 'vitamin_small_224'); read as generic" in ninscope.measure(str(tmp_path)).message
+        assert (
+            "no model_type (architecture 'vitamin_small_224'); read as generic"
+            in ninscope.measure(str(tmp_path)).message
+        )

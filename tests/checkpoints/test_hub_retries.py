@@ -2,6 +2,7 @@
 read, those that stay cost one checkpoint. Few of them go through a whole measurement: the reader knows of faults, nobody else.
 """
 
+import io
 import random
 import threading
 import time
@@ -210,7 +211,6 @@ class TestStaying:
             (OF_BYTES["more"], r"asked for \d+ bytes at \d+, the server sent \d+; run again"),
             (OF_BYTES["another place"], "the server sent another range; run again"),
             (OF_BYTES["compressed"], "the server sent them compressed; run again"),
-            (OF_RANGES["range ignored"], "the server sent the whole file; run again"),
             (OF_RANGES["range refused"], "fewer bytes than the Hub states"),
             (OF_RANGES["another file"], "a part of a file of 256 bytes, where the Hub states"),
         ],
@@ -263,12 +263,33 @@ class TestStaying:
             open_source(MODEL).revisions()
         assert traffic.fetched.requests == retries.ATTEMPTS
 
-    def test_a_file_that_was_not_asked_for_is_not_read(self, hub):
+    def test_a_server_that_knows_no_ranges_is_read_once(self, hub, undisturbed, suite):
         hub.faults = [lambda request: Fault(ignore_range=True)]
-        with counted() as traffic, pytest.raises(CheckpointError):
-            open_source(MODEL).open("step1")
+        with counted() as traffic:
+            assert weights_of(open_source(MODEL).open("step1")) == undisturbed
         listing = [request for request in hub.requests if not request.path.endswith(WEIGHTS)]
-        assert traffic.fetched.bytes == sum(request.bytes_sent for request in listing)
+        size = (suite / "step1" / WEIGHTS).stat().st_size
+        assert traffic.fetched.bytes == sum(request.bytes_sent for request in listing) + size
+        assert sum(request.path.endswith(WEIGHTS) for request in hub.requests) == hub_file.IGNORED + 1
+
+    def test_whose_bytes_are_checked(self, hub):
+        hub.faults = [lambda request: Fault(ignore_range=True, flip_bit=80_000) if WEIGHTS in request.path else None]
+        with pytest.raises(CheckpointError, match=r"step1/model\.safetensors: .* whose hash the Hub states") as no:
+            open_source(MODEL).open("step1")
+        assert no.value.status == "corrupt"
+
+    def test_and_for_whose_files_there_is_no_room(self, hub, monkeypatch):
+        class Full(io.BytesIO):
+            def write(self, _):
+                raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(hub_file.tempfile, "TemporaryFile", Full)
+        hub.faults = [lambda request: Fault(ignore_range=True)]
+        with pytest.raises(
+            CheckpointError, match=r"sends no ranges, and there is no room for all of it: No space"
+        ) as no:
+            open_source(MODEL).open("step1")
+        assert no.value.status == "missing"
 
 
 class TestWaits:

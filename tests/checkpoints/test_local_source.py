@@ -297,6 +297,13 @@ DAMAGES = {
 }
 
 
+def test_a_byte_order_mark_before_a_configuration(suite):
+    expected = ninscope.measure(str(suite), "step1", **SMALL).alpha0
+    config = suite / "step1" / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    assert ninscope.measure(str(suite), "step1", **SMALL).alpha0 == expected
+
+
 class TestDamages:
     @pytest.mark.parametrize("name", ["no weights", "config truncated", "type of the future", "NaN"])
     def test_it_is_told_and_the_other_checkpoints_go_on(self, tmp_path, name):

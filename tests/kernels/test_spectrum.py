@@ -153,6 +153,7 @@ def test_no_spectrum_is_said_so(rows, message):
     ("arguments", "message"),
     [
         ({"q": [0.0, 0.0]}, "increasing order"),
+        ({"q": [0.0, 1e-12]}, "q has values 1e-12 apart, so that rounding decides; keep 1e-06 between them"),
         ({"q": [1.0]}, "q must be 2 to"),
         ({"q": [0.0, np.nan]}, "finite"),
         ({"q": [-1000.0, 0.0]}, "beyond 20"),

@@ -90,6 +90,8 @@ def test_a_wrong_type_is_named_with_its_place_and_value(tmp_path, content, match
         ("q = []", "analysis: q must be 2 to"),
         ("q = [0.0]", "analysis: q must be 2 to"),
         ("q = [1.0, 0.0]", "analysis: q must be .* in increasing order"),
+        ("q = { start = 0.0, stop = 1e-9, step = 1e-12 }", "analysis: q has values 1e-12 apart, so that rounding decides"),
+        (f"seed = {'9' * 5000}", "not TOML that can be read: a number in it has thousands of digits"),
         ("q = [0.0, nan]", "analysis: q must be .* finite"),
         ("q = [-200.0, 200.0]", "analysis: q reaches 200"),
         ("q = [1, 2, 3]", "analysis: q goes from 1 to 3 without 0, where alpha0 is taken; add 0 to q"),

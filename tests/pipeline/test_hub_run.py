@@ -176,7 +176,7 @@ class TestFaults:
             (False, Fault(short=9), "corrupt", "the server sent 9"),
             (True, Fault(status=404), "missing", "404 Not Found"),
             (True, Fault(truncate=9), "missing", "without sending complete message body"),
-            (True, Fault(ignore_range=True), "corrupt", "the server sent the whole file"),
+            (True, Fault(more=9), "corrupt", "the server sent"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )

@@ -135,6 +135,21 @@ def test_a_fault_while_locating_is_told_of(dag, run, monkeypatch):
     assert list((run / "log").iterdir()) == []
 
 
+def test_a_revision_of_any_length_has_a_file_in_the_log(dag, run, monkeypatch):
+    def faulty(*_):
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(survey.Located, "opened", faulty)
+    names = ["step1" + letter * 251 for letter in "x\N{LATIN SMALL LETTER E WITH ACUTE}"]
+    names.append(names[0] + "y")
+    long = write_dag(dag.parent / "tiny.toml", Path("weights"), revisions=names)
+    ended = command("run", long, "--runs-dir", run.parent)
+    assert (ended.code, len(ended.says)) == (1, 3)
+    files = sorted(path.name for path in (run / "log").iterdir())
+    assert len(files) == 3
+    assert all(len(name.encode()) <= 255 and name in ended.err for name in files)
+
+
 @pytest.mark.slow
 def test_a_job_that_kills_its_workers_is_told_of_with_them(dag, run):
     """A worker dies whenever it samples the network of step 1: what it looks like when the system kills it for memory."""

@@ -21,6 +21,7 @@ DERIVATIVES = ("exact", "forward")  # the first is the default
 MIN_DEGREE = 10
 MAX_Q = 10_000
 MAX_ABS_Q = 20
+MIN_Q_STEP = 1e-6  # the fits of neighbours differ by less than the rounding of their sums below that
 MAX_DEGREE = 2**31 - 1
 ZERO = 1e-9  # how far from 0 a q may be that stands for it, as in np.arange(-3, 3.1, 0.1)
 
@@ -280,6 +281,9 @@ def checked_q(q: object) -> np.ndarray:
         or (np.diff(values) <= 0).any()
     ):
         raise RequestError(f"q must be 2 to {MAX_Q} finite values in increasing order")
+    step = np.diff(values).min()
+    if step < MIN_Q_STEP:
+        raise RequestError(f"q has values {step:g} apart, so that rounding decides; keep {MIN_Q_STEP:g} between them")
     if np.abs(values).max() > MAX_ABS_Q:
         raise RequestError(f"q reaches {np.abs(values).max():g}; beyond {MAX_ABS_Q} single nodes outweigh all others")
     return values

@@ -14,7 +14,7 @@ MAX_JSON_BYTES = 16_000_000
 def read_json_object(raw: bytes, where: str) -> dict:
     """The JSON object in `raw`. Raises CheckpointError (corrupt) when it is not one."""
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = json.loads(raw.decode("utf-8-sig"))  # some editors put a byte order mark first
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise CheckpointError("corrupt", f"{where}: not JSON ({reason}); fetch the file again") from None

@@ -4,18 +4,20 @@ Every answer must be the range that was asked for, whole; a file read in one pie
 """
 
 import re
+import tempfile
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from operator import itemgetter
+from typing import IO
 
 import numpy as np
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it lists no exports
 
-from ninscope.checkpoints.hub.http import Refused, Response, ask, read_into, same_place
+from ninscope.checkpoints.hub.http import Refused, Response, ask, chunks_of, read_into, same_place
 from ninscope.checkpoints.hub.range_digest import RangeDigest
 from ninscope.checkpoints.hub.retries import Passing, persistently
 from ninscope.checkpoints.hub.stated_digest import NO_DIGEST, StatedDigest
@@ -30,6 +32,7 @@ SMALL_GAP_BYTES, LARGEST_GAP_BYTES, GAP_SHARE = 1024, 1 << 16, 0.01
 _EXPIRED = (401, 403, 404, 410)  # what storage answers to a signed URL past its time
 _RESOLVED_AGAIN = 2
 _OTHER_BYTES = "its bytes are not those whose hash the Hub states"
+IGNORED = 2  # ranges that a server may ignore before all of the file is taken from it
 
 Span = tuple[int, int]  # half-open, in bytes
 
@@ -56,6 +59,9 @@ class HubFile:
         self._verified = False
         self._failure: CheckpointError | None = None
         self._given_up = threading.Event()
+        self._ignored = 0  # ranges for which the server sent the whole file
+        self._kept: IO[bytes] | None = None  # which is kept on disk, once that is all it does
+        self._keeping = threading.Lock()
 
     def read_ranges(self, ranges: Sequence[Span]) -> list[memoryview]:
         """The bytes of every range. Raises CheckpointError (missing, corrupt)."""
@@ -180,10 +186,17 @@ class HubFile:
 
     def _read(self, start: int, content: memoryview) -> None:
         """One attempt. Raises Passing, Refused."""
+        if self._kept is not None:
+            self._read_kept(start, content)
+            return
         request = f"asked for {len(content)} bytes at {start}, the server sent"
         whole = len(content) == self.size
         headers = {} if whole else {"range": f"bytes={start}-{start + len(content) - 1}"}
         with closing(self._ask(headers)) as response:
+            if headers and _is_whole(response, self.size):
+                self._keep(response, f"{request} the whole file")
+                self._read_kept(start, content)
+                return
             length, wrong = _stated(response.status_code, response.headers, start, len(content), self.size)
             if wrong:
                 raise Passing(f"{request} {wrong}", "corrupt")
@@ -198,6 +211,35 @@ class HubFile:
             if not digest.matches():
                 raise Passing(_OTHER_BYTES, "corrupt")
             self._verified = True
+
+    def _keep(self, response: Response, ignored: str) -> None:
+        """Keep the whole file that a server sends in place of a range, where it does so again. Raises Passing, Refused."""
+        with self._keeping:
+            self._ignored += 1
+            if self._kept is not None:
+                return  # while this answer waited
+            if self._ignored <= IGNORED:
+                raise Passing(ignored, "corrupt")
+            kept, digest = tempfile.TemporaryFile(), StatedDigest(self._digest, self.size)  # noqa: SIM115  as long as this object
+            try:
+                for chunk in chunks_of(response, self.size, self._traffic):
+                    kept.write(chunk)
+                    digest.update(chunk)
+            except OSError as error:
+                raise Refused(
+                    f"the server sends no ranges, and there is no room for all of it: {error.strerror}"
+                ) from None
+            is_stated = not self._digest.startswith(NO_DIGEST)
+            if kept.tell() != self.size or (is_stated and not digest.matches()):
+                raise Passing(_OTHER_BYTES, "corrupt")
+            self._kept = kept
+
+    def _read_kept(self, start: int, content: memoryview) -> None:
+        with self._keeping:
+            if self._kept is None:
+                raise ValueError("nothing is kept")
+            self._kept.seek(start)
+            self._kept.readinto(content)  # type: ignore[attr-defined]  # it is a file on disk
 
     def _ask(self, headers: Mapping[str, str]) -> Response:
         """The answer of wherever the bytes are. A place that the Hub once sent us to is asked directly while it lasts."""
@@ -227,6 +269,12 @@ def _gap(before: Span, after: Span) -> float:
     """How many bytes between two spans are read through."""
     share = GAP_SHARE * (before[1] - before[0] + after[1] - after[0])
     return max(SMALL_GAP_BYTES, min(share, LARGEST_GAP_BYTES))
+
+
+def _is_whole(response: Response, size: int) -> bool:
+    """Whether an answer to a request for a range is all of the file, as a server sends it that knows no ranges."""
+    plain = response.headers.get("content-encoding", "identity") == "identity"
+    return response.status_code == 200 and plain and response.headers.get("content-length") == str(size)
 
 
 def _stated(code: int, headers: Mapping[str, str], start: int, length: int, size: int) -> tuple[int, str]:

@@ -97,10 +97,15 @@ def ask(url: str, headers: Mapping[str, str], traffic: Traffic) -> Response:
 def read_into(response: Response, content: memoryview, traffic: Traffic) -> int:
     """Read a body of at most len(content) bytes; returns how many there were. Raises Passing, where there are more too."""
     filled = 0
-    for chunk in _chunks(response, len(content), SILENCE_SECONDS + len(content) / SLOWEST_BYTES_A_SECOND, traffic):
+    for chunk in chunks_of(response, len(content), traffic):
         content[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
     return filled
+
+
+def chunks_of(response: Response, most: int, traffic: Traffic) -> Iterator[bytes]:
+    """A body of at most so many bytes, as it comes. Raises Passing, where there are more too."""
+    return _chunks(response, most, SILENCE_SECONDS + most / SLOWEST_BYTES_A_SECOND, traffic)
 
 
 def ask_json(url: str, traffic: Traffic) -> Any:

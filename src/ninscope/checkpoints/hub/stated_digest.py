@@ -16,7 +16,7 @@ class StatedDigest:
         else:
             self._hash = hashlib.sha256()
 
-    def update(self, content: memoryview) -> None:
+    def update(self, content: memoryview | bytes) -> None:
         self._hash.update(content)
 
     def matches(self) -> bool:
