@@ -74,6 +74,10 @@ MODELS = {
         "in_channels": 4, "out_channels": 3, "num_layers": 2, "attention_head_dim": 12, "num_attention_heads": 2, "text_dim": 10,
         "freq_dim": 16, "ffn_dim": 40,
     }),
+    "z-image": ("ZImageTransformer2DModel", {
+        "in_channels": 4, "dim": 16, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 12,
+        "axes_dims": [2, 2, 4], "axes_lens": [64, 16, 16],
+    }),
 }  # fmt: skip
 
 
@@ -137,11 +141,17 @@ class RealModel:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # more of them would wait for each other: the tensors are small
         with torch.no_grad():
-            self.module(timestep=torch.tensor([3]), **_inputs(self.config))
+            self.module(**_time(self.config), **_inputs(self.config))
         torch.set_num_threads(threads)
         for hook in hooks:
             hook.remove()
         return seen
+
+
+def _time(config: dict) -> dict:
+    import torch
+
+    return {"t" if config["_class_name"].startswith("ZImage") else "timestep": torch.tensor([3])}
 
 
 def _inputs(config: dict) -> dict:
@@ -174,6 +184,9 @@ def _inputs_of_streams(config: dict, draw) -> dict:
     import torch
 
     family, channels = config["_class_name"].split("Transformer")[0], config["in_channels"]
+    if family == "ZImage":
+        text = torch.randn(3, config["cap_feat_dim"], generator=draw)
+        return {"x": [torch.randn(channels, 1, 4, 4, generator=draw)], "cap_feats": [text]}
     text = next(
         (config[key] for key in ("joint_attention_dim", "text_dim") if key in config), config.get("caption_channels")
     )

@@ -42,6 +42,7 @@ class TestEveryModel:
             "scale_shift_table",
             "pos_embed.pos_embed",
             "conv_depth.weight",
+            "pad_token",
         )
         assert not [tensor for tensor in left if stored[tensor].ndim > 1 and not tensor.endswith(tables)]
 
@@ -291,7 +292,9 @@ class ReadKeys(dict):
         return super().get(key, default)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "mixed", "dit", "pixart", "flux", "sd3", "qwen-image", "sana", "wan"])
+@pytest.mark.parametrize(
+    "name", ["ddpm", "mixed", "dit", "pixart", "flux", "sd3", "qwen-image", "sana", "wan", "z-image"]
+)
 def test_any_value_of_any_option_gives_a_wiring_or_one_line(model):
     """Of those that are read: no other can change the wiring."""
     config = ReadKeys(model.config)

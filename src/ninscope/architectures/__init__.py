@@ -103,7 +103,8 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
     if wirings is None and (tensors is None or not isinstance(family, str | None)):
         raise CheckpointError(
             "unsupported",
-            f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
+            f"config.json: model_type {family!r} is not supported; docs/architectures.md lists the {len(FAMILIES)} families that "
+            "are, and [architecture] describes others",
         )
     if reading.wiring not in (wirings or {CHAIN}):
         raise CheckpointError(
