@@ -28,6 +28,7 @@ def test_small_benchmarks_run():
         "one sample of 64 a layer from a Hub",
         "distances across 3 layers, tiny",
         "to igraph",
+        "CPU of merging LoRA, r 8, all matrices, tiny shape",
         "partition sums",
         "memory",
         *(["MEmeL, positions", "MEmeL, top-10", "a BERT layer"] if importlib.util.find_spec("transformers") else []),
