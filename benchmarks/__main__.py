@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 import ninscope
 from benchmarks import overhead
+from benchmarks.adapters import merging
 from benchmarks.cpu import measuring, running, suite_of, turned_over
 from benchmarks.families import families
 from benchmarks.figures import figures
@@ -284,6 +285,7 @@ def main() -> None:
             export(folder, "tiny" if small else "70m", 61, 2 if small else 15),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
+            merging(folder, *(("tiny", 1) if small else ("410m", 5))),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),

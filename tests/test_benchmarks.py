@@ -35,6 +35,7 @@ def test_small_benchmarks_run():
         "exact, UNet2DConditionModel",
         "distances across 3 layers, tiny",
         "to igraph",
+        "CPU of merging LoRA, r 8, all matrices, tiny shape",
         "partition sums",
         "memory",
         *(["MEmeL, positions", "MEmeL, top-10", "a BERT layer"] if importlib.util.find_spec("transformers") else []),

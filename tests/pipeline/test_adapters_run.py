@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from installed import needed
 from lora_adapters import written
 
 import ninscope
+from ninscope.checkpoints.source import open_source
 from ninscope_pipeline.stages.network import NetworkStage
+from ninscope_pipeline.survey_memory import identity_of
 
 needed("peft", "torch")
 
@@ -126,6 +129,19 @@ def test_nothing_is_stored_of_settings_that_change_during_a_run(made, tmp_path, 
     stored = ninscope.open_run(tmp_path / "runs" / "x").table("samples").query("revision == 'checkpoint-10'")
     alone = ninscope.measure(place, "checkpoint-10", base=made / "base", nodes_per_layer=8, samples=2, min_degree=2)
     assert list(stored["alpha0"]) == [sample.alpha0 for sample in alone.samples]
+
+
+def test_what_an_earlier_version_remembers_of_an_adapter_is_not_enough(made):
+    """It did not note what tells adapters of equal tensors apart; of models it noted all there is."""
+    adapted = open_source(made / "training", made / "base").identify("checkpoint-10")
+    model = open_source(made / "base").identify("base")
+    for identity, expected in ((adapted, None), (model, model)):
+        stored = json.loads(json.dumps(asdict(identity)))
+        assert identity_of(stored) == identity
+        for later in ("settings_effect", "names_turned", "merging"):
+            for fields in (stored, stored["base"] or {}):
+                fields.pop(later, None)
+        assert identity_of(stored) == expected
 
 
 def test_a_revision_without_a_base_is_refused(made):

@@ -1,4 +1,4 @@
-"""Arithmetic on stored weights: the Euclidean norm of a convolution's kernels, and low-rank updates."""
+"""Arithmetic on stored weights: Euclidean norms of a convolution's kernels and of rows."""
 
 from functools import lru_cache
 
@@ -84,28 +84,3 @@ def _norms(values: np.ndarray, safe: float) -> np.ndarray:
 def row_norms(values: np.ndarray) -> np.ndarray:
     """Euclidean norm of each row, float64 [m], of float64 [m, n]; sums are taken in the order of the columns."""
     return _norms(np.ascontiguousarray(values), _SAFE)
-
-
-def add_low_rank(weights: np.ndarray, left: np.ndarray, right: np.ndarray, scale: float) -> np.ndarray:
-    """weights + scale * left @ right, of the type of weights: float32 or float64 [m, n], left [m, r], right [r, n].
-
-    Sums are taken in float64, in the order of r, and rounded once.
-    """
-    weights = np.require(weights, requirements=["C", "ALIGNED"])
-    out = np.empty_like(weights)
-    with np.errstate(over="ignore", invalid="ignore"):
-        _add_low_rank(weights, left, right, float(scale), out)
-    return out
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _add_low_rank(weights: np.ndarray, left: np.ndarray, right: np.ndarray, scale: float, out: np.ndarray) -> None:
-    row = np.empty(weights.shape[1], np.float64)
-    for i in range(weights.shape[0]):
-        row[:] = 0.0
-        for k in range(right.shape[0]):
-            factor = np.float64(left[i, k])
-            for j in range(row.size):
-                row[j] += factor * right[k, j]
-        for j in range(row.size):
-            out[i, j] = weights[i, j] + scale * row[j]

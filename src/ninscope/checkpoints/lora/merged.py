@@ -15,9 +15,10 @@ import numpy as np
 
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
-from ninscope.checkpoints.kernels import add_low_rank, row_norms
+from ninscope.checkpoints.kernels import row_norms
 from ninscope.checkpoints.lora.adapter import Adapter, Factors, adapter_of
 from ninscope.checkpoints.lora.places import Names, Place, check_type, other_shape, places_of, shape_tells
+from ninscope.checkpoints.low_rank import add_low_rank
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float, as_stored
 from ninscope.errors import CheckpointError
 
@@ -28,7 +29,7 @@ _NORM_ROWS = 256  # of a matrix [in, out], by so many the squares of its outputs
 
 @dataclass(frozen=True)
 class Product:
-    """What is added to one matrix: scale * left @ right, float32 or float64 [rows, r] and [r, columns].
+    """What is added to one matrix: scale * left @ right, float64 [rows, r] and [r, columns].
 
     magnitude: of DoRA, of each output, float64, or None. Outputs are rows, and columns of a matrix that is turned.
     """
@@ -69,8 +70,8 @@ class Update:
         magnitude = self.factors.magnitude
         left, right = (a.T, b.T) if place.turned else (b, a)
         return Product(
-            np.ascontiguousarray(left),
-            np.ascontiguousarray(right),
+            np.ascontiguousarray(left, np.float64),
+            np.ascontiguousarray(right, np.float64),
             None if magnitude is None else _numbers(magnitude).astype(np.float64).reshape(-1),
         )
 
@@ -89,25 +90,27 @@ class Update:
         with np.errstate(divide="ignore", invalid="ignore"):
             return replace(product, magnitude=product.magnitude / np.sqrt(squares))
 
-    def added(self, raw: np.ndarray, first: int, product: Product) -> np.ndarray:
-        """The bytes of rows first, first + 1, ... with the update in them. raw: their bytes, uint8; product: of `with_norms`."""
-        merged = self._sums(raw, first, product)
-        if product.magnitude is not None:
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                if self.place.turned:
-                    merged = merged * product.magnitude
-                else:
-                    factors = product.magnitude[first : first + len(merged)] / row_norms(merged)
-                    merged = merged * factors[:, None]
-                merged = merged if self.entry.dtype == "F64" else merged.astype(np.float32)
-        return as_stored(merged, self.entry.dtype).view(np.uint8).reshape(-1)
+    def add_to(self, raw: np.ndarray, first: int, product: Product) -> None:
+        """Put the update into rows first, first + 1, ... raw: their bytes, uint8; product: of `with_norms`."""
+        dtype = self.entry.dtype
+        stored = raw.view(STORED_TYPES[dtype]).reshape(-1, product.right.shape[1])
+        if product.magnitude is None:
+            add_low_rank(stored, dtype, product.left[first : first + len(stored)], product.right, self.scale)
+            return
+        sums = self._sums(raw, first, product)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if self.place.turned:
+                scaled = sums * product.magnitude
+            else:
+                scaled = sums * (product.magnitude[first : first + len(sums)] / row_norms(sums))[:, None]
+            stored[:] = as_stored(scaled if dtype == "F64" else scaled.astype(np.float32), dtype)
 
     def _sums(self, raw: np.ndarray, first: int, product: Product) -> np.ndarray:
-        """W + scale * B A in rows first, first + 1, ...: float32, or float64 of F64 and of what a magnitude is to scale."""
+        """W + scale * B A in rows first, first + 1, ..., float64."""
         stored = raw.view(STORED_TYPES[self.entry.dtype]).reshape(-1, product.right.shape[1])
-        narrow = self.entry.dtype != "F64" and product.magnitude is None
-        weights = as_float(stored, self.entry.dtype).astype(np.float32 if narrow else np.float64, copy=False)
-        return add_low_rank(weights, product.left[first : first + len(weights)], product.right, self.scale)
+        sums = as_float(stored, self.entry.dtype).astype(np.float64)
+        add_low_rank(sums, "F64", product.left[first : first + len(sums)], product.right, self.scale)
+        return sums
 
 
 class MergedFile:
@@ -153,7 +156,9 @@ class MergedFile:
         inside = [number for number in numbers if self._updates[number].entry.stop > start]
         if not inside or start == stop:
             return piece
-        merged = np.array(np.frombuffer(piece, np.uint8))
+        merged = np.frombuffer(piece, np.uint8)
+        if piece.readonly or not self.reads_are_free:  # bytes of a local file were read for this call alone
+            merged = merged.copy()
         for number in inside:
             update = self._updates[number]
             entry = update.entry
@@ -164,8 +169,7 @@ class MergedFile:
                     "unsupported",
                     f"tensor {entry.name} holds several matrices, which no lora_A and lora_B are merged into",
                 )
-            rows = merged[low - start : high - start]
-            rows[:] = update.added(rows, first, self._product_of(number))
+            update.add_to(merged[low - start : high - start], first, self._product_of(number))
         return merged.data
 
     def _product_of(self, number: int) -> Product:
