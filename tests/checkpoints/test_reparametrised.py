@@ -16,7 +16,9 @@ from ninscope.checkpoints.reparametrised import effective_tensors
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import as_float
 from ninscope.errors import CheckpointError
+from ninscope.measuring import measured_network
 from ninscope.networks.neuron_network import neuron_network
+from ninscope.parameters import parameters_of_call
 
 torch = pytest.importorskip("torch")
 old = torch.nn.utils
@@ -159,28 +161,59 @@ def test_measured_as_the_weights_are_that_the_model_uses(tmp_path, sampling):
     assert found.message == expected.message
 
 
+class Elsewhere:
+    """A file whose reads are not free, and what was asked of it."""
+
+    reads_are_free = False
+
+    def __init__(self, file, asked):
+        self.file, self.asked, self.name, self.size = file, asked, file.name, file.size
+
+    def read_ranges(self, ranges):
+        self.asked.extend(ranges)
+        return self.file.read_ranges(ranges)
+
+    def start_ranges(self, ranges):
+        return lambda: self.read_ranges(ranges)
+
+    def spans(self, ranges):
+        return list(ranges)
+
+
+def elsewhere(checkpoint, asked):
+    there = {name: replace(tensor, file=Elsewhere(tensor.file, asked)) for name, tensor in checkpoint.tensors.items()}
+    return replace(checkpoint, tensors=there)
+
+
 def test_rows_from_elsewhere_are_those_of_the_whole(tmp_path):
     """Of a weight_norm of rows no more is read than these rows and g."""
-    module = made(*COMPUTED["weight_norm"])
-    checkpoint = opened(stored(tmp_path / "step0", {"up": module}))
-    asked = []
-
-    class Elsewhere:
-        name, size, reads_are_free = "there", 10**6, False
-
-        def __init__(self, file):
-            self.file = file
-
-        def read_ranges(self, ranges):
-            asked.extend(ranges)
-            return self.file.read_ranges(ranges)
-
-    there = {name: replace(tensor, file=Elsewhere(tensor.file)) for name, tensor in checkpoint.tensors.items()}
+    checkpoint, asked = opened(stored(tmp_path / "step0", {"up": made(*COMPUTED["weight_norm"])})), []
     rows = np.array([0, 3, 19])
-    values, place = effective_tensors(there)["up.weight"].rows(rows)
+    values, place = effective_tensors(elsewhere(checkpoint, asked).tensors)["up.weight"].rows(rows)
     here, _ = effective_tensors(checkpoint.tensors)["up.weight"].rows(np.arange(20))
     np.testing.assert_array_equal(values[place], here[rows])
     assert sum(stop - start for start, stop in asked) <= 20 * 24 * 4 + 20 * 4
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "weight_norm of columns", "spectral_norm", "prune"])
+@pytest.mark.parametrize("sampling", [{}, {"nodes_per_layer": 12, "samples": 2}])
+def test_measured_from_elsewhere_as_here(tmp_path, name, sampling):
+    checkpoint = opened(stored(tmp_path / "step0", {"up": made(*COMPUTED[name])}))
+    parameters = parameters_of_call({"min_degree": 0} | sampling, None)
+    there, here = (measured_network(neuron_network(one), parameters) for one in (elsewhere(checkpoint, []), checkpoint))
+    assert there.edges == here.edges > 80
+    assert there.alpha0 == here.alpha0
+
+
+def test_one_tensor_of_two_gains_is_two_weights(tmp_path):
+    """A .bin may hold v once for two modules."""
+    g, v = torch.rand(2, 20, 1), torch.randn(20, 24)
+    state = {"a.weight_g": g[0], "b.weight_g": g[1], "a.weight_v": v, "b.weight_v": v}
+    write_config(tmp_path / "step0", {"model_type": "mine"})
+    torch.save(state, tmp_path / "step0" / "pytorch_model.bin")
+    tensors = effective_tensors(opened(tmp_path / "step0").tensors)
+    for gains, name in zip(g, ("a.weight", "b.weight"), strict=True):
+        np.testing.assert_allclose(read(tensors[name]), gains * v / v.norm(dim=1, keepdim=True), rtol=2e-6)
 
 
 class TestRefused:

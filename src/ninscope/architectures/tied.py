@@ -62,16 +62,29 @@ def _tied_vocabulary(config: Mapping) -> int | None:
 
 def _of_equal_numbers(names: Sequence[str], matrices: Mapping[str, Tensor]) -> Iterator[str]:
     """Names of matrices that hold what an earlier one holds. Raises CheckpointError."""
+    rows = _middle_rows(names, matrices)
     firsts: dict[bytes, list[str]] = {}  # by their middle row
     for name in names:
-        tensor = matrices[name]
-        middle = tensor.shape[0] // 2
-        row = b"".join(_read(tensor, [(middle, middle + 1)]))
-        same_row = firsts.setdefault(row, [])
-        if any(_equal(tensor, matrices[first]) for first in same_row):
+        same_row = firsts.setdefault(rows[name], [])
+        if any(_equal(matrices[name], matrices[first]) for first in same_row):
             yield name
         else:
             same_row.append(name)
+
+
+def _middle_rows(names: Sequence[str], matrices: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """The bytes of the middle row of each matrix; those of one file are asked for at once. Raises CheckpointError."""
+    of_file: dict[int, list[str]] = {}
+    for name in names:
+        of_file.setdefault(id(matrices[name].file), []).append(name)
+    rows: dict[str, bytes] = {}
+    for together in of_file.values():
+        tensors = [matrices[name] for name in together]
+        middles = [tensor.shape[0] // 2 for tensor in tensors]
+        ranges = [t.ranges_of_span(middle, middle + 1).ranges[0] for t, middle in zip(tensors, middles, strict=True)]
+        pieces = tensors[0].file.read_ranges(ranges)
+        rows |= {name: bytes(piece) for name, piece in zip(together, pieces, strict=True)}
+    return rows
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -7,14 +7,12 @@ factor takes one pass over the tensor, when it is first needed.
 """
 
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from ninscope.checkpoints.formats.weight_file import WeightFile
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor, as_float, as_stored
 from ninscope.errors import CheckpointError
 
@@ -126,15 +124,14 @@ class Masked:
 
 
 class EffectiveFile:
-    """A file of which the tensors of formulas are read as the weights that those make of them; nothing else is read through it."""
+    """A file of which one tensor is read as the weight that a formula makes of it; nothing else is read through it."""
 
-    def __init__(self, file: WeightFile, formulas: Sequence[Formula]):
+    def __init__(self, formula: Formula):
+        file = formula.stored.file
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
-        self._file = file
-        self._formulas = sorted(formulas, key=lambda formula: formula.stored.entry.start)
-        self._starts = [formula.stored.entry.start for formula in self._formulas]
+        self._file, self._formula = file, formula
         self._lock = threading.Lock()
-        self._prepared: dict[int, np.ndarray] = {}
+        self._prepared: np.ndarray | None = None
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         return self._computed(ranges, self._file.read_ranges(ranges))
@@ -152,33 +149,29 @@ class EffectiveFile:
         return [self._of(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]
 
     def _of(self, start: int, stop: int, piece: memoryview) -> memoryview:
-        """Tensors are read in whole rows, one at a time."""
-        if start == stop:
-            return piece
-        number = bisect_right(self._starts, start) - 1
-        stored = self._formulas[number].stored
+        """The weight's bytes; the tensor is read in whole rows."""
+        stored = self._formula.stored
         first, beside = divmod(start - stored.entry.start, stored.row_bytes)
         if beside or (stop - start) % stored.row_bytes:
             raise CheckpointError(
-                "unsupported",
-                f"tensor {stored.name} holds several matrices and is reparametrised as one; {ADVICE}",
+                "unsupported", f"tensor {stored.name} holds several matrices and is reparametrised as one; {ADVICE}"
             )
         computed = bytearray(stop - start)
         height = _height(stored)
         with np.errstate(all="ignore"):  # what is not finite is found where weights are checked
-            prepared = self._preparation(number)
+            prepared = self._preparation()
             for begin in range(0, stop - start, height * stored.row_bytes):
                 part = slice(begin, begin + height * stored.row_bytes)
                 band = first + begin // stored.row_bytes
-                rows = self._formulas[number].rows(_floats(stored, piece[part]), band, prepared)
+                rows = self._formula.rows(_floats(stored, piece[part]), band, prepared)
                 computed[part] = as_stored(rows, stored.dtype).tobytes()
         return memoryview(computed)
 
-    def _preparation(self, number: int) -> np.ndarray:
+    def _preparation(self) -> np.ndarray:
         with self._lock:
-            if number not in self._prepared:
-                self._prepared[number] = self._formulas[number].prepared()
-            return self._prepared[number]
+            if self._prepared is None:
+                self._prepared = self._formula.prepared()
+            return self._prepared
 
 
 def whole(tensor: Tensor) -> np.ndarray:

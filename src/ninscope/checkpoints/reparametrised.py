@@ -39,21 +39,19 @@ def effective_tensors(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     by_weight = _by_weight(tensors)
     if not by_weight:
         return tensors
-    rest = dict(tensors)
-    formulas: dict[str, Formula] = {}
+    used = {id(part) for parts in by_weight.values() for part in parts.values()}
+    effective = {name: tensor for name, tensor in tensors.items() if id(tensor) not in used}
     for target, parts in by_weight.items():
-        for tensor in parts.values():
-            del rest[tensor.name]
         if target in tensors:  # old files of spectral_norm hold the weight beside what it is computed from
             continue
         formula = _formula(parts)
         if formula is not None:
-            formulas[target] = formula
+            effective[target] = Tensor(replace(formula.stored.entry, name=target), EffectiveFile(formula))
         else:
             largest = max(parts.values(), key=lambda tensor: math.prod(tensor.shape))
             names = tuple(sorted(tensor.name for tensor in parts.values()))
-            rest[target] = UnknownWeight(replace(largest.entry, name=target), largest.file, names)
-    return rest | _computed(formulas)
+            effective[target] = UnknownWeight(replace(largest.entry, name=target), largest.file, names)
+    return effective
 
 
 def _by_weight(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -91,17 +89,6 @@ def _suffixed(name: str) -> tuple[str, str] | None:
     """(weight, part) of a tensor that the older functions of torch.nn.utils may have stored, weight_part; None of any other."""
     weight, _, part = name.rpartition("_")
     return (weight, part) if part in _SUFFIXES and "weight" in weight.rpartition(".")[2] else None
-
-
-def _computed(formulas: Mapping[str, Formula]) -> dict[str, Tensor]:
-    of_file: dict[int, list[Formula]] = {}
-    for formula in formulas.values():
-        of_file.setdefault(id(formula.stored.file), []).append(formula)
-    files = {key: EffectiveFile(several[0].stored.file, several) for key, several in of_file.items()}
-    return {
-        target: Tensor(replace(formula.stored.entry, name=target), files[id(formula.stored.file)])
-        for target, formula in formulas.items()
-    }
 
 
 def _formula(parts: Parts) -> Formula | None:
