@@ -232,6 +232,14 @@ def memel(shape: tuple[int, int, int], runs: int):
         yield from measured.memel(shape, runs)
 
 
+def trained(folder: Path, blocks: int, width: int):
+    """Trainers' files, where torch is installed to write them."""
+    if importlib.util.find_spec("torch"):
+        from benchmarks.trainers import trainers
+
+        yield from trainers(folder, blocks, width)
+
+
 def imports():
     """Import time of the package and of its core, against Python's and numpy's own."""
     bare = in_new_process("import numpy\nresult = 0\n", anew=True)
@@ -287,6 +295,7 @@ def main() -> None:
             memory(folder, "tiny" if small else "deep"),
             merging(folder, *(("tiny", 1) if small else ("410m", 5))),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
+            trained(folder, *((2, 256) if small else (16, 1024))),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),

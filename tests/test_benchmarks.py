@@ -39,6 +39,7 @@ def test_small_benchmarks_run():
         "partition sums",
         "memory",
         *(["MEmeL, positions", "MEmeL, top-10", "a BERT layer"] if importlib.util.find_spec("transformers") else []),
+        *(["bytes read of a Lightning checkpoint"] if importlib.util.find_spec("torch") else []),
         "overhead of a task, 40 tasks",
         "run of 3 tiny checkpoints, again",
         "import ninscope",

@@ -5,10 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from huggingface_hub import PyTorchModelHubMixin
 from safetensors.numpy import save_file
 from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
+from ninscope.checkpoints.local import LocalFile
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError, RequestError
 
@@ -97,6 +99,16 @@ class TestOneFile:
         (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 4, "r": 2}))
         assert "an adapter alone" in ninscope.measure(file).message
 
+    def test_an_optimizers_state_is_not_read(self, tmp_path, monkeypatch):
+        weights = {"net.weight": np.random.default_rng(0).normal(0, 0.1, (1100, 1100)).astype(np.float32)}
+        file = written(tmp_path / "epoch=3-step=120.ckpt", weights, lightning(120))
+        assert file.stat().st_size > 2.9 * weights["net.weight"].nbytes
+        spans = []
+        real = LocalFile.read_ranges
+        monkeypatch.setattr(LocalFile, "read_ranges", lambda self, ranges: spans.extend(ranges) or real(self, ranges))
+        assert ninscope.measure(file).nodes > 0
+        assert sum(stop - start for start, stop in spans) <= 1.02 * weights["net.weight"].nbytes
+
     def test_what_runs_code_is_not_run(self, tmp_path):
         class Evil:
             def __reduce__(self):
@@ -160,11 +172,19 @@ class TestFolders:
             "step1: config.json is absent; it tells how the weights are joined",
         )
 
-    def test_nobody_has_one(self, tmp_path):
-        """As PyTorchModelHubMixin saves a model without arguments."""
+    @pytest.mark.parametrize("arguments", [{}, {"width": 12}], ids=["no configuration", "no model_type"])
+    def test_models_of_the_hubs_mixin(self, tmp_path, arguments):
+        class Net(torch.nn.Module, PyTorchModelHubMixin):
+            def __init__(self, **given):
+                super().__init__()
+                self.net = torch.nn.Linear(given.get("width", 12), 12, bias=False)
+
+        torch.manual_seed(0)
         for step in range(3):
-            written(tmp_path / "hub" / f"step{step}" / "model.safetensors", state(step))
-        assert [row.status for row in ninscope.measure_all(str(tmp_path / "hub"))] == ["ok"] * 3
+            Net(**arguments).save_pretrained(tmp_path / "hub" / f"step{step}")
+        rows = ninscope.measure_all(str(tmp_path / "hub"))
+        assert [row.status for row in rows] == ["ok"] * 3
+        assert all("no" in row.message and "model_type; read as generic" in row.message for row in rows)
 
     def test_timms_configuration_has_no_model_type(self, tmp_path):
         written(tmp_path / "timm" / "model.safetensors", state())
