@@ -39,14 +39,15 @@ def test_the_limit_that_is_too_low_is_named(limits, limit, hard, processes, mess
         check_limits(2, processes)
 
 
-def test_what_may_be_raised_is_raised(limits):
+def test_open_files_may_be_raised_and_memory_is_the_users(limits):
     limits[resource.RLIMIT_NOFILE] = (40, 4096)
-    limits[resource.RLIMIT_AS] = (10**9, UNLIMITED)
     check_limits(20, True)
     assert limits[resource.RLIMIT_NOFILE] == (352, 4096)
-    assert limits[resource.RLIMIT_AS][0] > 10**9
     check_limits(2, True)
     assert limits[resource.RLIMIT_NOFILE] == (352, 4096)  # and never lowered
+    limits[resource.RLIMIT_AS] = (10**9, UNLIMITED)
+    with pytest.raises(RequestError, match="ulimit -v allows 976562 KB"):
+        check_limits(2, True)
 
 
 @pytest.mark.slow
