@@ -1,6 +1,8 @@
 """Local workers that are gone for good are replaced: a run never waits for workers that will not come."""
 
 import os
+import threading
+from typing import NamedTuple
 
 import dask
 import pytest
@@ -8,6 +10,8 @@ from distributed import Nanny
 
 from ninscope_pipeline.execution import dask_cluster as execute
 from ninscope_pipeline.execution.dask_cluster import connected
+from ninscope_pipeline.execution.graph import job_graph
+from ninscope_pipeline.outcome import Outcome
 
 pytestmark = pytest.mark.slow
 
@@ -17,6 +21,51 @@ def client(monkeypatch):
     monkeypatch.setattr(execute, "REPLACE_SECONDS", 0.2)
     with connected(None, 1) as client:
         yield client
+
+
+class Work(NamedTuple):
+    """A job of no stage."""
+
+    stage: str
+    key: str
+    needs: tuple = ()
+
+    @property
+    def id(self) -> tuple:
+        return self.stage, self.key
+
+
+def ok_here(root, job, needs) -> Outcome:
+    """The work of such a job: says in which process it was done."""
+    return Outcome("ok", str(os.getpid()))
+
+
+def thread_dies(dask_worker) -> int:
+    """The worker's thread is one that has ended, and no other is started: what is left where one could not be."""
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join()
+    dask_worker.executors["default"]._threads = {ended}
+    return os.getpid()
+
+
+def test_a_worker_whose_thread_died_is_replaced(monkeypatch):
+    """Its process lives, and so its tasks would wait for ever."""
+    monkeypatch.setattr(execute, "WATCH_SECONDS", 0.3)
+    with connected(None, 1) as client:
+        client.wait_for_workers(1, timeout=60)
+        (process,) = client.run(thread_dies).values()
+        jobs = [Work("some", "first"), Work("some", "second")]
+        outcomes: dict = {}
+        run = threading.Thread(
+            target=lambda: outcomes.update(execute.execute(job_graph(jobs, "", ok_here), client, lambda *ended: None)),
+            daemon=True,  # without a replacement it would wait for ever
+        )
+        run.start()
+        run.join(60)
+    assert len(outcomes) == 2
+    assert {outcome.status for outcome in outcomes.values()} == {"ok"}
+    assert str(process) not in {outcome.message for outcome in outcomes.values()}
 
 
 def set_up() -> tuple:

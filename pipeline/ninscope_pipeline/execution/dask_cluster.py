@@ -5,7 +5,7 @@ import signal
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import dask
 from dask.typing import Key
@@ -20,11 +20,13 @@ from ninscope_pipeline.execution import Died, Done
 from ninscope_pipeline.execution.graph import Graph, job_graph
 from ninscope_pipeline.execution.here import DIED
 from ninscope_pipeline.execution.signals import ignored, unseen_by_children
+from ninscope_pipeline.execution.thread_watch import ThreadWatch
 from ninscope_pipeline.outcome import Outcome, with_log
 from ninscope_pipeline.stages.stage import Job, JobId
 
 CONNECT_SECONDS = 5
 REPLACE_SECONDS = 5  # between looks for lost ones
+WATCH_SECONDS = 5.0  # between looks of a worker at its threads
 
 # Of local workers. Dask has them give every freed buffer back to the system at once: with a buffer a band, half of the time
 # would go into getting its pages again. And it samples their stacks, for a dashboard that nobody has been told of.
@@ -145,11 +147,13 @@ def execute(graph: Graph, client: Client, done: Done, died: Died = lambda *_: No
 
 @contextmanager
 def scheduler_kept(client: Client) -> Iterator[None]:
-    """Raises ClusterError when the scheduler is lost meanwhile."""
+    """Raises ClusterError when the scheduler is lost meanwhile. Workers whose threads die are replaced."""
     # It would tell of every attempt to find the scheduler again, long after we have said that it is gone.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     where = "" if client.scheduler is None else f" at {client.scheduler.address}"
     try:
+        with suppress(ImportError):  # workers that lack ninscope: their tasks say so
+            client.register_plugin(ThreadWatch(WATCH_SECONDS))
         yield
     except NinscopeError:
         raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ninscope.threads import cores
 from ninscope_pipeline.execution import TELL_AGAIN_SECONDS, Executor, Tell
+from ninscope_pipeline.execution.limits import check_limits
 from ninscope_pipeline.request.cluster import LOCAL, QUEUES, Cluster, job_class_of
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ def at_work(cluster: Cluster, jobs: int, log: Path, tell: Tell) -> Iterator[Exec
     """Workers for so many jobs. log: folder for what batch jobs print; tell: takes one line.
 
     Nothing is left running afterwards but the scheduler at an address. Raises RequestError: no scheduler answers, no batch job can
-    be submitted, or all of them end before a worker comes.
+    be submitted, or all of them end before a worker comes, or a limit of the shell is too low.
     """
     if cluster.kind == LOCAL:
         workers = cluster.workers or min(cores(), max(jobs, 1))
-        if not (workers > MOST_THREADS if cluster.processes is None else cluster.processes):
+        processes = workers > MOST_THREADS if cluster.processes is None else cluster.processes
+        check_limits(workers, processes)
+        if not processes:
             from ninscope_pipeline.execution.here import ThreadsHere
 
             threads = ThreadsHere(workers)
