@@ -7,6 +7,7 @@ import pytest
 from ninscope.report.benchmarks_figure import benchmarks_figure
 from ninscope.report.figures import comparison_figure, emergence_figure
 from ninscope.report.layout import picture, png
+from ninscope.report.parts_figure import parts_figure
 from ninscope.report.step_axis import MOST_TICKS, position
 
 STEPS = [0, 500, 1000, 1500, 2000, 2500]
@@ -113,3 +114,13 @@ def test_every_task_and_metric_has_a_panel():
     ]
     many = benchmarks(*((f"task{number}", "accuracy") for number in range(45)))
     assert "(5 more are in the table benchmarks)" in benchmarks_figure(rows(), many, "mine")._suptitle.get_text()
+
+
+def test_cells_of_parts_with_a_warning_have_a_dot():
+    whole, part = rows(part="all"), rows(part="kind/mlp")
+    part.loc[part["step"] == 1500, "warning"] = "E compares unlike networks"
+    figure = parts_figure(pd.concat([whole, part], ignore_index=True), "mine")
+    (dots,) = [line for axes in figure.axes[:4] for line in axes.lines if len(line.get_xdata())][:1]
+    assert dots.get_xdata().tolist() == [position(1500)]
+    assert "dots: with a warning" in figure._suptitle.get_text()
+    assert "dots" not in parts_figure(whole, "mine")._suptitle.get_text()

@@ -21,7 +21,15 @@ def checked_integer(name: str, value: object, low: int, high: int, other: str = 
 
 
 def did_you_mean(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known name that is spelled most like a given one, in words; empty where none is like it."""
-    by_lower = {name.lower(): name for name in known}
+    """The known name that is spelled most like a given one, in words; empty where none is like it.
+
+    A name that differs in digits alone is another thing, as step3 and step8 are, and no misspelling.
+    """
+    by_lower = {name.lower(): name for name in known if not _differ_in_digits(name.lower(), given.lower())}
     similar = get_close_matches(given.lower(), by_lower, n=1, cutoff=cutoff)
     return f"; did you mean {by_lower[similar[0]]!r}?" if similar else ""
+
+
+def _differ_in_digits(name: str, other: str) -> bool:
+    without = ["".join(letter for letter in text if not letter.isdigit()) for text in (name, other)]
+    return name != other and without[0] == without[1]

@@ -145,11 +145,10 @@ def _x(rows: pd.DataFrame) -> np.ndarray:
     return position(rows["step"].to_numpy(np.int64))
 
 
-def _null_bands(axes: Axes, nulls: pd.DataFrame | None, name: str) -> list[Line2D]:
-    """Each null model as a band of ±1 standard deviation over its draws, with its mean; returns what a legend shows."""
-    shown: list[Line2D] = []
+def _null_bands(axes: Axes, nulls: pd.DataFrame | None, name: str) -> None:
+    """Each null model as a band of ±1 standard deviation over its draws, with its mean."""
     if nulls is None:
-        return shown
+        return
     nulls = nulls.dropna(subset=["step"]).sort_values("step")
     others = sorted(set(nulls["null"]) - _NULLS.keys())
     for null, colour in (*_NULLS.items(), *zip(others, cycle(_MORE_NULLS), strict=False)):
@@ -158,8 +157,7 @@ def _null_bands(axes: Axes, nulls: pd.DataFrame | None, name: str) -> list[Line2
             x, mean = _x(part), part[name].to_numpy(float)
             spread = np.nan_to_num(part[f"{name}_std"].to_numpy(float))
             axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.3, linewidth=0)
-            shown += axes.plot(x, mean, color=colour, linewidth=1, linestyle=":", label=f"null: {null}")
-    return shown
+            axes.plot(x, mean, color=colour, linewidth=1, linestyle=":", label=f"null: {null}")
 
 
 def _mark_duplicates(axes: Axes, rows: pd.DataFrame, name: str) -> None:
@@ -283,7 +281,7 @@ def _emergence_panel(
         axes.set_yticks([])
         say_nothing(axes, rows["message"].iloc[0] if len(rows) else "no checkpoint has a spectrum")
     else:
-        dotted = _null_bands(axes, nulls, "emergence")
+        _null_bands(axes, nulls, "emergence")
         for method, part in methods(rows):
             x = _x(part)
             low, high = (part[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
@@ -292,7 +290,7 @@ def _emergence_panel(
             shown = "whole network" if method == "exact" else f"samples{interval}"
             label = f"E{against(rows)}, {shown}"
             lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **LINES[method])
-        lines += [*dotted, *mark_warnings(axes, rows, "emergence")]
+        mark_warnings(axes, rows, "emergence")  # which the first panel's legend names, as it does null models
         withheld = sorted(set(_x(rows[rows["status"] == "duplicate"]).tolist()))
         for number, position in enumerate(withheld):
             line = axes.axvline(position, color=_WITHHELD, linewidth=1, linestyle=":", label="no E: duplicate weights")

@@ -7,7 +7,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ninscope.report.figures import against
+from ninscope.report.figures import against, has_warning
 from ninscope.report.layout import arrange, bar_axes, draw_axes, label_places, say_nothing, styled, title_above
 from ninscope.report.step_axis import label_steps, position
 
@@ -27,7 +27,8 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
     """E and alpha0 of every part (one row) at every step (one column): blocks, kinds and layers, the whole network above them.
 
     emergence: rows of the table `emergence` of one model and one variant, with those of its parts. Of two methods the exact one
-    is shown. What is not known is grey. E is red above 0 and blue below, of one scale for all parts.
+    is shown. What is not known is grey; a cell with a warning has a dot. E is red above 0 and blue below, of one scale for
+    all parts.
     """
     rows = emergence.dropna(subset=["step"])
     methods = rows["method"].unique()
@@ -41,7 +42,8 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
         figure = Figure(figsize=(10.4, sum(heights) + 1.5))
         panels = figure.subplots(len(tables), 2, sharex=True, height_ratios=heights, squeeze=False)
         measured = {"exact": "whole network", "sampled": "means over samples"}[method]
-        above = title_above(figure, f"{title}: where in the model ({measured})")
+        dots = "; dots: with a warning" if has_warning(rows).any() else ""
+        above = title_above(figure, f"{title}: where in the model ({measured}{dots})")
         bars = {}
         steps = np.array(sorted(rows["step"].unique()), dtype=np.int64)
         for column, (name, label, colours) in enumerate(_SHOWN):
@@ -90,12 +92,21 @@ def _heat_map(
         _edges(position(steps)), np.arange(len(parts) + 1), np.ma.masked_invalid(values), norm=shades, cmap=colours
     )
     axes.set_facecolor("#d0d0d0")
+    _mark_warnings(axes, rows, parts)
     every = -(-len(parts) // _MOST_LABELS)
     labels = ["whole network" if part == "all" else part.partition("/")[2] for part in parts]
     label_places(axes.yaxis, np.arange(len(parts))[::every] + 0.5, labels[::every])
     axes.tick_params(length=0)
     axes.tick_params(axis="y", labelsize=8 if len(parts) <= 20 else 6)
     return cells
+
+
+def _mark_warnings(axes: Axes, rows: pd.DataFrame, parts: list[str]) -> None:
+    """A dot in every cell that is not to be trusted."""
+    warned = rows[has_warning(rows)]
+    heights = {part: number + 0.5 for number, part in enumerate(parts)}
+    x = position(warned["step"].to_numpy(np.int64))
+    axes.plot(x, [heights[part] for part in warned["part"]], ".", color="black", markersize=2.5, label="warning")
 
 
 def _edges(places: np.ndarray) -> np.ndarray:
