@@ -22,6 +22,7 @@ GROUPED = (
     "deepseek_v3",
     "falcon_h1",
     "gpt_oss",
+    "gemma4_text",
 )  # another number of heads is another network
 CONFIGS = {name: {"model_type": name} | LLAMA for name in LIKE_LLAMA}
 for name in ("qwen3", "ministral3", "gemma", "gemma2", "gemma3_text"):
@@ -81,6 +82,13 @@ CONFIGS |= {
     },
     "falcon_h1": {"model_type": "falcon_h1", "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_state": 12} | LLAMA,
     "rwkv": {"model_type": "rwkv", "hidden_size": 24, "num_hidden_layers": 2},
+    "gemma4_text": {
+        "model_type": "gemma4_text",
+        "head_dim": 6,
+        "global_head_dim": 8,
+        "hidden_size_per_layer_input": 14,
+    }
+    | LLAMA,
     "gpt_oss": {"model_type": "gpt_oss", "num_local_experts": 3, "head_dim": 6} | LLAMA,
     "qwen2_moe": {"model_type": "qwen2_moe", "num_experts": 3, "shared_expert_intermediate_size": 20} | EXPERTS,
     "qwen3_moe": {"model_type": "qwen3_moe", "num_experts": 3} | EXPERTS,
