@@ -52,6 +52,32 @@ MODELS = {
         "num_attention_heads": 2, "attention_head_dim": 6, "num_layers": 2, "sample_size": 128, "cross_attention_dim": 12,
         "caption_channels": 5,
     }),
+    "flux": ("FluxTransformer2DModel", {
+        "in_channels": 12, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2,
+        "joint_attention_dim": 12, "pooled_projection_dim": 14, "axes_dims_rope": (2, 2, 4), "guidance_embeds": True,
+    }),
+    "sd3": ("SD3Transformer2DModel", {
+        "sample_size": 8, "in_channels": 4, "out_channels": 3, "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2,
+        "joint_attention_dim": 12, "caption_projection_dim": 16, "pooled_projection_dim": 14, "pos_embed_max_size": 8,
+        "dual_attention_layers": (0, 1), "qk_norm": "rms_norm",
+    }),
+    "qwen-image": ("QwenImageTransformer2DModel", {
+        "in_channels": 16, "out_channels": 4, "num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2,
+        "joint_attention_dim": 12, "axes_dims_rope": (2, 2, 4),
+    }),
+    "sana": ("SanaTransformer2DModel", {
+        "sample_size": 8, "in_channels": 4, "out_channels": 3, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2,
+        "num_cross_attention_heads": 3, "cross_attention_head_dim": 4, "cross_attention_dim": 16, "caption_channels": 12,
+        "patch_size": 2, "guidance_embeds": True,
+    }),
+    "wan": ("WanTransformer3DModel", {
+        "in_channels": 4, "out_channels": 3, "num_layers": 2, "attention_head_dim": 12, "num_attention_heads": 2, "text_dim": 10,
+        "freq_dim": 16, "ffn_dim": 40,
+    }),
+    "z-image": ("ZImageTransformer2DModel", {
+        "in_channels": 4, "dim": 16, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 12,
+        "axes_dims": [2, 2, 4], "axes_lens": [64, 16, 16],
+    }),
 }  # fmt: skip
 
 
@@ -79,7 +105,8 @@ class RealModel:
         self.weights = {
             f"{path}.weight": part.weight.detach().numpy()
             for path, part in self.module.named_modules()
-            if isinstance(part, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+            if isinstance(part, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d | torch.nn.ConvTranspose2d)
+            if getattr(part, "groups", 1) == 1  # Sana's depthwise convolutions join no two neurons
         }
         self.config = json.loads((folder / "config.json").read_text())
 
@@ -114,11 +141,17 @@ class RealModel:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # more of them would wait for each other: the tensors are small
         with torch.no_grad():
-            self.module(timestep=torch.tensor([3]), **_inputs(self.config))
+            self.module(**_time(self.config), **_inputs(self.config))
         torch.set_num_threads(threads)
         for hook in hooks:
             hook.remove()
         return seen
+
+
+def _time(config: dict) -> dict:
+    import torch
+
+    return {"t" if config["_class_name"].startswith("ZImage") else "timestep": torch.tensor([3])}
 
 
 def _inputs(config: dict) -> dict:
@@ -126,6 +159,9 @@ def _inputs(config: dict) -> dict:
     import torch
 
     draw = torch.Generator().manual_seed(1)
+    given = _inputs_of_streams(config, draw)
+    if given:
+        return given
     size = 8 if config["sample_size"] > 8 else config["sample_size"]
     given = {"sample": torch.randn(1, config["in_channels"], size, size, generator=draw)}
     if not config["_class_name"].startswith("UNet"):
@@ -140,6 +176,41 @@ def _inputs(config: dict) -> dict:
         given["added_cond_kwargs"] = {"text_embeds": torch.randn(1, 8, generator=draw), "time_ids": torch.ones(1, 3)}
     if config["_class_name"].startswith("PixArt"):
         given["added_cond_kwargs"] = {"resolution": torch.ones(1, 2), "aspect_ratio": torch.ones(1, 1)}
+    return given
+
+
+def _inputs_of_streams(config: dict, draw) -> dict:
+    """What newer transformers take: four patches, an image of 8 x 8, or a video of one frame, and three tokens of text."""
+    import torch
+
+    family, channels = config["_class_name"].split("Transformer")[0], config["in_channels"]
+    if family == "ZImage":
+        text = torch.randn(3, config["cap_feat_dim"], generator=draw)
+        return {"x": [torch.randn(channels, 1, 4, 4, generator=draw)], "cap_feats": [text]}
+    text = next(
+        (config[key] for key in ("joint_attention_dim", "text_dim") if key in config), config.get("caption_channels")
+    )
+    shapes = {
+        "Flux": (4, channels),
+        "QwenImage": (4, channels),
+        "SD3": (channels, 8, 8),
+        "Wan": (channels, 1, 8, 8),
+        "Sana": (channels, 8, 8),
+    }
+    if family not in shapes:
+        return {}
+    given = {
+        "hidden_states": torch.randn(1, *shapes[family], generator=draw),
+        "encoder_hidden_states": torch.randn(1, 3, text, generator=draw),
+    }
+    if "pooled_projection_dim" in config:
+        given["pooled_projections"] = torch.randn(1, config["pooled_projection_dim"], generator=draw)
+    if family in ("Flux", "Sana"):
+        given["guidance"] = torch.ones(1)
+    if family == "Flux":
+        given |= {"img_ids": torch.zeros(4, 3), "txt_ids": torch.zeros(3, 3)}
+    if family == "QwenImage":
+        given |= {"img_shapes": [[(1, 2, 2)]], "encoder_hidden_states_mask": torch.ones(1, 3, dtype=torch.bool)}
     return given
 
 

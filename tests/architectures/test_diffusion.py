@@ -29,12 +29,19 @@ class TestEveryModel:
         assert {name: stored.shape for name, stored in matrices.items()} == {
             name: weight.shape for name, weight in model.weights.items()
         }
-        assert all(stored.layout.convolves == (len(stored.shape) == 4) for stored in matrices.values())
+        assert all(stored.layout.convolves == (len(stored.shape) > 2) for stored in matrices.values())
 
     def test_what_is_left_out_of_the_file_are_vectors_and_tables(self, model):
         stored = load_file(model.folder / WEIGHTS)
         left = set(stored) - set(model.architecture.matrices)
-        tables = ("class_embedding.weight", "embedding_table.weight", "scale_shift_table", "pos_embed.pos_embed")
+        tables = (
+            "class_embedding.weight",
+            "embedding_table.weight",
+            "scale_shift_table",
+            "pos_embed.pos_embed",
+            "conv_depth.weight",
+            "pad_token",
+        )
         assert not [tensor for tensor in left if stored[tensor].ndim > 1 and not tensor.endswith(tables)]
 
     def test_the_saved_file_holds_them(self, model):
@@ -67,7 +74,7 @@ class TestEveryModel:
         assert len(named) > 8
         for layer in named:
             output = seen[layer.name].output
-            channels = output.shape[1] if output.ndim == 4 else output.shape[-1]
+            channels = output.shape[1] if output.ndim > 3 else output.shape[-1]
             assert layer.size == channels, layer.name
 
     def test_parts_of_the_model_hold_every_layer_that_weights_leave(self, model):
@@ -76,7 +83,7 @@ class TestEveryModel:
         for layer in architecture.layers:
             if layer.name in left:
                 assert re.fullmatch(r"(down|up|block)\d+|mid|time|encoder|input|output", layer.block), layer
-                assert layer.kind in ("convolution", "attention", "mlp", "conditioning", "output"), layer
+                assert layer.kind in ("convolution", "attention", "mlp", "conditioning", "embedding", "output"), layer
 
 
 @pytest.mark.parametrize("name", ["ddpm", "resampling", "mixed", "dit", "pixart"])
@@ -161,6 +168,51 @@ def test_a_gated_hidden_layer_is_its_projection_times_its_gate(model):
         torch.testing.assert_close(u * torch.nn.functional.gelu(g), module(given))
 
 
+@pytest.mark.parametrize("name", ["flux", "sd3"])
+def test_modulations_are_those_that_the_real_block_takes(model):
+    """Rows of norm1's matrix, from the wiring, are what the module gives as gates, shifts and scales."""
+    norm, name = model.module.transformer_blocks[0].norm1, "transformer_blocks.0.norm1"
+    blocks = {block.target: block for block in model.architecture.blocks if block.tensor == f"{name}.linear.weight"}
+    draw = torch.Generator().manual_seed(1)
+    width = norm.linear.in_features
+    states, time = torch.randn(1, 3, width, generator=draw), torch.randn(1, width, generator=draw)
+    with torch.no_grad():
+        _, *given = norm(states, emb=time)
+        made = norm.linear(torch.nn.functional.silu(time))
+    parts = (
+        ("gate1", "shift2", "scale2", "gate2")
+        if len(given) == 4
+        else ("gate1", "shift2", "scale2", "gate2", None, "gate3")
+    )
+    for part, values in zip(parts, given, strict=True):
+        if part:
+            rows = torch.from_numpy(blocks[f"{name}.{part}"].rows.rows(np.arange(width)))
+            torch.testing.assert_close(made[:, rows], values)
+
+
+@pytest.mark.parametrize("name", ["flux"])
+def test_one_stream_joins_attention_and_feed_forward(model):
+    block = "single_transformer_blocks.0"
+    (first, second) = (link for link in model.architecture.links if link.target == f"{block}.concatenated")
+    taken = model.seen[f"{block}.proj_out"].input
+    width = model.sizes[first.source]
+    assert (first.source, first.first, second.source, second.first) == (f"{block}.attn.c", 0, f"{block}.m", width)
+    assert torch.equal(taken[..., :width], model.seen[f"{block}.attn"].output)
+    assert torch.equal(taken[..., width:], model.seen[f"{block}.act_mlp"].output)
+
+
+@pytest.mark.parametrize("name", ["sana"])
+def test_a_gated_feed_forward_of_convolutions(model):
+    """u is the half that the real module multiplies by the other half's activation."""
+    block = "transformer_blocks.0.ff"
+    inverted = f"{block}.conv_inverted.weight"
+    first = {part.target[-1]: part.rows.first for part in model.architecture.blocks if part.tensor == inverted}
+    hidden = model.sizes[f"{block}.m"]
+    assert first == {"u": 0, "g": hidden}
+    u, gate = model.seen[f"{block}.conv_depth"].output.split(hidden, dim=1)
+    torch.testing.assert_close(model.seen[f"{block}.conv_point"].input, u * torch.nn.functional.silu(gate))
+
+
 @pytest.mark.parametrize(("name", "norm"), [("dit", "ada_norm_zero"), ("pixart", "ada_norm_single")])
 def test_transformers_of_older_files_are_told_apart_by_their_norm(model, norm):
     older = model.config | {"_class_name": "Transformer2DModel", "norm_type": norm}
@@ -205,6 +257,7 @@ STABLE_DIFFUSION = {"sample_size": 64, "cross_attention_dim": 768, "attention_he
     ("UNet2DModel", CIFAR, 35_746_307),  # google/ddpm-cifar10-32
     ("UNet2DConditionModel", STABLE_DIFFUSION, 859_520_964),  # Stable Diffusion 1.5
     ("UNet2DConditionModel", SDXL, 2_567_463_684),
+    ("FluxTransformer2DModel", {"guidance_embeds": True}, 11_901_408_320),  # FLUX.1-dev
 ])  # fmt: skip
 def test_published_models_whole(family, config, parameters):
     """Of their own sizes, without memory for their weights, and by options that stand in an older config.json only."""
@@ -237,7 +290,9 @@ class ReadKeys(dict):
         return super().get(key, default)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "mixed", "dit", "pixart"])
+@pytest.mark.parametrize(
+    "name", ["ddpm", "mixed", "dit", "pixart", "flux", "sd3", "qwen-image", "sana", "wan", "z-image"]
+)
 def test_any_value_of_any_option_gives_a_wiring_or_one_line(model):
     """Of those that are read: no other can change the wiring."""
     config = ReadKeys(model.config)

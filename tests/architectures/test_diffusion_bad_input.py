@@ -54,6 +54,9 @@ UNKNOWN = [
     ("sdxl", {"cross_attention_dim": [12, 8, 8]}, "cross_attention_dim differs between levels"),
     ("dit", {"norm_type": "ada_norm"}, "norm_type 'ada_norm'"),
     ("dit", {"activation_fn": "relu"}, "activation_fn 'relu'"),
+    ("z-image", {"siglip_feat_dim": 8}, "siglip_feat_dim 8 is not supported"),
+    ("wan", {"image_dim": 1280}, "image_dim 1280 is not supported"),
+    ("wan", {"added_kv_proj_dim": 24}, "added_kv_proj_dim 24 is not supported"),
     ("dit", {"_class_name": "Transformer2DModel", "patch_size": None}, "Transformer2DModel without patch_size"),
 ]
 SENSELESS = [
@@ -77,6 +80,14 @@ SENSELESS = [
     ("pixart", {"num_attention_heads": 7}, "cross_attention_dim 12, but captions are projected to 42"),
     ("pixart", {"num_attention_heads": 2, "attention_head_dim": 4, "cross_attention_dim": 8}, "8 channels are not a multiple"),
     ("dit", {"num_layers": 10**9}, "num_layers is 1000000000"),
+    ("flux", {"guidance_embeds": "yes"}, "guidance_embeds is 'yes'; true or false"),
+    ("sd3", {"caption_projection_dim": 12}, "caption_projection_dim is not 16"),
+    ("sd3", {"dual_attention_layers": ["0"]}, "dual_attention_layers is ['0']; a list of blocks' numbers"),
+    ("sana", {"cross_attention_dim": 12}, "cross_attention_dim is not 16"),
+    ("sana", {"mlp_ratio": "2"}, "mlp_ratio is '2'; a number up to 1000"),
+    ("z-image", {"all_patch_size": [2, 4]}, "all_patch_size [2, 4] and all_f_patch_size [1] are not pairs"),
+    ("z-image", {"n_heads": 3}, "dim 16 is not a multiple of n_heads 3"),
+    ("wan", {"patch_size": [1, 2]}, "patch_size has 2 entries; 3"),
     ("dit", {"patch_size": "2"}, "patch_size is '2'"),
 ]  # fmt: skip
 

@@ -168,15 +168,15 @@ class TestConfig:
 
     @pytest.mark.parametrize("family", [None, "bloom", "GPT_NEOX", 3, ["gpt_neox"], {}])
     def test_other_families(self, family):
-        with pytest.raises(CheckpointError, match=r"model_type .* is not supported; supported: .*gpt_neox") as caught:
+        with pytest.raises(CheckpointError, match=r"model_type .* is not supported; docs/architectures") as caught:
             architecture_of(neox_config(2, 32, 4) | {"model_type": family})
         assert caught.value.status == "unsupported"
         assert repr(family) in str(caught.value)
 
-    def test_the_message_lists_what_is_supported(self):
-        with pytest.raises(CheckpointError) as caught:
+    def test_the_message_says_where_they_are_listed(self):
+        """All of them would not fit into a line."""
+        with pytest.raises(CheckpointError, match=rf"docs/architectures\.md lists the {len(FAMILIES)} families"):
             architecture_of({})
-        assert all(family in str(caught.value) for family in FAMILIES)
 
     def test_what_does_not_join_weights_does_not_matter(self):
         """Checkpoints of one suite whose config.json differ in, say, a version, have the same network."""

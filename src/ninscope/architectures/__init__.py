@@ -8,7 +8,7 @@ from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
-from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, families_wired, wiring_names
+from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, families_wired, family_of, wiring_names
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError, RequestError
@@ -71,8 +71,7 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
                 "an adapter alone has a wiring of its own; leave wiring and [architecture] out, or give its base",
             )
         return lora.architecture(config[ADAPTER_CONFIG], tensors)
-    family = config.get("model_type")
-    family = config.get("_class_name") if family is None else family
+    family = family_of(config)
     wirings = FAMILIES.get(family) if isinstance(family, str) else None
     if description is not None and tensors is not None and not (wirings and description.unknown_only):
         return described.architecture(description, tensors)
@@ -81,7 +80,8 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
     if wirings is None and (tensors is None or not isinstance(family, str)):
         raise CheckpointError(
             "unsupported",
-            f"config.json: model_type {family!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
+            f"config.json: model_type {family!r} is not supported; docs/architectures.md lists the {len(FAMILIES)} families that "
+            "are, and [architecture] describes others",
         )
     if reading.wiring not in (wirings or {CHAIN}):
         raise CheckpointError(

@@ -34,12 +34,12 @@ def convolve(net: Builder, source: str, target: str, module: str, kernel: int) -
     net.join(source, target, f"{module}.weight", "convolution", (kernel, kernel), kind="convolution")
 
 
-def concatenate(net: Builder, name: str, sources: Sequence[str]) -> str:
-    """A node layer of all sources' neurons, one after the other; all but the first come by a skip connection."""
+def concatenate(net: Builder, name: str, sources: Sequence[str], skip: bool = True) -> str:
+    """A node layer of all sources' neurons, one after the other. skip: all but the first come by a skip connection."""
     net.named_layer(name, sum(map(net.size, sources)))
     first = 0
     for source in sources:
-        net.link(source, name, first, skip=first > 0)
+        net.link(source, name, first, skip=skip and first > 0)
         first += net.size(source)
     return name
 
@@ -72,22 +72,24 @@ def attention(
     width: int,
     encoder: str = "",
     modules: Mapping[str, str] = ATTENTION,
+    added: str = "",
 ) -> None:
     """Attention of `width` neurons in all heads together, added to its source.
 
-    encoder: the node layer that k and v read (default: the source). modules: the names of its four modules.
+    encoder: the node layer that k and v read (default: the source). modules: the names of its four modules. added: what it is
+    added to instead.
     """
     q, k, v, c = (net.named_layer(f"{name}.{part}", width, "", "attention", f"{name}.heads") for part in "qkvc")
     read = encoder or source
     for part, start, end in (("q", source, q), ("k", read, k), ("v", read, v), ("o", c, output)):
         linear(net, start, end, f"{name}.{modules[part]}", "attention")
     net.link(v, c)
-    net.link(source, output, skip=True)
+    net.link(added or source, output, skip=True)
 
 
-def feed_forward(net: Builder, name: str, source: str, output: str, activation: str) -> None:
-    """FeedForward, added to its source."""
-    width = FEED_FORWARD_MULTIPLE * net.size(source)
+def feed_forward(net: Builder, name: str, source: str, output: str, activation: str, width: int | None = None) -> None:
+    """FeedForward, added to its source. width: of the hidden layer (default: four times the source's)."""
+    width = FEED_FORWARD_MULTIPLE * net.size(source) if width is None else width
     if activation in GATED:
         u, g, m = (net.named_layer(f"{name}.{part}", width, "", "mlp", f"{name}.hidden") for part in "ugm")
         linear(net, source, (u, g), f"{name}.net.0.proj", "mlp")
@@ -124,3 +126,16 @@ def two_layers(net: Builder, name: str, source: str, output: str, hidden: int) -
     between = net.named_layer(f"{name}.hidden", hidden)
     linear(net, source, between, f"{name}.linear_1", "conditioning")
     linear(net, between, output, f"{name}.linear_2", "conditioning")
+
+
+def modulations(net: Builder, name: str, time: str, width: int, parts: Sequence[str], module: str) -> list[str]:
+    """Node layers `name`.<part> that shift, scale and gate others, which the time embedding leads to by a linear module."""
+    layers = [net.named_layer(f"{name}.{part}", width, group=name) for part in parts]
+    linear(net, time, layers, module, "conditioning")
+    return layers
+
+
+def modulate(net: Builder, layers: Sequence[str], *targets: str) -> None:
+    """Each of the modulations shifts, scales or gates its target, neuron by neuron."""
+    for layer, target in zip(layers, targets, strict=True):
+        net.link(layer, target)

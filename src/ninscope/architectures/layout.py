@@ -241,9 +241,19 @@ class Architecture:
         return used
 
     def _refuse_more_blocks(self, used: set[str], stored: Mapping[str, Tensor]) -> None:
-        """Raises CheckpointError (corrupt) for a tensor whose name differs from a used one's in its numbers: a block too many."""
+        """Raises CheckpointError (corrupt) for a matrix whose name differs from a used one's in its numbers: a block too many.
+
+        A vector of such a name is none: modules in a row have numbers too (cap_embedder.0.weight is a normalisation).
+        """
         patterns = {_NUMBERS.sub("#", name) for name in used if _NUMBERS.search(name)}
-        extra = next((name for name in stored if name not in used and _NUMBERS.sub("#", name) in patterns), None)
+        extra = next(
+            (
+                name
+                for name, tensor in stored.items()
+                if name not in used and _NUMBERS.sub("#", name) in patterns and len(tensor.shape) > 1
+            ),
+            None,
+        )
         if extra is not None:
             raise CheckpointError(
                 "corrupt",

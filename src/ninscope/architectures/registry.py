@@ -1,27 +1,39 @@
 """The known families. A module of `families/` registers the functions that know a family's wiring; nothing else lists them."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ninscope.architectures.layout import Architecture
+from ninscope.errors import CheckpointError
 
 CHAIN = "chain"  # the wiring that every family has: NeuroMFA's, in which one node layer follows the other
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """One way to wire a family's models. function: of the configuration and, with needs_names, of the file's tensor names."""
+    """One way to wire a family's models.
+
+    function: of the configuration and, with needs_names, of the file's tensor names, or, with needs_tensors, of its tensors by
+    name.
+    """
 
     function: Callable[..., Architecture]
     needs_names: bool = False
+    needs_tensors: bool = False
 
     def architecture(self, config: Mapping, names: Collection[str] = ()) -> Architecture:
         """names: the file's tensors; () where they are not known. Raises CheckpointError (corrupt, unsupported)."""
-        return self.function(config, names) if self.needs_names else self.function(config)
+        if not self.needs_tensors:
+            return self.function(config, names) if self.needs_names else self.function(config)
+        if not isinstance(names, Mapping):
+            raise CheckpointError("unsupported", "its sizes follow from its tensors, which are not known here")
+        return self.function(config, names)
 
 
-# By `model_type` (transformers, and models of this package) or `_class_name` (diffusers), then by the wiring's name.
+# By `model_type` (transformers, and models of this package), `_class_name` (diffusers) or what `family_of` makes of
+# `architecture` (timm), then by the wiring's name.
 FAMILIES: dict[str, dict[str, Wiring]] = {}
 # Models that are known and not read: what they are, and what to do.
 REFUSED: dict[str, str] = {}
@@ -29,11 +41,29 @@ REFUSED: dict[str, str] = {}
 _Function = TypeVar("_Function", bound=Callable[..., Architecture])
 
 
-def register(*families: str, wiring: str = CHAIN, needs_names: bool = False) -> Callable[[_Function], _Function]:
+def family_of(config: Mapping) -> object:
+    """What config.json calls the model, which need not be a family that is known, nor a text.
+
+    timm's `architecture` is a model's name: vit_tiny_patch16_224 is of timm_vit, resnet50d of timm_resnet, swinv2_tiny_window8_256
+    of none that is known.
+    """
+    family = config.get("model_type")
+    family = config.get("_class_name") if family is None else family
+    named = config.get("architecture")
+    if family is None and isinstance(named, str):
+        letters = re.match(r"[a-z]*", named.split("_")[0])
+        return f"timm_{letters[0]}" if letters and f"timm_{letters[0]}" in FAMILIES else named
+    return family
+
+
+def register(
+    *families: str, wiring: str = CHAIN, needs_names: bool = False, needs_tensors: bool = False
+) -> Callable[[_Function], _Function]:
     """A decorator: the function gives the architecture of these families' models from their config.json.
 
     families: values of `model_type` or `_class_name`. wiring: which wiring the function gives. needs_names: files name the
-    same tensors in several ways, so the function takes the names of a file's tensors as its second argument.
+    same tensors in several ways, so the function takes the names of a file's tensors as its second argument. needs_tensors:
+    configurations do not say the sizes, so the function takes the tensors by name.
     Raises ValueError where another function is registered for that family and wiring.
     """
 
@@ -42,7 +72,7 @@ def register(*families: str, wiring: str = CHAIN, needs_names: bool = False) -> 
             wirings = FAMILIES.setdefault(family, {})
             if wiring in wirings:
                 raise ValueError(f"the wiring {wiring!r} of {family} is registered twice")
-            wirings[wiring] = Wiring(function, needs_names)
+            wirings[wiring] = Wiring(function, needs_names, needs_tensors)
         return function
 
     return add

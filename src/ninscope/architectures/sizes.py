@@ -10,6 +10,7 @@ MAX_WIDTH = 10_000_000
 MAX_STAGES = 100
 MAX_KERNEL = 10_000
 MAX_LIST = 1_000
+MAX_RATIO = 1000
 
 Option = TypeVar("Option", bound=str | bool | None)
 
@@ -89,6 +90,17 @@ def multiple(value: int, name: str, divisor: int, divisor_name: str) -> int:
     if value % divisor:
         raise CheckpointError("corrupt", f"config.json: {name} {value} is not a multiple of {divisor_name} {divisor}")
     return value // divisor
+
+
+def ratio(config: Mapping, key: str, default: float, width: int) -> float:
+    """config[key], a number by which `width` neurons are multiplied, so that one is left at least.
+
+    Raises CheckpointError (corrupt).
+    """
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not 1 / width <= value <= MAX_RATIO:
+        raise CheckpointError("corrupt", f"config.json: {key} is {value!r}; a number up to {MAX_RATIO} was expected")
+    return float(value)
 
 
 def choice(config: Mapping, key: str, known: Sequence[Option], default: Option) -> Option:

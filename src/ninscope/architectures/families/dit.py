@@ -17,6 +17,8 @@ from ninscope.architectures.diffusion_blocks import (
     MODULATIONS,
     convolve,
     linear,
+    modulate,
+    modulations,
     transformer_block,
     two_layers,
 )
@@ -64,19 +66,16 @@ class _Model:
 
     def modulations(self, name: str, time: str, parts: Sequence[str] = MODULATIONS, module: str = "") -> list[str]:
         """Node layers that shift, scale and gate others, which the time embedding leads to. module: default `name`.linear."""
-        layers = [self.net.named_layer(f"{name}.{part}", self.width, group=name) for part in parts]
-        linear(self.net, time, layers, module or f"{name}.linear", "conditioning")
-        return layers
+        return modulations(self.net, name, time, self.width, parts, module or f"{name}.linear")
 
-    def block(self, number: int, source: str, modulations: Sequence[str], encoder: str = "") -> str:
+    def block(self, number: int, source: str, modulated_by: Sequence[str], encoder: str = "") -> str:
         """One block, and what its modulations shift, scale and gate. Returns its output's node layer."""
         name = f"transformer_blocks.{number}"
         output = transformer_block(self.net, name, source, self.activation, encoder)
         after = f"{name}.attn1"
         before_mlp = f"{name}.attn2" if encoder else after
         modulated = (source, source, after, before_mlp, before_mlp, output)
-        for modulation, target in zip(modulations, modulated, strict=True):
-            self.net.link(modulation, target)
+        modulate(self.net, modulated_by, *modulated)
         return output
 
     def output(self, source: str, module: str) -> None:
@@ -121,12 +120,12 @@ def pixart(config: Mapping) -> Architecture:
         additional = sizes.flag(config, "use_additional_conditions")
     if additional:
         _picture_sizes(net, time)
-    modulations = model.modulations("adaln_single", time)
+    modulated_by = model.modulations("adaln_single", time)
     encoder = _caption(model)
     now = model.patches()
     for number in range(sizes.positive_integer(config, "num_layers", MAX_DEPTH, 28)):
         net.part = f"block{number}"
-        now = model.block(number, now, modulations, encoder)
+        now = model.block(number, now, modulated_by, encoder)
     model.output(now, "proj_out")
     return net.architecture()
 

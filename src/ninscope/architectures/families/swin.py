@@ -9,13 +9,13 @@ a stride of 2, though it is stored as a matrix. Left out: relative position bias
 Files name tensors as the Hub does, which save_pretrained writes by default, or as the library's modules are named.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import attention, formatted, mlp
+from ninscope.architectures.transformer_blocks import Names, attention, formatted, mlp
 from ninscope.errors import CheckpointError
 
 PREFIXES = ("swin.", "")
@@ -40,25 +40,41 @@ REDUCTION = "encoder.layers.{}.downsample.reduction.weight"
 def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     depths, widths = _stages(config)
-    ratio = _mlp_ratio(config, widths[0])
-    numbers = [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
-    templates = spelling(names, PREFIXES, (HUB, MODULES), numbers)
-    following = [f"stage{stage}.block{number}.x" if number else "" for stage, number in numbers[1:]] + ["output.x"]
+    ratio = sizes.ratio(config, "mlp_ratio", 4.0, widths[0])
+    templates = spelling(names, PREFIXES, (HUB, MODULES), block_numbers(depths))
     net = Builder("swin", PREFIXES)
     channels = net.layer("input", "x", sizes.width(config, "num_channels", default=3), "embedding")
     net.join(channels, "stage0.block0.x", PATCHES, "convolution", sizes.pair(config, "patch_size", default=4))
+    add_stages(net, depths, widths, [int(ratio * width) for width in widths], dict(templates) | {"merge": REDUCTION})
+    return net.architecture()
+
+
+def block_numbers(depths: Sequence[int]) -> list[tuple[int, int]]:
+    """(stage, block) of every block."""
+    return [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
+
+
+def add_stages(
+    net: Builder, depths: Sequence[int], widths: Sequence[int], hidden: Sequence[int], templates: Names
+) -> None:
+    """Add all blocks and what lies between stages. hidden: neurons of the MLP, of every stage.
+
+    templates: of the tensors, with the numbers of stage and block; "merge" with those of the stages before and behind it.
+    """
+    numbers = block_numbers(depths)
+    following = [f"stage{stage}.block{number}.x" if number else "" for stage, number in numbers[1:]] + ["output.x"]
+    blocks = {part: template for part, template in templates.items() if part != "merge"}
     for (stage, number), after in zip(numbers, following, strict=True):
-        block, width, tensors = f"stage{stage}.block{number}", widths[stage], formatted(templates, stage, number)
+        block, width, tensors = f"stage{stage}.block{number}", widths[stage], formatted(blocks, stage, number)
         attention(net, block, width, tensors)
-        mlp(net, block, int(ratio * width), after or f"stage{stage}.merge.x", tensors)
+        mlp(net, block, hidden[stage], after or f"stage{stage}.merge.x", tensors)
         if not after:
             merged = net.layer(f"stage{stage}.merge", "x", width)
             beside = net.layer(f"stage{stage}.merge", "n", 4 * width, "convolution")
             for neighbour in range(4):
                 net.link(merged, beside, first=neighbour * width)
-            net.join(beside, f"stage{stage + 1}.block0.x", REDUCTION.format(stage))
+            net.join(beside, f"stage{stage + 1}.block0.x", templates["merge"].format(stage, stage + 1))
     net.layer("output", "x", widths[-1])
-    return net.architecture()
 
 
 def _stages(config: Mapping) -> tuple[list[int], list[int]]:
@@ -74,10 +90,3 @@ def _stages(config: Mapping) -> tuple[list[int], list[int]]:
     for width, count in zip(widths, heads, strict=True):
         sizes.multiple(width, "a stage's width", count, "num_heads")
     return depths, widths
-
-
-def _mlp_ratio(config: Mapping, width: int) -> float:
-    ratio = config.get("mlp_ratio", 4.0)
-    if type(ratio) not in (int, float) or not 1 / width <= ratio <= 1000:
-        raise CheckpointError("corrupt", f"config.json: mlp_ratio is {ratio!r}; a number up to 1000 was expected")
-    return ratio
