@@ -24,6 +24,7 @@ GROUPED = (
     "gpt_oss",
     "llama4_text",
     "granitemoe",
+    "gemma4_text",
 )  # another number of heads is another network
 CONFIGS = {name: {"model_type": name} | LLAMA for name in LIKE_LLAMA}
 for name in ("qwen3", "ministral3", "gemma", "gemma2", "gemma3_text"):
@@ -86,6 +87,13 @@ CONFIGS |= {
     "llama4_text": {"model_type": "llama4_text", "num_local_experts": 3, "head_dim": 6} | LLAMA,
     "llama4": {"model_type": "llama4", "text_config": {"num_local_experts": 3, "head_dim": 6} | LLAMA},
     "granitemoe": {"model_type": "granitemoe", "num_local_experts": 3} | LLAMA,
+    "gemma4_text": {
+        "model_type": "gemma4_text",
+        "head_dim": 6,
+        "global_head_dim": 8,
+        "hidden_size_per_layer_input": 14,
+    }
+    | LLAMA,
     "gpt_oss": {"model_type": "gpt_oss", "num_local_experts": 3, "head_dim": 6} | LLAMA,
     "qwen2_moe": {"model_type": "qwen2_moe", "num_experts": 3, "shared_expert_intermediate_size": 20} | EXPERTS,
     "qwen3_moe": {"model_type": "qwen3_moe", "num_experts": 3} | EXPERTS,

@@ -35,6 +35,22 @@ GPT2 = {
 OPT = {name: value for name, value in TEXT.items() if name != "intermediate_size"} | {"ffn_dim": 40}
 IMAGE = {name: TEXT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
 GROUPED = TEXT | {"num_key_value_heads": 2}
+GEMMA4 = GROUPED | {
+    "num_hidden_layers": 4,
+    "head_dim": 10,
+    "global_head_dim": 12,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 14,
+    "vocab_size_per_layer_input": 31,
+    "enable_moe_block": True,
+    "num_experts": 3,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 16,
+}
 EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 DEEPSEEK = TEXT | {
     "num_key_value_heads": 4,
@@ -124,6 +140,12 @@ CASES = {
     "gemma": Case("GemmaForCausalLM", "GemmaConfig", GROUPED | {"head_dim": 10}),
     "gemma2": Case("Gemma2ForCausalLM", "Gemma2Config", GROUPED | {"head_dim": 10}),
     "gemma3_text": Case("Gemma3ForCausalLM", "Gemma3TextConfig", GROUPED | {"head_dim": 10}),
+    "gemma4_text": Case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4, alone="model"),
+    "gemma4_text-plain": Case(
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        GROUPED | {"head_dim": 10, "global_head_dim": 12, "num_hidden_layers": 6, "hidden_size_per_layer_input": 0},
+    ),
     "phi3": Case("Phi3ForCausalLM", "Phi3Config", GROUPED, alone="model"),
     "apertus": Case("ApertusForCausalLM", "ApertusConfig", GROUPED),
     "qwen2_moe": Case(
@@ -275,6 +297,7 @@ FUSED = {
     "gpt_oss": {"gate_up_proj": 2},
     "llama4_text": {"gate_up_proj": 2},
     "granitemoe": {"gate_up_proj": 2},
+    "gemma4_text": {"gate_up_proj": 2, "per_layer_model_projection": 4},
     "phi3": {"qkv_proj": 3, "gate_up_proj": 2},
     "qwen2_moe": {"gate_up_proj": 2},
     "qwen3_moe": {"gate_up_proj": 2},
@@ -532,6 +555,30 @@ def _llama(core) -> dict:
     return found
 
 
+def _gemma4(core) -> dict:
+    found = {}
+    for (of, after), layer in zip(_chain(len(core.layers)), core.layers, strict=True):
+        own, inputs = layer.self_attn, layer.hidden_size_per_layer_input
+        found |= {(f"{of}.x", f"{of}.q"): own.q_proj.weight, (f"{of}.c", f"{of}.a"): own.o_proj.weight}
+        for part in "kv":
+            module = getattr(own, f"{part}_proj", None)
+            found |= {} if module is None else {(f"{of}.x", f"{of}.{part}"): module.weight}
+        behind = f"{of}.b" if inputs else after
+        found |= _gated(of, behind, layer.mlp, of)
+        if layer.enable_moe_block:
+            found[f"{of}.a", f"{of}.r"] = layer.router.proj.weight
+            for n, (both, down) in enumerate(zip(layer.experts.gate_up_proj, layer.experts.down_proj, strict=True)):
+                found[f"{of}.a", f"{of}.e{n}.g"], found[f"{of}.a", f"{of}.e{n}.u"] = both.chunk(2)
+                found[f"{of}.e{n}.m", behind] = down
+        if inputs:
+            found |= {(behind, f"{of}.pg"): layer.per_layer_input_gate.weight}
+            found |= {(f"{of}.pm", after): layer.per_layer_projection.weight}
+    if core.hidden_size_per_layer_input:
+        for n, rows in enumerate(core.per_layer_model_projection.weight.chunk(len(core.layers))):
+            found["block0.x", f"block{n}.pi"] = rows
+    return found
+
+
 def _attention(of: str, own) -> dict:
     if hasattr(own, "kv_b_proj"):
         return _latent_attention(of, own)
@@ -619,6 +666,7 @@ def _resnet(core) -> dict:
 
 
 BLOCKS = {
+    "gemma4_text": _gemma4,
     "distilbert": _distilbert,
     "t5": _t5,
     "whisper": _whisper,

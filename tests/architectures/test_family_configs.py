@@ -211,6 +211,14 @@ def test_what_does_not_join_weights_does_not_matter(family):
         ("qwen2_moe", {"decoder_sparse_step": 2}, "intermediate_size is None; an integer from 1"),
         ("deepseek_v3", {"first_k_dense_replace": -1}, "first_k_dense_replace is -1; an integer from 1"),
         ("deepseek_v3", {"kv_lora_rank": "a"}, "kv_lora_rank is 'a'; an integer from 1"),
+        ("gemma4_text", {"layer_types": ["full_attention"]}, "layer_types is not a list of .* for 2 blocks"),
+        ("gemma4_text", {"per_layer_config": [1]}, r"per_layer_config is \[1\]; sizes by block"),
+        ("gemma4_text", {"num_kv_shared_layers": 2}, "num_kv_shared_layers is 2; an integer from 1 to 1"),
+        (
+            "gemma4_text",
+            {"num_kv_shared_layers": 1},
+            "no block with k and v of its own has full_attention, as block 1 has",
+        ),
         ("distilbert", {"n_heads": 5}, "dim 24 is not a multiple of n_heads 5"),
         ("whisper", {"decoder_attention_heads": 5}, "d_model 24 is not a multiple of decoder_attention_heads 5"),
         ("clip", {"text_config": None}, "text_config is None; the configuration of a part was expected"),
@@ -335,6 +343,16 @@ class TestDefaults:
         assert {layer.name: layer.size for layer in architecture_of(config).layers}["block0.q"] == 24
         del config["head_dim"]
         assert {layer.name: layer.size for layer in architecture_of(config).layers}["block0.q"] == 4 * 128
+
+    def test_sizes_by_block(self):
+        """Gemma 4's older configurations say what blocks of full attention have, its newer ones what each block has."""
+        older = CONFIGS["gemma4_text"]
+        newer = {key: value for key, value in older.items() if key != "global_head_dim"} | {
+            "per_layer_config": {"1": {"head_dim": 8}}
+        }
+        assert architecture_of(newer).digest == architecture_of(older).digest
+        found = {layer.name: layer.size for layer in architecture_of(older).layers}
+        assert (found["block0.q"], found["block1.q"]) == (24, 32)
 
     def test_sizes_of_a_state_space(self):
         config = CONFIGS["mamba"]
