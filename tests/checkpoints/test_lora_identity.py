@@ -53,6 +53,7 @@ class TestDuplicates:
 
     @pytest.mark.parametrize("change", [
         {"use_rslora": True}, {"alpha_pattern": {"q_proj": 3}}, {"init_lora_weights": "pissa"},
+        {"target_parameters": ["down_proj"]},
     ])  # fmt: skip
     def test_other_settings_are_other_weights(self, made, tmp_path, change):
         place = sweep(tmp_path, made[0], [{}, change])

@@ -1,6 +1,7 @@
 """Adapters of every kind that peft writes, merged into their bases: tensor by tensor what peft's own merge_and_unload saves."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -184,7 +185,10 @@ class TestExperts:
         (base / "config.json").write_text(json.dumps({"model_type": family}))
         stem = "base_model.model.model.layers.0.mlp.experts.lora_"
         save_file({f"{stem}A.weight": a, f"{stem}B.weight": b}, adapter / WEIGHTS)
-        stated = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "target_parameters": ["mlp.experts.down_proj"]}
+        stated = {
+            "peft_type": "LORA", "r": rank, "lora_alpha": 8, "target_parameters": ["mlp.experts.down_proj"],
+            "peft_version": "0.21.2",
+        }  # fmt: skip
         (adapter / CONFIG).write_text(json.dumps(stated))
         by_expert = a.reshape(experts, rank, inputs), b.reshape(outputs, rank, experts)
         return adapter, base, weight + 4 * np.einsum(f"e r i, o r e -> {way}", *by_expert)
@@ -199,6 +203,46 @@ class TestExperts:
         (tensor,) = opened(adapter, base).tensors.values()
         np.testing.assert_allclose(numbers(tensor), expected, rtol=0, atol=1e-5)
         assert (numbers(tensor.slice(1)) == numbers(tensor)[1]).all()
+
+    @pytest.mark.parametrize(("family", "version", "way"), [
+        ("gpt_oss", "0.18.1", "e i o"), ("mixtral", "0.18.1", "e i o"),
+        ("mixtral", "0.19.0", "e i o"), ("mixtral", "0.20.0", "e o i"),
+    ])  # fmt: skip
+    def test_earlier_versions_of_peft(self, tmp_path, family, version, way):
+        """As their sources have it: before 0.20 all were taken for [in, out], which of square matrices no shape tells."""
+        adapter, base, expected = self.fused(tmp_path, family, way)
+        (tensor,) = opened(settings(adapter, peft_version=version), base).tensors.values()
+        np.testing.assert_allclose(numbers(tensor), expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize(("family", "version"), [("gpt_oss", "0.19.0"), ("mixtral", None), ("mixtral", "new")])
+    def test_versions_that_do_not_tell(self, tmp_path, family, version):
+        adapter, base, _ = self.fused(tmp_path, family, "e o i")
+        with pytest.raises(
+            CheckpointError, match=r"peft_version is .* square matrices of experts .* merge it with peft"
+        ):
+            opened(settings(adapter, peft_version=version), base)
+
+    @pytest.mark.parametrize("middle", [6, 4])
+    @pytest.mark.parametrize("way", ["e o i", "e i o"])
+    def test_gates_of_experts_that_are_stored_one_by_one(self, tmp_path, way, middle):
+        """Of an earlier peft too, which took them for [in, out]; where they are square, its version tells."""
+        adapter, base, expected = self.fused(tmp_path, "olmoe", way, middle=middle, last=4)
+        together = load_file(base / "model.safetensors").popitem()[1]
+        stem = "model.layers.0.mlp.experts"
+        half = middle // 2
+        apart = {f"{stem}.{number}.{name}.weight": np.ascontiguousarray(of[part * half : (part + 1) * half])
+                 for number, of in enumerate(together) for part, name in enumerate(("gate_proj", "up_proj"))}  # fmt: skip
+        save_file(apart, base / "model.safetensors")
+        version = "0.21.2" if way == "e o i" else "0.18.0"
+        found = opened(settings(adapter, target_parameters=["gate_up_proj"], peft_version=version), base).tensors
+        for number, of in enumerate(expected):
+            for part, name in enumerate(("gate_proj", "up_proj")):
+                np.testing.assert_allclose(
+                    numbers(found[f"{stem}.{number}.{name}.weight"]),
+                    of[part * half : (part + 1) * half],
+                    rtol=0,
+                    atol=1e-5,
+                )
 
     def test_peft_does_so(self, tmp_path):
         """The two orientations, of peft's own wrapper."""
@@ -284,13 +328,15 @@ class TestAddedTokens:
         assert changed_as_by_peft(adapter, base, merged) >= {"lm_head.weight", "model.embed_tokens.weight"}
         assert ninscope.measure(adapter, base=base).alpha0 == ninscope.measure(merged).alpha0
 
-    def test_another_width_is_another_base(self, tmp_path):
-        adapter, base, _ = written(tmp_path, "llama", r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    @pytest.mark.parametrize(("module", "shape"), [("lm_head", (31, 20)), ("model.layers.0.mlp.up_proj", (41, 24))])
+    def test_another_width_is_another_base(self, tmp_path, module, shape):
+        """In a block other rows are too: only tokens and classes are added."""
+        saving = ["lm_head", "up_proj"]
+        adapter, base, _ = written(tmp_path, "llama", r=2, target_modules=["q_proj"], modules_to_save=saving)
         changed = load_file(adapter / WEIGHTS)
-        save_file(changed | {"base_model.model.lm_head.weight": np.ones((31, 20), np.float32)}, adapter / WEIGHTS)
-        with pytest.raises(
-            CheckpointError, match=r"lm_head.weight of the base has shape \[31, 24\], the adapter .* \[31, 20\]"
-        ):
+        save_file(changed | {f"base_model.model.{module}.weight": np.ones(shape, np.float32)}, adapter / WEIGHTS)
+        said = rf"{re.escape(module)}\.weight of the base has shape .*, the adapter .* {re.escape(str(list(shape)))}"
+        with pytest.raises(CheckpointError, match=said):
             ninscope.measure(adapter, base=base)
 
 

@@ -65,10 +65,10 @@ class Update:
         a, b = (_whole(tensor) for tensor in (self.factors.a, self.factors.b))
         # Of several experts, rows of A stand expert by expert, and columns of B take turns.
         a, b = a[place.expert * rank : (place.expert + 1) * rank], b[:, place.expert :: place.experts]
-        if place.outputs is not None:
-            b = b[slice(*place.outputs)]
-        magnitude = self.factors.magnitude
         left, right = (a.T, b.T) if place.turned else (b, a)
+        if place.rows is not None:
+            left = left[slice(*place.rows)]
+        magnitude = self.factors.magnitude
         return Product(
             np.ascontiguousarray(left, np.float64),
             np.ascontiguousarray(right, np.float64),
@@ -230,14 +230,15 @@ def _config(base: Checkpoint, replaced: Mapping[str, Tensor]) -> dict:
 def _replaced(adapter: Adapter, base: Names) -> dict[str, Tensor]:
     """Tensors that take the place of the base's, by the base's names; new ones (a head) by their own. Raises CheckpointError.
 
-    Rows may be more, or fewer: tokens that were added, classes.
+    Outside the numbered blocks rows may be more, or fewer: tokens that were added, classes.
     """
     replaced = {}
     for name, tensor in {**adapter.copies, **adapter.whole}.items():
         in_base = base.find(name)
         if in_base is None and name in adapter.copies:  # a head that is tied, and stored as the embedding alone
             in_base = base.embedding_of(name)
-        if in_base is not None and base.tensors[in_base].shape[1:] != tensor.shape[1:]:
+        first = int(not any(part.isdigit() for part in name.split(".")))  # axis that must agree, and all after it
+        if in_base is not None and base.tensors[in_base].shape[first:] != tensor.shape[first:]:
             raise other_shape(base.tensors[in_base], tensor.shape, tensor.name)
         replaced[in_base or name] = replace(tensor, entry=replace(tensor.entry, name=in_base or name))
     return replaced

@@ -58,14 +58,14 @@ class Place:
     """Rows of a matrix in the base, and what of the factors is added to them.
 
     tensor: the rows as a tensor, consecutive bytes of its file. turned: they are of W[in, out]. key: the name by which the
-    adapter's settings know it. outputs: which of the update's outputs they are, first to last - 1 (default: all). expert, experts:
+    adapter's settings know it. rows: which of the update's rows they are, first to last - 1 (default: all). expert, experts:
     which of how many it is whose ranks are in the factors.
     """
 
     tensor: Tensor
     turned: bool
     key: str
-    outputs: tuple[int, int] | None = None
+    rows: tuple[int, int] | None = None
     expert: int = 0
     experts: int = 1
 
@@ -76,7 +76,7 @@ def places_of(adapter: Adapter, factors: Factors, names: Names, turned_elsewhere
     Raises CheckpointError: corrupt (the base lacks it, or has it in another shape), unsupported (how it is stored is not known).
     """
     parameters = [name for name in adapter.settings.parameters_of(factors.module) if name != "weight"]
-    stacks = [stack for name in parameters for stack in _stacks(factors, name, names)]
+    stacks = [stack for name in parameters for stack in _stacks(adapter, factors, name, names)]
     if len(stacks) > 1:
         raise CheckpointError(
             "unsupported",
@@ -155,7 +155,7 @@ def _square_is_turned(adapter: Adapter, tensor: Tensor, names: Names, turned_els
     return False
 
 
-def _stacks(factors: Factors, parameter: str, names: Names) -> Iterator[list[Place]]:
+def _stacks(adapter: Adapter, factors: Factors, parameter: str, names: Names) -> Iterator[list[Place]]:
     """The places of all experts where the factors are those of this parameter; nothing where they are not."""
     key = f"{factors.module}.{parameter}"
     in_base = names.find(key)
@@ -164,36 +164,42 @@ def _stacks(factors: Factors, parameter: str, names: Names) -> Iterator[list[Pla
         if len(tensor.shape) == 2 and tensor.shape == factors.pair:
             yield [Place(tensor, False, key)]
         elif len(tensor.shape) == 3 and factors.rank % tensor.shape[0] == 0:
-            yield from _slices(factors, key, tensor, names)
+            yield from _slices(adapter, factors, key, tensor, names)
         return
     for parts in storage.EXPERT_PARTS.get(parameter, ()):
         if names.find(f"{factors.module}.0.{parts[0].name}.weight") is not None:
-            yield from _experts_apart(factors, key, parts, names)
+            yield from _experts_apart(adapter, factors, key, parts, names)
             return
 
 
-def _slices(factors: Factors, key: str, tensor: Tensor, names: Names) -> Iterator[list[Place]]:
-    experts, straight = tensor.shape[0], factors.pair
-    if tensor.shape[1:] not in (straight, straight[::-1]):
-        return
-    turned = tensor.shape[1:] != straight
-    if straight == straight[::-1]:
-        turned = storage.experts_are_turned(names.model_type)
-    yield [Place(tensor.slice(number), turned, key, None, number, experts) for number in range(experts)]
+def _slices(adapter: Adapter, factors: Factors, key: str, tensor: Tensor, names: Names) -> Iterator[list[Place]]:
+    experts, *shape = tensor.shape
+    if factors.pair in (tuple(shape), tuple(shape[::-1])):
+        turned = _expert_is_turned(adapter, factors, tuple(shape), names)
+        yield [Place(tensor.slice(number), turned, key, None, number, experts) for number in range(experts)]
+
+
+def _expert_is_turned(adapter: Adapter, factors: Factors, shape: tuple[int, ...], names: Names) -> bool:
+    """Of one expert's matrix, which the factors fit. Raises CheckpointError (unsupported)."""
+    if shape[0] == shape[1]:
+        return adapter.settings.experts_are_turned(storage.experts_are_turned(names.model_type))
+    return shape != factors.pair
 
 
 def _experts_apart(
-    factors: Factors, key: str, parts: tuple[storage.ExpertPart, ...], names: Names
+    adapter: Adapter, factors: Factors, key: str, parts: tuple[storage.ExpertPart, ...], names: Names
 ) -> Iterator[list[Place]]:
     """Of a base that stores each expert by itself."""
-    places, number = [], 0
-    outputs, inputs = factors.pair
+    places: list[Place] = []
+    number = 0
     while (found := _expert_tensors(factors.module, number, parts, names)) is not None:
+        rows, columns = found[0].shape if len(found[0].shape) == 2 else (0, 0)
+        together = (rows * len(parts), columns)
+        if factors.pair not in (together, together[::-1]) or any(of.shape != (rows, columns) for of in found):
+            return
+        turned = _expert_is_turned(adapter, factors, together, names)
         for part, tensor in zip(parts, found, strict=True):
-            rows = outputs // part.of
-            if tensor.shape != (rows, inputs) or outputs % part.of:
-                return
-            places.append(Place(tensor, False, key, (part.number * rows, (part.number + 1) * rows), number))
+            places.append(Place(tensor, turned, key, (part.number * rows, (part.number + 1) * rows), number))
         number += 1
     if number and factors.rank % number == 0:
         yield [replace(place, experts=number) for place in places]

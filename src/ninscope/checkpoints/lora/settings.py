@@ -103,6 +103,29 @@ class AdapterSettings:
                 found.append(parameter)
         return list(dict.fromkeys(found))
 
+    def experts_are_turned(self, family_is: bool) -> bool:
+        """Whether the update of a stack of square matrices [experts, n, n] is that of [in, out].
+
+        family_is: the library says of the family that it stores [in, out]. peft has heeded that since 0.20, took every stack for
+        [in, out] before 0.19, and had it the wrong way round in between. Raises CheckpointError (unsupported).
+        """
+        number = self._peft_version
+        if number is not None and number >= (0, 20):
+            return family_is
+        if number is not None and not (family_is and number == (0, 19)):
+            return True
+        raise CheckpointError(
+            "unsupported",
+            f"{ADAPTER_CONFIG}: peft_version is {self.config.get('peft_version')!r}, and how square matrices of experts were "
+            "adapted differs between versions; merge it with peft",
+        )
+
+    @property
+    def _peft_version(self) -> tuple[int, int] | None:
+        stated = self.config.get("peft_version")
+        version = re.match(r"(\d{1,4})\.(\d{1,4})", stated) if isinstance(stated, str) else None
+        return (int(version[1]), int(version[2])) if version is not None else None
+
     @property
     def effect_sha256(self) -> str:
         """sha256 of what numbers depend on: adapters of equal tensors that differ here are not the same.
@@ -112,7 +135,7 @@ class AdapterSettings:
         given = self.config.items()
         effect = {name: value for name, value in given if name not in _NO_NUMBER and not _is_unset(value)}
         if isinstance(effect.get("target_parameters"), list):  # peft saves a set, in any order
-            effect["target_parameters"] = sorted(map(str, effect["target_parameters"]))
+            effect["target_parameters"] = [*sorted(map(str, effect["target_parameters"])), self._peft_version]
         return hashlib.sha256(json.dumps(sorted(effect.items())).encode()).hexdigest()
 
     @property
