@@ -205,7 +205,7 @@ def audit(
     findings, refused = {}, []
     for source in dict.fromkeys(sources):
         try:
-            findings[source] = audit_findings(source, progress=not as_json)
+            findings[source] = audit_findings(source, progress=display.shows_progress(as_json))
         except RequestError as error:
             refused.append(error)
     if as_json and findings:
