@@ -214,7 +214,7 @@ def audit(
     for source in dict.fromkeys(sources):
         said: list[str] = []
         try:
-            findings[source] = audit_findings(source, said.append, progress=not as_json)
+            findings[source] = audit_findings(source, said.append, progress=display.shows_progress(as_json))
         except RequestError as error:
             refused.append(error)
         notes += [f"{source}: {clause}" for clause in said]

@@ -50,6 +50,11 @@ def working(text: str, quiet: bool = False) -> Iterator[None]:
         yield
 
 
+def shows_progress(quiet: bool) -> bool:
+    """Whether a command that is done in seconds or minutes shows a bar: in a terminal; a log would only fill with lines."""
+    return not quiet and Console(stderr=True).is_terminal
+
+
 @contextmanager
 def job_progress(name: str, planned: Sequence[str]) -> "Iterator[Callable[[JobId, Outcome], None]]":
     """One bar over all jobs with counts and time left; yields done(job, outcome). planned: the stage of every job."""

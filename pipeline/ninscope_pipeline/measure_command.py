@@ -47,7 +47,9 @@ def measure_sources(sources: Sequence[str], options: Mapping[str, Any], wanted: 
     with counted() as traffic:
         for source in dict.fromkeys(sources):
             try:
-                measured.rows[source] = measure_all(source, layers=False, progress=not quiet, **options)
+                measured.rows[source] = measure_all(
+                    source, layers=False, progress=display.shows_progress(quiet), **options
+                )
             except RequestError as error:
                 if len(sources) == 1:
                     raise

@@ -14,7 +14,6 @@ from driving import artefacts, command, write_dag
 from matplotlib.figure import Figure
 from rich.console import Console
 from suites import write_suite
-from typer.testing import CliRunner
 
 import ninscope
 from ninscope import progress
@@ -127,11 +126,17 @@ def test_the_figure_is_of_the_format_that_its_name_states(suite, tmp_path, suffi
     assert files[0].read_bytes() == files[1].read_bytes()  # no time is in it
 
 
-def test_the_version_and_completion(suite):
+def test_the_version_is_printed():
     assert command("--version").out == f"ninscope {ninscope.__version__}\n"
-    shown = CliRunner().invoke(app, ["--show-completion"], env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": ""})
-    assert "--show-completion" in command("--help").out
-    assert shown.exit_code in (0, 1)  # 1: no shell is found about this process
+
+
+def test_a_shell_completes_commands_and_options(monkeypatch):
+    assert "--install-completion" in command("--help").out
+    monkeypatch.setenv("_NINSCOPE_COMPLETE", "complete_bash")
+    for words, expected in (("ninscope me", ["measure"]), ("ninscope measure --basel", ["--baseline"])):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        assert command().out.split() == expected
 
 
 @pytest.mark.parametrize("arguments", [("measure",), ("bias",), ("run",), ("status",), ("clean",)])

@@ -118,7 +118,8 @@ def not_quiet(code: int, err: str) -> str:
 
     Exit code 130 is also what a shell makes of a death by SIGINT, which a second Ctrl-C at the very end comes to.
     """
-    lines = [line for line in err.splitlines() if line and not line.startswith("tiny ")]  # without progress bars
+    # Without bars and lines of progress.
+    lines = [line for line in err.splitlines() if line and not line.startswith(("tiny ", "tiny: "))]
     said = all(line.startswith("ninscope: ") for line in lines) and any("interrupted" in line for line in lines)
     if code in (130, -signal.SIGINT) and said and len(lines) <= 2:
         return ""

@@ -172,7 +172,7 @@ def test_a_scheduler_that_dies_is_one_line(dag, tmp_path, cluster):
     assert ended.says == [
         f"the Dask scheduler at {cluster.address} is gone; start it and run the same command again, which goes on from there"
     ]
-    noise = [line for line in ended.err.splitlines() if not line.startswith(("tiny ", "ninscope: "))]
+    noise = [line for line in ended.err.splitlines() if not line.startswith(("tiny ", "tiny: ", "ninscope: "))]
     assert noise == []
 
 
