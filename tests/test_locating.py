@@ -230,7 +230,7 @@ class TestCompared:
         bootstrap = Bootstrap(replicates=500, confidence=0.8, seed=3)
         drawn = compared(self.NOW, self.START, "", "step0", bootstrap)
         pairs = [np.array([[one.alpha0, one.width] for one in each.samples]) for each in (self.NOW, self.START)]
-        assert drawn == (plain.emergence, *emergence_interval(*pairs, 500, 0.8, 3), "")
+        assert drawn == (plain.emergence, *emergence_interval(*pairs, 500, 0.8, 3), "", "")
 
     def test_where_the_audit_allows_none_that_is_the_reason(self):
         found = compared(self.NOW, None, "no E: a duplicate")

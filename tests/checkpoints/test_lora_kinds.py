@@ -159,13 +159,14 @@ class TestStoredTheOtherWay:
 
     @pytest.mark.parametrize("name", sorted(CASES))
     def test_what_families_say_is_what_their_networks_say(self, name):
-        """Of every family that is tested, each matrix of its network."""
+        """Of every family that is tested, each matrix of its network that is a tensor by itself: experts have a rule of their own."""
         case = CASES[name]
         config = getattr(transformers, case.config)(**case.sizes).to_dict()
         assert config["model_type"] in FAMILIES
         for matrix, spec in architecture_of(config).matrices.items():
-            turned = is_turned(config["model_type"], matrix.removesuffix(".weight"))
-            assert bool(turned) == (spec.layout.order == "transposed")
+            if spec.index is None:
+                turned = is_turned(config["model_type"], matrix.removesuffix(".weight"))
+                assert bool(turned) == (spec.layout.order == "transposed")
 
 
 class TestExperts:

@@ -130,6 +130,7 @@ class EffectiveFile:
         file = formula.stored.file
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
         self._file, self._formula = file, formula
+        self.beneath = tuple(part.file for part in vars(formula).values() if isinstance(part, Tensor))
         self._lock = threading.Lock()
         self._prepared: np.ndarray | None = None
 
