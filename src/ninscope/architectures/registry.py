@@ -27,7 +27,7 @@ class Wiring:
         """names: the file's tensors; () where they are not known. Raises CheckpointError (corrupt, unsupported)."""
         if not self.needs_tensors:
             return self.function(config, names) if self.needs_names else self.function(config)
-        if not isinstance(names, Mapping):
+        if not names or not isinstance(names, Mapping):
             raise CheckpointError("unsupported", "its sizes follow from its tensors, which are not known here")
         return self.function(config, names)
 
