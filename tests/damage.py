@@ -85,7 +85,7 @@ BAD = {
     "config absent": (without_config, "missing", "config.json is absent"),
     "config not JSON": (lambda folder: with_config(folder, "{'a': 1}"), "corrupt", "config.json: not JSON"),
     "config no object": (lambda folder: with_config(folder, "[]"), "corrupt", "config.json: not a JSON object"),
-    "type unknown": (lambda folder: with_config(folder, '{"model_type": "mamba"}'), "unsupported", "'mamba'.*gpt_neox"),
+    "type unknown": (lambda folder: with_config(folder, '{"model_type": "bloom"}'), "unsupported", "'bloom'.*gpt_neox"),
     "type absent": (lambda folder: with_config(folder, "{}"), "unsupported", "model_type"),
     "sizes absent": (
         lambda folder: with_config(folder, '{"model_type": "gpt_neox"}'),

@@ -157,9 +157,6 @@ CASES = {
     "qwen3_moe": Case(
         "Qwen3MoeForCausalLM", "Qwen3MoeConfig", GROUPED | EXPERTS | {"mlp_only_layers": [0], "head_dim": 10}
     ),
-    "qwen3_moe-fused": Case(
-        "Qwen3MoeForCausalLM", "Qwen3MoeConfig", GROUPED | EXPERTS | {"head_dim": 10}, hub_names=False
-    ),
     "gpt_oss": Case(
         "GptOssForCausalLM",
         "GptOssConfig",

@@ -145,6 +145,6 @@ def test_nothing_but_its_own_module_names_a_family():
     for path in others:
         source = path.read_text(encoding="utf-8")
         assert "architectures.families." not in source, path
-        # Publishers' repositories are called after models; modules of libraries, families or not, store adapters' bases in their ways.
+        # Publishers' repositories are called after models, and adapters' bases are stored as the libraries' modules are.
         if path.name != "suites.py" and path.parts[-2:] != ("lora", "storage.py"):
             assert not re.search(rf"""["']({names})["']""", source), path

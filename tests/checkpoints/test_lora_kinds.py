@@ -159,7 +159,7 @@ class TestStoredTheOtherWay:
 
     @pytest.mark.parametrize("name", sorted(CASES))
     def test_what_families_say_is_what_their_networks_say(self, name):
-        """Of every family that is tested, each matrix of its network that is a tensor by itself: experts have a rule of their own."""
+        """Of every family that is tested, each matrix of its network; experts in one tensor have a rule of their own."""
         case = CASES[name]
         config = getattr(transformers, case.config)(**case.sizes).to_dict()
         assert config["model_type"] in FAMILIES

@@ -1,7 +1,7 @@
 """Which matrices join which node layers, from a checkpoint's config.json. Each family is a module of `families/`."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -127,26 +127,41 @@ def _why_generic(config: Mapping) -> str:
     return "config.json has no model_type" + (f" (architecture {one_line(named)!r})" if isinstance(named, str) else "")
 
 
-def _of_family(wiring: Wiring, config: Mapping, names: Collection[str]) -> Architecture:
+def _of_family(wiring: Wiring, config: Mapping, tensors: Mapping[str, Tensor]) -> Architecture:
     """A family's architecture, with what stands before the names of its tensors in a trainer's file. Raises CheckpointError."""
-    architecture = wiring.architecture(config, names)
-    if not names or architecture.prefix_in(names) is not None:
-        return architecture
+    plain = _at(wiring, config, tensors, "")
+    if isinstance(plain, Architecture) and (not tensors or plain.prefix_in(tensors) is not None):
+        return plain
     placed: dict[str, Architecture] = {}  # by what stands before
-    for outer in outer_prefixes(names):
-        if outer.startswith(tuple(placed)):
-            continue
-        inner = {name.removeprefix(outer) for name in names if name.startswith(outer)}
-        candidate = wiring.architecture(config, inner)
-        if candidate.prefix_in(inner) is not None:
-            placed[outer] = replace(candidate, prefixes=tuple(outer + prefix for prefix in candidate.prefixes))
+    for outer in outer_prefixes(tensors):
+        inner = {name.removeprefix(outer): tensor for name, tensor in tensors.items() if name.startswith(outer)}
+        found = None if outer.startswith(tuple(placed)) else _at(wiring, config, inner, outer)
+        if isinstance(found, Architecture) and found.prefix_in(tensors) is not None:
+            placed[outer] = found
     if len(placed) > 1:
+        family = next(iter(placed.values())).family
         raise CheckpointError(
             "unsupported",
-            f"tensors of a {architecture.family} are there {len(placed)} times, under {', '.join(placed)}; save the one that is "
-            "meant by itself",
+            f"tensors of a {family} are there {len(placed)} times, under {', '.join(placed)}; save the one that is meant by "
+            "itself",
         )
-    return next(iter(placed.values()), architecture)
+    found = next(iter(placed.values()), plain)
+    if isinstance(found, CheckpointError):
+        raise found
+    return found
+
+
+def _at(wiring: Wiring, config: Mapping, tensors: Mapping[str, Tensor], outer: str) -> Architecture | CheckpointError:
+    """The architecture where `outer` stands before the names of these tensors, or why it cannot be that."""
+    try:
+        architecture = wiring.architecture(config, tensors)
+    except CheckpointError as error:
+        return error
+    return (
+        replace(architecture, prefixes=tuple(outer + prefix for prefix in architecture.prefixes))
+        if outer
+        else architecture
+    )
 
 
 def unlike(notes: Mapping[str, Mapping[str, str]]) -> dict[str, CheckpointError]:
