@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ninscope.errors import joined_clauses
 from ninscope.measuring import Measurement
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.outcome import OK, Outcome
@@ -47,7 +48,7 @@ class CheckpointResult:
         notes.append(note)
         if is_duplicate and outcome.ok:
             outcome = replace(outcome, status="duplicate")
-        return replace(outcome, message="; ".join(note for note in (outcome.message, *notes) if note))
+        return replace(outcome, message=joined_clauses(outcome.message, *notes))
 
 
 def overall(outcomes: Mapping[str, Outcome]) -> Outcome:

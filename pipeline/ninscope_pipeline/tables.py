@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from ninscope.errors import joined_clauses
 from ninscope_pipeline.outcome import Outcome, attempt
 from ninscope_pipeline.plan import Request
 from ninscope_pipeline.results import Results, checkpoint_results
@@ -40,7 +41,7 @@ def _checkpoint_rows(results: Results) -> Iterator[Row]:
             "parameters": located.parameters,
             "bytes": located.bytes,
             "status": standing.status,
-            "message": "; ".join(notes) if standing.ok else standing.message,
+            "message": joined_clauses(*notes) if standing.ok else standing.message,
         }
 
 

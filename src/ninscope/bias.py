@@ -13,14 +13,13 @@ import pandas as pd
 
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
-from ninscope.errors import CheckpointError, RequestError
+from ninscope.errors import CheckpointError, RequestError, joined_clauses
 from ninscope.exact.bands import ChosenNeurons
 from ninscope.exact.whole import ExactAnalysis, analyse_networks
 from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings, named_baseline
 from ninscope.measuring import Measurement, exact_measurement
 from ninscope.multifractal.emergence import compared, emergence_of
 from ninscope.multifractal.means import known_std, without_spectrum
-from ninscope.multifractal.spectrum import joined_warnings
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.sampling import sampled_neurons
 from ninscope.parameters import MAX_NODES_PER_LAYER, Parameters, parameters_of_call
@@ -129,7 +128,7 @@ def _measurement(size: int | None, analyses: Sequence[ExactAnalysis]) -> Measure
     spectra = tuple(analysis.spectrum for analysis in analyses)
     messages = [spectrum.message for spectrum in spectra]
     message = messages[0] if len(messages) == 1 else without_spectrum(messages, "samples")
-    message = "; ".join(note for note in (message, analyses[0].unverified) if note)
+    message = joined_clauses(message, analyses[0].unverified)
     return Measurement(spectra, analyses[0].nodes, tuple(analysis.edges for analysis in analyses), message)
 
 
@@ -170,6 +169,6 @@ def _row(
         "emergence": comparison.emergence,
         "emergence_std": known_std(values),
         "baseline": baseline.label,
-        "warning": joined_warnings(now.warning, comparison.warning),
-        "message": "; ".join(clause for clause in (now.message, comparison.message) if clause),
+        "warning": joined_clauses(now.warning, comparison.warning),
+        "message": joined_clauses(now.message, comparison.message),
     }

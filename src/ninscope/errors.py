@@ -18,9 +18,14 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= MAX_MESSAGE else f"{plain[: MAX_MESSAGE // 2]} ... {plain[-MAX_MESSAGE // 2 :]}"
 
 
+def joined_clauses(*clauses: str) -> str:
+    """One message, or one warning, of several: every clause that is not empty."""
+    return "; ".join(clause for clause in clauses if clause)
+
+
 def described(error: BaseException) -> str:
     """An error that nobody foresaw, in one line: its type, its message and the notes that were added to it."""
-    return one_line("; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]))
+    return one_line(joined_clauses(f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
 
 
 class NinscopeError(Exception):

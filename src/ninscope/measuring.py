@@ -11,7 +11,7 @@ import numpy as np
 from ninscope.architectures.layout import parts_of
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
-from ninscope.errors import CheckpointError
+from ninscope.errors import CheckpointError, joined_clauses
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.exact.whole import ExactAnalysis, exact_analysis, uncounted_layers
 from ninscope.locating import (
@@ -28,7 +28,7 @@ from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import compared
 from ninscope.multifractal.means import known_std, without_spectrum
 from ninscope.multifractal.origin import Origin
-from ninscope.multifractal.spectrum import Spectrum, joined_warnings, spectrum_of_counts, warning_of
+from ninscope.multifractal.spectrum import Spectrum, spectrum_of_counts, warning_of
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
@@ -145,7 +145,7 @@ class Measurement(Shown):
     @property
     def warning(self) -> str:
         """Why not to trust the spectrum; empty if nothing speaks against it."""
-        return joined_warnings(warning_of(self.r2_mass_mean, self.r2_partition, self.samples), self.reading_warning)
+        return joined_clauses(warning_of(self.r2_mass_mean, self.r2_partition, self.samples), self.reading_warning)
 
     @property
     def origin(self) -> Origin | None:
@@ -211,7 +211,7 @@ def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurem
         tuple(spectra),
         network.nodes,
         tuple(degrees.sum(axis=1).tolist()),
-        "; ".join(_notes(network, spectra, degrees, parameters)),
+        joined_clauses(*_notes(network, spectra, degrees, parameters)),
         parts={part: tuple(samples) for part, samples in part_spectra.items()},
     )
 
@@ -260,7 +260,7 @@ def exact_measurement(analysis: ExactAnalysis) -> Measurement:
         (analysis.spectrum,),
         analysis.nodes,
         (analysis.edges,),
-        "; ".join(note for note in (analysis.spectrum.message, analysis.unverified) if note),
+        joined_clauses(analysis.spectrum.message, analysis.unverified),
         "exact",
         analysis.layers,
         analysis.values,
@@ -284,7 +284,7 @@ def measured_network(
         measurement = exact_measurement(exact_analysis(network, parameters, threads, statistics=layers))
     else:
         measurement = analyse_network(sample_network(network, parameters), parameters)
-    message = "; ".join(note for note in (network.note, measurement.message) if note)
+    message = joined_clauses(network.note, measurement.message)
     return replace(
         with_origin(measurement, origin_of(parameters, network.digest, network.family, models)),
         message=message,
@@ -485,8 +485,8 @@ def _against(
     comparison = compared(row.spectrum, start, no_emergence, baseline.label)
     return replace(
         row,
-        message="; ".join(clause for clause in (row.message, comparison.message) if clause),
-        warning=joined_warnings(row.spectrum.warning, comparison.warning),
+        message=joined_clauses(row.message, comparison.message),
+        warning=joined_clauses(row.spectrum.warning, comparison.warning),
         emergence=comparison.emergence,
         baseline=start_name,
     )
@@ -497,6 +497,5 @@ def _row(located: LocatedRevision, measurement: Measurement | None, trust_duplic
     if measurement is None:
         return Measured(located.revision, located.step, located.status, located.message, None)
     note, is_duplicate = located.audit_note(trust_duplicates)  # of a duplicate, the reason why there is no E says it
-    clauses = (measurement.message, "" if is_duplicate else note, located.unsure)
-    message = "; ".join(clause for clause in clauses if clause)
+    message = joined_clauses(measurement.message, "" if is_duplicate else note, located.unsure)
     return Measured(located.revision, located.step, located.emergence_status, message, measurement)

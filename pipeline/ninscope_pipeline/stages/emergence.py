@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ninscope.checkpoints.baseline import STEP_0, Baseline
+from ninscope.errors import joined_clauses
 from ninscope.measuring import Measurement
 from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts
-from ninscope.multifractal.spectrum import joined_warnings
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.measurements import CURVES_AND_PARTS, stored_measurement
@@ -246,11 +246,11 @@ def _rows(results: "Results") -> list[Row]:
         unlike = _unlike_counts(results, job.work) if has else {}
         for row in stored:
             clause = unlike.get((row["revision"], row["part"]), "") if not math.isnan(row["emergence"]) else ""
-            row["warning"] = joined_warnings(row["warning"], clause)
+            row["warning"] = joined_clauses(row["warning"], clause)
             number = order[(*job.work.model, row["revision"])]
             checkpoint = results.checkpoints[number]
             of_reading = checkpoint.located.wiring(readings[job.work.analysis]).warning
-            row["warning"] = joined_warnings(row["warning"], of_reading)
+            row["warning"] = joined_clauses(row["warning"], of_reading)
             rows.append((number, checkpoint.row_keys | shared | row))
     return [row for _, row in sorted(rows, key=lambda numbered: numbered[0])]
 

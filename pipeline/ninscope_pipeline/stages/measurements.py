@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ninscope.errors import joined_clauses
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.measuring import Measurement
-from ninscope.multifractal.spectrum import Spectrum, joined_warnings, peak_of
+from ninscope.multifractal.spectrum import Spectrum, peak_of
 from ninscope_pipeline.stages.stage import Row, Table
 from ninscope_pipeline.storing.store import Artefact
 
@@ -194,7 +195,7 @@ def _sample_rows(results: "Results") -> Iterator[Row]:
                 "r2_mass_std": sample.r2_mass_std,
                 "r2_partition": sample.r2_partition,
                 "message": sample.message,
-                "warning": joined_warnings(sample.warning, of_reading),
+                "warning": joined_clauses(sample.warning, of_reading),
                 "variant": analysis.variant,
             }
 

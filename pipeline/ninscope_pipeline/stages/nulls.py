@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field, field_validator
 
+from ninscope.errors import joined_clauses
 from ninscope.exact.null_models import NULLS as KNOWN_NULLS
 from ninscope.exact.null_models import null_spectrum
 from ninscope.multifractal.emergence import emergence as emergence_between
@@ -146,11 +147,11 @@ def _row(now: NullModel, start: NullModel | None, baseline: str, no_emergence: s
     start_means = None if start is None else MeanSpectrum(start.alpha0, start.width)
     pairs = () if start is None else zip(now.alpha0, now.width, start.alpha0, start.width, strict=True)
     emergence_of_draws = [emergence_of(*numbers) for numbers in pairs]
-    notes = (now.message, no_emergence or why_undefined(means, start_means, baseline))
+    why_none = no_emergence or why_undefined(means, start_means, baseline)
     return {
         "null": now.null, "alpha0": means.alpha0, "width": means.width, "emergence": emergence_between(means, start_means),
         "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(emergence_of_draws),
-        "samples": now.alpha0.size, "message": "; ".join(note for note in notes if note),
+        "samples": now.alpha0.size, "message": joined_clauses(now.message, why_none),
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.checkpoints.identity import Identity
-from ninscope.errors import CheckpointError, one_line
+from ninscope.errors import CheckpointError, joined_clauses, one_line
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -102,7 +102,7 @@ def _finding(row: Seen, copies: Mapping[str, tuple[str, ...]], unlike: tuple[str
         row.revision,
         row.step,
         "duplicate" if copies else "corrupt" if unlike is not None else "ok",
-        one_line("; ".join(notes)),
+        one_line(joined_clauses(*notes)),
         row.identity.bytes,
         row.identity.content_sha256,
         tuple(dict.fromkeys(other for others in copies.values() for other in others)),

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from ninscope.checkpoints.formats.weight_file import WeightFile
 from ninscope.checkpoints.matrix import WeightMatrix
+from ninscope.errors import joined_clauses
 
 _UNVERIFIED = "unverified: "  # begins a clause of a message
 NEARLY_ALL = 0.98  # of a file: the rest stays within what a reading may fetch beside its tensors
@@ -79,7 +80,7 @@ def unverified(matrices: Iterable[WeightMatrix]) -> str:
 
 def without_unverified(message: str) -> str:
     """A message without that clause, which holds of nearly every row of a Hub: the tables tell it."""
-    return "; ".join(clause for clause in message.split("; ") if not clause.startswith(_UNVERIFIED))
+    return joined_clauses(*(clause for clause in message.split("; ") if not clause.startswith(_UNVERIFIED)))
 
 
 def _unverified(files: Sequence[Checkable]) -> str:

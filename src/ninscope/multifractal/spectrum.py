@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ninscope.errors import RequestError
+from ninscope.errors import RequestError, joined_clauses
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.fits import slopes
 from ninscope.multifractal.means import known_mean
@@ -176,7 +176,7 @@ def spectrum_of_counts(
 
 def warning_of(r2_mass_mean: float, r2_partition: float, spectra: Sequence[Spectrum]) -> str:
     """Why not to trust the spectra of one network, or of its samples, with these means of R^2; empty if nothing speaks against."""
-    return joined_warnings(fit_warning(r2_mass_mean, r2_partition), peak_warning(spectra))
+    return joined_clauses(fit_warning(r2_mass_mean, r2_partition), peak_warning(spectra))
 
 
 def peak_warning(spectra: Sequence[Spectrum]) -> str:
@@ -201,11 +201,6 @@ def fit_warning(r2_mass_mean: float, r2_partition: float) -> str:
     if r2_partition < LEAST_R2:
         laws.append("partition sums against radius")
     return f"a power law does not hold well (r2 below {LEAST_R2}): {', '.join(laws)}" if laws else ""
-
-
-def joined_warnings(*warnings: str) -> str:
-    """What the column `warning` says: every clause that is not empty."""
-    return "; ".join(warning for warning in warnings if warning)
 
 
 def mass_quality(r2: np.ndarray) -> dict[str, float]:
