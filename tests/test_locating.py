@@ -19,10 +19,10 @@ from ninscope.locating import (
     LocatedRevision,
     Wiring,
     audit_revisions,
-    locate_revision,
     locate_siblings,
     revision_of,
     with_identity,
+    with_wirings,
 )
 from ninscope.multifractal.emergence import Bootstrap, compared, emergence_interval
 from ninscope.networks.neuron_network import neuron_network
@@ -148,13 +148,19 @@ class TestAudit:
         assert {one.otherwise_wired for one in judged} == {""}
 
 
+def located_in(source, revision, readings=(CHAIN,)):
+    """A revision with its identity and its wirings."""
+    located = LocatedRevision(revision, source.step_of(revision))
+    return with_wirings(with_identity(located, source), source, readings)
+
+
 class TestLocating:
     @pytest.fixture
     def source(self, tmp_path):
         return open_source(write_suite(tmp_path / "tiny", (0, 1, 2), **SHAPE))
 
     def test_what_is_known_of_a_revision(self, source):
-        found = locate_revision(source, "step1", [CHAIN, TAPS])
+        found = located_in(source, "step1", [CHAIN, TAPS])
         checkpoint = source.open("step1")
         network = neuron_network(checkpoint)
         assert (found.revision, found.step, found.status, found.message) == ("step1", 1, "ok", "")
@@ -169,23 +175,23 @@ class TestLocating:
         tensors = neox_tensors(seed=1, **SHAPE)
         del tensors["gpt_neox.layers.0.mlp.dense_4h_to_h.weight"]
         write_checkpoint(tmp_path / "tiny" / "step1", tensors, neox_config(**SHAPE))
-        found = locate_revision(source, "step1")
+        found = located_in(source, "step1")
         assert (found.status, found.wirings, found.parameters) == ("corrupt", (), None)
         assert "mlp.dense_4h_to_h.weight is absent" in found.message
         assert found.identity is not None
 
     def test_one_that_is_not_there_is_missing(self, source):
-        found = locate_revision(source, "step7")
+        found = located_in(source, "step7")
         assert (found.status, found.identity, found.passing) == ("missing", None, False)
         assert "step7" in found.message
 
     def test_a_reading_that_does_not_go_fails_alone(self, source):
         block = {"tensor": "no.such.weight", "source": "a", "target": "b"}
         described = Reading(description=description_of({"blocks": [block]}))
-        found = locate_revision(source, "step0", [CHAIN, described])
+        found = located_in(source, "step0", [CHAIN, described])
         assert found.ok
         assert [one.status == "ok" for one in found.wirings] == [True, False]
-        alone = locate_revision(source, "step0", [described])
+        alone = located_in(source, "step0", [described])
         assert (alone.status, alone.message) == (found.wirings[1].status, found.wirings[1].message)
 
     def test_a_server_that_does_not_answer_is_passing(self, source, monkeypatch):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ninscope.architectures import DEFAULT_READING, Reading, unlike
+from ninscope.architectures import Reading, unlike
 from ninscope.auditing import identified_revision, look_at
 from ninscope.checkpoints.audit import Finding, Seen, falsified, findings, unsure
 from ninscope.checkpoints.baseline import STEP_0, Baseline, baseline_of
@@ -125,25 +125,13 @@ def revision_of(source: Source, revision: str | None = None) -> str:
     return revisions[0]
 
 
-def locate_revision(
-    source: Source,
-    revision: str,
-    readings: Sequence[Reading] = (DEFAULT_READING,),
-    known: Mapping[str, FileIdentity] | None = None,
-    thorough: bool = True,
-) -> LocatedRevision:
-    """Identify a revision and read its headers. What is wrong with it is its status and message.
-
-    known, thorough: as `Source.identify` takes them.
-    """
-    located = LocatedRevision(revision, source.step_of(revision))
-    return with_wirings(with_identity(located, source, known, thorough), source, readings)
-
-
 def with_identity(
     located: Located, source: Source, known: Mapping[str, FileIdentity] | None = None, thorough: bool = True
 ) -> Located:
-    """The revision with its files' identity, or with the status and message that say why there is none."""
+    """The revision with its files' identity, or with the status and message that say why there is none.
+
+    known, thorough: as `Source.identify` takes them.
+    """
     try:
         identity = identified_revision(source, located.revision, known, thorough)
     except CheckpointError as error:

@@ -12,7 +12,7 @@ FOLDERS = ("src/ninscope/exact", "src/ninscope/multifractal", "src/ninscope/netw
 WHOLE_FILES = ("src/ninscope/checkpoints/audit.py",)
 FUNCTIONS = {
     "src/ninscope/measuring.py": ("with_emergence", "otherwise_wired"),
-    "src/ninscope/locating.py": ("with_emergence", "otherwise_wired"),
+    "src/ninscope/locating.py": ("with_emergence", "otherwise_wired", "_otherwise_wired", "_comparable"),
 }
 
 # The fast tests of those files. A mutant that these miss counts as survived.

@@ -53,11 +53,6 @@ class Finding:
     copies: tuple[str, ...] = ()
     unlike: str = ""
 
-    def check_known(self) -> None:
-        """Raises CheckpointError where it could not even be identified, so that nobody need ask, and wait, again."""
-        if self.content_sha256 is None:
-            raise CheckpointError(self.status, self.message)
-
     def check_shape(self) -> None:
         """Raises CheckpointError (corrupt) where its shape is not its siblings': it is no checkpoint of this model."""
         if self.unlike == "shape":
