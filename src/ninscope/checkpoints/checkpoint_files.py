@@ -90,20 +90,6 @@ def with_settings(identity: Identity, present: Collection[str], read: ReadFile) 
     )
 
 
-def with_settings_of(identity: Identity | None, read: ReadFile) -> ReadFile:
-    """`read`, which of an adapter gives the adapter_config.json that was identified, or raises CheckpointError (corrupt)."""
-    if identity is None or identity.settings_sha256 is None:
-        return read
-
-    def checked(name: str, limit: int) -> bytes:
-        content = read(name, limit)
-        if name == ADAPTER_CONFIG and hashlib.sha256(content).hexdigest() != identity.settings_sha256:
-            raise CheckpointError("corrupt", f"{identity.revision}/{name}: changed while it was being read; run again")
-        return content
-
-    return checked
-
-
 def weight_files(present: Collection[str], read: ReadFile, revision: str) -> dict[str, list[str]]:
     """The weight files of a revision and the tensors promised in each: one file (nothing is promised), or the shards its
     index names, in name order.

@@ -16,15 +16,12 @@ from typing import IO
 import numpy as np
 
 from ninscope.checkpoints.checkpoint_files import (
-    MAX_CONFIG_BYTES,
     checkpoint_of_files,
     read_config,
     weight_files,
     with_settings,
-    with_settings_of,
 )
 from ninscope.checkpoints.file_names import (
-    ADAPTER_CONFIG,
     ADAPTER_NAMES,
     CHECKPOINT_NAMES,
     CONFIG_NAME,
@@ -215,8 +212,7 @@ class LocalSource:
     def open(self, revision: str, identity: Identity | None = None) -> Checkpoint:
         """The checkpoint, headers read and checked, no weight read yet. Raises CheckpointError."""
         folder = self._folder_of(revision)
-        read = with_settings_of(identity, folder.read)
-        return checkpoint_of_files(revision, folder.names, read, folder.open_file, self._expects_config)
+        return checkpoint_of_files(revision, folder.names, folder.read, folder.open_file, self._expects_config)
 
     def check_unchanged(self, identity: Identity) -> None:
         """Raises CheckpointError (corrupt) when a file is not the one that was identified: call it after reading."""
@@ -226,9 +222,6 @@ class LocalSource:
                 raise CheckpointError(
                     "corrupt", f"{identity.revision}/{file.name}: changed while it was being read; run again"
                 )
-        if identity.settings_sha256 is not None:
-            read = with_settings_of(identity, self._folder_of(identity.revision).read)
-            read(ADAPTER_CONFIG, MAX_CONFIG_BYTES)
 
     def fingerprint(self, revision: str) -> str | None:
         """Something else whenever a file of the revision is: names, sizes and times. None where it cannot be told."""
