@@ -18,7 +18,7 @@ from ninscope.auditing import COLUMNS
 from ninscope.checkpoints.audit import Finding, verdict
 from ninscope.checkpoints.hub.traffic import Fetched
 from ninscope.errors import RequestError
-from ninscope.measuring import Measured
+from ninscope.measured_rows import Measured
 from ninscope.progress import counting
 from ninscope.report import FORMATS
 

@@ -11,7 +11,7 @@ import zarr
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
 from ninscope.exact.layers import NodeValues
-from ninscope.measuring import Measurement, origin_of, with_origin
+from ninscope.measurement import Measurement, origin_of, with_origin
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.report import FORMATS
 from ninscope.shown import Shown

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ninscope.errors import joined_clauses
-from ninscope.measuring import Measurement
+from ninscope.measurement import Measurement
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.outcome import OK, Outcome
 from ninscope_pipeline.plan import Request

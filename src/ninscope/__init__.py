@@ -17,7 +17,7 @@ _HOMES = {
     "measure": "ninscope.measuring",
     "measure_all": "ninscope.measuring",
     "Parameters": "ninscope.parameters",
-    "Measurement": "ninscope.measuring",
+    "Measurement": "ninscope.measurement",
     "MeasuredRows": "ninscope.measured_rows",
     "audit": "ninscope.auditing",
     "sampling_bias": "ninscope.bias",

@@ -17,7 +17,7 @@ from ninscope.errors import CheckpointError, RequestError, joined_clauses
 from ninscope.exact.bands import ChosenNeurons
 from ninscope.exact.whole import ExactAnalysis, analyse_networks
 from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings, named_baseline
-from ninscope.measuring import Measurement, exact_measurement
+from ninscope.measurement import Measurement, exact_measurement
 from ninscope.multifractal.emergence import compared, emergence_of
 from ninscope.multifractal.means import known_std, without_spectrum
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network

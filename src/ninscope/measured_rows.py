@@ -1,14 +1,16 @@
-"""What `ninscope.measure_all` returns: its rows as a list that can be a table, a figure and a notebook's output as well."""
+"""What `ninscope.measure_all` returns: rows, in a list that can be a table, a figure and a notebook's output as well."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from ninscope.measurement import Measurement
+from ninscope.shown import Shown, without_empty
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-    from ninscope.measuring import Measured
 
 COLUMNS = {
     "revision": "string", "step": "Int64", "part": "string", "status": "string", "message": "string", "method": "string",
@@ -18,10 +20,37 @@ COLUMNS = {
 WHOLE = "all"  # in the column `part`: the network as one
 
 
-class MeasuredRows(list["Measured"]):
+@dataclass(frozen=True, repr=False)
+class Measured(Shown):
+    """The result of one revision: a spectrum, or the status and message that say why there is none.
+
+    emergence: E against the revision `baseline`; NaN, with the message saying why, where there is none. warning: why not to
+    trust the spectrum or E, or empty. parts: by the part's name a row of its own, where Parameters.parts asks for them.
+    """
+
+    revision: str
+    step: int | None
+    status: str
+    message: str
+    spectrum: Measurement | None
+    emergence: float = math.nan
+    baseline: str = ""
+    warning: str = ""
+    parts: Mapping[str, "Measured"] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        spectrum = self.spectrum
+        told = {} if spectrum is None else {"alpha0": spectrum.alpha0, "width": spectrum.width, "E": self.emergence}
+        against = self.baseline if told else None
+        notes = without_empty(baseline=against, warning=self.warning, message=self.message)
+        return {"revision": self.revision, "status": self.status} | told | notes
+
+
+class MeasuredRows(list[Measured]):
     """Rows of one source, in step order. source: as the user named it."""
 
-    def __init__(self, rows: "Iterable[Measured]" = (), source: str = "") -> None:
+    def __init__(self, rows: Iterable[Measured] = (), source: str = "") -> None:
         super().__init__(rows)
         self.source = source
 
@@ -51,7 +80,7 @@ class MeasuredRows(list["Measured"]):
         return _frame_to_show(self).to_html(index=False, na_rep="-")
 
 
-def _values(row: "Measured", part: str) -> dict[str, Any]:
+def _values(row: Measured, part: str) -> dict[str, Any]:
     spectrum = row.spectrum
     measured = {} if spectrum is None else {
         name: getattr(spectrum, name) for name in ("method", "alpha0", "alpha0_std", "width", "width_std", "nodes", "edges")
@@ -63,7 +92,7 @@ def _values(row: "Measured", part: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _parts(row: "Measured") -> list[dict[str, Any]]:
+def _parts(row: Measured) -> list[dict[str, Any]]:
     return [_values(part, name) for name, part in row.parts.items()]
 
 

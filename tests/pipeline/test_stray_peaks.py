@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ninscope
-from ninscope.measuring import Measurement
+from ninscope.measurement import Measurement
 from ninscope_pipeline.stages.measurements import artefact_of_measurement, stored_measurement
 
 

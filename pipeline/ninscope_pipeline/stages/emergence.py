@@ -9,7 +9,7 @@ import numpy as np
 
 from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.errors import joined_clauses
-from ninscope.measuring import Measurement
+from ninscope.measurement import Measurement
 from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT

@@ -13,7 +13,7 @@ import numpy as np
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.counting import magnitudes
 from ninscope.exact.whole import ExactAnalysis, analyse_piece, combine, exact_analysis
-from ninscope.measuring import exact_measurement
+from ninscope.measurement import exact_measurement
 from ninscope.networks.radii import LogRadii, Radii, log_radii
 from ninscope.parameters import Parameters
 from ninscope_pipeline.located import Located, reading_outcome

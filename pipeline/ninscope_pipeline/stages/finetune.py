@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.measuring import Measurement
+from ninscope.measurement import Measurement
 from ninscope.multifractal.emergence import emergence_of
 from ninscope.neurons.finetuning.recipe import METHODS, NONE, PRECISIONS, Inhibition, Recipe
 from ninscope.neurons.inhibition import LATE_START, SELECT

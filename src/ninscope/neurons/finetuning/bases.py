@@ -14,7 +14,7 @@ from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float
 from ninscope.errors import CheckpointError
 from ninscope.exact.whole import exact_analysis
-from ninscope.measuring import exact_measurement
+from ninscope.measurement import exact_measurement
 from ninscope.networks.neuron_network import neuron_network
 from ninscope.neurons.memel.inserting import CHILD
 from ninscope.neurons.tasks.base_models import quiet
