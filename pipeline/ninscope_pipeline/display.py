@@ -21,6 +21,7 @@ from ninscope.errors import RequestError
 from ninscope.measured_rows import Measured
 from ninscope.progress import counting
 from ninscope.report import FORMATS
+from ninscope.wording import outer_names
 
 if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope audit` do without
     import pandas as pd
@@ -180,7 +181,8 @@ def show_measured(source: str, rows: Sequence[Measured]) -> None:
             )
     _print_whole(table)
     for number, (note, names) in enumerate(notes.items(), 1):
-        print(f"[{number}] {listed(names)}: {note}")
+        of_rows = f" ({len(names)} rows)" if len(names) > 4 else ""
+        print(f"[{number}] {outer_names(names)}{of_rows}: {note}")
 
 
 def _notes(rows: Sequence[Measured]) -> dict[str, list[str]]:
@@ -201,11 +203,6 @@ def _notes_of(row: Measured) -> list[str]:
 def _numbers_of(row: Measured, notes: Mapping[str, object]) -> str:
     own = _notes_of(row)
     return ", ".join(str(number) for number, note in enumerate(notes, 1) if note in own)
-
-
-def listed(names: Sequence[str]) -> str:
-    """A few names, or the first, the last and how many there are."""
-    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} rows)"
 
 
 def audit_json(findings: Mapping[str, Sequence[Finding]], several: bool) -> str:

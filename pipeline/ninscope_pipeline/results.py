@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ninscope.errors import joined_clauses
 from ninscope.measurement import Measurement
+from ninscope.wording import joined_clauses
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.outcome import OK, Outcome
 from ninscope_pipeline.plan import Request

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ninscope.errors import joined_clauses
+from ninscope.wording import joined_clauses
 from ninscope_pipeline.outcome import Outcome, attempt
 from ninscope_pipeline.plan import Request
 from ninscope_pipeline.results import Results, checkpoint_results

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
-from ninscope.errors import CheckpointError, RequestError, joined_clauses
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import ChosenNeurons
 from ninscope.exact.whole import ExactAnalysis, analyse_networks
 from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings, named_baseline
@@ -24,6 +24,7 @@ from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.sampling import sampled_neurons
 from ninscope.parameters import MAX_NODES_PER_LAYER, Parameters, parameters_of_call
 from ninscope.threads import threads_of
+from ninscope.wording import joined_clauses
 
 SMALLEST = 16
 COLUMNS = {

@@ -4,8 +4,9 @@ A request that is wrong stops (exit code 2). A checkpoint that is wrong is recor
 others go on (exit code 1). Every message is one line, names the thing and says what to do.
 """
 
-STATUSES = ("ok", "duplicate", "missing", "corrupt", "nonfinite", "unsupported")
+from ninscope.wording import joined_clauses
 
+STATUSES = ("ok", "duplicate", "missing", "corrupt", "nonfinite", "unsupported")
 
 MAX_MESSAGE = 600
 
@@ -16,11 +17,6 @@ def one_line(text: str) -> str:
         text = f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
     plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
     return plain if len(plain) <= MAX_MESSAGE else f"{plain[: MAX_MESSAGE // 2]} ... {plain[-MAX_MESSAGE // 2 :]}"
-
-
-def joined_clauses(*clauses: str) -> str:
-    """One message, or one warning, of several: every clause that is not empty."""
-    return "; ".join(clause for clause in clauses if clause)
 
 
 def described(error: BaseException) -> str:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ninscope.errors import joined_clauses
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.exact.whole import ExactAnalysis
 from ninscope.multifractal.means import known_std
@@ -14,6 +13,7 @@ from ninscope.multifractal.origin import Origin
 from ninscope.multifractal.spectrum import Spectrum, warning_of
 from ninscope.parameters import Parameters
 from ninscope.shown import Shown, without_empty
+from ninscope.wording import joined_clauses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

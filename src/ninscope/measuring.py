@@ -10,7 +10,7 @@ import numpy as np
 from ninscope.architectures.layout import parts_of
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
-from ninscope.errors import CheckpointError, joined_clauses
+from ninscope.errors import CheckpointError
 from ninscope.exact.whole import exact_analysis, uncounted_layers
 from ninscope.locating import (
     LocatedRevision,
@@ -34,6 +34,7 @@ from ninscope.networks.shortest_paths import path_histograms, path_radii
 from ninscope.parameters import Parameters, lists_parameters, parameters_of_call
 from ninscope.progress import counting
 from ninscope.threads import cores, threads_of
+from ninscope.wording import joined_clauses
 
 
 def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ninscope.checkpoints.baseline import STEP_0, Baseline
-from ninscope.errors import joined_clauses
 from ninscope.measurement import Measurement
 from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts
+from ninscope.wording import joined_clauses
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.measurements import CURVES_AND_PARTS, stored_measurement

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ninscope.errors import joined_clauses
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.measurement import Measurement
 from ninscope.multifractal.spectrum import Spectrum, peak_of
+from ninscope.wording import joined_clauses
 from ninscope_pipeline.stages.stage import Row, Table
 from ninscope_pipeline.storing.store import Artefact
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field, field_validator
 
-from ninscope.errors import joined_clauses
 from ninscope.exact.null_models import NULLS as KNOWN_NULLS
 from ninscope.exact.null_models import null_spectrum
 from ninscope.multifractal.emergence import emergence as emergence_between
 from ninscope.multifractal.emergence import emergence_of, why_undefined
 from ninscope.multifractal.means import MeanSpectrum, known_std, without_spectrum
 from ninscope.parameters import Parameters
+from ninscope.wording import joined_clauses
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict

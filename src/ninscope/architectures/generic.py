@@ -19,6 +19,7 @@ from ninscope.architectures.tied import tied_names
 from ninscope.checkpoints.matrix import MatrixLayout
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor
 from ninscope.errors import CheckpointError
+from ninscope.wording import first_names
 
 FAMILY = "generic"
 _TABLES = ("I64", "BOOL")  # positions and masks, which models keep beside their weights; nothing is packed into these
@@ -70,7 +71,8 @@ def architecture(tensors: Mapping[str, Tensor], why: str, config: Mapping | None
     left_out = _share([tensors[name] for name in found.unread], [tensors[name] for name in read])
     warning = ""
     if left_out > LARGE_SHARE:
-        warning = f"{_percent(left_out)} of the weights are left out ({_listed(found.unread)}): describe them in [architecture]"
+        unread = first_names(found.unread)
+        warning = f"{_percent(left_out)} of the weights are left out ({unread}): describe them in [architecture]"
     note = ", ".join(_notes(found, read, tied, left_out, why))
     return net.architecture(note, complete=False, warning=warning)
 
@@ -115,9 +117,9 @@ def _notes(
         yield f"{convolutions} of them convolutions taken for [out, in, ...] of one group"
     if names := found.unread + found.besides:
         share = f" ({_percent(left_out)} of the weights)" if found.unread else ""
-        yield f"left out: {_listed(names)}{share}"
+        yield f"left out: {first_names(names)}{share}"
     if tied:
-        yield f"tied and counted once: {_listed(tied)}"
+        yield f"tied and counted once: {first_names(tied)}"
 
 
 def _share(left_out: Sequence[Tensor], read: Sequence[Tensor]) -> float:
@@ -145,7 +147,3 @@ def _layout(tensor: Tensor) -> MatrixLayout | None:
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts block 10 after block 9."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d{1,9})", name)]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.checkpoints.identity import Identity
-from ninscope.errors import CheckpointError, joined_clauses, one_line
+from ninscope.errors import CheckpointError, one_line
+from ninscope.wording import first_names, joined_clauses
 
 Value = TypeVar("Value", bound=Hashable)
 
-NAMED = 3  # revisions or shards that a message names; of more it says how many
 OVERRIDE = "--trust-duplicates overrides"
 VOCABULARY = "vocab_size"
 RESHARDED = 0.01  # by this part of their bytes may the same weights differ that are split into files in another way
@@ -135,7 +135,7 @@ def _false_baseline(rows: Sequence[Finding], baseline: Baseline) -> Finding | No
 def unsure(seen: Sequence[Seen]) -> str:
     """One clause where some revisions could not be asked for, so that others may be the same; empty where all were."""
     if names := [row.revision for row in seen if row.passing]:
-        return one_line(f"whether {_listed(names)} hold the same weights is not known: they could not be asked for")
+        return one_line(f"whether {first_names(names)} hold the same weights is not known: they could not be asked for")
     return ""
 
 
@@ -168,16 +168,11 @@ def _copied(identity: Identity, copies: Mapping[str, tuple[str, ...]]) -> str:
     clauses = []
     for others, names in by_others.items():
         if len(names) == len(identity.files):
-            clauses.append(f"the same weights as {_listed(others)}")
+            clauses.append(f"the same weights as {first_names(others)}")
         else:
             verb = "is that" if len(names) == 1 else "are those"
-            clauses.append(f"{_listed(names)} (of {len(identity.files)} shards) {verb} of {_listed(others)}")
-    return ", ".join(clauses[:NAMED]) + (f" and {len(clauses) - NAMED} more" if len(clauses) > NAMED else "")
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:NAMED])
-    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+            clauses.append(f"{first_names(names)} (of {len(identity.files)} shards) {verb} of {first_names(others)}")
+    return first_names(clauses)
 
 
 def _unlike_size(known: Sequence[_Known]) -> dict[str, tuple[str, str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ninscope.checkpoints.revisions import step_of
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
+from ninscope.wording import outer_names
 
 FIRST = "first"
 
@@ -56,7 +57,7 @@ def baseline_of(
     shown = [name for name, _ in revisions]
     raise RequestError(
         f"baseline {requested!r}: {label} has no such revision or step{did_you_mean(str(requested), shown)}; "
-        f'its {len(shown)} revisions: {_listed(shown)}; "{FIRST}" is the first by step'
+        f'its {len(shown)} revisions: {outer_names(shown)}; "{FIRST}" is the first by step'
     )
 
 
@@ -65,7 +66,3 @@ def _step(requested: str | int) -> int | None:
     if isinstance(requested, int):
         return None if isinstance(requested, bool) else requested
     return int(requested) if requested.isascii() and requested.isdigit() and len(requested) < 16 else step_of(requested)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"

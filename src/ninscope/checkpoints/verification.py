@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from ninscope.checkpoints.formats.weight_file import WeightFile
 from ninscope.checkpoints.matrix import WeightMatrix
-from ninscope.errors import joined_clauses
+from ninscope.wording import first_names, joined_clauses
 
 _UNVERIFIED = "unverified: "  # begins a clause of a message
 NEARLY_ALL = 0.98  # of a file: the rest stays within what a reading may fetch beside its tensors
@@ -87,8 +87,7 @@ def _unverified(files: Sequence[Checkable]) -> str:
     names = [file.name.rpartition("/")[2] for file in files if not file.is_verified]
     if not names:
         return ""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{_UNVERIFIED}only parts of {names[0]}{more} were read, and hashes are of whole files"
+    return f"{_UNVERIFIED}only parts of {first_names(names, 1)} were read, and hashes are of whole files"
 
 
 def _fetched_files(file: WeightFile) -> Iterator[Checkable]:

@@ -25,6 +25,7 @@ from ninscope.networks.bin_table import BinTable, bin_table
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
+from ninscope.wording import first_names
 
 # One piece of the work on a network, by node layer: the layer's result where all its bands were in the piece, else its counts.
 PartialAnalysis = Mapping[str, LayerResult | LayerCounts]
@@ -251,7 +252,7 @@ class _LayerSums:
 
 def uncounted_layers(names: list[str]) -> str:
     """One clause that says in which node layers no node had enough edges to count."""
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    shown = first_names(names)
     return f"no node of {shown} has enough edges within the distance bounds; the rest was analysed without"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ninscope.errors import RequestError, joined_clauses
+from ninscope.errors import RequestError
 from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.fits import slopes
 from ninscope.multifractal.means import known_mean
@@ -16,6 +16,7 @@ from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.networks.radii import IntegerRadii
 from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, radius_count
 from ninscope.shown import Shown, without_empty
+from ninscope.wording import joined_clauses
 
 DERIVATIVES = ("exact", "forward")  # the first is the default
 MIN_DEGREE = 10

@@ -10,6 +10,7 @@ from torch import nn
 
 from ninscope.errors import RequestError
 from ninscope.neurons.inhibition import LAYERS, NEURONS, check_layers
+from ninscope.wording import first_names
 
 _MIDDLE = re.compile(r"middle:(\d{1,6})")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -131,11 +132,6 @@ def _named(given: str, modules: dict[str, nn.Module]) -> str:
     if len(ends) == 1:
         return ends[0]
     if ends:
-        raise RequestError(f"layer {given!r} is {len(ends)} modules: {listed(ends)}; give the whole name of each")
+        raise RequestError(f"layer {given!r} is {len(ends)} modules: {first_names(ends)}; give the whole name of each")
     near = difflib.get_close_matches(given, modules, n=3, cutoff=0.3) or list(modules)[:3]
-    raise RequestError(f"layer {given!r} matches no module of the model; near: {listed(near)}")
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    raise RequestError(f"layer {given!r} matches no module of the model; near: {first_names(near)}")

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from ninscope.errors import RequestError
 from ninscope.neurons.inhibition import LAYERS, NEURONS
-from ninscope.neurons.memel.finding import ChannelDimension, feature_dim_of, layers_of, listed
+from ninscope.neurons.memel.finding import ChannelDimension, feature_dim_of, layers_of
 from ninscope.neurons.memel.layer import MEmeL
 from ninscope.neurons.memel.padding import Padding, is_floating
 from ninscope.neurons.selection import NeuronSelection
+from ninscope.wording import first_names
 
 CHILD = "memel"  # what the layer is called inside the module whose output it takes
 SILENT_PASSES = 10
@@ -95,8 +96,8 @@ class _Watch:
         if silent:
             around = silent[0][1].name
             warnings.warn(
-                f"no MEmeL has run behind {listed([name for name, _ in silent])} in {SILENT_PASSES} training passes: the model "
-                "does not call what it has there, or only takes its weights; take another layer"
+                f"no MEmeL has run behind {first_names([name for name, _ in silent])} in {SILENT_PASSES} training passes: "
+                "the model does not call what it has there, or only takes its weights; take another layer"
                 + (f", such as {around}" if around else ""),
                 stacklevel=2,
             )

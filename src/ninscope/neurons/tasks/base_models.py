@@ -23,6 +23,7 @@ from transformers.utils import logging
 from ninscope.errors import RequestError
 from ninscope.neurons.tasks.files import one_line
 from ninscope.neurons.tasks.task import Base
+from ninscope.wording import first_names
 
 PURPOSES = {
     "text classification": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -164,8 +165,7 @@ def _check_report(base: Base, model: PreTrainedModel, report: Mapping[str, Any])
         )
     missing = sorted(name for name in report["missing_keys"] if not _may_be_new(name, model.base_model_prefix))
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise RequestError(f"{base.name} lacks {', '.join(missing[:3])}{more}; give a whole checkpoint")
+        raise RequestError(f"{base.name} lacks {first_names(missing)}; give a whole checkpoint")
     counterparts = {_without_numbers(name, model.base_model_prefix) for name in model.state_dict()}
     for name in sorted(report["unexpected_keys"]):
         if _without_numbers(name, model.base_model_prefix) in counterparts:
