@@ -1,21 +1,14 @@
 """The command line. Exit codes: 0 done; 1 done, but some checkpoints are not ok; 2 the request is wrong; 130 interrupted."""
 
-import atexit
-import gc
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 import ninscope
-from ninscope.errors import InterruptedRun, NinscopeError, RequestError, described
+from ninscope_pipeline.ending import run_command_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -207,31 +200,9 @@ def audit(
 
     Reads no weights: the Hub's metadata are enough, and local files are hashed once, and again only when they change.
     """
-    from ninscope.auditing import audit_findings
-    from ninscope_pipeline import display
+    from ninscope_pipeline.audit_command import audit_sources
 
-    findings, refused, notes = {}, [], []
-    for source in dict.fromkeys(sources):
-        said: list[str] = []
-        try:
-            findings[source] = audit_findings(source, said.append, progress=display.shows_progress(as_json))
-        except RequestError as error:
-            refused.append(error)
-        notes += [f"{source}: {clause}" for clause in said]
-    if as_json and findings:
-        print(display.audit_json(findings, len(dict.fromkeys(sources)) > 1))
-    for source, rows in findings.items():
-        if not as_json:
-            display.show_audit(source, rows)
-        where = f"{source} " if len(findings) > 1 else ""
-        for row in rows:
-            if row.status != "ok":
-                _say(f"{where}{row.revision}: {row.status}: {row.message}")
-    for line in (*notes, *map(str, refused)):
-        _say(line)
-    if refused:
-        raise typer.Exit(2)
-    raise typer.Exit(any(row.status != "ok" for rows in findings.values() for row in rows))
+    raise typer.Exit(audit_sources(sources, as_json, _say))
 
 
 @app.command(short_help="Show how sampling changes what is measured.")
@@ -259,49 +230,17 @@ def bias(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Show how sampling changes alpha0, width and E of a checkpoint, from few neurons per layer to all of them."""
-    from ninscope.bias import sampling_bias
-    from ninscope.checkpoints.audit import OVERRIDE
-    from ninscope.report.bias_figure import bias_figure
-    from ninscope_pipeline import display
+    from ninscope_pipeline.bias_command import parsed_numbers, show_sampling_bias
 
-    if figure is None and not as_json:
-        figure = Path("bias.png")
-    if figure is not None:
-        display.check_figure_file(figure)
-    with display.working(f"measuring samples of {source}", quiet=as_json):
-        table = sampling_bias(
-            source,
-            revision,
-            _numbers(nodes_per_layer),
-            samples,
-            seed,
-            trust_duplicates=trust_duplicates,
-            baseline=baseline,
-        )
-    if as_json:
-        print(display.bias_json(source, table))
-    else:
-        display.show_bias(source, table)
-    withheld = next((message for message in table["message"] if OVERRIDE in message), None)
-    if withheld is not None:
-        _say(f"{table['revision'][0]}: duplicate: {withheld}")
-    if figure is None:
-        raise typer.Exit(withheld is not None)
-    folder = Path(source)
-    drawn = bias_figure(table, f"{folder.resolve().name if folder.exists() else source}, {table['revision'][0]}")
-    display.write_figure(figure, drawn)
-    if not as_json:
-        print(f"figure: {figure}")
-    raise typer.Exit(withheld is not None)
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise RequestError(
-            f"--nodes-per-layer is {text!r}; give numbers separated by commas, such as 16,32,64"
-        ) from None
+    options = {
+        "revision": revision,
+        "nodes_per_layer": parsed_numbers(nodes_per_layer),
+        "samples": samples,
+        "seed": seed,
+        "trust_duplicates": trust_duplicates,
+        "baseline": baseline,
+    }
+    raise typer.Exit(show_sampling_bias(source, options, figure, as_json, _say))
 
 
 @app.command(short_help="Run an experiment: analyses, tables, figures.")
@@ -390,96 +329,7 @@ def _say(line: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `ninscope` command: every error is one line, and an exit code."""
-    atexit.register(
-        gc.freeze
-    )  # the interpreter's last search for garbage, among all of numba's objects, takes .3 s of CPU
-    # Not where it is ignored, as under nohup, nor in a thread, which cannot.
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt_once)
-    try:
-        code = _exit_code(arguments)
-    finally:
-        if signal.getsignal(signal.SIGINT) is _interrupt_once:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(code)
-
-
-def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C ends the command in order, and a second one while it is ending changes nothing."""
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _exit_code(arguments: Sequence[str] | None) -> int:
-    interrupted = False
-    code: int | str | None
-    try:
-        code = app(args=arguments, standalone_mode=False, prog_name="ninscope")
-        sys.stdout.flush()
-        interrupted = code == 130
-    except RequestError as error:
-        _say(str(error))
-        code = _leave_work(2)
-    except InterruptedRun as error:
-        _say(str(error))
-        code = _leave_work(130)
-    except NinscopeError as error:
-        _say(str(error))
-        code = _leave_work(1)
-    except SystemExit as end:  # how the command line library ends on Ctrl-C
-        code, interrupted = end.code, end.code == 130
-    except (typer.Abort, KeyboardInterrupt):
-        code, interrupted = 130, True
-    except Exception as error:
-        code = _leave_work(_unexpected(error))
-    if interrupted:
-        _say("interrupted")
-        sys.stderr.flush()
-        os._exit(130)  # not to wait for threads that measure what nobody wants any more; nothing is being written
-    return int(code or 0)
-
-
-def _leave_work(code: int) -> int:
-    """End at once where threads measure what nobody wants any more: Python would wait for them, an hour perhaps.
-
-    What they write is aside until it is whole. Returns the exit code where no thread is at work.
-    """
-    from ninscope_pipeline.execution import JOB_THREADS
-
-    for thread in threading.enumerate():
-        if thread.name.startswith(JOB_THREADS):
-            thread.join(1)  # it may be about to end
-            if thread.is_alive():
-                for stream in (sys.stdout, sys.stderr):
-                    with suppress(OSError, AttributeError):  # its reader went away
-                        stream.flush()
-                os._exit(code)
-    return code
-
-
-def _unexpected(error: Exception) -> int:
-    """Unknown options and the like; a reader that went away; and our own faults, whose traceback can be asked for."""
-    if hasattr(error, "format_message"):
-        text = error.format_message()
-        if text.startswith("Usage: "):  # no command at all: the help
-            print(text, file=sys.stderr)
-        elif text:
-            _say(f"{text} ({_command_of(error)} --help)")
-        return 2
-    if isinstance(error, BrokenPipeError):
-        sys.stdout = None
-        return 1
-    if os.environ.get("NINSCOPE_DEBUG"):
-        raise error
-    _say(f"failed: {described(error)} (NINSCOPE_DEBUG=1 shows where)")
-    return 1
-
-
-def _command_of(error: Exception) -> str:
-    """The command whose help says which options there are: "ninscope measure"."""
-    context = getattr(error, "ctx", None)
-    return context.command_path if context is not None else "ninscope"
+    run_command_line(app, arguments, _say)
 
 
 if __name__ == "__main__":
