@@ -158,7 +158,7 @@ def measure(
     Measures the whole network unless you ask for samples: every weight is read once, or fetched once from the Hub.
     """
     from ninscope_pipeline.measure_command import (
-        Wanted,
+        Output,
         measure_sources,
         parsed_list,
         parsed_nodes,
@@ -188,7 +188,7 @@ def measure(
         "architecture": None if architecture is None else load_architecture(architecture),
         "trust_duplicates": trust_duplicates,
     }
-    raise typer.Exit(measure_sources(sources, options, Wanted(as_json, as_csv, figure), _say))
+    raise typer.Exit(measure_sources(sources, options, Output(as_json, as_csv, figure), _say))
 
 
 @app.command(short_help="Find missing, duplicate and unlike revisions.")

@@ -17,7 +17,7 @@ from ninscope_pipeline.display import Say
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Output:
     """How the rows of a measurement are shown: as one JSON document, as CSV, or as a table; and a figure of them."""
 
     as_json: bool = False
@@ -35,15 +35,15 @@ class _Measured:
     refused: list[RequestError] = field(default_factory=list)
 
 
-def measure_sources(sources: Sequence[str], options: Mapping[str, Any], wanted: Wanted, say: Say) -> int:
+def measure_sources(sources: Sequence[str], options: Mapping[str, Any], output: Output, say: Say) -> int:
     """Measure every source and show its rows; returns the exit code. options: of `measure_all`.
 
     A source that is refused stops no other. Raises RequestError.
     """
-    if wanted.figure is not None:
-        display.check_figure_file(wanted.figure)
+    if output.figure is not None:
+        display.check_figure_file(output.figure)
     measured = _Measured()
-    quiet = wanted.as_json or wanted.as_csv
+    quiet = output.as_json or output.as_csv
     with counted() as traffic:
         for source in dict.fromkeys(sources):
             try:
@@ -54,7 +54,7 @@ def measure_sources(sources: Sequence[str], options: Mapping[str, Any], wanted: 
                 if len(sources) == 1:
                     raise
                 measured.refused.append(error)
-    _show(measured.rows, wanted)
+    _show(measured.rows, output)
     if not quiet:
         display.show_fetched(traffic.fetched)
     failed = [
@@ -65,16 +65,16 @@ def measure_sources(sources: Sequence[str], options: Mapping[str, Any], wanted: 
     ]
     for line in (*failed, *map(str, measured.refused)):
         say(line)
-    if wanted.figure is not None and measured.rows:
-        _draw(measured.rows, wanted)
+    if output.figure is not None and measured.rows:
+        _draw(measured.rows, output)
     return 2 if measured.refused else int(bool(failed))
 
 
-def _show(measured: Mapping[str, MeasuredRows], wanted: Wanted) -> None:
-    if wanted.as_json and measured:
+def _show(measured: Mapping[str, MeasuredRows], output: Output) -> None:
+    if output.as_json and measured:
         documents = [display.measured_document(source, rows) for source, rows in measured.items()]
         print(json.dumps(documents if len(documents) > 1 else documents[0], indent=1, allow_nan=False))
-    elif wanted.as_csv:
+    elif output.as_csv:
         print(_csv(measured), end="")
     else:
         for source, rows in measured.items():
@@ -97,14 +97,14 @@ def _csv(measured: Mapping[str, MeasuredRows]) -> str:
     return text.getvalue()
 
 
-def _draw(measured: Mapping[str, MeasuredRows], wanted: Wanted) -> None:
+def _draw(measured: Mapping[str, MeasuredRows], output: Output) -> None:
     from ninscope.report.plots import rows_figure
 
-    assert wanted.figure is not None
+    assert output.figure is not None
     figure = rows_figure([(Path(source).name or source, rows.to_frame()) for source, rows in measured.items()])
-    display.write_figure(wanted.figure, figure)
-    if not wanted.as_json and not wanted.as_csv:
-        print(f"figure: {wanted.figure}")
+    display.write_figure(output.figure, figure)
+    if not output.as_json and not output.as_csv:
+        print(f"figure: {output.figure}")
 
 
 def parsed_q(text: str | None) -> Any:

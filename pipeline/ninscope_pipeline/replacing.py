@@ -8,7 +8,7 @@ from ninscope_pipeline.request.dagfile import Dag, dag_written_in
 from ninscope_pipeline.storing.runfolder import RunFolder
 
 ModelName = tuple[str, str]  # suite, model
-Place = tuple[str, str | None]  # source, base
+ModelSource = tuple[str, str | None]  # source, base
 
 
 def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) -> str:
@@ -16,10 +16,10 @@ def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) ->
 
     A model that has moved, with the same weights, is the same. So is an experiment that only gained or lost models.
     """
-    held, asked = _held(folder), _places(dag)
-    shared = set(held) & set(asked)
-    suspects = {name for name in shared if held[name] != asked[name]}
-    if not shared and not set(held.values()) & set(asked.values()):
+    held, wanted = _held(folder), _sources_of(dag)
+    shared = set(held) & set(wanted)
+    suspects = {name for name in shared if held[name] != wanted[name]}
+    if not shared and not set(held.values()) & set(wanted.values()):
         suspects = set(held)
     if not suspects:
         return ""
@@ -36,15 +36,15 @@ def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) ->
     return f"results of {'/'.join(others[0])} from {held[others[0]][0]}{more}"
 
 
-def _held(folder: RunFolder) -> Mapping[ModelName, Place]:
+def _held(folder: RunFolder) -> Mapping[ModelName, ModelSource]:
     """What the run that is written down in the folder asked for; nothing where that cannot be read."""
     try:
-        return _places(dag_written_in(folder))
+        return _sources_of(dag_written_in(folder))
     except RequestError:
         return {}
 
 
-def _places(dag: Dag) -> dict[ModelName, Place]:
+def _sources_of(dag: Dag) -> dict[ModelName, ModelSource]:
     return {(model.suite, model.model): (model.source, model.base) for model in dag.all_models()}
 
 
@@ -60,7 +60,11 @@ def _contents_held(folder: RunFolder) -> Mapping[ModelName, set[str]]:
 
 
 def _contents(located: Sequence[Located]) -> Mapping[ModelName, set[str]]:
-    known = ((one.suite, one.model, one.content_sha256) for one in located if one.content_sha256 is not None)
+    known = (
+        (checkpoint.suite, checkpoint.model, checkpoint.content_sha256)
+        for checkpoint in located
+        if checkpoint.content_sha256 is not None
+    )
     return _by_model(known)
 
 

@@ -70,7 +70,9 @@ def sampling_bias(
         located.revision: located for located in locate_siblings(opened, revision, trust_duplicates, chosen_baseline)
     }
     name = list(siblings)[-1] if revision is None else revision
-    start_name = next((other for other, found in siblings.items() if chosen_baseline.is_at(other, found.step)), None)
+    start_name = next(
+        (other for other, sibling in siblings.items() if chosen_baseline.is_at(other, sibling.step)), None
+    )
     threads = threads_of(workers)
     siblings[name], now = _measured(opened, siblings[name], nodes_per_layer, chosen, threads)
     start = now if start_name == name else {}

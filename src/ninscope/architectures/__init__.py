@@ -135,9 +135,9 @@ def _of_family(wiring: Wiring, config: Mapping, tensors: Mapping[str, Tensor]) -
     placed: dict[str, Architecture] = {}  # by what stands before
     for outer in outer_prefixes(tensors):
         inner = {name.removeprefix(outer): tensor for name, tensor in tensors.items() if name.startswith(outer)}
-        found = None if outer.startswith(tuple(placed)) else _at(wiring, config, inner, outer)
-        if isinstance(found, Architecture) and found.prefix_in(tensors) is not None:
-            placed[outer] = found
+        wired = None if outer.startswith(tuple(placed)) else _at(wiring, config, inner, outer)
+        if isinstance(wired, Architecture) and wired.prefix_in(tensors) is not None:
+            placed[outer] = wired
     if len(placed) > 1:
         family = next(iter(placed.values())).family
         raise CheckpointError(
@@ -145,10 +145,10 @@ def _of_family(wiring: Wiring, config: Mapping, tensors: Mapping[str, Tensor]) -
             f"tensors of a {family} are there {len(placed)} times, under {', '.join(placed)}; save the one that is meant by "
             "itself",
         )
-    found = next(iter(placed.values()), plain)
-    if isinstance(found, CheckpointError):
-        raise found
-    return found
+    wired = next(iter(placed.values()), plain)
+    if isinstance(wired, CheckpointError):
+        raise wired
+    return wired
 
 
 def _at(wiring: Wiring, config: Mapping, tensors: Mapping[str, Tensor], outer: str) -> Architecture | CheckpointError:

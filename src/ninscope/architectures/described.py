@@ -278,18 +278,20 @@ def _slices(pattern: str, tensor: Tensor, numbers: Numbers, index: str) -> Itera
     tensor.check_readable()
     count = tensor.shape[0] if tensor.shape else 0
     if index.isdigit() or index in numbers:
-        one = int(index) if index.isdigit() else numbers[index]
-        if one >= count:
-            raise _wrong(f"tensor {tensor.name} has shape {list(tensor.shape)}, so it has no slice [{one}] ({pattern})")
-        yield _Match(tensor, one, numbers)
+        number = int(index) if index.isdigit() else numbers[index]
+        if number >= count:
+            raise _wrong(
+                f"tensor {tensor.name} has shape {list(tensor.shape)}, so it has no slice [{number}] ({pattern})"
+            )
+        yield _Match(tensor, number, numbers)
         return
     if not 0 < count <= _MOST_SLICES:
         raise _wrong(
             f"tensor {tensor.name} has shape {list(tensor.shape)}; 1 to {_MOST_SLICES} slices of its first axis were expected "
             f"({pattern})"
         )
-    for one in range(count):
-        yield _Match(tensor, one, {**numbers, index: one})
+    for number in range(count):
+        yield _Match(tensor, number, {**numbers, index: number})
 
 
 def _named(pattern: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Numbers]]:

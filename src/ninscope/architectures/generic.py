@@ -53,10 +53,10 @@ def architecture(tensors: Mapping[str, Tensor], why: str, config: Mapping | None
     Raises CheckpointError: unsupported (there is no matrix, or one that does not hold plain floats), corrupt (a tensor that holds
     no numbers), and what reading raises.
     """
-    found = _sorted(tensors)
-    tied = tied_names({name: tensors[name] for name in found.matrices}, config or {})
+    groups = _sorted(tensors)
+    tied = tied_names({name: tensors[name] for name in groups.matrices}, config or {})
     net = Builder(FAMILY)
-    read = {name: layout for name, layout in found.matrices.items() if name not in tied}
+    read = {name: layout for name, layout in groups.matrices.items() if name not in tied}
     for name, layout in read.items():
         shape = tensors[name].shape
         targets, nodes = layout.size(shape)
@@ -68,18 +68,18 @@ def architecture(tensors: Mapping[str, Tensor], why: str, config: Mapping | None
         net.join(source, net.named_layer(f"{stem}.out", targets, block), name, layout.order, shape[2:])
     if not read:
         raise CheckpointError("unsupported", f"{why}, and no tensor is a matrix or a convolution; there is no network")
-    left_out = _share([tensors[name] for name in found.unread], [tensors[name] for name in read])
+    left_out = _share([tensors[name] for name in groups.unread], [tensors[name] for name in read])
     warning = ""
     if left_out > LARGE_SHARE:
-        unread = first_names(found.unread)
+        unread = first_names(groups.unread)
         warning = f"{_percent(left_out)} of the weights are left out ({unread}): describe them in [architecture]"
-    note = ", ".join(_notes(found, read, tied, left_out, why))
+    note = ", ".join(_notes(groups, read, tied, left_out, why))
     return net.architecture(note, complete=False, warning=warning)
 
 
 def _sorted(tensors: Mapping[str, Tensor]) -> _Sorted:
     """Raises CheckpointError."""
-    found = _Sorted()
+    groups = _Sorted()
     for name, tensor in sorted(tensors.items(), key=lambda item: _natural(item[0])):
         tensor.check_readable()
         layout = _layout(tensor)
@@ -91,12 +91,12 @@ def _sorted(tensors: Mapping[str, Tensor]) -> _Sorted:
                 f"tensor {name} is of type {tensor.dtype}; only F16, BF16, F32 and F64 weights can be measured",
             )
         if tensor.dtype in _TABLES or _is_no_weight(tensor):
-            found.besides.append(name)
+            groups.besides.append(name)
         elif layout is None:
-            found.unread.append(name)
+            groups.unread.append(name)
         else:
-            found.matrices[name] = layout
-    return found
+            groups.matrices[name] = layout
+    return groups
 
 
 def _is_no_weight(tensor: Tensor) -> bool:
@@ -110,13 +110,13 @@ def _is_no_weight(tensor: Tensor) -> bool:
 
 
 def _notes(
-    found: _Sorted, read: Mapping[str, MatrixLayout], tied: Sequence[str], left_out: float, why: str
+    groups: _Sorted, read: Mapping[str, MatrixLayout], tied: Sequence[str], left_out: float, why: str
 ) -> Iterator[str]:
     yield f"{why}; read as generic, each of {len(read)} matrices by itself"
     if convolutions := sum(layout.convolves for layout in read.values()):
         yield f"{convolutions} of them convolutions taken for [out, in, ...] of one group"
-    if names := found.unread + found.besides:
-        share = f" ({_percent(left_out)} of the weights)" if found.unread else ""
+    if names := groups.unread + groups.besides:
+        share = f" ({_percent(left_out)} of the weights)" if groups.unread else ""
         yield f"left out: {first_names(names)}{share}"
     if tied:
         yield f"tied and counted once: {first_names(tied)}"

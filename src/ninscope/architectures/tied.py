@@ -87,24 +87,24 @@ def _middle_rows(names: Sequence[str], matrices: Mapping[str, Tensor]) -> dict[s
     return rows
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def _equal(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape and type hold the same bytes, not all of them the same number. Raises CheckpointError.
 
     Only some rows are compared where reading costs something.
     """
-    rows = one.shape[0]
-    if one.file.reads_are_free and other.file.reads_are_free:
-        height = max(_BAND_BYTES // one.row_bytes, 1)
+    rows = tensor.shape[0]
+    if tensor.file.reads_are_free and other.file.reads_are_free:
+        height = max(_BAND_BYTES // tensor.row_bytes, 1)
         bands = [[(first, min(first + height, rows))] for first in range(0, rows, height)]
     else:
         bands = [[(int(row), int(row) + 1) for row in np.unique(np.linspace(0, rows - 1, _COMPARED_ROWS).astype(int))]]
     lowest, highest = [], []
     for spans in bands:
-        pieces, others = _read(one, spans), _read(other, spans)
+        pieces, others = _read(tensor, spans), _read(other, spans)
         if pieces != others:
             return False
         for piece in pieces:
-            numbers = one.bits_in([piece])
+            numbers = tensor.bits_in([piece])
             lowest.append(numbers.min())
             highest.append(numbers.max())
     return min(lowest) < max(highest)

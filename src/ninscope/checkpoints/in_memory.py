@@ -149,15 +149,15 @@ def _held(tensors: Mapping[str, Any]) -> dict[str, _HeldTensor]:
             raise RequestError(
                 f"{name!r} of the state dict is no tensor but a {type(tensor).__name__}; give tensors by name"
             )
-        place = _place(tensor)
-        if place is None or place not in seen:
+        memory = _memory_of(tensor)
+        if memory is None or memory not in seen:
             held[name] = _HeldTensor(name, tensor)
-        if place is not None:
-            seen.add(place)
+        if memory is not None:
+            seen.add(memory)
     return held
 
 
-def _place(tensor: Any) -> tuple | None:
+def _memory_of(tensor: Any) -> tuple | None:
     """Where a tensor of torch lies; None of what has no place (arrays, models that are not made yet)."""
     pointer = getattr(tensor, "data_ptr", None)
     address = pointer() if pointer is not None and str(getattr(tensor, "device", "")) != "meta" else 0

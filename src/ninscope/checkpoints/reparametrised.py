@@ -59,27 +59,27 @@ def _by_weight(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     parametrized: dict[str, dict[str, Tensor]] = {}
     suffixed: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if place := _parametrized(name):
-            parametrized.setdefault(place[0], {})[place[1]] = tensor
-        elif place := _suffixed(name):
-            suffixed.setdefault(place[0], {})[place[1]] = tensor
-    found = parametrized | {
+        if weight_and_part := _parametrized(name):
+            parametrized.setdefault(weight_and_part[0], {})[weight_and_part[1]] = tensor
+        elif weight_and_part := _suffixed(name):
+            suffixed.setdefault(weight_and_part[0], {})[weight_and_part[1]] = tensor
+    stored = parametrized | {
         target: parts
         for target, parts in suffixed.items()
         if "orig" in parts or (set(parts) == {"g", "v"} and target not in tensors)
     }
     return {
         target: parts
-        for target, parts in found.items()
+        for target, parts in stored.items()
         if max(len(part.shape) for part in parts.values()) > 1 and all(0 not in part.shape for part in parts.values())
     }
 
 
 def _parametrized(name: str) -> tuple[str, str] | None:
     """(weight, part) of a tensor of torch.nn.utils.parametrize, module.parametrizations.weight.part; None of any other."""
-    module, found, rest = name.partition("parametrizations.")
+    module, mark, rest = name.partition("parametrizations.")
     weight, _, part = rest.partition(".")
-    if not found or (module and not module.endswith(".")):
+    if not mark or (module and not module.endswith(".")):
         return None
     is_state = part.startswith("original") or part.partition(".")[0].isdigit()
     return (module + weight, part) if is_state else None

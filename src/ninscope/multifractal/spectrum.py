@@ -186,7 +186,9 @@ def peak_warning(spectra: Sequence[Spectrum]) -> str:
     if not strays:
         return ""
     which = "" if len(spectra) == 1 else f"in {len(strays)} of {len(spectra)} samples "
-    alpha0, at_zero = (known_mean([getattr(one, name) for one in spectra]) for name in ("alpha0", "alpha_at_zero"))
+    alpha0, at_zero = (
+        known_mean([getattr(spectrum, name) for spectrum in spectra]) for name in ("alpha0", "alpha_at_zero")
+    )
     return (
         f"{which}the largest f is at q = {strays[0]:g}, not at 0, since few nodes outweigh the rest there: "
         f"alpha0 is {alpha0:.4g}, alpha(0) is {at_zero:.4g}"

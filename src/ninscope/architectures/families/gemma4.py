@@ -131,10 +131,10 @@ def _overrides(config: Mapping, number: int, kind: str, key_is_value: bool) -> M
         return {key: values[key] for key in ("head_dim", "num_key_value_heads") if key in values}
     if kind != FULL:
         return {}
-    found = {"head_dim": sizes.width(config, "global_head_dim", FULL_HEAD_DIM)}
+    stated = {"head_dim": sizes.width(config, "global_head_dim", FULL_HEAD_DIM)}
     if key_is_value and config.get("num_global_key_value_heads") is not None:
-        found["num_key_value_heads"] = sizes.width(config, "num_global_key_value_heads")
-    return found
+        stated["num_key_value_heads"] = sizes.width(config, "num_global_key_value_heads")
+    return stated
 
 
 def _kinds(config: Mapping, count: int) -> list[str]:

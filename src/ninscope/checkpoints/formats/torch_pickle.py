@@ -147,7 +147,7 @@ def _holds_tensors(value: dict, depth: int = 0) -> bool:
     if _tensors_in(value):
         return True
     inner = (value.get(key) for key in _WRAPPERS) if depth < _MAX_NESTED else ()
-    return any(isinstance(each, dict) and _holds_tensors(each, depth + 1) for each in inner)
+    return any(isinstance(nested, dict) and _holds_tensors(nested, depth + 1) for nested in inner)
 
 
 def _tensors_in(values: dict) -> dict[str, TensorNote]:

@@ -121,7 +121,9 @@ class MergedFile:
 
     def __init__(self, file: WeightFile, updates: Sequence[Update]):
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
-        factors = {id(tensor.file): tensor.file for one in updates for tensor in (one.factors.a, one.factors.b)}
+        factors = {
+            id(tensor.file): tensor.file for update in updates for tensor in (update.factors.a, update.factors.b)
+        }
         self.beneath = (file, *factors.values())
         self._file = file
         self._updates = sorted(updates, key=lambda update: update.entry.start)

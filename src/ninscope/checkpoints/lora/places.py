@@ -29,8 +29,8 @@ class Names:
 
         Raises CheckpointError (corrupt) where there are several.
         """
-        found = (self._find_spelled(spelled) for spelled in storage.spellings(self.model_type, name))
-        return next((in_base for in_base in found if in_base is not None), None)
+        spelled_so = (self._find_spelled(spelled) for spelled in storage.spellings(self.model_type, name))
+        return next((in_base for in_base in spelled_so if in_base is not None), None)
 
     def _find_spelled(self, name: str) -> str | None:
         if name in self.tensors:
@@ -192,13 +192,13 @@ def _experts_apart(
     """Of a base that stores each expert by itself."""
     places: list[Place] = []
     number = 0
-    while (found := _expert_tensors(factors.module, number, parts, names)) is not None:
-        rows, columns = found[0].shape if len(found[0].shape) == 2 else (0, 0)
+    while (of_expert := _expert_tensors(factors.module, number, parts, names)) is not None:
+        rows, columns = of_expert[0].shape if len(of_expert[0].shape) == 2 else (0, 0)
         together = (rows * len(parts), columns)
-        if factors.pair not in (together, together[::-1]) or any(of.shape != (rows, columns) for of in found):
+        if factors.pair not in (together, together[::-1]) or any(of.shape != (rows, columns) for of in of_expert):
             return
         turned = _expert_is_turned(adapter, factors, together, names)
-        for part, tensor in zip(parts, found, strict=True):
+        for part, tensor in zip(parts, of_expert, strict=True):
             places.append(Place(tensor, turned, key, (part.number * rows, (part.number + 1) * rows), number))
         number += 1
     if number and factors.rank % number == 0:
@@ -208,8 +208,8 @@ def _experts_apart(
 def _expert_tensors(
     module: str, number: int, parts: tuple[storage.ExpertPart, ...], names: Names
 ) -> list[Tensor] | None:
-    found = [names.find(f"{module}.{number}.{part.name}.weight") for part in parts]
-    present = [names.tensors[name] for name in found if name is not None]
+    in_base = [names.find(f"{module}.{number}.{part.name}.weight") for part in parts]
+    present = [names.tensors[name] for name in in_base if name is not None]
     return present if len(present) == len(parts) else None
 
 

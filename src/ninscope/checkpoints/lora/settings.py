@@ -96,12 +96,12 @@ class AdapterSettings:
 
     def parameters_of(self, module: str) -> list[str]:
         """Of a module, the parameters that target_parameters names; `weight` is the one that every other module has."""
-        found = []
+        parameters = []
         for target in self.target_parameters:
             parent, _, parameter = target.rpartition(".")
             if not parent or module == parent or module.endswith(f".{parent}"):
-                found.append(parameter)
-        return list(dict.fromkeys(found))
+                parameters.append(parameter)
+        return list(dict.fromkeys(parameters))
 
     def experts_are_turned(self, family_is: bool) -> bool:
         """Whether the update of a stack of square matrices [experts, n, n] is that of [in, out].

@@ -90,9 +90,9 @@ def spellings(model_type: object, name: str) -> Iterator[str]:
     yield name
     for pair in _SPELLED.get(model_type, ()) if isinstance(model_type, str) else ():
         for written, other in (pair, pair[::-1]):
-            found = _pattern(written).search(name)
-            if found is not None:
-                yield name[: found.start()] + other.replace("#", "{}").format(*found.groups()) + name[found.end() :]
+            match = _pattern(written).search(name)
+            if match is not None:
+                yield name[: match.start()] + other.replace("#", "{}").format(*match.groups()) + name[match.end() :]
                 return
 
 
