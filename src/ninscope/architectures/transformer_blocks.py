@@ -99,6 +99,14 @@ def mlp(
     net.link(f"{block}.{added or reads}", after, skip=True)
 
 
+def plain_blocks(net: Builder, count: int, width: int, hidden: int, templates: Names, order: str = "linear") -> None:
+    """Add blocks that are alike: attention, then an MLP of `hidden` neurons. templates: as of `formatted`, of both."""
+    for number in range(count):
+        block, names = f"block{number}", formatted(templates, number)
+        attention(net, block, width, names, order=order)
+        mlp(net, block, hidden, following(number, count), names, order)
+
+
 def gated_mlp(net: Builder, block: str, hidden: int, after: str, names: Names, reads: str = "a") -> None:
     """Add the node layers g, u and m, which lead from the part `reads` of the block to `after`, to which that part is added.
 

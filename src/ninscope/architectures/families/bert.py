@@ -10,7 +10,7 @@ from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
+from ninscope.architectures.transformer_blocks import plain_blocks
 
 MODEL_TYPES = ("bert", "roberta")
 PREFIXES = ("bert.", "roberta.", "")
@@ -33,9 +33,6 @@ def architecture(config: Mapping) -> Architecture:
     sizes.multiple(width, "hidden_size", sizes.width(config, "num_attention_heads"), "num_attention_heads")
     hidden = sizes.width(config, "intermediate_size")
     net = Builder(sizes.model_type(config, MODEL_TYPES), PREFIXES)
-    for number in range(count):
-        block, names = f"block{number}", formatted(NAMES, number)
-        attention(net, block, width, names)
-        mlp(net, block, hidden, following(number, count), names)
+    plain_blocks(net, count, width, hidden, NAMES)
     net.layer("output", "x", width)
     return net.architecture()

@@ -9,7 +9,7 @@ from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
+from ninscope.architectures.transformer_blocks import plain_blocks
 
 PREFIXES = ("distilbert.", "")
 NAMES = {part: f"transformer.layer.{{}}.attention.{part}_lin.weight" for part in "qkv"} | {
@@ -27,9 +27,6 @@ def architecture(config: Mapping) -> Architecture:
     sizes.multiple(width, "dim", sizes.width(config, "n_heads"), "n_heads")
     hidden = sizes.width(config, "hidden_dim")
     net = Builder("distilbert", PREFIXES)
-    for number in range(count):
-        block, names = f"block{number}", formatted(NAMES, number)
-        attention(net, block, width, names)
-        mlp(net, block, hidden, following(number, count), names)
+    plain_blocks(net, count, width, hidden, NAMES)
     net.layer("output", "x", width)
     return net.architecture()

@@ -10,7 +10,7 @@ from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
+from ninscope.architectures.transformer_blocks import plain_blocks
 
 PREFIXES = ("transformer.", "", "model.")
 NAMES = {
@@ -30,9 +30,6 @@ def architecture(config: Mapping) -> Architecture:
     sizes.multiple(width, "n_embd", sizes.width(config, "n_head"), "n_head")
     hidden = sizes.width(config, "n_inner", default=4 * width)
     net = Builder("gpt2", PREFIXES)
-    for number in range(count):
-        block, names = f"block{number}", formatted(NAMES, number)
-        attention(net, block, width, names, order="transposed")
-        mlp(net, block, hidden, following(number, count), names, order="transposed")
+    plain_blocks(net, count, width, hidden, NAMES, order="transposed")
     net.layer("output", "x", width)
     return net.architecture()

@@ -12,7 +12,7 @@ from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
+from ninscope.architectures.transformer_blocks import plain_blocks
 
 PREFIXES = ("model.decoder.", "decoder.", "")
 NAMES = {part: f"layers.{{}}.self_attn.{part}_proj.weight" for part in "qkv"} | {
@@ -33,10 +33,7 @@ def architecture(config: Mapping) -> Architecture:
     net = Builder("opt", PREFIXES)
     if embedded != width:
         net.join(net.layer("input", "e", embedded, "embedding"), "block0.x", "project_in.weight")
-    for number in range(count):
-        block, names = f"block{number}", formatted(NAMES, number)
-        attention(net, block, width, names)
-        mlp(net, block, hidden, following(number, count), names)
+    plain_blocks(net, count, width, hidden, NAMES)
     output = net.layer("output", "x", width, "head" if embedded != width else "")
     if embedded != width:
         net.join(output, net.layer("output", "e", embedded), "project_out.weight")

@@ -12,7 +12,7 @@ from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
+from ninscope.architectures.transformer_blocks import plain_blocks
 
 PREFIXES = ("vit.", "")
 HUB = {
@@ -41,9 +41,6 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     net = Builder("vit", PREFIXES)
     channels = net.layer("input", "x", sizes.width(config, "num_channels", default=3), "embedding")
     net.join(channels, "block0.x", PATCHES, "convolution", sizes.pair(config, "patch_size", default=16))
-    for number in range(count):
-        block, tensors = f"block{number}", formatted(templates, number)
-        attention(net, block, width, tensors)
-        mlp(net, block, hidden, following(number, count), tensors)
+    plain_blocks(net, count, width, hidden, templates)
     net.layer("output", "x", width)
     return net.architecture()
