@@ -232,7 +232,7 @@ def test_a_number_that_is_no_list_is_refused(suite, sizes):
         ({"samples": "x"}, "samples is 'x'"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1.5}, "seed is 1.5"),
-        ({"sample": 3}, "unknown parameter sample; known: "),
+        ({"sample": 3}, r"unknown parameter sample; did you mean 'samples'\?; known: "),
         ({"exact": True}, "unknown parameter exact"),
         ({"radii": {"log": 20}}, "logarithmic radii depend on the sample; .* is measured on integer radii"),
         ({"radii": "wide"}, "radii is 'wide'"),

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.legend import Legend
 
 from ninscope.report.ablations import ablations_figure, conclusions
 
@@ -91,3 +92,9 @@ def test_every_group_has_a_panel_and_every_analysis_a_line_in_it(groups):
         assert [text.get_text() for text in panel.get_legend().get_texts()] == ["default", "3", "4"]
     assert [label.get_text() for label in below[0].get_yticklabels()][:3] == ["default", "a: 3", "a: 4"]
     assert sum(line.get_marker() == "o" for line in below[0].lines) == 1 + 2 * groups
+
+
+def test_a_legend_says_once_what_a_ring_means():
+    analyses = [OWN, analysis("b", (0, 1, 2, 2, 3)), analysis("c", (0, 1, 2, 2, 4))]
+    (legend,) = ablations_figure(pd.concat(analyses).assign(warning="not to be trusted"), "tiny").findobj(Legend)
+    assert [text.get_text() for text in legend.get_texts()] == ["default", "b", "c", "warning (see tables)"]

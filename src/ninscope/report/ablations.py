@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.transforms import ScaledTranslation
 
-from ninscope.report.figures import LINES, against, mark_warnings
+from ninscope.report.figures import LINES, WARNED, against, mark_warnings
 from ninscope.report.layout import (
     arrange,
     draw_axes,
@@ -140,7 +140,7 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
                 _curve(axes, curves[row.variant, row.method], row, colours[row.variant, row.method])
             axes.axhline(0, color="black", linewidth=0.6)
             axes.set_title(group or "variants", fontsize=9)
-            axes.legend(fontsize=7, loc="upper left")
+            _legend(axes)
             label_steps(axes, emergence["step"].dropna().unique(), least=1.7)
         for axes in panels[len(groups) :]:
             axes.set_visible(False)
@@ -166,6 +166,14 @@ def _curve(axes: Axes, rows: pd.DataFrame, row: Any, colour: str) -> None:
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.plot(x, rows["emergence"].to_numpy(float), color=colour, label=_label(row), linewidth=1.3, **LINES[row.method])
     mark_warnings(axes, rows, "emergence", x)
+
+
+def _legend(axes: Axes) -> None:
+    """Every curve, and what a ring means once, below them."""
+    handles = {str(handle.get_label()): handle for handle in axes.get_legend_handles_labels()[0]}
+    if WARNED in handles:
+        handles[WARNED] = handles.pop(WARNED)
+    axes.legend(list(handles.values()), list(handles), fontsize=7, loc="upper left")
 
 
 def _label(row: Any) -> str:

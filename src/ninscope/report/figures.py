@@ -24,7 +24,8 @@ LINES: dict[str, dict[str, Any]] = {
 }
 _LEGEND_SIZE = 7
 _WITHHELD = "#c1121f"
-_WARNED = "#e36414"
+_RING = "#e36414"
+WARNED = "warning (see tables)"
 _NULLS = {"shuffled": "#b5651d", "gaussian": "#d62898", "analytic": "#9d4edd"}
 _LOSSES = (("held_out", "loss"), ("eval", "loss"), ("train", "loss"))
 _TASKS = {"held_out": "held-out", "eval": "evaluation", "train": "training"}  # as a reader calls them
@@ -186,7 +187,7 @@ def mark_warnings(axes: Axes, rows: pd.DataFrame, name: str, x: np.ndarray | Non
     places = (_x(rows) if x is None else x)[warned]
     return axes.plot(
         places, rows[name].to_numpy(float)[warned], linestyle="none", marker="o", markersize=8, markerfacecolor="none",
-        markeredgecolor=_WARNED, markeredgewidth=1.1, label="warning (see tables)", zorder=3,
+        markeredgecolor=_RING, markeredgewidth=1.1, label=WARNED, zorder=3,
     )  # fmt: skip
 
 
