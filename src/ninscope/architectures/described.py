@@ -19,9 +19,9 @@ from typing import TypeVar
 import numpy as np
 
 from ninscope.architectures.layout import Architecture, Link, MatrixSpec, NodeLayer, RowLayout, WeightBlock
-from ninscope.architectures.wrapped_names import unwrapped
 from ninscope.checkpoints.matrix import ORDERS, MatrixLayout
 from ninscope.checkpoints.tensors import Tensor
+from ninscope.checkpoints.wrapped_names import unwrapped
 from ninscope.errors import CheckpointError, RequestError
 
 _OPEN = re.compile(r"\{([a-z][a-z0-9_]*)(?:\s*([+-])\s*(\d{1,6}))?\}", re.ASCII)
