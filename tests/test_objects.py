@@ -63,6 +63,12 @@ def test_a_module_is_measured_as_its_save_is(tmp_path, kind, dtype):
     same(ninscope.measure(model, **sampled), ninscope.measure(str(tmp_path / "saved"), **sampled))
 
 
+def test_a_module_that_is_wrapped_is_the_model_inside():
+    model = pretrained("neox")
+    for wrapped in (torch.compile(model), torch.nn.DataParallel(model), torch.nn.DataParallel(torch.compile(model))):
+        same(ninscope.measure(wrapped), ninscope.measure(model))
+
+
 def test_a_state_dict_is_read_as_generic(tmp_path):
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.ReLU(), torch.nn.Linear(48, 24))

@@ -327,3 +327,9 @@ class TestQuantised:
         with pytest.raises(CheckpointError, match=f"tensor {name} shows that the weights are quantised") as no:
             ninscope.measure(folder)
         assert no.value.status == "unsupported"
+
+
+def test_letters_that_stand_side_by_side_are_refused():
+    """Which digits are whose is not told, and the ways to cut a long number are without end."""
+    with pytest.raises(RequestError, match=r"blocks\.1\.tensor: two letters in braces stand side by side"):
+        described.Description((described.DescribedBlock("layers.{a}{b}.w", "{a}.x", "{b}.y"),))

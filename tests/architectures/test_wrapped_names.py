@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import ninscope
-from ninscope.architectures.wrapped_names import outer_prefixes, unwrapped
+from ninscope.checkpoints.wrapped_names import outer_prefixes, unwrapped
 from ninscope.errors import CheckpointError
 
 torch = pytest.importorskip("torch")

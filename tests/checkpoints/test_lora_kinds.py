@@ -393,3 +393,49 @@ def test_a_convolution_in_groups(tmp_path):
     quietly(model.save_pretrained, tmp_path / "x")
     with pytest.raises(CheckpointError, match="c is a convolution in 2 groups, whose update peft does not merge"):
         ninscope.measure(tmp_path / "x")
+
+
+def rewritten(base: Path, folder: Path, change) -> Path:
+    """The base with the tensors that `change` makes of its own."""
+    folder.mkdir()
+    shutil.copy(base / "config.json", folder)
+    save_file(change(load_file(base / "model.safetensors")), folder / "model.safetensors")
+    return folder
+
+
+def compiled_blocks(tensors: dict) -> dict:
+    return {re.sub(r"(layers\.\d+\.)", r"module.\1_orig_mod.", name): values for name, values in tensors.items()}
+
+
+def weight_normed(tensors: dict) -> dict:
+    """The same weights, square ones as g and v of other lengths."""
+    split = dict(tensors)
+    for name in [name for name, values in tensors.items() if values.ndim == 2 and name.endswith("proj.weight")]:
+        values = split.pop(name)
+        norms = np.linalg.norm(values, axis=1, keepdims=True)
+        stem = f"{name.removesuffix('weight')}parametrizations.weight.original"
+        split |= {f"{stem}0": norms, f"{stem}1": 3 * values / norms}
+    return split
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("change", [compiled_blocks, weight_normed])
+def test_a_base_that_is_wrapped_or_reparametrised(tmp_path, change, dora):
+    """An update is added to the weight that the model uses, under whatever name it lies."""
+    adapter, base, merged = written(tmp_path, "llama", use_dora=dora, **LINEAR)
+    other = rewritten(base, tmp_path / "other", change)
+    found, expected = ninscope.measure(adapter, base=other), ninscope.measure(merged)
+    assert (found.alpha0, found.width) == pytest.approx((expected.alpha0, expected.width), abs=1e-5)
+    assert found.network_nodes == expected.network_nodes
+
+
+def test_a_base_that_is_reparametrised_in_an_unknown_way(tmp_path):
+    adapter, base, _ = written(tmp_path, "llama", **LINEAR)
+    stem = "model.layers.0.self_attn.q_proj."
+
+    def change(tensors):
+        tensors[f"{stem}parametrizations.weight.original"] = tensors.pop(f"{stem}weight")
+        return tensors
+
+    with pytest.raises(CheckpointError, match=rf"{re.escape(stem)}weight is reparametrised in a way"):
+        ninscope.measure(adapter, base=rewritten(base, tmp_path / "other", change))

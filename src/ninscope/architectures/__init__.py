@@ -10,9 +10,9 @@ from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
 from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, Wiring, families_wired, family_of, wiring_names
-from ninscope.architectures.wrapped_names import outer_prefixes, unwrapped
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
 from ninscope.checkpoints.tensors import Tensor
+from ninscope.checkpoints.wrapped_names import outer_prefixes, unwrapped
 from ninscope.errors import CheckpointError, RequestError, one_line
 
 families.load()

@@ -14,14 +14,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
 from ninscope.architectures.layout import Architecture, Link, MatrixSpec, NodeLayer, RowLayout, WeightBlock
-from ninscope.architectures.wrapped_names import unwrapped
 from ninscope.checkpoints.matrix import ORDERS, MatrixLayout
 from ninscope.checkpoints.tensors import Tensor
+from ninscope.checkpoints.wrapped_names import unwrapped
 from ninscope.errors import CheckpointError, RequestError
 
 _OPEN = re.compile(r"\{([a-z][a-z0-9_]*)(?:\s*([+-])\s*(\d{1,6}))?\}", re.ASCII)
@@ -112,6 +113,9 @@ class Description:
 
 def _check_block(where: str, block: DescribedBlock) -> None:
     """Raises RequestError for numbers or an order that no matrix has."""
+    openings = list(_OPEN.finditer(block.tensor))
+    if any(before.end() == after.start() for before, after in pairwise(openings)):  # any cut of the digits would do
+        raise RequestError(f"{where}.tensor: two letters in braces stand side by side; put something between them")
     if block.order not in ORDERS:
         raise RequestError(f"{where}.order is {block.order!r}; one of {', '.join(ORDERS)} was expected")
     positive = min(block.groups, block.parts, block.group) >= 1

@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ninscope.architectures.wrapped_names import unwrapped
 from ninscope.checkpoints.matrix import MatrixLayout, WeightMatrix
 from ninscope.checkpoints.tensors import Tensor
+from ninscope.checkpoints.wrapped_names import unwrapped
 from ninscope.errors import CheckpointError
 
 _NUMBERS = re.compile(r"\d+")

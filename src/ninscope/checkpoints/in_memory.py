@@ -166,6 +166,11 @@ def _memory_of(tensor: Any) -> tuple | None:
 
 def _configuration(model: object) -> dict[str, Any]:
     config = getattr(model, "config", None)
+    inside = getattr(model, "_modules", {})
+    if (
+        config is None and isinstance(inside, Mapping) and list(inside) == ["module"]
+    ):  # DistributedDataParallel, DataParallel
+        return _configuration(inside["module"])
     described = config.to_dict() if config is not None and hasattr(config, "to_dict") else config
     if isinstance(described, Mapping) and ({"model_type", "_class_name"} & described.keys()):
         return dict(described)

@@ -19,6 +19,7 @@ from ninscope.checkpoints.kernels import row_norms
 from ninscope.checkpoints.lora.adapter import Adapter, Factors, adapter_of
 from ninscope.checkpoints.lora.places import Names, Place, check_type, other_shape, places_of, shape_tells
 from ninscope.checkpoints.low_rank import add_low_rank
+from ninscope.checkpoints.reparametrised import effective_tensors
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float, as_stored
 from ninscope.errors import CheckpointError
 
@@ -210,8 +211,9 @@ def merged_checkpoint(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
     update = adapter_of(adapter.config[ADAPTER_CONFIG], adapter.tensors)
     update.settings.check_mergeable()
     model_type = base.config.get("model_type")
-    replaced = _replaced(update, Names(base.tensors, model_type))
-    tensors = {**base.tensors, **replaced}
+    of_base = effective_tensors(base.tensors)  # an update is added to the weight that the model uses
+    replaced = _replaced(update, Names(of_base, model_type))
+    tensors = {**of_base, **replaced}
     files = {id(tensor.file): tensor.file for tensor in tensors.values()}
     updates = _updates_by_file(update, Names(tensors, model_type))
     merged = {key: MergedFile(files[key], of_file) for key, of_file in updates.items()}

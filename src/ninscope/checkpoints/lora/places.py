@@ -8,18 +8,22 @@ from ninscope.checkpoints.formats.weight_file import TensorEntry
 from ninscope.checkpoints.lora import storage
 from ninscope.checkpoints.lora.adapter import Adapter, Factors
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor
+from ninscope.checkpoints.wrapped_names import unwrapped
 from ninscope.errors import CheckpointError
 
 _TAIL = 4  # parts of a name by which it is looked up
 
 
 class Names:
-    """The tensors of a base by the ends of their names: an adapter names what was under a head, or without one."""
+    """The tensors of a base by the ends of their names, without those of wrappers in them: an adapter names what was under a
+    head, or without one.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], model_type: object):
         self.tensors, self.model_type = tensors, model_type
+        self._stored = unwrapped({name: name for name in tensors})  # by the names without wrappers
         self._by_tail: dict[str, list[str]] = defaultdict(list)
-        for name in tensors:
+        for name in self._stored:
             parts = name.split(".")
             for count in range(1, min(len(parts), _TAIL) + 1):
                 self._by_tail[".".join(parts[-count:])].append(name)
@@ -35,21 +39,27 @@ class Names:
     def _find_spelled(self, name: str) -> str | None:
         if name in self.tensors:
             return name
+        if name in self._stored:
+            return self._stored[name]
         parts = name.split(".")
         candidates = self._by_tail.get(".".join(parts[-_TAIL:]), ())
         longer = [other for other in candidates if other.endswith(f".{name}")]
-        shorter = [".".join(parts[n:]) for n in range(1, len(parts) - 1) if ".".join(parts[n:]) in self.tensors]
+        shorter = [".".join(parts[n:]) for n in range(1, len(parts) - 1) if ".".join(parts[n:]) in self._stored]
         if len(longer) > 1:
             raise CheckpointError(
                 "corrupt", f"tensor {name} of the adapter may be {longer[0]} or {longer[1]} of the base"
             )
-        return next(iter(longer or shorter), None)
+        return next((self._stored[other] for other in longer or shorter), None)
 
     def embedding_of(self, head: str) -> str | None:
         """The input embedding, which a model may share with its head; None where `head` names no head, or it is not clear."""
         if head.removesuffix(".weight").rpartition(".")[2] not in storage.HEADS:
             return None
-        tables = [name for name in self.tensors if name.split(".")[-2:-1] and name.split(".")[-2] in storage.EMBEDDINGS]
+        tables = [
+            stored
+            for name, stored in self._stored.items()
+            if name.split(".")[-2:-1] and name.split(".")[-2] in storage.EMBEDDINGS
+        ]
         return tables[0] if len(tables) == 1 else None
 
 
