@@ -42,6 +42,12 @@ def measure_sources(sources: Sequence[str], options: Mapping[str, Any], wanted: 
     """
     if wanted.figure is not None:
         display.check_figure_file(wanted.figure)
+    for source in sources:
+        form = next((form for form in ("csv", "json") if source.lower().endswith(f".{form}")), None)
+        if form is not None and not Path(source).exists():
+            raise RequestError(
+                f"{source}: no such source; --{form} takes no file name: ninscope measure ... --{form} > FILE"
+            )
     measured = _Measured()
     quiet = wanted.as_json or wanted.as_csv
     with counted() as traffic:

@@ -1,6 +1,6 @@
 """Checks of values that a user gives, shared by everything that takes them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 import numpy as np
@@ -28,6 +28,11 @@ def did_you_mean(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     by_lower = {name.lower(): name for name in known if not _differ_in_digits(name.lower(), given.lower())}
     similar = get_close_matches(given.lower(), by_lower, n=1, cutoff=cutoff)
     return f"; did you mean {by_lower[similar[0]]!r}?" if similar else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """All of a few names; of many the first two and the last."""
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
 
 
 def _differ_in_digits(name: str, other: str) -> bool:

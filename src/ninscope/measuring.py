@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -348,7 +349,7 @@ def measure(
     Raises RequestError: the source does not exist, or has several revisions and none was named, or a parameter is wrong.
     Raises CheckpointError: this checkpoint is missing, corrupt, nonfinite or unsupported (its `status`).
     """
-    chosen = parameters_of_call(parameters, exact)
+    chosen = parameters_of_call(parameters, exact, signature(measure).parameters)
     opened = open_source(source, base, base_revision)
     name = revision_of(opened, revision)
     network = neuron_network(opened.open(name), chosen.reading)
@@ -381,7 +382,7 @@ def measure_all(
     statistics of node layers out of the spectra. progress: show a bar on standard error. exact, base, base_revision, parameters:
     as in `measure`. Raises RequestError.
     """
-    chosen = parameters_of_call(parameters, exact)
+    chosen = parameters_of_call(parameters, exact, signature(measure_all).parameters)
     opened = open_source(source, base, base_revision)
     chosen_baseline = named_baseline(opened, baseline)
     located_siblings = locate_siblings(opened, revision, trust_duplicates, chosen_baseline)

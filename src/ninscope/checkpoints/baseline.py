@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ninscope.checkpoints.revisions import step_of
-from ninscope.checks import did_you_mean
+from ninscope.checks import did_you_mean, listed
 from ninscope.errors import RequestError
 
 FIRST = "first"
@@ -56,7 +56,7 @@ def baseline_of(
     shown = [name for name, _ in revisions]
     raise RequestError(
         f"baseline {requested!r}: {label} has no such revision or step{did_you_mean(str(requested), shown)}; "
-        f'its {len(shown)} revisions: {_listed(shown)}; "{FIRST}" is the first by step'
+        f'its {len(shown)} revisions: {listed(shown)}; "{FIRST}" is the first by step'
     )
 
 
@@ -65,7 +65,3 @@ def _step(requested: str | int) -> int | None:
     if isinstance(requested, int):
         return None if isinstance(requested, bool) else requested
     return int(requested) if requested.isascii() and requested.isdigit() and len(requested) < 16 else step_of(requested)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
