@@ -187,6 +187,15 @@ class Measured(Shown):
     warning: str = ""
     parts: Mapping[str, "Measured"] = field(default_factory=dict)
 
+    @property
+    def alpha0(self) -> float:
+        """Of the spectrum; NaN where there is none, as is width."""
+        return math.nan if self.spectrum is None else self.spectrum.alpha0
+
+    @property
+    def width(self) -> float:
+        return math.nan if self.spectrum is None else self.spectrum.width
+
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows of it."""
         spectrum = self.spectrum
@@ -335,8 +344,8 @@ def measure(
 ) -> Measurement:
     """The spectrum of one checkpoint, from its weights alone.
 
-    source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name"); or a model
-    in memory: a torch module, or a state dict (without a configuration it is read as generic).
+    source: a folder with one checkpoint, a folder of revision folders, a file of weights, or a Hub repository id ("org/name");
+    or a model in memory: a torch module, or a state dict (without a configuration it is read as generic).
     revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
     exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,
     samples or seed is given). Sampled values depend on the number of neurons taken; they approach the exact one

@@ -319,3 +319,23 @@ def test_arguments_of_the_function_are_near_matches_too(suite):
 def test_help_shows_brackets_as_they_are_typed():
     ended = command("measure", "--help")
     assert "table [architecture]" in " ".join(ended.out.split())
+
+
+def test_rows_of_measure_all_have_what_they_show_and_can_be_compared(suite):
+    measured = ninscope.measure_all(suite)
+    assert measured[-1].alpha0 == measured[-1].spectrum.alpha0
+    assert measured[-1].width == measured[-1].spectrum.width
+    assert ninscope.emergence(measured[-1], measured[0]) == measured[-1].emergence
+    sampled = ninscope.measure_all(suite, nodes_per_layer=8)
+    with pytest.raises(RequestError, match="cannot be compared"):
+        ninscope.emergence(sampled[-1], measured[0])
+    with pytest.raises(RequestError, match="an object of type str is no spectrum; give what"):
+        ninscope.emergence("step8", measured[0])
+    (missing,) = ninscope.measure_all(suite, revision="step3")
+    assert np.isnan([missing.alpha0, missing.width, ninscope.emergence(missing, measured[0])]).all()
+
+
+def test_a_dry_run_counts_what_is_there(suite, tmp_path):
+    dag = write_dag(tmp_path / "x.toml", suite, revisions=["step0", "step3"])
+    shown = command("run", dag, "--runs-dir", tmp_path / "runs", "--dry-run").out
+    assert ": 1 of 2 checkpoints located; would run " in shown
