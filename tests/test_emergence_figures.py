@@ -1,5 +1,7 @@
 """Figures of many models and of few: what is drawn can be seen, and what is named is there."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,6 +85,29 @@ def test_ticks_stand_at_the_steps_of_the_data():
     places, labels = ticks(comparison_figure(rows()).axes[0])
     np.testing.assert_array_equal(places, position(STEPS))
     assert labels == ["0", "500", "", "1500", "", "2500"]
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1001])
+def test_a_short_axis_has_labels_too(size):
+    figure = emergence_figure(
+        rows(steps=[30 * size, 60 * size, 90 * size, 120 * size, 150 * size]), benchmarks(), "mine"
+    )
+    png(figure)
+    labels = [label.get_window_extent() for label in figure.axes[2].get_xticklabels() if label.get_text()]
+    assert len(labels) >= 4
+    assert all(left.x1 < right.x0 for left, right in pairwise(labels))
+
+
+def test_the_legend_beside_e_hides_no_curve():
+    loss = benchmarks(("held_out", "loss")).assign(value=[3.0, 2.9, 2.8, 2.7, 2.6, 2.5])
+    figure = emergence_figure(rows(methods=("sampled", "exact")), loss, "mine")
+    png(figure)
+    panel, beside = figure.axes[2], figure.axes[3]
+    lowest = panel.get_legend().get_window_extent().y0
+    for axes in (panel, beside):
+        for line in axes.lines:
+            if line.get_label() and not line.get_label().startswith("_"):
+                assert axes.transData.transform(line.get_xydata())[:, 1].max() < lowest
 
 
 def test_of_very_many_steps_only_those_with_labels_have_a_tick():

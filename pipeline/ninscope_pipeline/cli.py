@@ -27,7 +27,7 @@ SourcesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="Folders with one checkpoint or with revision folders, or Hub repositories (org/name).",
+        help="Folders with one checkpoint or with revision folders or files, files of weights, or Hub repositories (org/name).",
     ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds run folders.")]
@@ -144,14 +144,14 @@ def measure(
     baseline: BaselineOption = None,
     architecture: Annotated[
         Path | None,
-        typer.Option("--architecture", help="TOML file with a table \\[architecture] that describes the model."),
+        typer.Option("--architecture", help="TOML file with a table [architecture] that describes the model."),
     ] = None,
     trust_duplicates: TrustDuplicates = False,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="File for a figure over steps: .png, .svg or .pdf.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV; `> FILE` stores it.")] = False,
 ) -> None:
     """Measure every checkpoint of a source: alpha0, width and the degree of emergence E against a baseline (step 0).
 

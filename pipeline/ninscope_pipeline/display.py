@@ -105,9 +105,9 @@ def show_plan(prepared: "PreparedRun", listed: Sequence[tuple[str, str]], to_fet
         print(f"would fetch: {decimal(size)} ({size} bytes) of weights for {model}")
     counted = Counter(stage for stage, _ in listed)
     summed = ", ".join(f"{number} {_title(stage)}" for stage, number in counted.items()) or "nothing"
-    print(
-        f"{prepared.dag.name}: {len(prepared.located)} checkpoints located; would run {summed}, in {near(prepared.folder.root)}"
-    )
+    count = len(prepared.located)
+    found = f"{count - len(at_fault)} of {count}" if at_fault else count
+    print(f"{prepared.dag.name}: {found} checkpoints located; would run {summed}, in {near(prepared.folder.root)}")
 
 
 def show_fetched(fetched: Fetched) -> None:

@@ -42,6 +42,12 @@ def measure_sources(sources: Sequence[str], options: Mapping[str, Any], output: 
     """
     if output.figure is not None:
         display.check_figure_file(output.figure)
+    for source in sources:
+        form = next((form for form in ("csv", "json") if source.lower().endswith(f".{form}")), None)
+        if form is not None and not Path(source).exists():
+            raise RequestError(
+                f"{source}: no such source; --{form} takes no file name: ninscope measure ... --{form} > FILE"
+            )
     measured = _Measured()
     quiet = output.as_json or output.as_csv
     with counted() as traffic:

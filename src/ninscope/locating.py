@@ -116,13 +116,19 @@ Located = TypeVar("Located", bound=LocatedRevision)
 def revision_of(source: Source, revision: str | None = None) -> str:
     """The revision of a source that is named, or its only one. Raises RequestError where there are several and none is named."""
     if revision is not None:
-        return revision
+        return _checked(revision)
     revisions = source.revisions()
     if len(revisions) > 1:
         raise RequestError(
             f"{source.label} has {len(revisions)} revisions ({revisions[0]} ... {revisions[-1]}); name one with revision="
         )
     return revisions[0]
+
+
+def _checked(revision: object) -> str:
+    if not isinstance(revision, str):
+        raise RequestError(f"revision is {revision!r}; a name was expected, such as 'step1000'")
+    return revision
 
 
 def with_identity(
@@ -174,7 +180,7 @@ def locate_siblings(
     Local files are hashed only where they may be equal to another's. revision: one to be located too, as is a named baseline,
     where the source does not list it (main, a tag). Raises RequestError.
     """
-    named = [name for name in (baseline.revision, revision) if name is not None]
+    named = [_checked(name) for name in (baseline.revision, revision) if name is not None]
     listed = [(name, source.step_of(name)) for name in dict.fromkeys((*source.revisions(), *named))]
     located = [
         LocatedRevision(seen.revision, seen.step, seen.status, seen.message, seen.passing, seen.identity)

@@ -38,6 +38,15 @@ class Measured(Shown):
     warning: str = ""
     parts: Mapping[str, "Measured"] = field(default_factory=dict)
 
+    @property
+    def alpha0(self) -> float:
+        """Of the spectrum; NaN where there is none, as is width."""
+        return math.nan if self.spectrum is None else self.spectrum.alpha0
+
+    @property
+    def width(self) -> float:
+        return math.nan if self.spectrum is None else self.spectrum.width
+
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows of it."""
         spectrum = self.spectrum

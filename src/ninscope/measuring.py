@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -130,8 +131,8 @@ def measure(
 ) -> Measurement:
     """The spectrum of one checkpoint, from its weights alone.
 
-    source: a folder with one checkpoint, a folder of revision folders, or a Hub repository id ("org/name"); or a model
-    in memory: a torch module, or a state dict (without a configuration it is read as generic).
+    source: a folder with one checkpoint, a folder of revision folders, a file of weights, or a Hub repository id ("org/name");
+    or a model in memory: a torch module, or a state dict (without a configuration it is read as generic).
     revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
     exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,
     samples or seed is given). Sampled values depend on the number of neurons taken; they approach the exact one
@@ -144,7 +145,7 @@ def measure(
     Raises RequestError: the source does not exist, or has several revisions and none was named, or a parameter is wrong.
     Raises CheckpointError: this checkpoint is missing, corrupt, nonfinite or unsupported (its `status`).
     """
-    chosen = parameters_of_call(parameters, exact)
+    chosen = parameters_of_call(parameters, exact, signature(measure).parameters)
     opened = open_source(source, base, base_revision)
     name = revision_of(opened, revision)
     network = neuron_network(opened.open(name), chosen.reading)
@@ -177,7 +178,7 @@ def measure_all(
     statistics of node layers out of the spectra. progress: show a bar on standard error. exact, base, base_revision, parameters:
     as in `measure`. Raises RequestError.
     """
-    chosen = parameters_of_call(parameters, exact)
+    chosen = parameters_of_call(parameters, exact, signature(measure_all).parameters)
     opened = open_source(source, base, base_revision)
     chosen_baseline = named_baseline(opened, baseline)
     located_siblings = locate_siblings(opened, revision, trust_duplicates, chosen_baseline)

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -74,7 +74,7 @@ class Parameters(Shown):
         checked_integer("layers_crossed", self.layers_crossed, 1, MAX_CROSSED)
         for name, choices in (("transfer", TRANSFERS), ("derivative", DERIVATIVES)):
             if getattr(self, name) not in choices:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(choices)}")
+                raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(choices)} was expected")
         if not isinstance(self.per_node, bool):
             raise RequestError(f"per_node is {self.per_node!r}; true or false was expected")
         if isinstance(self.parts, str) or [part for part in self.parts if part not in PARTS]:
@@ -87,7 +87,9 @@ class Parameters(Shown):
         self._set("radii", checked_radii(self.radii, self.transfer))
         _ = self.reading  # which checks itself
         if self.layers_crossed > 1 and (self.exact or self.log_count is not None):
-            raise RequestError("layers_crossed above 1 goes with samples and integer radii")
+            raise RequestError(
+                "layers_crossed above 1 goes with samples and integer radii; give nodes_per_layer a number"
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen for everyone else
@@ -167,14 +169,15 @@ def lists_parameters(function: Function) -> Function:
     return function
 
 
-def parameters_of_call(values: Mapping[str, Any], exact: bool | None) -> Parameters:
+def parameters_of_call(values: Mapping[str, Any], exact: bool | None, others: Iterable[str] = ()) -> Parameters:
     """The parameters that a caller of `ninscope.measure` gives; None stands for a default. Raises RequestError.
 
-    exact: None takes samples where nodes_per_layer, samples or seed is given, and else the whole network.
+    exact: None takes samples where nodes_per_layer, samples or seed is given, and else the whole network. others: further
+    arguments of the function, for the message alone.
     """
     known = Parameters.__dataclass_fields__
     if unknown := sorted(set(values) - set(known)):
-        near = did_you_mean(unknown[0], known)
+        near = did_you_mean(unknown[0], {*known, *others})
         raise RequestError(f"unknown parameter {', '.join(unknown)}{near}; known: {', '.join(known)}")
     given = {name: value for name, value in values.items() if value is not None}
     sampling = [name for name in ("nodes_per_layer", "samples", "seed") if name in given]

@@ -176,7 +176,7 @@ def test_listed_steps_that_are_absent_are_rows(tmp_path, suite):
     ended = run(asked(tmp_path, models=[model]))
     assert ended.code == 1
     assert checkpoints(tmp_path) == {"step0": "ok", "step3": "missing", "step8": "ok"}
-    assert ended.says == [f"s/m step3: missing: {suite}: no revision step3 in it"]
+    assert ended.says == [f"s/m step3: missing: {suite}: no revision step3 in it; it has step0, step1 ... step8"]
 
 
 @pytest.mark.parametrize(

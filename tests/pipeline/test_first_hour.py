@@ -278,3 +278,64 @@ def test_a_run_shows_itself_and_draws_where_one_says(ran, suite, tmp_path):
     assert drawn.lines[0].get_ydata().tolist() == [0.1, 0.4]
     with pytest.raises(RequestError, match=r"did you mean 'lambada/accuracy'\?"):
         with_results.plot(value="lambada/acuracy")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--csv", "rows.csv"),
+            "rows.csv: no such source; --csv takes no file name: ninscope measure ... --csv > FILE",
+        ),
+        (("--json", "rows.json"), "rows.json: no such source; --json takes no file name: "),
+    ],
+)
+def test_a_file_for_what_is_printed_is_refused_before_anything_is_measured(suite, words, said):
+    ended = command("measure", suite, *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+
+
+def test_a_trainer_s_own_file_is_no_file_of_weights(tmp_path):
+    (tmp_path / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(RequestError, match=r"optimizer\.pt is no file of weights, by its name; name the folder"):
+        ninscope.measure(tmp_path / "optimizer.pt")
+
+
+@pytest.mark.parametrize("revision", [8, ["step8"]])
+@pytest.mark.parametrize("function", [ninscope.measure, ninscope.measure_all, ninscope.sampling_bias])
+def test_a_revision_is_a_name(suite, function, revision):
+    with pytest.raises(RequestError, match=r"revision is .*8.*; a name was expected, such as 'step1000'"):
+        function(suite, revision=revision)
+
+
+def test_arguments_of_the_function_are_near_matches_too(suite):
+    with pytest.raises(RequestError, match="unknown parameter baselin; did you mean 'baseline'"):
+        ninscope.measure_all(suite, baselin="first")
+    with pytest.raises(RequestError, match="unknown parameter revisions; did you mean 'revision'"):
+        ninscope.measure(suite, revisions="step0")
+
+
+def test_help_shows_brackets_as_they_are_typed():
+    ended = command("measure", "--help")
+    assert "table [architecture]" in " ".join(ended.out.split())
+
+
+def test_rows_of_measure_all_have_what_they_show_and_can_be_compared(suite):
+    measured = ninscope.measure_all(suite)
+    assert measured[-1].alpha0 == measured[-1].spectrum.alpha0
+    assert measured[-1].width == measured[-1].spectrum.width
+    assert ninscope.emergence(measured[-1], measured[0]) == measured[-1].emergence
+    sampled = ninscope.measure_all(suite, nodes_per_layer=8)
+    with pytest.raises(RequestError, match="cannot be compared"):
+        ninscope.emergence(sampled[-1], measured[0])
+    with pytest.raises(RequestError, match="an object of type str is no spectrum; give what"):
+        ninscope.emergence("step8", measured[0])
+    (missing,) = ninscope.measure_all(suite, revision="step3")
+    assert np.isnan([missing.alpha0, missing.width, ninscope.emergence(missing, measured[0])]).all()
+
+
+def test_a_dry_run_counts_what_is_there(suite, tmp_path):
+    dag = write_dag(tmp_path / "x.toml", suite, revisions=["step0", "step3"])
+    shown = command("run", dag, "--runs-dir", tmp_path / "runs", "--dry-run").out
+    assert ": 1 of 2 checkpoints located; would run " in shown

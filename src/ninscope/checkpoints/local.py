@@ -36,6 +36,7 @@ from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.checks import did_you_mean
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.wording import outer_names
 
 LOOKS, LOOK_BYTES = 33, 4096  # what is read of a file to tell it from another
 
@@ -244,7 +245,7 @@ class LocalSource:
             return str(self.folder)
         if not inside or not _is_folder(path):
             if not self.own or revision != self.folder.name:
-                near = did_you_mean(revision, self.revisions())
+                near = did_you_mean(revision, self.revisions()) or f"; it has {outer_names(self.revisions())}"
                 raise CheckpointError("missing", f"{self.label}: no revision {revision} in it{near}")
             path = str(self.folder)
         model = _model_folder(path)
@@ -291,6 +292,10 @@ def local_file(label: str, path: Path) -> LocalSource:
     if clause := other_layout([path.name]):
         raise RequestError(f"{label}: {clause}")
     known = ", ".join(WEIGHT_SUFFIXES)
+    if path.name.endswith(WEIGHT_SUFFIXES):
+        raise RequestError(
+            f"{label} is no file of weights, by its name; name the folder that holds config.json and the weights"
+        )
     raise RequestError(
         f"{label} is a file; name the folder that holds config.json and the weights, or a file of weights ({known})"
     )

@@ -129,11 +129,23 @@ def emergence(now: HasSpectrum, start: HasSpectrum | None, same_training: bool =
 
     Raises RequestError where the two were not made alike, or are of two models, as far as they tell.
     """
+    now = _spectrum_in(now)
+    start = None if start is None else _spectrum_in(start)
     if start is not None and (unlike := _unlike(now, start, same_training)):
         raise RequestError(f"these spectra cannot be compared: {'; '.join(unlike)}; give two of one model, made alike")
     if start is None or why_undefined(now, start):
         return math.nan
     return emergence_of(now.alpha0, now.width, start.alpha0, start.width)
+
+
+def _spectrum_in(given: HasSpectrum) -> HasSpectrum:
+    """What a row of `measure_all` holds, or what is given itself. Raises RequestError: that is no spectrum."""
+    spectrum: HasSpectrum = getattr(given, "spectrum", None) or given
+    if not hasattr(spectrum, "alpha0"):
+        raise RequestError(
+            f"an object of type {type(given).__name__} is no spectrum; give what ninscope.measure returns"
+        )
+    return spectrum
 
 
 def _unlike(now: HasSpectrum, start: HasSpectrum, same_training: bool) -> list[str]:

@@ -23,6 +23,7 @@ LINES: dict[str, dict[str, Any]] = {
     "sampled": {"linestyle": "--", "marker": "o", "markersize": 3, "markerfacecolor": "white"},
 }
 _LEGEND_SIZE = 7
+_PANEL_HEIGHT = 155.0  # of `emergence_figure`, in points, about
 _WITHHELD = "#c1121f"
 _RING = "#e36414"
 WARNED = "warning (see tables)"
@@ -49,7 +50,8 @@ def spectra_figure(spectra: pd.DataFrame, title: str, emergence: pd.DataFrame | 
         figure = Figure(figsize=(6.4 if len(shown) == 1 else 9.6, 4.4))
         panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)
         warnings = _warned_spectra(emergence)
-        norm = Normalize(0, max(float(position(steps).max(initial=0)), 1.0))
+        places = position(steps)
+        norm = Normalize(places.min() if len(steps) > 1 else 0, max(float(places.max(initial=0)), 1.0))
         for axes, (name, part) in zip(panels[0], shown.items(), strict=True):
             means = part.groupby(["step", "q"])[["alpha", "f"]].mean()  # over samples
             for step in means.index.unique("step"):
@@ -307,5 +309,13 @@ def _emergence_panel(
         )
         beside.set_ylabel(name, color=grey)
     if lines:
-        axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.55, 1.0), fontsize=7)
+        axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.55, 1.0), fontsize=_LEGEND_SIZE)
+        for panel in [axes] if beside is None else [axes, beside]:
+            _make_room_above(panel, (1.5 * len(lines) + 1) * _LEGEND_SIZE / _PANEL_HEIGHT)
     return beside
+
+
+def _make_room_above(axes: Axes, share: float) -> None:
+    """Leave this share of a panel's height free of curves, at its top, for a legend."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, low + (high - low) / (1 - share))

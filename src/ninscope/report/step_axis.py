@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from ninscope.report.layout import label_places
 
 MOST_TICKS = 40  # of an axis; with more steps only those with labels have one
+_LONG = 12.0  # an axis of steps 0 to 4000; on a shorter one labels may stand closer
 
 
 def position(step: ArrayLike) -> np.ndarray:
@@ -17,7 +18,13 @@ def position(step: ArrayLike) -> np.ndarray:
 
 
 def thinned(steps: np.ndarray, least: float = 0.7) -> np.ndarray:
-    """Steps to label, int64: no two closer than `least` on the axis, always the last. steps: int64, ascending."""
+    """Steps to label, int64: no two closer than `least` on the axis, always the last. steps: int64, ascending.
+
+    Of an axis shorter than that of steps 0 to 4000, `least` is as much less, and more for longer labels.
+    """
+    if len(steps):
+        length, widest = np.ptp(position(steps[[0, -1]])), max(len(count(int(step))) for step in steps)
+        least *= min(1.0, length / _LONG * max(1.0, (widest + 1) / 4))
     kept: list[int] = []
     for step in steps[::-1]:
         if not kept or position(kept[-1]) - position(step) >= least:
