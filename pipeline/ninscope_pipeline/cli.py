@@ -262,6 +262,9 @@ def run(
     ] = False,
 ) -> None:
     """Run an experiment: analyse every checkpoint, then write tables and figures. Stored results are reused."""
+    from ninscope_pipeline.execution.limits import reserve_little
+
+    reserve_little()
     from ninscope_pipeline.run_command import dag_path, run_dag
 
     raise typer.Exit(run_dag(dag_path(dag), runs_dir, _say, scheduler, workers, dry_run, trust_duplicates, replace))
@@ -270,6 +273,9 @@ def run(
 @app.command()
 def demo(runs_dir: RunsDir = Path("runs"), workers: Workers = None) -> None:
     """Run dags/demo.toml on the small suite in data/."""
+    from ninscope_pipeline.execution.limits import reserve_little
+
+    reserve_little()
     from ninscope_pipeline.run_command import dag_path, run_dag
 
     raise typer.Exit(run_dag(dag_path("demo"), runs_dir, _say, workers=workers))

@@ -134,3 +134,23 @@ def test_only_that_clause_is_left_out():
     clause = UNVERIFIED.format("model.safetensors")
     assert without_unverified(f"a; {clause}; b; c") == "a; b; c"
     assert without_unverified(clause) == ""
+
+
+class TestServersThatKnowNoRanges:
+    """All of the file is fetched, and its hash checked: nothing is unverified, whatever is read of it."""
+
+    def ignoring(self, serve, model, after):
+        """A server that honours so many ranges of the weights, and no more."""
+        server = serve({"org/model": {"main": model}})
+        asked = count()
+        server.faults.append(lambda r: Fault(ignore_range=True) if r.range and next(asked) >= after else None)
+        return server
+
+    @pytest.mark.parametrize("asked", [{}, {"nodes_per_layer": 16, "samples": 2}])
+    def test_is_verified(self, serve, wordy, asked):
+        self.ignoring(serve, wordy, 0)
+        assert ninscope.measure("org/model", **asked).message == ninscope.measure(wordy, **asked).message
+
+    def test_what_came_as_a_range_before_is_not(self, serve, wordy):
+        self.ignoring(serve, wordy, 3)
+        assert "unverified: only parts of" in ninscope.measure("org/model", nodes_per_layer=16, samples=2).message

@@ -1,5 +1,6 @@
 """Limits of the shell that are too low are named before a worker is started; those that may be raised are."""
 
+import os
 import resource
 
 import pytest
@@ -7,7 +8,7 @@ from driving import process, write_dag
 from suites import write_suite
 
 from ninscope.errors import RequestError
-from ninscope_pipeline.execution.limits import check_limits
+from ninscope_pipeline.execution.limits import check_limits, reserve_little
 
 UNLIMITED = resource.RLIM_INFINITY
 
@@ -48,6 +49,22 @@ def test_open_files_may_be_raised_and_memory_is_the_users(limits):
     limits[resource.RLIMIT_AS] = (10**9, UNLIMITED)
     with pytest.raises(RequestError, match="ulimit -v allows 976562 KB"):
         check_limits(2, True)
+
+
+@pytest.mark.parametrize(("memory", "pool"), [(UNLIMITED, None), (2_500_000_000, "system")])
+def test_under_a_limit_of_memory_pyarrow_reserves_none(limits, monkeypatch, memory, pool):
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "")  # to be put back
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL")
+    limits[resource.RLIMIT_AS] = (memory, UNLIMITED)
+    reserve_little()
+    assert os.environ.get("ARROW_DEFAULT_MEMORY_POOL") == pool
+
+
+def test_the_pool_that_a_user_chose_stays(limits, monkeypatch):
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "mimalloc")
+    limits[resource.RLIMIT_AS] = (2_500_000_000, UNLIMITED)
+    reserve_little()
+    assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "mimalloc"
 
 
 @pytest.mark.slow

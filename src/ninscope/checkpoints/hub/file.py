@@ -57,10 +57,12 @@ class HubFile:
         self._range_digest: RangeDigest | None = None
         self._early: list[tuple[int, memoryview]] = []  # what was read before a check began: the header
         self._verified = False
+        self._in_parts = False  # whether some of what was read came as a range
         self._failure: CheckpointError | None = None
         self._given_up = threading.Event()
         self._ignored = 0  # ranges for which the server sent the whole file
         self._kept: IO[bytes] | None = None  # which is kept on disk, once that is all it does
+        self._kept_is_checked = False
         self._keeping = threading.Lock()
 
     def read_ranges(self, ranges: Sequence[Span]) -> list[memoryview]:
@@ -93,7 +95,7 @@ class HubFile:
     @property
     def is_verified(self) -> bool:
         """As `Checkable`."""
-        return self._verified
+        return self._verified or (self._kept_is_checked and not self._in_parts)
 
     def begin_check(self) -> None:
         """As `Checkable`. Of a file whose hash the Hub does not state there is none, nor where much was read already."""
@@ -205,6 +207,7 @@ class HubFile:
             filled = read_into(response, content, self._traffic)
         if filled != len(content):
             raise Passing(f"{request} {filled}", "corrupt")
+        self._in_parts |= not whole
         if whole and not self._digest.startswith(NO_DIGEST):
             digest = StatedDigest(self._digest, self.size)
             digest.update(content)
@@ -232,6 +235,7 @@ class HubFile:
             is_stated = not self._digest.startswith(NO_DIGEST)
             if kept.tell() != self.size or (is_stated and not digest.matches()):
                 raise Passing(_OTHER_BYTES, "corrupt")
+            self._kept_is_checked = is_stated
             self._kept = kept
 
     def _read_kept(self, start: int, content: memoryview) -> None:
