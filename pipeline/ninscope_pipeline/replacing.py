@@ -14,13 +14,14 @@ ModelSource = tuple[str, str | None]  # source, base
 def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) -> str:
     """One clause that says whose results in the folder are of another source than `dag` asks for; empty where none are.
 
-    A model that has moved, with the same weights, is the same. So is an experiment that only gained or lost models.
+    A model that has moved, or has another name, with the same weights, is the same. So is an experiment that only gained or lost
+    models, as long as one of them keeps its name.
     """
     held, wanted = _held(folder), _sources_of(dag)
     shared = set(held) & set(wanted)
     suspects = {name for name in shared if held[name] != wanted[name]}
-    if not shared and not set(held.values()) & set(wanted.values()):
-        suspects = set(held)
+    if not shared:
+        suspects = {name for name, source in held.items() if source not in wanted.values()}
     if not suspects:
         return ""
     held_contents, contents = _contents_held(folder), _contents(located)
@@ -28,8 +29,6 @@ def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) ->
     others = [
         name for name in sorted(suspects) if (own := held_contents.get(name)) and not own & contents.get(name, anywhere)
     ]
-    if not shared and len(others) < len(suspects):  # some were given another name
-        return ""
     if not others:
         return ""
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""

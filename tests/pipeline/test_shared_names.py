@@ -109,7 +109,8 @@ def test_results_of_another_source_are_not_replaced_unasked(place, copied):
         ({"a": "first"}, ""),  # one model less
         ({"a": "first", "c": "third"}, ""),
         ({"a": "moved"}, ""),  # the same weights
-        ({"renamed": "first"}, ""),
+        ({"renamed": "first", "too": "second"}, ""),
+        ({"renamed": "first"}, "results of b/model from"),  # nothing says that it is the same experiment
         ({"a": "second"}, "results of a/model"),
         ({"a": "third", "b": "second"}, "results of a/model"),
         ({"c": "third"}, "results of a/model from"),  # and none of those that are there
