@@ -92,3 +92,17 @@ def test_only_what_is_known_is_compared():
     with pytest.raises(RequestError, match=r"max_distance is 150\.0 and 20\.0"):
         ninscope.emergence(found, coarse)
     ninscope.emergence(found, found)
+
+
+def test_as_many_q_of_another_grid_are_other_q():
+    distances = [np.linspace(2, 90 + node, 40) for node in range(30)]
+    wide, narrow = (ninscope.spectrum_from_distances(distances, q=np.arange(-10, 11) * step) for step in (0.1, 0.1001))
+    with pytest.raises(RequestError, match="q is 21 values from -1 to 1 and 21 values from -1.001 to 1.001"):
+        ninscope.emergence(wide, narrow)
+
+
+def test_two_places_are_two_models_unless_it_is_said():
+    here, there = Origin(models=("a", "b")), Origin(models=("c",))
+    assert here.differences(there) == ["the models are a and c (same_training=True where both are of one training)"]
+    assert here.differences(there, same_training=True) == []
+    assert here.differences(Origin(models=("b", "d"))) == []

@@ -9,6 +9,7 @@ from modes import JIT
 
 import ninscope
 from ninscope.errors import RequestError
+from ninscope.multifractal.spectrum import peak_of
 
 Q = np.arange(-30, 31) / 10
 
@@ -205,3 +206,16 @@ def test_forward_differences_tie_without_a_warning(crowd):
     alike, dying = crowd
     assert "largest f" not in ninscope.spectrum_from_distances(alike, derivative="forward").warning
     assert "largest f" in ninscope.spectrum_from_distances([*alike, dying], derivative="forward").warning
+
+
+def test_where_f_of_q_0_is_not_known_there_is_no_peak():
+    """By forward differences the last q has no f."""
+    q = np.array([-2.0, -1.0, 0.0])
+    assert str(peak_of(q, np.array([1.0, 0.9]), np.array([-0.1, 0.0]))) == "(0.0, nan)"
+    assert peak_of(q[1:] + 1, np.array([0.9]), np.array([0.0])) == (0.0, 0.9)
+
+
+def test_a_spectrum_shows_its_numbers_and_its_q():
+    spectrum = ninscope.spectrum_from_distances([np.linspace(2, 90 + node, 40) for node in range(30)], q=[-1, 0, 1])
+    assert list(spectrum.facts()) == ["alpha0", "width", "nodes", "edges", "q"]
+    assert spectrum.facts()["q"] == "-1 to 1"

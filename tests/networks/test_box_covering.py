@@ -240,3 +240,10 @@ def test_wrong_requests_say_so(graph, asked, message):
     with pytest.raises(RequestError, match=message) as error:
         box_covering(graph, **asked)
     assert "\n" not in str(error.value)
+
+
+def test_a_covering_shows_its_numbers_and_its_warning():
+    covered = box_covering(nx.path_graph(64))
+    numbers = ["box dimension", "r2", "nodes", "diameter"]
+    assert list(covered.facts()) == numbers + ["warning"] * bool(covered.warning)
+    assert covered.facts()["diameter"] == 63
