@@ -97,7 +97,7 @@ def test_only_what_is_known_is_compared():
 def test_as_many_q_of_another_grid_are_other_q():
     distances = [np.linspace(2, 90 + node, 40) for node in range(30)]
     wide, narrow = (ninscope.spectrum_from_distances(distances, q=np.arange(-10, 11) * step) for step in (0.1, 0.1001))
-    with pytest.raises(RequestError, match="q is 21 values from -1 to 1 and 21 values from -1.001 to 1.001"):
+    with pytest.raises(RequestError, match=r"q is 21 values from -1 to 1 and 21 values from -1\.001 to 1\.001"):
         ninscope.emergence(wide, narrow)
 
 
