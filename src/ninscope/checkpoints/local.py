@@ -302,14 +302,22 @@ def local_file(label: str, path: Path) -> LocalSource:
 
 
 def local_source(label: str, folder: Path) -> LocalSource:
-    """The source for an existing folder. A configuration alone counts as a checkpoint where there is nothing else."""
-    folders, files = _entries_in(label, folder)
+    """The source for an existing folder. A configuration alone counts as a checkpoint where there is nothing else.
+
+    Raises RequestError when the folder may not be read. It is listed only where that decides: a run opens it for each checkpoint.
+    """
     present = {name for name in CHECKPOINT_NAMES if _is_file(f"{folder}/{name}")}
-    holds_weights = bool(present.difference(CONFIG_NAMES))
-    pipeline = not present and bool(_model_folder(str(folder)))
-    several = sum(map(is_weight_file, files)) > 1 or any(_is_revision(folder, name) for name in folders)
-    own = pipeline or holds_weights or (bool(present) and not several)
-    return LocalSource(label, folder.resolve(), own, pipeline)
+    if present:
+        own = bool(present.difference(CONFIG_NAMES)) or not _holds_several(label, folder)
+        return LocalSource(label, folder.resolve(), own)
+    pipeline = bool(_model_folder(str(folder)))
+    return LocalSource(label, folder.resolve(), pipeline, pipeline)
+
+
+def _holds_several(label: str, folder: Path) -> bool:
+    """Whether revisions lie in a folder, each in a folder or a file of its own. Raises RequestError."""
+    folders, files = _entries_in(label, folder)
+    return sum(map(is_weight_file, files)) > 1 or any(_is_revision(folder, name) for name in folders)
 
 
 def _is_revision(parent: Path, name: str) -> bool:
