@@ -254,6 +254,18 @@ class TestRefused:
             ninscope.measure(str(refused))
         assert no.value.status == "unsupported"
 
+    def test_a_placeholder_is_named_in_a_known_family_too(self, tmp_path):
+        """ZeRO-3 leaves large tensors empty and small ones whole."""
+        from suites import neox_tensors, write_checkpoint
+
+        tensors = neox_tensors(1, 16, 2, seed=1)
+        name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
+        weight = tensors.pop(name)
+        tensors |= {f"{name}_g": np.ones((len(weight), 1), weight.dtype), f"{name}_v": np.empty(0, weight.dtype)}
+        with pytest.raises(CheckpointError, match=r"dense_h_to_4h\.weight_v has shape \[0\], a placeholder") as no:
+            ninscope.measure(write_checkpoint(tmp_path / "step0", tensors, neox_config(1, 16, 2)))
+        assert no.value.status == "corrupt"
+
     def test_an_axis_that_vectors_do_not_tell(self, tmp_path):
         """As old spectral_norm draws them, before the first forward pass in training."""
         module = made(lambda module: old.spectral_norm(module), (torch.nn.Conv2d, 16, 16, 3))

@@ -44,8 +44,11 @@ def effective_tensors(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     for target, parts in by_weight.items():
         if target in tensors:  # old files of spectral_norm hold the weight beside what it is computed from
             continue
-        formula = _formula(parts)
-        if formula is not None:
+        placeholder = next((part for part in parts.values() if 0 in part.shape), None)
+        formula = None if placeholder is not None else _formula(parts)
+        if placeholder is not None:
+            effective[target] = placeholder  # which says so, by its own name, where it is used
+        elif formula is not None:
             effective[target] = Tensor(replace(formula.stored.entry, name=target), EffectiveFile(formula))
         else:
             largest = max(parts.values(), key=lambda tensor: math.prod(tensor.shape))
@@ -55,7 +58,7 @@ def effective_tensors(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _by_weight(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """By the name of each weight of two or more axes that is reparametrised, or looks so; placeholders stay what they are."""
+    """By the name of each weight of two or more axes that is reparametrised, or looks so, placeholders among them."""
     parametrized: dict[str, dict[str, Tensor]] = {}
     suffixed: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -71,7 +74,7 @@ def _by_weight(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return {
         target: parts
         for target, parts in stored.items()
-        if max(len(part.shape) for part in parts.values()) > 1 and all(0 not in part.shape for part in parts.values())
+        if max(len(part.shape) for part in parts.values()) > 1 or any(0 in part.shape for part in parts.values())
     }
 
 
