@@ -11,6 +11,7 @@ from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import named_in_errors
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.manifest import key_of, write_files
+from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.tables import all_tables
 
@@ -75,12 +76,11 @@ def store_figures(folder: RunFolder, formats: Sequence[str] = DEFAULT_FORMATS) -
     """Draw every figure of the run's tables, in each of these formats."""
 
     def work() -> None:
-        import pandas as pd
 
         while True:
             with folder.locked("tables"):  # all of one set, that of another run perhaps
                 key = key_of(folder, folder.tables)
-                tables = {name: pd.read_parquet(folder.tables / f"{name}.parquet") for name in all_tables()}
+                tables = {name: read_parquet(folder.tables / f"{name}.parquet") for name in all_tables()}
             drawn = draw(tables, formats)
             with folder.locked("tables"):
                 if key_of(folder, folder.tables) == key:  # another run may have written tables and figures meanwhile

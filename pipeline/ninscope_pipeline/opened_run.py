@@ -24,6 +24,7 @@ from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
 from ninscope_pipeline.stages.network import stored_network
 from ninscope_pipeline.stages.spectra import SPECTRA as SPECTRA_STAGE
 from ninscope_pipeline.storing.manifest import is_current
+from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
@@ -85,7 +86,7 @@ class Run(Shown):
             known = ", ".join(self.tables) or "none yet, since the run has not finished"
             raise RequestError(f"{self.path}: no table {name!r}{did_you_mean(name, self.tables)}; its tables: {known}")
         try:
-            return pd.read_parquet(self._folder.tables / f"{name}.parquet")
+            return read_parquet(self._folder.tables / f"{name}.parquet")
         except (OSError, ValueError) as error:
             raise RequestError(
                 f"{self.path}: table {name} is damaged ({error}); repeat the `ninscope run` command to write it again"

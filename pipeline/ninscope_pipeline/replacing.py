@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ninscope.errors import RequestError
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.request.dagfile import Dag, dag_written_in
+from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RunFolder
 
 ModelName = tuple[str, str]  # suite, model
@@ -49,10 +50,8 @@ def _sources_of(dag: Dag) -> dict[ModelName, ModelSource]:
 
 def _contents_held(folder: RunFolder) -> Mapping[ModelName, set[str]]:
     """sha256 of the weights that the folder's tables are of, by model."""
-    import pandas as pd
-
     try:
-        rows = pd.read_parquet(folder.tables / "checkpoints.parquet", columns=["suite", "model", "content_sha256"])
+        rows = read_parquet(folder.tables / "checkpoints.parquet", columns=["suite", "model", "content_sha256"])
     except (OSError, ValueError, KeyError):
         return {}
     return _by_model(rows.dropna().itertuples(index=False, name=None))
