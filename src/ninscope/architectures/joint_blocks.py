@@ -86,3 +86,11 @@ def scaled_output(net: Builder, image: str, time: str, patch: int) -> None:
     layers = modulations(net, "norm_out", time, net.size(image), ("scale", "shift"), "norm_out.linear")
     modulate(net, layers, image, image)
     linear(net, image, net.named_layer("proj_out", patch), "proj_out", "output")
+
+
+def embedding(net: Builder, part: str, name: str, source: str, size: int, width: int) -> str:
+    """Add the node layer `name` of `width` neurons that a matrix of that name makes of `source`, of `size`; returns it."""
+    net.part = part
+    target = net.named_layer(name, width)
+    linear(net, net.named_layer(source, size), target, name, "embedding")
+    return target

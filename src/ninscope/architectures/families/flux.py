@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.diffusion_blocks import LIMITS, MAX_DEPTH, concatenate, linear, modulate, modulations
-from ninscope.architectures.joint_blocks import SINUSOIDS, JointNames, conditioning, joint_block, scaled_output
+from ninscope.architectures.joint_blocks import (
+    SINUSOIDS,
+    JointNames,
+    conditioning,
+    embedding,
+    joint_block,
+    scaled_output,
+)
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 
@@ -28,13 +35,9 @@ def architecture(config: Mapping) -> Architecture:
     embedded += [("guidance_embedder", "guidance_proj", SINUSOIDS)] * sizes.flag(config, "guidance_embeds")
     embedded += [("text_embedder", "pooled_projections", sizes.width(config, "pooled_projection_dim", 768))]
     time = conditioning(net, width, tuple(embedded))
-    net.part = "encoder"
-    text = net.named_layer("context_embedder", width)
-    encoder = net.named_layer("encoder_hidden_states", sizes.width(config, "joint_attention_dim", 4096))
-    linear(net, encoder, text, "context_embedder", "embedding")
-    net.part = "input"
-    image = net.named_layer("x_embedder", width)
-    linear(net, net.named_layer("sample", channels), image, "x_embedder", "embedding")
+    features = sizes.width(config, "joint_attention_dim", 4096)
+    text = embedding(net, "encoder", "context_embedder", "encoder_hidden_states", features, width)
+    image = embedding(net, "input", "x_embedder", "sample", channels, width)
     joint = sizes.positive_integer(config, "num_layers", MAX_DEPTH, 19)
     for number in range(joint):
         net.part = f"block{number}"

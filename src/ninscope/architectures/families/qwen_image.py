@@ -8,8 +8,15 @@ from collections.abc import Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
-from ninscope.architectures.diffusion_blocks import LIMITS, MAX_DEPTH, linear
-from ninscope.architectures.joint_blocks import SINUSOIDS, JointNames, conditioning, joint_block, scaled_output
+from ninscope.architectures.diffusion_blocks import LIMITS, MAX_DEPTH
+from ninscope.architectures.joint_blocks import (
+    SINUSOIDS,
+    JointNames,
+    conditioning,
+    embedding,
+    joint_block,
+    scaled_output,
+)
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 
@@ -23,13 +30,9 @@ def architecture(config: Mapping) -> Architecture:
     width = sizes.width(config, "num_attention_heads", 24) * sizes.width(config, "attention_head_dim", 128)
     channels = sizes.width(config, "in_channels", 64)
     time = conditioning(net, width, (("timestep_embedder", "time_proj", SINUSOIDS),))
-    net.part = "encoder"
-    text = net.named_layer("txt_in", width)
-    encoder = net.named_layer("encoder_hidden_states", sizes.width(config, "joint_attention_dim", 3584))
-    linear(net, encoder, text, "txt_in", "embedding")
-    net.part = "input"
-    image = net.named_layer("img_in", width)
-    linear(net, net.named_layer("sample", channels), image, "img_in", "embedding")
+    features = sizes.width(config, "joint_attention_dim", 3584)
+    text = embedding(net, "encoder", "txt_in", "encoder_hidden_states", features, width)
+    image = embedding(net, "input", "img_in", "sample", channels, width)
     for number in range(sizes.positive_integer(config, "num_layers", MAX_DEPTH, 60)):
         net.part = f"block{number}"
         image, text = joint_block(net, f"transformer_blocks.{number}", image, text, time, NAMES)

@@ -16,11 +16,17 @@ from ninscope.architectures.diffusion_blocks import (
     attention,
     convolve,
     feed_forward,
-    linear,
     modulate,
     modulations,
 )
-from ninscope.architectures.joint_blocks import ACTIVATION, SINUSOIDS, conditioning, joint_attention, scaled_output
+from ninscope.architectures.joint_blocks import (
+    ACTIVATION,
+    SINUSOIDS,
+    conditioning,
+    embedding,
+    joint_attention,
+    scaled_output,
+)
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.errors import CheckpointError
@@ -41,10 +47,8 @@ def architecture(config: Mapping) -> Architecture:
     time = conditioning(
         net, width, (("timestep_embedder", "time_proj", SINUSOIDS), ("text_embedder", "pooled_projections", pooled))
     )
-    net.part = "encoder"
-    text = net.named_layer("context_embedder", width)
-    encoder = net.named_layer("encoder_hidden_states", sizes.width(config, "joint_attention_dim", 4096))
-    linear(net, encoder, text, "context_embedder", "embedding")
+    features = sizes.width(config, "joint_attention_dim", 4096)
+    text = embedding(net, "encoder", "context_embedder", "encoder_hidden_states", features, width)
     net.part = "input"
     channels = sizes.width(config, "in_channels", 16)
     patch = sizes.positive_integer(config, "patch_size", sizes.MAX_KERNEL, 2)
