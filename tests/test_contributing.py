@@ -208,7 +208,7 @@ CHANGES = {
             '    """Run an experiment:',
             ') -> None:\n    """Run an experiment:',
         ),
-        Change("pipeline/ninscope_pipeline/cli.py", "trust_duplicates, replace, note))", "trust_duplicates, replace))"),
+        Change("pipeline/ninscope_pipeline/cli.py", "*trusted, replace, note))", "*trusted, replace))"),
         Change(
             RUN,
             '    replace: bool = False,\n    note: str = "",\n',

@@ -4,6 +4,7 @@ NeuroMFA takes the sampled network for the whole one (Eq. 28), but values depend
 This measures how much, on a checkpoint: samples of every size and the whole network, all from one pass over the weights.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,7 @@ def sampling_bias(
     seed: int = Parameters.seed,
     workers: int | None = None,
     trust_duplicates: bool = False,
+    trust_unlike_counts: bool = False,
     baseline: str | int | None = None,
     **parameters: Any,
 ) -> pd.DataFrame:
@@ -55,8 +57,8 @@ def sampling_bias(
 
     alpha0, width: means over samples, with their standard deviations (n - 1); emergence: E of the means against the baseline,
     from samples of the same size; emergence_std: over samples, each against its own neurons at the baseline. Values
-    are missing where they do not exist, or where the audit found that E would be false (unless trust_duplicates), and `message`
-    says why. `warning`: why not to trust a spectrum or E.
+    are missing where they do not exist, where the audit found that E would be false (unless trust_duplicates), or where it would
+    compare unlike networks (unless trust_unlike_counts), and `message` says why. `warning`: why not to trust a spectrum or E.
 
     Raises RequestError: a wrong source or parameter. Raises CheckpointError: the checkpoint is missing or cannot be analysed, or
     the baseline cannot.
@@ -87,7 +89,7 @@ def sampling_bias(
     located.check()
     rows = [
         {"revision": name, "step": located.step}
-        | _row(size, now[size], start.get(size), located.no_emergence, chosen_baseline)
+        | _row(size, now[size], start.get(size), located.no_emergence, chosen_baseline, trust_unlike_counts)
         for size in [*(size for size in now if size is not None), None]
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
@@ -155,10 +157,16 @@ def _neurons(network: NeuronNetwork, size: int, sample: int, seed: int) -> dict[
 
 
 def _row(
-    size: int | None, now: Measurement, start: Measurement | None, no_emergence: str, baseline: Baseline
+    size: int | None,
+    now: Measurement,
+    start: Measurement | None,
+    no_emergence: str,
+    baseline: Baseline,
+    trust_unlike_counts: bool,
 ) -> dict[str, Any]:
-    comparison = compared(now, start, no_emergence, baseline.label)
-    pairs = zip(now.samples, start.samples, strict=True) if start is not None and not no_emergence else ()
+    comparison = compared(now, start, no_emergence, baseline.label, trust_unlike_counts=trust_unlike_counts)
+    has_e = start is not None and not math.isnan(comparison.emergence)
+    pairs = zip(now.samples, start.samples, strict=True) if start is not None and has_e else ()
     values = [emergence_of(after.alpha0, after.width, before.alpha0, before.width) for after, before in pairs]
     return {
         "method": now.method,

@@ -160,6 +160,7 @@ def measure_all(
     workers: int | None = None,
     exact: bool | None = None,
     trust_duplicates: bool = False,
+    trust_unlike_counts: bool = False,
     base: str | None = None,
     base_revision: str | None = None,
     layers: bool = True,
@@ -171,7 +172,8 @@ def measure_all(
 
     baseline: what E compares with: a revision, a step, or "first", the first by step (default: step 0 where there is one).
     For one revision the baseline is measured too where the source has it. All revisions are audited first, and where two
-    steps have the same weights there is no E that either would falsify (status duplicate), unless trust_duplicates.
+    steps have the same weights there is no E that either would falsify (status duplicate), unless trust_duplicates. Nor is there
+    one where other layers count than in the baseline, or 10 % more or fewer nodes, unless trust_unlike_counts.
 
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each, with
     its row before E is known. workers: threads (default: one a core); results do not depend on it. layers: False leaves the
@@ -208,7 +210,7 @@ def measure_all(
         trust_duplicates=trust_duplicates,
     )
     judged = [(located, results[located.revision][1]) for located in audited if located.revision in results]
-    rows = _rows(judged, chosen_baseline, trust_duplicates)
+    rows = _rows(judged, chosen_baseline, trust_duplicates, trust_unlike_counts)
     shown = rows if revision is None else [row for row in rows if row.revision == revision]
     return MeasuredRows(shown, opened.label)
 
@@ -243,7 +245,10 @@ def _measured_revision(
 
 
 def _rows(
-    judged: list[tuple[LocatedRevision, Measurement | None]], baseline: Baseline, trust_duplicates: bool
+    judged: list[tuple[LocatedRevision, Measurement | None]],
+    baseline: Baseline,
+    trust_duplicates: bool,
+    trust_unlike_counts: bool,
 ) -> list[Measured]:
     usable = [measurement if located.ok else None for located, measurement in judged]
     start_name, start = next(
@@ -258,7 +263,7 @@ def _rows(
     for (located, _), measurement in zip(judged, usable, strict=True):
         row = _row(located, measurement, trust_duplicates)
         if measurement is not None:
-            row = _against(row, start, located.no_emergence, baseline, start_name)
+            row = _against(row, start, located.no_emergence, baseline, start_name, trust_unlike_counts)
             parts = {
                 name: _against(
                     replace(row, message="", spectrum=measurement.part(name)),
@@ -266,6 +271,7 @@ def _rows(
                     located.no_emergence,
                     baseline,
                     start_name,
+                    trust_unlike_counts,
                 )
                 for name in measurement.parts
             }
@@ -275,11 +281,16 @@ def _rows(
 
 
 def _against(
-    row: Measured, start: Measurement | None, no_emergence: str, baseline: Baseline, start_name: str
+    row: Measured,
+    start: Measurement | None,
+    no_emergence: str,
+    baseline: Baseline,
+    start_name: str,
+    trust_unlike_counts: bool,
 ) -> Measured:
     """A row that has a spectrum, with E against that of the baseline."""
     assert row.spectrum is not None
-    comparison = compared(row.spectrum, start, no_emergence, baseline.label)
+    comparison = compared(row.spectrum, start, no_emergence, baseline.label, trust_unlike_counts=trust_unlike_counts)
     return replace(
         row,
         message=joined_clauses(row.message, comparison.message),

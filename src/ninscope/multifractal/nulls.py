@@ -18,20 +18,24 @@ from ninscope.networks.radii import Radii
 _DRAWN_AT_ONCE = 1 << 20
 
 
-def shuffled_counts(totals: np.ndarray, columns: int, generator: np.random.PCG64) -> np.ndarray:
-    """Counts of a matrix whose weights are permuted at random, every permutation alike, int32 [columns, K + 1].
+def shuffled_counts(
+    totals: np.ndarray, columns: int, generator: np.random.PCG64, kept: int | None = None
+) -> np.ndarray:
+    """Counts of a matrix whose weights are permuted at random, every permutation alike, int32 [kept, K + 1].
 
     totals: int64 [K + 2], the matrix's weights per distance bin, then those that are no edges; they must fill `columns`
-    columns evenly. Only raw output of the generator is used, which numpy keeps stable.
+    columns evenly. kept: of how many columns, the first ones (default: all). Only raw output of the generator is used, which
+    numpy keeps stable.
     """
     entries = int(totals.sum())
     if columns < 1 or entries % columns:
         raise ValueError(f"{entries} weights do not fill {columns} columns")
     cell = np.uint8 if totals.size <= 256 else np.uint16
     pool = np.repeat(np.arange(totals.size, dtype=cell), totals)
-    counts = np.zeros((columns, totals.size), np.int32)
+    kept = columns if kept is None else kept
+    counts = np.zeros((kept, totals.size), np.int32)
     rows = entries // columns
-    for first, last, raw in _drawn(rows, columns, generator):
+    for first, last, raw in _drawn(rows, kept, generator):
         _deal(pool, first * rows, raw, rows, counts[first:last])
     return np.ascontiguousarray(counts[:, :-1])
 
