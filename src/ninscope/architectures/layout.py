@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ninscope.architectures.gauge import Gauge
 from ninscope.checkpoints.matrix import MatrixLayout, WeightMatrix
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.checkpoints.wrapped_names import unwrapped
@@ -145,7 +146,8 @@ class Architecture:
     prefixes: what may stand before the tensors' names in a file. links: connections without weights. note: what a user should
     know about how the model was read, one clause. warning: why not to trust what is measured of it, one clause, or empty.
     complete: the model has no weight blocks besides these, so a tensor whose name differs from a used one's only in its numbers
-    belongs to another model.
+    belongs to another model. gauge: what the family says of the model's function beside the wiring; None where it says nothing.
+    gauge_fixed: weights are read as `networks.fixed_gauge` says, so the network is another one.
     """
 
     family: str
@@ -157,6 +159,8 @@ class Architecture:
     note: str = ""
     complete: bool = True
     warning: str = ""
+    gauge: Gauge | None = None
+    gauge_fixed: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError: the family's module is wrong, not the checkpoint."""
@@ -172,6 +176,20 @@ class Architecture:
         for link in self.links:
             if link.rows.row(sizes[link.source] - 1) >= sizes[link.target]:
                 raise ValueError(f"{self.family}: {link} reaches beyond its target")
+        if self.gauge is not None:
+            self._check_gauge(self.gauge)
+
+    def _check_gauge(self, gauge: Gauge) -> None:
+        """Raises ValueError where it names a layer, matrix or block that is not there."""
+        matrices = {name for gain in gauge.gains for name in (*gain.readers, *gain.writers)}
+        matrices |= {attention.output for attention in gauge.attentions}
+        layers = {name for one in gauge.attentions for name in (one.q, one.k, one.v, one.c)}
+        layers |= {name for units in gauge.units for name in (*units.entered, units.left)}
+        layers |= {name for detour in gauge.detours for name in (detour.reads, detour.writes)}
+        joined = {(block.source, block.target) for block in self.blocks}
+        unknown = (matrices - self.matrices.keys()) | (layers - self._sizes.keys())
+        if unknown or any((detour.source, detour.target) not in joined for detour in gauge.detours):
+            raise ValueError(f"{self.family}: its gauge is of parts that are not there: {sorted(unknown)}")
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
@@ -187,6 +205,8 @@ class Architecture:
             "matrices": dict(self.matrices),
             "links": self.links,
         }
+        if self.gauge_fixed:
+            described["gauge"] = "fixed"
         # vars: what `asdict` gives of these classes, without its copies, which take longer than all the rest.
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=vars).encode()).hexdigest()
 
@@ -220,6 +240,13 @@ class Architecture:
         matrix = self.matrices[block.tensor]
         return matrix.layout.kernel_size(matrix.slice_shape) if matrix.layout.kernels == "norm" else 1
 
+    def named(self, stored: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """(the file's tensors without what wrappers put into their names, what stands before the model's own names)."""
+        if self.complete or any(name not in stored for name in self.tensor_names.values()):
+            stored = unwrapped(stored)
+        prefix = self.prefix_in(stored)
+        return stored, self.prefixes[0] if prefix is None else prefix
+
     def tensors(self, stored: Mapping[str, Tensor]) -> dict[str, WeightMatrix]:
         """The used matrices, by the names that blocks give them, each present and of the right shape. stored: the file's tensors.
 
@@ -227,10 +254,7 @@ class Architecture:
         many), unsupported (a tensor does not hold plain floats).
         """
         names = self.tensor_names
-        if self.complete or any(name not in stored for name in names.values()):
-            stored = unwrapped(stored)
-        prefix = self.prefix_in(stored)
-        prefix = self.prefixes[0] if prefix is None else prefix
+        stored, prefix = self.named(stored)
         used = {}
         for name, matrix in self.matrices.items():
             full_name = prefix + names[name]
