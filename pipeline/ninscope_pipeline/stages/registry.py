@@ -14,11 +14,27 @@ from ninscope_pipeline.stages.exact import EXACT, PARTS, RANGES
 from ninscope_pipeline.stages.finetune import FINETUNE
 from ninscope_pipeline.stages.network import NETWORK
 from ninscope_pipeline.stages.nulls import NULLS
+from ninscope_pipeline.stages.singular_values import SINGULAR_VALUES_STAGE
 from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.stages.stage import Stage
+from ninscope_pipeline.stages.weight_changes import CHANGES_STAGE
+from ninscope_pipeline.stages.weights import WEIGHTS_STAGE
 
 GROUP = "ninscope.stages"
-_OWN: tuple[Stage, ...] = (NETWORK, SPECTRA, RANGES, PARTS, EXACT, NULLS, FINETUNE, ACTIVATIONS, EMERGENCE)
+_OWN: tuple[Stage, ...] = (
+    NETWORK,
+    SPECTRA,
+    RANGES,
+    PARTS,
+    EXACT,
+    WEIGHTS_STAGE,
+    CHANGES_STAGE,
+    SINGULAR_VALUES_STAGE,
+    NULLS,
+    FINETUNE,
+    ACTIVATIONS,
+    EMERGENCE,
+)
 
 
 @cache
