@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import zarr
 
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
@@ -29,6 +28,7 @@ from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
 if TYPE_CHECKING:
+    import zarr
     from matplotlib.axes import Axes
 
 
@@ -179,8 +179,10 @@ class Run(Shown):
         return entries
 
     @property
-    def store(self) -> zarr.Group:
+    def store(self) -> "zarr.Group":
         """The Zarr store, read-only."""
+        import zarr  # slow to import, and what is read of a run otherwise needs none
+
         return zarr.open_group(self._folder.store, mode="r")
 
     @property
