@@ -10,7 +10,8 @@
 A matrix is what joins two node layers, so q, k and v are apart.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -19,7 +20,7 @@ import numpy as np
 
 from ninscope.exact.blocks import matrix_name
 from ninscope.exact.rescaled import Factors, RescaledLayer, rescaled_layers
-from ninscope.multifractal.jackknife import left_out_values
+from ninscope.multifractal.jackknife import jackknife_interval, left_out_values
 from ninscope.multifractal.nulls import generator_of, shuffled_counts
 from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.multifractal.spectrum import spectrum_of_sums
@@ -37,16 +38,19 @@ RootMeanSquares = Mapping[str, float]  # by the matrix's name
 class ControlReading:
     """One reading of a whole network.
 
-    alpha0, width: NaN where it has no spectrum, of which `message` says why. left_out: float64 [layers, 2], both without each node
-    layer in turn, for a jackknife. nodes, layers: how many count.
+    alpha0, width: NaN where it has no spectrum, of which `message` says why. left_out: by the name of each node layer that counts,
+    both without it, for a jackknife. nodes_counted, layers_counted: how many count.
     """
 
     alpha0: float
     width: float
-    left_out: np.ndarray
-    nodes: int
-    layers: int
+    left_out: Mapping[str, tuple[float, float]]
+    nodes_counted: int
     message: str = ""
+
+    @property
+    def layers_counted(self) -> int:
+        return len(self.left_out)
 
 
 def unit_readings(
@@ -65,10 +69,10 @@ def unit_readings(
         factors.append({name: _ratio(start_rms[name], own) for name, own in rms.items()})
     radii = parameters.integer_radii
     layers = list(rescaled_layers(network, parameters, radii, factors))
-    readings = {"unit": [layer.sums[0] for layer in layers]}
-    readings["shuffled"] = [_shuffled(layer, network, radii, parameters, seed) for layer in layers]
+    readings = {"unit": {layer.layer: layer.sums[0] for layer in layers}}
+    readings["shuffled"] = {layer.layer: _shuffled(layer, network, radii, parameters, seed) for layer in layers}
     if start_rms is not None:
-        readings["fixed"] = [layer.sums[1] for layer in layers]
+        readings["fixed"] = {layer.layer: layer.sums[1] for layer in layers}
     return {name: _reading(sums, parameters, radii) for name, sums in readings.items()}
 
 
@@ -79,7 +83,7 @@ def growth_reading(
     factors = {name: _ratio(rms[name], own) for name, own in start_rms.items()}
     radii = parameters.integer_radii
     layers = rescaled_layers(start, parameters, radii, [factors])
-    return _reading([layer.sums[0] for layer in layers], parameters, radii)
+    return _reading({layer.layer: layer.sums[0] for layer in layers}, parameters, radii)
 
 
 def _ratios(wanted: float, rms: RootMeanSquares) -> Factors:
@@ -114,15 +118,25 @@ def _shuffled(
     )
 
 
-def _reading(layers: Sequence[PartitionSums], parameters: Parameters, radii: Radii) -> ControlReading:
-    spectrum = spectrum_of_sums(_total(layers), parameters.q, radii.logarithms, parameters.derivative)
-    left_out = left_out_values(layers, parameters.q, radii.logarithms, parameters.derivative)
-    counted = sum(layer.nodes > 0 for layer in layers)
-    return ControlReading(spectrum.alpha0, spectrum.width, left_out, spectrum.nodes, counted, spectrum.message)
+def _reading(layers: Mapping[str, PartitionSums], parameters: Parameters, radii: Radii) -> ControlReading:
+    spectrum = spectrum_of_sums(reduce(add, layers.values()), parameters.q, radii.logarithms, parameters.derivative)
+    counted = {name: sums for name, sums in layers.items() if sums.nodes}
+    values = left_out_values(list(counted.values()), parameters.q, radii.logarithms, parameters.derivative)
+    left_out = {name: (alpha0, width) for name, (alpha0, width) in zip(counted, values.tolist(), strict=True)}
+    return ControlReading(spectrum.alpha0, spectrum.width, left_out, spectrum.nodes, spectrum.message)
 
 
-def _total(layers: Iterable[PartitionSums]) -> PartitionSums:
-    return reduce(add, layers)
+def structure(unit: ControlReading, shuffled: ControlReading, confidence: float) -> tuple[float, float, float]:
+    """ln(width of the unit reading / width of its shuffled null), and its interval by leaving out one node layer at a time."""
+    if not (unit.width > 0 and shuffled.width > 0):
+        return math.nan, math.nan, math.nan
+    value = math.log(unit.width / shuffled.width)
+    if list(unit.left_out) != list(shuffled.left_out):
+        return value, math.nan, math.nan
+    after, before = (np.array([width for _, width in of.left_out.values()]) for of in (unit, shuffled))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without = np.log(after / before)
+    return value, *jackknife_interval(value, np.where(np.isfinite(without), without, np.nan), confidence)
 
 
 def matrices_alike(network: NeuronNetwork, start: NeuronNetwork) -> bool:
