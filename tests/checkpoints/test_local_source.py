@@ -351,6 +351,7 @@ class TestDamages:
         assert ninscope.measure(str(suite), "step1", **SMALL).alpha0 == before.alpha0
 
 
+@pytest.mark.slow
 def test_what_others_need_is_not_imported(suite):
     """A local checkpoint of safetensors is found, hashed and opened without the Hub's client, and without other formats."""
     code = (
