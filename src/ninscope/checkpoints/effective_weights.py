@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ninscope.checkpoints.formats.weight_file import FileSpan
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor, as_float, as_stored
 from ninscope.errors import CheckpointError
 
@@ -26,6 +27,10 @@ class Formula(Protocol):
 
     @property
     def stored(self) -> Tensor: ...
+
+    @property
+    def reads_twice(self) -> bool:
+        """Whether `prepared` reads the tensor that is stored."""
 
     def prepared(self) -> np.ndarray:
         """What all rows need, float64; made once. Raises CheckpointError."""
@@ -41,6 +46,10 @@ class Normed:
     stored: Tensor
     g: Tensor
     axis: int | None
+
+    @property
+    def reads_twice(self) -> bool:
+        return self.axis != 0
 
     def prepared(self) -> np.ndarray:
         g = whole(self.g)
@@ -71,6 +80,7 @@ class SpectrallyNormed:
     u: Tensor
     v: Tensor
     axes: tuple[int, ...]
+    reads_twice = True
 
     def prepared(self) -> np.ndarray:
         u = whole(self.u)
@@ -115,6 +125,7 @@ class Masked:
 
     stored: Tensor
     mask: Tensor
+    reads_twice = False
 
     def prepared(self) -> np.ndarray:
         return np.empty(0)
@@ -130,7 +141,6 @@ class EffectiveFile:
         file = formula.stored.file
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
         self._file, self._formula = file, formula
-        self.beneath = tuple(part.file for part in vars(formula).values() if isinstance(part, Tensor))
         self._lock = threading.Lock()
         self._prepared: np.ndarray | None = None
 
@@ -145,6 +155,15 @@ class EffectiveFile:
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """The spans of the tensors that are stored; vectors, and passes for norms of other axes than rows, come on top."""
         return self._file.spans(ranges)
+
+    def beneath(self, start: int, stop: int) -> list[FileSpan]:
+        """What is read of the tensor, and beside it all of the others."""
+        formula = self._formula
+        others = [part for part in vars(formula).values() if isinstance(part, Tensor) and part is not formula.stored]
+        return [
+            FileSpan(self._file, start, stop, is_repeated=formula.reads_twice),
+            *(FileSpan(part.file, part.entry.start, part.entry.stop, is_beside=True) for part in others),
+        ]
 
     def _computed(self, ranges: Sequence[tuple[int, int]], pieces: Sequence[memoryview]) -> list[memoryview]:
         return [self._of(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]
