@@ -17,9 +17,11 @@ from suites import write_suite
 
 import ninscope
 from ninscope import progress
+from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
 from ninscope_pipeline.cli import app
 from ninscope_pipeline.measure_command import parsed_q, parsed_radii
+from ninscope_pipeline.request.dagfile import load_dag
 
 MODEL = {"blocks": 1, "width": 16, "heads": 2}
 
@@ -302,11 +304,67 @@ def test_a_trainer_s_own_file_is_no_file_of_weights(tmp_path):
         ninscope.measure(tmp_path / "optimizer.pt")
 
 
-@pytest.mark.parametrize("revision", [8, ["step8"]])
-@pytest.mark.parametrize("function", [ninscope.measure, ninscope.measure_all, ninscope.sampling_bias])
+FUNCTIONS = [ninscope.measure, ninscope.measure_all, ninscope.sampling_bias]
+
+
+@pytest.mark.parametrize("revision", [8.0, True, ["step8"]])
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_revision_is_a_name(suite, function, revision):
-    with pytest.raises(RequestError, match=r"revision is .*8.*; a name was expected, such as 'step1000'"):
+    with pytest.raises(RequestError, match=r"revision is .*(8|True).*; a name was expected, such as 'step1000'"):
         function(suite, revision=revision)
+
+
+@pytest.mark.parametrize("revision", [8, "8"])
+def test_a_revision_may_be_a_step_as_a_baseline_may(suite, tmp_path, revision):
+    assert ninscope.measure(suite, revision=revision).alpha0 == ninscope.measure(suite, revision="step8").alpha0
+    assert [row.revision for row in ninscope.measure_all(suite, revision=revision, baseline=revision)] == ["step8"]
+    assert set(ninscope.sampling_bias(suite, revision, nodes_per_layer=[8], samples=1)["revision"]) == {"step8"}
+    if isinstance(revision, str):
+        assert [row["revision"] for row in rows(command("measure", suite, "--revision", revision, "--json"))] == [
+            "step8"
+        ]
+        dag = write_dag(tmp_path / "x.toml", suite, revisions=["step0", revision])
+        assert [name for name, _ in load_dag(dag).all_models()[0].chosen(open_source(str(suite)))] == ["step0", "step8"]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_step_must_name_one_revision(suite, tmp_path, function):
+    with pytest.raises(RequestError, match=r"revision 5: .* has no revision of that step; it has step0, step1, step8"):
+        function(suite, revision=5)
+    two = shutil.copytree(suite, tmp_path / "two")
+    shutil.copytree(suite / "step8", two / "other-step8")
+    with pytest.raises(
+        RequestError, match=r"'8': .* has several revisions of that step .other-step8, step8.; name one"
+    ):
+        function(two, revision="8")
+
+
+def test_a_revision_listed_by_its_name_and_by_its_step_is_refused(suite, tmp_path):
+    dag = write_dag(tmp_path / "x.toml", suite, revisions=["step8", "8"])
+    assert "revisions lists step8 twice, by its name and by its step" in command("run", dag).err
+
+
+def test_a_path_to_a_revision_that_is_not_there_names_those_that_are(suite, monkeypatch):
+    with pytest.raises(RequestError, match=r"step5: no such folder, and not a Hub .*; .* has step0, step1, step8"):
+        ninscope.measure(suite / "step5")
+    monkeypatch.chdir(suite.parent)
+    with pytest.raises(RequestError, match=f"no such folder, and .*; {suite.name} has step0, step1, step8"):
+        ninscope.measure(f"{suite.name}/step5")
+    with pytest.raises(RequestError, match="did you mean 'step8'"):
+        ninscope.measure(f"{suite.name}/stepp8")
+
+
+def test_what_a_run_lacks_is_named_with_what_it_has(suite, tmp_path):
+    command("run", write_dag(tmp_path / "first.toml", suite), "--runs-dir", tmp_path / "runs")
+    run = ninscope.open_run(tmp_path / "runs" / "first")
+    model = run.plan["checkpoints"][0]["model"]
+    assert (run.network(model, 8).matrix != run.network(model, "step8").matrix).nnz == 0
+    with pytest.raises(RequestError, match=r"no stored network of .* at step5; it has step0, step1, step8; the table"):
+        run.network(model, "step5")
+    with pytest.raises(RequestError, match=f"no stored spectra of {model}s at step8; did you mean '{model}'"):
+        run.spectra(f"{model}s", "step8")
+    with pytest.raises(RequestError, match=r"firts: not a run folder .*; did you mean 'first'"):
+        ninscope.open_run(tmp_path / "runs" / "firts")
 
 
 def test_arguments_of_the_function_are_near_matches_too(suite):
