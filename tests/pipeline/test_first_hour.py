@@ -185,13 +185,34 @@ def test_clean_removes_what_no_table_needs_and_nothing_else(ran, suite, tmp_path
     assert ended.code == 0, ended.err
     assert ended.out.replace("removed", "would remove") == planned.out
     after = artefacts(runs / "mine")
-    assert {stage: len(keys) for stage, keys in before.items() if stage != "emergence"} == {"nin": 6, "spectra": 6}
-    assert {stage: len(keys) for stage, keys in after.items() if stage != "emergence"} == {"nin": 3, "spectra": 3}
+    assert {stage: len(keys) for stage, keys in before.items()} == {"emergence": 2, "nin": 6, "spectra": 6}
+    assert {stage: len(keys) for stage, keys in after.items()} == {"emergence": 1, "nin": 3, "spectra": 3}
     again = command("run", write_dag(tmp_path / "mine.toml", suite, seed=1), "--runs-dir", runs)
     assert "nothing to run" in again.out
     for name, table in tables.items():
         assert ninscope.open_run(runs / "mine").table(name).equals(table)
     assert "removed nothing" in command("clean", runs / "mine").out
+
+
+def test_e_stays_where_the_plan_does_not_name_it(ran, tmp_path):
+    """As plans of earlier versions do not."""
+    runs = shutil.copytree(ran, tmp_path / "runs")
+    plan = json.loads((runs / "mine" / "plan.json").read_text())
+    del plan["following"]
+    (runs / "mine" / "plan.json").write_text(json.dumps(plan))
+    assert command("clean", runs / "mine").code == 0
+    assert len(artefacts(runs / "mine")["emergence"]) == 2
+
+
+def test_status_sees_that_stored_results_are_gone(ran, suite, tmp_path):
+    runs = shutil.copytree(ran, tmp_path / "runs")
+    shutil.rmtree(runs / "mine" / "store.zarr")
+    shown = command("status", runs / "mine").out.splitlines()[-1]
+    assert shown.startswith(
+        "mine: finished, but 6 stored results of its plan are not there; run the same command again"
+    )
+    command("run", write_dag(tmp_path / "mine.toml", suite, seed=1), "--runs-dir", runs)
+    assert command("status", runs / "mine").out.splitlines()[-1] == "mine: finished; 0 checkpoints not ok"
 
 
 def test_clean_and_status_name_a_near_run(ran, monkeypatch):
@@ -396,4 +417,9 @@ def test_rows_of_measure_all_have_what_they_show_and_can_be_compared(suite):
 def test_a_dry_run_counts_what_is_there(suite, tmp_path):
     dag = write_dag(tmp_path / "x.toml", suite, revisions=["step0", "step3"])
     shown = command("run", dag, "--runs-dir", tmp_path / "runs", "--dry-run").out
-    assert ": 1 of 2 checkpoints located; would run " in shown
+    assert (
+        ": 1 of 2 checkpoints located; would run networks (1), spectra (1), emergence (1), tables, figures, in "
+        in shown
+    )
+    dag = write_dag(tmp_path / "x.toml", suite, revisions=["step8"])
+    assert "x: 1 checkpoint located; would run networks (1), spectra (1), " in command("run", dag, "--dry-run").out

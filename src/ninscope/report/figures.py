@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ninscope.report.layout import arrange, bar_axes, draw_axes, say_nothing, styled, text_width, title_above
+from ninscope.report.model_names import model_names
 from ninscope.report.step_axis import count, label_steps, position, thinned
 
 _COLOURS = mpl.colormaps["viridis"]
@@ -218,11 +219,11 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         models = emergence.dropna(subset=["step"]).groupby(["suite", "model"], sort=False)
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
         several, shared = emergence["method"].nunique() > 1, against(emergence)
-        for ((_, model), rows), colour in zip(models, colours, strict=False):
+        names = model_names(emergence)
+        for ((suite, name), rows), colour in zip(models, colours, strict=False):
             for method, part in methods(rows.sort_values("step")):
-                label = (f"{model}, {method_label(method)}" if several else str(model)) + (
-                    "" if shared else against(part)
-                )
+                model = names[str(suite), str(name)]
+                label = (f"{model}, {method_label(method)}" if several else model) + ("" if shared else against(part))
                 withheld = int((part["status"] == "duplicate").sum())
                 if part["emergence"].isna().all():
                     label = f"{label} (no E)"
