@@ -14,8 +14,10 @@ from suites import neox_tensors, write_checkpoint
 import ninscope
 from ninscope.checkpoints.hub import file as hub_file
 from ninscope.checkpoints.hub.range_digest import RangeDigest, RepeatedDigest
+from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.verification import without_unverified
 from ninscope.errors import CheckpointError
+from ninscope.neurons.finetuning.bases import base_of
 
 torch = pytest.importorskip("torch")
 prune = __import__("torch.nn.utils.prune", fromlist=["prune"])
@@ -130,6 +132,22 @@ def test_an_adapter_and_its_base_are_verified(serve, tmp_path):
     assert (
         UNVERIFIED.format("model.safetensors") in ninscope.measure("org/adapter", base="org/base").message
     )  # embeddings
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_bases_of_fine_tunes_are_checked(serve, wordy, number):
+    """All of every shard is, though half is vocabulary and no network's."""
+    server = serve({"org/wordy": {"main": wordy}})
+    checkpoint = open_source("org/wordy").open("main")
+    base = base_of(checkpoint, "wordy", None, None)
+    assert all(tensor.file.is_verified for tensor in checkpoint.tensors.values())
+    local = base_of(open_source(wordy).open("main"), "wordy", None, None)
+    assert all(torch.equal(local.tensors[name], tensor) for name, tensor in base.tensors.items())
+    numbers = count()
+    checkpoint = open_source("org/wordy").open("main")
+    server.faults.append(lambda r: Fault(flip_bit=8) if r.range and next(numbers) == number else None)
+    with pytest.raises(CheckpointError, match=OTHER):
+        base_of(checkpoint, "wordy", None, None)
 
 
 @pytest.mark.parametrize(("head", "is_verified"), [(256, False), (11_000, True)])

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from ninscope.checkpoints.formats.weight_file import FileSpan
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.spans import Span, bytes_in, common
+from ninscope.checkpoints.tensors import Tensor
 from ninscope.wording import first_names, joined_clauses
 
 _UNVERIFIED = "unverified: "  # begins a clause of a message
@@ -40,18 +41,21 @@ class Checkable(Protocol):
 
 
 class Verification:
-    """Of a reading of matrices, all of each: make it before, and call `finish` when all is read."""
+    """Of a reading of tensors, all of each: make it before, and call `finish` when all is read.
 
-    def __init__(self, matrices: Iterable[WeightMatrix]) -> None:
-        self._reads = _reads(matrices)
-        self._checked = [read for read in self._reads if read.is_nearly_all]
+    least: the share of a file that must be read of it for the rest to be fetched too.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], least: float = NEARLY_ALL) -> None:
+        self._reads, self._least = _reads(tensors), least
+        self._checked = [read for read in self._reads if read.share >= least]
         for read in self._checked:
             read.file.begin_check(read.is_repeated)
 
     def finish(self) -> str:
         """One clause that says what is unverified; empty where nothing is. Raises CheckpointError (corrupt)."""
         for read in self._checked:
-            read.file.end_check(int((1 - NEARLY_ALL) * read.file.size))
+            read.file.end_check(int((1 - self._least) * read.file.size))
         return _unverified([read.file for read in self._reads])
 
 
@@ -59,8 +63,8 @@ def rest_bytes(matrices: Iterable[WeightMatrix]) -> int:
     """What a `Verification` fetches beside the matrices."""
     return sum(
         read.file.size - read.own_bytes
-        for read in _reads(matrices)
-        if read.is_nearly_all and not read.file.is_verified  # one that came whole with its header is
+        for read in _reads(matrix.tensor for matrix in matrices)
+        if read.share >= NEARLY_ALL and not read.file.is_verified  # one that came whole with its header is
     )
 
 
@@ -72,9 +76,9 @@ class _Read:
     spans: list[FileSpan] = field(default_factory=list)
 
     @property
-    def is_nearly_all(self) -> bool:
-        """With what was read before: the rest may be fetched too."""
-        return bytes_in([*self.file.held, *_bounds(self.spans)]) >= NEARLY_ALL * self.file.size
+    def share(self) -> float:
+        """Of the file, with what was read before."""
+        return bytes_in([*self.file.held, *_bounds(self.spans)]) / max(self.file.size, 1)
 
     @property
     def is_repeated(self) -> bool:
@@ -92,12 +96,11 @@ def _bounds(spans: Iterable[FileSpan]) -> list[Span]:
     return [(span.start, span.stop) for span in spans]
 
 
-def _reads(matrices: Iterable[WeightMatrix]) -> list[_Read]:
+def _reads(tensors: Iterable[Tensor]) -> list[_Read]:
     """What is read of each file that is fetched."""
     reads: dict[int, _Read] = {}
-    for matrix in matrices:
-        entry = matrix.tensor.entry
-        for span in _fetched(FileSpan(matrix.tensor.file, entry.start, entry.stop)):
+    for tensor in tensors:
+        for span in _fetched(FileSpan(tensor.file, tensor.entry.start, tensor.entry.stop)):
             if isinstance(span.file, Checkable):
                 reads.setdefault(id(span.file), _Read(span.file)).spans.append(span)
     return list(reads.values())
@@ -115,7 +118,7 @@ def _fetched(span: FileSpan) -> Iterator[FileSpan]:
 
 def unverified(matrices: Iterable[WeightMatrix]) -> str:
     """The clause for what was read in parts."""
-    return _unverified([read.file for read in _reads(matrices)])
+    return _unverified([read.file for read in _reads(matrix.tensor for matrix in matrices)])
 
 
 def without_unverified(message: str) -> str:

@@ -13,7 +13,7 @@ from ninscope.architectures import DEFAULT_READING, Reading, architecture_of
 from ninscope.architectures.layout import Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.reparametrised import effective_tensors
-from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.checkpoints.tensors import Checkpoint, Tensor
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class NeuronNetwork:
         """The layers that edges leave, in order."""
         sources = {block.source for block in self.blocks}
         return tuple(layer for layer in self.layers if layer.name in sources)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What the weights are read from, each once."""
+        return [matrix.tensor for matrix in self.matrices.values()]
 
     @property
     def weight_bytes(self) -> int:
