@@ -16,12 +16,17 @@ class Wiring:
     """One way to wire a family's models.
 
     function: of the configuration and, with needs_names, of the file's tensor names, or, with needs_tensors, of its tensors by
-    name.
+    name. mark: a pattern that ends the name of some tensor of every model of the family ("": not asked).
     """
 
     function: Callable[..., Architecture]
     needs_names: bool = False
     needs_tensors: bool = False
+    mark: str = ""
+
+    def may_have(self, names: Collection[str]) -> bool:
+        """Whether these may be names of the family's tensors, whatever stands before them."""
+        return not self.mark or any(re.search(rf"(^|\.){self.mark}$", name) for name in names)
 
     def architecture(self, config: Mapping, names: Collection[str] = ()) -> Architecture:
         """names: the file's tensors; () where they are not known. Raises CheckpointError (corrupt, unsupported)."""
@@ -57,13 +62,14 @@ def family_of(config: Mapping) -> object:
 
 
 def register(
-    *families: str, wiring: str = CHAIN, needs_names: bool = False, needs_tensors: bool = False
+    *families: str, wiring: str = CHAIN, needs_names: bool = False, needs_tensors: bool = False, mark: str = ""
 ) -> Callable[[_Function], _Function]:
     """A decorator: the function gives the architecture of these families' models from their config.json.
 
     families: values of `model_type` or `_class_name`. wiring: which wiring the function gives. needs_names: files name the
     same tensors in several ways, so the function takes the names of a file's tensors as its second argument. needs_tensors:
-    configurations do not say the sizes, so the function takes the tensors by name.
+    configurations do not say the sizes, so the function takes the tensors by name. mark: as in `Wiring`; a file without such a
+    tensor is read as generic, since its configuration gives only a name.
     Raises ValueError where another function is registered for that family and wiring.
     """
 
@@ -72,7 +78,7 @@ def register(
             wirings = FAMILIES.setdefault(family, {})
             if wiring in wirings:
                 raise ValueError(f"the wiring {wiring!r} of {family} is registered twice")
-            wirings[wiring] = Wiring(function, needs_names, needs_tensors)
+            wirings[wiring] = Wiring(function, needs_names, needs_tensors, mark)
         return function
 
     return add

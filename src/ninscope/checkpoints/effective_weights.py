@@ -18,8 +18,18 @@ from ninscope.checkpoints.tensors import STORED_TYPES, Tensor, as_float, as_stor
 from ninscope.errors import CheckpointError
 
 ADVICE = "remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations) and save again"
+ADVICE_IN_MEMORY = (
+    "remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations), or measure a copy without it"
+)
 _BAND_BYTES = 8_000_000
 _NEAR = 0.5  # cosine of u and W v: near 1 along the right axis, near 0 along another
+
+
+def untold(tensor: Tensor, stored: str = "") -> str:
+    """ "its file does not tell (a, b); ...": what cannot be known of a tensor, and what to do. stored: what there is of it."""
+    in_memory = getattr(tensor.file, "is_in_memory", False)
+    holder, advice = ("the model's tensors do", ADVICE_IN_MEMORY) if in_memory else ("its file does", ADVICE)
+    return f"{holder} not tell{f' ({stored})' if stored else ''}; {advice}"
 
 
 class Formula(Protocol):
@@ -96,7 +106,7 @@ class SpectrallyNormed:
         if len(near) != 1:
             raise CheckpointError(
                 "unsupported",
-                f"tensor {self.stored.name} is under spectral_norm along an axis that its file does not tell; {ADVICE}",
+                f"tensor {self.stored.name} is under spectral_norm along an axis that {untold(self.stored)}",
             )
         return np.array(near[0])
 

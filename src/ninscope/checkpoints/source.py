@@ -90,11 +90,15 @@ def open_source(source: object, base: object = None, base_revision: str | None =
         raise RequestError("an empty name is no source; name a folder, or a Hub repository id (org/name)")
     try:
         folder = Path(text).expanduser()
-        kind = "folder" if folder.is_dir() else "file" if folder.exists() else ""
+        kind = "folder" if folder.is_dir() else "file" if folder.is_file() else "other" if folder.exists() else ""
     except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a zero byte
         kind = ""
     if kind == "folder":
         return local_source(text, folder)
+    if kind == "other":  # a pipe would be waited for
+        raise RequestError(
+            f"{text} is neither a folder nor a plain file (a pipe, say); name a folder, or a file of weights"
+        )
     if kind == "file":
         return local_file(text, folder)
     named = None if text.startswith((".", "/", "~")) else _REPOSITORY.fullmatch(text)
