@@ -9,7 +9,16 @@ from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
-from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, Wiring, families_wired, family_of, wiring_names
+from ninscope.architectures.registry import (
+    CHAIN,
+    FAMILIES,
+    REFUSED,
+    WRAPPERS,
+    Wiring,
+    families_wired,
+    family_of,
+    wiring_names,
+)
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG, LITGPT_NAME
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.checkpoints.wrapped_names import outer_prefixes, unwrapped
@@ -122,6 +131,7 @@ def _why_generic(config: Mapping) -> str:
     if isinstance(known, str) and known in FAMILIES and isinstance(named, str):
         return f"config.json names timm's {one_line(named)!r}, and no tensor is named as timm names them"
     family = next((name for key in ("model_type", "_class_name") if (name := config.get(key)) is not None), None)
+    family = known if isinstance(family, str) and family in WRAPPERS else family
     if family is not None:
         return f"model_type {one_line(str(family))!r} is not a known family"
     if LITGPT_NAME in config:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ninscope.architectures.layout import Architecture
@@ -43,6 +43,12 @@ FAMILIES: dict[str, dict[str, Wiring]] = {}
 # Models that are known and not read: what they are, and what to do.
 REFUSED: dict[str, str] = {}
 
+# Models of text and images (or sound), whose text model is read: by `model_type`, the family of the text model that
+# text_config means where it names none.
+WRAPPERS: dict[str, str] = {}
+# What stands before the names of the text model's tensors, in files of the Hub and of any version of transformers.
+_TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "model.language_model.model.", "language_model.")
+
 _Function = TypeVar("_Function", bound=Callable[..., Architecture])
 
 
@@ -53,6 +59,8 @@ def family_of(config: Mapping) -> object:
     of none that is known.
     """
     family = config.get("model_type")
+    if isinstance(family, str) and family in WRAPPERS and (unknown := _unknown_text(config)):
+        return f"{family} over {unknown}"
     family = config.get("_class_name") if family is None else family
     named = config.get("architecture")
     if family is None and isinstance(named, str):
@@ -82,6 +90,38 @@ def register(
         return function
 
     return add
+
+
+def register_wrapper(model_type: str, text: str, missing: Mapping | None = None) -> None:
+    """Have the text model of a model of text and images read by the family that text_config names; the rest is left out.
+
+    text: the family where it names none. missing: sizes of that family that text_config may leave out.
+    """
+
+    def architecture(config: Mapping) -> Architecture:
+        inner = config.get("text_config")
+        if not isinstance(inner, Mapping):
+            raise CheckpointError(
+                "corrupt", f"config.json: text_config is {inner!r}; the text model's settings were expected"
+            )
+        family = inner.get("model_type", text)
+        settings = {**((missing or {}) if family == text else {}), **inner, "model_type": family}
+        found = FAMILIES[family][CHAIN].architecture(settings)
+        note = ", ".join(filter(None, (found.note, "left out: all but the text model")))
+        return replace(found, family=model_type, prefixes=_TEXT_PREFIXES, note=note)
+
+    register(model_type)(architecture)
+    WRAPPERS[model_type] = text
+
+
+def _unknown_text(config: Mapping) -> str:
+    """The family of a wrapped text model that is none that is known by its settings alone; empty where it is one."""
+    inner = config.get("text_config")
+    family = inner.get("model_type", WRAPPERS[config["model_type"]]) if isinstance(inner, Mapping) else None
+    if family is None:
+        return ""  # which is said where it is read
+    wirings = FAMILIES.get(family) if isinstance(family, str) and family not in WRAPPERS else None
+    return "" if wirings and not (wirings[CHAIN].needs_names or wirings[CHAIN].needs_tensors) else str(family)
 
 
 def refuse(family: str, why: str) -> None:

@@ -2,7 +2,7 @@
 
 A block's node layers: x, q, k, v, c, a, and the gated MLP's gate g, up projection u, hidden m = act(g) * u. What tells these
 families from each other joins no neurons (normalisation, positions, windows of attention, scales) but for the size of a head.
-Left out: token embedding and LM head.
+gemma3 and mistral3 have such a text model beside one of images, and that alone is read. Left out: token embedding and LM head.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,19 @@ from collections.abc import Mapping
 from ninscope.architectures import sizes
 from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, decoder
 from ninscope.architectures.layout import Architecture
-from ninscope.architectures.registry import register
+from ninscope.architectures.registry import register, register_wrapper
 
 # The library's size of a head where config.json has none; None: heads share hidden_size.
 HEAD_DIM = dict.fromkeys(("llama", "mistral", "qwen2", "olmo2", "olmo3", "smollm3", "granite"))
 HEAD_DIM |= {"qwen3": 128, "ministral3": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
+# The library's, which the files of Gemma 3 leave out where they have the same.
+GEMMA3 = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
 
 
 @register(*HEAD_DIM)
@@ -22,3 +30,7 @@ def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, HEAD_DIM)
     return decoder(family, config, ATTENTION | GATED_MLP, HEAD_DIM[family])
+
+
+register_wrapper("gemma3", "gemma3_text", GEMMA3)
+register_wrapper("mistral3", "mistral")
