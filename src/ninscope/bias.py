@@ -17,7 +17,7 @@ from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import ChosenNeurons
 from ninscope.exact.whole import ExactAnalysis, analyse_networks
-from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings, named_baseline
+from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings, named_baseline, named_revision
 from ninscope.measurement import Measurement, exact_measurement
 from ninscope.multifractal.emergence import compared, emergence_of
 from ninscope.multifractal.means import known_std, without_spectrum
@@ -38,7 +38,7 @@ COLUMNS = {
 
 def sampling_bias(
     source: str,
-    revision: str | None = None,
+    revision: str | int | None = None,
     nodes_per_layer: Sequence[int] | None = None,
     samples: int = Parameters.samples,
     seed: int = Parameters.seed,
@@ -68,6 +68,7 @@ def sampling_bias(
         raise RequestError("logarithmic radii depend on the sample; the sampling bias is measured on integer radii")
     opened = open_source(source)
     chosen_baseline = named_baseline(opened, baseline)
+    revision = None if revision is None else named_revision(opened, revision)
     siblings = {
         located.revision: located for located in locate_siblings(opened, revision, trust_duplicates, chosen_baseline)
     }

@@ -20,6 +20,7 @@ from ninscope.locating import (
     failed,
     locate_siblings,
     named_baseline,
+    named_revision,
     revision_of,
 )
 from ninscope.measured_rows import Measured, MeasuredRows
@@ -123,7 +124,7 @@ def measured_network(
 @lists_parameters
 def measure(
     source: Any,
-    revision: str | None = None,
+    revision: str | int | None = None,
     exact: bool | None = None,
     base: str | None = None,
     base_revision: str | None = None,
@@ -133,7 +134,8 @@ def measure(
 
     source: a folder with one checkpoint, a folder of revision folders, a file of weights, or a Hub repository id ("org/name");
     or a model in memory: a torch module, or a state dict (without a configuration it is read as generic).
-    revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
+    revision: which one, by its name or its step, where the source has several; a Hub repository without step branches is taken
+    at "main".
     exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,
     samples or seed is given). Sampled values depend on the number of neurons taken; they approach the exact one
     (docs/method.md#sampling).
@@ -155,7 +157,7 @@ def measure(
 @lists_parameters
 def measure_all(
     source: Any,
-    revision: str | None = None,
+    revision: str | int | None = None,
     done: Callable[[Measured], None] = lambda measured: None,
     workers: int | None = None,
     exact: bool | None = None,
@@ -183,6 +185,7 @@ def measure_all(
     chosen = parameters_of_call(parameters, exact, signature(measure_all).parameters)
     opened = open_source(source, base, base_revision)
     chosen_baseline = named_baseline(opened, baseline)
+    revision = None if revision is None else named_revision(opened, revision)
     located_siblings = locate_siblings(opened, revision, trust_duplicates, chosen_baseline)
     siblings = {located.revision: located for located in located_siblings}
     names = list(siblings) if revision is None else _with_start(siblings, revision, chosen_baseline)

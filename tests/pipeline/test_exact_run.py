@@ -13,6 +13,7 @@ from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
 from ninscope.errors import RequestError
+from ninscope.exact.null_models import null_spectrum
 from ninscope.multifractal.jackknife import jackknife_interval, left_out_emergence
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.outcome import Outcome, settled
@@ -314,6 +315,21 @@ def test_nulls_without_a_start_say_so(tmp_path):
     rows = table(tmp_path, "nulls")
     assert rows["emergence"].isna().all()
     assert rows["message"].str.startswith("no E: there is no usable step0 to compare with; ").all()
+
+
+def test_nulls_whose_largest_f_is_elsewhere_say_so(tmp_path, monkeypatch):
+    def strayed(null, *arguments):
+        found = null_spectrum(null, *arguments)
+        return replace(found, peak_q=1.0, alpha_at_zero=0.25) if null == "shuffled" else found
+
+    monkeypatch.setattr("ninscope_pipeline.stages.nulls.null_spectrum", strayed)
+    write_suite(tmp_path / "weights", (0, 8), **SHAPE)
+    asked = dag(tmp_path, **ONLY_EXACT, nulls={"models": ["shuffled", "analytic"], "samples": 2})
+    assert run(tmp_path, asked).code == 0
+    rows = table(tmp_path, "nulls").set_index("null")["message"]
+    match = r"in 2 of 2 draws the largest f is at q = 1, not at 0, .*: alpha0 is 0\.\d+, alpha\(0\) is 0\.25$"
+    assert rows["shuffled"].str.match(match).all()
+    assert (rows["analytic"] == "").all()
 
 
 def test_too_many_parts_are_refused(finished, tmp_path, monkeypatch):

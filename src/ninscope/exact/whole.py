@@ -81,7 +81,7 @@ def exact_analysis(
     Raises CheckpointError.
     """
     reads_twice = parameters.log_count is not None  # and each time what is read must be right
-    verification = Verification(network.matrices.values() if reads_twice else ())
+    verification = Verification(network.tensors if reads_twice else ())
     radii = radii_of(network, parameters, workers)
     verification.finish()
     (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices, statistics, passenger)
@@ -104,7 +104,7 @@ def analyse_networks(
     CheckpointError.
     """
     growing = [_GrowingAnalysis(network, parameters, radii, chosen, statistics) for chosen in choices]
-    verification = Verification(network.matrices.values())
+    verification = Verification(network.tensors)
     for _, results in _layers(network, parameters, radii, 0, 1, workers, choices, matrices, passenger):
         for analysis, result in zip(growing, results, strict=True):
             assert isinstance(result, LayerResult)  # of one piece, every layer is complete
