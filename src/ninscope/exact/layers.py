@@ -92,11 +92,14 @@ class LayerResult:
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of float64 [n]: what `mean` and `std` give, to the bit, at half their cost."""
     if values.size == 0:
         return math.nan, math.nan
     if (values == values[0]).all():  # whose mean may differ from them by a rounding error
         return float(values[0]), 0.0
-    return float(values.mean()), float(values.std())
+    mean = np.add.reduce(values) / values.size
+    apart = values - mean
+    return float(mean), math.sqrt(np.add.reduce(apart * apart) / values.size)
 
 
 def _percentiles(values: np.ndarray) -> list[float]:
