@@ -46,6 +46,7 @@ def rows(ended):
         (("--radii", "integer", "--max-distance", "90", "--min-degree", "3"), {"max_distance": 90.0, "min_degree": 3}),
         (("--wiring", "parallel"), {"wiring": "parallel"}),
         (("--convolutions", "per_tap"), {"convolutions": "per_tap"}),
+        (("--gauge", "fixed"), {"gauge": "fixed"}),
         (
             ("--layers-crossed", "2", "--nodes-per-layer", "8", "--samples", "2"),
             {"layers_crossed": 2, "nodes_per_layer": 8, "samples": 2},
