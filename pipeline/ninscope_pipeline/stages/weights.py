@@ -122,7 +122,9 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
                 yield f"{model.stem}-weights.png", weights_figure(weights, model.name)
 
     def problems(self, run: "Run") -> list[str]:
-        rows = run.table("weights")
+        if WEIGHTS not in run.tables:  # of a run from before there was this stage
+            return []
+        rows = run.table(WEIGHTS)
         return [
             f"{row.suite}/{row.model} {row.revision} weights: {row.message}"
             for row in rows[(rows["matrix"] == "all") & (rows["status"] != "ok")].itertuples()
@@ -139,9 +141,7 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
 
 def _rows(results: "Results") -> Iterator[Row]:
     """One row a matrix, then one of all; what other stages know of them beside."""
-    from ninscope_pipeline.stages.registry import stages
-
-    fillers = [stage for stage in stages().values() if isinstance(stage, FillsWeights)]
+    fillers = [stage for stage in results.stages if isinstance(stage, FillsWeights)]
     others = merged_columns(stage.columns_of_weights(results) for stage in fillers)
     for checkpoint in results.checkpoints:
         job = checkpoint.jobs.get(WEIGHTS)
