@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ninscope.architectures.gauge import Attention, Detour, Gain, Gauge, Units
 from ninscope.architectures.layout import (
     Architecture,
     Link,
@@ -53,6 +54,9 @@ class Builder:
         self._joins: list[_Join] = []
         self._links: list[Link] = []
         self._left: set[str] = set()  # layers whose kind their first weights have said
+        self._of_block: dict[str, list[str]] = {}
+        self._readers: dict[str, list[str]] = {}
+        self._declared: list[Gain | Attention | Units | Detour] | None = None
 
     def layer(self, block: str, part: str, size: int, kind: str = "", group: str = "") -> str:
         """Add the node layer `block`.`part`; returns that name. Layers of one block and `group` share sampled neurons."""
@@ -72,6 +76,7 @@ class Builder:
                 f"{self._limits[1]} neurons",
             )
         self._layers[name] = NodeLayer(name, size, group or name, block or self.part, kind)
+        self._of_block.setdefault(block or self.part, []).append(name)
         return name
 
     def size(self, name: str) -> int:
@@ -103,10 +108,34 @@ class Builder:
             self._layers[source] = replace(self._layers[source], block=self.part, kind=kind)
         turns = (interleaved,) * len(targets) if isinstance(interleaved, int) else tuple(interleaved)
         self._joins.append(_Join(source, targets, matrix, order, kernel, turns if any(turns) else (), stack))
+        self._readers.setdefault(source, []).append(matrix)
 
     def link(self, source: str, target: str, first: int = 0, skip: bool = False, **heads: int) -> None:
         """Add a connection without weights. first, skip, heads (part, parts, group): as in Link."""
         self._links.append(Link(source, target, first, skip=skip, **heads))
+
+    def declare(self, *parts: Gain | Attention | Units | Detour) -> None:
+        """Add what is known of the model's function beside its wiring (`gauge`). A family says all of it, or nothing."""
+        self._declared = [*(self._declared or ()), *parts]
+
+    def layers_of(self, block: str) -> list[str]:
+        """Names of a block's node layers, as far as they were added, in order."""
+        return list(self._of_block.get(block, ()))
+
+    def reading(self, *layers: str) -> tuple[str, ...]:
+        """The matrices that read these layers, as far as they were added."""
+        return tuple(dict.fromkeys(matrix for layer in layers for matrix in self._readers.get(layer, ())))
+
+    def _gauge(self) -> Gauge | None:
+        declared = self._declared
+        if declared is None:
+            return None
+        return Gauge(
+            tuple(part for part in declared if isinstance(part, Gain)),
+            tuple(part for part in declared if isinstance(part, Attention)),
+            tuple(part for part in declared if isinstance(part, Units)),
+            tuple(part for part in declared if isinstance(part, Detour)),
+        )
 
     def architecture(self, note: str = "", complete: bool = True, warning: str = "") -> Architecture:
         """What was added. note, complete, warning: as in Architecture. Raises ValueError where the parts do not fit each other."""
@@ -130,6 +159,7 @@ class Builder:
             note=note,
             complete=complete,
             warning=warning,
+            gauge=self._gauge(),
         )
 
     def _spec(self, join: _Join, rows: int) -> MatrixSpec:

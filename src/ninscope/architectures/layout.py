@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ninscope.architectures.gauge import Gauge
 from ninscope.checkpoints.matrix import MatrixLayout, WeightMatrix
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.checkpoints.wrapped_names import unwrapped
@@ -145,7 +146,7 @@ class Architecture:
     prefixes: what may stand before the tensors' names in a file. links: connections without weights. note: what a user should
     know about how the model was read, one clause. warning: why not to trust what is measured of it, one clause, or empty.
     complete: the model has no weight blocks besides these, so a tensor whose name differs from a used one's only in its numbers
-    belongs to another model.
+    belongs to another model. gauge: what the family says of the model's function beside the wiring; None where it says nothing.
     """
 
     family: str
@@ -157,6 +158,7 @@ class Architecture:
     note: str = ""
     complete: bool = True
     warning: str = ""
+    gauge: Gauge | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError: the family's module is wrong, not the checkpoint."""
@@ -172,6 +174,20 @@ class Architecture:
         for link in self.links:
             if link.rows.row(sizes[link.source] - 1) >= sizes[link.target]:
                 raise ValueError(f"{self.family}: {link} reaches beyond its target")
+        if self.gauge is not None:
+            self._check_gauge(self.gauge)
+
+    def _check_gauge(self, gauge: Gauge) -> None:
+        """Raises ValueError where it names a layer, matrix or block that is not there."""
+        matrices = {name for gain in gauge.gains for name in (*gain.readers, *gain.writers)}
+        matrices |= {attention.output for attention in gauge.attentions}
+        layers = {name for one in gauge.attentions for name in (one.q, one.k, one.v, one.c)}
+        layers |= {name for units in gauge.units for name in (*units.entered, units.left)}
+        layers |= {name for detour in gauge.detours for name in (detour.reads, detour.writes)}
+        joined = {(block.source, block.target) for block in self.blocks}
+        unknown = (matrices - self.matrices.keys()) | (layers - self._sizes.keys())
+        if unknown or any((detour.source, detour.target) not in joined for detour in gauge.detours):
+            raise ValueError(f"{self.family}: its gauge is of parts that are not there: {sorted(unknown)}")
 
     @cached_property
     def _sizes(self) -> dict[str, int]:

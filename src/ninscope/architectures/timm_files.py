@@ -1,7 +1,7 @@
 """What the files of timm's models say: their config.json has a name and no sizes, so sizes are those of the tensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
@@ -24,6 +24,15 @@ def count_of(tensors: Mapping[str, Tensor], name: str) -> int:
     """How many tensors have this name, in which {} stands for any number: that of blocks, or of stages."""
     pattern = re.compile(re.escape(name).replace(re.escape("{}"), r"(0|[1-9]\d{0,5})"))
     return len([name for name in tensors if pattern.fullmatch(name)])
+
+
+def only_known_vectors(tensors: Mapping[str, Tensor], known: Collection[str], left_out: str) -> bool:
+    """Whether every vector of a file is a bias, one of `known` ({}: any number) or left out: its parts are known then."""
+    patterns = "|".join(re.sub(r"\\{\d?\\}", r"\\d+", re.escape(name)) for name in known)
+    allowed = re.compile(rf"{patterns}|.*\.bias")
+    besides = re.compile(left_out)
+    vectors = (name for name, tensor in tensors.items() if len(tensor.shape) < 2)
+    return all(allowed.fullmatch(name) or besides.match(name) for name in vectors)
 
 
 def whole(net: Builder, config: Mapping, tensors: Mapping[str, Tensor], left_out: str) -> Architecture:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
+from ninscope.architectures.declarations import added_norm, heads, layer_norm, plain_units
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
@@ -61,18 +62,23 @@ def _patches(net: Builder, config: Mapping, keys: str, tower: str, module: str) 
     channels = net.layer(f"{tower}input", "x", sizes.width(config, f"{keys}num_channels", 3), "embedding")
     kernel = sizes.pair(config, f"{keys}patch_size", 32)
     net.join(channels, f"{tower}block0.x", module + PATCHES, "convolution", kernel)
+    added_norm(net, f"{module}pre_layrnorm.weight", module + PATCHES, centred=True)
 
 
 def _tower(net: Builder, config: Mapping, keys: str, tower: str, module: str, defaults: Defaults) -> None:
     """keys, tower, module: what stands before the configuration's keys, the node layers' names and the tensors' names."""
     width = sizes.width(config, f"{keys}hidden_size", defaults[0])
     count = sizes.positive_integer(config, f"{keys}num_hidden_layers", sizes.MAX_BLOCKS, defaults[1])
-    heads = f"{keys}num_attention_heads"
-    sizes.multiple(width, f"{keys}hidden_size", sizes.width(config, heads, defaults[2]), heads)
+    key = f"{keys}num_attention_heads"
+    head_dim = sizes.multiple(width, f"{keys}hidden_size", sizes.width(config, key, defaults[2]), key)
     hidden = sizes.width(config, f"{keys}intermediate_size", defaults[3])
     for number in range(count):
         block = f"{tower}block{number}"
         names = {part: module + name for part, name in formatted(NAMES, number).items()}
         attention(net, block, width, names)
         mlp(net, block, hidden, following(number, count, tower), names)
+        layer_norm(net, f"{module}encoder.layers.{number}.layer_norm1.weight", f"{block}.x")
+        layer_norm(net, f"{module}encoder.layers.{number}.layer_norm2.weight", f"{block}.a")
+        heads(net, block, head_dim)
+        plain_units(net, block, config.get(f"{keys}hidden_act", "quick_gelu"))
     net.layer(f"{tower}output", "x", width)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
+from ninscope.architectures.declarations import heads, layer_norm, plain_units
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import plain_blocks
@@ -27,9 +28,15 @@ def architecture(config: Mapping) -> Architecture:
     sizes.refuse_cross_attention(config)
     count = sizes.block_count(config, "n_layer")
     width = sizes.width(config, "n_embd")
-    sizes.multiple(width, "n_embd", sizes.width(config, "n_head"), "n_head")
+    head_dim = sizes.multiple(width, "n_embd", sizes.width(config, "n_head"), "n_head")
     hidden = sizes.width(config, "n_inner", default=4 * width)
     net = Builder("gpt2", PREFIXES)
     plain_blocks(net, count, width, hidden, NAMES, order="transposed")
     net.layer("output", "x", width)
+    for number in range(count):
+        block = f"block{number}"
+        layer_norm(net, f"h.{number}.ln_1.weight", f"{block}.x")
+        layer_norm(net, f"h.{number}.ln_2.weight", f"{block}.a")
+        heads(net, block, head_dim)
+        plain_units(net, block, config.get("activation_function", "gelu_new"))
     return net.architecture()

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
+from ninscope.architectures.declarations import heads as declare_heads
+from ninscope.architectures.declarations import plain_units, rotary_of
+from ninscope.architectures.gauge import READ, Detour, Gain
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
@@ -53,5 +56,18 @@ def _wired(config: Mapping, mlp_reads: str) -> Architecture:
         block, names, after = f"block{number}", formatted(NAMES, number), following(number, count)
         attention(net, block, width, names, interleaved=head_dim, added_to=after)
         mlp(net, block, hidden, after, names, reads=mlp_reads, added="a")
+        for norm, reader in (("input_layernorm", "qkv"), ("post_attention_layernorm", "up")):
+            net.declare(Gain(f"layers.{number}.{norm}.weight", READ, (names[reader],), centred=True))
+        declare_heads(net, block, head_dim, rotary_of(config, head_dim, "rotary_pct", 0.25))
+        plain_units(net, block, config.get("hidden_act", "gelu"))
+        if config.get("use_parallel_residual", True) is True:
+            net.declare(*_detours(block, after, mlp_reads))
     net.layer("output", "x", width)
     return net.architecture()
+
+
+def _detours(block: str, after: str, mlp_reads: str) -> list[Detour]:
+    """Where parallel blocks differ from the wiring: attention adds to the next x, and the MLP reads x."""
+    x, a, c, m = (f"{block}.{part}" for part in "xacm")
+    added = Detour(c, a, c, after)
+    return [added] if mlp_reads == "x" else [added, Detour(a, m, x, m)]

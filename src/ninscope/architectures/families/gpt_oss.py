@@ -7,6 +7,7 @@ into four bits, and are refused.) Left out: token embedding, LM head, and the ve
 from collections.abc import Mapping
 
 from ninscope.architectures import sizes
+from ninscope.architectures.decoder_blocks import Function
 from ninscope.architectures.experts import expert_count
 from ninscope.architectures.families.moe import FUSED, Mixture, mixture_decoder
 from ninscope.architectures.layout import Architecture
@@ -27,4 +28,5 @@ def architecture(config: Mapping) -> Architecture:
         order="transposed",
         interleaved=1,
     )
-    return mixture_decoder("gpt_oss", config, (), mixture, range(count), HEAD_DIM)
+    # An expert's up projection is cut off at a bound, so its units may not be rescaled.
+    return mixture_decoder("gpt_oss", config, (), mixture, range(count), HEAD_DIM, function=Function(units=False))

@@ -6,9 +6,19 @@ Left out: token embedding and LM head.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ninscope.architectures import sizes
-from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, decoder
+from ninscope.architectures.decoder_blocks import (
+    AFTER_NORM,
+    ATTENTION,
+    GATED_MLP,
+    INPUT_NORM,
+    LLAMA,
+    Function,
+    decoder,
+    unturned_blocks,
+)
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 
@@ -16,9 +26,28 @@ from ninscope.architectures.registry import register
 HEAD_DIM = dict.fromkeys(("llama", "mistral", "qwen2", "olmo2", "olmo3", "smollm3", "granite"))
 HEAD_DIM |= {"qwen3": 128, "ministral3": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
 
+# Where normalisations stand: OLMo's behind each part alone, those of later Gemmas before and behind it.
+BEFORE_MLP, BEHIND_MLP = (f"layers.{{}}.{place}_feedforward_layernorm.weight" for place in ("pre", "post"))
+OLMO = Function("", "", AFTER_NORM, BEHIND_MLP, head_norms="all")
+GEMMA = Function(INPUT_NORM, BEFORE_MLP, AFTER_NORM, BEHIND_MLP, offset=1.0)
+FUNCTIONS = {
+    "qwen3": Function(head_norms="head"),
+    "olmo2": OLMO,
+    "olmo3": OLMO,
+    "gemma": Function(offset=1.0),
+    "gemma2": GEMMA,
+    "gemma3_text": replace(GEMMA, head_norms="head"),
+}
+
 
 @register(*HEAD_DIM)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, HEAD_DIM)
-    return decoder(family, config, ATTENTION | GATED_MLP, HEAD_DIM[family])
+    return decoder(family, config, ATTENTION | GATED_MLP, HEAD_DIM[family], _function(family, config))
+
+
+def _function(family: str, config: Mapping) -> Function:
+    if family == "smollm3":
+        return Function(unturned=unturned_blocks(config, sizes.block_count(config)))
+    return FUNCTIONS.get(family, LLAMA)

@@ -8,7 +8,7 @@ llama4 is the same decoder with a model of images before it, which is left out, 
 from collections.abc import Mapping
 
 from ninscope.architectures import sizes
-from ninscope.architectures.decoder_blocks import PREFIXES
+from ninscope.architectures.decoder_blocks import PREFIXES, Function, unturned_blocks
 from ninscope.architectures.experts import expert_count
 from ninscope.architectures.families.moe import Mixture, mixture_decoder
 from ninscope.architectures.layout import Architecture
@@ -50,7 +50,13 @@ def _decoder(family: str, config: Mapping, prefixes: tuple[str, ...], note: str)
         dense_key="intermediate_size_mlp",
         dense_names=DENSE,
     )
-    return mixture_decoder(family, config, (), mixture, _sparse(config, count), HEAD_DIM, prefixes, note)
+    function = Function(
+        head_norms="head" if config.get("use_qk_norm", True) else "",
+        bare_head_norms=True,
+        unturned=unturned_blocks(config, count),
+        interleaved=True,
+    )
+    return mixture_decoder(family, config, (), mixture, _sparse(config, count), HEAD_DIM, prefixes, note, function)
 
 
 def _sparse(config: Mapping, count: int) -> set[int]:

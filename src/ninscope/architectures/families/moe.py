@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
-from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, PREFIXES, grouped_heads
+from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, LLAMA, PREFIXES, Function, grouped_heads
 from ninscope.architectures.experts import expert_count, experts
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
@@ -108,9 +108,10 @@ def mixture_decoder(
     head_dim: int | None = None,
     prefixes: Sequence[str] = PREFIXES,
     note: str = "",
+    function: Function = LLAMA,
 ) -> Architecture:
     """A decoder with a llama's attention. sparse: as of `sparse_decoder`. head_dim: as of `grouped_heads`. prefixes, note: as in
-    Architecture.
+    Architecture. function: of the blocks.
 
     Raises CheckpointError (corrupt).
     """
@@ -122,6 +123,8 @@ def mixture_decoder(
         heads.attention(net, block, width, formatted(ATTENTION, number))
 
     sparse_decoder(net, config, names, mixture, sparse, add_attention)
+    for number in range(count):
+        function.declare(net, config, number, heads.head_dim)
     return net.architecture(note)
 
 
@@ -140,4 +143,6 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     key, spellings = MODEL_TYPES[family]
     count = sizes.block_count(config)
     mixture = Mixture(expert_count(config, key, count), sizes.width(config, "intermediate_size"), spellings)
-    return mixture_decoder(family, config, names, mixture, range(count))
+    normed = Function(head_norms="all", clipped=config.get("clip_qkv") is not None)
+    function = normed if family == "olmoe" else LLAMA
+    return mixture_decoder(family, config, names, mixture, range(count), function=function)

@@ -6,7 +6,7 @@ Those are refused, not read as generic: every checkpoint of theirs has a convert
 
 from collections.abc import Mapping
 
-from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, decoder
+from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, Function, decoder
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import refuse, register
 from ninscope.errors import CheckpointError
@@ -23,4 +23,6 @@ def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt, unsupported)."""
     if "hidden_size" not in config and {"d_model", "n_layers"} <= config.keys():
         raise CheckpointError("unsupported", FIRST_FORM)
-    return decoder("olmo", config, ATTENTION | GATED_MLP)
+    # Its normalisations have no gains.
+    function = Function("", "", clipped=config.get("clip_qkv") is not None)
+    return decoder("olmo", config, ATTENTION | GATED_MLP, function=function)

@@ -7,6 +7,7 @@ blocks have a plain gated MLP instead of experts, of intermediate_size. Left out
 from collections.abc import Collection, Mapping
 
 from ninscope.architectures import sizes
+from ninscope.architectures.decoder_blocks import LLAMA, Function
 from ninscope.architectures.experts import expert_count
 from ninscope.architectures.families.moe import Mixture, mixture_decoder
 from ninscope.architectures.layout import Architecture
@@ -32,7 +33,8 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
         shared=shared,
         shared_names=SHARED if shared else None,
     )
-    return mixture_decoder(family, config, names, mixture, _sparse(config, count))
+    function = Function(head_norms="head") if family == "qwen3_moe" else LLAMA
+    return mixture_decoder(family, config, names, mixture, _sparse(config, count), function=function)
 
 
 def _sparse(config: Mapping, count: int) -> set[int]:

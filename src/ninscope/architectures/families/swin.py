@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
+from ninscope.architectures.declarations import added_norm, heads, layer_norm, plain_units
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import Names, attention, formatted, mlp
@@ -33,6 +34,7 @@ MODULES = {part: f"{BLOCK}attention.{part}_proj.weight" for part in "qkvo"} | {
     "down": BLOCK + "mlp.fc2.weight",
 }
 PATCHES = "embeddings.patch_embeddings.projection.weight"
+NORM = "encoder.layers.{}.downsample.norm.weight"
 REDUCTION = "encoder.layers.{}.downsample.reduction.weight"
 
 
@@ -46,6 +48,12 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     channels = net.layer("input", "x", sizes.width(config, "num_channels", default=3), "embedding")
     net.join(channels, "stage0.block0.x", PATCHES, "convolution", sizes.pair(config, "patch_size", default=4))
     add_stages(net, depths, widths, [int(ratio * width) for width in widths], dict(templates) | {"merge": REDUCTION})
+    added_norm(net, "embeddings.norm.weight", PATCHES, centred=True)
+    dims = [
+        width // count for width, count in zip(widths, sizes.stages(config, "num_heads", sizes.MAX_WIDTH), strict=True)
+    ]
+    norms = (BLOCK + "layernorm_before.weight", BLOCK + "layernorm_after.weight", NORM)
+    declare_stages(net, depths, dims, norms, config.get("hidden_act", "gelu"))
     return net.architecture()
 
 
@@ -75,6 +83,20 @@ def add_stages(
                 net.link(merged, beside, first=neighbour * width)
             net.join(beside, f"stage{stage + 1}.block0.x", templates["merge"].format(stage, stage + 1))
     net.layer("output", "x", widths[-1])
+
+
+def declare_stages(
+    net: Builder, depths: Sequence[int], head_dims: Sequence[int], norms: tuple[str, str, str], activation: object
+) -> None:
+    """What is known of blocks that were added. norms: templates of the gains before attention, MLP and reduction."""
+    for stage, number in block_numbers(depths):
+        block = f"stage{stage}.block{number}"
+        layer_norm(net, norms[0].format(stage, number), f"{block}.x")
+        layer_norm(net, norms[1].format(stage, number), f"{block}.a")
+        heads(net, block, head_dims[stage])
+        plain_units(net, block, activation)
+    for stage in range(len(depths) - 1):
+        layer_norm(net, norms[2].format(stage, stage + 1), f"stage{stage}.merge.n")
 
 
 def _stages(config: Mapping) -> tuple[list[int], list[int]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
+from ninscope.architectures.declarations import gated_units, heads, plain_units, rms_norm
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import attention, cross_attention, following, formatted, gated_mlp, mlp
@@ -32,6 +33,7 @@ def architecture(config: Mapping) -> Architecture:
         count = sizes.positive_integer(config, "num_decoder_layers", sizes.MAX_BLOCKS, count)
         _blocks(net, config, "decoder.", count, encoder)
         net.layer("decoder.output", "x", width)
+        rms_norm(net, "encoder.final_layer_norm.weight", encoder)
     return net.architecture()
 
 
@@ -52,6 +54,22 @@ def _blocks(net: Builder, config: Mapping, tower: str, count: int, encoder: str 
             gated_mlp(net, block, hidden, after, names, reads)
         else:
             mlp(net, block, hidden, after, names, reads=reads)
+        _declare(net, config, f"{tower}block.{number}.layer.", block, bool(encoder))
+
+
+def _declare(net: Builder, config: Mapping, module: str, block: str, crossed: bool) -> None:
+    """Positions add to the products of q and k, and turn nothing."""
+    for number, part in enumerate("xab" if crossed else "xa"):
+        rms_norm(net, f"{module}{number}.layer_norm.weight", f"{block}.{part}")
+    head_dim = sizes.width(config, "d_kv")
+    heads(net, block, head_dim)
+    if crossed:
+        heads(net, block, head_dim, parts=("xq", "xk", "xv", "xc"))
+    activation = str(config.get("feed_forward_proj", "relu"))
+    if activation.startswith("gated-"):
+        gated_units(net, block, activation.removeprefix("gated-"))
+    else:
+        plain_units(net, block, activation)
 
 
 def _mlp_names(config: Mapping, layer: int) -> dict[str, str]:

@@ -6,10 +6,11 @@ The matrix that merges patches belongs to the stage that it leads to, here. Left
 from collections.abc import Mapping
 
 from ninscope.architectures.builder import Builder
-from ninscope.architectures.families.swin import add_stages
+from ninscope.architectures.declarations import added_norm
+from ninscope.architectures.families.swin import add_stages, declare_stages
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
-from ninscope.architectures.timm_files import count_of, shape_of, whole
+from ninscope.architectures.timm_files import count_of, only_known_vectors, shape_of, whole
 from ninscope.checkpoints.tensors import Tensor
 
 PATCHES = "patch_embed.proj.weight"
@@ -21,6 +22,8 @@ NAMES = {
     "down": BLOCK + "mlp.fc2.weight",
 }
 MERGE = "layers.{1}.downsample.reduction.weight"
+NORMS = (BLOCK + "norm1.weight", BLOCK + "norm2.weight", "layers.{1}.downsample.norm.weight")
+PATCH_NORM = "patch_embed.norm.weight"
 LEFT_OUT = r".*\.relative_position_(bias_table|index)$|.*\.attn_mask$|head\."
 
 
@@ -35,4 +38,8 @@ def architecture(config: Mapping, tensors: Mapping[str, Tensor]) -> Architecture
     net = Builder("timm_swin")
     net.join(net.layer("input", "x", channels, "embedding"), "stage0.block0.x", PATCHES, "convolution", tuple(kernel))
     add_stages(net, depths, [width, *widths[1:]], hidden, NAMES | {"merge": MERGE})
+    if only_known_vectors(tensors, (*NORMS, PATCH_NORM, "norm.weight"), LEFT_OUT):
+        if PATCH_NORM in tensors:
+            added_norm(net, PATCH_NORM, PATCHES, centred=True)
+        declare_stages(net, depths, [0] * len(depths), NORMS, "gelu")
     return whole(net, config, tensors, LEFT_OUT)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder, spelling
+from ninscope.architectures.declarations import heads, layer_norm, plain_units
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import plain_blocks
@@ -35,7 +36,8 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     count = sizes.block_count(config)
     width = sizes.width(config)
-    sizes.multiple(width, "hidden_size", sizes.width(config, "num_attention_heads"), "num_attention_heads")
+    heads_count = sizes.width(config, "num_attention_heads")
+    head_dim = sizes.multiple(width, "hidden_size", heads_count, "num_attention_heads")
     hidden = sizes.width(config, "intermediate_size")
     templates = spelling(names, PREFIXES, (HUB, MODULES), ((number,) for number in range(count)))
     net = Builder("vit", PREFIXES)
@@ -43,4 +45,11 @@ def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     net.join(channels, "block0.x", PATCHES, "convolution", sizes.pair(config, "patch_size", default=16))
     plain_blocks(net, count, width, hidden, templates)
     net.layer("output", "x", width)
+    module = "encoder.layer.{}." if templates is HUB else "layers.{}."
+    for number in range(count):
+        block = f"block{number}"
+        layer_norm(net, f"{module.format(number)}layernorm_before.weight", f"{block}.x")
+        layer_norm(net, f"{module.format(number)}layernorm_after.weight", f"{block}.a")
+        heads(net, block, head_dim)
+        plain_units(net, block, config.get("hidden_act", "gelu"))
     return net.architecture()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
+from ninscope.architectures.declarations import heads, layer_norm, plain_units
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import attention, cross_attention, following, formatted, mlp
@@ -42,6 +43,7 @@ def architecture(config: Mapping) -> Architecture:
     if not alone:
         _blocks(net, config, "decoder", encoder)
         net.layer("decoder.output", "x", width)
+        layer_norm(net, "encoder.layer_norm.weight", encoder)
     return net.architecture()
 
 
@@ -49,8 +51,8 @@ def _blocks(net: Builder, config: Mapping, tower: str, encoder: str = "") -> Non
     """The blocks of encoder or decoder. encoder: the node layer that the decoder's cross attention reads."""
     width = sizes.width(config, "d_model")
     count = sizes.block_count(config, f"{tower}_layers")
-    heads = f"{tower}_attention_heads"
-    sizes.multiple(width, "d_model", sizes.width(config, heads), heads)
+    key = f"{tower}_attention_heads"
+    head_dim = sizes.multiple(width, "d_model", sizes.width(config, key), key)
     hidden = sizes.width(config, f"{tower}_ffn_dim")
     templates = SELF | (CROSS if encoder else {})
     for number in range(count):
@@ -60,3 +62,10 @@ def _blocks(net: Builder, config: Mapping, tower: str, encoder: str = "") -> Non
         if encoder:
             cross_attention(net, block, names, encoder)
         mlp(net, block, hidden, following(number, count, f"{tower}."), names, reads="b" if encoder else "a")
+        norms = {"self_attn": "x"} | ({"encoder_attn": "a", "final": "b"} if encoder else {"final": "a"})
+        for norm, part in norms.items():
+            layer_norm(net, f"{tower}.layers.{number}.{norm}_layer_norm.weight", f"{block}.{part}")
+        heads(net, block, head_dim)
+        if encoder:
+            heads(net, block, head_dim, parts=("xq", "xk", "xv", "xc"))
+        plain_units(net, block, config.get("activation_function", "gelu"))
