@@ -54,7 +54,7 @@ def rotary_of(
     named = (nested, config.get(key), config.get("partial_rotary_factor"))
     part = next((float(value) for value in named if isinstance(value, int | float) and 0 <= value <= 1), default)
     turned = int(head_dim * part)
-    return Rotary(turned - turned % 2, interleaved) if turned > 1 else None
+    return Rotary(turned + turned % 2, interleaved) if turned else None  # the library turns whole pairs
 
 
 def gated_units(net: Builder, block: str, activation: object = None) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
-from ninscope.architectures.declarations import added_norm, heads, layer_norm, plain_units
+from ninscope.architectures.declarations import heads, layer_norm, plain_units
+from ninscope.architectures.gauge import STREAM, Gain
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
@@ -62,7 +63,7 @@ def _patches(net: Builder, config: Mapping, keys: str, tower: str, module: str) 
     channels = net.layer(f"{tower}input", "x", sizes.width(config, f"{keys}num_channels", 3), "embedding")
     kernel = sizes.pair(config, f"{keys}patch_size", 32)
     net.join(channels, f"{tower}block0.x", module + PATCHES, "convolution", kernel)
-    added_norm(net, f"{module}pre_layrnorm.weight", module + PATCHES, centred=True)
+    net.declare(Gain(f"{module}pre_layrnorm.weight", STREAM, centred=True))  # of patches, class and positions together
 
 
 def _tower(net: Builder, config: Mapping, keys: str, tower: str, module: str, defaults: Defaults) -> None:
