@@ -12,13 +12,25 @@ from ninscope_pipeline.stages.activations import ACTIVATIONS
 from ninscope_pipeline.stages.emergence import EMERGENCE
 from ninscope_pipeline.stages.exact import EXACT, PARTS, RANGES
 from ninscope_pipeline.stages.finetune import FINETUNE
+from ninscope_pipeline.stages.interactions import INTERACTIONS
 from ninscope_pipeline.stages.network import NETWORK
 from ninscope_pipeline.stages.nulls import NULLS
 from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.stages.stage import Stage
 
 GROUP = "ninscope.stages"
-_OWN: tuple[Stage, ...] = (NETWORK, SPECTRA, RANGES, PARTS, EXACT, NULLS, FINETUNE, ACTIVATIONS, EMERGENCE)
+_OWN: tuple[Stage, ...] = (
+    NETWORK,
+    SPECTRA,
+    RANGES,
+    PARTS,
+    EXACT,
+    NULLS,
+    INTERACTIONS,
+    FINETUNE,
+    ACTIVATIONS,
+    EMERGENCE,
+)
 
 
 @cache

@@ -1,19 +1,20 @@
 """Coupling: how much more of what A writes B reads than if the neurons between them were matched at random.
 
-C = ln( ||B A||_F^2 / mean over permutations P of ||B P A||_F^2 ), of A [n, a], which writes n neurons, and B [b, n], which reads them. It is
-about 0 where A and B know nothing of each other. Its standard error is that of one random matching: the standard deviation over
-permutations divided by their mean (the delta method). Sums are taken by numpy, whose order does not depend on threads.
+C = ln( ||B A||_F^2 / mean over permutations P of ||B P A||_F^2 ), of A [n, a], which writes n neurons, and B [b, n], which reads
+them. It is about 0 where A and B know nothing of each other. Its standard error is that of one random matching: the standard
+deviation over permutations divided by their mean (the delta method). See docs/method.md.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ninscope.architectures.gauge import Rotary
 from ninscope.interaction.permutations import Moments, Side, moments, paired_draws, paired_moments, side_of_gram
 
-ERROR_VECTORS = 16  # random vectors that are enough for a standard error
+MAX_NEURONS, MAX_VECTORS = 100_000, 10_000
+ERROR_VECTORS = 8  # random vectors that are enough for a standard error
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Exactness:
     """
 
     neurons: int = 512
-    vectors: int = 128
+    vectors: int = 96
     seed: int = 0
 
 
@@ -53,22 +54,23 @@ def squares(values: np.ndarray) -> float:
     return float(np.einsum("ij,ij->", values, values))
 
 
-def coupled(product: float, over_permutations: Moments, **estimated: float) -> Coupling:
-    """From ||B A||_F^2 and its moments."""
-    if over_permutations.mean <= 0:
+def coupled(product: float, over: Moments) -> Coupling:
+    """From ||B A||_F^2 and its moments over permutations, with nothing estimated."""
+    if not (math.isfinite(product) and math.isfinite(over.mean) and math.isfinite(over.variance)):
+        return no_coupling("weights are too large for their products")
+    if over.mean <= 0:
         return no_coupling("a matrix is zero")
     if product <= 0:
         return no_coupling("the reader reads nothing of what the writer writes")
-    error = math.sqrt(over_permutations.variance) / over_permutations.mean
-    return Coupling(math.log(product / over_permutations.mean), error, **estimated)
+    return Coupling(math.log(product / over.mean), math.sqrt(over.variance) / over.mean)
 
 
 def coupling(written: np.ndarray, read: np.ndarray, exactness: Exactness, rotary: Rotary | None = None) -> Coupling:
     """Of two matrices: written A, float64 [n, a]; read B, float64 [b, n]. rotary: neurons that are turned in pairs stay pairs."""
     n, a = written.shape
     b = len(read)
-    turned = rotary.dimensions if rotary is not None else 0
-    if turned:
+    if rotary is not None and rotary.dimensions:
+        turned = rotary.dimensions
         order = _paired_order(n, rotary)
         x, y = written[order] @ written[order].T, read[:, order].T @ read[:, order]
         over = paired_moments(x, y, turned, paired_draws(n, turned, exactness.seed))
@@ -77,8 +79,8 @@ def coupling(written: np.ndarray, read: np.ndarray, exactness: Exactness, rotary
         x, y = written @ written.T, read.T @ read
         return coupled(float(np.einsum("ij,ij->", x, y)), moments(side_of_gram(x), side_of_gram(y)))
     sides = side(written, exactness, 0), side(read.T, exactness, 1)
-    vectors = max(one.vectors for one in sides)
-    return coupled(squares(read @ written), moments(*sides), error_vectors=vectors)
+    found = coupled(squares(read @ written), moments(*sides))
+    return replace(found, error_vectors=max(one.vectors for one in sides))
 
 
 def mean_coupling(heads: list[Coupling]) -> Coupling:

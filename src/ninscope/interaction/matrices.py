@@ -1,8 +1,9 @@
 """The matrices of a network as pairs need them: whole, in float64, with what normalisations multiply folded into them.
 
-A gain that scales what a matrix reads is folded into its columns, one that scales what it writes (a normalisation of a part's output,
-or of q or k; LayerScale) into its rows; so is a LayerNorm's taking off of the mean. It makes no difference then whether a factor stands in the
-gain or in the matrix. The taps of a convolution are edges of their own: rows of a reader, columns of a writer.
+A gain that scales what a matrix reads is folded into its columns. One that scales what it writes (a normalisation of a part's
+output, or of q or k; LayerScale) is folded into its rows. That a LayerNorm takes off the mean is folded in too. So it makes no
+difference whether a factor stands in the gain or in the matrix. The taps of a convolution are edges of their own: rows of a
+reader, columns of a writer.
 """
 
 from collections.abc import Callable
@@ -83,16 +84,14 @@ class Folding:
                 if head_norm is not None and head_norm.tensor:
                     self._head_norms[layer] = head_norm, attention.head_dim
 
-    def folded(self, block: WeightBlock, weights: np.ndarray) -> np.ndarray:
-        """weights: floats [targets, nodes, taps]. Returns float64 of that shape. Raises CheckpointError (corrupt)."""
-        norms = self._columns.get(block.tensor, ())
-        for norm in norms:
-            _check_length(norm.gain, weights.shape[1], block)
-        # One pass over the stored numbers, which are narrower.
-        folded = weights.astype(np.float64) if not norms else np.multiply(weights, norms[0].gain[:, None], dtype=np.float64)
-        for number, norm in enumerate(norms):
-            if number:
-                folded *= norm.gain[:, None]
+    def folded(self, block: WeightBlock, weights: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """weights: floats [targets, nodes, taps]. out: float64 of that shape, which is filled and returned. Raises CheckpointError
+        (corrupt)."""
+        np.copyto(out, weights)
+        folded = out
+        for norm in self._columns.get(block.tensor, ()):
+            _check_length(norm.gain, folded.shape[1], block)
+            folded *= norm.gain[:, None]
             if norm.centred:
                 folded -= folded.mean(axis=1, keepdims=True)
         for norm in self._rows.get(block.tensor, ()):
@@ -116,5 +115,3 @@ def _check_length(gain: np.ndarray, neurons: int, block: WeightBlock) -> None:
         raise CheckpointError(
             "corrupt", f"{block.tensor}: a gain of {gain.size} numbers belongs to it, where {neurons} were expected"
         )
-
-

@@ -1,8 +1,9 @@
 """Which pairs of matrices there are of which one reads what the other writes: from an architecture's layers, blocks and links.
 
-A *writer* is a weight block whose target layer's neurons a *reader* has as its source, directly or by links. The node layers that skip links
-join are a *residual stream*: what is written to one of them is read at all that links lead to from there. Every other layer passes
-what it is given to the one layer that links lead to (v to c of an attention; gate and up projection to the hidden layer).
+A *writer* is a weight block to whose target neurons a *reader*'s source neurons are linked, or which they are. The node layers
+that skip links join are a *residual stream*: what is written to one of them is read at every layer that links lead to from there.
+Any other layer passes what it is given along its links: v to c of an attention, gate and up projection to the hidden layer.
+Links by which neighbours are put side by side (the merging of Swin's patches) are not followed, nor those that modulate a stream.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ MLP, VO, QK, ACROSS = "mlp", "vo", "qk", "across"
 OTHER = "other"
 MAX_ACROSS = 100_000  # pairs through residual streams, of one checkpoint; a table of more helps nobody
 
-Neurons = np.ndarray | None  # int64, sorted or not; None is all of a layer
+Neurons = np.ndarray | slice | None  # some of a layer's, int64 where they are no span; None is all of them
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ class Within(Pair):
 
 @dataclass(frozen=True)
 class Across(Pair):
-    """Two matrices on a residual stream. layers: those that what is written passes, from the writer's target to the reader's source.
+    """Two matrices on a residual stream.
 
-    places: which of the reader's source neurons are the writer's targets, one by one; None where all are, in order.
+    layers: those that what is written passes, from the writer's target to the reader's source. places: which of the reader's
+    source neurons are the writer's targets, one by one; None where all are, in order.
     """
 
     layers: tuple[str, ...] = ()
-    places: Neurons = None
+    places: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,15 @@ class Wired:
         return {layer.name: numbers[layer.block] for layer in self.layers}
 
     @cached_property
+    def true_links(self) -> tuple[Link, ...]:
+        """The links, with the skip connections that the wiring leaves out."""
+        skips = self.gauge.skips if self.gauge else ()
+        return (*self.links, *(Link(skip.source, skip.target, skip=True) for skip in skips))
+
+    @cached_property
     def stream(self) -> frozenset[str]:
         """The layers of residual streams: the ends of skip links."""
-        return frozenset(end for link in self.links if link.skip for end in (link.source, link.target))
+        return frozenset(end for link in self.true_links if link.skip for end in (link.source, link.target))
 
     @cached_property
     def attentions(self) -> tuple[Attention, ...]:
@@ -114,7 +122,7 @@ class Wired:
 
 def within_pairs(wired: Wired) -> Iterator[Within]:
     """The pairs with one layer between, and those of q and k, in the order of the readers."""
-    follow = _links_from(link for link in wired.links if not _in_stream(wired, link))
+    follow = _links_from(link for link in wired.true_links if not _in_stream(wired, link))
     writers = _by_target(wired.true_blocks)
     read_at: dict[str, list[tuple[str, tuple[Link, ...]]]] = {}
     for target in writers:
@@ -136,9 +144,9 @@ def within_pairs(wired: Wired) -> Iterator[Within]:
 
 def across_pairs(wired: Wired) -> Iterator[Across]:
     """The pairs through residual streams, in the order of the readers."""
-    follow = _links_from(link for link in wired.links if _in_stream(wired, link))
+    follow = _links_from(link for link in wired.true_links if _in_stream(wired, link))
     writers = _by_target(wired.true_blocks)
-    read_at: dict[str, list[tuple[str, tuple[str, ...], Neurons]]] = {}
+    read_at: dict[str, list[tuple[str, tuple[str, ...], np.ndarray | None]]] = {}
     for target in writers:
         if target in wired.stream:
             for layer, path in _reached(target, follow):
@@ -191,7 +199,7 @@ def _is_plain(link: Link) -> bool:
     return (link.first, link.part, link.parts) == (0, 0, 1)
 
 
-def _places(path: Sequence[Link], sizes: Mapping[str, int], start: str) -> Neurons:
+def _places(path: Sequence[Link], sizes: Mapping[str, int], start: str) -> np.ndarray | None:
     """Where a layer's neurons are at the end of a path of links; None where they are all there is, in order."""
     end = path[-1].target if path else start
     if all(map(_is_plain, path)) and sizes[end] == sizes[start]:
@@ -228,17 +236,24 @@ def _heads(
             continue
         places = np.arange(size) if places is None else places
         for first in range(0, size, head_dim):
-            heads.append((np.arange(first, first + head_dim), places[first : first + head_dim]))
+            heads.append((slice(first, first + head_dim), _span(places[first : first + head_dim])))
     return kind, tuple(heads)
 
 
-def _query_heads(wired: Wired, attention: Attention) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+def _span(numbers: np.ndarray) -> np.ndarray | slice:
+    """The same neurons, as a slice where they are consecutive."""
+    first = int(numbers[0])
+    return slice(first, first + numbers.size) if np.array_equal(numbers, first + np.arange(numbers.size)) else numbers
+
+
+def _query_heads(wired: Wired, attention: Attention) -> tuple[tuple[slice, slice], ...]:
     """For each head of q the neurons of k and of q that are multiplied; none where a head of k is not like one of q."""
     queries, keys = wired.sizes[attention.q], wired.sizes[attention.k]
     size = attention.head_dim or (queries if queries == keys else 0)
     if not size or queries % size or keys % size or queries != keys * attention.shared:
         return ()
-    within = np.arange(size)
-    return tuple(
-        (head // attention.shared * size + within, head * size + within) for head in range(queries // size)
-    )
+
+    def head(number: int) -> slice:
+        return slice(number * size, (number + 1) * size)
+
+    return tuple((head(number // attention.shared), head(number)) for number in range(queries // size))

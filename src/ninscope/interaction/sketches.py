@@ -1,18 +1,19 @@
 """Coupling through a residual stream: every writer carries what the readers behind it need, so that each matrix is used once.
 
-With X = A A^T and Y = B^T B, ||B A||_F^2 is the sum of X[i, j] Y[i, j]. Of streams of few neurons X and Y themselves are kept. Of others,
-random signs: A Z and B^T W, both [n, vectors], where the mean square of the entries of W^T B A Z is ||B A||_F^2. Each matrix is multiplied once with its
-vectors; a pair costs a product of two [n, vectors] and takes the writer's and the reader's vectors against each other.
+With X = A A^T and Y = B^T B, ||B A||_F^2 is the sum of X[i, j] Y[i, j]. Of streams of few neurons X and Y themselves are kept. Of
+others A Z and B^T W are kept, both [n, vectors], where Z and W are random signs: the mean square of the entries of W^T B A Z is an
+unbiased estimate of ||B A||_F^2. A pair then costs a product of two [n, vectors], in which every vector of the writer meets every
+vector of the reader. (With vectors on one side alone each pair would multiply the reader again.)
 """
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ninscope.interaction.coupling import Coupling, Exactness, coupled, no_coupling, random_signs, side
+from ninscope.interaction.coupling import Coupling, Exactness, coupled, random_signs
 from ninscope.interaction.permutations import Side, moments, side_of_gram
 
 
@@ -97,11 +98,11 @@ def coupling_carried(
         return coupled(float(np.einsum("ij,ij->", gram, reader.kept)), over)
     entries = (reader.kept.T @ travelled(writer.kept, way, norms or {})) ** 2
     product = float(entries.mean())
-    if product <= 0:
-        return no_coupling("a matrix is zero")
-    return coupled(
-        product, over, vectors=writer.vectors, estimate_error=_error_of_mean(entries) / product, error_vectors=writer.vectors
-    )
+    found = coupled(product, over)
+    if found.message:
+        return found
+    error = _error_of_mean(entries) / product
+    return replace(found, vectors=writer.vectors, estimate_error=error, error_vectors=writer.vectors)
 
 
 def _error_of_mean(entries: np.ndarray) -> float:

@@ -1,7 +1,7 @@
-"""Spikes: the singular values of a matrix beyond the largest of the same weights shuffled. They are the directions that were written.
+"""Spikes: the singular values of a matrix beyond the largest of the same weights shuffled, which are directions that were written.
 
-Shuffling keeps the weights and destroys their places, so what is beyond is structure, not size or heavy tails. The bound is MARGIN times
-the largest singular value of one shuffle: between shuffles that value varies by less.
+Shuffling keeps the weights and destroys their places. So what lies beyond is structure; neither the size of the weights nor heavy
+tails are. The bound is MARGIN times the largest singular value of one shuffle, which varies by less from shuffle to shuffle.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ MARGIN = 1.02
 
 @dataclass(frozen=True)
 class Spikes:
-    """count: singular values beyond the bound. share: of them in ||W||_F^2; NaN, and a message, for a matrix of zeros. bound: the
-    smallest singular value that is a spike."""
+    """count: singular values beyond the bound. share: of them in ||W||_F^2; NaN where there is none, and `message` says why.
+    bound: what singular values must exceed."""
 
     count: int
     share: float
@@ -34,6 +34,8 @@ def spikes(weights: np.ndarray, name: str, seed: int = 0) -> Spikes:
     total = float(np.einsum("ij,ij->", weights, weights))
     if not total:
         return Spikes(0, math.nan, math.nan, "a matrix of zeros has no spikes")
+    if not math.isfinite(total):
+        return Spikes(0, math.nan, math.nan, "weights are too large for their squares")
     words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u4")
     random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *map(int, words)])))
     shuffled = weights.reshape(-1).copy()
