@@ -127,6 +127,14 @@ def measure(
         str | None,
         typer.Option("--convolutions", help="A kernel is one edge: norm (default); or one for every tap: per_tap."),
     ] = None,
+    gauge: Annotated[
+        str | None,
+        typer.Option(
+            "--gauge",
+            metavar="stored|fixed",
+            help="Weights as stored (default), or fixed: one choice of all rescalings with the model's function.",
+        ),
+    ] = None,
     layers_crossed: Annotated[
         int | None,
         typer.Option("--layers-crossed", help="Weight blocks that a path may cross; above 1 of samples (default: 1)."),
@@ -181,6 +189,7 @@ def measure(
         "parts": parsed_list(parts),
         "wiring": wiring,
         "convolutions": convolutions,
+        "gauge": gauge,
         "layers_crossed": layers_crossed,
         "base": base,
         "base_revision": base_revision,

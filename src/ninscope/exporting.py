@@ -30,13 +30,14 @@ def network(
     min_degree: int = Parameters.min_degree,
     wiring: str = Parameters.wiring,
     convolutions: str = Parameters.convolutions,
+    gauge: str = Parameters.gauge,
 ) -> Network:
     """One sampled network of a checkpoint, or the whole network of a small one, as a graph.
 
     source, revision: as in `ninscope.measure`. nodes_per_layer: neurons sampled from each node layer, or "all". sample, seed:
     which sample; its neurons are those that `ninscope.measure` draws. transfer, max_distance: distances of edges, and up to
     which distance edges count. min_degree: nodes with at most so many edges have node fractal dimension 0. wiring,
-    convolutions: see `ninscope.architectures.Reading`.
+    convolutions, gauge: see `ninscope.architectures.Reading`.
 
     Raises RequestError (what `measure` raises, a sample out of range, more than MAX_EDGES edges) and CheckpointError.
     """
@@ -48,6 +49,7 @@ def network(
         min_degree=min_degree,
         wiring=wiring,
         convolutions=convolutions,
+        gauge=gauge,
     )
     checked_integer("sample", sample, 0, MAX_SAMPLES - 1)
     if parameters.exact and (sample or seed):

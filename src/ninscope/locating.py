@@ -25,7 +25,8 @@ class Wiring:
     """How the network of a checkpoint is wired, read in one way; of NeuronNetwork what can be stored and compared.
 
     reading: the key of the way (`Reading.key`). family, digest, weight_bytes, note, warning: as in NeuronNetwork. rest_bytes: what
-    is fetched beside the weights to check hashes. status, message: "ok" and empty, or why it cannot be read in this way.
+    is fetched beside the weights to check hashes. preparation_bytes: as in NeuronNetwork. status, message: "ok"
+    and empty, or why it cannot be read in this way.
     """
 
     reading: str
@@ -37,11 +38,19 @@ class Wiring:
     message: str = ""
     warning: str = ""
     rest_bytes: int = 0
+    preparation_bytes: int = 0
 
     @classmethod
     def of(cls, network: NeuronNetwork, reading: Reading) -> "Wiring":
         wired = (network.family, network.digest, network.weight_bytes, network.note)
-        return cls(reading.key, *wired, warning=network.warning, rest_bytes=rest_bytes(network.matrices.values()))
+        return cls(
+            reading.key,
+            *wired,
+            warning=network.warning,
+            # What is read twice cannot be checked by one hash.
+            rest_bytes=0 if network.preparation_bytes else rest_bytes(network.matrices.values()),
+            preparation_bytes=network.preparation_bytes,
+        )
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ def origin_of(parameters: Parameters, wiring: str | None, family: str | None, mo
         family=family,
         models=models,
         part="",
+        gauge=parameters.gauge,
     )
 
 

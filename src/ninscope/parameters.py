@@ -37,7 +37,7 @@ class Parameters(Shown):
     "forward" differences of tau. radii: "integer" takes whole distances and counts those in (1, max_distance]; {"log": K} takes
     K radii, evenly spaced in ln d between the smallest and the largest distance of the network: every weight but 0 is then an
     edge, and max_distance has no effect. per_node: keep the exact analysis's values of every single neuron. convolutions,
-    wiring: as in Reading. architecture: a description of the model (architectures.described) that replaces its config.json.
+    wiring, gauge: as in Reading. architecture: a description of the model (architectures.described) that replaces its config.json.
     parts: take a spectrum of every "block", every "kind" (attention, mlp, ...) or every "layer" as well. layers_crossed: how
     many weight blocks a path may cross whose length counts as a distance; more than 1 needs samples (the paper's appendix B.1).
 
@@ -59,6 +59,7 @@ class Parameters(Shown):
     architecture: Mapping | Description | None = None
     parts: Sequence[str] = ()
     layers_crossed: int = 1
+    gauge: str = Reading.gauge
 
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows: what is not the default."""
@@ -98,7 +99,7 @@ class Parameters(Shown):
     def reading(self) -> Reading:
         """How checkpoints are read."""
         assert not isinstance(self.architecture, Mapping)  # a description since it was made
-        return Reading(self.convolutions, self.wiring, self.architecture)
+        return Reading(self.convolutions, self.wiring, self.architecture, self.gauge)
 
     @property
     def exact(self) -> bool:
@@ -147,6 +148,7 @@ MEANINGS = {
     "architecture": "a description of a model of no known family, as the table [architecture] of a DAG file",
     "parts": f"spectra of parts as well: any of {', '.join(PARTS)}",
     "layers_crossed": "weight blocks that a path may cross; above 1 only of samples",
+    "gauge": 'weights as "stored", or "fixed": one choice of all rescalings that leave the model\'s function as it is',
 }
 
 Function = TypeVar("Function", bound=Callable[..., Any])

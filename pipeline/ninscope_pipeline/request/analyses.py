@@ -100,6 +100,7 @@ class _Keys(Strict):
     convolutions: str = Parameters.convolutions
     wiring: str = Parameters.wiring
     layers_crossed: int = Parameters.layers_crossed
+    gauge: str = Parameters.gauge
 
 
 class AnalysisSection(_Keys):

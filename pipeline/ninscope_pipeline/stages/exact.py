@@ -79,7 +79,8 @@ class _PartStage(WeightsStage[ExactWork]):
         located = checkpoint_of(job)
         if located.kind != "hub" or job.work.joins:
             return None
-        total = located.wiring(job.work.parameters.reading).weight_bytes
+        wiring = located.wiring(job.work.parameters.reading)
+        total = wiring.weight_bytes + wiring.preparation_bytes  # of which a part takes what its own weights need
         number, count = job.work.number, job.work.parts
         return Fetch((number + 1) * total // count - number * total // count)
 
@@ -166,7 +167,7 @@ class ExactStage(WeightsStage[ExactWork]):
         if located.kind != "hub" or work.parts > 1:
             return None
         passes, wiring = 1 if work.parameters.log_count is None else 2, located.wiring(work.parameters.reading)
-        return Fetch(passes * (wiring.weight_bytes + wiring.rest_bytes))
+        return Fetch(passes * (wiring.weight_bytes + wiring.rest_bytes) + wiring.preparation_bytes)
 
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.degree_figures import degrees_figure, kurtosis_figure

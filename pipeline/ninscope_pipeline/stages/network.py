@@ -54,7 +54,8 @@ class NetworkStage(WeightsStage[NetworkWork]):
             return None
         parameters = job.work.parameters
         network = network_of(job, parameters.reading)
-        return Fetch(sampled_bytes(network, parameters.sampled_nodes, parameters.samples, parameters.seed))
+        rows = sampled_bytes(network, parameters.sampled_nodes, parameters.samples, parameters.seed)
+        return Fetch(rows + network.preparation_bytes)
 
 
 NETWORK = NetworkStage()

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
+from ninscope.architectures.gauge import FIXED, GAUGES, KNOWN, STORED
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
 from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, Wiring, families_wired, family_of, wiring_names
@@ -24,7 +25,8 @@ class Reading:
 
     convolutions: "norm", a kernel is one edge whose weight is the kernel's Euclidean norm, or "per_tap", each of its weights is
     an edge. wiring: "chain", NeuroMFA's, or "parallel", what GPT-NeoX does: MLP and attention both read x. description: what the
-    user says of the model (default: config.json says it).
+    user says of the model (default: config.json says it). gauge: "stored", weights as they are, or "fixed", one choice of all that
+    have the same function (networks.fixed_gauge).
 
     Raises RequestError for an unknown value, and for a wiring beside a description.
     """
@@ -32,9 +34,10 @@ class Reading:
     convolutions: str = "norm"
     wiring: str = CHAIN
     description: Description | None = None
+    gauge: str = STORED
 
     def __post_init__(self) -> None:
-        for name, known in (("convolutions", CONVOLUTIONS), ("wiring", wiring_names())):
+        for name, known in (("convolutions", CONVOLUTIONS), ("wiring", wiring_names()), ("gauge", GAUGES)):
             if getattr(self, name) not in known:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)} was expected")
         if self.description is not None and self.wiring != CHAIN:
@@ -45,7 +48,10 @@ class Reading:
     @property
     def key(self) -> str:
         """A text that is the same for equal readings and differs for others."""
-        return json.dumps(asdict(self), sort_keys=True)
+        described = asdict(self)
+        if self.gauge == STORED:
+            del described["gauge"]  # what was stored before there was this choice keeps its key
+        return json.dumps(described, sort_keys=True)
 
 
 DEFAULT_READING = Reading()
@@ -57,12 +63,29 @@ def architecture_of(
     """The architecture that a config.json, or the user, describes; for an unknown model, what its tensors tell.
 
     tensors: the checkpoint's (default: not known, and then a model of no known family is unsupported).
-    Raises CheckpointError: unsupported (quantised weights, nothing to read, a wiring that the family does not have), corrupt
-    (sizes that make no sense).
+    Raises CheckpointError: unsupported (quantised weights, nothing to read, a wiring that the family does not have, a
+    gauge that is not known), corrupt (sizes that make no sense).
     """
     note = check_plain(config, tensors)
     architecture = _as_stored(config, tensors, reading).with_convolutions(reading.convolutions)
+    if reading.gauge == FIXED:
+        _check_gauge(architecture)
+        architecture = replace(architecture, gauge_fixed=True)
     return replace(architecture, note=", ".join(filter(None, (architecture.note, note)))) if note else architecture
+
+
+def _check_gauge(architecture: Architecture) -> None:
+    """Raises CheckpointError (unsupported) where it is not known which rescalings leave the model's function as it is."""
+    if architecture.gauge is not None:
+        return
+    if architecture.family in KNOWN:
+        which = f"this {architecture.family} has a part beside those that are known of its family"
+    else:
+        which = f"of {architecture.family} that is not known (but of {', '.join(KNOWN)})"
+    raise CheckpointError(
+        "unsupported",
+        f"gauge 'fixed' needs to know which rescalings leave a model's function as it is; {which}; leave gauge out",
+    )
 
 
 def implied_wiring(config: Mapping) -> str:

@@ -9,6 +9,16 @@ from dataclasses import dataclass
 READ, STREAM, ADDED, WRITTEN = "read", "stream", "added", "written"
 PLACES = (READ, STREAM, ADDED, WRITTEN)
 
+STORED, FIXED = "stored", "fixed"  # how weights are read
+GAUGES = (STORED, FIXED)
+# What is called so in a configuration, where all is known of its models' function.
+KNOWN = (
+    "apertus", "bert", "clip", "clip_text_model", "clip_vision_model", "distilbert", "gemma", "gemma2", "gemma3_text", "gpt2",
+    "gpt_neox", "gpt_oss", "granite", "granitemoe", "llama", "llama4", "llama4_text", "ministral3", "mistral", "mixtral",
+    "olmo", "olmo2", "olmo3", "olmoe", "opt", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "roberta", "smollm3", "swin",
+    "t5", "timm_deit", "timm_swin", "timm_vit", "vit", "whisper",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -19,7 +29,7 @@ class Gain:
     place: what is scaled.
     - "read": what `readers` read, and nothing else (a normalisation before a part: GPT-2, llama).
     - "stream": the residual stream itself, which `readers` read and which is added on as well (a normalisation behind a part, of
-      the sum: BERT).
+      the sum: BERT; without readers where each reads it by way of a normalisation of its own: CLIP).
     - "added": what `writers` wrote, normalised by itself, before it is added to the stream (OLMo 2, the second ones of Gemma 2).
     - "written": what `writers` wrote, with no normalisation between (timm's LayerScale).
     readers, writers: matrices. Each neuron that is scaled is a column of every reader, and a row of every writer.

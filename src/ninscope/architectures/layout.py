@@ -147,6 +147,7 @@ class Architecture:
     know about how the model was read, one clause. warning: why not to trust what is measured of it, one clause, or empty.
     complete: the model has no weight blocks besides these, so a tensor whose name differs from a used one's only in its numbers
     belongs to another model. gauge: what the family says of the model's function beside the wiring; None where it says nothing.
+    gauge_fixed: weights are read as `networks.fixed_gauge` says, so the network is another one.
     """
 
     family: str
@@ -159,6 +160,7 @@ class Architecture:
     complete: bool = True
     warning: str = ""
     gauge: Gauge | None = None
+    gauge_fixed: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError: the family's module is wrong, not the checkpoint."""
@@ -204,6 +206,8 @@ class Architecture:
             "matrices": dict(self.matrices),
             "links": self.links,
         }
+        if self.gauge_fixed:
+            described["gauge"] = "fixed"
         # vars: what `asdict` gives of these classes, without its copies, which take longer than all the rest.
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=vars).encode()).hexdigest()
 
@@ -237,6 +241,13 @@ class Architecture:
         matrix = self.matrices[block.tensor]
         return matrix.layout.kernel_size(matrix.slice_shape) if matrix.layout.kernels == "norm" else 1
 
+    def named(self, stored: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """(the file's tensors without what wrappers put into their names, what stands before the model's own names)."""
+        if self.complete or any(name not in stored for name in self.tensor_names.values()):
+            stored = unwrapped(stored)
+        prefix = self.prefix_in(stored)
+        return stored, self.prefixes[0] if prefix is None else prefix
+
     def tensors(self, stored: Mapping[str, Tensor]) -> dict[str, WeightMatrix]:
         """The used matrices, by the names that blocks give them, each present and of the right shape. stored: the file's tensors.
 
@@ -244,10 +255,7 @@ class Architecture:
         many), unsupported (a tensor does not hold plain floats).
         """
         names = self.tensor_names
-        if self.complete or any(name not in stored for name in names.values()):
-            stored = unwrapped(stored)
-        prefix = self.prefix_in(stored)
-        prefix = self.prefixes[0] if prefix is None else prefix
+        stored, prefix = self.named(stored)
         used = {}
         for name, matrix in self.matrices.items():
             full_name = prefix + names[name]

@@ -112,6 +112,12 @@ class WeightMatrix:
         return self.slices * self.slice_bytes
 
     @property
+    def stored_bytes(self) -> int:
+        """Bytes of the tensor as its file holds it, where the weights are computed from it."""
+        stored = getattr(self.tensor, "computed_from", self.tensor)
+        return int(stored.shape[0] * stored.row_bytes)
+
+    @property
     def _normed(self) -> bool:
         return self.layout.kernels == "norm" and self.layout.kernel_size(self.tensor.shape) > 1
 

@@ -62,7 +62,7 @@ def _used(matrices: Iterable[WeightMatrix]) -> list[tuple[Checkable, int]]:
     """(file that is fetched, bytes of it that the matrices are)"""
     entries: dict[int, tuple[Checkable, dict[int, int]]] = {}
     for matrix in matrices:
-        entry = matrix.tensor.entry
+        entry = getattr(matrix.tensor, "computed_from", matrix.tensor).entry
         for file in _fetched_files(matrix.tensor.file):
             entries.setdefault(id(file), (file, {}))[1][entry.start] = entry.stop - entry.start
     return [(file, sum(sizes.values())) for file, sizes in entries.values()]

@@ -28,6 +28,7 @@ class Origin:
     family: str | None = None
     models: tuple[str, ...] = ()
     part: str | None = None
+    gauge: str | None = None
 
     def differences(self, other: "Origin", same_training: bool = False) -> list[str]:
         """A clause for everything that is known of both and not the same ("transfer is coth and reciprocal").
@@ -41,7 +42,7 @@ class Origin:
         clauses = [f"{name} is {own} and {others}" for name, (own, others) in known.items() if name not in _IN_WORDS]
         if "part" in known:
             clauses.append("part is {} and {}".format(*(part or "the whole network" for part in known["part"])))
-        if "wiring" in known:
+        if "wiring" in known and "gauge" not in known:  # which is part of the wiring's digest
             families = " ({} and {})".format(*known["family"]) if "family" in known else ""
             clauses.append(f"the networks are wired otherwise{families}")
         elif not same_training and self._is_elsewhere(other):

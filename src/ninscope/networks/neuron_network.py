@@ -13,7 +13,9 @@ from ninscope.architectures import DEFAULT_READING, Reading, architecture_of
 from ninscope.architectures.layout import Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.reparametrised import effective_tensors
+from ninscope.checkpoints.rescaled import RescaledTensor
 from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.networks.fixed_gauge import with_fixed_gauge
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,14 @@ class NeuronNetwork:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the tensors that an exact analysis reads."""
-        return sum(matrix.bytes for matrix in self.matrices.values())
+        return sum(matrix.stored_bytes for matrix in self.matrices.values())
+
+    @property
+    def preparation_bytes(self) -> int:
+        """Bytes that are read besides before the first weight is known: of a gauge-fixed network all of them, for norms."""
+        return sum(
+            matrix.stored_bytes for matrix in self.matrices.values() if isinstance(matrix.tensor, RescaledTensor)
+        )
 
     def edges_of(self, block: WeightBlock) -> tuple[int, int]:
         """(edges that each source neuron of a block has, source neurons) if no weight is out of bounds."""
@@ -67,11 +76,14 @@ class NeuronNetwork:
 def neuron_network(checkpoint: Checkpoint, reading: Reading = DEFAULT_READING) -> NeuronNetwork:
     """The network of a checkpoint, read in this way; no weight is read yet, but for what is compared of a generic one (`tied`).
 
-    Raises CheckpointError: unsupported (no known family, quantised weights), corrupt (a tensor is absent, left over, or of
-    another shape than the configuration implies).
+    Raises CheckpointError: unsupported (no known family, quantised weights, an unknown gauge), corrupt (a tensor is absent,
+    left over, or of another shape than the configuration implies).
     """
     tensors = effective_tensors(checkpoint.tensors)
     architecture = architecture_of(checkpoint.config, tensors, reading)
+    matrices: Mapping[str, WeightMatrix] = architecture.tensors(tensors)
+    if architecture.gauge_fixed:
+        matrices = with_fixed_gauge(architecture, matrices, tensors)
     return NeuronNetwork(
         checkpoint.revision,
         checkpoint.step,
@@ -79,7 +91,7 @@ def neuron_network(checkpoint: Checkpoint, reading: Reading = DEFAULT_READING) -
         architecture.layers,
         architecture.blocks,
         architecture.links,
-        architecture.tensors(tensors),
+        matrices,
         architecture.note,
         architecture.digest,
         architecture.warning,
