@@ -22,6 +22,7 @@ _HOMES = {
     "audit": "ninscope.auditing",
     "sampling_bias": "ninscope.bias",
     "interactions": "ninscope.interacting",
+    "weight_statistics": "ninscope.matrix_statistics",
     "emergence": "ninscope.multifractal.emergence",
     "spectrum_from_distances": "ninscope.multifractal.spectrum",
     "node_fractal_dimensions": "ninscope.multifractal.spectrum",

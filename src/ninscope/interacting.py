@@ -30,9 +30,9 @@ def interactions(
     theirs.
 
     Returns one row a pair: writer, reader, kind ("mlp", "vo", "qk", "across", ...), distance (blocks), coupling, error (standard
-    error over permutations), heads (of which it is the mean), vectors (that it was estimated with, or 0), estimate_error
-    (standard error for that reason), error_vectors (that the error was estimated with, or 0), message. `attrs["note"]` says what is not known or was
-    left out. Raises RequestError and CheckpointError as `ninscope.measure` does.
+    error over permutations), heads (of which it is the mean), vectors (with which it was estimated; 0: it is exact),
+    estimate_error (standard error for that reason), error_vectors (with which the error was estimated; 0: it is exact), message.
+    `attrs["note"]` says what was left out or is not known. Raises RequestError and CheckpointError as `ninscope.measure` does.
     """
     exactness = Exactness(
         checked_integer("exact", exact, 1, MAX_NEURONS),

@@ -1,4 +1,4 @@
-"""Whole checkpoints: against matrices that are cut out by hand, unchanged by what changes no function, 0 where nothing was learned."""
+"""Whole checkpoints: against matrices cut out by hand, unchanged by what changes no function, 0 where nothing was learned."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from ninscope.interaction.whole import Interactions, Options
 SHIPPED = Path(__file__).parents[2] / "data" / "stdlib-neox-500k"
 BLOCKS, WIDTH, HEADS = 3, 16, 2
 LAYER = "gpt_neox.layers.{}."
-QKV, O = LAYER + "attention.query_key_value.weight", LAYER + "attention.dense.weight"
+QKV, OUT = LAYER + "attention.query_key_value.weight", LAYER + "attention.dense.weight"
 UP, DOWN = LAYER + "mlp.dense_h_to_4h.weight", LAYER + "mlp.dense_4h_to_h.weight"
 NORMS = {"qkv": LAYER + "input_layernorm.weight", "up": LAYER + "post_attention_layernorm.weight"}
 
@@ -49,7 +49,7 @@ def model(rng) -> NeoxTensors:
         for name in (QKV, UP):
             rows = len(tensors[name.format(number)])
             tensors[name.format(number)] += 0.3 * rng.normal(size=(rows, 2)) @ shared.T
-        for name in (O, DOWN):
+        for name in (OUT, DOWN):
             columns = tensors[name.format(number)].shape[1]
             tensors[name.format(number)] += 0.3 * shared @ rng.normal(size=(2, columns))
     return tensors
@@ -125,7 +125,9 @@ class TestInvariance:
 
     def test_rescaled_matrices(self, model, tmp_path):
         before = of(model, tmp_path / "m")
-        scales = {name.format(n): model[name.format(n)] * (1.7**n * 0.3) for n in range(BLOCKS) for name in (QKV, O, UP)}
+        scales = {
+            name.format(n): model[name.format(n)] * (1.7**n * 0.3) for n in range(BLOCKS) for name in (QKV, OUT, UP)
+        }
         same(of(changed(model, **scales), tmp_path / "n"), before)
 
     def test_permuted_hidden_neurons(self, model, tmp_path, rng):
@@ -138,18 +140,18 @@ class TestInvariance:
         values = {}
         for n in range(BLOCKS):
             values |= {name.format(n): model[name.format(n)][:, order] for name in (QKV, UP)}
-            values |= {name.format(n): model[name.format(n)][order] for name in (O, DOWN, *NORMS.values())}
+            values |= {name.format(n): model[name.format(n)][order] for name in (OUT, DOWN, *NORMS.values())}
         same(of(changed(model, **values), tmp_path / "n"), of(model, tmp_path / "m"))
 
     def test_factors_of_a_head_between_q_and_k_and_between_v_and_o(self, model, tmp_path):
         qkv = model[QKV.format(1)].reshape(HEADS, 3, -1, WIDTH).copy()
-        o = model[O.format(1)].copy()
+        o = model[OUT.format(1)].copy()
         for head, (c, d) in enumerate([(0.25, 3.0), (4.0, 0.5)]):
             qkv[head, 0] *= c
             qkv[head, 1] /= c
             qkv[head, 2] *= d
             o[:, head * WIDTH // HEADS : (head + 1) * WIDTH // HEADS] /= d
-        now = of(changed(model, **{QKV.format(1): qkv.reshape(-1, WIDTH), O.format(1): o}), tmp_path / "n")
+        now = of(changed(model, **{QKV.format(1): qkv.reshape(-1, WIDTH), OUT.format(1): o}), tmp_path / "n")
         before = of(model, tmp_path / "m")
         inside = before["kind"] != "across"
         same(now[inside], before[inside])
@@ -198,7 +200,19 @@ def at_initialisation(name: str, folder: Path) -> Path:
     return saved(model, name, folder / "step0")
 
 
-FAMILIES = ("gpt2", "qwen3", "gemma2", "phi3", "mixtral-fused", "opt", "bert", "t5", "deepseek_v3", "resnet-basic", "swin")
+FAMILIES = (
+    "gpt2",
+    "qwen3",
+    "gemma2",
+    "phi3",
+    "mixtral-fused",
+    "opt",
+    "bert",
+    "t5",
+    "deepseek_v3",
+    "resnet-basic",
+    "swin",
+)
 MORE = (
     "llama", "olmo", "olmo2", "smollm3", "apertus", "gemma3_text", "gemma4_text", "qwen2_moe", "gpt_oss", "llama4_text",
     "granitemoe", "olmoe", "opt-350m", "distilbert", "t5-gated", "whisper", "clip", "mamba", "mamba2", "falcon_h1", "rwkv",

@@ -63,8 +63,11 @@ def test_blocks_one_after_the_other_read_their_own_attention():
     across = {ends(model, pair): pair.distance for pair in across_pairs(model)}
     readers = [f"block1.x>block1.{part}" for part in "qkv"] + ["block1.a>block1.m"]
     assert across.keys() == told(
-        [f"block0.c>block0.a block0.m>block1.x: {' '.join(readers)}", "block0.c>block0.a: block0.a>block0.m"]
-        + ["block1.c>block1.a: block1.a>block1.m"]
+        [
+            f"block0.c>block0.a block0.m>block1.x: {' '.join(readers)}",
+            "block0.c>block0.a: block0.a>block0.m",
+            "block1.c>block1.a: block1.a>block1.m",
+        ]
     )
     assert across["block1.c>block1.a", "block1.a>block1.m"] == 0
 
@@ -109,9 +112,7 @@ def test_experts_read_the_stream_and_write_to_it():
 
 def test_what_passes_normalisations_of_the_stream():
     model = wired(CONFIGS["bert"])
-    pair = next(
-        pair for pair in across_pairs(model) if ends(model, pair) == ("block0.c>block0.a", "block1.x>block1.q")
-    )
+    pair = next(pair for pair in across_pairs(model) if ends(model, pair) == ("block0.c>block0.a", "block1.x>block1.q"))
     assert pair.layers == ("block0.a", "block1.x")
     assert pair.places is None
 

@@ -62,7 +62,9 @@ def test_couplings_are_those_of_drawn_permutations(rng, shape):
     expected, error = naive.coupling(written, read, naive.drawn_permutations(n, 4000, rng))
     assert found.coupling > 0.2
     assert found.coupling == pytest.approx(expected, abs=5 * error / math.sqrt(4000))
-    assert found.error == pytest.approx(error, rel=0.15)  # heavy tails: of 4000 draws a standard deviation is known to some %
+    assert found.error == pytest.approx(
+        error, rel=0.15
+    )  # heavy tails: of 4000 draws a standard deviation is known to some %
     assert (found.vectors, found.error_vectors, found.message) == (0, 0, "")
     estimated = coupling(written, read, Exactness(neurons=1, vectors=8))
     assert estimated.coupling == pytest.approx(found.coupling, rel=1e-12)
@@ -102,7 +104,9 @@ class TestCarried:
 
     def carry(self, pair, exactness, name="w"):
         written, read = pair
-        return coupling_carried(carried(written, f"{name} writes", exactness), carried(read.T, f"{name} reads", exactness))
+        return coupling_carried(
+            carried(written, f"{name} writes", exactness), carried(read.T, f"{name} reads", exactness)
+        )
 
     def test_exactly(self, rng):
         pair = self.pair(rng)

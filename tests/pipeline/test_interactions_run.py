@@ -1,4 +1,4 @@
-"""Interactions in a run: the numbers are those of ninscope.interactions, a second run does nothing, a failure is the checkpoint's."""
+"""Interactions in a run: the numbers are Python's, a second run does nothing, a failure is the checkpoint's."""
 
 import json
 import os
@@ -66,19 +66,36 @@ def test_spikes_are_kept_for_the_table_of_weights(finished):
     source, stored = open_source(finished / "weights"), set()
     for key in artefacts(finished / "runs" / "x")["interactions"]:
         stored.add(tuple(spikes_by_matrix(store.read("interactions", key))))
-    expected = [
-        checkpoint_interactions(source.open(f"step{step}"), Options(across=False)).spikes for step in STEPS
-    ]
+    expected = [checkpoint_interactions(source.open(f"step{step}"), Options(across=False)).spikes for step in STEPS]
     assert stored == {
-        tuple((name, one.count, round(one.share, DECIMALS)) for name, one in spikes.items()) for spikes in expected
+        tuple(
+            (name, one.count, round(one.share, DECIMALS), round(one.squares, DECIMALS)) for name, one in spikes.items()
+        )
+        for spikes in expected
     }
     assert {len(matrices) for matrices in stored} == {12}
+
+
+def test_the_table_of_weights_has_them(finished):
+    weights, places = table(finished, "weights"), ["revision", "matrix"]
+    rows = weights[weights["matrix"] != "all"].set_index(places)
+    assert len(rows) == len(STEPS) * 12
+    source = open_source(finished / "weights")
+    for step in STEPS:
+        spikes = checkpoint_interactions(source.open(f"step{step}"), Options(across=False)).spikes
+        for name, one in spikes.items():
+            row = rows.loc[(f"step{step}", name)]
+            assert (row["spikes"], row["spike_share"]) == (one.count, pytest.approx(one.share, abs=1e-9))
+        whole = weights[(weights["matrix"] == "all") & (weights["step"] == step)].iloc[0]
+        assert whole["spikes"] == sum(one.count for one in spikes.values())
+        beyond = sum(one.share * one.squares for one in spikes.values())
+        assert whole["spike_share"] == pytest.approx(beyond / whole["norm"] ** 2, rel=1e-6)
 
 
 def test_a_second_run_does_nothing_and_another_seed_all(finished):
     assert "would run nothing" in ran(finished, "--dry-run").out
     again = ran(finished, "--dry-run", exact=4, seed=1)
-    assert [stage for stage, _ in again.would_run if stage != "figures"] == ["interactions"] * len(STEPS)
+    assert [stage for stage, _ in again.would_run] == ["interactions"] * len(STEPS) + ["tables", "figures"]
 
 
 def test_without_the_section_there_are_none(tmp_path, finished):
@@ -107,7 +124,10 @@ def test_a_gain_that_is_not_finite_is_told_by_the_checkpoint(tmp_path):
     assert rows["status"].to_dict() == {"step0": "ok", "step1": "nonfinite", "step8": "ok"}
     assert rows["message"]["step1"].startswith("tensor gpt_neox.layers.1.input_layernorm.weight holds NaN")
     assert set(table(tmp_path)["revision"]) == {"step0", "step8"}
-    assert set(table(tmp_path, "samples")["revision"]) == {"step0", "step8"}  # where its bytes are at fault, none is trusted
+    assert set(table(tmp_path, "samples")["revision"]) == {
+        "step0",
+        "step8",
+    }  # where its bytes are at fault, none is trusted
 
 
 def test_another_configuration_is_another_result(tmp_path):

@@ -111,6 +111,10 @@ class Dag(Strict):
             replace(analysis, parameters=replace(analysis.parameters, architecture=description)) for analysis in listed
         )
 
+    def needs_weights(self) -> bool:
+        """Whether any stage needs statistics of every checkpoint's weights."""
+        return any(stage.needs_weights(self) for stage in stages().values())
+
     def all_models(self) -> list[ModelSection]:
         """Every single model, in the order of the file, those of suites last."""
         sections: list[ModelSection | SuiteSection] = [*self.models, *self.suites]

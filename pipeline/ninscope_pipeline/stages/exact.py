@@ -14,15 +14,26 @@ from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.counting import magnitudes
 from ninscope.exact.whole import ExactAnalysis, analyse_piece, combine, exact_analysis
 from ninscope.measurement import exact_measurement
+from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import LogRadii, Radii, log_radii
 from ninscope.parameters import Parameters
+from ninscope.weights.counting import WeightCounter
 from ninscope_pipeline.located import Located, reading_outcome
 from ninscope_pipeline.outcome import Outcome
+from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.stages.exact_arrays import artefact_of_part, matrices_as_arrays, stored_part
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, network_of
 from ninscope_pipeline.stages.measurements import DEGREES_TABLE, artefact_of_measurement
 from ninscope_pipeline.stages.stage import Fetch, Job, JobId
+from ninscope_pipeline.stages.weights_stored import (
+    WEIGHTS,
+    artefact_of_piece,
+    artefact_of_weights,
+    piece_key,
+    weights_key,
+    weights_wanted,
+)
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -39,7 +50,7 @@ MAX_PARTS = 10_000  # of one checkpoint
 class ExactWork:
     """matrices: whether null models will need what is tallied of every matrix. parts: into how many jobs the analysis is split.
     key: of the whole analysis. number: which part a job of the stages `parts` and `ranges` does; `parts` where it joins what the
-    others did.
+    others did. weights: key of the artefact of the stage `weights` that is to be made in the same pass; empty for none.
     """
 
     parameters: Parameters
@@ -47,6 +58,7 @@ class ExactWork:
     key: str
     parts: int = 1
     number: int = 0
+    weights: str = ""
 
     def part_key(self, number: int) -> str:
         return f"{self.key}-{number + 1}-of-{self.parts}" if number < self.parts else self.joined_key
@@ -108,7 +120,14 @@ class PartsStage(_PartStage):
         work = job.work
         network = network_of(job, work.parameters.reading)
         radii = _radii(store, work)
-        (part,) = analyse_piece(network, work.parameters, radii, work.number, work.parts, matrices=work.matrices)
+        counter = counter_of(store, work, network)
+        (part,) = analyse_piece(
+            network, work.parameters, radii, work.number, work.parts, matrices=work.matrices, passenger=counter
+        )
+        if counter is not None:
+            self.check_unchanged(store, job)
+            key = piece_key(work.weights, work.number, work.parts)
+            store.write(WEIGHTS, key, artefact_of_piece(counter.piece))
         return artefact_of_part(part)
 
 
@@ -119,6 +138,7 @@ class ExactStage(WeightsStage[ExactWork]):
 
     def jobs(self, request: "Request") -> Iterator[Job[ExactWork]]:
         """The analyses, and the parts of those that are split. Raises RequestError: too many parts."""
+        with_weights = weights_wanted(request.dag)
         for located in request.checkpoints:
             planned: list[str] = []
             for analysis in request.analyses:
@@ -133,7 +153,9 @@ class ExactStage(WeightsStage[ExactWork]):
                 key = _usable_key(located, parameters, analysis.with_matrices, request.store, planned)
                 planned.append(key)
                 parts = _part_count(located, parameters, request.dag.execution.part_bytes)
-                work = ExactWork(parameters, analysis.with_matrices, key, parts)
+                counted = with_weights and analysis.variant == DEFAULT
+                weights = weights_key(located, parameters.reading) if counted else ""
+                work = ExactWork(parameters, analysis.with_matrices, key, parts, weights=weights)
                 part_jobs = list(_part_jobs(work, located, label)) if parts > 1 else []
                 yield from part_jobs
                 needs = tuple(job.id for job in part_jobs if job.stage == PARTS.name or job.work.joins)
@@ -144,7 +166,12 @@ class ExactStage(WeightsStage[ExactWork]):
         work = job.work
         network = network_of(job, work.parameters.reading)
         if work.parts == 1:
-            analysis = exact_analysis(network, work.parameters, matrices=work.matrices)
+            counter = counter_of(store, work, network)
+            analysis = exact_analysis(network, work.parameters, matrices=work.matrices, passenger=counter)
+            if counter is not None:
+                self.check_unchanged(store, job)
+                weights = replace(counter.weights(), unverified=analysis.unverified)
+                store.write(WEIGHTS, work.weights, artefact_of_weights(weights))
         else:
             parts = [stored_part(store.read(PARTS.name, work.part_key(number))) for number in range(work.parts)]
             analysis = combine(parts, network, work.parameters, _radii(store, work))
@@ -192,6 +219,11 @@ class ExactStage(WeightsStage[ExactWork]):
 
 
 RANGES, PARTS, EXACT = RangesStage(), PartsStage(), ExactStage()
+
+
+def counter_of(store: ArtefactStore, work: ExactWork, network: NeuronNetwork) -> WeightCounter | None:
+    """What counts the weights while they are read, where that is asked for and not known yet."""
+    return WeightCounter(network) if work.weights and not store.has(WEIGHTS, work.weights) else None
 
 
 def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:

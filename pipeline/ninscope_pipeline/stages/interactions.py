@@ -1,5 +1,6 @@
 """Interactions: coupling of every pair of matrices of a checkpoint, and spikes of every matrix (stage `interactions`)."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,11 +13,13 @@ from ninscope.interaction.coupling import MAX_NEURONS, MAX_VECTORS, Exactness
 from ninscope.interaction.of_checkpoint import checkpoint_interactions
 from ninscope.interaction.whole import COUPLING, Interactions, Options
 from ninscope.threads import one_thread_each
+from ninscope.weights.counting import WHOLE
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.located import reading_outcome
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, configuration_digest, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
+from ninscope_pipeline.stages.weights_stored import CheckpointId
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
+    from ninscope_pipeline.request.dagfile import Dag
     from ninscope_pipeline.results import Results
 
 # Decimals that are stored: libraries of linear algebra add in an order of their own, which moves the fifteenth.
@@ -59,17 +63,23 @@ class InteractionsWork:
 
 
 class MatrixSpikes(NamedTuple):
-    """spikes: how many singular values; spike_share: of them in ||W||_F^2, NaN of a matrix of zeros."""
+    """spikes: how many singular values. spike_share: of them in ||W||_F^2, NaN of a matrix of zeros. squares: ||W||_F^2."""
 
     matrix: str
     spikes: int
     spike_share: float
+    squares: float
 
 
 class InteractionsStage(WeightsStage[InteractionsWork]):
     name, title, version = "interactions", "interactions", 1
     section = Section("interactions", InteractionsSection | None, None)
     judges_checkpoints = True
+
+    def needs_weights(self, dag: "Dag") -> bool:
+        """Spikes are columns of the table of weights, which is filled where they are asked for."""
+        section = dag.section(self)
+        return section is not None and section.spikes
 
     def jobs(self, request: "Request") -> Iterator[Job[InteractionsWork]]:
         section = request.dag.section(self)
@@ -105,6 +115,22 @@ class InteractionsStage(WeightsStage[InteractionsWork]):
         located = checkpoint_of(job)
         return Fetch(located.wiring(job.work.reading).weight_bytes) if located.kind == "hub" else None
 
+    def columns_of_weights(self, results: "Results") -> Mapping[tuple[CheckpointId, str], Row]:
+        """See `FillsWeights`. Of all matrices together their number of spikes, and their share of all squares."""
+        columns: dict[tuple[CheckpointId, str], Row] = {}
+        for checkpoint in results.checkpoints:
+            job = checkpoint.jobs.get(self.name)
+            if job is None or not checkpoint.outcomes[self.name].ok:
+                continue
+            spiky = spikes_by_matrix(results.store.read(*job.id, only=("spikes",)))
+            for one in spiky:
+                columns[checkpoint.id, one.matrix] = {"spikes": one.spikes, "spike_share": one.spike_share}
+            if (squares := math.fsum(one.squares for one in spiky)) > 0:
+                shares = (one.spike_share * one.squares for one in spiky if one.squares)
+                together = {"spikes": sum(one.spikes for one in spiky), "spike_share": math.fsum(shares) / squares}
+                columns[checkpoint.id, WHOLE] = together
+        return columns
+
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.interactions_figure import coupling_map_figure, interactions_figure
 
@@ -112,9 +138,8 @@ class InteractionsStage(WeightsStage[InteractionsWork]):
             rows = model.table("interactions")
             if rows.empty:
                 continue
-            weights = model.table("weights") if "weights" in tables.tables else None
-            drawn = (model.table("emergence"), model.table("benchmarks"), model.name, weights)
-            yield f"{model.stem}-interactions.png", interactions_figure(rows, *drawn)
+            beside = (model.table(name) for name in ("emergence", "benchmarks", "weights"))
+            yield f"{model.stem}-interactions.png", interactions_figure(rows, *beside, title=model.name)
             if rows["coupling"].notna().any():
                 yield f"{model.stem}-coupling-map.png", coupling_map_figure(rows, model.name)
 
@@ -130,12 +155,12 @@ def artefact_of_interactions(found: Interactions) -> Artefact:
         for row in rows
     ]  # fmt: skip
     values = np.array([[row[name] for name in COUPLING] for row in rows], np.float64).reshape(-1, len(COUPLING))
-    spiky = [[one.count, one.share] for one in found.spikes.values()]
+    spiky = [[one.count, one.share, one.squares] for one in found.spikes.values()]
     return Artefact(
         {
             "pairs": np.array(numbered, np.int64).reshape(-1, 5),
             "couplings": np.round(values, DECIMALS),
-            "spikes": np.round(np.array(spiky, np.float64).reshape(-1, 2), DECIMALS),
+            "spikes": np.round(np.array(spiky, np.float64).reshape(-1, 3), DECIMALS),
         },
         {
             "columns": list(COUPLING),
@@ -151,22 +176,11 @@ def artefact_of_interactions(found: Interactions) -> Artefact:
 def spikes_by_matrix(artefact: Artefact) -> list[MatrixSpikes]:
     """What was stored of every matrix, in the order of the network's; empty where spikes were not asked for."""
     return [
-        MatrixSpikes(name, int(count), share)
-        for name, (count, share) in zip(
+        MatrixSpikes(name, int(count), share, squares)
+        for name, (count, share, squares) in zip(
             artefact.attributes["matrices"], artefact.arrays["spikes"].tolist(), strict=True
         )
     ]
-
-
-def stored_spikes(results: "Results") -> Mapping[tuple[str, str, str, str], MatrixSpikes]:
-    """Of every checkpoint of a run, by (suite, model, revision, matrix): for the table `weights`."""
-    found = {}
-    for checkpoint in results.checkpoints:
-        job = checkpoint.jobs.get(InteractionsStage.name)
-        if job is not None and checkpoint.outcomes[InteractionsStage.name].ok:
-            for spikes in spikes_by_matrix(results.store.read(*job.id, only=("spikes",))):
-                found[*checkpoint.id, spikes.matrix] = spikes
-    return found
 
 
 def _rows(results: "Results") -> Iterator[Row]:

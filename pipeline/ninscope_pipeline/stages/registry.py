@@ -15,8 +15,11 @@ from ninscope_pipeline.stages.finetune import FINETUNE
 from ninscope_pipeline.stages.interactions import INTERACTIONS
 from ninscope_pipeline.stages.network import NETWORK
 from ninscope_pipeline.stages.nulls import NULLS
+from ninscope_pipeline.stages.singular_values import SINGULAR_VALUES_STAGE
 from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.stages.stage import Stage
+from ninscope_pipeline.stages.weight_changes import CHANGES_STAGE
+from ninscope_pipeline.stages.weights import WEIGHTS_STAGE
 
 GROUP = "ninscope.stages"
 _OWN: tuple[Stage, ...] = (
@@ -25,6 +28,9 @@ _OWN: tuple[Stage, ...] = (
     RANGES,
     PARTS,
     EXACT,
+    WEIGHTS_STAGE,
+    CHANGES_STAGE,
+    SINGULAR_VALUES_STAGE,
     NULLS,
     INTERACTIONS,
     FINETUNE,

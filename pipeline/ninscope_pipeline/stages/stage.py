@@ -133,6 +133,10 @@ class Stage(ABC, Generic[W]):
         """Whether this stage reads what the exact analysis of [analysis] gathers of every matrix, which is kept only then."""
         return False
 
+    def needs_weights(self, dag: "Dag") -> bool:
+        """Whether this stage reads the statistics of every matrix that the stage `weights` makes, which does so only then."""
+        return False
+
     @abstractmethod
     def jobs(self, request: "Request") -> Iterable[Job[W]]:
         """What was asked of this stage, in the order of the tables. Raises RequestError."""

@@ -1,6 +1,6 @@
 """Counting one band of rows: edges per node and radius, and the sum of their distances."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -113,11 +113,17 @@ def magnitudes_of(band: Band, raw: Sequence[memoryview]) -> tuple[float, float]:
 
 
 def count_band(
-    band: Band, raw: Sequence[memoryview], table: BinTable, tallies: Sequence[Tally], matrices: bool = False
+    band: Band,
+    raw: Sequence[memoryview],
+    table: BinTable,
+    tallies: Sequence[Tally],
+    matrices: bool = False,
+    see_along: Callable[[WeightTile], object] | None = None,
 ) -> dict[str, BlockTally]:
     """Add one band, whose bytes are `raw`, to the tallies, one for each network that is analysed.
 
-    matrices: whether to return what null models need of the band, by the matrix's name. Raises CheckpointError (nonfinite).
+    matrices: whether to return what null models need of the band, by the matrix's name. see_along: is shown every tile that was
+    counted. Raises CheckpointError (nonfinite).
     """
     part = band.part
     blocks: dict[str, BlockTally] = {}
@@ -128,6 +134,8 @@ def count_band(
                 part.matrix.check_stored(raw, band.first)
         if matrices:
             blocks = merged(blocks, _block_tallies(part, tile, table))
+        if see_along is not None:
+            see_along(tile)
     return blocks
 
 

@@ -6,15 +6,17 @@ node layers are added in the architecture's order. So the result does not depend
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
 from ninscope.architectures.layout import parts_of
+from ninscope.checkpoints.matrix import WeightTile
 from ninscope.checkpoints.verification import Verification, unverified
-from ninscope.exact.bands import Band, BandReader, ChosenNeurons, bands_of, outgoing
+from ninscope.exact.bands import Band, BandReader, ChosenNeurons, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, merged
 from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
@@ -29,6 +31,13 @@ from ninscope.wording import first_names
 
 # One piece of the work on a network, by node layer: the layer's result where all its bands were in the piece, else its counts.
 PartialAnalysis = Mapping[str, LayerResult | LayerCounts]
+
+
+class Passenger(Protocol):
+    """What else wants to see the weights while they are read for the exact analysis (a `weights.counting.WeightCounter`)."""
+
+    def see(self, part: Outgoing, tile: WeightTile, dtype: str) -> bool:
+        """Takes a tile of weights of the type dtype, all finite; each comes once, in any order, from any thread."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +64,15 @@ class ExactAnalysis:
 
 
 def exact_analysis(
-    network: NeuronNetwork, parameters: Parameters, workers: int = 1, matrices: bool = False, statistics: bool = True
+    network: NeuronNetwork,
+    parameters: Parameters,
+    workers: int = 1,
+    matrices: bool = False,
+    statistics: bool = True,
+    passenger: Passenger | None = None,
 ) -> ExactAnalysis:
-    """Analyse a whole network. workers: threads; matrices: keep what null models need; statistics: of every node layer.
+    """Analyse a whole network. workers: threads; matrices: keep what null models need; statistics: of every node layer; passenger:
+    sees every weight too.
 
     Raises CheckpointError.
     """
@@ -65,7 +80,7 @@ def exact_analysis(
     verification = Verification(network.matrices.values() if reads_twice else ())
     radii = radii_of(network, parameters, workers)
     verification.finish()
-    (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices, statistics)
+    (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices, statistics, passenger)
     return analysis
 
 
@@ -77,6 +92,7 @@ def analyse_networks(
     workers: int = 1,
     matrices: bool = False,
     statistics: bool = True,
+    passenger: Passenger | None = None,
 ) -> list[ExactAnalysis]:
     """Analyse the whole network, or the network of chosen neurons, for each entry of `choices`, in one pass over the weights.
 
@@ -85,7 +101,7 @@ def analyse_networks(
     """
     growing = [_GrowingAnalysis(network, parameters, radii, chosen, statistics) for chosen in choices]
     verification = Verification(network.matrices.values())
-    for _, results in _layers(network, parameters, radii, 0, 1, workers, choices, matrices):
+    for _, results in _layers(network, parameters, radii, 0, 1, workers, choices, matrices, passenger):
         for analysis, result in zip(growing, results, strict=True):
             assert isinstance(result, LayerResult)  # of one piece, every layer is complete
             analysis.add(result)
@@ -102,10 +118,11 @@ def analyse_piece(
     workers: int = 1,
     choices: Sequence[ChosenNeurons] = (None,),
     matrices: bool = False,
+    passenger: Passenger | None = None,
 ) -> list[PartialAnalysis]:
     """Piece `number` of `count` of the work on a network, one entry for each of `choices`. Raises CheckpointError."""
     pieces: list[dict[str, LayerResult | LayerCounts]] = [{} for _ in choices]
-    for layer, results in _layers(network, parameters, radii, number, count, workers, choices, matrices):
+    for layer, results in _layers(network, parameters, radii, number, count, workers, choices, matrices, passenger):
         for piece, result in zip(pieces, results, strict=True):
             piece[layer] = result
     return list(pieces)
@@ -146,6 +163,7 @@ def _layers(
     workers: int,
     choices: Sequence[ChosenNeurons],
     matrices: bool,
+    passenger: Passenger | None,
 ) -> Iterator[tuple[str, list[LayerResult | LayerCounts]]]:
     """The layers of a piece in the network's order, as they are done, each with one entry for each of `choices`."""
     all_bands, own_bands = bands_of(outgoing(network, choices), number, count)
@@ -155,7 +173,7 @@ def _layers(
     totals = Counter(band.part.layer for band in all_bands)
     reader = BandReader(own_bands)
     works = (  # made one by one: a list would keep the counts of every layer until the last is done
-        _LayerWork(layer, bands, reader, radii, parameters, len(bands) == totals[layer], matrices)
+        _LayerWork(layer, bands, reader, radii, parameters, len(bands) == totals[layer], matrices, passenger)
         for layer, bands in bands_by_layer.items()
     )
     if workers == 1:  # a thread of its own would take turns with this one, and each turn costs
@@ -268,9 +286,10 @@ class _LayerWork:
         parameters: Parameters,
         complete: bool,
         matrices: bool,
+        passenger: Passenger | None,
     ) -> None:
         self.layer, self.bands, self.reader, self.radii, self.parameters = layer, bands, reader, radii, parameters
-        self.complete, self.matrices = complete, matrices
+        self.complete, self.matrices, self.passenger = complete, matrices, passenger
         self._lock = threading.Lock()
         self._left = len(bands)
         # As many as threads ever worked at this layer at once, each with a tally for every network.
@@ -298,7 +317,7 @@ class _LayerWork:
     def _count(self, band: Band) -> None:
         table = bin_table(band.part.matrix.dtype, self.radii)
         tallies = self._taken(band, table)
-        blocks = count_band(band, self.reader.raw(band), table, tallies, self.matrices)
+        blocks = count_band(band, self.reader.raw(band), table, tallies, self.matrices, self._see_along(band))
         with self._lock:
             self._idle.append(tallies)
             self._blocks = merged(self._blocks, blocks)
@@ -306,6 +325,10 @@ class _LayerWork:
             if self._left:
                 return
         self._finish()
+
+    def _see_along(self, band: Band) -> Callable[[WeightTile], object] | None:
+        see = None if self.passenger is None else self.passenger.see
+        return None if see is None else lambda tile: see(band.part, tile, band.part.matrix.dtype)
 
     def _taken(self, band: Band, table: BinTable) -> list[Tally]:
         with self._lock:

@@ -16,11 +16,12 @@ MARGIN = 1.02
 @dataclass(frozen=True)
 class Spikes:
     """count: singular values beyond the bound. share: of them in ||W||_F^2; NaN where there is none, and `message` says why.
-    bound: what singular values must exceed."""
+    bound: what singular values must exceed. squares: ||W||_F^2."""
 
     count: int
     share: float
     bound: float
+    squares: float
     message: str = ""
 
 
@@ -33,9 +34,9 @@ def spikes(weights: np.ndarray, name: str, seed: int = 0) -> Spikes:
     weights = np.asarray(weights, np.float64)
     total = float(np.einsum("ij,ij->", weights, weights))
     if not total:
-        return Spikes(0, math.nan, math.nan, "a matrix of zeros has no spikes")
+        return Spikes(0, math.nan, math.nan, 0.0, "a matrix of zeros has no spikes")
     if not math.isfinite(total):
-        return Spikes(0, math.nan, math.nan, "weights are too large for their squares")
+        return Spikes(0, math.nan, math.nan, math.inf, "weights are too large for their squares")
     words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u4")
     random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *map(int, words)])))
     shuffled = weights.reshape(-1).copy()
@@ -43,7 +44,7 @@ def spikes(weights: np.ndarray, name: str, seed: int = 0) -> Spikes:
     largest = float(squared_singular_values(shuffled.reshape(weights.shape))[-1])
     values = squared_singular_values(weights)
     beyond = values[values > MARGIN**2 * largest]
-    return Spikes(beyond.size, min(math.fsum(beyond) / total, 1.0), MARGIN * math.sqrt(largest))
+    return Spikes(beyond.size, min(math.fsum(beyond) / total, 1.0), MARGIN * math.sqrt(largest), total)
 
 
 def squared_singular_values(weights: np.ndarray) -> np.ndarray:

@@ -38,13 +38,13 @@ def interactions_figure(
     interactions: pd.DataFrame,
     emergence: pd.DataFrame,
     benchmarks: pd.DataFrame,
+    weights: pd.DataFrame,
     title: str,
-    weights: pd.DataFrame | None = None,
 ) -> Figure:
     """Coupling of each kind of pair, spikes, and E beside the loss, against step.
 
     interactions, emergence, benchmarks, weights: rows of these tables of one model. A kind's line is the mean over its pairs, its
-    band the middle half of them. Without the columns spikes and spike_share in weights there is no panel of spikes.
+    band the middle half of them. Where weights know no spikes there is no panel of them.
     """
     with styled():
         known = interactions.dropna(subset=["step", "coupling"])
@@ -78,14 +78,13 @@ def _widest(twins: list[Axes]) -> Axes | None:
     return twins[-1] if twins else None
 
 
-def _spikes(weights: pd.DataFrame | None) -> pd.DataFrame | None:
+def _spikes(weights: pd.DataFrame) -> pd.DataFrame | None:
     """Mean spikes and spike_share over the matrices of each step, by step."""
-    if weights is None or not {"spikes", "spike_share"} <= set(weights.columns):
-        return None
     rows = weights[weights["matrix"] != _WHOLE].dropna(subset=["step", "spikes", "spike_share"])
     if rows.empty:
         return None
-    return rows.astype({"step": "int64", "spikes": float}).groupby("step")[["spikes", "spike_share"]].mean()
+    rows = rows.astype({"step": "int64", "spikes": float})
+    return rows.groupby("step")[["spikes", "spike_share"]].mean()
 
 
 def _coupling_panel(axes: Axes, known: pd.DataFrame, rows: pd.DataFrame) -> None:
