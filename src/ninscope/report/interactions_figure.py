@@ -62,20 +62,9 @@ def interactions_figure(
         twins += [] if beside is None else [beside]
         label_steps(panels[-1], steps)
         panels[-1].set_xlabel(f"training step (log axis{'; step 0 at the left edge' if 0 in steps else ''})")
-        arrange(figure, panels[:, None], twin=_widest(twins))
-        for twin in twins:
-            twin.yaxis.set_label_coords(*_beside(twins, panels[-1]))
+        arrange(figure, panels[:, None], twin=twins)
         draw_axes(figure, [*panels, *twins])
         return figure
-
-
-def _beside(twins: list[Axes], panel: Axes) -> tuple[float, float]:
-    """Where the labels of second ordinates stand, all at one distance."""
-    return max(twin.yaxis.label.get_position()[0] for twin in twins), 0.5
-
-
-def _widest(twins: list[Axes]) -> Axes | None:
-    return twins[-1] if twins else None
 
 
 def _spikes(weights: pd.DataFrame) -> pd.DataFrame | None:
@@ -211,11 +200,11 @@ def _by_block(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     table = (
         rows["coupling"].astype(float).groupby([writers.rename("writer"), columns.rename("column")]).mean().unstack()
     )
-    if name == "across blocks":
-        return table.reindex(index=_ordered(writers), columns=_ordered(columns))
+    if name == "across blocks":  # in the order of the table, which is that of the model
+        return table.reindex(index=list(dict.fromkeys(writers)), columns=list(dict.fromkeys(columns)))
     known = [kind for kind in KINDS if kind in table.columns]
     return table.reindex(
-        index=_ordered(writers), columns=[*known, *(kind for kind in table.columns if kind not in known)]
+        index=list(dict.fromkeys(writers)), columns=[*known, *(kind for kind in table.columns if kind not in known)]
     )
 
 
@@ -223,15 +212,6 @@ def _block_of(matrix: str) -> str:
     """The block of the layer that a matrix reads: what stands before the last point of its name."""
     source = matrix.partition(" -> ")[0]
     return source.rpartition(".")[0] or source
-
-
-def _ordered(blocks: pd.Series) -> list[str]:
-    """Blocks in the order of their numbers: block2 before block10."""
-
-    def natural(name: str) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-    return sorted(set(blocks), key=natural)
 
 
 def _draw_map(figure: Figure, axes: Axes, table: pd.DataFrame, norm: Normalize) -> None:
