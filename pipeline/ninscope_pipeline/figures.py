@@ -13,7 +13,7 @@ from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.manifest import key_of, write_files
 from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RunFolder
-from ninscope_pipeline.tables import all_tables
+from ninscope_pipeline.tables import all_tables, empty_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ def store_figures(folder: RunFolder, formats: Sequence[str] = DEFAULT_FORMATS) -
         while True:
             with folder.locked("tables"):  # all of one set, that of another run perhaps
                 key = key_of(folder, folder.tables)
-                tables = {name: read_parquet(folder.tables / f"{name}.parquet") for name in all_tables()}
+                tables = {name: _read(folder, name) for name in all_tables()}
             drawn = draw(tables, formats)
             with folder.locked("tables"):
                 if key_of(folder, folder.tables) == key:  # another run may have written tables and figures meanwhile
@@ -88,6 +88,11 @@ def store_figures(folder: RunFolder, formats: Sequence[str] = DEFAULT_FORMATS) -
                     return
 
     return attempt(STAGE, "all", work)
+
+
+def _read(folder: RunFolder, name: str) -> "pd.DataFrame":
+    path = folder.tables / f"{name}.parquet"
+    return read_parquet(path) if path.exists() else empty_table(name)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]", formats: Sequence[str] = DEFAULT_FORMATS) -> dict[str, bytes]:

@@ -145,6 +145,11 @@ def make_tables(folder: RunFolder, request: Request) -> dict[str, pd.DataFrame]:
     return results.tables
 
 
+def empty_table(name: str) -> pd.DataFrame:
+    """A table without rows, as a run has it that was made before there was such a table."""
+    return _typed([], all_tables()[name].columns)
+
+
 def _typed(rows: Any, columns: Mapping[str, str]) -> pd.DataFrame:
     types = KEYS | dict(columns)
     table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), columns=list(types))

@@ -45,3 +45,12 @@ def test_what_was_asked_otherwise_is_run(runs, dag):
     dag.write_text(dag.read_text().replace("samples = 2\nparts", "samples = 3\nparts"))
     stages = {stage for stage, _ in command("run", dag, "--runs-dir", runs, "--dry-run").would_run}
     assert stages == {"nin", "spectra", "emergence", "tables", "figures"}
+
+
+def test_figures_are_drawn_again_from_tables_that_were_there(runs, dag):
+    """A table that was not there yet is one without rows."""
+    dag.write_text(dag.read_text() + '\n[figures]\nformats = ["svg"]\n')
+    assert {stage for stage, _ in command("run", dag, "--runs-dir", runs, "--dry-run").would_run} == {"figures"}
+    done = command("run", dag, "--runs-dir", runs)
+    assert done.code == 0, done.err
+    assert list((runs / "old" / "figures").glob("*.svg"))

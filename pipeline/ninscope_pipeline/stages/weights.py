@@ -122,7 +122,9 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
                 yield f"{model.stem}-weights.png", weights_figure(weights, model.name)
 
     def problems(self, run: "Run") -> list[str]:
-        rows = run.table("weights")
+        if WEIGHTS not in run.tables:  # of a run from before there was this stage
+            return []
+        rows = run.table(WEIGHTS)
         return [
             f"{row.suite}/{row.model} {row.revision} weights: {row.message}"
             for row in rows[(rows["matrix"] == "all") & (rows["status"] != "ok")].itertuples()
