@@ -21,6 +21,7 @@ _HOMES = {
     "MeasuredRows": "ninscope.measured_rows",
     "audit": "ninscope.auditing",
     "sampling_bias": "ninscope.bias",
+    "interactions": "ninscope.interacting",
     "weight_statistics": "ninscope.matrix_statistics",
     "emergence": "ninscope.multifractal.emergence",
     "spectrum_from_distances": "ninscope.multifractal.spectrum",

@@ -1,8 +1,11 @@
 """What stages that read a checkpoint's weights share: opening it, and seeing that its files are still those of the plan."""
 
+import hashlib
+from pathlib import Path
 from typing import TypeVar
 
 from ninscope.architectures import Reading
+from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope_pipeline.located import Located
@@ -36,6 +39,22 @@ def network_of(job: Job, reading: Reading) -> NeuronNetwork:
         message = f"{located.revision}: its configuration or its tensors changed since they were located; run again"
         raise CheckpointError("corrupt", message)
     return network
+
+
+def configuration_digest(located: Located) -> str:
+    """Of the config.json beside the weights, an adapter's being its base's: its sha256, or what a Hub states of it; "" for none.
+
+    It is part of a key where a result depends on more of a configuration than the network's wiring. Raises ValueError where the
+    checkpoint's files are not known.
+    """
+    identity, source = located.known_identity, located.source
+    if identity.base is not None:
+        identity, source = identity.base, located.base or source
+    stated = [file.digest for file in identity.beside if file.name.endswith("config.json")]
+    if stated or identity.commit is not None:
+        return stated[0] if stated else str(identity.commit)
+    path = Path(open_source(source).stamp_path(identity.revision, identity.files[0])).parent / "config.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def label_of(located: Located, analysis: Analysis) -> str:

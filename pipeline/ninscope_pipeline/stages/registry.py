@@ -13,6 +13,7 @@ from ninscope_pipeline.stages.controls import CONTROLS
 from ninscope_pipeline.stages.emergence import EMERGENCE
 from ninscope_pipeline.stages.exact import EXACT, PARTS, RANGES
 from ninscope_pipeline.stages.finetune import FINETUNE
+from ninscope_pipeline.stages.interactions import INTERACTIONS
 from ninscope_pipeline.stages.network import NETWORK
 from ninscope_pipeline.stages.nulls import NULLS
 from ninscope_pipeline.stages.singular_values import SINGULAR_VALUES_STAGE
@@ -33,6 +34,7 @@ _OWN: tuple[Stage, ...] = (
     SINGULAR_VALUES_STAGE,
     NULLS,
     CONTROLS,
+    INTERACTIONS,
     FINETUNE,
     ACTIVATIONS,
     EMERGENCE,

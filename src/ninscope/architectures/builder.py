@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ninscope.architectures.gauge import KNOWN, Attention, Detour, Gain, Gauge, Units
+from ninscope.architectures.gauge import KNOWN, Attention, Detour, Gain, Gauge, Skip, Units
 from ninscope.architectures.layout import (
     Architecture,
     Link,
@@ -56,7 +56,7 @@ class Builder:
         self._left: set[str] = set()  # layers whose kind their first weights have said
         self._of_block: dict[str, list[str]] = {}
         self._readers: dict[str, list[str]] = {}
-        self._declared: list[Gain | Attention | Units | Detour] | None = None
+        self._declared: list[Gain | Attention | Units | Detour | Skip] | None = None
 
     def layer(self, block: str, part: str, size: int, kind: str = "", group: str = "") -> str:
         """Add the node layer `block`.`part`; returns that name. Layers of one block and `group` share sampled neurons."""
@@ -114,7 +114,7 @@ class Builder:
         """Add a connection without weights. first, skip, heads (part, parts, group): as in Link."""
         self._links.append(Link(source, target, first, skip=skip, **heads))
 
-    def declare(self, *parts: Gain | Attention | Units | Detour) -> None:
+    def declare(self, *parts: Gain | Attention | Units | Detour | Skip) -> None:
         """Add what is known of the model's function beside its wiring (`gauge`). A family says all of it, or nothing.
 
         It counts where the family is one of `gauge.KNOWN`: a new family that is built like another need not work like it.
@@ -138,6 +138,7 @@ class Builder:
             tuple(part for part in declared if isinstance(part, Attention)),
             tuple(part for part in declared if isinstance(part, Units)),
             tuple(part for part in declared if isinstance(part, Detour)),
+            tuple(part for part in declared if isinstance(part, Skip)),
         )
 
     def architecture(self, note: str = "", complete: bool = True, warning: str = "") -> Architecture:

@@ -128,14 +128,23 @@ class Detour:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """A skip connection that a model has and its wiring leaves out: neuron i of `source` is added to neuron i of `target`."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
 class Gauge:
     """All that a family says of its models. Where an architecture has one, every rescaling is in it that is known to be free.
 
     gains: of every normalisation with a gain that a matrix reads or that scales what a matrix wrote; not of the one before a head
-    that is left out. attentions, units, detours: all of them.
+    that is left out. attentions, units, detours, skips: all of them.
     """
 
     gains: tuple[Gain, ...] = ()
     attentions: tuple[Attention, ...] = ()
     units: tuple[Units, ...] = ()
     detours: tuple[Detour, ...] = ()
+    skips: tuple[Skip, ...] = ()

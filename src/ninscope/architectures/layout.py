@@ -186,6 +186,7 @@ class Architecture:
         layers = {name for one in gauge.attentions for name in (one.q, one.k, one.v, one.c)}
         layers |= {name for units in gauge.units for name in (*units.entered, units.left)}
         layers |= {name for detour in gauge.detours for name in (detour.reads, detour.writes)}
+        layers |= {name for skip in gauge.skips for name in (skip.source, skip.target)}
         joined = {(block.source, block.target) for block in self.blocks}
         unknown = (matrices - self.matrices.keys()) | (layers - self._sizes.keys())
         if unknown or any((detour.source, detour.target) not in joined for detour in gauge.detours):

@@ -115,7 +115,7 @@ def arrange(
     left: float = 0.0,
     beyond: float = 0.0,
     bars: dict[int, Axes] | None = None,
-    twin: Axes | None = None,
+    twin: Axes | Sequence[Axes] | None = None,
     widths: Sequence[float] | None = None,
     heights: Sequence[float] | None = None,
 ) -> None:
@@ -123,7 +123,8 @@ def arrange(
 
     panels: (rows, columns) of axes that are drawn, with their limits, ticks, titles and labels. above, below, left: room for
     what belongs to the figure as a whole, in points; beyond: room to the right of every column, in points. bars: the axes of
-    colour bars, by the column to the right of which they stand. twin: the axes of a second ordinate, in the last column.
+    colour bars, by the column to the right of which they stand. twin: the axes of a second ordinate, in the last column, or of
+    several.
     widths, heights: ratios of columns and rows (default: all alike).
     """
     width, height = _size(figure)
@@ -142,7 +143,8 @@ def arrange(
         bar.set_position((0.9, lows[-1] / height, 0.05, (tops[0] - lows[-1]) / height))
     beside = np.array([max(_beside_axis(axes) for axes in column) for column in panels.T])
     right = np.full(columns, beyond)
-    right[-1] += _beside_axis(twin) if twin is not None else 0.0
+    twins = [twin] if isinstance(twin, Axes) else list(twin or ())
+    right[-1] += max(map(_beside_axis, twins), default=0.0)
     for column, bar in bars.items():
         right[column] += _BAR_GAP + _BAR_WIDTH + _beside_axis(bar)
     free = width - 2 * _EDGE - left - right.sum() - beside.sum() - _ACROSS * (columns - 1)
@@ -156,8 +158,8 @@ def arrange(
         start = starts[column] + wide[column] + _BAR_GAP
         bar.set_position((start / width, lows[-1] / height, _BAR_WIDTH / width, (tops[0] - lows[-1]) / height))
         _place_labels(bar)
-    if twin is not None:
-        _place_labels(twin)
+    for second in twins:
+        _place_labels(second)
 
 
 def bar_axes(figure: Figure) -> Axes:

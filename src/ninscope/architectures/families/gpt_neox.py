@@ -13,7 +13,7 @@ from ninscope.architectures import sizes
 from ninscope.architectures.builder import Builder
 from ninscope.architectures.declarations import heads as declare_heads
 from ninscope.architectures.declarations import plain_units, rotary_of
-from ninscope.architectures.gauge import READ, Detour, Gain
+from ninscope.architectures.gauge import READ, Detour, Gain, Skip
 from ninscope.architectures.layout import Architecture
 from ninscope.architectures.registry import register
 from ninscope.architectures.transformer_blocks import attention, following, formatted, mlp
@@ -62,6 +62,8 @@ def _wired(config: Mapping, mlp_reads: str) -> Architecture:
         plain_units(net, block, config.get("hidden_act", "gelu"))
         if config.get("use_parallel_residual", True) is True:
             net.declare(*_detours(block, after, mlp_reads))
+        else:  # the chain is the model's, but for the residual that its MLP reads too
+            net.declare(Skip(f"{block}.x", f"{block}.a"))
     net.layer("output", "x", width)
     return net.architecture()
 
