@@ -26,6 +26,7 @@ from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import over_the_network
 from benchmarks.paths import export, paths
 from benchmarks.shapes import SHAPES, write_checkpoint
+from benchmarks.weights import weights
 from ninscope.exact.bands import BAND_BYTES
 from ninscope.measuring import measure_all
 from ninscope.multifractal.boxes import column_histogram
@@ -288,6 +289,7 @@ def main() -> None:
             suite(folder, "tiny" if small else "70m", 3 if small else 154),
             measuring(folder, *(("tiny", 3, 3, 1, other) if small else ("70m", 40, 1540, 3, other))),
             running(folder, *(("tiny", (3,), 1, other) if small else ("70m", (40, 154), 2, other))),
+            weights(folder, *(("tiny", 1) if small else ("410m", 3))),
             turned_over(folder, *((1, 128, 1, other) if small else (16, 2048, 3, other))),
             over_the_network(folder, *(("tiny", "tiny", 4) if small else ("70m", "2.8b", 154))),
             paths(folder, "tiny" if small else "70m", 2 if small else 15, 2 if small else 24),

@@ -1,7 +1,9 @@
 """Shared by all tests: seeds that are printed and can be set, hypothesis profiles, whether kernels are compiled."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +20,17 @@ SEED = int(os.environ.get("NINSCOPE_TEST_SEED", "20240601"))
 
 def pytest_report_header():
     return f"kernels: {'compiled' if JIT else 'plain Python'}; NINSCOPE_TEST_SEED={SEED}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What importing the tests made stays to the end, torch and its like among it: the garbage collector need not look at it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

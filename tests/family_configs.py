@@ -87,6 +87,8 @@ CONFIGS |= {
     "llama4_text": {"model_type": "llama4_text", "num_local_experts": 3, "head_dim": 6} | LLAMA,
     "llama4": {"model_type": "llama4", "text_config": {"num_local_experts": 3, "head_dim": 6} | LLAMA},
     "granitemoe": {"model_type": "granitemoe", "num_local_experts": 3} | LLAMA,
+    "gemma3": {"model_type": "gemma3", "text_config": {"head_dim": 6} | LLAMA},
+    "mistral3": {"model_type": "mistral3", "text_config": {"model_type": "mistral"} | LLAMA},
     "gemma4_text": {
         "model_type": "gemma4_text",
         "head_dim": 6,
@@ -94,6 +96,10 @@ CONFIGS |= {
         "hidden_size_per_layer_input": 14,
     }
     | LLAMA,
+    "gemma4": {
+        "model_type": "gemma4",
+        "text_config": {"head_dim": 6, "global_head_dim": 8, "hidden_size_per_layer_input": 14} | LLAMA,
+    },
     "gpt_oss": {"model_type": "gpt_oss", "num_local_experts": 3, "head_dim": 6} | LLAMA,
     "qwen2_moe": {"model_type": "qwen2_moe", "num_experts": 3, "shared_expert_intermediate_size": 20} | EXPERTS,
     "qwen3_moe": {"model_type": "qwen3_moe", "num_experts": 3} | EXPERTS,

@@ -183,7 +183,7 @@ CHANGES = {
             "from ninscope_pipeline.stages.sizes import SIZES\nfrom ninscope_pipeline.stages.spectra import",
             "from ninscope_pipeline.stages.spectra import",
         ),
-        Change(f"{STAGES}/registry.py", "= (SIZES, NETWORK,", "= (NETWORK,"),
+        Change(f"{STAGES}/registry.py", "    SIZES,\n    NETWORK,\n", "    NETWORK,\n"),
         Change(f"{SRC}/report/sizes_figure.py", FIGURE),
     ],
     "a null model": [
@@ -208,7 +208,7 @@ CHANGES = {
             '    """Run an experiment:',
             ') -> None:\n    """Run an experiment:',
         ),
-        Change("pipeline/ninscope_pipeline/cli.py", "trust_duplicates, replace, note))", "trust_duplicates, replace))"),
+        Change("pipeline/ninscope_pipeline/cli.py", "*trusted, replace, note))", "*trusted, replace))"),
         Change(
             RUN,
             '    replace: bool = False,\n    note: str = "",\n',

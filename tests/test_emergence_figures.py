@@ -8,7 +8,7 @@ import pytest
 
 from ninscope.report.benchmarks_figure import benchmarks_figure
 from ninscope.report.figures import comparison_figure, emergence_figure
-from ninscope.report.layout import picture, png
+from ninscope.report.layout import picture, png, text_width
 from ninscope.report.parts_figure import parts_figure
 from ninscope.report.step_axis import MOST_TICKS, position
 
@@ -139,6 +139,42 @@ def test_every_task_and_metric_has_a_panel():
     ]
     many = benchmarks(*((f"task{number}", "accuracy") for number in range(45)))
     assert "(5 more are in the table benchmarks)" in benchmarks_figure(rows(), many, "mine")._suptitle.get_text()
+
+
+def parts_of_blocks(blocks, letters, steps):
+    names = ["all", *(f"layer/block{block}.{letter}" for block in range(blocks) for letter in letters)]
+    many = [rows(part=name).iloc[:1].assign(step=step) for name in names for step in steps]
+    return pd.concat(many, ignore_index=True).astype({"step": "Int64"})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "labels"),
+    [
+        (6, [f"block{block}.{letter}" for block in range(6) for letter in "xqkvcam"]),
+        (12, [f"block{block}.x" for block in range(12)]),
+        (150, [f"block{block}.x" for block in range(0, 150, 3)]),
+    ],
+)
+def test_parts_have_a_label_each_or_one_a_block(blocks, labels):
+    figure = parts_figure(parts_of_blocks(blocks, "xqkvcam", [0]), "mine")
+    panel = figure.axes[2]
+    assert list(panel.yaxis.get_major_formatter().seq) == labels
+    assert [label for label in ticks(figure.axes[2])[1] if label] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "labelled"), [([1000, 2000, 143000], ["1k", "2k", "143k"]), ([0, *range(1000, 144000, 1000)], None)]
+)
+def test_labels_of_steps_below_parts_do_not_touch(steps, labelled):
+    figure = parts_figure(parts_of_blocks(1, "xm", steps), "mine")
+    panel = figure.axes[2]
+    places, labels = ticks(panel)
+    assert labelled is None or labels == labelled
+    points = panel.get_position().width * figure.bbox.width * 72 / figure.dpi / np.ptp(panel.get_xlim())
+    shown = [(place * points, text_width(label, 9)) for place, label in zip(places, labels, strict=True) if label]
+    assert len(shown) > 1
+    for (place, width), (after, width_after) in pairwise(shown):
+        assert after - place > (width + width_after) / 2 + 2
 
 
 def test_cells_of_parts_with_a_warning_have_a_dot():

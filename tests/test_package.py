@@ -23,6 +23,7 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
+@pytest.mark.slow
 def test_measuring_needs_no_torch():
     code = BLOCK_TORCH + (
         "import ninscope\nfrom ninscope_pipeline.cli import main\n"
@@ -137,6 +138,7 @@ def test_only_what_runs_models_imports_torch():
         assert not names & of_torch, path
 
 
+@pytest.mark.slow
 def test_planning_studies_needs_no_torch():
     modules = (
         "ninscope.neurons.tasks.settings", "ninscope.neurons.tasks.forecast_settings", "ninscope.neurons.finetuning.recipe",

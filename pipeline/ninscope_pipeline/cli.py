@@ -47,6 +47,13 @@ Workers = Annotated[
 TrustDuplicates = Annotated[
     bool, typer.Option("--trust-duplicates", help="Compute E even where two steps have identical weights.")
 ]
+TrustUnlikeCounts = Annotated[
+    bool,
+    typer.Option(
+        "--trust-unlike-counts",
+        help="Compute E even where other layers count than in the baseline, or 10 % more or fewer nodes.",
+    ),
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name in ./runs.")]
 BaselineOption = Annotated[
     str | None,
@@ -155,6 +162,7 @@ def measure(
         typer.Option("--architecture", help="TOML file with a table [architecture] that describes the model."),
     ] = None,
     trust_duplicates: TrustDuplicates = False,
+    trust_unlike_counts: TrustUnlikeCounts = False,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="File for a figure over steps: .png, .svg or .pdf.")
     ] = None,
@@ -196,6 +204,7 @@ def measure(
         "baseline": baseline,
         "architecture": None if architecture is None else load_architecture(architecture),
         "trust_duplicates": trust_duplicates,
+        "trust_unlike_counts": trust_unlike_counts,
     }
     raise typer.Exit(measure_sources(sources, options, Output(as_json, as_csv, figure), _say))
 
@@ -232,6 +241,7 @@ def bias(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
     baseline: BaselineOption = None,
     trust_duplicates: TrustDuplicates = False,
+    trust_unlike_counts: TrustUnlikeCounts = False,
     figure: Annotated[
         Path | None,
         typer.Option("--figure", help="File for the figure: .png, .svg or .pdf (default: bias.png; with --json none)."),
@@ -247,6 +257,7 @@ def bias(
         "samples": samples,
         "seed": seed,
         "trust_duplicates": trust_duplicates,
+        "trust_unlike_counts": trust_unlike_counts,
         "baseline": baseline,
     }
     raise typer.Exit(show_sampling_bias(source, options, figure, as_json, _say))
@@ -266,6 +277,7 @@ def run(
     workers: Workers = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
     trust_duplicates: TrustDuplicates = False,
+    trust_unlike_counts: TrustUnlikeCounts = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace results of another source in the same run folder.")
     ] = False,
@@ -276,7 +288,8 @@ def run(
     reserve_little()
     from ninscope_pipeline.run_command import dag_path, run_dag
 
-    raise typer.Exit(run_dag(dag_path(dag), runs_dir, _say, scheduler, workers, dry_run, trust_duplicates, replace))
+    trusted = trust_duplicates, trust_unlike_counts
+    raise typer.Exit(run_dag(dag_path(dag), runs_dir, _say, scheduler, workers, dry_run, *trusted, replace))
 
 
 @app.command()

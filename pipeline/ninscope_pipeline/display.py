@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ from ninscope.errors import RequestError
 from ninscope.measured_rows import Measured
 from ninscope.progress import counting
 from ninscope.report import FORMATS
-from ninscope.wording import outer_names
+from ninscope.wording import of_number, outer_names
 
 if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope audit` do without
     import pandas as pd
@@ -103,17 +103,27 @@ def show_plan(prepared: "PreparedRun", listed: Sequence[tuple[str, str]], to_fet
         print(f"would replace: {prepared.replaces}; without --replace the run is refused")
     for model, size in to_fetch.items():
         print(f"would fetch: {decimal(size)} ({size} bytes) of weights for {model}")
-    counted = Counter(stage for stage, _ in listed)
-    summed = ", ".join(f"{number} {_title(stage)}" for stage, number in counted.items()) or "nothing"
     count = len(prepared.located)
-    found = f"{count - len(at_fault)} of {count}" if at_fault else count
-    print(f"{prepared.dag.name}: {found} checkpoints located; would run {summed}, in {near(prepared.folder.root)}")
+    found = (f"{count - len(at_fault)} of " if at_fault else "") + of_number(count, "checkpoint")
+    summed = _summed(stage for stage, _ in listed)
+    print(f"{prepared.dag.name}: {found} located; would run {summed}, in {near(prepared.folder.root)}")
+
+
+def _summed(listed: Iterable[str]) -> str:
+    """How often each stage is listed; tables and figures are one job, whatever their number."""
+    from ninscope_pipeline.stages.registry import stages
+
+    counted = Counter(listed)
+    return (
+        ", ".join(f"{_title(stage)} ({number})" if stage in stages() else stage for stage, number in counted.items())
+        or "nothing"
+    )
 
 
 def show_fetched(fetched: Fetched) -> None:
     """What came over the network, if anything did."""
     if fetched.requests:
-        print(f"fetched {decimal(fetched.bytes)} ({fetched.bytes} bytes) in {fetched.requests} requests")
+        print(f"fetched {decimal(fetched.bytes)} ({fetched.bytes} bytes) in {of_number(fetched.requests, 'request')}")
 
 
 def show_progress(path: Path, progress: "RunProgress") -> None:
@@ -124,7 +134,11 @@ def show_progress(path: Path, progress: "RunProgress") -> None:
     table.add_row("tables", "1" if progress.finished else "0", "1")
     _print_whole(table)
     state = "finished" if progress.finished else "not finished; run the same command again to continue"
-    print(f"{path.name}: {state}; {len(progress.problems)} checkpoints not ok")
+    absent = sum(total - done for done, total in progress.stages.values())
+    if progress.finished and absent:
+        verb = "is" if absent == 1 else "are"
+        state += f", but {of_number(absent, 'stored result')} of its plan {verb} not there; run the same command again"
+    print(f"{path.name}: {state}; {of_number(len(progress.problems), 'checkpoint')} not ok")
 
 
 def show_runs(folder: Path, runs: "Sequence[RunState]") -> None:
@@ -142,9 +156,7 @@ def show_runs(folder: Path, runs: "Sequence[RunState]") -> None:
 def show_cleaned(path: Path, removed: "Mapping[JobId, int]", dry_run: bool) -> None:
     """How much was removed, by stage."""
     verb = "would remove" if dry_run else "removed"
-    counted = Counter(stage for stage, _ in removed)
-    listed_stages = ", ".join(f"{number} {_title(stage)}" for stage, number in counted.items()) or "nothing"
-    print(f"{path}: {verb} {listed_stages} ({decimal(sum(removed.values()))})")
+    print(f"{path}: {verb} {_summed(stage for stage, _ in removed)}; {decimal(sum(removed.values()))}")
 
 
 def done_so_far(prepared: "PreparedRun") -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ninscope import garbage
 from ninscope.errors import InterruptedRun, NinscopeError, RequestError, described
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def run_command_line(app: typer.Typer, arguments: Sequence[str] | None, say: "Sa
     if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
     try:
-        code = _exit_code(app, arguments, say)
+        with garbage.looked_for_seldom():
+            code = _exit_code(app, arguments, say)
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt_once:
             signal.signal(signal.SIGINT, signal.default_int_handler)

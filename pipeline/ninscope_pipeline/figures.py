@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ninscope import garbage
 from ninscope_pipeline.outcome import Outcome, attempt
 from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.stages.registry import stages
@@ -97,7 +98,8 @@ def _read(folder: RunFolder, name: str) -> "pd.DataFrame":
 
 def draw(tables: "Mapping[str, pd.DataFrame]", formats: Sequence[str] = DEFAULT_FORMATS) -> dict[str, bytes]:
     """Pictures by file name: what every stage draws from the tables."""
-    from ninscope.report.layout import picture  # matplotlib takes half a second to import
+    with garbage.not_looked_for():
+        from ninscope.report.layout import picture  # matplotlib takes a third of a second to import
 
     figure_tables = FigureTables(tables)
     drawn: dict[str, bytes] = {}

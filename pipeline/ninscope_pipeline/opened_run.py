@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import zarr
 
+from ninscope.checkpoints.baseline import stated_step
+from ninscope.checkpoints.revisions import step_of
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
 from ninscope.exact.layers import NodeValues
@@ -15,6 +16,7 @@ from ninscope.measurement import Measurement, origin_of, with_origin
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.report import FORMATS
 from ninscope.shown import Shown
+from ninscope.wording import outer_names
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
 from ninscope_pipeline.stages.emergence import of_analysis
@@ -29,6 +31,7 @@ from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
 if TYPE_CHECKING:
+    import zarr
     from matplotlib.axes import Axes
 
 
@@ -92,22 +95,29 @@ class Run(Shown):
                 f"{self.path}: table {name} is damaged ({error}); repeat the `ninscope run` command to write it again"
             ) from None
 
-    def network(self, model: str, revision: str, variant: str = DEFAULT, suite: str | None = None) -> SampledNetwork:
+    def network(
+        self, model: str, revision: str | int, variant: str = DEFAULT, suite: str | None = None
+    ) -> SampledNetwork:
         """The sampled network of one checkpoint, as it is stored.
 
-        variant: of which of [[variants]]. suite: of the model, where two suites have one of that name. Raises RequestError (no
-        such checkpoint or variant, none stored, or several suites have it).
+        revision: by its name or its step. variant: of which of [[variants]]. suite: of the model, where two suites have one of
+        that name. Raises RequestError (no such checkpoint or variant, none stored, or several suites have it).
         """
         key = self._stored(suite, model, revision, named(variant, NETWORK), NETWORK_STAGE.name)
         if key is not None:
             return stored_network(ArtefactStore(self._folder).read(NETWORK_STAGE.name, key, with_matrix=True))
         raise RequestError(
-            f"{self.path}: no stored network of {_shown(model, variant, suite)} at {revision}; the table checkpoints lists what "
-            "there is (only sampled networks are stored)"
+            f"{self.path}: no stored network of {_shown(model, variant, suite)} at {revision}{self._near(model, revision)}; the "
+            "table checkpoints lists what there is (only sampled networks are stored)"
         )
 
     def spectra(
-        self, model: str, revision: str, variant: str = DEFAULT, suite: str | None = None, exact: bool | None = None
+        self,
+        model: str,
+        revision: str | int,
+        variant: str = DEFAULT,
+        suite: str | None = None,
+        exact: bool | None = None,
     ) -> Measurement:
         """The spectra of one checkpoint, as `ninscope.measure` gives them, to be compared with others of `ninscope.emergence`.
 
@@ -123,7 +133,8 @@ class Run(Shown):
         }
         if len(keys) != 1:
             reason = "both exact and sampled spectra; say exact=True or exact=False" if keys else "no stored spectra"
-            raise RequestError(f"{self.path}: {reason} of {_shown(model, variant, suite)} at {revision}")
+            near = "" if keys else self._near(model, revision)
+            raise RequestError(f"{self.path}: {reason} of {_shown(model, variant, suite)} at {revision}{near}")
         ((method, key),) = keys.items()
         measured = stored_measurement(ArtefactStore(self._folder).read(stages[method], key))
         parameters = next(
@@ -135,7 +146,7 @@ class Run(Shown):
         family, digest = entry.get("wirings", {}).get(parameters.reading.key, (None, None))
         return with_origin(measured, origin_of(parameters, digest, family))
 
-    def nodes(self, model: str, revision: str, variant: str = DEFAULT, suite: str | None = None) -> pd.DataFrame:
+    def nodes(self, model: str, revision: str | int, variant: str = DEFAULT, suite: str | None = None) -> pd.DataFrame:
         """Every neuron of a checkpoint's exact analysis, where the DAG file says per_node = true.
 
         One row a neuron of a layer with outgoing edges: layer, neuron, edges, average_weighted_degree, dimension,
@@ -148,8 +159,8 @@ class Run(Shown):
             nodes = stored_measurement(ArtefactStore(self._folder).read(EXACT_STAGE.name, key)).nodes_of
         if not nodes:
             raise RequestError(
-                f"{self.path}: no values of single neurons for {_shown(model, variant, suite)} at {revision}; set "
-                "per_node = true in [analysis] and run again"
+                f"{self.path}: no values of single neurons for {_shown(model, variant, suite)} at {revision}"
+                f"{self._near(model, revision) or '; set per_node = true in [analysis] and run again'}"
             )
         layer_tables = [
             pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)}).rename(
@@ -159,28 +170,46 @@ class Run(Shown):
         ]
         return pd.concat(layer_tables, ignore_index=True)
 
-    def _stored(self, suite: str | None, model: str, revision: str, name: str, stage: str) -> str | None:
+    def _stored(self, suite: str | None, model: str, revision: str | int, name: str, stage: str) -> str | None:
         """The key of what is stored of a checkpoint under `name` in the plan, if it is. Raises RequestError: of several suites."""
         store = ArtefactStore(self._folder)
         keys = (entry.get(name) for entry in self._entries(suite, model, revision))
         return next((key for key in keys if key and store.has(stage, key)), None)
 
-    def _entries(self, suite: str | None, model: str, revision: str) -> list[dict[str, Any]]:
-        """What the plan says of a checkpoint: one entry, or none. Raises RequestError: several suites have it."""
-        entries = [
-            entry
-            for entry in self.plan["checkpoints"]
-            if entry["model"] == model and entry["revision"] == revision and suite in (None, entry["suite"])
+    def _entries(self, suite: str | None, model: str, revision: str | int) -> list[dict[str, Any]]:
+        """What the plan says of a checkpoint, by its revision's name or step: one entry, or none.
+
+        Raises RequestError: several suites have it.
+        """
+        of_model = [
+            entry for entry in self.plan["checkpoints"] if entry["model"] == model and suite in (None, entry["suite"])
         ]
+        names = {entry["revision"] for entry in of_model}
+        if revision not in names and (step := stated_step(revision)) is not None:
+            of_step = [name for name in names if step_of(name) == step]
+            revision = of_step[0] if len(of_step) == 1 else revision
+        entries = [entry for entry in of_model if entry["revision"] == revision]
         if len(suites := sorted({entry["suite"] for entry in entries})) > 1:
             raise RequestError(
                 f"{self.path}: the suites {' and '.join(suites)} have {model} at {revision}; say which with suite="
             )
         return entries
 
+    def _near(self, model: str, revision: str | int) -> str:
+        """What the run has in place of a model or revision that it lacks, one clause with its "; "; empty where it has it."""
+        by_model: dict[str, list[str]] = {}
+        for entry in self.plan["checkpoints"]:
+            by_model.setdefault(entry["model"], []).append(entry["revision"])
+        if not by_model or str(revision) in by_model.get(model, ()):
+            return ""
+        given, known = (str(revision), by_model[model]) if model in by_model else (model, list(by_model))
+        return did_you_mean(given, known) or f"; it has {outer_names(list(dict.fromkeys(known)))}"
+
     @property
-    def store(self) -> zarr.Group:
+    def store(self) -> "zarr.Group":
         """The Zarr store, read-only."""
+        import zarr  # slow to import, and what is read of a run otherwise needs none
+
         return zarr.open_group(self._folder.store, mode="r")
 
     @property
@@ -201,9 +230,20 @@ def _shown(model: str, variant: str, suite: str | None) -> str:
     return name if variant == DEFAULT else f"{name}, variant {variant},"
 
 
+def _folders_in(path: Path) -> list[Path]:
+    try:
+        return sorted(child for child in path.iterdir() if child.is_dir())
+    except OSError:
+        return []
+
+
 def open_run(path: str | Path) -> Run:
     """The run in a folder ("runs/demo"). Raises RequestError when the folder holds no run."""
     path = Path(path).expanduser()
     if not RunFolder(path).run_file.is_file():
-        raise RequestError(f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote")
+        beside = [folder.name for folder in _folders_in(path.parent) if RunFolder(folder).run_file.is_file()]
+        near = did_you_mean(path.name, beside)
+        raise RequestError(
+            f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}"
+        )
     return Run(path)

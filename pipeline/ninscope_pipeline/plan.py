@@ -148,6 +148,14 @@ class Plan:
                     counted.add(job.key)
         return {stage: sorted(stage_keys) for stage, stage_keys in keys.items()}
 
+    def following_keys(self) -> dict[str, list[str]]:
+        """By stage that follows from others' outcomes, its artefacts as far as they are known: at the end of a run, all."""
+        return {
+            name: sorted(job.key for job in self.request.jobs_of(name) if job.key)
+            for name, stage in stages().items()
+            if stage.follows_outcomes
+        }
+
     def first_jobs(self) -> list[Job]:
         """Those that can run before it is known what becomes of others."""
         return [job for job in self.to_run if not stages()[job.stage].follows_outcomes]

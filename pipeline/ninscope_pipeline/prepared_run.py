@@ -219,6 +219,7 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
             keys.setdefault(job.checkpoint.id, {})[job.name] = job.key if usable else None
     described = {
         "stages": plan.keys(),
+        "following": plan.following_keys(),
         "tables": key,
         "checkpoints": [
             {

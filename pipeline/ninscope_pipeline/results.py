@@ -11,7 +11,8 @@ from ninscope_pipeline.located import Located
 from ninscope_pipeline.outcome import OK, Outcome
 from ninscope_pipeline.plan import Request
 from ninscope_pipeline.stages.measurements import SUMMARY, stored_measurement
-from ninscope_pipeline.stages.stage import Job, JobId
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import Job, JobId, Stage
 from ninscope_pipeline.storing.store import ArtefactStore
 
 if TYPE_CHECKING:
@@ -95,6 +96,11 @@ class Results:
         if job not in self._measurements:  # analyses of several variants may be the same
             self._measurements[job] = stored_measurement(self.store.read(*job, only=SUMMARY))
         return self._measurements[job]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage there is, in their order."""
+        return list(stages().values())
 
     def table(self, name: str) -> "pd.DataFrame":
         """A table that was made before this one."""

@@ -45,6 +45,7 @@ def run_dag(
     workers: int | None = None,
     dry_run: bool = False,
     trust_duplicates: bool = False,
+    trust_unlike_counts: bool = False,
     replace: bool = False,
 ) -> int:
     """Run a DAG file and tell of it; returns the exit code. say: prints a line that is not a result.
@@ -53,8 +54,7 @@ def run_dag(
     Raises RequestError, InterruptedRun, and what stops a run midway.
     """
     dag = load_dag(dag_file)
-    if trust_duplicates:
-        dag = dag.trusting_duplicates()
+    dag = dag.trusting(trust_duplicates, trust_unlike_counts)
     cluster = dag.cluster.overridden(scheduler, workers)
     dag = dag.model_copy(update={"cluster": cluster})
     if cluster.kind != "address":

@@ -61,7 +61,7 @@ def _bytes(path: Path) -> int:
 def clean_run(path: Path, dry_run: bool = False) -> dict[JobId, int]:
     """Remove the artefacts that a run's plan does not name; returns their bytes by stage and key.
 
-    Stages that follow from others' results (E) are small, and the plan, which is made before, does not name theirs: they stay.
+    Those that follow from others' results (E) stay where an earlier version wrote the plan, which does not name them.
     Raises RequestError: the run has not finished, or another is at work there; StoreError.
     """
     run, folder = open_run(path), RunFolder(path)
@@ -69,8 +69,8 @@ def clean_run(path: Path, dry_run: bool = False) -> dict[JobId, int]:
         raise RequestError(
             f"{path}: the run has not finished; finish it first, so that it is known what its tables need"
         )
-    planned = run.plan["stages"]
-    known = [name for name, stage in stages().items() if not stage.follows_outcomes and name in planned]
+    planned = {**run.plan["stages"], **run.plan.get("following", {})}
+    known = [name for name in stages() if name in planned]
     with folder.alone() as alone:
         if not alone:
             raise RequestError(

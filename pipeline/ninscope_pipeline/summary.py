@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from ninscope.checkpoints.verification import without_unverified
+from ninscope.report.model_names import model_names
+from ninscope.wording import of_number
 from ninscope_pipeline.opened_run import Run
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.emergence import of_analysis, whole_networks
@@ -63,21 +65,22 @@ def summary_line(run: Run) -> str:
     """One line: how many checkpoints, where E went, and what to look at."""
     checkpoints, emergence = run.table("checkpoints"), of_analysis(run.table("emergence"))
     ok = int((checkpoints["status"] == "ok").sum())
-    parts = [f"{run.path.name}: {ok} of {len(checkpoints)} checkpoints ok"]
+    parts = [f"{run.path.name}: {ok} of {of_number(len(checkpoints), 'checkpoint')} ok"]
     warned = emergence[emergence["warning"].fillna("") != ""]
     known = emergence.dropna(subset=["emergence", "step"])
     if (known["method"] == "exact").any():
         known = known[known["method"] == "exact"]
     if len(known):
         top = known.iloc[int(known["emergence"].argmax())]
-        where = f"{top['model']} at step {top['step']}"
+        model = model_names(emergence)[top["suite"], top["model"]]
+        where = f"{model} at step {top['step']}"
         parts.append(f"largest E: {top['emergence']:.3f}, {where} ({top['method']})")
         if top["warning"]:
             parts.append(f"warning of that E: {top['warning']}")
     if len(warned):
         of_all = emergence[["suite", "model", "revision"]].drop_duplicates()
         revisions = warned[["suite", "model", "revision"]].drop_duplicates()
-        parts.append(f"warnings at {len(revisions)} of {len(of_all)} checkpoints (column warning)")
+        parts.append(f"warnings at {len(revisions)} of {of_number(len(of_all), 'checkpoint')} (column warning)")
     shown = [path for path in run.figures if path.stem.endswith("emergence")]
     look = shown[-1] if len(shown) == 1 else run.path / "figures"
     parts.append(f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table('emergence')")

@@ -103,6 +103,7 @@ def tables_key(request: Request) -> str:
         studies=_other_jobs(request),
         evaluations=[[evaluation.as_list() for evaluation in evaluations] for evaluations in request.evaluations],
         nodes_per_layer=_nodes_per_layer(request),
+        **({"trust_unlike_counts": True} if request.dag.emergence.trust_unlike_counts else {}),
     )
 
 

@@ -4,6 +4,7 @@ NeuroMFA takes the sampled network for the whole one (Eq. 28), but values depend
 This measures how much, on a checkpoint: samples of every size and the whole network, all from one pass over the weights.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import ChosenNeurons
 from ninscope.exact.whole import ExactAnalysis, analyse_networks
-from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings, named_baseline
+from ninscope.locating import LocatedRevision, Wiring, audit_revisions, locate_siblings, named_baseline, named_revision
 from ninscope.measurement import Measurement, exact_measurement
 from ninscope.multifractal.emergence import compared, emergence_of
 from ninscope.multifractal.means import known_std, without_spectrum
@@ -37,12 +38,13 @@ COLUMNS = {
 
 def sampling_bias(
     source: str,
-    revision: str | None = None,
+    revision: str | int | None = None,
     nodes_per_layer: Sequence[int] | None = None,
     samples: int = Parameters.samples,
     seed: int = Parameters.seed,
     workers: int | None = None,
     trust_duplicates: bool = False,
+    trust_unlike_counts: bool = False,
     baseline: str | int | None = None,
     **parameters: Any,
 ) -> pd.DataFrame:
@@ -55,8 +57,8 @@ def sampling_bias(
 
     alpha0, width: means over samples, with their standard deviations (n - 1); emergence: E of the means against the baseline,
     from samples of the same size; emergence_std: over samples, each against its own neurons at the baseline. Values
-    are missing where they do not exist, or where the audit found that E would be false (unless trust_duplicates), and `message`
-    says why. `warning`: why not to trust a spectrum or E.
+    are missing where they do not exist, where the audit found that E would be false (unless trust_duplicates), or where it would
+    compare unlike networks (unless trust_unlike_counts), and `message` says why. `warning`: why not to trust a spectrum or E.
 
     Raises RequestError: a wrong source or parameter. Raises CheckpointError: the checkpoint is missing or cannot be analysed, or
     the baseline cannot.
@@ -66,6 +68,7 @@ def sampling_bias(
         raise RequestError("logarithmic radii depend on the sample; the sampling bias is measured on integer radii")
     opened = open_source(source)
     chosen_baseline = named_baseline(opened, baseline)
+    revision = None if revision is None else named_revision(opened, revision)
     siblings = {
         located.revision: located for located in locate_siblings(opened, revision, trust_duplicates, chosen_baseline)
     }
@@ -87,7 +90,7 @@ def sampling_bias(
     located.check()
     rows = [
         {"revision": name, "step": located.step}
-        | _row(size, now[size], start.get(size), located.no_emergence, chosen_baseline)
+        | _row(size, now[size], start.get(size), located.no_emergence, chosen_baseline, trust_unlike_counts)
         for size in [*(size for size in now if size is not None), None]
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
@@ -155,10 +158,16 @@ def _neurons(network: NeuronNetwork, size: int, sample: int, seed: int) -> dict[
 
 
 def _row(
-    size: int | None, now: Measurement, start: Measurement | None, no_emergence: str, baseline: Baseline
+    size: int | None,
+    now: Measurement,
+    start: Measurement | None,
+    no_emergence: str,
+    baseline: Baseline,
+    trust_unlike_counts: bool,
 ) -> dict[str, Any]:
-    comparison = compared(now, start, no_emergence, baseline.label)
-    pairs = zip(now.samples, start.samples, strict=True) if start is not None and not no_emergence else ()
+    comparison = compared(now, start, no_emergence, baseline.label, trust_unlike_counts=trust_unlike_counts)
+    has_e = start is not None and not math.isnan(comparison.emergence)
+    pairs = zip(now.samples, start.samples, strict=True) if start is not None and has_e else ()
     values = [emergence_of(after.alpha0, after.width, before.alpha0, before.width) for after, before in pairs]
     return {
         "method": now.method,

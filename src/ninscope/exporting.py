@@ -21,7 +21,7 @@ MAX_EDGES = 20_000_000  # some 2 GB as DataFrames; graph libraries take several 
 
 def network(
     source: str,
-    revision: str | None = None,
+    revision: str | int | None = None,
     nodes_per_layer: int | str = Parameters.nodes_per_layer,
     sample: int = 0,
     seed: int = Parameters.seed,

@@ -11,13 +11,14 @@ from typing import TypeVar
 from ninscope.architectures import Reading, unlike
 from ninscope.auditing import identified_revision, look_at
 from ninscope.checkpoints.audit import Finding, Seen, falsified, findings, unsure
-from ninscope.checkpoints.baseline import STEP_0, Baseline, baseline_of
+from ninscope.checkpoints.baseline import STEP_0, Baseline, baseline_of, stated_step
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.source import Source
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.checkpoints.verification import rest_bytes
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
+from ninscope.wording import first_names, outer_names
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,13 @@ class LocatedRevision:
 Located = TypeVar("Located", bound=LocatedRevision)
 
 
-def revision_of(source: Source, revision: str | None = None) -> str:
-    """The revision of a source that is named, or its only one. Raises RequestError where there are several and none is named."""
+def revision_of(source: Source, revision: str | int | None = None) -> str:
+    """The revision of a source that is named (`named_revision`), or its only one.
+
+    Raises RequestError where there are several and none is named.
+    """
     if revision is not None:
-        return _checked(revision)
+        return named_revision(source, revision)
     revisions = source.revisions()
     if len(revisions) > 1:
         raise RequestError(
@@ -134,10 +138,32 @@ def revision_of(source: Source, revision: str | None = None) -> str:
     return revisions[0]
 
 
-def _checked(revision: object) -> str:
-    if not isinstance(revision, str):
-        raise RequestError(f"revision is {revision!r}; a name was expected, such as 'step1000'")
-    return revision
+def named_revision(source: Source, requested: str | int) -> str:
+    """The revision of that name, or else the only one of that step (30 or "30").
+
+    A name that the source does not list stays as it is: a Hub has tags and commits too. Raises RequestError: it is no name, or
+    several revisions state the step.
+    """
+    is_number = isinstance(requested, int) or (isinstance(requested, str) and requested.isdecimal())
+    step = stated_step(requested) if is_number else None
+    if step is not None:
+        listed = source.revisions()
+        if requested in listed or requested in source.names():
+            return str(requested)
+        of_step = [name for name in listed if source.step_of(name) == step]
+        if len(of_step) > 1:
+            raise RequestError(
+                f"revision {requested!r}: {source.label} has several revisions of that step ({first_names(of_step, 3)}); name one"
+            )
+        if of_step:
+            return of_step[0]
+        if not isinstance(requested, str):
+            raise RequestError(
+                f"revision {requested!r}: {source.label} has no revision of that step; it has {outer_names(listed)}"
+            )
+    if not isinstance(requested, str):
+        raise RequestError(f"revision is {requested!r}; a name was expected, such as 'step1000'")
+    return requested
 
 
 def with_identity(
@@ -186,10 +212,10 @@ def locate_siblings(
 ) -> list[LocatedRevision]:
     """All revisions of a source, by step, identified and audited; no header is read.
 
-    Local files are hashed only where they may be equal to another's. revision: one to be located too, as is a named baseline,
-    where the source does not list it (main, a tag). Raises RequestError.
+    Local files are hashed only where they may be equal to another's. revision: one (of `named_revision`) to be located too, as is
+    a named baseline, where the source does not list it (main, a tag). Raises RequestError.
     """
-    named = [_checked(name) for name in (baseline.revision, revision) if name is not None]
+    named = [name for name in (baseline.revision, revision) if name is not None]
     listed = [(name, source.step_of(name)) for name in dict.fromkeys((*source.revisions(), *named))]
     located = [
         LocatedRevision(seen.revision, seen.step, seen.status, seen.message, seen.passing, seen.identity)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ninscope.measurement import Measurement
@@ -76,11 +77,15 @@ class MeasuredRows(list[Measured]):
             rows = [values for row in self for values in (_values(row, WHOLE), *_parts(row))]
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
-    def plot(self, ax: "Axes | None" = None, value: str = "emergence") -> "Axes":
-        """Draw a column ("emergence", "alpha0", "width") against the step. ax: where (default: axes of a new figure)."""
+    def plot(self, ax: "Axes | None" = None, value: str | None = None) -> "Axes":
+        """Draw a column ("emergence", "alpha0", "width") against the step.
+
+        ax: where (default: axes of a new figure). value: which column (default: E, or alpha0 where no row has an E).
+        """
         from ninscope.report.plots import plot_rows
 
-        return plot_rows(self.to_frame(), ax, value, self.source)
+        name = self.source.rstrip("/").rpartition("/")[2] if Path(self.source).exists() else self.source
+        return plot_rows(self.to_frame(), ax, value, name or self.source)
 
     def __repr__(self) -> str:
         return f"MeasuredRows of {self.source}\n{_shown(self)}" if self else f"MeasuredRows of {self.source}: none"

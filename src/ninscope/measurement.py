@@ -8,6 +8,7 @@ import numpy as np
 
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.exact.whole import ExactAnalysis
+from ninscope.multifractal.jackknife import jackknife_interval
 from ninscope.multifractal.means import known_std
 from ninscope.multifractal.origin import Origin
 from ninscope.multifractal.spectrum import Spectrum, warning_of
@@ -123,6 +124,26 @@ class Measurement(Shown):
     def warning(self) -> str:
         """Why not to trust the spectrum; empty if nothing speaks against it."""
         return joined_clauses(warning_of(self.r2_mass_mean, self.r2_partition, self.samples), self.reading_warning)
+
+    @property
+    def left_out(self) -> dict[str, tuple[float, float]]:
+        """alpha0 and width without each node layer that counts, by its name; empty where that was not computed."""
+        known = {
+            layer.layer: (layer.alpha0_without, layer.width_without) for layer in self.layers if layer.nodes_counted
+        }
+        return {} if np.isnan(list(known.values())).all() else known
+
+    def interval(self, confidence: float = 0.95) -> dict[str, tuple[float, float]]:
+        """(low, high) of "alpha0" and "width" of an exact measurement, by leaving out one node layer at a time.
+
+        It says how much the numbers hang on single layers, not how much they differ between seeds
+        (docs/method.md#spread-of-the-exact-value). NaN where there are fewer than two layers that count.
+        """
+        values = np.array(list(self.left_out.values())).reshape(-1, 2)
+        return {
+            "alpha0": jackknife_interval(self.alpha0, values[:, 0], confidence),
+            "width": jackknife_interval(self.width, values[:, 1], confidence, logarithmic=True),
+        }
 
     @property
     def origin(self) -> Origin | None:

@@ -20,6 +20,7 @@ from ninscope.locating import (
     failed,
     locate_siblings,
     named_baseline,
+    named_revision,
     revision_of,
 )
 from ninscope.measured_rows import Measured, MeasuredRows
@@ -123,7 +124,7 @@ def measured_network(
 @lists_parameters
 def measure(
     source: Any,
-    revision: str | None = None,
+    revision: str | int | None = None,
     exact: bool | None = None,
     base: str | None = None,
     base_revision: str | None = None,
@@ -133,7 +134,8 @@ def measure(
 
     source: a folder with one checkpoint, a folder of revision folders, a file of weights, or a Hub repository id ("org/name");
     or a model in memory: a torch module, or a state dict (without a configuration it is read as generic).
-    revision: which one, where the source has several; a Hub repository without step branches is taken at "main".
+    revision: which one, by its name or its step, where the source has several; a Hub repository without step branches is taken
+    at "main".
     exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,
     samples or seed is given). Sampled values depend on the number of neurons taken; they approach the exact one
     (docs/method.md#sampling).
@@ -155,11 +157,12 @@ def measure(
 @lists_parameters
 def measure_all(
     source: Any,
-    revision: str | None = None,
+    revision: str | int | None = None,
     done: Callable[[Measured], None] = lambda measured: None,
     workers: int | None = None,
     exact: bool | None = None,
     trust_duplicates: bool = False,
+    trust_unlike_counts: bool = False,
     base: str | None = None,
     base_revision: str | None = None,
     layers: bool = True,
@@ -171,7 +174,8 @@ def measure_all(
 
     baseline: what E compares with: a revision, a step, or "first", the first by step (default: step 0 where there is one).
     For one revision the baseline is measured too where the source has it. All revisions are audited first, and where two
-    steps have the same weights there is no E that either would falsify (status duplicate), unless trust_duplicates.
+    steps have the same weights there is no E that either would falsify (status duplicate), unless trust_duplicates. Nor is there
+    one where other layers count than in the baseline, or 10 % more or fewer nodes, unless trust_unlike_counts.
 
     A checkpoint that cannot be analysed is a row with its status and message; the others go on. done: called after each, with
     its row before E is known. workers: threads (default: one a core); results do not depend on it. layers: False leaves the
@@ -181,6 +185,7 @@ def measure_all(
     chosen = parameters_of_call(parameters, exact, signature(measure_all).parameters)
     opened = open_source(source, base, base_revision)
     chosen_baseline = named_baseline(opened, baseline)
+    revision = None if revision is None else named_revision(opened, revision)
     located_siblings = locate_siblings(opened, revision, trust_duplicates, chosen_baseline)
     siblings = {located.revision: located for located in located_siblings}
     names = list(siblings) if revision is None else _with_start(siblings, revision, chosen_baseline)
@@ -208,7 +213,7 @@ def measure_all(
         trust_duplicates=trust_duplicates,
     )
     judged = [(located, results[located.revision][1]) for located in audited if located.revision in results]
-    rows = _rows(judged, chosen_baseline, trust_duplicates)
+    rows = _rows(judged, chosen_baseline, trust_duplicates, trust_unlike_counts)
     shown = rows if revision is None else [row for row in rows if row.revision == revision]
     return MeasuredRows(shown, opened.label)
 
@@ -243,7 +248,10 @@ def _measured_revision(
 
 
 def _rows(
-    judged: list[tuple[LocatedRevision, Measurement | None]], baseline: Baseline, trust_duplicates: bool
+    judged: list[tuple[LocatedRevision, Measurement | None]],
+    baseline: Baseline,
+    trust_duplicates: bool,
+    trust_unlike_counts: bool,
 ) -> list[Measured]:
     usable = [measurement if located.ok else None for located, measurement in judged]
     start_name, start = next(
@@ -258,7 +266,7 @@ def _rows(
     for (located, _), measurement in zip(judged, usable, strict=True):
         row = _row(located, measurement, trust_duplicates)
         if measurement is not None:
-            row = _against(row, start, located.no_emergence, baseline, start_name)
+            row = _against(row, start, located.no_emergence, baseline, start_name, trust_unlike_counts)
             parts = {
                 name: _against(
                     replace(row, message="", spectrum=measurement.part(name)),
@@ -266,6 +274,7 @@ def _rows(
                     located.no_emergence,
                     baseline,
                     start_name,
+                    trust_unlike_counts,
                 )
                 for name in measurement.parts
             }
@@ -275,11 +284,16 @@ def _rows(
 
 
 def _against(
-    row: Measured, start: Measurement | None, no_emergence: str, baseline: Baseline, start_name: str
+    row: Measured,
+    start: Measurement | None,
+    no_emergence: str,
+    baseline: Baseline,
+    start_name: str,
+    trust_unlike_counts: bool,
 ) -> Measured:
     """A row that has a spectrum, with E against that of the baseline."""
     assert row.spectrum is not None
-    comparison = compared(row.spectrum, start, no_emergence, baseline.label)
+    comparison = compared(row.spectrum, start, no_emergence, baseline.label, trust_unlike_counts=trust_unlike_counts)
     return replace(
         row,
         message=joined_clauses(row.message, comparison.message),

@@ -17,3 +17,8 @@ def first_names(names: Sequence[str], most: int = 3) -> str:
 def outer_names(names: Sequence[str]) -> str:
     """All of four names or fewer; of more the first two and the last: "step0, step1 ... step512"."""
     return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]} ... {names[-1]}"
+
+
+def of_number(number: int, one: str, several: str = "") -> str:
+    """ "1 checkpoint", "3 checkpoints"; several: the plural, where it is not that with an s."""
+    return f"{number} {one if number == 1 else several or one + 's'}"

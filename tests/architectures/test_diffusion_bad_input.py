@@ -54,8 +54,8 @@ UNKNOWN = [
     ("sdxl", {"cross_attention_dim": [12, 8, 8]}, "cross_attention_dim differs between levels"),
     ("dit", {"norm_type": "ada_norm"}, "norm_type 'ada_norm'"),
     ("dit", {"activation_fn": "relu"}, "activation_fn 'relu'"),
-    ("z-image", {"siglip_feat_dim": 8}, "siglip_feat_dim 8 is not supported"),
-    ("wan", {"image_dim": 1280}, "image_dim 1280 is not supported"),
+    ("z-image", {"siglip_feat_dim": 8}, "siglip_feat_dim 8 is not supported; only models without it are"),
+    ("wan", {"image_dim": 1280}, "image_dim 1280 is not supported; only models without it are"),
     ("wan", {"added_kv_proj_dim": 24}, "added_kv_proj_dim 24 is not supported"),
     ("dit", {"_class_name": "Transformer2DModel", "patch_size": None}, "Transformer2DModel without patch_size"),
 ]

@@ -7,6 +7,7 @@ import pytest
 from family_models import CASES, FAMILIES
 
 from ninscope.architectures import architecture_of
+from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, decoder
 from ninscope.architectures.gauge import ADDED, READ, STREAM, Attention, Gain, Rotary
 from ninscope.architectures.layout import Architecture
 from ninscope.checkpoints.source import open_source
@@ -144,3 +145,9 @@ def test_gpt_neox():
 def test_which_dimensions_are_turned_together():
     assert [Rotary(4).pair_of(i) for i in range(6)] == [0, 1, 0, 1, 4, 5]
     assert [Rotary(4, interleaved=True).pair_of(i) for i in range(6)] == [0, 0, 2, 2, 4, 5]
+
+
+def test_a_new_family_that_is_built_like_a_llama_says_nothing():
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 20}
+    assert decoder("llama", sizes, ATTENTION | GATED_MLP).gauge is not None
+    assert decoder("newcomer", sizes, ATTENTION | GATED_MLP).gauge is None

@@ -329,6 +329,35 @@ class TestQuantised:
         assert no.value.status == "unsupported"
 
 
+def test_more_matches_than_any_model_has_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("ninscope.architectures.described._MOST_MATRICES", 5)
+    tensors = {f"l.{number}.weight": np.ones((4, 4), np.float32) for number in range(6)}
+    folder = write_checkpoint(tmp_path / "step0", tensors, {"model_type": "mine"})
+    described = {"blocks": [{"tensor": "l.{n}.weight", "source": "a{n}", "target": "b{n}"}]}
+    match = r"\[architecture\]: its patterns match 6 matrices by l\.\{n\}\.weight, and at most 5 can be read; describe fewer"
+    with pytest.raises(CheckpointError, match=match):
+        ninscope.measure(folder, architecture=described)
+    monkeypatch.setattr("ninscope.architectures.described._MOST_MATRICES", 6)
+    assert ninscope.measure(folder, architecture=described).nodes == 48
+
+
+@pytest.mark.parametrize("named", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet18"])
+def test_a_name_of_timms_over_other_tensors_is_read_as_generic(tmp_path, named):
+    rng = np.random.default_rng(0)
+    tensors = {f"encoder.{n}.weight": rng.normal(0, 0.1, (24, 24)).astype(np.float32) for n in range(3)}
+    folder = write_checkpoint(tmp_path / "step0", tensors, {"architecture": named})
+    message = ninscope.measure(folder).message
+    assert f"config.json names timm's '{named}', and no tensor is named as timm names them; read as generic" in message
+
+
+@pytest.mark.parametrize("before", ["", "net.backbone."])
+def test_a_file_of_timms_that_lacks_a_tensor_stays_corrupt(tmp_path, before):
+    tensors = {f"{before}blocks.1.attn.qkv.weight": np.ones((72, 24), np.float32)}
+    folder = write_checkpoint(tmp_path / "step0", tensors, {"architecture": "vit_tiny_patch16_224"})
+    with pytest.raises(CheckpointError, match=r"tensor patch_embed\.proj\.weight is absent"):
+        ninscope.measure(folder)
+
+
 def test_letters_that_stand_side_by_side_are_refused():
     """Which digits are whose is not told, and the ways to cut a long number are without end."""
     with pytest.raises(RequestError, match=r"blocks\.1\.tensor: two letters in braces stand side by side"):

@@ -40,6 +40,7 @@ assert "adapter_model.raw" in ADAPTER_NAMES
 """
 
 
+@pytest.mark.slow
 def test_a_format_is_a_module_and_an_entry(tmp_path):
     (tmp_path / "raw_format.py").write_text(MODULE)
     for step in (0, 1):

@@ -1,6 +1,8 @@
 """Private and gated repositories by the client's own token, and the storage that the Hub sends its readers on to."""
 
+import io
 import logging
+from collections.abc import Iterator
 
 import pytest
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
@@ -21,6 +23,24 @@ SECRET = SIGNATURE.rsplit("=", 1)[1]
 def token(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What is logged meanwhile: by ninscope all, and by others what they would show."""
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    # Loggers of huggingface_hub pass nothing on to the root.
+    listened_to = [logging.getLogger(), logging.getLogger("huggingface_hub")]
+    ours = logging.getLogger("ninscope")
+    level = ours.level
+    for logger in listened_to:
+        logger.addHandler(handler)
+    ours.setLevel(logging.DEBUG)
+    yield text
+    ours.setLevel(level)
+    for logger in listened_to:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture
@@ -67,8 +87,7 @@ class TestToken:
 
     @pytest.mark.parametrize("status", [400, 403, 429, 500])
     @pytest.mark.parametrize("place", ["/refs", "/revision/step1", WEIGHTS])
-    def test_is_in_no_message_even_where_the_server_repeats_it(self, serve, suite, token, caplog, status, place):
-        caplog.set_level(logging.DEBUG, "ninscope")
+    def test_is_in_no_message_even_where_the_server_repeats_it(self, serve, suite, token, logged, status, place):
         hub = serve({MODEL: branches(suite)})
         told = f"bad credentials {TOKEN} at https://someone:pass@far.away/x?{SIGNATURE}"
         fault = Fault(status=status, headers={"X-Error-Message": told})
@@ -76,7 +95,7 @@ class TestToken:
         source = open_source(MODEL)
         with pytest.raises((CheckpointError, RequestError)) as caught:
             source.revisions() if place == "/refs" else source.open("step1")
-        text = f"{caught.value} {caplog.text}"
+        text = f"{caught.value} {logged.getvalue()}"
         assert str(status) in text
         assert "bad credentials *** at https://far.away/x" in text
         assert not [secret for secret in (TOKEN, SECRET, "someone", "pass@") if secret in text]

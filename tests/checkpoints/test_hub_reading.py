@@ -163,6 +163,7 @@ def test_bf16_bits_are_the_weights_that_arrive(serve, tmp_path):
     np.testing.assert_array_equal(whole.view(np.uint32) >> 16, to_bf16(tensors[name].T))
 
 
+@pytest.mark.slow
 def test_the_command_on_a_repository(hub, suite, tmp_path):
     """From a process of its own, as a user runs it: nothing in it knows of these tests."""
     environment = {

@@ -123,6 +123,13 @@ class TestWrongRequests:
         with pytest.raises(RequestError, match="no checkpoint and no revision folders"):
             ninscope.measure_all(str(tmp_path))
 
+    def test_above_several_models_those_are_named(self, tmp_path):
+        for name in ("a", "b"):
+            write_suite(tmp_path / "models" / name, (0, 1), **SHAPE)
+        (tmp_path / "models" / "photos").mkdir()
+        with pytest.raises(RequestError, match=r"in it; name one of its folders that may be sources: a, b$"):
+            ninscope.measure_all(str(tmp_path / "models"))
+
     def test_a_folder_of_other_things(self, tmp_path):
         (tmp_path / "photos").mkdir()
         (tmp_path / "flax_model.msgpack").write_bytes(b"")
@@ -351,6 +358,7 @@ class TestDamages:
         assert ninscope.measure(str(suite), "step1", **SMALL).alpha0 == before.alpha0
 
 
+@pytest.mark.slow
 def test_what_others_need_is_not_imported(suite):
     """A local checkpoint of safetensors is found, hashed and opened without the Hub's client, and without other formats."""
     code = (

@@ -229,6 +229,12 @@ class TestRefused:
             assert no.value.status == "unsupported"
             assert str(no.value).endswith("remove_parametrizations) and save again")
 
+    def test_of_a_module_in_memory_it_is_said_of_the_module(self):
+        module = torch.nn.Sequential(made(*UNKNOWN["orthogonal"]))
+        match = r"reparametrised in a way that the model's tensors do not tell \(.*\); remove .*, or measure a copy without it$"
+        with pytest.raises(CheckpointError, match=match):
+            ninscope.measure(module)
+
     def test_where_it_is_not_used_it_is_no_fault(self, tmp_path):
         folder = stored(tmp_path / "step0", {"up": made(*UNKNOWN["orthogonal"]), "down": torch.nn.Linear(20, 24)})
         reading = Reading(

@@ -1,6 +1,7 @@
 """A file is a source, a folder of files is one revision a file, and what is not read is named for what it is."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -89,7 +90,23 @@ class TestOneFile:
         file = written(tmp_path / "lit" / "lit_model.pth", state(), lambda tensors: {"model": tensors})
         (tmp_path / "lit" / "config.json").write_text(json.dumps(neox_tensors(seed=0, **SHAPE).config))
         for source in (file, file.parent):
-            assert "read as generic" in ninscope.measure(source).message
+            message = ninscope.measure(source).message
+            assert (
+                "config.json does not apply to lit_model.pth, whose tensors litgpt names in its own way; read as gen"
+                in message
+            )
+        (tmp_path / "lit" / "config.json").unlink()
+        assert "there is no configuration with a model_type; read as generic" in ninscope.measure(file).message
+
+    @pytest.mark.parametrize("name", ["fifo.pt", "fifo"])
+    def test_a_pipe_is_refused_and_not_waited_for(self, tmp_path, name):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(
+            RequestError, match=f"{name} is neither a folder nor a plain file .a pipe, say.; name a folder"
+        ):
+            ninscope.measure(tmp_path / name)
+        with pytest.raises(RequestError, match="no checkpoint and no revision folders"):
+            ninscope.measure(tmp_path)
 
     def test_an_adapter_is_one(self, tmp_path):
         factors = {

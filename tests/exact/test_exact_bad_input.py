@@ -117,6 +117,7 @@ def test_bad_checkpoints_stop_no_other(tmp_path):
     assert not np.isnan(rows[4].emergence)
 
 
+@pytest.mark.slow
 def test_tensors_larger_than_memory_are_streamed(tmp_path):
     """1.6 GB of weights, the largest tensor 0.5 GB, in a process that never holds 0.4 GB."""
     width = 8192

@@ -211,6 +211,7 @@ def test_too_large_several_revisions_broken(folder, tmp_path, monkeypatch):
         ninscope.network(folder, nodes_per_layer=20)
 
 
+@pytest.mark.slow
 def test_heavy_libraries_are_loaded_only_where_they_are_used():
     """Measuring needs none of them, and a graph of one library not the other."""
     heavy = (

@@ -13,6 +13,8 @@ from neurons.memel_models import bert, encoder, tokens  # noqa: E402
 from ninscope.errors import RequestError  # noqa: E402
 from ninscope.neurons.memel import MEmeL, insert_memel  # noqa: E402
 
+pytestmark = pytest.mark.slow  # what compiles takes seconds to import, for the first of them
+
 # Inductor needs a C++ compiler; graph breaks, and the operator's own kernels, are the same with either.
 BACKEND = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
 

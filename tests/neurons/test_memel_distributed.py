@@ -15,6 +15,8 @@ if not hasattr(os, "fork"):
     pytest.skip("the two processes are forked", allow_module_level=True)
 from neurons import memel_ranks  # noqa: E402
 
+pytestmark = pytest.mark.slow  # one start of two processes for all of them
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:

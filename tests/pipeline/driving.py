@@ -67,9 +67,9 @@ def write_dag(path: Path, *sources: Path, **changes) -> Path:
     for key, value in changes.items():
         if key in ("revisions", "evaluations"):
             models = [model | {key: value} for model in models]
-        elif key in ("baseline_step", "replicates", "confidence", "trust_duplicates"):
+        elif key in ("baseline_step", "replicates", "confidence", "trust_duplicates", "trust_unlike_counts"):
             dag["emergence"][key] = value
-        elif key in ("name", "models", "suites", "variants", "nulls", "weights", "execution", "cluster"):
+        elif key in ("name", "models", "suites", "variants", "nulls", "controls", "weights", "execution", "cluster"):
             dag[key] = value
         else:
             dag["analysis"][key] = value

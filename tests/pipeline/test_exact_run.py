@@ -13,6 +13,8 @@ from suites import neox_tensors, write_checkpoint, write_suite
 
 import ninscope
 from ninscope.errors import RequestError
+from ninscope.exact.null_models import null_spectrum
+from ninscope.multifractal.jackknife import jackknife_interval, left_out_emergence
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.outcome import Outcome, settled
 from ninscope_pipeline.prepared_run import prepare
@@ -92,7 +94,11 @@ def test_emergence_has_a_row_for_each_method(finished):
             now.r2_mass_mean,
             now.r2_partition,
         )
-    assert exact[["alpha0_std", "width_std", "emergence_low", "emergence_high"]].isna().all(axis=None)
+        left = [np.array(list(measurement.left_out.values())) for measurement in (now, start)]
+        interval = jackknife_interval(exact.loc[step, "emergence"], left_out_emergence(*left), 0.95)
+        assert tuple(exact.loc[step, ["emergence_low", "emergence_high"]]) == interval
+    assert (exact["emergence_low"] < exact["emergence_high"]).iloc[1:].all()
+    assert exact[["alpha0_std", "width_std"]].isna().all(axis=None)
     assert rows[rows["method"] == "sampled"]["alpha0_std"].notna().all()
 
 
@@ -311,6 +317,21 @@ def test_nulls_without_a_start_say_so(tmp_path):
     assert rows["message"].str.startswith("no E: there is no usable step0 to compare with; ").all()
 
 
+def test_nulls_whose_largest_f_is_elsewhere_say_so(tmp_path, monkeypatch):
+    def strayed(null, *arguments):
+        found = null_spectrum(null, *arguments)
+        return replace(found, peak_q=1.0, alpha_at_zero=0.25) if null == "shuffled" else found
+
+    monkeypatch.setattr("ninscope_pipeline.stages.nulls.null_spectrum", strayed)
+    write_suite(tmp_path / "weights", (0, 8), **SHAPE)
+    asked = dag(tmp_path, **ONLY_EXACT, nulls={"models": ["shuffled", "analytic"], "samples": 2})
+    assert run(tmp_path, asked).code == 0
+    rows = table(tmp_path, "nulls").set_index("null")["message"]
+    match = r"in 2 of 2 draws the largest f is at q = 1, not at 0, .*: alpha0 is 0\.\d+, alpha\(0\) is 0\.25$"
+    assert rows["shuffled"].str.match(match).all()
+    assert (rows["analytic"] == "").all()
+
+
 def test_too_many_parts_are_refused(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(exact, "MAX_PARTS", 3)
     ended = command("run", dag(finished, **ONLY_EXACT, execution={"part_bytes": PART}), "--runs-dir", tmp_path)
@@ -323,7 +344,10 @@ def test_too_many_parts_are_refused(finished, tmp_path, monkeypatch):
 
 
 def test_stored_layouts_change_with_their_versions(finished):
-    """What an artefact holds is part of what its key stands for: who changes one raises the stage's VERSION, and this."""
+    """What an artefact holds is part of what its key stands for: who changes one raises the stage's VERSION, and this.
+
+    alpha0_without and width_without came later, at the end: where an older artefact lacks them, they are missing in the tables.
+    """
     store = ArtefactStore(RunFolder(finished / "runs" / "tiny"))
     layouts = {}
     for stage, version in (("spectra", 3), ("exact", 3), ("nulls", 2), ("emergence", 3)):
@@ -335,7 +359,7 @@ def test_stored_layouts_change_with_their_versions(finished):
         "rows": ["q", "tau", "alpha", "f", "r2"],
         "layer_columns": [
             "nodes", "nodes_counted", "mean", "std", "kurtosis", "dimension_mean", "dimension_std", "r2_mass_mean",
-            "r2_mass_std", "p5", "p25", "p50", "p75", "p95",
+            "r2_mass_std", "p5", "p25", "p50", "p75", "p95", "alpha0_without", "width_without",
         ],
     }  # fmt: skip
     nodes = ["node_edges", "node_degree", "node_dimension", "node_r2"]

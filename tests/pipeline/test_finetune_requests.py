@@ -249,6 +249,7 @@ assert "torch" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_without_torch_it_is_said_what_to_install_where_it_is_needed(place, tmp_path):
     """In one process, where it cannot be imported."""
     sections = {"finetune": of_section(), "activations": {"activations": {"task": PROSE}}, "none": {}}

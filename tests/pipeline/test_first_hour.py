@@ -17,9 +17,11 @@ from suites import write_suite
 
 import ninscope
 from ninscope import progress
+from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
 from ninscope_pipeline.cli import app
 from ninscope_pipeline.measure_command import parsed_q, parsed_radii
+from ninscope_pipeline.request.dagfile import load_dag
 
 MODEL = {"blocks": 1, "width": 16, "heads": 2}
 
@@ -44,6 +46,7 @@ def rows(ended):
         (("--radii", "integer", "--max-distance", "90", "--min-degree", "3"), {"max_distance": 90.0, "min_degree": 3}),
         (("--wiring", "parallel"), {"wiring": "parallel"}),
         (("--convolutions", "per_tap"), {"convolutions": "per_tap"}),
+        (("--gauge", "fixed"), {"gauge": "fixed"}),
         (
             ("--layers-crossed", "2", "--nodes-per-layer", "8", "--samples", "2"),
             {"layers_crossed": 2, "nodes_per_layer": 8, "samples": 2},
@@ -183,13 +186,34 @@ def test_clean_removes_what_no_table_needs_and_nothing_else(ran, suite, tmp_path
     assert ended.code == 0, ended.err
     assert ended.out.replace("removed", "would remove") == planned.out
     after = artefacts(runs / "mine")
-    assert {stage: len(keys) for stage, keys in before.items() if stage != "emergence"} == {"nin": 6, "spectra": 6}
-    assert {stage: len(keys) for stage, keys in after.items() if stage != "emergence"} == {"nin": 3, "spectra": 3}
+    assert {stage: len(keys) for stage, keys in before.items()} == {"emergence": 2, "nin": 6, "spectra": 6}
+    assert {stage: len(keys) for stage, keys in after.items()} == {"emergence": 1, "nin": 3, "spectra": 3}
     again = command("run", write_dag(tmp_path / "mine.toml", suite, seed=1), "--runs-dir", runs)
     assert "nothing to run" in again.out
     for name, table in tables.items():
         assert ninscope.open_run(runs / "mine").table(name).equals(table)
     assert "removed nothing" in command("clean", runs / "mine").out
+
+
+def test_e_stays_where_the_plan_does_not_name_it(ran, tmp_path):
+    """As plans of earlier versions do not."""
+    runs = shutil.copytree(ran, tmp_path / "runs")
+    plan = json.loads((runs / "mine" / "plan.json").read_text())
+    del plan["following"]
+    (runs / "mine" / "plan.json").write_text(json.dumps(plan))
+    assert command("clean", runs / "mine").code == 0
+    assert len(artefacts(runs / "mine")["emergence"]) == 2
+
+
+def test_status_sees_that_stored_results_are_gone(ran, suite, tmp_path):
+    runs = shutil.copytree(ran, tmp_path / "runs")
+    shutil.rmtree(runs / "mine" / "store.zarr")
+    shown = command("status", runs / "mine").out.splitlines()[-1]
+    assert shown.startswith(
+        "mine: finished, but 6 stored results of its plan are not there; run the same command again"
+    )
+    command("run", write_dag(tmp_path / "mine.toml", suite, seed=1), "--runs-dir", runs)
+    assert command("status", runs / "mine").out.splitlines()[-1] == "mine: finished; 0 checkpoints not ok"
 
 
 def test_clean_and_status_name_a_near_run(ran, monkeypatch):
@@ -302,11 +326,67 @@ def test_a_trainer_s_own_file_is_no_file_of_weights(tmp_path):
         ninscope.measure(tmp_path / "optimizer.pt")
 
 
-@pytest.mark.parametrize("revision", [8, ["step8"]])
-@pytest.mark.parametrize("function", [ninscope.measure, ninscope.measure_all, ninscope.sampling_bias])
+FUNCTIONS = [ninscope.measure, ninscope.measure_all, ninscope.sampling_bias]
+
+
+@pytest.mark.parametrize("revision", [8.0, True, ["step8"]])
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_revision_is_a_name(suite, function, revision):
-    with pytest.raises(RequestError, match=r"revision is .*8.*; a name was expected, such as 'step1000'"):
+    with pytest.raises(RequestError, match=r"revision is .*(8|True).*; a name was expected, such as 'step1000'"):
         function(suite, revision=revision)
+
+
+@pytest.mark.parametrize("revision", [8, "8"])
+def test_a_revision_may_be_a_step_as_a_baseline_may(suite, tmp_path, revision):
+    assert ninscope.measure(suite, revision=revision).alpha0 == ninscope.measure(suite, revision="step8").alpha0
+    assert [row.revision for row in ninscope.measure_all(suite, revision=revision, baseline=revision)] == ["step8"]
+    assert set(ninscope.sampling_bias(suite, revision, nodes_per_layer=[8], samples=1)["revision"]) == {"step8"}
+    if isinstance(revision, str):
+        assert [row["revision"] for row in rows(command("measure", suite, "--revision", revision, "--json"))] == [
+            "step8"
+        ]
+        dag = write_dag(tmp_path / "x.toml", suite, revisions=["step0", revision])
+        assert [name for name, _ in load_dag(dag).all_models()[0].chosen(open_source(str(suite)))] == ["step0", "step8"]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_step_must_name_one_revision(suite, tmp_path, function):
+    with pytest.raises(RequestError, match=r"revision 5: .* has no revision of that step; it has step0, step1, step8"):
+        function(suite, revision=5)
+    two = shutil.copytree(suite, tmp_path / "two")
+    shutil.copytree(suite / "step8", two / "other-step8")
+    with pytest.raises(
+        RequestError, match=r"'8': .* has several revisions of that step .other-step8, step8.; name one"
+    ):
+        function(two, revision="8")
+
+
+def test_a_revision_listed_by_its_name_and_by_its_step_is_refused(suite, tmp_path):
+    dag = write_dag(tmp_path / "x.toml", suite, revisions=["step8", "8"])
+    assert "revisions lists step8 twice, by its name and by its step" in command("run", dag).err
+
+
+def test_a_path_to_a_revision_that_is_not_there_names_those_that_are(suite, monkeypatch):
+    with pytest.raises(RequestError, match=r"step5: no such folder, and not a Hub .*; .* has step0, step1, step8"):
+        ninscope.measure(suite / "step5")
+    monkeypatch.chdir(suite.parent)
+    with pytest.raises(RequestError, match=f"no such folder, and .*; {suite.name} has step0, step1, step8"):
+        ninscope.measure(f"{suite.name}/step5")
+    with pytest.raises(RequestError, match="did you mean 'step8'"):
+        ninscope.measure(f"{suite.name}/stepp8")
+
+
+def test_what_a_run_lacks_is_named_with_what_it_has(suite, tmp_path):
+    command("run", write_dag(tmp_path / "first.toml", suite), "--runs-dir", tmp_path / "runs")
+    run = ninscope.open_run(tmp_path / "runs" / "first")
+    model = run.plan["checkpoints"][0]["model"]
+    assert (run.network(model, 8).matrix != run.network(model, "step8").matrix).nnz == 0
+    with pytest.raises(RequestError, match=r"no stored network of .* at step5; it has step0, step1, step8; the table"):
+        run.network(model, "step5")
+    with pytest.raises(RequestError, match=f"no stored spectra of {model}s at step8; did you mean '{model}'"):
+        run.spectra(f"{model}s", "step8")
+    with pytest.raises(RequestError, match=r"firts: not a run folder .*; did you mean 'first'"):
+        ninscope.open_run(tmp_path / "runs" / "firts")
 
 
 def test_arguments_of_the_function_are_near_matches_too(suite):
@@ -338,4 +418,9 @@ def test_rows_of_measure_all_have_what_they_show_and_can_be_compared(suite):
 def test_a_dry_run_counts_what_is_there(suite, tmp_path):
     dag = write_dag(tmp_path / "x.toml", suite, revisions=["step0", "step3"])
     shown = command("run", dag, "--runs-dir", tmp_path / "runs", "--dry-run").out
-    assert ": 1 of 2 checkpoints located; would run " in shown
+    assert (
+        ": 1 of 2 checkpoints located; would run networks (1), spectra (1), emergence (1), tables, figures, in "
+        in shown
+    )
+    dag = write_dag(tmp_path / "x.toml", suite, revisions=["step8"])
+    assert "x: 1 checkpoint located; would run networks (1), spectra (1), " in command("run", dag, "--dry-run").out

@@ -182,6 +182,7 @@ def test_what_concerns_all_tasks_stops_them(scheduler, error, kind):
         assert not any(client.processing().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "code"), [("RequestError", 2), ("StoreError", 1)])
 def test_what_concerns_all_jobs_does_not_wait_for_those_that_threads_have_begun(dag, tmp_path, error, code):
     """A job of minutes, as an exact analysis of a large checkpoint is, keeps the command from ending no second."""

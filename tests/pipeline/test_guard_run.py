@@ -186,7 +186,7 @@ def test_runs_with_and_without_trust_do_not_take_each_others_e(place, suite):
 def test_trust_is_recorded_and_can_be_asked_for_in_the_file(place, suite):
     copy_weights(suite, "step8", "step1")
     guarded, in_file = load_dag(asking(place)), load_dag(asking(place, "file", trust_duplicates=True))
-    option = guarded.trusting_duplicates()
+    option = guarded.trusting(duplicates=True, unlike_counts=False)
     keys = []
     for runs, dag, trusted in (("guarded", guarded, False), ("option", option, True), ("file", in_file, True)):
         prepared = prepare(dag, place / runs)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from typing import NamedTuple
 
 import dask
@@ -21,6 +22,48 @@ def client(monkeypatch):
     monkeypatch.setattr(execute, "REPLACE_SECONDS", 0.2)
     with connected(None, 1) as client:
         yield client
+
+
+@pytest.fixture
+def no_start(monkeypatch, tmp_path):
+    """no_start(what): from now on every process that is spawned does this before all else."""
+
+    def spoil(what):
+        code = f"import os, sys, time\nif 'spawn_main' in ' '.join(sys.orig_argv): {what}\n"
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("time.sleep(60)", "one has not started within 3 s"), ("os._exit(3)", "RuntimeError: Nanny failed to start")],
+)
+def test_workers_that_do_not_start_are_not_waited_for_for_ever(monkeypatch, no_start, what, reason):
+    monkeypatch.setattr(execute, "START_SECONDS", 3)
+    no_start(what)
+    match = f"no local worker process can be started .{reason}.*fewer workers"
+    with pytest.raises(execute.ClusterError, match=match), connected(None, 2):
+        pass
+
+
+def test_nor_are_those_that_do_not_start_again(monkeypatch, no_start):
+    monkeypatch.setattr(execute, "START_SECONDS", 3)
+    monkeypatch.setattr(execute, "REPLACE_SECONDS", 0.2)
+
+    def work():
+        with connected(None, 1) as client:
+            client.wait_for_workers(1, timeout=60)
+            no_start("os._exit(3)")
+            client.submit(os._exit, 1)
+            time.sleep(1)
+            execute.execute(job_graph([Work("some", "first")], "", ok_here), client, lambda *ended: None)
+
+    with pytest.raises(
+        execute.ClusterError, match=r"all are gone, and no other could be started within 3 s.; try with"
+    ):
+        work()
 
 
 class Work(NamedTuple):

@@ -1,5 +1,6 @@
 """Two suites may share a model's name, and two DAG files the name of their run: nothing is taken for the other without a word."""
 
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from driving import ANALYSIS, EMERGENCE, command, contents
 from suites import write_suite
 
 import ninscope
+from ninscope.report.figures import comparison_figure
 
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 
@@ -44,6 +46,16 @@ def copied(place, tmp_path):
 @pytest.fixture(scope="module")
 def run(place):
     return ninscope.open_run(place / "runs" / "shared")
+
+
+def test_the_closing_line_and_the_figure_say_whose_model_it_is(place, run):
+    ended = command("run", dag(place / "both.toml", a="first", b="second"), "--runs-dir", place / "runs")
+    assert re.search(r"largest E: [-0-9.]+, [ab]/model at step [08] \(exact\)", ended.out)
+    drawn = comparison_figure(run.table("emergence")).axes[0].lines
+    assert {line.get_label().partition(",")[0] for line in drawn if "model" in line.get_label()} == {
+        "a/model",
+        "b/model",
+    }
 
 
 @pytest.mark.parametrize("what", ["network", "nodes", "spectra"])

@@ -30,7 +30,8 @@ from ninscope_pipeline.stages.network import artefact_of_network, stored_network
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.manifest import is_current, key_of, write_files
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
-from ninscope_pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact, read_csr
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore, DamagedArtefact
+from ninscope_pipeline.storing.zarr_files import NODE, group_file, matrix_of_files
 
 
 @pytest.fixture
@@ -393,17 +394,17 @@ def test_an_array_where_a_matrix_belongs_is_named(store):
         store.read("network", "key", with_matrix=True, only=())
 
 
-def test_a_group_where_an_array_belongs_is_named(tmp_path):
-    group = zarr.create_group(tmp_path / "matrix", attributes={"shape": [2, 2]})
-    group.create_group("data")
-    with pytest.raises(ValueError, match=r"^data is a group; an array was expected$"):
-        read_csr(group)
+def test_a_group_where_an_array_belongs_is_named():
+    files = {f"matrix/{NODE}": group_file({"shape": [2, 2]}), f"matrix/data/{NODE}": group_file({})}
+    with pytest.raises(ValueError, match=r"^matrix/data is a group; an array was expected$"):
+        matrix_of_files(files, "matrix")
 
 
 def test_threads_that_read_matrices_leave_the_filters_of_warnings_alone(monkeypatch, store, sampled):
     """They are the whole process's: whoever restores them restores what the other thread had changed."""
     store.write("nin", "key", artefact_of_network(sampled))
     before, first_in, second_in = list(warnings.filters), threading.Event(), threading.Event()
+    real = scipy.sparse.csr_matrix
 
     def made(*arguments, **named):
         if not first_in.is_set():
@@ -412,9 +413,9 @@ def test_threads_that_read_matrices_leave_the_filters_of_warnings_alone(monkeypa
         else:
             second_in.set()
             first.join(30)
-        return scipy.sparse.csr_matrix(*arguments, **named)
+        return real(*arguments, **named)
 
-    monkeypatch.setattr("ninscope_pipeline.storing.store.csr_matrix", made)
+    monkeypatch.setattr("scipy.sparse.csr_matrix", made)
     first = threading.Thread(target=store.read, args=("nin", "key", True))
     first.start()
     assert first_in.wait(30)

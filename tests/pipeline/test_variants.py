@@ -151,24 +151,24 @@ def test_what_was_asked_can_be_asked_again(finished, tmp_path):
 
 
 def test_a_variant_may_read_the_checkpoint_otherwise(tmp_path):
-    """In the parallel wiring x has the edges of attention and MLP together, and other distributions of mass."""
+    """In the parallel wiring x has the edges of attention and MLP together; with a fixed gauge all weights are others."""
     write_suite(tmp_path / "weights", (0, 1), **SHAPE)
-    variants = [{"name": "parallel", "wiring": "parallel"}]
+    variants = [{"name": "parallel", "wiring": "parallel"}, {"name": "fixed", "gauge": "fixed"}]
     asked = write_dag(
         tmp_path / "tiny.toml", Path("weights"), exact=True, variants=variants, execution={"part_bytes": 4000}
     )
     assert run(tmp_path, asked).code == 0
     samples = table(tmp_path, "samples").query("step == 1").set_index(["variant", "sample"])
     values = {"min_degree": 3, "q": np.arange(-4, 5) / 2}
-    for variant, wiring in (("default", "chain"), ("parallel", "parallel")):
-        exact = ninscope.measure(tmp_path / "weights", "step1", wiring=wiring, **values)
-        sampled = ninscope.measure(
-            tmp_path / "weights", "step1", nodes_per_layer=12, samples=3, wiring=wiring, **values
-        )
+    readings = {"default": {}} | {variant.pop("name"): variant for variant in variants}
+    for variant, reading in readings.items():
+        exact = ninscope.measure(tmp_path / "weights", "step1", **reading, **values)
+        sampled = ninscope.measure(tmp_path / "weights", "step1", nodes_per_layer=12, samples=3, **reading, **values)
         assert samples.loc[(variant, -1), "alpha0"] == exact.alpha0
         for number, spectrum in enumerate(sampled.samples):
             assert samples.loc[(variant, number), "width"] == spectrum.width
     assert samples.loc[("default", -1), "alpha0"] != samples.loc[("parallel", -1), "alpha0"]
+    assert samples.loc[("default", -1), "alpha0"] != samples.loc[("fixed", -1), "alpha0"]
 
 
 def test_a_wiring_that_a_model_has_not_costs_the_variant_alone(finished, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Warnings stand where results are read: in tables, rows, JSON, figures and the last line of a run."""
 
 import json
+import math
 import re
 
 import pandas as pd
@@ -69,14 +70,35 @@ def test_rows_of_measure_name_what_they_warn_of(demo):
     assert (start["warning"], end["warning"]) == (None, FIT)
 
 
-def test_e_of_networks_that_are_counted_otherwise_is_warned_of(silenced, unlike):
+def test_e_of_networks_that_are_counted_otherwise_is_withheld(silenced, unlike):
     start, end = ninscope.measure_all(str(silenced))
+    assert start.emergence == 0
+    assert math.isnan(end.emergence)
+    withheld = f"no E: {unlike.replace('E compares', 'it would compare')}; --trust-unlike-counts overrides"
+    assert end.message.endswith(withheld)
+    sampled = ninscope.measure_all(str(silenced), nodes_per_layer=12, samples=2, min_degree=3)[1]
+    assert math.isnan(sampled.emergence)
+    bias = ninscope.sampling_bias(str(silenced), "step1", [8], 2)
+    assert bias["message"].iloc[-1].endswith(withheld)
+    assert bias[["emergence", "emergence_std"]].iloc[-1].isna().all()
+    shown = command("measure", silenced, "--json")
+    assert json.loads(shown.out)["rows"][1]["emergence"] is None
+    trusted = json.loads(command("measure", silenced, "--trust-unlike-counts", "--json").out)["rows"][1]
+    assert trusted["emergence"] == ninscope.emergence(end.spectrum, start.spectrum)
+    assert unlike in trusted["warning"]
+
+
+def test_where_it_is_trusted_it_is_warned_of(silenced, unlike):
+    start, end = ninscope.measure_all(str(silenced), trust_unlike_counts=True)
     assert (start.warning, end.warning) == (
         start.spectrum.warning,
         "; ".join(filter(None, [end.spectrum.warning, unlike])),
     )
-    assert ninscope.sampling_bias(str(silenced), "step1", [8], 2)["warning"].iloc[-1] == end.warning
-    sampled = ninscope.measure_all(str(silenced), nodes_per_layer=12, samples=2, min_degree=3)[1]
+    bias = ninscope.sampling_bias(str(silenced), "step1", [8], 2, trust_unlike_counts=True)
+    assert bias["warning"].iloc[-1] == end.warning
+    sampled = ninscope.measure_all(
+        str(silenced), nodes_per_layer=12, samples=2, min_degree=3, trust_unlike_counts=True
+    )[1]
     assert "nodes count" in sampled.warning
 
 
@@ -94,9 +116,11 @@ def test_tables_and_the_last_line_of_a_run_warn(ran, unlike):
     warnings = run.table("emergence").set_index(["model", "step"])["warning"]
     assert warnings["text", 0] == ""
     assert warnings["text", 4000] == FIT
-    assert unlike in warnings["tiny", 1]
+    rows = run.table("emergence").set_index(["model", "step"])
+    assert unlike.removeprefix("E compares") in rows.loc[("tiny", 1), "message"]
+    assert rows.loc[("tiny", 1), ["emergence", "emergence_low", "emergence_high"]].isna().all()
     last = ended.out.splitlines()[-1]
-    largest = run.table("emergence").sort_values("emergence").iloc[-1]
+    largest = run.table("emergence").sort_values("emergence").dropna(subset="emergence").iloc[-1]
     assert f"warning of that E: {largest['warning']}" in last
     warned = int((run.table("emergence")["warning"] != "").sum())
     assert re.search(rf"warnings at {warned} of 4 checkpoints \(column warning\)", last)

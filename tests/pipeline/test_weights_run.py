@@ -275,7 +275,7 @@ class Filler(Stage):
 def test_other_stages_want_and_fill_the_table(finished, tmp_path, monkeypatch):
     shutil.copytree(finished / "suite", tmp_path / "suite")
     known = dict(registry.stages()) | {"filler": Filler()}
-    for module in ("request.dagfile", "plan", "tables", "prepared_run", "forecast", "figures", "stages.registry"):
+    for module in ("request.dagfile", "plan", "tables", "prepared_run", "forecast", "figures", "results"):
         if hasattr(__import__(f"ninscope_pipeline.{module}", fromlist=["x"]), "stages"):
             monkeypatch.setattr(f"ninscope_pipeline.{module}.stages", lambda: known)
     file = dag(tmp_path)

@@ -2,10 +2,12 @@
 
 import logging
 import signal
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from threading import Event
 
 import dask
 from dask.typing import Key
@@ -15,7 +17,7 @@ from distributed.comm.registry import backends
 from distributed.core import Status
 from tornado.ioloop import PeriodicCallback
 
-from ninscope.errors import NinscopeError, RequestError
+from ninscope.errors import NinscopeError, RequestError, described
 from ninscope_pipeline.execution import Died, Done
 from ninscope_pipeline.execution.graph import Graph, job_graph
 from ninscope_pipeline.execution.here import DIED
@@ -25,6 +27,7 @@ from ninscope_pipeline.outcome import Outcome, with_log
 from ninscope_pipeline.stages.stage import Job, JobId
 
 CONNECT_SECONDS = 5
+START_SECONDS = 120  # for a local worker to start, and for a run without any to go on
 REPLACE_SECONDS = 5  # between looks for lost ones
 WATCH_SECONDS = 5.0  # between looks of a worker at its threads
 
@@ -44,7 +47,7 @@ class ClusterError(NinscopeError):
 def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
     """A client of the cluster at `scheduler`, or of local worker processes of one thread each (default: one a core).
 
-    Raises RequestError when the scheduler does not answer.
+    Raises RequestError when the scheduler does not answer, ClusterError when no local worker can be started.
     """
     if scheduler is not None:
         with _client_of(scheduler) as client_elsewhere:
@@ -52,25 +55,48 @@ def connected(scheduler: str | None, workers: int | None) -> Iterator[Client]:
         return
     cluster: LocalCluster | None = None
     client: Client | None = None
+    given_up = Event()
     try:
         with dask.config.set(_LOCAL):  # as long as workers are started
             with unseen_by_children(signal.SIGINT):
-                # Quiet: what workers say about being stopped is noise to a user who pressed Ctrl-C.
-                cluster = LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.CRITICAL,
-                )
-                _keep_up(cluster)
+                cluster = _local_cluster(workers)
+                _keep_up(cluster, given_up)
                 client = Client(cluster, set_as_default=False)
             yield client
+    except ClusterError:
+        if given_up.is_set():
+            raise _no_worker(f"all are gone, and no other could be started within {START_SECONDS} s") from None
+        raise
     finally:
         with ignored(signal.SIGINT):
             for part in (client, cluster):
                 if part is not None:
                     part.close()
+
+
+def _local_cluster(workers: int | None) -> LocalCluster:
+    """Raises ClusterError when a worker does not start."""
+    begun = time.monotonic()
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,  # what workers say about being stopped is noise to a user who pressed Ctrl-C
+            death_timeout=START_SECONDS,
+        )
+    except Exception as error:  # Dask's own assertion, too, where a worker is stopped while it starts
+        is_late = time.monotonic() - begun >= START_SECONDS
+        reason = f"one has not started within {START_SECONDS} s" if is_late else described(error)
+        raise _no_worker(reason) from None
+
+
+def _no_worker(reason: str) -> ClusterError:
+    return ClusterError(
+        f"no local worker process can be started ({reason}); try with fewer workers, or with threads "
+        "(processes = false in [cluster], --workers 1)"
+    )
 
 
 def _client_of(scheduler: str) -> Client:
@@ -85,16 +111,25 @@ def _client_of(scheduler: str) -> Client:
         ) from None
 
 
-def _keep_up(cluster: LocalCluster) -> None:
+def _keep_up(cluster: LocalCluster, given_up: Event) -> None:
     """Have workers replaced that are gone for good.
 
-    Dask gives up one that dies once more while it is being started again, and with none left a run would wait for ever.
+    Dask gives up one that dies once more while it is being started again, and with none left a run would wait for ever. Where no
+    other comes either, the scheduler is closed, which ends the run, and `given_up` is set.
     """
-    count, loop = len(cluster.worker_spec), cluster.loop
-    if loop is None:
+    count, loop, scheduler = len(cluster.worker_spec), cluster.loop, cluster.scheduler
+    last_seen = time.monotonic()
+    if loop is None or scheduler is None:
         raise RuntimeError("a cluster of local workers has no event loop")
 
     def replace() -> None:
+        nonlocal last_seen
+        if scheduler.workers:
+            last_seen = time.monotonic()
+        elif time.monotonic() - last_seen > START_SECONDS and not given_up.is_set():
+            given_up.set()
+            loop.add_callback(scheduler.close)
+            return
         for name, nanny in list(cluster.workers.items()):
             if nanny.status in (Status.failed, Status.closed):
                 del cluster.workers[name]

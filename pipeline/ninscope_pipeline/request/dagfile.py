@@ -37,7 +37,8 @@ class FiguresSection(Strict):
 class EmergenceSection(Strict):
     """E against `baseline_step` of the same model, with a bootstrap interval over samples.
 
-    trust_duplicates: E also where another step has the same weights, so that one of them must be false.
+    trust_duplicates: E also where another step has the same weights, so that one of them must be false. trust_unlike_counts: E
+    also where other layers count than in the baseline, or 10 % more or fewer nodes.
     """
 
     baseline_step: int = Field(default=0, ge=0)
@@ -45,6 +46,7 @@ class EmergenceSection(Strict):
     confidence: float = Field(default=Bootstrap.confidence, gt=0, lt=1)
     seed: int = Field(default=Bootstrap.seed, ge=0)
     trust_duplicates: bool = False
+    trust_unlike_counts: bool = False
 
 
 class Dag(Strict):
@@ -91,8 +93,11 @@ class Dag(Strict):
             seen.add((model.suite, model.model))
         return self
 
-    def trusting_duplicates(self) -> "Dag":
-        return self.model_copy(update={"emergence": self.emergence.model_copy(update={"trust_duplicates": True})})
+    def trusting(self, duplicates: bool, unlike_counts: bool) -> "Dag":
+        """The same, with what a command line trusts beside what the file does."""
+        asked = {"trust_duplicates": duplicates, "trust_unlike_counts": unlike_counts}
+        trusted = {name: True for name, value in asked.items() if value}
+        return self.model_copy(update={"emergence": self.emergence.model_copy(update=trusted)})
 
     def section(self, stage: Stage) -> Any:
         """What the file says to a stage, checked, or the section's default. Raises ValueError: the stage has no section."""

@@ -10,6 +10,7 @@ from ninscope.checkpoints import suites
 from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection, in_step_order
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import RequestError
+from ninscope.locating import named_revision
 
 NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
 Name = Annotated[str, StringConstraints(pattern=re.compile(NAME))]
@@ -141,7 +142,12 @@ class ModelSection(Strict):
         """(revision, step) of the checkpoints that are asked for, in step order. Raises RequestError."""
         if (selection := self.selection()) is not None:
             return list(selection.chosen(_named(source, selection)))
-        names = in_step_order(self.revisions) if isinstance(self.revisions, list) else source.revisions()
+        names = source.revisions()
+        if isinstance(self.revisions, list):
+            named = [named_revision(source, name) for name in self.revisions]
+            if twice := [name for number, name in enumerate(named) if name in named[:number]]:
+                raise RequestError(f"{self.model}: revisions lists {twice[0]} twice, by its name and by its step")
+            names = in_step_order(named)
         return [(name, source.step_of(name)) for name in names]
 
     def siblings(self, source: Source) -> list[tuple[str, int | None]]:

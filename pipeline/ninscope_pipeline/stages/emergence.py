@@ -9,11 +9,11 @@ import numpy as np
 
 from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.measurement import Measurement
-from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts
+from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts, withheld
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
-from ninscope_pipeline.stages.measurements import CURVES_AND_PARTS, stored_measurement
+from ninscope_pipeline.stages.measurements import SUMMARY, stored_measurement
 from ninscope_pipeline.stages.stage import Job, Row, Stage, Table
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -93,9 +93,7 @@ class EmergenceStage(Stage[EmergenceWork]):
     def make(self, store: ArtefactStore, job: Job[EmergenceWork]) -> Artefact:
         work = job.work
         history = work.history
-        measured = [
-            stored_measurement(store.read(work.stage, spectrum.key, only=CURVES_AND_PARTS)) for spectrum in history
-        ]
+        measured = [stored_measurement(store.read(work.stage, spectrum.key, only=SUMMARY)) for spectrum in history]
         start = next(
             (
                 measurement
@@ -158,7 +156,7 @@ def emergence_key(work: EmergenceWork) -> str:
         EmergenceStage.version,
         spectra=work.stage,
         members=[spectrum.described() for spectrum in work.history],
-        asked=work.section.model_dump(),
+        asked=work.section.model_dump(exclude={"trust_unlike_counts"}),  # which the table alone looks at
         **({} if work.baseline == default else {"baseline": astuple(work.baseline)}),
     )
 
@@ -197,7 +195,9 @@ def _of_parts(
 def _row(now: Measurement, start: Measurement | None, work: EmergenceWork, no_e: str) -> tuple[list[float], str]:
     section = work.section
     bootstrap = Bootstrap(section.replicates, section.confidence, section.seed)
-    value, low, high, message, _ = compared(now, start, no_e, work.baseline.label, bootstrap)
+    value, low, high, message, _ = compared(
+        now, start, no_e, work.baseline.label, bootstrap, trust_unlike_counts=True
+    )  # the table withholds it
     own = [now.alpha0, now.alpha0_std, now.width, now.width_std]
     return [*own, value, low, high, now.r2_mass_mean, now.r2_partition], message
 
@@ -246,6 +246,9 @@ def _rows(results: "Results") -> list[Row]:
         unlike = _unlike_counts(results, job.work) if has else {}
         for row in stored:
             clause = unlike.get((row["revision"], row["part"]), "") if not math.isnan(row["emergence"]) else ""
+            if clause and not job.work.section.trust_unlike_counts:
+                row |= dict.fromkeys(("emergence", "emergence_low", "emergence_high"), math.nan)
+                row["message"], clause = joined_clauses(row["message"], withheld(clause)), ""
             row["warning"] = joined_clauses(row["warning"], clause)
             number = order[(*job.work.model, row["revision"])]
             checkpoint = results.checkpoints[number]
@@ -256,7 +259,7 @@ def _rows(results: "Results") -> list[Row]:
 
 
 def _unlike_counts(results: "Results", work: EmergenceWork) -> dict[tuple[str, str], str]:
-    """Warnings by revision and part: told from what is stored of every spectrum, so that results of any age have them."""
+    """By revision and part, why E would compare unlike networks: told from what is stored, so that results of any age have it."""
     measured = {spectrum.revision: results.measurement((work.stage, spectrum.key)) for spectrum in work.history}
     start = next((measured[spectrum.revision] for spectrum in work.history if work.is_baseline(spectrum)), None)
     if start is None:

@@ -26,9 +26,8 @@ _CURVES = ("q", "tau", "alpha", "f", "r2")
 # Columns of the array `layers`, one row a node layer of an exact analysis; node counts are exact in float64.
 _LAYER = tuple(field.name for field in fields(LayerStatistics) if field.name != "layer")
 NODE_FIELDS = tuple(field.name for field in fields(NodeValues))
-# What is needed of a measurement: by the tables, and by emergence. Not the values of single nodes, nor the matrices.
+# What is needed of a measurement by the tables and by emergence. Not the values of single nodes, nor the matrices.
 SUMMARY = ("values", "curves", "layers", "part_values", "part_peaks")
-CURVES_AND_PARTS = ("values", "curves", "part_values", "part_peaks")
 # Columns of the array `part_values` [samples, parts, 6], which is there where parts are asked for. Of their spectra no more is
 # kept: a large model has hundreds of parts. `part_peaks` [samples, parts, 2] (the q of the largest f, alpha(0)) is there where one
 # of these q is not 0.
@@ -245,7 +244,7 @@ DEGREES_TABLE = Table(
         "layer": "string", "mean": "float64", "std": "float64", "kurtosis": "float64", "nodes": "int64",
         "nodes_counted": "int64", "dimension_mean": "float64", "dimension_std": "float64", "r2_mass_mean": "float64",
         "r2_mass_std": "float64", "p5": "float64", "p25": "float64", "p50": "float64", "p75": "float64", "p95": "float64",
-        "variant": "string",
+        "variant": "string", "alpha0_without": "float64", "width_without": "float64",
     },
     _layer_rows,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from ninscope.exact.null_models import null_spectrum
 from ninscope.multifractal.emergence import emergence as emergence_between
 from ninscope.multifractal.emergence import emergence_of, why_undefined
 from ninscope.multifractal.means import MeanSpectrum, known_std, without_spectrum
+from ninscope.multifractal.spectrum import peak_warning
 from ninscope.parameters import Parameters
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.request.analyses import DEFAULT
@@ -61,7 +62,10 @@ class NullsWork:
 
 @dataclass(frozen=True)
 class NullModel:
-    """One null model of one checkpoint. alpha0, width: float64 [samples], NaN where there is no spectrum."""
+    """One null model of one checkpoint. alpha0, width: float64 [samples], NaN where there is no spectrum.
+
+    message: why there is none, and where the largest f is not at q = 0.
+    """
 
     null: str
     alpha0: np.ndarray
@@ -99,7 +103,7 @@ class NullsStage(Stage[NullsWork]):
         original = store.read(EXACT.name, work.exact, only=MATRIX_ARRAYS)
         matrices = stored_matrices(original.arrays, original.attributes)
         radii = stored_radii(original, work.parameters)
-        arrays, messages = {}, {}
+        arrays, messages, peaks = {}, {}, {}
         for null in work.section.models:
             samples = 1 if KNOWN_NULLS[null] is None else work.section.samples
             spectra = [
@@ -108,7 +112,11 @@ class NullsStage(Stage[NullsWork]):
             ]
             arrays[null] = np.array([[spectrum.alpha0, spectrum.width] for spectrum in spectra])
             messages[null] = without_spectrum([spectrum.message for spectrum in spectra], "draws")
-        return Artefact(arrays, {"columns": ["alpha0", "width"], "messages": messages})
+            peaks[null] = peak_warning(spectra, "draws")
+        told = (
+            {"peaks": peaks} if any(peaks.values()) else {}
+        )  # of a few alone; artefacts of earlier versions have none
+        return Artefact(arrays, {"columns": ["alpha0", "width"], "messages": messages, **told})
 
 
 def nulls_key(exact: str, section: NullsSection) -> str:
@@ -119,7 +127,12 @@ def nulls_key(exact: str, section: NullsSection) -> str:
 def stored_nulls(artefact: Artefact) -> list[NullModel]:
     """The null models that were stored, in the order they were asked for."""
     return [
-        NullModel(null, values[:, 0], values[:, 1], artefact.attributes["messages"][null])
+        NullModel(
+            null,
+            values[:, 0],
+            values[:, 1],
+            joined_clauses(artefact.attributes["messages"][null], artefact.attributes.get("peaks", {}).get(null, "")),
+        )
         for null, values in artefact.arrays.items()
     ]
 

@@ -141,9 +141,7 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
 
 def _rows(results: "Results") -> Iterator[Row]:
     """One row a matrix, then one of all; what other stages know of them beside."""
-    from ninscope_pipeline.stages.registry import stages
-
-    fillers = [stage for stage in stages().values() if isinstance(stage, FillsWeights)]
+    fillers = [stage for stage in results.stages if isinstance(stage, FillsWeights)]
     others = merged_columns(stage.columns_of_weights(results) for stage in fillers)
     for checkpoint in results.checkpoints:
         job = checkpoint.jobs.get(WEIGHTS)

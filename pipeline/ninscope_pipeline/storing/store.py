@@ -18,22 +18,26 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from scipy.sparse import csr_matrix
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from ninscope.errors import CheckpointError, NinscopeError
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
+from ninscope_pipeline.storing.zarr_files import (
+    NODE,
+    array_of_files,
+    files_of_array,
+    files_of_matrix,
+    group_file,
+    matrix_of_files,
+)
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 FORMAT_VERSION = 1
-_GROUP = "zarr.json"
 _EMPTY_GROUP = b'{"attributes": {}, "node_type": "group", "zarr_format": 3}'
-_COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 # What a file system says of a file that is not there, or that it cannot give back any more.
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.EBADMSG, errno.ESTALE)
 
@@ -49,7 +53,7 @@ class Artefact:
 
     arrays: Mapping[str, np.ndarray]
     attributes: Mapping[str, Any]
-    matrix: csr_matrix | None = None
+    matrix: "csr_matrix | None" = None
 
 
 class DamagedArtefact(NinscopeError):
@@ -99,7 +103,7 @@ class ArtefactStore:
 
     def mend_groups(self, stages: Collection[str]) -> None:
         """The groups above artefacts, by which others find these. Raises StoreError."""
-        for path in (self.folder.store / _GROUP, *(self.folder.store / stage / _GROUP for stage in stages)):
+        for path in (self.folder.store / NODE, *(self.folder.store / stage / NODE for stage in stages)):
             if _digest(str(path)) != hashlib.sha256(_EMPTY_GROUP).hexdigest():
                 self.folder.write_bytes(path, _EMPTY_GROUP, durable=False)  # the same by whoever comes first
 
@@ -171,19 +175,18 @@ class ArtefactStore:
             raise CheckpointError(attributes["status"], attributes["message"])
         names = [name for name in attributes["arrays"] if only is None or name in only]
         members = [*names, *["matrix"] * with_matrix]
-        files = reader([_GROUP, *(f"{name}/" for name in members)])
-        if any(f"{name}/{_GROUP}" not in files for name in members):  # of which the record knows nothing
+        files = reader([NODE, *(f"{name}/" for name in members)])
+        if any(f"{name}/{NODE}" not in files for name in members):  # of which the record knows nothing
             self.remove(stage, key)
             raise _damaged(stage, key)
-        group = _as_group(files)
-        matrix = read_csr(_group_in(group, "matrix")) if with_matrix else None
-        return Artefact({name: _array_in(group, name) for name in names}, attributes, matrix)
+        matrix = matrix_of_files(files, "matrix") if with_matrix else None
+        return Artefact({name: array_of_files(files, name) for name in names}, attributes, matrix)
 
     def _directory(self, stage: str, key: str) -> Path:
         return self.folder.store / stage / key
 
     def _attributes(self, reader: Reader) -> dict[str, Any]:
-        return json.loads(reader([_GROUP])[_GROUP])["attributes"]
+        return json.loads(reader([NODE])[NODE])["attributes"]
 
     def _reader(self, stage: str, key: str) -> Reader:
         """A function that reads files of an artefact, each against its checksum."""
@@ -196,7 +199,7 @@ class ArtefactStore:
                 if name.startswith(tuple(beginnings))
             }
             whole = {name: content for name, content in contents.items() if content is not None}
-            if len(whole) < len(contents) or _GROUP not in whole:
+            if len(whole) < len(contents) or NODE not in whole:
                 with suppress(StoreError):  # where it cannot be removed, it cannot be written again: that will say so
                     self.discard(stage, key)
                 raise _damaged(stage, key)
@@ -256,7 +259,7 @@ def _is_record(value: object) -> bool:
     """Whether this is a record, and names nothing outside its artefact."""
     return (
         isinstance(value, dict)
-        and _GROUP in value
+        and NODE in value
         and all(_is_inside(name) and isinstance(kept, list) and len(kept) == 4 for name, kept in value.items())
     )
 
@@ -287,68 +290,11 @@ def _is_whole(path: str, kept: list[Any]) -> bool:
 
 
 def _as_files(stage: str, artefact: Artefact) -> dict[str, bytes]:
-    """An artefact as the files of a Zarr group, by path.
-
-    Made in memory, which takes a third of the time that Zarr needs on disk, and so that checksums are of what was meant.
-    """
-    files: dict[str, Buffer] = {}
-    group = zarr.create_group(
-        MemoryStore(files),
-        attributes={
-            "ninscope-format": FORMAT_VERSION,
-            "stage": stage,
-            "arrays": list(artefact.arrays),
-            **artefact.attributes,
-        },
-    )
+    """An artefact as the files of a Zarr group, by path; made in memory, so that checksums are of what was meant."""
+    about = {"ninscope-format": FORMAT_VERSION, "stage": stage, "arrays": list(artefact.arrays)}
+    files = {NODE: group_file({**about, **artefact.attributes})}
     if artefact.matrix is not None:
-        _write_csr(group, "matrix", artefact.matrix)
+        files |= files_of_matrix("matrix", artefact.matrix)
     for name, array in artefact.arrays.items():
-        _write_array(group, name, array)
-    return {name: buffer.to_bytes() for name, buffer in files.items()}
-
-
-def _as_group(files: Mapping[str, bytes]) -> zarr.Group:
-    buffer = default_buffer_prototype().buffer
-    return zarr.open_group(MemoryStore({name: buffer.from_bytes(content) for name, content in files.items()}), mode="r")
-
-
-def _group_in(group: zarr.Group, name: str) -> zarr.Group:
-    """Raises ValueError when it is an array."""
-    member = group[name]
-    if not isinstance(member, zarr.Group):
-        raise ValueError(f"{name} is an array; a group was expected")
-    return member
-
-
-def _array_in(group: zarr.Group, name: str) -> np.ndarray:
-    """The values of an array. Raises ValueError when it is a group."""
-    member = group[name]
-    if isinstance(member, zarr.Group):
-        raise ValueError(f"{name} is a group; an array was expected")
-    return np.asarray(member[...])
-
-
-def _write_array(group: zarr.Group, name: str, array: np.ndarray) -> None:
-    chunks = tuple(min(length, 1 << 20) or 1 for length in array.shape)
-    group.create_array(
-        name, data=array, chunks=chunks or "auto", compressors=_COMPRESSORS, config={"write_empty_chunks": True},
-        attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
-    )  # fmt: skip
-
-
-def _write_csr(group: zarr.Group, name: str, matrix: csr_matrix) -> None:
-    part = group.create_group(
-        name,
-        attributes={"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(matrix.shape)},
-    )
-    for field in ("data", "indices", "indptr"):
-        _write_array(part, field, getattr(matrix, field))
-
-
-def read_csr(group: zarr.Group) -> csr_matrix:
-    """A csr_matrix group as scipy's. The arrays are taken as they are: they were written from a valid matrix."""
-    attributes: dict[str, Any] = group.attrs.asdict()
-    rows, columns = attributes["shape"]
-    values, indices, pointers = (_array_in(group, name) for name in ("data", "indices", "indptr"))
-    return csr_matrix((values, indices, pointers), shape=(rows, columns))
+        files |= files_of_array(name, array)
+    return files

@@ -10,8 +10,17 @@ from ninscope.architectures.described import Description
 from ninscope.architectures.gauge import FIXED, GAUGES, KNOWN, STORED
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
-from ninscope.architectures.registry import CHAIN, FAMILIES, REFUSED, Wiring, families_wired, family_of, wiring_names
-from ninscope.checkpoints.file_names import ADAPTER_CONFIG
+from ninscope.architectures.registry import (
+    CHAIN,
+    FAMILIES,
+    REFUSED,
+    WRAPPERS,
+    Wiring,
+    families_wired,
+    family_of,
+    wiring_names,
+)
+from ninscope.checkpoints.file_names import ADAPTER_CONFIG, LITGPT_NAME
 from ninscope.checkpoints.tensors import Tensor
 from ninscope.checkpoints.wrapped_names import outer_prefixes, unwrapped
 from ninscope.errors import CheckpointError, RequestError, one_line
@@ -134,19 +143,24 @@ def _as_stored(config: Mapping, tensors: Mapping[str, Tensor] | None, reading: R
             "unsupported",
             f"{family} has no wiring {reading.wiring!r}, only {', '.join(families_wired(reading.wiring))}; leave wiring out",
         )
-    if wirings is not None:
+    if wirings is not None and (not tensors or wirings[CHAIN].may_have(tensors)):
         return _of_family(wirings[reading.wiring], config, unwrapped(tensors or {}))
     return generic.architecture(tensors or {}, _why_generic(config), config)
 
 
 def _why_generic(config: Mapping) -> str:
     """One clause that says why a model is not read as its own family."""
+    known, named = family_of(config), config.get("architecture")
+    if isinstance(known, str) and known in FAMILIES and isinstance(named, str):
+        return f"config.json names timm's {one_line(named)!r}, and no tensor is named as timm names them"
     family = next((name for key in ("model_type", "_class_name") if (name := config.get(key)) is not None), None)
+    family = known if isinstance(family, str) and family in WRAPPERS else family
     if family is not None:
         return f"model_type {one_line(str(family))!r} is not a known family"
+    if LITGPT_NAME in config:
+        return f"config.json does not apply to {LITGPT_NAME}, whose tensors litgpt names in its own way"
     if not config:
         return "there is no configuration with a model_type"
-    named = config.get("architecture")  # timm's
     return "config.json has no model_type" + (f" (architecture {one_line(named)!r})" if isinstance(named, str) else "")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ninscope.architectures.gauge import Attention, Detour, Gain, Gauge, Skip, Units
+from ninscope.architectures.gauge import KNOWN, Attention, Detour, Gain, Gauge, Skip, Units
 from ninscope.architectures.layout import (
     Architecture,
     Link,
@@ -115,7 +115,10 @@ class Builder:
         self._links.append(Link(source, target, first, skip=skip, **heads))
 
     def declare(self, *parts: Gain | Attention | Units | Detour | Skip) -> None:
-        """Add what is known of the model's function beside its wiring (`gauge`). A family says all of it, or nothing."""
+        """Add what is known of the model's function beside its wiring (`gauge`). A family says all of it, or nothing.
+
+        It counts where the family is one of `gauge.KNOWN`: a new family that is built like another need not work like it.
+        """
         self._declared = [*(self._declared or ()), *parts]
 
     def layers_of(self, block: str) -> list[str]:
@@ -128,7 +131,7 @@ class Builder:
 
     def _gauge(self) -> Gauge | None:
         declared = self._declared
-        if declared is None:
+        if declared is None or self.family not in KNOWN:
             return None
         return Gauge(
             tuple(part for part in declared if isinstance(part, Gain)),

@@ -29,6 +29,7 @@ _OPEN = re.compile(r"\{([a-z][a-z0-9_]*)(?:\s*([+-])\s*(\d{1,6}))?\}", re.ASCII)
 _NUMBER = r"0|[1-9]\d{0,5}"  # spelled in one way, so that two tensors cannot mean the same
 _SLICED = re.compile(rf"(.+)\[({_NUMBER}|\{{[a-z][a-z0-9_]*\}})\]", re.ASCII | re.DOTALL)  # name[3] or name[{e}]
 _LARGEST = 2**31 - 1
+_MOST_MATRICES = 100_000  # of all patterns together: the largest mixtures have some 70,000
 _MOST_SLICES = 30_000  # of one pattern; a stranger's file may have an axis of any length
 
 Numbers = Mapping[str, int]
@@ -157,14 +158,16 @@ def architecture(description: Description, tensors: Mapping[str, Tensor]) -> Arc
     Raises CheckpointError: unsupported (a pattern that matches no tensor, shapes that disagree about a layer's size), corrupt (a
     tensor that holds no numbers).
     """
-    matches = sorted(
-        (
-            (tuple(match.numbers.values()), position, block, match)
-            for position, block in enumerate(description.blocks)
-            for match in _matches(block.tensor, tensors)
-        ),
-        key=lambda found: found[:2],
-    )
+    matches: list[tuple[tuple[int, ...], int, DescribedBlock, _Match]] = []
+    for position, block in enumerate(description.blocks):
+        found = _matches(block.tensor, tensors)
+        matches += [(tuple(match.numbers.values()), position, block, match) for match in found]
+        if len(matches) > _MOST_MATRICES:
+            raise _wrong(
+                f"its patterns match {len(matches)} matrices by {block.tensor}, and at most {_MOST_MATRICES} can be read; "
+                "describe fewer of them"
+            )
+    matches.sort(key=lambda match: match[:2])
     sizes: dict[str, tuple[int, str]] = {}  # by layer: neurons, and the tensor that says so
     blocks: list[WeightBlock] = []
     matrices: dict[str, MatrixSpec] = {}

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor
 from ninscope.errors import CheckpointError
 
-# What quantisation libraries call the tensors beside packed weights: GPTQ, AWQ, compressed-tensors, bitsandbytes, fp8.
+# What quantisation libraries call packed weights, or tensors beside them: MXFP4, GPTQ, AWQ, compressed-tensors, bitsandbytes, fp8.
 _MARKS = (
-    ".qweight", ".qzeros", ".g_idx", ".weight_packed", ".SCB", ".absmax", ".weight_scale", ".weight_scale_inv",
+    "_proj_blocks", ".qweight", ".qzeros", ".g_idx", ".weight_packed", ".SCB", ".absmax", ".weight_scale", ".weight_scale_inv",
 )  # fmt: skip
 _ADVICE = "packed numbers cannot be measured, use the unquantised checkpoint"
+_MXFP4_ADVICE = "packed numbers cannot be measured; load it with transformers' Mxfp4Config(dequantize=True) and save it"
 
 
 _TABLES = ("I64", "BOOL")  # positions and masks; nothing is packed into these
@@ -34,10 +35,14 @@ def check_plain(config: Mapping, tensors: Mapping[str, Tensor] | None) -> str:
         if packed is None and tensors:
             return f"config.json states a quantisation{named}, but every tensor holds plain floats"
         shown = f", and tensor {packed} shows it" if packed is not None else ""
-        raise CheckpointError("unsupported", f"config.json: its weights are quantised{named}{shown}; {_ADVICE}")
+        raise CheckpointError("unsupported", f"config.json: its weights are quantised{named}{shown}; {_advice(packed)}")
     if mark is not None:
-        raise CheckpointError("unsupported", f"tensor {mark} shows that the weights are quantised; {_ADVICE}")
+        raise CheckpointError("unsupported", f"tensor {mark} shows that the weights are quantised; {_advice(mark)}")
     return ""
+
+
+def _advice(packed: str | None) -> str:
+    return _MXFP4_ADVICE if packed is not None and packed.endswith(("_proj_blocks", "_proj_scales")) else _ADVICE
 
 
 def _is_packed(tensor: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ninscope.architectures.layout import Architecture
@@ -16,12 +16,17 @@ class Wiring:
     """One way to wire a family's models.
 
     function: of the configuration and, with needs_names, of the file's tensor names, or, with needs_tensors, of its tensors by
-    name.
+    name. mark: a pattern that ends the name of some tensor of every model of the family ("": not asked).
     """
 
     function: Callable[..., Architecture]
     needs_names: bool = False
     needs_tensors: bool = False
+    mark: str = ""
+
+    def may_have(self, names: Collection[str]) -> bool:
+        """Whether these may be names of the family's tensors, whatever stands before them."""
+        return not self.mark or any(re.search(rf"(^|\.){self.mark}$", name) for name in names)
 
     def architecture(self, config: Mapping, names: Collection[str] = ()) -> Architecture:
         """names: the file's tensors; () where they are not known. Raises CheckpointError (corrupt, unsupported)."""
@@ -38,6 +43,12 @@ FAMILIES: dict[str, dict[str, Wiring]] = {}
 # Models that are known and not read: what they are, and what to do.
 REFUSED: dict[str, str] = {}
 
+# Models of text and images (or sound), whose text model is read: by `model_type`, the family of the text model that
+# text_config means where it names none.
+WRAPPERS: dict[str, str] = {}
+# What stands before the names of the text model's tensors, in files of the Hub and of any version of transformers.
+_TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "model.language_model.model.", "language_model.")
+
 _Function = TypeVar("_Function", bound=Callable[..., Architecture])
 
 
@@ -48,6 +59,8 @@ def family_of(config: Mapping) -> object:
     of none that is known.
     """
     family = config.get("model_type")
+    if isinstance(family, str) and family in WRAPPERS and (unknown := _unknown_text(config)):
+        return f"{family} over {unknown}"
     family = config.get("_class_name") if family is None else family
     named = config.get("architecture")
     if family is None and isinstance(named, str):
@@ -57,13 +70,14 @@ def family_of(config: Mapping) -> object:
 
 
 def register(
-    *families: str, wiring: str = CHAIN, needs_names: bool = False, needs_tensors: bool = False
+    *families: str, wiring: str = CHAIN, needs_names: bool = False, needs_tensors: bool = False, mark: str = ""
 ) -> Callable[[_Function], _Function]:
     """A decorator: the function gives the architecture of these families' models from their config.json.
 
     families: values of `model_type` or `_class_name`. wiring: which wiring the function gives. needs_names: files name the
     same tensors in several ways, so the function takes the names of a file's tensors as its second argument. needs_tensors:
-    configurations do not say the sizes, so the function takes the tensors by name.
+    configurations do not say the sizes, so the function takes the tensors by name. mark: as in `Wiring`; a file without such a
+    tensor is read as generic, since its configuration gives only a name.
     Raises ValueError where another function is registered for that family and wiring.
     """
 
@@ -72,10 +86,42 @@ def register(
             wirings = FAMILIES.setdefault(family, {})
             if wiring in wirings:
                 raise ValueError(f"the wiring {wiring!r} of {family} is registered twice")
-            wirings[wiring] = Wiring(function, needs_names, needs_tensors)
+            wirings[wiring] = Wiring(function, needs_names, needs_tensors, mark)
         return function
 
     return add
+
+
+def register_wrapper(model_type: str, text: str, missing: Mapping | None = None) -> None:
+    """Have the text model of a model of text and images read by the family that text_config names; the rest is left out.
+
+    text: the family where it names none. missing: sizes of that family that text_config may leave out.
+    """
+
+    def architecture(config: Mapping) -> Architecture:
+        inner = config.get("text_config")
+        if not isinstance(inner, Mapping):
+            raise CheckpointError(
+                "corrupt", f"config.json: text_config is {inner!r}; the text model's settings were expected"
+            )
+        family = inner.get("model_type", text)
+        settings = {**((missing or {}) if family == text else {}), **inner, "model_type": family}
+        found = FAMILIES[family][CHAIN].architecture(settings)
+        note = ", ".join(filter(None, (found.note, "left out: all but the text model")))
+        return replace(found, family=model_type, prefixes=_TEXT_PREFIXES, note=note)
+
+    register(model_type)(architecture)
+    WRAPPERS[model_type] = text
+
+
+def _unknown_text(config: Mapping) -> str:
+    """The family of a wrapped text model that is none that is known by its settings alone; empty where it is one."""
+    inner = config.get("text_config")
+    family = inner.get("model_type", WRAPPERS[config["model_type"]]) if isinstance(inner, Mapping) else None
+    if family is None:
+        return ""  # which is said where it is read
+    wirings = FAMILIES.get(family) if isinstance(family, str) and family not in WRAPPERS else None
+    return "" if wirings and not (wirings[CHAIN].needs_names or wirings[CHAIN].needs_tensors) else str(family)
 
 
 def refuse(family: str, why: str) -> None:

@@ -109,9 +109,9 @@ def choice(config: Mapping, key: str, known: Sequence[Option], default: Option) 
     for option in known:
         if value is option or (type(value) is type(option) and value == option):
             return option
-    raise CheckpointError(
-        "unsupported", f"config.json: {key} {value!r} is not supported; supported: {', '.join(map(repr, known))}"
-    )
+    supported = [repr(option) for option in known if option is not None]
+    only = f"supported: {', '.join([*supported, 'null'][: len(known)])}" if supported else "only models without it are"
+    raise CheckpointError("unsupported", f"config.json: {key} {value!r} is not supported; {only}")
 
 
 def flag(config: Mapping, key: str, default: bool = False) -> bool:

@@ -51,7 +51,7 @@ def baseline_of(
     if requested == FIRST and revisions:
         name, step = next((pair for pair in revisions if pair[1] is not None), revisions[0])
         return Baseline(step, name)
-    step = _step(requested)
+    step = stated_step(requested)
     if step is not None and step in names.values():
         return Baseline(step)
     shown = [name for name, _ in revisions]
@@ -61,7 +61,7 @@ def baseline_of(
     )
 
 
-def _step(requested: str | int) -> int | None:
+def stated_step(requested: str | int) -> int | None:
     """The step that a request states: 500, "500", or "step500" for a revision checkpoint-500."""
     if isinstance(requested, int):
         return None if isinstance(requested, bool) else requested

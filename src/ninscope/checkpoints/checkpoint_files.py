@@ -33,8 +33,9 @@ def read_config(
     revision: str, present: Collection[str], read: ReadFile, expected: Callable[[], bool] = lambda: False
 ) -> dict:
     """The JSON object in config.json; of an adapter {"adapter_config.json": the object there}, so that neither is taken for
-    the other; {} where there is none. Raises CheckpointError (missing, corrupt; unsupported where it is many models').
+    the other; beside litgpt's file, to whose names it does not apply, {"lit_model.pth": {}}; {} where there is none.
 
+    Raises CheckpointError (missing, corrupt; unsupported where it is many models').
     expected: whether there should be one, because the revision's siblings have one. It is asked only where there is none.
     """
     if is_adapter(present):
@@ -51,8 +52,10 @@ def read_config(
         )
     if CONFIG_NAME not in present and (not _holds_weights(revision, present, read) or expected()):
         raise CheckpointError("missing", f"{revision}: config.json is absent; it tells how the weights are joined")
-    if CONFIG_NAME not in present or _is_litgpts(present):
+    if CONFIG_NAME not in present:
         return {}
+    if _is_litgpts(present):
+        return {LITGPT_NAME: {}}
     return read_json_object(read("config.json", MAX_CONFIG_BYTES), f"{revision}/config.json")
 
 

@@ -13,12 +13,23 @@ from typing import Protocol
 
 import numpy as np
 
+from ninscope.checkpoints.formats.weight_file import FileSpan
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor, as_float, as_stored
 from ninscope.errors import CheckpointError
 
 ADVICE = "remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations) and save again"
+ADVICE_IN_MEMORY = (
+    "remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations), or measure a copy without it"
+)
 _BAND_BYTES = 8_000_000
 _NEAR = 0.5  # cosine of u and W v: near 1 along the right axis, near 0 along another
+
+
+def untold(tensor: Tensor, stored: str = "") -> str:
+    """ "its file does not tell (a, b); ...": what cannot be known of a tensor, and what to do. stored: what there is of it."""
+    in_memory = getattr(tensor.file, "is_in_memory", False)
+    holder, advice = ("the model's tensors do", ADVICE_IN_MEMORY) if in_memory else ("its file does", ADVICE)
+    return f"{holder} not tell{f' ({stored})' if stored else ''}; {advice}"
 
 
 class Formula(Protocol):
@@ -26,6 +37,10 @@ class Formula(Protocol):
 
     @property
     def stored(self) -> Tensor: ...
+
+    @property
+    def reads_twice(self) -> bool:
+        """Whether `prepared` reads the tensor that is stored."""
 
     def prepared(self) -> np.ndarray:
         """What all rows need, float64; made once. Raises CheckpointError."""
@@ -41,6 +56,10 @@ class Normed:
     stored: Tensor
     g: Tensor
     axis: int | None
+
+    @property
+    def reads_twice(self) -> bool:
+        return self.axis != 0
 
     def prepared(self) -> np.ndarray:
         g = whole(self.g)
@@ -71,6 +90,7 @@ class SpectrallyNormed:
     u: Tensor
     v: Tensor
     axes: tuple[int, ...]
+    reads_twice = True
 
     def prepared(self) -> np.ndarray:
         u = whole(self.u)
@@ -86,7 +106,7 @@ class SpectrallyNormed:
         if len(near) != 1:
             raise CheckpointError(
                 "unsupported",
-                f"tensor {self.stored.name} is under spectral_norm along an axis that its file does not tell; {ADVICE}",
+                f"tensor {self.stored.name} is under spectral_norm along an axis that {untold(self.stored)}",
             )
         return np.array(near[0])
 
@@ -115,6 +135,7 @@ class Masked:
 
     stored: Tensor
     mask: Tensor
+    reads_twice = False
 
     def prepared(self) -> np.ndarray:
         return np.empty(0)
@@ -130,7 +151,6 @@ class EffectiveFile:
         file = formula.stored.file
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
         self._file, self._formula = file, formula
-        self.beneath = tuple(part.file for part in vars(formula).values() if isinstance(part, Tensor))
         self._lock = threading.Lock()
         self._prepared: np.ndarray | None = None
 
@@ -145,6 +165,15 @@ class EffectiveFile:
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """The spans of the tensors that are stored; vectors, and passes for norms of other axes than rows, come on top."""
         return self._file.spans(ranges)
+
+    def beneath(self, start: int, stop: int) -> list[FileSpan]:
+        """What is read of the tensor, and beside it all of the others."""
+        formula = self._formula
+        others = [part for part in vars(formula).values() if isinstance(part, Tensor) and part is not formula.stored]
+        return [
+            FileSpan(self._file, start, stop, is_repeated=formula.reads_twice),
+            *(FileSpan(part.file, part.entry.start, part.entry.stop, is_beside=True) for part in others),
+        ]
 
     def _computed(self, ranges: Sequence[tuple[int, int]], pieces: Sequence[memoryview]) -> list[memoryview]:
         return [self._of(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]

@@ -26,6 +26,7 @@ class _HeldTensor:
     """The bytes of one tensor, as a file of weights."""
 
     reads_are_free = False  # of a sample, only the rows that it needs
+    is_in_memory = True
 
     def __init__(self, name: str, tensor: Any):
         self.name, self._tensor = name, tensor

@@ -36,8 +36,10 @@ from ninscope.checkpoints.revisions import in_step_order, step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.checks import did_you_mean
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.wording import outer_names
+from ninscope.wording import first_names, outer_names
 
+_LOOKED_INTO = 200  # folders in which a source is looked for where the one that was named is none
+_WHAT_TO_NAME = "a folder that holds config.json and model.safetensors, or folders that do"
 LOOKS, LOOK_BYTES = 33, 4096  # what is read of a file to tell it from another
 
 
@@ -170,9 +172,10 @@ class LocalSource:
         if not names and (clause := other_layout([*folders, *files])):
             raise RequestError(f"{self.label}: {clause}")
         if not names:
+            holding = [name for name in sorted(folders)[:_LOOKED_INTO] if _may_be_source(self.folder, name)]
+            named = f"one of its folders that may be sources: {first_names(holding, 5)}" if holding else _WHAT_TO_NAME
             raise RequestError(
-                f"{self.label}: no checkpoint and no revision folders (step0, step1, ...) in it; "
-                "name a folder that holds config.json and model.safetensors, or folders that do"
+                f"{self.label}: no checkpoint and no revision folders (step0, step1, ...) in it; name {named}"
             )
         return in_step_order(names)
 
@@ -326,6 +329,17 @@ def _is_revision(parent: Path, name: str) -> bool:
         step_of(name) is not None
         or any(_is_file(f"{folder}/{expected}") for expected in CHECKPOINT_NAMES)
         or bool(_model_folder(folder))
+    )
+
+
+def _may_be_source(parent: Path, name: str) -> bool:
+    """Whether a folder that is no checkpoint itself holds some."""
+    try:
+        folders, files = _entries_in(name, parent / name)
+    except RequestError:
+        return False
+    return any(map(is_weight_file, files)) or any(
+        _is_revision(parent / name, inner) for inner in folders[:_LOOKED_INTO]
     )
 
 

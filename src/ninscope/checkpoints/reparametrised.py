@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ninscope.checkpoints.effective_weights import ADVICE, EffectiveFile, Formula, Masked, Normed, SpectrallyNormed
+from ninscope.checkpoints.effective_weights import EffectiveFile, Formula, Masked, Normed, SpectrallyNormed, untold
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor
 from ninscope.errors import CheckpointError
 
@@ -30,7 +30,7 @@ class UnknownWeight(Tensor):
     def check_readable(self) -> None:
         raise CheckpointError(
             "unsupported",
-            f"tensor {self.name} is reparametrised in a way that its file does not tell ({', '.join(self.stored)}); {ADVICE}",
+            f"tensor {self.name} is reparametrised in a way that {untold(self, ', '.join(self.stored))}",
         )
 
 

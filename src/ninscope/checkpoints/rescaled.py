@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ninscope.checkpoints.formats.weight_file import TensorEntry
+from ninscope.checkpoints.formats.weight_file import FileSpan, TensorEntry
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor, as_float
 from ninscope.errors import CheckpointError
@@ -67,7 +67,6 @@ class _RescaledFile:
         self._matrix, self._stored, self._dtype, self._factors = matrix, matrix.tensor, dtype, factors
         file = matrix.tensor.file
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
-        self.beneath = (file,)
         self._row_bytes = np.dtype(STORED_TYPES[dtype]).itemsize * matrix.tensor.columns
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
@@ -81,6 +80,11 @@ class _RescaledFile:
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """The spans of the tensor that is stored; the pass for the norms comes on top."""
         return self._stored.file.spans(self._beneath(ranges))
+
+    def beneath(self, start: int, stop: int) -> list[FileSpan]:
+        """The rows that are stored, which the pass for the norms has read before."""
+        ((first, last),) = self._beneath([(start, stop)])
+        return [FileSpan(self._stored.file, first, last, is_repeated=True)]
 
     def _beneath(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Where the rows lie that are stored; tensors are read in whole rows."""

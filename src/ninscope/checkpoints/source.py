@@ -10,7 +10,9 @@ from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.in_memory import in_memory_source
 from ninscope.checkpoints.local import local_file, local_source
 from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
+from ninscope.wording import outer_names
 
 
 class Source(Protocol):
@@ -88,16 +90,32 @@ def open_source(source: object, base: object = None, base_revision: str | None =
         raise RequestError("an empty name is no source; name a folder, or a Hub repository id (org/name)")
     try:
         folder = Path(text).expanduser()
-        kind = "folder" if folder.is_dir() else "file" if folder.exists() else ""
+        kind = "folder" if folder.is_dir() else "file" if folder.is_file() else "other" if folder.exists() else ""
     except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a zero byte
         kind = ""
     if kind == "folder":
         return local_source(text, folder)
+    if kind == "other":  # a pipe would be waited for
+        raise RequestError(
+            f"{text} is neither a folder nor a plain file (a pipe, say); name a folder, or a file of weights"
+        )
     if kind == "file":
         return local_file(text, folder)
     named = None if text.startswith((".", "/", "~")) else _REPOSITORY.fullmatch(text)
     if named is None:
-        raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name)")
+        raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name){_beside(text)}")
     from ninscope.checkpoints.hub.repository import hub_source  # the client is slow to import and local work needs none
 
-    return hub_source(named["id"], named["folder"] or "")
+    return hub_source(named["id"], named["folder"] or "", _beside(text))
+
+
+def _beside(text: str) -> str:
+    """What a folder holds in place of a path that is not in it, one clause with its "; "; empty where there is no such folder."""
+    try:
+        folder = Path(text).expanduser().parent
+        if "/" not in text or not folder.is_dir():
+            return ""
+        names = local_source(str(folder), folder).revisions()
+    except (OSError, RuntimeError, ValueError, RequestError):
+        return ""
+    return did_you_mean(Path(text).name, names) or f"; {text.rpartition('/')[0] or '/'} has {outer_names(names)}"

@@ -5,10 +5,13 @@ nearly all of it is used, the rest is fetched too and the hash is checked; elsew
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from ninscope.checkpoints.formats.weight_file import WeightFile
+from ninscope.checkpoints.formats.weight_file import FileSpan
 from ninscope.checkpoints.matrix import WeightMatrix
+from ninscope.checkpoints.spans import Span, bytes_in, common
+from ninscope.checkpoints.tensors import Tensor
 from ninscope.wording import first_names, joined_clauses
 
 _UNVERIFIED = "unverified: "  # begins a clause of a message
@@ -26,56 +29,96 @@ class Checkable(Protocol):
     def is_verified(self) -> bool:
         """Whether all that was read of it is known to be right."""
 
-    def begin_check(self) -> None:
-        """Hash what is read from now on."""
+    @property
+    def held(self) -> Sequence[Span]:
+        """What was read already, and a check counts: first the head, of which nothing is fetched again."""
+
+    def begin_check(self, repeated: bool) -> None:
+        """Hash what is read from now on; repeated: some of it may come more than once."""
 
     def end_check(self, most: int) -> None:
         """Fetch what was not read, if it is at most so many bytes. Raises CheckpointError (corrupt): its hash is another."""
 
 
 class Verification:
-    """Of a reading of matrices, whole and each once: make it before, and call `finish` when all is read."""
+    """Of a reading of tensors, all of each: make it before, and call `finish` when all is read.
 
-    def __init__(self, matrices: Iterable[WeightMatrix]) -> None:
-        self._used = _used(matrices)
-        self._checked = [file for file, used in self._used if _is_nearly_all(file, used)]
-        for file in self._checked:
-            file.begin_check()
+    least: the share of a file that must be read of it for the rest to be fetched too.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], least: float = NEARLY_ALL) -> None:
+        self._reads, self._least = _reads(tensors), least
+        self._checked = [read for read in self._reads if read.share >= least]
+        for read in self._checked:
+            read.file.begin_check(read.is_repeated)
 
     def finish(self) -> str:
         """One clause that says what is unverified; empty where nothing is. Raises CheckpointError (corrupt)."""
-        for file in self._checked:
-            file.end_check(int((1 - NEARLY_ALL) * file.size))
-        return _unverified([file for file, _ in self._used])
+        for read in self._checked:
+            read.file.end_check(int((1 - self._least) * read.file.size))
+        return _unverified([read.file for read in self._reads])
 
 
 def rest_bytes(matrices: Iterable[WeightMatrix]) -> int:
     """What a `Verification` fetches beside the matrices."""
     return sum(
-        file.size - used
-        for file, used in _used(matrices)
-        if _is_nearly_all(file, used) and not file.is_verified  # one that came whole with its header is
+        read.file.size - read.own_bytes
+        for read in _reads(matrix.tensor for matrix in matrices)
+        if read.share >= NEARLY_ALL and not read.file.is_verified  # one that came whole with its header is
     )
 
 
-def _used(matrices: Iterable[WeightMatrix]) -> list[tuple[Checkable, int]]:
-    """(file that is fetched, bytes of it that the matrices are)"""
-    entries: dict[int, tuple[Checkable, dict[int, int]]] = {}
-    for matrix in matrices:
-        entry = getattr(matrix.tensor, "computed_from", matrix.tensor).entry
-        for file in _fetched_files(matrix.tensor.file):
-            entries.setdefault(id(file), (file, {}))[1][entry.start] = entry.stop - entry.start
-    return [(file, sum(sizes.values())) for file, sizes in entries.values()]
+@dataclass
+class _Read:
+    """What is read of one file that is fetched."""
+
+    file: Checkable
+    spans: list[FileSpan] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Of the file, with what was read before."""
+        return bytes_in([*self.file.held, *_bounds(self.spans)]) / max(self.file.size, 1)
+
+    @property
+    def is_repeated(self) -> bool:
+        return any(span.is_repeated for span in self.spans) or any(
+            any(common(_bounds(self.spans), *early)) for early in self.file.held[1:]
+        )
+
+    @property
+    def own_bytes(self) -> int:
+        """Those that stand for weights of the matrices themselves."""
+        return bytes_in(_bounds(span for span in self.spans if not span.is_beside))
 
 
-def _is_nearly_all(file: Checkable, used: int) -> bool:
-    return NEARLY_ALL * file.size <= used <= file.size
+def _bounds(spans: Iterable[FileSpan]) -> list[Span]:
+    return [(span.start, span.stop) for span in spans]
+
+
+def _reads(tensors: Iterable[Tensor]) -> list[_Read]:
+    """What is read of each file that is fetched."""
+    reads: dict[int, _Read] = {}
+    for tensor in tensors:
+        for span in _fetched(FileSpan(tensor.file, tensor.entry.start, tensor.entry.stop)):
+            if isinstance(span.file, Checkable):
+                reads.setdefault(id(span.file), _Read(span.file)).spans.append(span)
+    return list(reads.values())
+
+
+def _fetched(span: FileSpan) -> Iterator[FileSpan]:
+    """What is fetched for these bytes of a file."""
+    if isinstance(span.file, Checkable):
+        yield span
+    elif beneath := getattr(span.file, "beneath", None):
+        for part in beneath(span.start, span.stop):
+            is_beside, is_repeated = span.is_beside or part.is_beside, span.is_repeated or part.is_repeated
+            yield from _fetched(replace(part, is_beside=is_beside, is_repeated=is_repeated))
 
 
 def unverified(matrices: Iterable[WeightMatrix]) -> str:
     """The clause for what was read in parts."""
-    files = {id(file): file for matrix in matrices for file in _fetched_files(matrix.tensor.file)}
-    return _unverified(list(files.values()))
+    return _unverified([read.file for read in _reads(matrix.tensor for matrix in matrices)])
 
 
 def without_unverified(message: str) -> str:
@@ -88,11 +131,3 @@ def _unverified(files: Sequence[Checkable]) -> str:
     if not names:
         return ""
     return f"{_UNVERIFIED}only parts of {first_names(names, 1)} were read, and hashes are of whole files"
-
-
-def _fetched_files(file: WeightFile) -> Iterator[Checkable]:
-    """The files that are fetched where this one is read."""
-    if isinstance(file, Checkable):
-        yield file
-    for beneath in getattr(file, "beneath", ()):
-        yield from _fetched_files(beneath)

@@ -43,7 +43,8 @@ class Tally:
     Raises CheckpointError (unsupported) for a layer of so many neurons that their counts would not fit into memory.
     """
 
-    def __init__(self, nodes: int, table: BinTable):
+    def __init__(self, nodes: int, table: BinTable, distances: bool = True):
+        """distances: whether to sum them."""
         needed = 4 * nodes * table.width
         if needed > MAX_TALLY_BYTES:
             raise CheckpointError(
@@ -52,7 +53,7 @@ class Tally:
                 f"than {MAX_TALLY_BYTES / 1e9:.0f}; ask for fewer radii (max_distance, or radii = {{ log = K }})",
             )
         self._histogram = np.zeros((nodes, table.width), np.int32)
-        self._distances = np.zeros(nodes, np.int64)
+        self._distances, self._sums_distances = np.zeros(nodes, np.int64), distances
         self._kept = table.radius_count + 1
         self._nonfinite = table.nonfinite
 
@@ -62,8 +63,13 @@ class Tally:
         """
         counts = self._histogram[nodes]
         count = row_histogram if nodes_first else column_histogram
-        count(bits, table, counts, self._distances[nodes])
+        count(bits, table, counts, self._distances[nodes] if self._sums_distances else None)
         return not counts[:, self._nonfinite].any()
+
+    @property
+    def every_bin(self) -> np.ndarray:
+        """int32 [nodes, table.width]: what does not count, and what is not finite, with it."""
+        return self._histogram
 
     @property
     def counts(self) -> LayerCounts:

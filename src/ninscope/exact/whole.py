@@ -21,6 +21,7 @@ from ninscope.exact.blocks import BlockTally, merged
 from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
 from ninscope.exact.null_models import MatrixBins, matrices_of
+from ninscope.multifractal.jackknife import left_out_values
 from ninscope.multifractal.partition import PartitionSums
 from ninscope.multifractal.spectrum import Spectrum, mass_quality, spectrum_of_sums
 from ninscope.networks.bin_table import BinTable, bin_table
@@ -28,6 +29,9 @@ from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
 from ninscope.wording import first_names
+
+# Sums of single layers are kept up to this size, to leave out one at a time: 169 layers at the default radii and q take 25 MB.
+MAX_LEFT_OUT_BYTES = 400_000_000
 
 # One piece of the work on a network, by node layer: the layer's result where all its bands were in the piece, else its counts.
 PartialAnalysis = Mapping[str, LayerResult | LayerCounts]
@@ -77,7 +81,7 @@ def exact_analysis(
     Raises CheckpointError.
     """
     reads_twice = parameters.log_count is not None  # and each time what is read must be right
-    verification = Verification(network.matrices.values() if reads_twice else ())
+    verification = Verification(network.tensors if reads_twice else ())
     radii = radii_of(network, parameters, workers)
     verification.finish()
     (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices, statistics, passenger)
@@ -100,7 +104,7 @@ def analyse_networks(
     CheckpointError.
     """
     growing = [_GrowingAnalysis(network, parameters, radii, chosen, statistics) for chosen in choices]
-    verification = Verification(network.matrices.values())
+    verification = Verification(network.tensors)
     for _, results in _layers(network, parameters, radii, 0, 1, workers, choices, matrices, passenger):
         for analysis, result in zip(growing, results, strict=True):
             assert isinstance(result, LayerResult)  # of one piece, every layer is complete
@@ -214,6 +218,7 @@ class _GrowingAnalysis:
         self._statistics: list[LayerStatistics] = []
         self._values: dict[str, NodeValues] = {}
         self._tallies: dict[str, BlockTally] = {}
+        self._layers: list[PartitionSums] | None = [] if statistics else None
 
     def add(self, result: LayerResult) -> None:
         self._whole.add(result)
@@ -225,9 +230,27 @@ class _GrowingAnalysis:
             self._silent.append(result.layer)
         if self._keeps_statistics:
             self._statistics.append(result.statistics(self._parameters.min_degree))
+            self._keep(result.sums)
         if self._parameters.per_node:
             self._values[result.layer] = result.nodes
         self._tallies |= result.matrices
+
+    def _keep(self, sums: PartitionSums) -> None:
+        """Keep a layer's sums, to leave it out later, as long as those of all fit into memory."""
+        if self._layers is not None:
+            self._layers.append(sums)
+            if len(self._layers) * (sums.z.nbytes + sums.m.nbytes) > MAX_LEFT_OUT_BYTES:
+                self._layers = None
+
+    def _layer_statistics(self) -> tuple[LayerStatistics, ...]:
+        if not self._layers:
+            return tuple(self._statistics)
+        parameters = self._parameters
+        values = left_out_values(self._layers, parameters.q, self._radii.logarithms, parameters.derivative)
+        return tuple(
+            replace(layer, alpha0_without=alpha0, width_without=width)
+            for layer, (alpha0, width) in zip(self._statistics, values.tolist(), strict=True)
+        )
 
     def analysis(self) -> ExactAnalysis:
         parameters, radii = self._parameters, self._radii
@@ -240,7 +263,7 @@ class _GrowingAnalysis:
             spectrum,
             self._nodes,
             self._edges,
-            tuple(self._statistics),
+            self._layer_statistics(),
             self._values,
             radii,
             matrices,

@@ -35,36 +35,44 @@ def _histogram(indptr: np.ndarray, bins: np.ndarray, radius_count: int) -> np.nd
 # Weights that a second look still finds in a cache; fewer would mean to go over all counts more often.
 _CACHED = 1 << 19
 _TILE = 256  # columns whose counts stay in the second-level cache while rows pass by
+_TILE_COUNTS = 80000  # the same where a column has more bins than usual: counts that stay there
 
 
-def column_histogram(bits: np.ndarray, table: BinTable, counts: np.ndarray, distances: np.ndarray) -> None:
+def column_histogram(bits: np.ndarray, table: BinTable, counts: np.ndarray, distances: np.ndarray | None) -> None:
     """Add a band of weights to its source nodes' counts and distances: each column of a weight matrix [out, in] is one node.
 
     bits: stored weights as unsigned integers [rows, columns]. Changed in place: counts, int32 [columns, table.width], edges
     per node and bin, then how many do not count, then how many are not finite; distances, int64 [columns], the sum of the
     counted edges' distances in units of 2**-distance_shift(table.radii): whole numbers, so bands may come in any order. On a
-    logarithmic grid, which bounds no distance, distances stay as they are.
+    logarithmic grid, which bounds no distance, distances stay as they are; None: they are not summed.
     """
     bits = _checked(bits, bits.shape[1], table, counts, distances)
     if table.shift == 0:
-        _count_columns(bits, table.magnitude, table.packed, counts, distances.view(np.uint64))
+        if distances is None:
+            _count_columns_alone(bits, table.magnitude, table.table, counts, max(_TILE_COUNTS // table.width, 16))
+        else:
+            _count_columns(bits, table.magnitude, table.packed, counts, distances.view(np.uint64))
         return
     step = max(_CACHED // max(bits.shape[1], 1), 1)
     for first in range(0, len(bits), step):
         rows = bits[first : first + step]
         _count_columns_by_runs(rows, table.magnitude, _shift(table), table.table, table.starts, table.bins, counts)
-        _add_distances(rows, table, distances, axis=0)
+        if distances is not None:
+            _add_distances(rows, table, distances, axis=0)
 
 
-def row_histogram(bits: np.ndarray, table: BinTable, counts: np.ndarray, distances: np.ndarray) -> None:
+def row_histogram(bits: np.ndarray, table: BinTable, counts: np.ndarray, distances: np.ndarray | None) -> None:
     """As `column_histogram` for a matrix that is stored as [in, out]: each row is one node.
 
-    bits: stored weights as unsigned integers [rows, columns]; counts: int32 [rows, table.width]; distances: int64 [rows]. Both
-    are changed in place. The matrix is not turned over, and a node's counts stay in the first-level cache.
+    bits: stored weights as unsigned integers [rows, columns]; counts: int32 [rows, table.width]; distances: int64 [rows], or
+    None. Both are changed in place. The matrix is not turned over, and a node's counts stay in the first-level cache.
     """
     bits = _checked(bits, bits.shape[0], table, counts, distances)
     if table.shift == 0:
-        _count_rows(bits, table.magnitude, table.packed, counts, distances.view(np.uint64))
+        if distances is None:
+            _count_rows_alone(bits, table.magnitude, table.table, counts)
+        else:
+            _count_rows(bits, table.magnitude, table.packed, counts, distances.view(np.uint64))
         return
     step = max(_CACHED // max(bits.shape[1], 1), 1)
     for first in range(0, len(bits), step):
@@ -72,12 +80,16 @@ def row_histogram(bits: np.ndarray, table: BinTable, counts: np.ndarray, distanc
         _count_rows_by_runs(
             bits[nodes], table.magnitude, _shift(table), table.table, table.starts, table.bins, counts[nodes]
         )
-        _add_distances(bits[nodes], table, distances[nodes], axis=1)
+        if distances is not None:
+            _add_distances(bits[nodes], table, distances[nodes], axis=1)
 
 
-def _checked(bits: np.ndarray, nodes: int, table: BinTable, counts: np.ndarray, distances: np.ndarray) -> np.ndarray:
+def _checked(
+    bits: np.ndarray, nodes: int, table: BinTable, counts: np.ndarray, distances: np.ndarray | None
+) -> np.ndarray:
     """The weights as one type of array for the compiler, wherever they come from. Raises ValueError."""
-    if counts.shape != (nodes, table.width) or distances.shape != (nodes,) or bits.dtype != table.magnitude.dtype:
+    unfit = counts.shape != (nodes, table.width) or (distances is not None and distances.shape != (nodes,))
+    if unfit or bits.dtype != table.magnitude.dtype:
         raise ValueError(
             f"counts {counts.shape} of {bits.dtype} weights {bits.shape}: compiled code would leave the array"
         )
@@ -158,6 +170,30 @@ def _count_rows(
             node[entry >> _SHIFT] += 1
             total += entry & _DISTANCE
         distances[r] += total
+
+
+@njit(cache=True, nogil=True)
+def _count_columns_alone(
+    bits: np.ndarray, magnitude: np.unsignedinteger, table: np.ndarray, counts: np.ndarray, width: int
+) -> None:
+    rows, columns = bits.shape
+    for start in range(0, columns, width):
+        stop = min(start + width, columns)
+        tile = counts[start:stop]
+        for r in range(rows):
+            row = bits[r, start:stop]
+            for c in range(row.size):
+                tile[c, table[row[c] & magnitude]] += 1
+
+
+@njit(cache=True, nogil=True)
+def _count_rows_alone(bits: np.ndarray, magnitude: np.unsignedinteger, table: np.ndarray, counts: np.ndarray) -> None:
+    rows, columns = bits.shape
+    for r in range(rows):
+        row = bits[r]
+        node = counts[r]
+        for c in range(columns):
+            node[table[row[c] & magnitude]] += 1
 
 
 @njit(cache=True, nogil=True)

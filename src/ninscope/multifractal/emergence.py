@@ -9,11 +9,13 @@ import numpy as np
 
 from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
+from ninscope.multifractal.jackknife import jackknife_interval, left_out_emergence
 from ninscope.multifractal.origin import Origin
 
 MIN_REPLICATES, MAX_REPLICATES = 100, 1_000_000
 STEP_0 = "step0"  # what messages call the baseline that nobody chose
 MOST_UNLIKE = 0.1  # by this share may counted nodes differ from those of the baseline
+TRUST_UNLIKE = "--trust-unlike-counts overrides"
 CHOOSE_BASELINE = 'baseline = "first", or a revision, chooses another (--baseline on the command line)'
 
 
@@ -68,30 +70,53 @@ class Comparison(NamedTuple):
 
 @overload
 def compared(
-    now: HasSamples, start: HasSamples | None, no_emergence: str, baseline: str, bootstrap: Bootstrap
+    now: HasSamples,
+    start: HasSamples | None,
+    no_emergence: str,
+    baseline: str,
+    bootstrap: Bootstrap,
+    *,
+    trust_unlike_counts: bool = False,
 ) -> Comparison: ...
 
 
 @overload
 def compared(
-    now: HasSpectrum, start: HasSpectrum | None, no_emergence: str = "", baseline: str = STEP_0
+    now: HasSpectrum,
+    start: HasSpectrum | None,
+    no_emergence: str = "",
+    baseline: str = STEP_0,
+    *,
+    trust_unlike_counts: bool = False,
 ) -> Comparison: ...
 
 
 def compared(
-    now: Any, start: Any, no_emergence: str = "", baseline: str = STEP_0, bootstrap: Bootstrap | None = None
+    now: Any,
+    start: Any,
+    no_emergence: str = "",
+    baseline: str = STEP_0,
+    bootstrap: Bootstrap | None = None,
+    *,
+    trust_unlike_counts: bool = False,
 ) -> Comparison:
     """E of a checkpoint against its baseline, or why there is none. Every command takes it from here.
 
     no_emergence: why the audit allows no E, or empty. baseline: what messages call the revision that E compares with.
-    bootstrap: how to draw the interval; None: none is drawn.
+    bootstrap: how to draw the interval over samples, or the confidence of that over left out layers; None: no interval.
+    trust_unlike_counts: E also where other layers count than in the baseline, or 10 % more or fewer nodes; else it is withheld.
     Raises RequestError when the two have different numbers of samples.
     """
     if reason := no_emergence or why_undefined(now, start, baseline):
         return Comparison(math.nan, math.nan, math.nan, reason)
-    value, warning = emergence(now, start), unlike_counts(now, start, baseline)
+    warning = unlike_counts(now, start, baseline)
+    if warning and not trust_unlike_counts:
+        return Comparison(math.nan, math.nan, math.nan, withheld(warning))
+    value = emergence(now, start)
     if bootstrap is None:
         return Comparison(value, math.nan, math.nan, "", warning)
+    if len(now.samples) == 1 and len(start.samples) == 1:  # the whole network: nothing was drawn
+        return Comparison(value, *left_out_interval(now, start, value, bootstrap.confidence), "", warning)
     pairs = np.stack([_pairs(now), _pairs(start)])
     both = np.isfinite(pairs).all(axis=(0, 2))
     low, high = emergence_interval(
@@ -114,6 +139,24 @@ def unlike_counts(now: object, start: object, baseline: str = STEP_0) -> str:
     if abs(nodes - nodes_before) > MOST_UNLIKE * nodes_before:
         clauses.append(f"{nodes:,.0f} nodes count ({baseline}: {nodes_before:,.0f})")
     return f"E compares unlike networks: {', '.join(clauses)}" if clauses else ""
+
+
+def withheld(unlike: str) -> str:
+    """What a row says that has no E for what `unlike_counts` found."""
+    return f"no E: {unlike.replace('E compares', 'it would compare', 1)}; {TRUST_UNLIKE}"
+
+
+def left_out_interval(now: object, start: object, value: float, confidence: float) -> tuple[float, float]:
+    """The interval of E by leaving out one node layer at a time, of both networks at once (`jackknife_interval`).
+
+    now, start: measurements, whose `left_out` says alpha0 and width without each layer that counts, by its name. NaN, NaN where
+    they do not tell, or not of the same layers.
+    """
+    after, before = (getattr(measured, "left_out", {}) for measured in (now, start))
+    if not after or list(after) != list(before):
+        return math.nan, math.nan
+    pairs = (np.array(list(values.values())) for values in (after, before))
+    return jackknife_interval(value, left_out_emergence(*pairs), confidence)
 
 
 def _pairs(measured: HasSamples) -> np.ndarray:

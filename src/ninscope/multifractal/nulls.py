@@ -15,23 +15,30 @@ from ninscope.multifractal.partition import PartitionSums
 from ninscope.networks.bin_table import bin_table
 from ninscope.networks.radii import Radii
 
-_DRAWN_AT_ONCE = 1 << 20
+_DRAWN_AT_ONCE = 1 << 15  # random numbers, which stay in the second-level cache until they are used
+_BATCH = 256  # places that are known before any weight moves, so that their reads do not wait for each other
 
 
-def shuffled_counts(totals: np.ndarray, columns: int, generator: np.random.PCG64) -> np.ndarray:
-    """Counts of a matrix whose weights are permuted at random, every permutation alike, int32 [columns, K + 1].
+def shuffled_counts(
+    totals: np.ndarray, columns: int, generator: np.random.PCG64, kept: int | None = None
+) -> np.ndarray:
+    """Counts of a matrix whose weights are permuted at random, every permutation alike, int32 [kept, K + 1].
 
     totals: int64 [K + 2], the matrix's weights per distance bin, then those that are no edges; they must fill `columns`
-    columns evenly. Only raw output of the generator is used, which numpy keeps stable.
+    columns evenly. kept: of how many columns, the first ones (default: all). Only raw output of the generator is used, which
+    numpy keeps stable.
     """
     entries = int(totals.sum())
     if columns < 1 or entries % columns:
         raise ValueError(f"{entries} weights do not fill {columns} columns")
     cell = np.uint8 if totals.size <= 256 else np.uint16
-    pool = np.repeat(np.arange(totals.size, dtype=cell), totals)
-    counts = np.zeros((columns, totals.size), np.int32)
+    pool, ends = np.empty(entries, cell), np.cumsum(totals)
+    for number, (end, total) in enumerate(zip(ends.tolist(), totals.tolist(), strict=True)):
+        pool[end - total : end] = number
+    kept = columns if kept is None else kept
+    counts = np.zeros((kept, totals.size), np.int32)
     rows = entries // columns
-    for first, last, raw in _drawn(rows, columns, generator):
+    for first, last, raw in _drawn(rows, kept, generator):
         _deal(pool, first * rows, raw, rows, counts[first:last])
     return np.ascontiguousarray(counts[:, :-1])
 
@@ -42,9 +49,10 @@ def gaussian_counts(probabilities: np.ndarray, rows: int, columns: int, generato
     probabilities: float64 [K + 2], of each distance bin, then of no edge (`bin_probabilities`).
     """
     threshold, alias = _alias_table(probabilities)
+    either = np.column_stack([np.arange(alias.size), alias]).reshape(-1)  # [2 cell]: itself, [2 cell + 1]: its alias
     counts = np.zeros((columns, probabilities.size), np.int32)
     for first, last, raw in _drawn(rows, columns, generator):
-        _draw(threshold, alias, raw, rows, counts[first:last])
+        _draw(threshold, either, raw, rows, counts[first:last])
     return np.ascontiguousarray(counts[:, :-1])
 
 
@@ -114,31 +122,50 @@ def generator_of(seed: int, sample: int, null: str, matrix: str) -> np.random.PC
 @njit(cache=True, nogil=True)
 def _deal(pool: np.ndarray, start: int, raw: np.ndarray, rows: int, counts: np.ndarray) -> None:
     """Go on shuffling `pool` (Fisher and Yates) from position `start`, column after column, and count what each column got."""
-    columns = counts.shape[0]
-    drawn = 0
-    for c in range(columns):
-        for _ in range(rows):
-            here = start + drawn
-            uniform = np.float64(raw[drawn] >> np.uint64(11)) * 2.0**-53
-            there = here + np.int64(uniform * np.float64(pool.size - here))
-            cell = pool[there]
-            pool[there] = pool[here]
-            counts[c, cell] += 1
-            drawn += 1
+    there = np.empty(_BATCH, np.int64)
+    drawn = counts.shape[0] * rows
+    for first in range(0, drawn, _BATCH):
+        batch = min(_BATCH, drawn - first)
+        for i in range(batch):
+            here = start + first + i
+            # Signed: an unsigned integer is turned into a float in several steps.
+            uniform = np.float64(np.int64(raw[first + i] >> np.uint64(11))) * 2.0**-53
+            there[i] = here + np.int64(uniform * np.float64(pool.size - here))
+        for i in range(batch):
+            here = start + first + i
+            cell = pool[there[i]]
+            pool[there[i]] = pool[here]
+            pool[here] = cell
+    # Counted afterwards, by turns in two places: one that is added to again at once would have to wait.
+    other = np.empty(counts.shape[1], np.int32)
+    for c in range(counts.shape[0]):
+        dealt = pool[start + c * rows : start + (c + 1) * rows]
+        column = counts[c]
+        other[:] = 0
+        even = rows - rows % 2
+        for i in range(0, even, 2):
+            column[dealt[i]] += 1
+            other[dealt[i + 1]] += 1
+        for i in range(even, rows):
+            column[dealt[i]] += 1
+        column += other
 
 
 @njit(cache=True, nogil=True)
-def _draw(threshold: np.ndarray, alias: np.ndarray, raw: np.ndarray, rows: int, counts: np.ndarray) -> None:
-    """Draw each column's weights by Walker's alias method, one random number a weight."""
+def _draw(threshold: np.ndarray, either: np.ndarray, raw: np.ndarray, rows: int, counts: np.ndarray) -> None:
+    """Draw each column's weights by Walker's alias method, one random number a weight.
+
+    either: int64 [2 n], what cell i gives below its threshold, at 2 i, and what else, at 2 i + 1: a look-up, since a branch that
+    chance decides would be mispredicted half of the time.
+    """
     columns = counts.shape[0]
     drawn = 0
     for c in range(columns):
+        column = counts[c]
         for _ in range(rows):
-            scaled = np.float64(raw[drawn] >> np.uint64(11)) * 2.0**-53 * threshold.size
+            scaled = np.float64(np.int64(raw[drawn] >> np.uint64(11))) * 2.0**-53 * threshold.size
             cell = np.int64(scaled)
-            if scaled - cell >= threshold[cell]:
-                cell = alias[cell]
-            counts[c, cell] += 1
+            column[either[2 * cell + np.int64(scaled - cell >= threshold[cell])]] += 1
             drawn += 1
 
 

@@ -180,12 +180,15 @@ def warning_of(r2_mass_mean: float, r2_partition: float, spectra: Sequence[Spect
     return joined_clauses(fit_warning(r2_mass_mean, r2_partition), peak_warning(spectra))
 
 
-def peak_warning(spectra: Sequence[Spectrum]) -> str:
-    """One clause where the largest f of a network, or of some of its samples, is not at q = 0; empty where it is there."""
+def peak_warning(spectra: Sequence[Spectrum], what: str = "samples") -> str:
+    """One clause where the largest f of a network, or of some of its samples, is not at q = 0; empty where it is there.
+
+    what: what several spectra are of.
+    """
     strays = [spectrum.peak_q for spectrum in spectra if spectrum.peak_q]
     if not strays:
         return ""
-    which = "" if len(spectra) == 1 else f"in {len(strays)} of {len(spectra)} samples "
+    which = "" if len(spectra) == 1 else f"in {len(strays)} of {len(spectra)} {what} "
     alpha0, at_zero = (
         known_mean([getattr(spectrum, name) for spectrum in spectra]) for name in ("alpha0", "alpha_at_zero")
     )

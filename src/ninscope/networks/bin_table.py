@@ -6,11 +6,12 @@ lead to the run that holds the smallest such pattern, and comparisons with the s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
+from numba import njit
 
 from ninscope.networks.radii import IntegerRadii, Radii
 from ninscope.networks.transfer import UNCOUNTED
@@ -110,6 +111,135 @@ def bin_table(dtype: str, radii: Radii) -> BinTable:
     beyond = np.array([np.iinfo(unsigned).max], dtype=unsigned)
     starts = np.concatenate([starts, beyond])
     return BinTable(radii, magnitude, shift, table, starts, bins, scaled)
+
+
+@dataclass(frozen=True)
+class JointTable(BinTable):
+    """How the bits of one stored type become the bins of several readings at once, each with its own factor on every weight.
+
+    A *joint bin* is a run of patterns that every reading puts into one bin. Joint bins are numbered as magnitudes grow; the last
+    holds NaN and infinity. readings: int64 [readings, width], the bin 0..K + 2 of each reading for every joint bin.
+    """
+
+    readings: np.ndarray
+
+    @property
+    def width(self) -> int:
+        return self.readings.shape[1]
+
+    @property
+    def nonfinite(self) -> int:
+        return self.width - 1
+
+
+def joint_table(dtype: str, radii: Radii, factors: Sequence[float]) -> JointTable:
+    """The table of readings of |w| times each of the factors, on one grid of radii. factors: above 0 and finite.
+
+    One pass over the weights then counts them for all readings (`unfold`). Distances are not summed.
+    """
+    unsigned, infinity = _UNSIGNED[dtype], _INFINITY[dtype]
+    bits = 8 * np.dtype(unsigned).itemsize
+    magnitude = unsigned((1 << (bits - 1)) - 1)
+    readings = [_ScaledBins(dtype, radii, float(factor)) for factor in factors]
+    beyond = np.array([np.iinfo(unsigned).max], dtype=unsigned)
+    if bits == 16:
+        of_patterns = [reading.of_every_pattern() for reading in readings]
+        changes = np.zeros(1 << 15, np.bool_)
+        changes[infinity] = True
+        for bins in of_patterns:
+            changes[1:infinity] |= bins[1:] != bins[:-1]
+        starts = np.append(0, np.flatnonzero(changes)).astype(np.uint16)
+        table, shift = np.cumsum(changes, dtype=np.uint16), 0
+        joint = np.stack(
+            [
+                np.append(reading.named(bins[starts[:-1]]), radii.count + 2)
+                for reading, bins in zip(readings, of_patterns, strict=True)
+            ]
+        )
+        scaled = np.zeros(1 << 15, np.int64)
+    else:
+        runs = [_run_starts(reading, reading.beyond, infinity, unsigned) for reading in readings]
+        starts = np.unique(np.concatenate(runs))
+        joint = np.stack([np.append(reading(starts[:-1]), radii.count + 2) for reading in readings])
+        shift = bits - 1 - _PREFIX_BITS[dtype]
+        smallest = np.arange(1 << _PREFIX_BITS[dtype], dtype=unsigned) << unsigned(shift)
+        table = (np.searchsorted(starts, smallest, side="right") - 1).astype(np.uint16)
+        scaled = np.zeros(0, np.int64)
+    bins = np.arange(starts.size, dtype=np.uint16)
+    return JointTable(radii, magnitude, shift, table, np.concatenate([starts, beyond]), bins, scaled, joint)
+
+
+@dataclass(frozen=True)
+class _ScaledBins:
+    """The bins 0..K + 1 of patterns of a stored type, int64 [n], where every weight is multiplied by a factor, in float64."""
+
+    dtype: str
+    radii: Radii
+    factor: float
+
+    def __call__(self, patterns: np.ndarray) -> np.ndarray:
+        return self.named(self._bins(_floats(patterns, self.dtype).astype(np.float64)))
+
+    def of_every_pattern(self) -> np.ndarray:
+        """The bins of a 16-bit type's finite patterns, int16, UNCOUNTED where there is no edge."""
+        return self._bins(_finite_values(self.dtype))
+
+    def named(self, bins: np.ndarray) -> np.ndarray:
+        """int64, K + 1 for UNCOUNTED."""
+        return np.where(bins == UNCOUNTED, self.radii.count + 1, bins.astype(np.int64))
+
+    def _bins(self, weights: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):  # a product beyond float64 is no edge, as infinity is none
+            return self.radii.bins(weights * self.factor)
+
+    @property
+    def beyond(self) -> int:
+        """The smallest pattern from which on nothing counts."""
+        low, high = 0, _INFINITY[self.dtype]
+        if self.radii.beyond != 1.0:
+            return high
+        while high - low > 1:
+            middle = (low + high) // 2
+            pattern = np.array([middle], dtype=_UNSIGNED[self.dtype])
+            inside = float(_floats(pattern, self.dtype)[0]) * self.factor < 1.0
+            low, high = (middle, high) if inside else (low, middle)
+        return high
+
+
+@lru_cache(maxsize=2)
+def _finite_values(dtype: str) -> np.ndarray:
+    """The finite numbers of a 16-bit type that are not negative, float64, in the order of their patterns."""
+    values = _floats(np.arange(_INFINITY[dtype], dtype=np.uint16), dtype).astype(np.float64)
+    values.flags.writeable = False
+    return values
+
+
+def unfold(counts: np.ndarray, table: JointTable, into: np.ndarray) -> np.ndarray:
+    """Add counts of joint bins to those of each reading; returns int64 [readings, K + 2], how many fell into each bin in all.
+
+    counts: int32 [nodes, table.width], with nothing in the last column. into: int32 [readings, nodes, K + 1], changed in place;
+    what is no edge is left out of it, and is the last entry of what is returned. Raises ValueError.
+    """
+    shape = (len(table.readings), len(counts), table.radius_count + 1)
+    if counts.shape[1:] != (table.width,) or into.shape != shape:
+        raise ValueError(f"counts {counts.shape}, into {into.shape}: compiled code would leave the arrays")
+    joint_totals = counts.sum(axis=0, dtype=np.int64)[:-1]
+    totals = np.zeros((shape[0], shape[2] + 1), np.int64)
+    for number, bins in enumerate(table.readings[:, :-1]):
+        np.add.at(totals[number], bins, joint_totals)
+        edges = np.flatnonzero(bins < shape[2])  # consecutive: from the longest distance to the shortest
+        if edges.size:
+            _unfold(counts, int(edges[0]), bins[edges[0] : edges[-1] + 1], into[number])
+    return totals
+
+
+@njit(cache=True, nogil=True)
+def _unfold(counts: np.ndarray, first: int, bins: np.ndarray, into: np.ndarray) -> None:
+    for i in range(counts.shape[0]):
+        row = into[i]
+        joint = counts[i, first : first + bins.size]
+        for j in range(bins.size):
+            row[bins[j]] += joint[j]
 
 
 def _scaled_distances(patterns: np.ndarray, counted: np.ndarray, dtype: str, radii: Radii) -> np.ndarray:

@@ -14,7 +14,7 @@ from ninscope.architectures.layout import Link, NodeLayer, WeightBlock
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.reparametrised import effective_tensors
 from ninscope.checkpoints.rescaled import RescaledTensor
-from ninscope.checkpoints.tensors import Checkpoint
+from ninscope.checkpoints.tensors import Checkpoint, Tensor
 from ninscope.networks.fixed_gauge import with_fixed_gauge
 
 
@@ -49,6 +49,11 @@ class NeuronNetwork:
         """The layers that edges leave, in order."""
         sources = {block.source for block in self.blocks}
         return tuple(layer for layer in self.layers if layer.name in sources)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What the weights are read from, each once."""
+        return [matrix.tensor for matrix in self.matrices.values()]
 
     @property
     def weight_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ninscope.report.layout import arrange, bar_axes, draw_axes, say_nothing, styled, text_width, title_above
+from ninscope.report.model_names import model_names
 from ninscope.report.step_axis import count, label_steps, position, thinned
 
 _COLOURS = mpl.colormaps["viridis"]
@@ -178,19 +180,30 @@ def has_warning(rows: pd.DataFrame) -> pd.Series:
     return rows["warning"].fillna("") != "" if "warning" in rows else pd.Series(False, rows.index)
 
 
-def mark_warnings(axes: Axes, rows: pd.DataFrame, name: str, x: np.ndarray | None = None) -> list[Line2D]:
+def mark_warnings(
+    axes: Axes, rows: pd.DataFrame, name: str, x: np.ndarray | None = None, turned: bool = False
+) -> list[Line2D]:
     """A ring about every point that is not to be trusted, by the column `warning`; returns what a legend shows.
 
-    x: where the rows stand (default: by their steps).
+    x: where the rows stand (default: by their steps). turned: along the vertical axis.
     """
     warned = (has_warning(rows) & rows[name].notna()).to_numpy(bool)
     if not warned.any():
         return []
     places = (_x(rows) if x is None else x)[warned]
+    values = rows[name].to_numpy(float)[warned]
     return axes.plot(
-        places, rows[name].to_numpy(float)[warned], linestyle="none", marker="o", markersize=8, markerfacecolor="none",
+        *((values, places) if turned else (places, values)), linestyle="none", marker="o", markersize=8, markerfacecolor="none",
         markeredgecolor=_RING, markeredgewidth=1.1, label=WARNED, zorder=3,
     )  # fmt: skip
+
+
+def say_why(axes: Axes, rows: pd.DataFrame, name: str) -> None:
+    """Where a panel has no value of this column, the first message of the rows."""
+    if rows[name].isna().all():
+        messages = rows["message"].dropna() if "message" in rows else pd.Series(dtype=str)
+        axes.set_yticks([])
+        say_nothing(axes, fill(next((message for message in messages if message), "not known"), 60))
 
 
 def _legend(axes: Axes) -> None:
@@ -206,11 +219,11 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         models = emergence.dropna(subset=["step"]).groupby(["suite", "model"], sort=False)
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, max(len(models), 1)))
         several, shared = emergence["method"].nunique() > 1, against(emergence)
-        for ((_, model), rows), colour in zip(models, colours, strict=False):
+        names = model_names(emergence)
+        for ((suite, name), rows), colour in zip(models, colours, strict=False):
             for method, part in methods(rows.sort_values("step")):
-                label = (f"{model}, {method_label(method)}" if several else str(model)) + (
-                    "" if shared else against(part)
-                )
+                model = names[str(suite), str(name)]
+                label = (f"{model}, {method_label(method)}" if several else model) + ("" if shared else against(part))
                 withheld = int((part["status"] == "duplicate").sum())
                 if part["emergence"].isna().all():
                     label = f"{label} (no E)"
@@ -222,14 +235,14 @@ def comparison_figure(emergence: pd.DataFrame) -> Figure:
         axes.set(
             xlabel="training step (log axis)", ylabel="degree of emergence E", title=f"Degree of emergence{shared}"
         )
-        beside = _legend_beside(axes)
+        beside = legend_beside(axes)
         figure.set_size_inches(6.8 + beside / 72, max(4.4, 0.9 + 0.14 * len(axes.lines)))
         arrange(figure, np.array([[axes]]), beyond=beside)
         draw_axes(figure, [axes])
         return figure
 
 
-def _legend_beside(axes: Axes) -> float:
+def legend_beside(axes: Axes) -> float:
     """A legend that may be long, to the right of a panel, where it hides no curve; returns its width in points."""
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
@@ -241,7 +254,7 @@ def _legend_beside(axes: Axes) -> float:
 def against(rows: pd.DataFrame) -> str:
     """ " against step0": what E of these rows compares with, where it is one revision."""
     names = rows["baseline"].dropna().unique().tolist() if "baseline" in rows else []  # older tables do not name it
-    return f" against {names[0]}" if len(names) == 1 else ""
+    return f" against {names[0]}" if len(names) == 1 and names[0] else ""
 
 
 def series_of(benchmarks: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:

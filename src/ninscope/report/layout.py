@@ -4,7 +4,6 @@ Margins are computed from the labels that stand in them. matplotlib's own layout
 find them, which takes as long as the drawing itself.
 """
 
-import gc
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,8 @@ from matplotlib.textpath import TextPath, text_to_path
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Affine2D, Transform
 from PIL import Image
+
+from ninscope import garbage
 
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
@@ -46,14 +47,8 @@ def styled(changes: dict[Any, Any] | None = None) -> Iterator[None]:
     Garbage is not looked for meanwhile: all of a figure's many artists live until it is drawn, and looking through them, and
     through everything that the process holds besides, takes up to half as long as drawing.
     """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        with mpl.rc_context(STYLE | (changes or {})):
-            yield
-    finally:
-        if collecting:
-            gc.enable()
+    with garbage.not_looked_for(), mpl.rc_context(STYLE | (changes or {})):
+        yield
 
 
 def png(figure: Figure) -> bytes:

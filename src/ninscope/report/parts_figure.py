@@ -12,8 +12,11 @@ from ninscope.report.layout import arrange, bar_axes, draw_axes, label_places, s
 from ninscope.report.step_axis import label_steps, position
 
 # In the order from below, as the parts are named: grouping/part.
-_TITLES = {"block": "blocks", "kind": "kinds of layers", "layer": "layers"}
-_MOST_LABELS = 40  # of one heat map's rows
+_TITLES = {"block": "blocks", "kind": "kinds", "layer": "layers"}
+_ROW, _TALLEST = 0.26, 7.0  # inches: of one part, and of all parts of a heat map at most
+_LABEL_SIZES = (8, 6)  # points: the larger one where there is room
+_APART, _LONG = 1.3, 10.0  # labels of steps, on an axis of this length or less; on a longer one all stands closer
+_LINE = 1.15  # of a label, in sizes
 _SHOWN = (("emergence", "degree of emergence E", "RdBu_r"), ("alpha0", r"regularity $\alpha_0$", "viridis"))
 
 
@@ -37,7 +40,7 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
     groupings = {name: rows[rows["part"].str.startswith(f"{name}/")] for name in groupings_of(rows)}
     tables = {"": rows[rows["part"] == "all"], **groupings}
     sizes = [max(part["part"].nunique(), 1) for part in tables.values()]
-    heights = [0.32 + min(0.26 * size, 7.0) for size in sizes]
+    heights = [0.32 + min(_ROW * size, _TALLEST) for size in sizes]
     with styled({"axes.grid": False}):
         figure = Figure(figsize=(10.4, sum(heights) + 1.5))
         panels = figure.subplots(len(tables), 2, sharex=True, height_ratios=heights, squeeze=False)
@@ -63,7 +66,7 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
                 )  # shades that do not occur are left out
             named = label + against(rows) if name == "emergence" else label
             panels[0, column].set_title(named, fontsize=9)
-            label_steps(panels[-1, column], steps, least=1.7)
+            label_steps(panels[-1, column], steps, least=_APART * max(1.0, np.ptp(position(steps)) / _LONG))
             panels[-1, column].set_xlabel("training step (log axis)")
         arrange(figure, panels, above=above, bars=bars, heights=heights)
         draw_axes(figure, [*panels.flat, *bars.values()])
@@ -93,12 +96,27 @@ def _heat_map(
     )
     axes.set_facecolor("#d0d0d0")
     _mark_warnings(axes, rows, parts)
-    every = -(-len(parts) // _MOST_LABELS)
     labels = ["whole network" if part == "all" else part.partition("/")[2] for part in parts]
-    label_places(axes.yaxis, np.arange(len(parts))[::every] + 0.5, labels[::every])
+    size = _LABEL_SIZES[len(parts) > _most_labels(_LABEL_SIZES[0])]
+    labelled = _labelled(labels, _most_labels(size))
+    label_places(axes.yaxis, np.array(labelled) + 0.5, [labels[number] for number in labelled])
     axes.tick_params(length=0)
-    axes.tick_params(axis="y", labelsize=8 if len(parts) <= 20 else 6)
+    axes.tick_params(axis="y", labelsize=size)
     return cells
+
+
+def _most_labels(size: float) -> int:
+    """How many labels of this size stand above each other in the tallest heat map."""
+    return int(_TALLEST * 72 / (_LINE * size))
+
+
+def _labelled(labels: list[str], most: int) -> list[int]:
+    """Which rows have a label: all; where these are too many, the same layer of every block; of too many blocks some."""
+    chosen = list(range(len(labels)))
+    if len(chosen) > most:
+        first = labels[0].rpartition(".")[2]
+        chosen = [number for number in chosen if labels[number].rpartition(".")[2] == first]
+    return chosen[:: -(-len(chosen) // most)]
 
 
 def _mark_warnings(axes: Axes, rows: pd.DataFrame, parts: list[str]) -> None:

@@ -16,6 +16,7 @@ from ninscope.report.figures import (
     mark_warnings,
     method_label,
     methods,
+    say_why,
     series_of,
 )
 from ninscope.report.step_axis import label_steps, position
@@ -44,11 +45,14 @@ def plot_spectrum(
     return axes
 
 
-def plot_rows(rows: pd.DataFrame, ax: Axes | None = None, value: str = "emergence", title: str = "") -> Axes:
+def plot_rows(rows: pd.DataFrame, ax: Axes | None = None, value: str | None = None, title: str = "") -> Axes:
     """A column of the table `emergence`, or of `measure_all`, against the step; a line a model and method.
 
-    Raises RequestError: no such column, or no row has a step.
+    value: which (default: E, or alpha0 where no row has an E). A panel without a value says why. Raises RequestError: no such
+    column, or no row has a step.
     """
+    if value is None:
+        value = "emergence" if rows["emergence"].notna().any() else "alpha0"
     if value not in _LABELS:
         raise RequestError(f"value is {value!r}; one of {', '.join(_LABELS)}")
     whole = rows[rows["part"] == "all"] if "part" in rows else rows
@@ -64,6 +68,7 @@ def plot_rows(rows: pd.DataFrame, ax: Axes | None = None, value: str = "emergenc
             label = " ".join((*map(str, name), method_label(method)))
             axes.plot(x, part[value].to_numpy(float), label=label, **LINES[method])
     mark_warnings(axes, known, value)
+    say_why(axes, known, value)
     label_steps(axes, known["step"].unique())
     label = _LABELS[value] + (against(known) if value == "emergence" else "")
     axes.set(xlabel="training step (log axis)", ylabel=label)
@@ -92,20 +97,23 @@ def plot_benchmark(rows: pd.DataFrame, ax: Axes | None, value: str, title: str =
 
 
 def rows_figure(tables: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
-    """alpha0, width and E of several sources over steps, each as `measure_all` has it; of one without steps what there is is told.
+    """alpha0, width and E of sources over steps, each as `measure_all` has it; where none states a step, by their names.
 
-    tables: (name of the source, `MeasuredRows.to_frame()`). Raises RequestError where no revision states a step.
+    tables: (name of the source, `MeasuredRows.to_frame()`). Raises RequestError where nothing was measured.
     """
-    from ninscope.report.figures import comparison_figure, emergence_figure
+    from ninscope.report.figures import emergence_figure
+    from ninscope.report.sources_figure import named_figure, sources_figure
 
     frames = [
         frame.assign(suite="", model=name, emergence_low=np.nan, emergence_high=np.nan)[frame["part"] == "all"]
         for name, frame in tables
     ]
     rows = pd.concat(frames, ignore_index=True)
+    if rows["alpha0"].isna().all():
+        raise RequestError("no revision could be measured, so there is nothing to draw; leave --figure out")
     if rows["step"].isna().all():
-        raise RequestError("no revision states a step, so there is nothing to draw against; leave --figure out")
+        return named_figure(rows)
     if len(tables) > 1:
-        return comparison_figure(rows)
+        return sources_figure(rows)
     nothing = pd.DataFrame({"task": [], "metric": [], "step": [], "value": []})
     return emergence_figure(rows, nothing, tables[0][0])

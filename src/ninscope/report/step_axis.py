@@ -26,9 +26,11 @@ def thinned(steps: np.ndarray, least: float = 0.7) -> np.ndarray:
         length, widest = np.ptp(position(steps[[0, -1]])), max(len(count(int(step))) for step in steps)
         least *= min(1.0, length / _LONG * max(1.0, (widest + 1) / 4))
     kept: list[int] = []
-    for step in steps[::-1]:
-        if not kept or position(kept[-1]) - position(step) >= least:
-            kept.append(int(step))
+    last = np.inf
+    for step, place in zip(steps[::-1].tolist(), position(steps)[::-1].tolist(), strict=True):
+        if last - place >= least:
+            kept.append(step)
+            last = place
     return np.array(kept[::-1], dtype=np.int64)
 
 

@@ -57,7 +57,7 @@ def network_changes(now: NeuronNetwork, before: NeuronNetwork, label: str) -> Ne
     pairs = _pairs(now, before)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in weights_of_matrices(now)}
     whole = len(pairs) == len(outgoing(now))
-    verifications = [Verification(network.matrices.values()) for network in (now, before)] if whole else []
+    verifications = [Verification(network.tensors) for network in (now, before)] if whole else []
     bands = [both for pair in pairs for both in _bands_of(*pair)]
     readers = [BandReader([both[side] for both in bands]) for side in (0, 1)]
     for both in bands:

@@ -118,7 +118,7 @@ class WeightCounter:
 def network_weights(network: NeuronNetwork, workers: int = 1) -> NetworkWeights:
     """Read a network and count its weights. workers: threads. Raises CheckpointError."""
     counter = WeightCounter(network)
-    verification = Verification(network.matrices.values())
+    verification = Verification(network.tensors)
     count_piece(network, counter, 0, 1, workers)
     return replace(counter.weights(), unverified=verification.finish())
 

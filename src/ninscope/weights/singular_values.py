@@ -61,7 +61,7 @@ class NetworkSingularValues:
 
 def network_singular_values(network: NeuronNetwork) -> NetworkSingularValues:
     """Read a network tensor by tensor. Raises CheckpointError."""
-    verification = Verification(network.matrices.values())
+    verification = Verification(network.tensors)
     left = Counter(matrix_name(block.source, block.target) for block in network.blocks)
     found = dict.fromkeys(left, SingularValueStatistics())
     parts: dict[str, list[np.ndarray]] = {}

@@ -7,7 +7,8 @@
   pm = act(pg) * pi, which leads to x of the next block.
 - With enable_moe_block a router and experts (experts.py) stand beside the MLP. Both read a.
 
-Left out: token embeddings, also those of each layer, and LM head.
+gemma4 is the same beside models of images and sound, which are left out, as are token embeddings, also those of each layer, and LM
+head.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from ninscope.architectures.builder import Builder
 from ninscope.architectures.decoder_blocks import ATTENTION, GATED_MLP, PREFIXES, Heads, grouped_heads
 from ninscope.architectures.experts import expert_count, experts
 from ninscope.architectures.layout import Architecture
-from ninscope.architectures.registry import register
+from ninscope.architectures.registry import register, register_wrapper
 from ninscope.architectures.transformer_blocks import following, formatted, gated_mlp
 from ninscope.errors import CheckpointError
 
@@ -153,3 +154,6 @@ def _zero_or(config: Mapping, key: str, limit: int, default: int) -> int:
     """config[key], an integer from 0 to `limit`. Raises CheckpointError (corrupt)."""
     value = config.get(key, default)
     return 0 if type(value) is int and value == 0 else sizes.positive_integer(config, key, limit, default)
+
+
+register_wrapper("gemma4", "gemma4_text")

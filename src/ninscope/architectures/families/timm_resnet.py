@@ -18,7 +18,7 @@ SHORTCUTS = ("layer{}.{}.downsample.0.weight", "layer{}.{}.downsample.1.weight")
 LEFT_OUT = r"fc\."
 
 
-@register("timm_resnet", needs_tensors=True)
+@register("timm_resnet", needs_tensors=True, mark=r"layer\d+\.\d+\.conv\d\.weight")
 def architecture(config: Mapping, tensors: Mapping[str, Tensor]) -> Architecture:
     """The wiring of a file of these tensors. Raises CheckpointError (corrupt, unsupported)."""
     stages = count_of(tensors, CONVOLUTION.format("{}", 0, 1))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ninscope.checkpoints.formats.torch_pickle import TensorNote, state_dict
-from ninscope.checkpoints.formats.weight_file import ITEM_BYTES, Complaint, TensorEntry, WeightFile, reader_of
+from ninscope.checkpoints.formats.weight_file import ITEM_BYTES, Complaint, FileSpan, TensorEntry, WeightFile, reader_of
 from ninscope.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 16_000_000
@@ -170,7 +170,6 @@ class TorchFile:
 
     def __init__(self, file: WeightFile, storages: Sequence[Storage]):
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
-        self.beneath = (file,)
         self._file = file
         self._storages = storages
         self._predicted = [storage.start for storage in storages]
@@ -188,6 +187,11 @@ class TorchFile:
 
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         return self._file.spans(self._requested(ranges).spans)
+
+    def beneath(self, start: int, stop: int) -> list[FileSpan]:
+        """Where these bytes are as far as is known; local headers are next to nothing."""
+        at = bisect_right(self._predicted, start) - 1
+        return [FileSpan(self._file, *self._moved(at, (start, stop)))]
 
     def _requested(self, ranges: Sequence[tuple[int, int]]) -> "_Request":
         numbers = [bisect_right(self._predicted, start) - 1 for start, _ in ranges]

@@ -29,7 +29,8 @@ class TensorEntry:
 class WeightFile(Protocol):
     """A file of weights that can be read in pieces. Ranges and spans are half-open, in bytes.
 
-    One that is made of others has them in `beneath`, so that `checkpoints.verification` finds those that are fetched.
+    One that is made of others has a method `beneath(start, stop)`: the `FileSpan`s of them that are read for these bytes of it, so
+    that `checkpoints.verification` finds what is fetched.
     """
 
     name: str
@@ -44,6 +45,21 @@ class WeightFile(Protocol):
 
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """What is fetched for these ranges of an opened file. Only where reads are not free."""
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """Bytes [start, stop) of a file that another one is made of.
+
+    is_beside: they come on top of those that stand for the other file's own bytes (norms, masks, factors of an update).
+    is_repeated: they may be read more than once.
+    """
+
+    file: WeightFile
+    start: int
+    stop: int
+    is_beside: bool = False
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it lists no exports
 
 from ninscope.checkpoints.hub.http import Refused, Response, ask, chunks_of, read_into, same_place
-from ninscope.checkpoints.hub.range_digest import RangeDigest
+from ninscope.checkpoints.hub.range_digest import RangeDigest, RepeatedDigest
 from ninscope.checkpoints.hub.retries import Passing, persistently
 from ninscope.checkpoints.hub.stated_digest import NO_DIGEST, StatedDigest
 from ninscope.checkpoints.hub.traffic import Traffic
+from ninscope.checkpoints.spans import Span
 from ninscope.errors import CheckpointError
 
 HEAD_BYTES = 1 << 16  # what the first request brings: the header of some 500 tensors
@@ -33,8 +34,6 @@ _EXPIRED = (401, 403, 404, 410)  # what storage answers to a signed URL past its
 _RESOLVED_AGAIN = 2
 _OTHER_BYTES = "its bytes are not those whose hash the Hub states"
 IGNORED = 2  # ranges that a server may ignore before all of the file is taken from it
-
-Span = tuple[int, int]  # half-open, in bytes
 
 
 class HubFile:
@@ -54,7 +53,7 @@ class HubFile:
         self._target = url  # where the bytes really are, once known
         self._head: memoryview | None = None
         self._heading = threading.Lock()
-        self._range_digest: RangeDigest | None = None
+        self._range_digest: RangeDigest | RepeatedDigest | None = None
         self._early: list[tuple[int, memoryview]] = []  # what was read before a check began: the header
         self._verified = False
         self._in_parts = False  # whether some of what was read came as a range
@@ -97,12 +96,17 @@ class HubFile:
         """As `Checkable`."""
         return self._verified or (self._kept_is_checked and not self._in_parts)
 
-    def begin_check(self) -> None:
+    @property
+    def held(self) -> list[Span]:
+        """As `Checkable`."""
+        return [(0, self._ahead), *((start, start + len(content)) for start, content in self._early)]
+
+    def begin_check(self, repeated: bool) -> None:
         """As `Checkable`. Of a file whose hash the Hub does not state there is none, nor where much was read already."""
         early = sum(len(content) for _, content in self._early)
         if not self._digest.startswith(NO_DIGEST) and early <= EARLY_BYTES:
             self._verified = False  # what is read from now on is another reading
-            self._range_digest = RangeDigest(self._digest, self.size)
+            self._range_digest = (RepeatedDigest if repeated else RangeDigest)(self._digest, self.size)
             for start, content in ((0, self._held()), *self._early):
                 self._range_digest.note(start, content)
 

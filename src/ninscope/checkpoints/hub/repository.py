@@ -75,13 +75,13 @@ class HubSource:
     """A model repository on the Hub: its step branches (or main, where there are none) are the revisions.
 
     subfolder: where its checkpoint lies, "" for the top; a repository that is a pipeline is the model in its unet/ or
-    transformer/.
+    transformer/. beside: what a message says of a local folder, where the repository is absent and might have been a path.
     """
 
     kind = "hub"
 
-    def __init__(self, repository: str, subfolder: str = ""):
-        self.repository, self._subfolder = repository, subfolder
+    def __init__(self, repository: str, subfolder: str = "", beside: str = ""):
+        self.repository, self._subfolder, self._beside = repository, subfolder, beside
         self.label = f"{repository}/{subfolder}" if subfolder else repository
         self._endpoint = constants.ENDPOINT
         self._traffic = current_traffic()
@@ -104,9 +104,9 @@ class HubSource:
             commits = self._answered("refs", _commits_of)
         except (Passing, Refused) as fault:
             if isinstance(fault, Refused) and _no_access(fault):
-                raise _no_repository(self.repository) from None
+                raise _no_repository(self.repository, self._beside) from None
             raise RequestError(
-                f"{self.repository}: no such folder, and the Hub cannot be asked ({fault.reason})"
+                f"{self.repository}: no such folder, and the Hub cannot be asked ({fault.reason}){self._beside}"
             ) from None
         self._commits = {name: f"{self.label}@{commit}" for name, commit in commits.items()}
         return self._commits
@@ -200,7 +200,7 @@ class HubSource:
                     "missing", f"{revision}: {self.repository} is gated; log in and accept its terms"
                 ) from None
             if _no_access(fault):
-                raise _no_repository(self.repository) from None
+                raise _no_repository(self.repository, self._beside) from None
             reason = fault.reason
         raise CheckpointError(
             "missing", f"{revision}: {self.repository} cannot be asked ({reason}); run again", passing=True
@@ -298,13 +298,16 @@ def _listing_of(answer: dict, subfolder: str) -> _Listing:
     return _Listing(str(answer["sha"]), sizes, digests, folder)
 
 
-def hub_source(repository: str, subfolder: str = "") -> HubSource:
-    """The source for a repository id, or a subfolder of it. Raises RequestError when it cannot be one."""
+def hub_source(repository: str, subfolder: str = "", beside: str = "") -> HubSource:
+    """The source for a repository id, or a subfolder of it; beside: as in `HubSource`.
+
+    Raises RequestError when it cannot be one.
+    """
     try:
         validate_repo_id(repository)
     except HFValidationError:
-        raise RequestError(f"{repository}: no such folder, and not a Hub repository id (org/name)") from None
-    return HubSource(repository, subfolder)
+        raise RequestError(f"{repository}: no such folder, and not a Hub repository id (org/name){beside}") from None
+    return HubSource(repository, subfolder, beside)
 
 
 def _no_access(fault: Refused) -> bool:
@@ -312,7 +315,8 @@ def _no_access(fault: Refused) -> bool:
     return isinstance(fault.error, RepositoryNotFoundError) or fault.code == 401
 
 
-def _no_repository(repository: str) -> NoRepository:
+def _no_repository(repository: str, beside: str) -> NoRepository:
     return NoRepository(
         f"{repository}: no such folder, and no such model repository on the Hub (or no access to it: hf auth login, or HF_TOKEN)"
+        f"{beside}"
     )

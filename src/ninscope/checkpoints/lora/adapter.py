@@ -37,6 +37,10 @@ class Factors:
     table: bool = False
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.a, self.b) if self.magnitude is None else (self.a, self.b, self.magnitude)
+
+    @property
     def rank(self) -> int:
         return self.a.shape[0]
 

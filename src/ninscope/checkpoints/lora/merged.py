@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ninscope.checkpoints.file_names import ADAPTER_CONFIG
-from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
+from ninscope.checkpoints.formats.weight_file import FileSpan, TensorEntry, WeightFile
 from ninscope.checkpoints.kernels import row_norms
 from ninscope.checkpoints.lora.adapter import Adapter, Factors, adapter_of
 from ninscope.checkpoints.lora.places import Names, Place, check_type, other_shape, places_of, shape_tells
@@ -122,10 +122,6 @@ class MergedFile:
 
     def __init__(self, file: WeightFile, updates: Sequence[Update]):
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
-        factors = {
-            id(tensor.file): tensor.file for update in updates for tensor in (update.factors.a, update.factors.b)
-        }
-        self.beneath = (file, *factors.values())
         self._file = file
         self._updates = sorted(updates, key=lambda update: update.entry.start)
         self._starts = [update.entry.start for update in self._updates]
@@ -149,14 +145,29 @@ class MergedFile:
         """The spans of the base; what is fetched of the adapter is a small part of them."""
         return self._file.spans(ranges)
 
+    def beneath(self, start: int, stop: int) -> list[FileSpan]:
+        """What is read of the base, and beside it all of the factors: once for each update, and by each thread that is early."""
+        inside = [self._updates[number] for number in self._inside(start, stop)]
+        needs_norms = any(update.factors.magnitude is not None and update.place.turned for update in inside)
+        factors = {
+            tensor.name: FileSpan(tensor.file, tensor.entry.start, tensor.entry.stop, is_beside=True, is_repeated=True)
+            for update in inside
+            for tensor in update.factors.tensors
+        }
+        return [FileSpan(self._file, start, stop, is_repeated=needs_norms), *factors.values()]
+
+    def _inside(self, start: int, stop: int) -> list[int]:
+        """The updates of these bytes, by number."""
+        first_inside = max(bisect_right(self._starts, start) - 1, 0)
+        numbers = range(first_inside, bisect_left(self._starts, stop))
+        return [number for number in numbers if self._updates[number].entry.stop > start]
+
     def _merged(self, ranges: Sequence[tuple[int, int]], pieces: Sequence[memoryview]) -> list[memoryview]:
         return [self._merge(start, stop, piece) for (start, stop), piece in zip(ranges, pieces, strict=True)]
 
     def _merge(self, start: int, stop: int, piece: memoryview) -> memoryview:
         """Tensors are read in whole rows, of one matrix or of several that stand one after the other."""
-        first_inside = max(bisect_right(self._starts, start) - 1, 0)
-        numbers = range(first_inside, bisect_left(self._starts, stop))
-        inside = [number for number in numbers if self._updates[number].entry.stop > start]
+        inside = self._inside(start, stop)
         if not inside or start == stop:
             return piece
         merged = np.frombuffer(piece, np.uint8)

@@ -12,6 +12,7 @@ from torch import nn
 
 from ninscope.checkpoints.source import open_source
 from ninscope.checkpoints.tensors import STORED_TYPES, Checkpoint, Tensor, as_float
+from ninscope.checkpoints.verification import Verification
 from ninscope.errors import CheckpointError
 from ninscope.exact.whole import exact_analysis
 from ninscope.measurement import exact_measurement
@@ -41,10 +42,14 @@ class _SavesItself(Protocol):
 def base_of(checkpoint: Checkpoint, name: str, folder: Path | str | None, revision: str | None) -> Base:
     """All floats of a checkpoint, as float32; a model makes what is no float (masks, positions) itself.
 
-    folder, revision: where its tokenizer would be. Raises CheckpointError: what reading raises, NaN among it.
+    What comes from a Hub is checked against the hash that it states. folder, revision: where its tokenizer would be. Raises
+    CheckpointError: what reading raises, NaN and other bytes than the Hub's among it.
     """
     floats = {key: tensor for key, tensor in checkpoint.tensors.items() if tensor.dtype in STORED_TYPES}
-    return Base(name, checkpoint.config, {key: _read(tensor) for key, tensor in floats.items()}, folder, revision)
+    verification = Verification(floats.values(), least=0)  # what is no float is fetched for that, too
+    weights = {key: _read(tensor) for key, tensor in floats.items()}
+    verification.finish()
+    return Base(name, checkpoint.config, weights, folder, revision)
 
 
 def _read(tensor: Tensor) -> torch.Tensor:

@@ -1,0 +1,312 @@
+"""Controls: what E of a checkpoint is made of, beside E (stage `controls`; docs/method.md#controls).
+
+E of the baseline's weights at this checkpoint's norms is growth alone; E of this checkpoint's weights at the baseline's norms is
+the rest. At unit norms no growth is left, and the shuffled null says what the weights' distribution alone gives.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from ninscope.exact.controls import ControlReading, growth_reading, matrices_alike, structure, unit_readings
+from ninscope.measurement import Measurement
+from ninscope.multifractal.emergence import compared, left_out_interval, unlike_counts
+from ninscope.parameters import Parameters
+from ninscope.wording import joined_clauses
+from ninscope_pipeline.located import Located
+from ninscope_pipeline.outcome import Outcome
+from ninscope_pipeline.request.analyses import DEFAULT
+from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
+from ninscope_pipeline.request.models import Strict
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
+from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
+from ninscope_pipeline.stages.weights_stored import WEIGHTS, stored_rms, weights_key
+from ninscope_pipeline.storing.keys import content_key
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ninscope_pipeline.figures import FigureTables
+    from ninscope_pipeline.opened_run import Run
+    from ninscope_pipeline.plan import Request
+    from ninscope_pipeline.request.dagfile import Dag
+    from ninscope_pipeline.results import CheckpointResult, Results
+
+UNIT, SHUFFLED, FIXED, GROWTH = "unit", "shuffled", "fixed", "growth"
+
+
+class ControlsSection(Strict):
+    """[controls]: controls of E at every checkpoint. seed: of the shuffled null."""
+
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class ControlsWork:
+    """parameters: of the exact analysis. start: the baseline, where growth is to be told from the rest."""
+
+    parameters: Parameters
+    seed: int
+    start: Located | None
+
+
+class ControlsStage(WeightsStage[ControlsWork]):
+    name, title, version = "controls", "controls", 1
+    section = Section("controls", ControlsSection | None, None)
+
+    def check(self, dag: "Dag") -> None:
+        if dag.section(self) is None:
+            return
+        if EXACT_METHOD not in dag.analysis.methods():
+            raise ValueError(
+                "[controls] are of whole networks, since values of samples hang on their size; add exact = true to [analysis]"
+            )
+        if dag.analysis.radii != "integer":
+            raise ValueError(
+                '[controls] multiply weights under fixed radii, and logarithmic ones follow the weights; give radii = "integer"'
+            )
+
+    def needs_weights(self, dag: "Dag") -> bool:
+        """The root mean squares of matrices."""
+        return dag.section(self) is not None
+
+    def jobs(self, request: "Request") -> Iterator[Job[ControlsWork]]:
+        section = request.dag.section(self)
+        if section is None:
+            return
+        for checkpoints in request.by_model().values():
+            analyses = {located.id: request.job_named(located, EXACT_METHOD) for located in checkpoints}
+            usable = [
+                (located, job)
+                for located in checkpoints
+                if (job := analyses[located.id]) is not None and job.key and request.outcome(job).ok
+            ]
+            start = next((located for located, _ in usable if located.is_baseline), None)
+            for located, analysis in usable:
+                alone = start is None or located.is_baseline or located.no_emergence
+                yield self._job(located, None if alone else start, analysis, section)
+
+    def _job(
+        self, located: Located, start: Located | None, analysis: Job, section: ControlsSection
+    ) -> Job[ControlsWork]:
+        parameters: Parameters = analysis.work.parameters
+        weights = [weights_key(of, parameters.reading) for of in (located, start) if of is not None]
+        key = content_key(
+            self.name,
+            self.version,
+            weights=weights,
+            transfer=parameters.transfer,
+            max_distance=parameters.max_distance,
+            min_degree=parameters.min_degree,
+            q=parameters.q,
+            derivative=parameters.derivative,
+            **section.model_dump(),
+        )
+        needs = tuple((WEIGHTS, key) for key in weights)
+        work = ControlsWork(parameters, section.seed, start)
+        return Job(self.name, key, analysis.label, work, needs, located)
+
+    def make(self, store: ArtefactStore, job: Job[ControlsWork]) -> Artefact:
+        parameters, start = job.work.parameters, job.work.start
+        network = network_of(job, parameters.reading)
+        rms = _rms(store, checkpoint_of(job), parameters)
+        if start is None:
+            return artefact_of_readings(unit_readings(network, rms, parameters, seed=job.work.seed))
+        other = network_of(replace(job, checkpoint=start), parameters.reading)
+        if not matrices_alike(network, other):
+            readings = unit_readings(network, rms, parameters, seed=job.work.seed)
+            return artefact_of_readings(readings, f"no growth: {start.revision} has other matrices")
+        start_rms = _rms(store, start, parameters)
+        readings = unit_readings(network, rms, parameters, start_rms, job.work.seed)
+        readings[GROWTH] = growth_reading(other, start_rms, rms, parameters)
+        return artefact_of_readings(readings, _zeros(rms, start_rms, start.revision))
+
+    def check_unchanged(self, store: ArtefactStore, job: Job[ControlsWork]) -> None:
+        super().check_unchanged(store, job)
+        if job.work.start is not None:
+            super().check_unchanged(store, replace(job, checkpoint=job.work.start))
+
+    def fetch(self, job: Job[ControlsWork]) -> Fetch | None:
+        """The checkpoint and its baseline once more, where they are on a Hub."""
+        reading = job.work.parameters.reading
+        read = [located for located in (checkpoint_of(job), job.work.start) if located is not None]
+        wirings = [located.wiring(reading) for located in read if located.kind == "hub"]
+        total = sum(wiring.weight_bytes + wiring.rest_bytes for wiring in wirings)
+        return Fetch(total) if total else None
+
+    def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
+        from ninscope.report.controls_figure import controls_figure
+
+        for model in tables.models:
+            controls = model.table("controls")
+            if len(controls):
+                yield f"{model.stem}-controls.png", controls_figure(controls, model.name)
+
+    def problems(self, run: "Run") -> list[str]:
+        rows = run.table("controls")
+        return [
+            f"{row.suite}/{row.model} {row.revision} controls: {row.message}"
+            for row in rows[rows["status"] != "ok"].itertuples()
+        ]
+
+
+def _rms(store: ArtefactStore, located: Located, parameters: Parameters) -> dict[str, float]:
+    return stored_rms(store.read(WEIGHTS, weights_key(located, parameters.reading)))
+
+
+def _zeros(rms: Mapping[str, float], start_rms: Mapping[str, float], start: str) -> str:
+    """One clause on matrices that no factor brings to the norm of the other checkpoint."""
+    now, before = ([name for name, value in of.items() if value == 0] for of in (rms, start_rms))
+    clauses = [
+        f"{names[0]} holds nothing but zeros{at}" for names, at in ((now, ""), (before, f" at {start}")) if names
+    ]
+    return "; ".join(clauses)
+
+
+def artefact_of_readings(readings: Mapping[str, ControlReading], message: str = "") -> Artefact:
+    """values: float64 [readings, 3]: alpha0, width, nodes that count. left_out: float64 [layers, 2], reading after reading."""
+    rows = [[reading.alpha0, reading.width, float(reading.nodes_counted)] for reading in readings.values()]
+    left_out = [list(reading.left_out.values()) for reading in readings.values()]
+    return Artefact(
+        {
+            "values": np.array(rows),
+            "left_out": np.concatenate([np.array(values).reshape(-1, 2) for values in left_out]),
+        },
+        {
+            "readings": list(readings),
+            "columns": ["alpha0", "width", "nodes_counted"],
+            "layers": [list(reading.left_out) for reading in readings.values()],
+            "messages": [reading.message for reading in readings.values()],
+            "message": message,
+        },
+    )
+
+
+def stored_readings(artefact: Artefact) -> tuple[dict[str, ControlReading], str]:
+    """What `artefact_of_readings` stored."""
+    about, left_out = artefact.attributes, artefact.arrays["left_out"].tolist()
+    readings, first = {}, 0
+    for name, (alpha0, width, nodes), layers, message in zip(
+        about["readings"], artefact.arrays["values"].tolist(), about["layers"], about["messages"], strict=True
+    ):
+        values = map(tuple, left_out[first : first + len(layers)])
+        readings[name] = ControlReading(alpha0, width, dict(zip(layers, values, strict=True)), int(nodes), message)
+        first += len(layers)
+    return readings, about["message"]
+
+
+class _OfModel(NamedTuple):
+    """What rows of one model compare with. start: the measurement of the baseline, if there is one."""
+
+    start: Measurement | None
+    confidence: float
+    baseline: str
+
+
+def _rows(results: "Results") -> Iterator[Row]:
+    outcomes = {job.checkpoint.id: (job, outcome) for job, outcome in results.jobs_of(CONTROLS.name) if job.checkpoint}
+    for checkpoints in results.by_model():
+        measured = {
+            checkpoint.id: results.measurement(checkpoint.jobs[EXACT_METHOD].id)
+            for checkpoint in checkpoints
+            if checkpoint.id in outcomes and checkpoint.outcomes[EXACT_METHOD].ok
+        }
+        start = next((checkpoint for checkpoint in checkpoints if checkpoint.located.is_baseline), None)
+        confidence = results.request.dag.emergence.confidence
+        for checkpoint in checkpoints:
+            if checkpoint.id in measured:
+                own = _OfModel(
+                    None if start is None else measured.get(start.id), confidence, checkpoint.located.baseline.label
+                )
+                job, outcome = outcomes[checkpoint.id]
+                about = {"variant": DEFAULT, "baseline": own.baseline}
+                yield (
+                    checkpoint.row_keys | about | _row(results, checkpoint, measured[checkpoint.id], job, outcome, own)
+                )
+
+
+def _row(
+    results: "Results", checkpoint: "CheckpointResult", now: Measurement, job: Job, outcome: Outcome, own: _OfModel
+) -> Row:
+    located = checkpoint.located
+    row: Row = {"status": outcome.status}
+    for name, ends in now.interval(own.confidence).items():
+        row |= _ends(name, ends)
+    comparison = compared(now, own.start, located.no_emergence, own.baseline, trust_unlike_counts=True)
+    clauses = [comparison.message, _without_interval(now)]
+    if own.start is not None and not located.no_emergence:
+        row |= {"alpha0_ratio": _ratio(own.start.alpha0, now.alpha0), "width_ratio": _ratio(now.width, own.start.width)}
+        trusted = results.request.dag.emergence.trust_unlike_counts
+        if comparison.warning and not trusted:
+            clauses.append(comparison.warning)
+        else:
+            row["emergence"] = comparison.emergence
+            row |= _ends("emergence", left_out_interval(now, own.start, comparison.emergence, own.confidence))
+    if not outcome.ok:
+        return row | {"message": joined_clauses(*clauses, outcome.message)}
+    readings, message = stored_readings(results.store.read(*job.id))
+    unit, shuffled = readings[UNIT], readings[SHUFFLED]
+    value, low, high = structure(unit, shuffled, own.confidence)
+    row |= {
+        "alpha0_unit": unit.alpha0, "width_unit": unit.width, "alpha0_shuffled": shuffled.alpha0,
+        "width_shuffled": shuffled.width, "structure": value, **_ends("structure", (low, high)),
+    }  # fmt: skip
+    if located.is_baseline and own.start is not None and not math.isnan(comparison.emergence):
+        row |= {"emergence_growth": 0.0, "emergence_fixed": 0.0}
+    for name in (GROWTH, FIXED):
+        if name in readings and own.start is not None:
+            control, warned = _control(name, readings[name], own)
+            row |= control
+            clauses.append(warned)
+    notes = [f"{name}: {reading.message}" for name, reading in readings.items() if reading.message]
+    return row | {"message": joined_clauses(*clauses, message, *notes)}
+
+
+def _without_interval(now: Measurement) -> str:
+    """One clause on why no layer is left out; empty where some are."""
+    if now.left_out:
+        return ""
+    if now.layers_counted == 1:
+        return "no interval: only one node layer counts, and without it there is nothing"
+    return "no interval: an older ninscope, which left no layer out, stored this analysis" if now.layers_counted else ""
+
+
+def _control(name: str, reading: ControlReading, own: _OfModel) -> tuple[Row, str]:
+    """(columns, a clause on what they compare) of E of a reading against the baseline as it is."""
+    assert own.start is not None
+    column = f"emergence_{name}"
+    value = compared(reading, own.start, "", own.baseline, trust_unlike_counts=True).emergence
+    warned = unlike_counts(reading, own.start, own.baseline)
+    row = {column: value, **_ends(column, left_out_interval(reading, own.start, value, own.confidence))}
+    return row, f"{column}: {warned}" if warned else ""
+
+
+def _ends(name: str, ends: tuple[float, float]) -> Row:
+    return dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below > 0 else math.nan
+
+
+ControlsStage.tables = (
+    Table(
+        "controls",
+        {
+            "alpha0_ratio": "float64", "width_ratio": "float64", "emergence": "float64", "emergence_low": "float64",
+            "emergence_high": "float64", "emergence_growth": "float64", "emergence_growth_low": "float64",
+            "emergence_growth_high": "float64", "emergence_fixed": "float64", "emergence_fixed_low": "float64",
+            "emergence_fixed_high": "float64", "alpha0_unit": "float64", "width_unit": "float64",
+            "alpha0_shuffled": "float64", "width_shuffled": "float64", "structure": "float64", "structure_low": "float64",
+            "structure_high": "float64", "alpha0_low": "float64", "alpha0_high": "float64", "width_low": "float64",
+            "width_high": "float64", "baseline": "string", "status": "string", "message": "string", "variant": "string",
+        },
+        _rows,
+    ),
+)  # fmt: skip
+CONTROLS = ControlsStage()

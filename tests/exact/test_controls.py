@@ -1,0 +1,184 @@
+"""Readings at other norms are those of scaled weights, the shuffled null is that of a shuffled matrix, E splits as it should."""
+
+import math
+
+import naive
+import numpy as np
+import pytest
+from suites import neox_tensors, used_names, write_bf16, write_checkpoint
+
+import ninscope
+from ninscope.checkpoints.source import open_source
+from ninscope.exact.blocks import matrix_name
+from ninscope.exact.controls import UNIT_RMS, growth_reading, matrices_alike, structure, unit_readings
+from ninscope.exact.rescaled import rescaled_layers
+from ninscope.networks.neuron_network import neuron_network
+from ninscope.parameters import Parameters
+
+SHAPE = {"blocks": 2, "width": 24, "heads": 3}
+HEADS, WIDTH = 3, 24
+Q = np.arange(-3, 3.1, 0.5)
+EXACT = Parameters("all", q=Q)
+
+
+def network_of(folder):
+    return neuron_network(open_source(folder).open(folder.name))
+
+
+def matrices_of(tensors):
+    """Every matrix of the chain, float64 [out, in], by the layers that it joins; q, k and v apart."""
+    found = {}
+    for number in range(SHAPE["blocks"]):
+        of, name = f"block{number}.", f"gpt_neox.layers.{number}."
+        after = f"block{number + 1}.x" if number + 1 < SHAPE["blocks"] else "output.x"
+        fused = tensors[f"{name}attention.query_key_value.weight"].astype(float).reshape(HEADS, 3, -1, WIDTH)
+        for part, letter in enumerate("qkv"):
+            found[f"{of}x -> {of}{letter}"] = fused[:, part].reshape(-1, WIDTH)
+        found[f"{of}c -> {of}a"] = tensors[f"{name}attention.dense.weight"].astype(float)
+        found[f"{of}a -> {of}m"] = tensors[f"{name}mlp.dense_h_to_4h.weight"].astype(float)
+        found[f"{of}m -> {after}"] = tensors[f"{name}mlp.dense_4h_to_h.weight"].astype(float)
+    return found
+
+
+def rms_of(matrices):
+    return {name: math.sqrt((matrix**2).mean()) for name, matrix in matrices.items()}
+
+
+def plain_spectrum(matrices):
+    """Of the naive twin: a neuron's edges to all that read it count together."""
+    edges = {}
+    for name, matrix in matrices.items():
+        edges.setdefault(name.split(" -> ")[0], []).append(matrix)
+    nodes = [column for parts in edges.values() for column in np.concatenate(parts).T]
+    return naive.spectrum([naive.distances_of(column) for column in nodes], Q)
+
+
+def scaled(matrices, wanted):
+    own = rms_of(matrices)
+    return {name: matrix * (wanted[name] / own[name]) for name, matrix in matrices.items()}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """(network, matrices) of a checkpoint and of its baseline: weights that grew, some neurons more than others."""
+    place = tmp_path_factory.mktemp("controls")
+    rng = np.random.default_rng(1)
+    start = neox_tensors(**SHAPE, seed=4)
+    now = neox_tensors(**SHAPE, seed=5)
+    for name in used_names(now):
+        now[name] = (now[name] * (1 + rng.random()) * rng.lognormal(0, 0.4, now[name].shape[1])).astype(np.float16)
+    return [
+        (network_of(write_checkpoint(place / step, tensors)), matrices_of(tensors))
+        for step, tensors in (("step1", now), ("step0", start))
+    ]
+
+
+def test_readings_are_those_of_scaled_weights(both):
+    (now, matrices), (start, before) = both
+    rms, start_rms = rms_of(matrices), rms_of(before)
+    readings = unit_readings(now, rms, EXACT, start_rms)
+    readings["growth"] = growth_reading(start, start_rms, rms, EXACT)
+    expected = {
+        "unit": scaled(matrices, dict.fromkeys(rms, UNIT_RMS)),
+        "fixed": scaled(matrices, start_rms),
+        "growth": scaled(before, rms),
+    }
+    for name, of in expected.items():
+        plain = plain_spectrum(of)
+        assert readings[name].alpha0 == pytest.approx(plain["alpha0"], rel=1e-9), name
+        assert readings[name].width == pytest.approx(plain["width"], rel=1e-9), name
+        assert readings[name].nodes_counted == plain["nodes"]
+
+
+def test_without_a_layer_is_a_network_without_it(both):
+    (now, matrices), _ = both
+    rms = rms_of(matrices)
+    unit = unit_readings(now, rms, EXACT)["unit"]
+    assert unit.layers_counted == 8
+    of = scaled(matrices, dict.fromkeys(rms, UNIT_RMS))
+    for left in ("block0.x", "block1.m"):
+        plain = plain_spectrum({name: matrix for name, matrix in of.items() if not name.startswith(f"{left} ")})
+        assert unit.left_out[left] == pytest.approx((plain["alpha0"], plain["width"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", np.float16, np.float32, np.float64])
+def test_a_factor_of_one_is_the_exact_analysis(tmp_path, dtype):
+    tensors = neox_tensors(**SHAPE, seed=4, dtype=np.float32 if dtype == "bf16" else dtype)
+    folder = (write_bf16 if dtype == "bf16" else write_checkpoint)(tmp_path / "step0", tensors)
+    network = network_of(folder)
+    ones = {matrix_name(block.source, block.target): 1.0 for block in network.blocks}
+    layers = list(rescaled_layers(network, Parameters("all"), Parameters("all").integer_radii, [ones, ones]))
+    whole = ninscope.measure(folder).samples[0]
+    assert sum(layer.sums[1].nodes for layer in layers) == whole.nodes
+    assert sum(layer.sums[0].edges for layer in layers) == whole.edges
+
+
+def test_the_shuffled_null_is_that_of_shuffled_matrices(both):
+    """Twenty shuffles by hand spread about what is drawn from the counts."""
+    (now, matrices), _ = both
+    rms = rms_of(matrices)
+    drawn = [unit_readings(now, rms, EXACT, seed=seed)["shuffled"] for seed in range(6)]
+    rng = np.random.default_rng(0)
+    of = scaled(matrices, dict.fromkeys(rms, UNIT_RMS))
+    plain = [
+        plain_spectrum({name: rng.permuted(matrix.reshape(-1)).reshape(matrix.shape) for name, matrix in of.items()})
+        for _ in range(8)
+    ]
+    for number, column in (("alpha0", "alpha0"), ("width", "width")):
+        own = np.array([getattr(reading, number) for reading in drawn])
+        by_hand = np.array([spectrum[column] for spectrum in plain])
+        assert (
+            abs(own.mean() - by_hand.mean()) < 3 * by_hand.std()
+        )  # of one shuffle; drawn ones are of several, and spread less
+
+
+def test_structure_is_the_logarithm_of_the_ratio_of_widths(both):
+    (now, matrices), _ = both
+    readings = unit_readings(now, rms_of(matrices), EXACT)
+    value, low, high = structure(readings["unit"], readings["shuffled"], 0.95)
+    assert value == math.log(readings["unit"].width / readings["shuffled"].width)
+    assert low < value < high
+    _, inner_low, inner_high = structure(readings["unit"], readings["shuffled"], 0.5)
+    assert low < inner_low < inner_high < high
+
+
+def test_neurons_may_be_permuted(tmp_path):
+    """Hidden neurons of every MLP in another order, rows and columns alike: no number moves."""
+    tensors = neox_tensors(**SHAPE, seed=5)
+    rng = np.random.default_rng(2)
+    folder = write_checkpoint(tmp_path / "a" / "step0", tensors)
+    for number in range(SHAPE["blocks"]):
+        order, name = rng.permutation(4 * WIDTH), f"gpt_neox.layers.{number}.mlp.dense_"
+        tensors[f"{name}h_to_4h.weight"] = np.ascontiguousarray(tensors[f"{name}h_to_4h.weight"][order])
+        tensors[f"{name}4h_to_h.weight"] = np.ascontiguousarray(tensors[f"{name}4h_to_h.weight"][:, order])
+    permuted = write_checkpoint(tmp_path / "b" / "step0", tensors)
+    rms = rms_of(matrices_of(tensors))
+    one, other = (unit_readings(network_of(each), rms, EXACT)["unit"] for each in (folder, permuted))
+    assert one.alpha0 == pytest.approx(other.alpha0, rel=1e-12)
+    assert one.width == pytest.approx(other.width, rel=1e-12)
+
+
+def test_a_matrix_of_zeros_stays_one(tmp_path):
+    tensors = neox_tensors(**SHAPE, seed=4)
+    name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
+    tensors[name] = np.zeros_like(tensors[name])
+    network = network_of(write_checkpoint(tmp_path / "step0", tensors))
+    rms = rms_of(matrices_of(tensors))
+    full = rms_of(matrices_of(neox_tensors(**SHAPE, seed=4)))
+    readings = unit_readings(network, rms, EXACT, full)
+    assert readings["unit"].layers_counted == readings["fixed"].layers_counted == 7
+    assert "block0.a" not in readings["unit"].left_out
+    # And a baseline's matrix that is brought to nothing is no edge.
+    grown = growth_reading(
+        network_of(write_checkpoint(tmp_path / "step1", neox_tensors(**SHAPE, seed=4))), full, rms, EXACT
+    )
+    assert "block0.a" not in grown.left_out
+
+
+def test_networks_with_other_matrices_are_told_apart(tmp_path):
+    one, same, other = (
+        network_of(write_checkpoint(tmp_path / name / "step0", neox_tensors(2, width, 2, seed=0)))
+        for name, width in (("one", 16), ("same", 16), ("other", 24))
+    )
+    assert matrices_alike(one, same)
+    assert not matrices_alike(one, other)
