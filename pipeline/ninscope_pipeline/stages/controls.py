@@ -148,6 +148,8 @@ class ControlsStage(WeightsStage[ControlsWork]):
                 yield f"{model.stem}-controls.png", controls_figure(controls, model.name)
 
     def problems(self, run: "Run") -> list[str]:
+        if "controls" not in run.tables:  # of a run from before there was this stage
+            return []
         rows = run.table("controls")
         return [
             f"{row.suite}/{row.model} {row.revision} controls: {row.message}"
