@@ -26,6 +26,8 @@ def test_small_benchmarks_run():
         "exact run of 3",
         "CPU of measure, one small checkpoint",
         "CPU of measure, 3 checkpoints, tiny shape",
+        "CPU of audit, 3 generic checkpoints of 6 tensors",
+        "CPU of measure, 3 generic checkpoints of 6 tensors",
         "CPU of measure, GPT-2",
         "CPU of run, 3 checkpoints, tiny shape",
         "exact from a Hub",
