@@ -100,6 +100,7 @@ class _Keys(Strict):
     convolutions: str = Parameters.convolutions
     wiring: str = Parameters.wiring
     layers_crossed: int = Parameters.layers_crossed
+    direction: str = Parameters.direction
 
 
 class AnalysisSection(_Keys):
