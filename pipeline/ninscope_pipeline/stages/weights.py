@@ -159,15 +159,15 @@ WeightsStatisticsStage.tables = (
     Table(
         "weights",
         {
-            "matrix": "string", "weights": "int64", "norm": "float64", "rms": "float64", "mean": "float64",
-            "std": "float64", "kurtosis": "float64", "q01": "float64", "q05": "float64", "q25": "float64",
+            "matrix": "string", "norm": "float64", "rms": "float64", "spikes": "Int64", "spike_share": "float64",
+            "weights": "int64", "mean": "float64", "std": "float64", "kurtosis": "float64", "q01": "float64", "q05": "float64", "q25": "float64",
             "q50": "float64", "q75": "float64", "q95": "float64", "q99": "float64", "abs_q05": "float64",
             "abs_q50": "float64", "abs_q95": "float64", "abs_q99": "float64", "abs_max": "float64", "gini": "float64",
             "hoyer": "float64", "near_zero": "float64", "zeros": "float64", "accuracy": "float64",
             "distance_from_start": "float64", "cosine_to_start": "float64", "sign_flips": "float64",
             "distance_from_last": "float64", "sign_flips_since_last": "float64", "stable_rank": "float64",
             "effective_rank": "float64", "proportional_effective_rank": "float64", "condition_number": "float64",
-            "spectral_alpha": "float64", "spikes": "Int64", "spike_share": "float64", "baseline": "string",
+            "spectral_alpha": "float64", "baseline": "string",
             "status": "string", "message": "string",
         },
         _rows,
