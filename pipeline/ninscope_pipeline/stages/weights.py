@@ -160,7 +160,8 @@ WeightsStatisticsStage.tables = (
         "weights",
         {
             "matrix": "string", "norm": "float64", "rms": "float64", "spikes": "Int64", "spike_share": "float64",
-            "weights": "int64", "mean": "float64", "std": "float64", "kurtosis": "float64", "q01": "float64", "q05": "float64", "q25": "float64",
+            "weights": "int64", "mean": "float64", "std": "float64", "kurtosis": "float64", "q01": "float64",
+            "q05": "float64", "q25": "float64",
             "q50": "float64", "q75": "float64", "q95": "float64", "q99": "float64", "abs_q05": "float64",
             "abs_q50": "float64", "abs_q95": "float64", "abs_q99": "float64", "abs_max": "float64", "gini": "float64",
             "hoyer": "float64", "near_zero": "float64", "zeros": "float64", "accuracy": "float64",
