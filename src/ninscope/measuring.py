@@ -32,7 +32,7 @@ from ninscope.multifractal.spectrum import Spectrum, spectrum_of_counts
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import log_radii
 from ninscope.networks.sampled import SampledNetwork, sampled_network
-from ninscope.networks.shortest_paths import path_histograms, path_radii
+from ninscope.networks.shortest_paths import path_histograms, path_lengths, path_radii
 from ninscope.parameters import Parameters, lists_parameters, parameters_of_call
 from ninscope.progress import counting
 from ninscope.threads import cores, threads_of
@@ -80,15 +80,16 @@ def _notes(
 def _counts(network: SampledNetwork, parameters: Parameters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(edges, or nodes reached across several layers, per node and distance bin; ln r of every bin) of each sample."""
     if (crossed := parameters.layers_crossed) > 1:
-        logarithms = path_radii(parameters.integer_radii, crossed)
-        yield from ((counts, logarithms) for counts in path_histograms(network, crossed, parameters.integer_radii))
+        grid = parameters.integer_radii
+        logarithms = parameters.fitted(path_radii(grid, crossed), path_lengths(grid, crossed))
+        yield from ((counts, logarithms) for counts in path_histograms(network, crossed, grid))
         return
     for sample in range(network.samples):
         indptr, part = network.row_pointer(sample)
         weights = network.matrix.data[part]
         log_count = parameters.log_count
         radii = parameters.integer_radii if log_count is None else log_radii(log_count, np.abs(weights))
-        yield box_histogram(indptr, radii.bins(weights), radii.count), radii.logarithms
+        yield box_histogram(indptr, radii.bins(weights), radii.count), parameters.log_radii(radii)
 
 
 def sample_network(network: NeuronNetwork, parameters: Parameters) -> SampledNetwork:

@@ -13,7 +13,7 @@ from ninscope.architectures.described import Description, description_of
 from ninscope.checks import MAX_SEED, checked_integer, did_you_mean
 from ninscope.errors import RequestError
 from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_moments, default_q
-from ninscope.networks.radii import IntegerRadii, checked_radii
+from ninscope.networks.radii import FitRadii, IntegerRadii, Radii, checked_fit_radii, checked_radii, fitted_logarithms
 from ninscope.networks.transfer import TRANSFERS
 from ninscope.shown import Shown
 
@@ -40,6 +40,7 @@ class Parameters(Shown):
     wiring, gauge: as in Reading. architecture: a description of the model (architectures.described) that replaces its config.json.
     parts: take a spectrum of every "block", every "kind" (attention, mlp, ...) or every "layer" as well. layers_crossed: how
     many weight blocks a path may cross whose length counts as a distance; more than 1 needs samples (the paper's appendix B.1).
+    fit_radii: the shortest and the longest distance (a, b) of the radii that enter fits; None: all of them.
 
     Raises RequestError for a value that makes no sense.
     """
@@ -60,6 +61,7 @@ class Parameters(Shown):
     parts: Sequence[str] = ()
     layers_crossed: int = 1
     gauge: str = Reading.gauge
+    fit_radii: FitRadii | Sequence[float] = None
 
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows: what is not the default."""
@@ -87,6 +89,8 @@ class Parameters(Shown):
         self._set("q", checked_moments(self.q, self.derivative))
         self._set("radii", checked_radii(self.radii, self.transfer))
         _ = self.reading  # which checks itself
+        grid = self.integer_radii if self.log_count is None else None
+        self._set("fit_radii", checked_fit_radii(self.fit_radii, grid, self.layers_crossed))
         if self.layers_crossed > 1 and (self.exact or self.log_count is not None):
             raise RequestError(
                 "layers_crossed above 1 goes with samples and integer radii; give nodes_per_layer a number"
@@ -126,6 +130,15 @@ class Parameters(Shown):
     def integer_radii(self) -> IntegerRadii:
         return IntegerRadii(self.transfer, float(self.max_distance))
 
+    def log_radii(self, radii: Radii) -> np.ndarray:
+        """ln r of every radius of a grid, float64 [K + 1], NaN of those that enter no fit."""
+        return radii.logarithms if self.fit_radii is None else self.fitted(radii.logarithms, radii.lengths)
+
+    def fitted(self, logarithms: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """As `fitted_logarithms`, within `fit_radii`."""
+        assert self.fit_radii is None or isinstance(self.fit_radii, tuple)  # since it was made
+        return fitted_logarithms(logarithms, lengths, self.fit_radii)
+
 
 def _equal(value: Any, default: Any) -> bool:
     return bool(np.array_equal(value, default)) if isinstance(value, np.ndarray) else value == default
@@ -149,6 +162,7 @@ MEANINGS = {
     "parts": f"spectra of parts as well: any of {', '.join(PARTS)}",
     "layers_crossed": "weight blocks that a path may cross; above 1 only of samples",
     "gauge": 'weights as "stored", or "fixed": one choice of all rescalings that leave the model\'s function as it is',
+    "fit_radii": "the shortest and the longest distance (a, b) of the radii that enter fits; default all radii",
 }
 
 Function = TypeVar("Function", bound=Callable[..., Any])

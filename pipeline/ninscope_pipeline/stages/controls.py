@@ -25,7 +25,7 @@ from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
 from ninscope_pipeline.stages.weights_stored import WEIGHTS, stored_rms, weights_key
-from ninscope_pipeline.storing.keys import content_key
+from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class ControlsStage(WeightsStage[ControlsWork]):
             min_degree=parameters.min_degree,
             q=parameters.q,
             derivative=parameters.derivative,
+            **beyond_defaults(parameters, "fit_radii"),
             **section.model_dump(),
         )
         needs = tuple((WEIGHTS, key) for key in weights)

@@ -241,7 +241,7 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
         derivative=parameters.derivative,
         per_node=parameters.per_node,
         matrices=matrices,
-        **beyond_defaults(parameters, "parts"),
+        **beyond_defaults(parameters, "parts", "fit_radii"),
     )
 
 

@@ -81,7 +81,7 @@ def null_spectrum(
     else:
         sums = (_drawn_sums(null, draw, group, radii, parameters, seed, sample) for group in by_source.values())
         total = reduce(add, sums)
-    return spectrum_of_sums(total, parameters.q, radii.logarithms, parameters.derivative)
+    return spectrum_of_sums(total, parameters.q, parameters.log_radii(radii), parameters.derivative)
 
 
 def _drawn_sums(

@@ -41,6 +41,11 @@ def path_radii(radii: IntegerRadii, k: int) -> np.ndarray:
     return np.log(np.maximum(np.arange(k * radii.count + 1), 1))
 
 
+def path_lengths(radii: IntegerRadii, k: int) -> np.ndarray:
+    """The distance that each of these radii stands for, float64 [k * radii.count + 1]."""
+    return np.arange(k * radii.count + 1) * radius_step(radii.transfer, radii.max_distance)
+
+
 def path_histograms(
     network: SampledNetwork,
     k: int,
