@@ -17,9 +17,10 @@ from rich.table import Column, Table
 import ninscope
 from benchmarks import overhead
 from benchmarks.adapters import merging
-from benchmarks.cpu import measuring, running, suite_of, turned_over
+from benchmarks.cpu import generic, measuring, running, suite_of, turned_over
 from benchmarks.families import families
 from benchmarks.figures import figures
+from benchmarks.interactions import interactions
 from benchmarks.measures import in_new_process, stay_here, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import over_the_network
@@ -287,6 +288,7 @@ def main() -> None:
             *([] if small else [whole_network(folder, "1.4b", 3, "wanted: 3 s")]),
             suite(folder, "tiny" if small else "70m", 3 if small else 154),
             measuring(folder, *(("tiny", 3, 3, 1, other) if small else ("70m", 40, 1540, 3, other))),
+            generic(folder, *((3, 6, 1, other) if small else (200, 150, 3, other))),
             running(folder, *(("tiny", (3,), 1, other) if small else ("70m", (40, 154), 2, other))),
             weights(folder, *(("tiny", 1) if small else ("410m", 3))),
             turned_over(folder, *((1, 128, 1, other) if small else (16, 2048, 3, other))),
@@ -295,6 +297,7 @@ def main() -> None:
             export(folder, "tiny" if small else "70m", 61, 2 if small else 15),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
+            interactions(folder, *(("tiny", 1) if small else ("410m", 3))),
             merging(folder, *(("tiny", 1) if small else ("410m", 5))),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             trained(folder, *((2, 256) if small else (16, 1024))),

@@ -13,7 +13,8 @@ from ninscope.architectures.described import Description, description_of
 from ninscope.checks import MAX_SEED, checked_integer, did_you_mean
 from ninscope.errors import RequestError
 from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_moments, default_q
-from ninscope.networks.radii import FitRadii, IntegerRadii, Radii, checked_fit_radii, checked_radii, fitted_logarithms
+from ninscope.networks.incoming import DIRECTIONS
+from ninscope.networks.radii import FitRadii, IntegerRadii, Radii, checked_fit_radii, checked_radii
 from ninscope.networks.transfer import TRANSFERS
 from ninscope.shown import Shown
 
@@ -39,8 +40,9 @@ class Parameters(Shown):
     edge, and max_distance has no effect. per_node: keep the exact analysis's values of every single neuron. convolutions,
     wiring, gauge: as in Reading. architecture: a description of the model (architectures.described) that replaces its config.json.
     parts: take a spectrum of every "block", every "kind" (attention, mlp, ...) or every "layer" as well. layers_crossed: how
-    many weight blocks a path may cross whose length counts as a distance; more than 1 needs samples (the paper's appendix B.1).
-    fit_radii: the shortest and the longest distance (a, b) of the radii that enter fits; None: all of them.
+    many weight blocks a path may cross whose length counts as a distance (the paper's appendix B.1). direction: "out" counts a
+    neuron's out-going edges, "in" those that lead to it. fit_radii: the shortest and the longest distance (a, b) of the radii
+    that enter fits; None: all of them.
 
     Raises RequestError for a value that makes no sense.
     """
@@ -61,7 +63,8 @@ class Parameters(Shown):
     parts: Sequence[str] = ()
     layers_crossed: int = 1
     gauge: str = Reading.gauge
-    fit_radii: FitRadii | Sequence[float] = None
+    fit_radii: FitRadii = None
+    direction: str = DIRECTIONS[0]
 
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows: what is not the default."""
@@ -75,7 +78,7 @@ class Parameters(Shown):
         checked_integer("samples", self.samples, 1, MAX_SAMPLES)
         checked_integer("seed", self.seed, 0, MAX_SEED)
         checked_integer("layers_crossed", self.layers_crossed, 1, MAX_CROSSED)
-        for name, choices in (("transfer", TRANSFERS), ("derivative", DERIVATIVES)):
+        for name, choices in (("transfer", TRANSFERS), ("derivative", DERIVATIVES), ("direction", DIRECTIONS)):
             if getattr(self, name) not in choices:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(choices)} was expected")
         if not isinstance(self.per_node, bool):
@@ -89,12 +92,14 @@ class Parameters(Shown):
         self._set("q", checked_moments(self.q, self.derivative))
         self._set("radii", checked_radii(self.radii, self.transfer))
         _ = self.reading  # which checks itself
+        if self.layers_crossed > 1 and self.log_count is not None:
+            raise RequestError(
+                'layers_crossed above 1 goes with radii "integer"; logarithmic ones span the edges of one layer'
+            )
+        if self.layers_crossed > 1 and self.per_node:
+            raise RequestError("per_node goes with layers_crossed 1: values of single nodes are those of their edges")
         grid = self.integer_radii if self.log_count is None else None
         self._set("fit_radii", checked_fit_radii(self.fit_radii, grid, self.layers_crossed))
-        if self.layers_crossed > 1 and (self.exact or self.log_count is not None):
-            raise RequestError(
-                "layers_crossed above 1 goes with samples and integer radii; give nodes_per_layer a number"
-            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen for everyone else
@@ -132,12 +137,7 @@ class Parameters(Shown):
 
     def log_radii(self, radii: Radii) -> np.ndarray:
         """ln r of every radius of a grid, float64 [K + 1], NaN of those that enter no fit."""
-        return radii.logarithms if self.fit_radii is None else self.fitted(radii.logarithms, radii.lengths)
-
-    def fitted(self, logarithms: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """As `fitted_logarithms`, within `fit_radii`."""
-        assert self.fit_radii is None or isinstance(self.fit_radii, tuple)  # since it was made
-        return fitted_logarithms(logarithms, lengths, self.fit_radii)
+        return radii.fitted_logarithms(self.fit_radii)
 
 
 def _equal(value: Any, default: Any) -> bool:
@@ -160,7 +160,8 @@ MEANINGS = {
     "wiring": 'the paper\'s "chain", or "parallel": the MLP of GPT-NeoX reads x',
     "architecture": "a description of a model of no known family, as the table [architecture] of a DAG file",
     "parts": f"spectra of parts as well: any of {', '.join(PARTS)}",
-    "layers_crossed": "weight blocks that a path may cross; above 1 only of samples",
+    "layers_crossed": "weight blocks that a path may cross",
+    "direction": '"out": a neuron\'s out-going edges; "in": those that lead to it',
     "gauge": 'weights as "stored", or "fixed": one choice of all rescalings that leave the model\'s function as it is',
     "fit_radii": "the shortest and the longest distance (a, b) of the radii that enter fits; default all radii",
 }

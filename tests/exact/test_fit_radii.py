@@ -149,6 +149,13 @@ def test_bounds_that_make_no_sense_are_refused(given, message):
         Parameters(fit_radii=given)
 
 
+def test_whole_networks_across_layers_are_fitted_alike(folder):
+    whole = ninscope.measure(folder, exact=True, layers_crossed=2, fit_radii=[4, 20])
+    every = ninscope.measure(folder, nodes_per_layer=1000, samples=1, layers_crossed=2, fit_radii=[4, 20])
+    assert whole.alpha0 == pytest.approx(every.alpha0, rel=1e-12)
+    assert whole.alpha0 != ninscope.measure(folder, exact=True, layers_crossed=2).alpha0
+
+
 def test_paths_reach_further():
     assert Parameters(layers_crossed=3, fit_radii=[200, 400]).fit_radii == (200.0, 400.0)
     with pytest.raises(RequestError, match="holds 0 of the radii 1 to 450"):

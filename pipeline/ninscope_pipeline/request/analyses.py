@@ -102,6 +102,7 @@ class _Keys(Strict):
     layers_crossed: int = Parameters.layers_crossed
     gauge: str = Parameters.gauge
     fit_radii: list[float] | None = None
+    direction: str = Parameters.direction
 
 
 class AnalysisSection(_Keys):

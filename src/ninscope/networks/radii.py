@@ -46,6 +46,10 @@ class IntegerRadii:
         """The distance that each of the radii 0..count stands for, float64 [count + 1]."""
         return np.arange(self.count + 1) * radius_step(self.transfer, self.max_distance)
 
+    def fitted_logarithms(self, fit_radii: "FitRadii") -> np.ndarray:
+        """ln r, NaN of the radii that enter no fit."""
+        return self.logarithms if fit_radii is None else fitted_logarithms(self.logarithms, self.lengths, fit_radii)
+
     @property
     def smallest_weight(self) -> float:
         return epsilon(self.max_distance)
@@ -91,6 +95,10 @@ class LogRadii:
         lengths[0] = 0.0
         return lengths
 
+    def fitted_logarithms(self, fit_radii: "FitRadii") -> np.ndarray:
+        """ln(r/r_1), NaN of the radii that enter no fit."""
+        return self.logarithms if fit_radii is None else fitted_logarithms(self.logarithms, self.lengths, fit_radii)
+
     @property
     def _step(self) -> float:
         return math.log(self.largest_weight / self.smallest_weight) / (self.count - 1)
@@ -109,7 +117,7 @@ class LogRadii:
 
 Radii = IntegerRadii | LogRadii
 
-FitRadii = tuple[float, float] | None  # the shortest and the longest distance that enters a fit; None: every radius
+FitRadii = Sequence[float] | None  # the shortest and the longest distance that enters a fit; None: every radius
 
 
 def fitted_logarithms(logarithms: np.ndarray, lengths: np.ndarray, fit_radii: FitRadii) -> np.ndarray:
