@@ -142,6 +142,10 @@ def measure(
             help="Weights as stored (default), or fixed: one choice of all rescalings with the model's function.",
         ),
     ] = None,
+    fit_radii: Annotated[
+        str | None,
+        typer.Option("--fit-radii", metavar="A:B", help="Distances of the radii that enter fits (default: all)."),
+    ] = None,
     layers_crossed: Annotated[
         int | None,
         typer.Option("--layers-crossed", help="Weight blocks that a path may cross (default: 1)."),
@@ -182,6 +186,7 @@ def measure(
     from ninscope_pipeline.measure_command import (
         Output,
         measure_sources,
+        parsed_fit_radii,
         parsed_list,
         parsed_nodes,
         parsed_q,
@@ -204,6 +209,7 @@ def measure(
         "wiring": wiring,
         "convolutions": convolutions,
         "gauge": gauge,
+        "fit_radii": parsed_fit_radii(fit_radii),
         "layers_crossed": layers_crossed,
         "direction": direction,
         "base": base,

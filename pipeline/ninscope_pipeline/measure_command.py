@@ -140,6 +140,17 @@ def parsed_radii(text: str | None) -> str | dict[str, int] | None:
     return {"log": int(count)}
 
 
+def parsed_fit_radii(text: str | None) -> list[float] | None:
+    """ "5:100". Raises RequestError."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError:
+        raise RequestError(f"--fit-radii is {text!r}; give A:B, two distances such as 5:100") from None
+    return [low, high]
+
+
 def parsed_list(text: str | None) -> list[str] | None:
     """ "block,kind" """
     return None if text is None else [part.strip() for part in text.split(",")]

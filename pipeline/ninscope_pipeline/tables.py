@@ -104,6 +104,7 @@ def tables_key(request: Request) -> str:
         evaluations=[[evaluation.as_list() for evaluation in evaluations] for evaluations in request.evaluations],
         nodes_per_layer=_nodes_per_layer(request),
         **({"trust_unlike_counts": True} if request.dag.emergence.trust_unlike_counts else {}),
+        **{name: value for stage in stages().values() for name, value in stage.asked_of_tables(request.dag).items()},
     )
 
 

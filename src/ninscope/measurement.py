@@ -201,6 +201,7 @@ def origin_of(parameters: Parameters, wiring: str | None, family: str | None, mo
         models=models,
         part="",
         gauge=parameters.gauge,
+        fit_radii="all" if parameters.fit_radii is None else (parameters.fit_radii[0], parameters.fit_radii[1]),
     )
 
 

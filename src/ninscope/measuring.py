@@ -90,8 +90,9 @@ def _counts(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(edges, or nodes reached across several layers, per node and distance bin; ln r of every bin) of each sample."""
     if (crossed := parameters.layers_crossed) > 1:
-        logarithms = path_radii(parameters.integer_radii, crossed)
-        histograms = path_histograms(network, crossed, parameters.integer_radii, redrawing=redrawing)
+        grid = parameters.integer_radii
+        logarithms = path_radii(grid, crossed, parameters.fit_radii)
+        histograms = path_histograms(network, crossed, grid, redrawing=redrawing)
         yield from ((counts, logarithms) for counts in histograms)
         return
     for sample in range(network.samples):
@@ -99,7 +100,7 @@ def _counts(
         weights = network.matrix.data[part]
         log_count = parameters.log_count
         radii = parameters.integer_radii if log_count is None else log_radii(log_count, np.abs(weights))
-        yield box_histogram(indptr, radii.bins(weights), radii.count), radii.logarithms
+        yield box_histogram(indptr, radii.bins(weights), radii.count), parameters.log_radii(radii)
 
 
 def sample_network(network: NeuronNetwork, parameters: Parameters) -> SampledNetwork:

@@ -14,7 +14,7 @@ from ninscope.checks import MAX_SEED, checked_integer, did_you_mean
 from ninscope.errors import RequestError
 from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_moments, default_q
 from ninscope.networks.incoming import DIRECTIONS
-from ninscope.networks.radii import IntegerRadii, checked_radii
+from ninscope.networks.radii import FitRadii, IntegerRadii, Radii, checked_fit_radii, checked_radii
 from ninscope.networks.transfer import TRANSFERS
 from ninscope.shown import Shown
 
@@ -41,7 +41,8 @@ class Parameters(Shown):
     wiring, gauge: as in Reading. architecture: a description of the model (architectures.described) that replaces its config.json.
     parts: take a spectrum of every "block", every "kind" (attention, mlp, ...) or every "layer" as well. layers_crossed: how
     many weight blocks a path may cross whose length counts as a distance (the paper's appendix B.1). direction: "out" counts a
-    neuron's out-going edges, "in" those that lead to it.
+    neuron's out-going edges, "in" those that lead to it. fit_radii: the shortest and the longest distance (a, b) of the radii
+    that enter fits; None: all of them.
 
     Raises RequestError for a value that makes no sense.
     """
@@ -62,6 +63,7 @@ class Parameters(Shown):
     parts: Sequence[str] = ()
     layers_crossed: int = 1
     gauge: str = Reading.gauge
+    fit_radii: FitRadii = None
     direction: str = DIRECTIONS[0]
 
     def facts(self) -> dict[str, object]:
@@ -96,6 +98,8 @@ class Parameters(Shown):
             )
         if self.layers_crossed > 1 and self.per_node:
             raise RequestError("per_node goes with layers_crossed 1: values of single nodes are those of their edges")
+        grid = self.integer_radii if self.log_count is None else None
+        self._set("fit_radii", checked_fit_radii(self.fit_radii, grid, self.layers_crossed))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen for everyone else
@@ -131,6 +135,10 @@ class Parameters(Shown):
     def integer_radii(self) -> IntegerRadii:
         return IntegerRadii(self.transfer, float(self.max_distance))
 
+    def log_radii(self, radii: Radii) -> np.ndarray:
+        """ln r of every radius of a grid, float64 [K + 1], NaN of those that enter no fit."""
+        return radii.fitted_logarithms(self.fit_radii)
+
 
 def _equal(value: Any, default: Any) -> bool:
     return bool(np.array_equal(value, default)) if isinstance(value, np.ndarray) else value == default
@@ -155,6 +163,7 @@ MEANINGS = {
     "layers_crossed": "weight blocks that a path may cross",
     "direction": '"out": a neuron\'s out-going edges; "in": those that lead to it',
     "gauge": 'weights as "stored", or "fixed": one choice of all rescalings that leave the model\'s function as it is',
+    "fit_radii": "the shortest and the longest distance (a, b) of the radii that enter fits; default all radii",
 }
 
 Function = TypeVar("Function", bound=Callable[..., Any])

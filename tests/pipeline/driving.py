@@ -69,7 +69,18 @@ def write_dag(path: Path, *sources: Path, **changes) -> Path:
             models = [model | {key: value} for model in models]
         elif key in ("baseline_step", "replicates", "confidence", "trust_duplicates", "trust_unlike_counts"):
             dag["emergence"][key] = value
-        elif key in ("name", "models", "suites", "variants", "nulls", "controls", "weights", "execution", "cluster"):
+        elif key in (
+            "name",
+            "models",
+            "suites",
+            "variants",
+            "nulls",
+            "controls",
+            "scaling",
+            "weights",
+            "execution",
+            "cluster",
+        ):
             dag[key] = value
         else:
             dag["analysis"][key] = value

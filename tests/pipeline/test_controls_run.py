@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from suites import neox_tensors, used_names, write_checkpoint
 
 import ninscope
+from ninscope.multifractal.verdict import verdicts
 from ninscope.report.controls_figure import controls_figure
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -95,6 +96,34 @@ def test_statistics_of_weights_come_with_controls(ran):
     assert "all" in set(weights["matrix"])
 
 
+def test_no_verdict_stands_without_null_models_and_control_trainings(ran):
+    rows, _ = ran
+    assert pd.isna(rows.loc[0, "verdict"])
+    assert rows.loc[[1, 2], "verdict"].str.contains("unknown: the null models, control trainings").all()
+    assert rows.loc[1, "verdict"].startswith("fails:")  # a pure rescale
+    assert "growth of norms" in rows.loc[1, "verdict"]
+
+
+def test_the_verdict_is_of_the_tables_and_costs_no_work(ran, tmp_path):
+    _, run = ran
+    source = run.path.parent / "text"
+    nulls = {"models": ["shuffled", "analytic"], "samples": 3}
+    for spread in (0.01, 5.0):
+        section = {"control_spread": spread}
+        dag = write_dag(tmp_path / "mine.toml", source, **WHOLE | {"controls": section, "nulls": nulls})
+        planned = command("run", dag, "--runs-dir", tmp_path, "--dry-run")
+        assert bool([task for task in planned.would_run if task[0] == "controls"]) == (
+            spread == 0.01
+        )  # then all is new
+        assert command("run", dag, "--runs-dir", tmp_path).code == 0
+        other = ninscope.open_run(tmp_path / "mine")
+        rows = {name: other.table(name).to_dict("records") for name in ("emergence", "controls", "nulls")}
+        told = verdicts(rows["emergence"], rows["controls"], rows["nulls"], spread)
+        shown = other.table("controls").set_index("revision")["verdict"].dropna()
+        assert shown.to_dict() == {name: str(one) for name, one in told.items() if name != "step0"}
+        assert ("control trainings" in shown["step2"]) == (spread != 0.01)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_wide_types_too(tmp_path, dtype):
     source = suite(tmp_path / "text", {0: lambda n, w: w, 1: lambda n, w: w * 1.7}, dtype)
@@ -151,6 +180,7 @@ def test_e_of_unlike_networks_is_withheld_here_too(tmp_path):
         ({"radii": {"log": 40}}, r"\[controls\] multiply weights under fixed radii"),
         ({"controls": {"seed": -1}}, r"controls\.seed"),
         ({"controls": {"rms": 1}}, r"controls\.rms"),
+        ({"controls": {"control_spread": -0.1}}, r"controls\.control_spread"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, changes, says):

@@ -47,6 +47,7 @@ def rows(ended):
         (("--wiring", "parallel"), {"wiring": "parallel"}),
         (("--convolutions", "per_tap"), {"convolutions": "per_tap"}),
         (("--gauge", "fixed"), {"gauge": "fixed"}),
+        (("--fit-radii", "5:60"), {"fit_radii": [5, 60]}),
         (
             ("--layers-crossed", "2", "--nodes-per-layer", "8", "--samples", "2"),
             {"layers_crossed": 2, "nodes_per_layer": 8, "samples": 2},
@@ -78,6 +79,8 @@ def test_parts_have_rows_and_an_e_of_their_own(suite):
         (("--q", "0:1:0.3"), "not a whole number of steps"),
         (("--radii", "log"), "--radii is 'log'; give integer, or log:K"),
         (("--radii", "log:" + "9" * 5000), "--radii is"),
+        (("--fit-radii", "5"), "--fit-radii is '5'; give A:B"),
+        (("--fit-radii", "50:5"), "fit_radii is [50.0, 5.0]; two distances"),
         (("--parts", "blocks"), "parts is"),
         (("--json", "--csv"), "give one of them"),
         (("--figure", "x.gif"), "ends in .png, .svg or .pdf"),

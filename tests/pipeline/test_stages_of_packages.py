@@ -122,8 +122,8 @@ def test_a_stage_that_cannot_be_used_is_refused(packages, value, says):
 def test_the_stages_that_ship_are_listed_once_in_the_order_in_which_they_run(packages):
     packages()
     assert list(registry.stages()) == [
-        "nin", "spectra", "ranges", "parts", "exact", "weights", "weight_changes", "singular_values", "nulls",
-        "controls", "interactions", "finetune", "activations", "emergence",
+        "nin", "spectra", "ranges", "parts", "exact", "weights", "weight_changes", "singular_values", "nulls", "controls",
+        "scaling", "interactions", "finetune", "activations", "emergence",
     ]  # fmt: skip
     assert registry.stages()["nin"] is NETWORK
 

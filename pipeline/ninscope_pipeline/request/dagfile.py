@@ -234,7 +234,7 @@ def _first_error(error: ValidationError, raw: dict[str, Any]) -> str:
     if where.endswith(".revisions") and problem["type"] != "value_error":
         table = "a table: { from = ..., to = ..., log = ... }"
         message = f"give {table}" if where.startswith("suites.") else f"{REVISIONS}, or {table}"
-    elif where.endswith(".q"):
+    elif where.endswith(".q") and problem["type"] != "value_error":
         message = "give a list of numbers, or { start = ..., stop = ..., step = ... }"
     shown = (
         ""

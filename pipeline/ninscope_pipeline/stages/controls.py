@@ -15,6 +15,7 @@ from pydantic import Field
 from ninscope.exact.controls import ControlReading, growth_reading, matrices_alike, structure, unit_readings
 from ninscope.measurement import Measurement
 from ninscope.multifractal.emergence import compared, left_out_interval, unlike_counts
+from ninscope.multifractal.verdict import verdicts
 from ninscope.networks.incoming import DIRECTIONS
 from ninscope.parameters import Parameters
 from ninscope.wording import joined_clauses
@@ -26,7 +27,7 @@ from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
 from ninscope_pipeline.stages.weights_stored import WEIGHTS, stored_rms, weights_key
-from ninscope_pipeline.storing.keys import content_key
+from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
@@ -42,9 +43,14 @@ UNIT, SHUFFLED, FIXED, GROWTH = "unit", "shuffled", "fixed", "growth"
 
 
 class ControlsSection(Strict):
-    """[controls]: controls of E at every checkpoint. seed: of the shuffled null."""
+    """[controls]: controls of E at every checkpoint.
+
+    seed: of the shuffled null. control_spread: |E| that trainings reach which learn nothing, of models like these; the verdict
+    alone looks at it.
+    """
 
     seed: int = Field(default=0, ge=0)
+    control_spread: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -110,11 +116,16 @@ class ControlsStage(WeightsStage[ControlsWork]):
             min_degree=parameters.min_degree,
             q=parameters.q,
             derivative=parameters.derivative,
-            **section.model_dump(),
+            **beyond_defaults(parameters, "fit_radii"),
+            **section.model_dump(exclude={"control_spread"}),
         )
         needs = tuple((WEIGHTS, key) for key in weights)
         work = ControlsWork(parameters, section.seed, start)
         return Job(self.name, key, analysis.label, work, needs, located)
+
+    def asked_of_tables(self, dag: "Dag") -> Mapping[str, object]:
+        spread = None if (section := dag.section(self)) is None else section.control_spread
+        return {} if spread is None else {"control_spread": spread}
 
     def make(self, store: ArtefactStore, job: Job[ControlsWork]) -> Artefact:
         parameters, start = job.work.parameters, job.work.start
@@ -225,6 +236,7 @@ def _rows(results: "Results") -> Iterator[Row]:
         }
         start = next((checkpoint for checkpoint in checkpoints if checkpoint.located.is_baseline), None)
         confidence = results.request.dag.emergence.confidence
+        rows = []
         for checkpoint in checkpoints:
             if checkpoint.id in measured:
                 own = _OfModel(
@@ -232,9 +244,21 @@ def _rows(results: "Results") -> Iterator[Row]:
                 )
                 job, outcome = outcomes[checkpoint.id]
                 about = {"variant": DEFAULT, "baseline": own.baseline}
-                yield (
-                    checkpoint.row_keys | about | _row(results, checkpoint, measured[checkpoint.id], job, outcome, own)
-                )
+                row = _row(results, checkpoint, measured[checkpoint.id], job, outcome, own)
+                rows.append(checkpoint.row_keys | about | row)
+        if rows:
+            yield from _with_verdicts(results, rows, "" if start is None else start.located.revision)
+
+
+def _with_verdicts(results: "Results", rows: list[Row], baseline: str) -> Iterator[Row]:
+    """The rows of one model, each that has an E with what speaks against it; the baseline, which E compares with, has none."""
+    table = results.table("nulls")
+    of_model = table[(table["suite"] == rows[0]["suite"]) & (table["model"] == rows[0]["model"])]
+    nulls = [row._asdict() for row in of_model.itertuples()]
+    known = [row for row in rows if row["revision"] != baseline]
+    told = verdicts(known, known, nulls, results.request.dag.section(CONTROLS).control_spread)
+    for row in rows:
+        yield row | ({"verdict": str(told[row["revision"]])} if row["revision"] in told else {})
 
 
 def _row(
@@ -312,6 +336,7 @@ ControlsStage.tables = (
             "emergence_growth_low": "float64", "emergence_growth_high": "float64", "emergence_fixed_low": "float64",
             "emergence_fixed_high": "float64", "alpha0_low": "float64", "alpha0_high": "float64", "width_low": "float64",
             "width_high": "float64", "baseline": "string", "status": "string", "message": "string", "variant": "string",
+            "verdict": "string",
         },
         _rows,
     ),

@@ -244,7 +244,7 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
         derivative=parameters.derivative,
         per_node=parameters.per_node,
         matrices=matrices,
-        **beyond_defaults(parameters, "parts", "layers_crossed", "direction"),
+        **beyond_defaults(parameters, "parts", "layers_crossed", "direction", "fit_radii"),
     )
 
 

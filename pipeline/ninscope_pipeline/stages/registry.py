@@ -16,6 +16,7 @@ from ninscope_pipeline.stages.finetune import FINETUNE
 from ninscope_pipeline.stages.interactions import INTERACTIONS
 from ninscope_pipeline.stages.network import NETWORK
 from ninscope_pipeline.stages.nulls import NULLS
+from ninscope_pipeline.stages.scaling import SCALING
 from ninscope_pipeline.stages.singular_values import SINGULAR_VALUES_STAGE
 from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.stages.stage import Stage
@@ -34,6 +35,7 @@ _OWN: tuple[Stage, ...] = (
     SINGULAR_VALUES_STAGE,
     NULLS,
     CONTROLS,
+    SCALING,
     INTERACTIONS,
     FINETUNE,
     ACTIVATIONS,

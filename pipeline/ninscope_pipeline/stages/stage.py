@@ -137,6 +137,10 @@ class Stage(ABC, Generic[W]):
         """Whether this stage reads the statistics of every matrix that the stage `weights` makes, which does so only then."""
         return False
 
+    def asked_of_tables(self, dag: "Dag") -> Mapping[str, object]:
+        """What of this stage's section the tables look at and no key of its jobs holds; empty where it is as by default."""
+        return {}
+
     @abstractmethod
     def jobs(self, request: "Request") -> Iterable[Job[W]]:
         """What was asked of this stage, in the order of the tables. Raises RequestError."""

@@ -119,9 +119,11 @@ def _shuffled(
 
 
 def _reading(layers: Mapping[str, PartitionSums], parameters: Parameters, radii: Radii) -> ControlReading:
-    spectrum = spectrum_of_sums(reduce(add, layers.values()), parameters.q, radii.logarithms, parameters.derivative)
+    spectrum = spectrum_of_sums(
+        reduce(add, layers.values()), parameters.q, parameters.log_radii(radii), parameters.derivative
+    )
     counted = {name: sums for name, sums in layers.items() if sums.nodes}
-    values = left_out_values(list(counted.values()), parameters.q, radii.logarithms, parameters.derivative)
+    values = left_out_values(list(counted.values()), parameters.q, parameters.log_radii(radii), parameters.derivative)
     left_out = {name: (alpha0, width) for name, (alpha0, width) in zip(counted, values.tolist(), strict=True)}
     return ControlReading(spectrum.alpha0, spectrum.width, left_out, spectrum.nodes, spectrum.message)
 

@@ -122,6 +122,6 @@ def layer_result(layer: str, counts: LayerCounts, radii: Radii, parameters: Para
     if isinstance(radii, IntegerRadii):
         np.divide(counts.distances, edges, out=degree, where=edges > 0)
         degree = np.ldexp(degree, -distance_shift(radii))
-    dimension, r2 = mass_radius_fits(histogram, parameters.min_degree, radii.logarithms, edges)
+    dimension, r2 = mass_radius_fits(histogram, parameters.min_degree, parameters.log_radii(radii), edges)
     sums = partition_sums(histogram, parameters.min_degree, parameters.q, edges)
     return LayerResult(layer, sums, NodeValues(edges, degree, dimension, r2), counts.matrices)

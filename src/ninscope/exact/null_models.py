@@ -95,16 +95,23 @@ def null_spectrum(
         raise ValueError(f"unknown null model {null!r}; one of {', '.join(NULLS)}")
     if NULLS[null].needs_norms and any(matrix.norms is None for matrix in matrices):
         raise ValueError(f"the null model {null} needs the norms of every matrix; add them by with_norms")
+    total = drawn_sums(null, matrices, radii, parameters, seed, sample)
+    return spectrum_of_sums(total, parameters.q, parameters.log_radii(radii), parameters.derivative)
+
+
+def drawn_sums(
+    null: str, matrices: Sequence[MatrixBins], radii: Radii, parameters: Parameters, seed: int, sample: int
+) -> PartitionSums:
+    """Partition sums of the whole network under a null model, as of `null_spectrum`."""
     by_source: dict[str, list[MatrixBins]] = {}
     for matrix in matrices:
         by_source.setdefault(matrix.source, []).append(matrix)
     draw = NULLS[null].draw
     if draw is None:
-        total = _analytic_sums(list(by_source.values()), radii, parameters)
-    else:
-        sums = (_drawn_sums(null, draw, group, radii, parameters, seed, sample) for group in by_source.values())
-        total = reduce(add, sums)
-    return spectrum_of_sums(total, parameters.q, radii.logarithms, parameters.derivative)
+        return _analytic_sums(list(by_source.values()), radii, parameters)
+    return reduce(
+        add, (_drawn_sums(null, draw, group, radii, parameters, seed, sample) for group in by_source.values())
+    )
 
 
 def _drawn_sums(

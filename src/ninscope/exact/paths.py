@@ -54,7 +54,7 @@ def analyse_paths(network: NeuronNetwork, parameters: Parameters, workers: int =
     Raises CheckpointError: what reading raises; unsupported, where blocks of distances do not fit into memory.
     """
     radii, k = parameters.integer_radii, parameters.layers_crossed
-    logarithms = path_radii(radii, k)
+    logarithms = path_radii(radii, k, parameters.fit_radii)
     layers_of = parts_of(network.source_layers, parameters.parts)
     whole, parts = _Sums(), {part: _Sums() for part in layers_of}
     reached, silent = 0, []
@@ -85,7 +85,7 @@ def path_null_spectra(
         raise ValueError(f"unknown null model of paths {unknown[0]!r}; one of {', '.join(PATH_NULLS)}")
     radii = parameters.integer_radii
     check_path_nulls(network, list(nulls), radii)
-    logarithms = path_radii(radii, parameters.layers_crossed)
+    logarithms = path_radii(radii, parameters.layers_crossed, parameters.fit_radii)
     draws = [(null, sample) for null, samples in nulls.items() for sample in range(samples)]
     redrawings: list[Redrawing | None] = [Drawn(null, radii, seed, sample) for null, sample in draws]
     sums = [_Sums() for _ in draws]

@@ -269,7 +269,7 @@ class _GrowingAnalysis:
         if not self._layers:
             return tuple(self._statistics)
         parameters = self._parameters
-        values = left_out_values(self._layers, parameters.q, self._radii.logarithms, parameters.derivative)
+        values = left_out_values(self._layers, parameters.q, parameters.log_radii(self._radii), parameters.derivative)
         return tuple(
             replace(layer, alpha0_without=alpha0, width_without=width)
             for layer, (alpha0, width) in zip(self._statistics, values.tolist(), strict=True)
@@ -311,7 +311,7 @@ class _LayerSums:
         if self._sums is None:
             raise ValueError("a network without a layer that edges leave has no spectrum")
         quality = mass_quality(np.concatenate(self._r2))
-        return spectrum_of_sums(self._sums, parameters.q, radii.logarithms, parameters.derivative, **quality)
+        return spectrum_of_sums(self._sums, parameters.q, parameters.log_radii(radii), parameters.derivative, **quality)
 
 
 def uncounted_layers(names: list[str]) -> str:

@@ -24,14 +24,15 @@ def left_out_values(
 ) -> np.ndarray:
     """alpha0 and width of a network without each of its node layers in turn, float64 [layers, 2].
 
-    layers: partition sums of each node layer. q: float64 [len(q)]; log_radii: float64 [K + 1], ln r up to a constant; derivative:
-    as of `spectrum_of_sums`, whose numbers these are but for rounding. NaN where the rest has no spectrum, and for a single layer.
+    layers: partition sums of each node layer. q: float64 [len(q)]; log_radii: float64 [K + 1], ln r up to a constant, NaN of
+    radii that enter no fit; derivative: as of `spectrum_of_sums`, whose numbers these are but for rounding. NaN where the rest
+    has no spectrum, and for a single layer.
     """
     values = np.full((len(layers), 2), np.nan)
     if len(layers) < MIN_LAYERS:
         return values
     z, m = reduce(add, (layer.z for layer in layers)), reduce(add, (layer.m for layer in layers))
-    seen = np.array([layer.seen for layer in layers])
+    seen = np.array([layer.seen for layer in layers]) & ~np.isnan(log_radii)
     others_see = seen.sum(axis=0) - seen > 0
     empty = np.array([layer.nodes == 0 for layer in layers])
     if empty.any():  # they change nothing, and are most of a network where few layers count

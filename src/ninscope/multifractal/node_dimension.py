@@ -13,20 +13,28 @@ def mass_radius_fits(
 
     histogram: int32 [nodes, K + 1], as box_histogram gives it. N counts the node itself, and edges in bin 0 have mass at
     every radius, but 0 is no radius (its logarithm does not exist). log_radii: float64 [K + 1], ln r of every bin up to a
-    constant; degrees: int64 [nodes], the histogram's row sums, where they are known.
+    constant, NaN below and above those that enter fits; degrees: int64 [nodes], the histogram's row sums, where they are known.
     Returns (dimension [nodes], r2 [nodes]), float64: dimension 0 and r2 NaN for nodes of `min_degree` edges or fewer, as in
-    the authors' code; both NaN where all edges share one radius, since one point has no slope.
+    the authors' code; both NaN where all edges that enter share one radius, since one point has no slope.
     """
     if log_radii.size < histogram.shape[1]:
         raise ValueError(f"{log_radii.size} radii for {histogram.shape[1]} bins: compiled code would leave the array")
     if degrees is None:
         degrees = histogram.sum(axis=1, dtype=np.int64)
-    return _fit(histogram, degrees, min_degree, log_radii, logarithms(int(degrees.max(initial=0)) + 1))
+    inside = np.flatnonzero(~np.isnan(log_radii[1 : histogram.shape[1]]))
+    first, last = (int(inside[0]) + 1, int(inside[-1]) + 1) if inside.size else (1, 0)
+    return _fit(histogram, degrees, min_degree, log_radii, logarithms(int(degrees.max(initial=0)) + 1), first, last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fit(
-    histogram: np.ndarray, degrees: np.ndarray, min_degree: int, log_radii: np.ndarray, logarithm: np.ndarray
+    histogram: np.ndarray,
+    degrees: np.ndarray,
+    min_degree: int,
+    log_radii: np.ndarray,
+    logarithm: np.ndarray,
+    first: int,
+    last: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     nodes, radii = histogram.shape
     dimension = np.zeros(nodes)
@@ -39,7 +47,9 @@ def _fit(
         row = histogram[i]
         inside = row[0]
         points = 0
-        for r in range(1, radii):
+        for r in range(1, first):
+            inside += row[r]
+        for r in range(first, last + 1):
             inside += row[r]
             # Every radius is written and only those with edges move on: which have is random, and a branch would be mispredicted.
             x[points] = log_radii[r]

@@ -10,8 +10,8 @@ class Origin:
 
     method: "exact" or "sampled". nodes_per_layer, samples, seed: of samples. radii: "integer" or {"log": K}, of which
     max_distance means nothing. wiring: sha256 of the network's wiring, and family: what a user calls that. models: names of the
-    model that it is of, by the place where it lies; (): not known. part: of the network, "" for the whole. The others are as in
-    Parameters.
+    model that it is of, by the place where it lies; (): not known. part: of the network, "" for the whole. fit_radii: "all"
+    where none are given. The others are as in Parameters.
     """
 
     method: str | None = None
@@ -30,6 +30,7 @@ class Origin:
     models: tuple[str, ...] = ()
     part: str | None = None
     gauge: str | None = None
+    fit_radii: tuple[float, float] | str | None = None
 
     def differences(self, other: "Origin", same_training: bool = False) -> list[str]:
         """A clause for everything that is known of both and not the same ("transfer is coth and reciprocal").

@@ -87,11 +87,12 @@ def spectrum_of_sums(
 ) -> Spectrum:
     """The spectrum from partition sums.
 
-    log_radii: float64 [K + 1], ln r of the sums' radii up to a constant. derivative: "exact", or "forward" differences as the
-    authors' code takes them. r2_mass_mean, r2_mass_std: kept in the spectrum. Raises RequestError as `checked_moments`.
+    log_radii: float64 [K + 1], ln r of the sums' radii up to a constant, NaN of radii that enter no fit. derivative: "exact", or
+    "forward" differences as the authors' code takes them. r2_mass_mean, r2_mass_std: kept in the spectrum. Raises RequestError
+    as `checked_moments`.
     """
     q = checked_moments(q, derivative)
-    radii = np.flatnonzero(sums.seen)
+    radii = np.flatnonzero(sums.seen & ~np.isnan(log_radii))
     if radii.size < 2:
         missing = _no_spectrum(sums, q, derivative, int(radii.size))
         return replace(missing, r2_mass_mean=r2_mass_mean, r2_mass_std=r2_mass_std)
@@ -142,11 +143,14 @@ def peak_of(q: np.ndarray, alpha: np.ndarray, f: np.ndarray) -> tuple[float, flo
 
 def _no_spectrum(sums: PartitionSums, q: np.ndarray, derivative: str, radii: int) -> Spectrum:
     missing = np.full(q.size, np.nan)
-    reason = (
-        "no node has enough edges within the distance bounds: alpha0 and width are missing"
-        if sums.nodes == 0
-        else f"all counted edges share {radii} radius: there is no slope, so alpha0 and width are missing"
-    )
+    if sums.nodes == 0:
+        reason = "no node has enough edges within the distance bounds: alpha0 and width are missing"
+    elif radii < np.count_nonzero(sums.seen):
+        reason = (
+            f"counted edges have {radii} radii within fit_radii: there is no slope, so alpha0 and width are missing"
+        )
+    else:
+        reason = f"all counted edges share {radii} radius: there is no slope, so alpha0 and width are missing"
     alpha = missing[: q.size - (derivative == "forward")]
     return Spectrum(
         q,
@@ -167,7 +171,7 @@ def spectrum_of_counts(
 ) -> Spectrum:
     """The spectrum of a network given as edges per node and distance bin, int32 [nodes, K + 1] (`box_histogram`).
 
-    log_radii: float64 [K + 1], ln r of every bin up to a constant.
+    log_radii: float64 [K + 1], ln r of every bin up to a constant, NaN of bins that enter no fit.
     """
     degrees = histogram.sum(axis=1, dtype=np.int64)
     _, r2 = mass_radius_fits(histogram, min_degree, log_radii, degrees)

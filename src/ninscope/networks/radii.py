@@ -5,14 +5,22 @@ constant. So a grid is how weights become bins, and the logarithms of the radii.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from ninscope.errors import RequestError
-from ninscope.networks.transfer import MAX_RADII, UNCOUNTED, distance_bins, distances, epsilon, radius_count
+from ninscope.networks.transfer import (
+    MAX_RADII,
+    UNCOUNTED,
+    distance_bins,
+    distances,
+    epsilon,
+    radius_count,
+    radius_step,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,15 @@ class IntegerRadii:
     def logarithms(self) -> np.ndarray:
         """ln r of radii 0..count, float64 [count + 1]; entry 0 stands for radius 0, which holds mass but is no radius."""
         return np.log(np.maximum(np.arange(self.count + 1), 1))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The distance that each of the radii 0..count stands for, float64 [count + 1]."""
+        return np.arange(self.count + 1) * radius_step(self.transfer, self.max_distance)
+
+    def fitted_logarithms(self, fit_radii: "FitRadii") -> np.ndarray:
+        """ln r, NaN of the radii that enter no fit."""
+        return self.logarithms if fit_radii is None else fitted_logarithms(self.logarithms, self.lengths, fit_radii)
 
     @property
     def smallest_weight(self) -> float:
@@ -72,6 +89,17 @@ class LogRadii:
         return np.maximum(np.arange(self.count + 1) - 1, 0) * self._step
 
     @property
+    def lengths(self) -> np.ndarray:
+        """The distance that each of the radii 1..count stands for, float64 [count + 1]; entry 0 is 0."""
+        lengths = np.exp(self.logarithms) / self.largest_weight
+        lengths[0] = 0.0
+        return lengths
+
+    def fitted_logarithms(self, fit_radii: "FitRadii") -> np.ndarray:
+        """ln(r/r_1), NaN of the radii that enter no fit."""
+        return self.logarithms if fit_radii is None else fitted_logarithms(self.logarithms, self.lengths, fit_radii)
+
+    @property
     def _step(self) -> float:
         return math.log(self.largest_weight / self.smallest_weight) / (self.count - 1)
 
@@ -88,6 +116,46 @@ class LogRadii:
 
 
 Radii = IntegerRadii | LogRadii
+
+FitRadii = Sequence[float] | None  # the shortest and the longest distance that enters a fit; None: every radius
+
+
+def fitted_logarithms(logarithms: np.ndarray, lengths: np.ndarray, fit_radii: FitRadii) -> np.ndarray:
+    """ln r of every radius, NaN where a radius lies outside `fit_radii` and so enters no fit.
+
+    logarithms: float64 [K + 1]; lengths: float64 [K + 1], the distances that the radii stand for, of which bounds are told. A
+    radius on a bound, but for rounding, is inside. Without bounds: the logarithms themselves.
+    """
+    if fit_radii is None:
+        return logarithms
+    low, high = fit_radii
+    inside = (lengths >= low * (1 - _ROUNDING)) & (lengths <= high * (1 + _ROUNDING))
+    return np.where(inside, logarithms, np.nan)
+
+
+_ROUNDING = 1e-9
+
+
+def checked_fit_radii(fit_radii: object, grid: IntegerRadii | None, crossed: int = 1) -> FitRadii:
+    """Two distances with 0 <= first < second, or None. Raises RequestError.
+
+    grid: the radii, where they do not hang on the weights; at least two of them, up to `crossed` times as far, must lie inside.
+    """
+    if fit_radii is None:
+        return None
+    pair = list(fit_radii) if isinstance(fit_radii, Sequence | np.ndarray) and not isinstance(fit_radii, str) else []
+    numbers = all(isinstance(end, int | float | np.number) and not isinstance(end, bool) for end in pair)
+    if len(pair) != 2 or not numbers or not 0 <= pair[0] < pair[1] < math.inf:
+        raise RequestError(f"fit_radii is {fit_radii!r}; two distances [a, b] with 0 <= a < b were expected")
+    bounds = float(pair[0]), float(pair[1])
+    if grid is not None:
+        lengths = np.arange(grid.count * crossed + 1) * grid.lengths[1]
+        inside = int((~np.isnan(fitted_logarithms(lengths, lengths, bounds)[1:])).sum())
+        if inside < 2:
+            raise RequestError(
+                f"fit_radii holds {inside} of the radii {lengths[1]:g} to {lengths[-1]:g}, and a slope needs two: widen it"
+            )
+    return bounds
 
 
 def log_radii(count: int, magnitudes: np.ndarray) -> LogRadii:

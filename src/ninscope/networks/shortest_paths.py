@@ -23,7 +23,7 @@ import numpy as np
 from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
 from ninscope.networks.min_plus import count_distances, dense_block, min_plus_estimate
-from ninscope.networks.radii import IntegerRadii, Radii
+from ninscope.networks.radii import FitRadii, IntegerRadii, Radii, fitted_logarithms
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.networks.transfer import UNCOUNTED, radius_step
 from ninscope.networks.walks import BlockPart, Redrawing, Walk, distances_of
@@ -34,12 +34,15 @@ MAX_LAYERS_CROSSED = 1000
 MAX_PATHS = 200_000_000  # 1.6 GB of distances; whoever wants more wants counts, which are taken layer by layer
 
 
-def path_radii(radii: IntegerRadii, k: int) -> np.ndarray:
+def path_radii(radii: IntegerRadii, k: int, fit_radii: FitRadii = None) -> np.ndarray:
     """ln r of the radii 0..k * radii.count of paths across k layers, float64 [k * radii.count + 1], for `spectrum_of_counts`.
 
-    Paths reach k times as far as edges, and the grid's step stays. Entry 0 stands for radius 0, which is no radius.
+    Paths reach k times as far as edges, and the grid's step stays. Entry 0 stands for radius 0, which is no radius. fit_radii: as
+    in Parameters; radii outside are NaN.
     """
-    return np.log(np.maximum(np.arange(k * radii.count + 1), 1))
+    steps = np.arange(k * radii.count + 1)
+    lengths = steps * radius_step(radii.transfer, radii.max_distance)
+    return fitted_logarithms(np.log(np.maximum(steps, 1)), lengths, fit_radii)
 
 
 def path_histograms(
