@@ -20,6 +20,7 @@ from benchmarks.adapters import merging
 from benchmarks.cpu import measuring, running, suite_of, turned_over
 from benchmarks.families import families
 from benchmarks.figures import figures
+from benchmarks.interactions import interactions
 from benchmarks.measures import in_new_process, stay_here, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import over_the_network
@@ -295,6 +296,7 @@ def main() -> None:
             export(folder, "tiny" if small else "70m", 61, 2 if small else 15),
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
+            interactions(folder, *(("tiny", 1) if small else ("410m", 3))),
             merging(folder, *(("tiny", 1) if small else ("410m", 5))),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             trained(folder, *((2, 256) if small else (16, 1024))),

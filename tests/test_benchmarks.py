@@ -38,6 +38,8 @@ def test_small_benchmarks_run():
         "exact, UNet2DConditionModel",
         "distances across 3 layers, tiny",
         "to igraph",
+        "coupling within blocks, tiny shape",
+        "coupling across blocks, 8 pairs, exact",
         "CPU of merging LoRA, r 8, all matrices, tiny shape",
         "partition sums",
         "memory",

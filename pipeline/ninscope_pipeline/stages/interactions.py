@@ -138,8 +138,9 @@ class InteractionsStage(WeightsStage[InteractionsWork]):
             rows = model.table("interactions")
             if rows.empty:
                 continue
-            beside = (model.table(name) for name in ("emergence", "benchmarks", "weights"))
-            yield f"{model.stem}-interactions.png", interactions_figure(rows, *beside, title=model.name)
+            emergence, benchmarks, weights = (model.table(name) for name in ("emergence", "benchmarks", "weights"))
+            figure = interactions_figure(rows, emergence, benchmarks, weights, model.name)
+            yield f"{model.stem}-interactions.png", figure
             if rows["coupling"].notna().any():
                 yield f"{model.stem}-coupling-map.png", coupling_map_figure(rows, model.name)
 

@@ -24,7 +24,7 @@ class Exactness:
     """
 
     neurons: int = 512
-    vectors: int = 96
+    vectors: int = 64
     seed: int = 0
 
 

@@ -84,7 +84,8 @@ def network_interactions(
         notes.append("no pair of matrices is known of which one reads what the other writes")
     work = _Work(wired, matrices, Folding(wired.gauge, wired.true_blocks, vector), options, within, across)
     pairs_of: dict[tuple[str, str], list[Within | Across]] = {_key(block): [] for block in wired.true_blocks}
-    for pair in (*within, *across):
+    every: list[Within | Across] = [*within, *across]
+    for pair in every:
         pairs_of[_key(pair.reader)].append(pair)
     pairs: list[tuple[Pair, Coupling]] = []
     for reader in wired.true_blocks:
