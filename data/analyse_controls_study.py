@@ -4,9 +4,10 @@
 
 Rules that were fixed before any result was looked at:
 
-- A *cell* is a width, a learning rate, a weight decay and a repetition: three runs, one for each text, from the same weights. Cells whose
-  repetition and positions of learning rate and weight decay add up to an even number are the *choosing* half, the others the
-  *reporting* half. A measure is chosen, and its direction taken, from the first; numbers are reported from the second.
+- A *cell* is a width, a learning rate, a weight decay and a repetition: three runs, one for each text, from the same
+  weights. Cells whose repetition and positions of learning rate and weight decay add up to an even number are the
+  *choosing* half, the others the *reporting* half. A measure is chosen, and its direction taken, from the first; numbers
+  are reported from the second.
 - Intervals are of 95 %, percentiles of 2,000 bootstrap replicates in which whole cells are drawn with replacement.
 - Runs are compared with runs of the same width only.
 
@@ -76,7 +77,7 @@ MEASURES = {
 # --- the table of measures ----------------------------------------------------------------------------------
 def read_measures(path: Path) -> pd.DataFrame:
     """measures.parquet with `half` and `cell`; the multifractal width is `width_w`, since `width` is the model's."""
-    table = pd.read_parquet(path).astype({name: "float64" for name in ("rate", "decay")})
+    table = pd.read_parquet(path)
     position = (
         table["repetition"]
         + table["rate"].map({rate: number for number, rate in enumerate(RATES)})
@@ -156,7 +157,13 @@ def partial_correlation(
     sums = [np.bincount(cell, product, len(cells)) for product in (x * y, x * x, y * y)]
     xy, xx, yy = (drawn_cells(len(cells)) @ of for of in sums)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((xx > 1e-12) & (yy > 1e-12), xy / np.sqrt(xx * yy), np.nan)
+        values = np.where((xx > 1e-12) & (yy > 1e-12), xy / np.sqrt(xx * yy), np.nan)
+    # Whole cells are drawn after means were taken off, so replicates vary too little by the share of what the means took.
+    taken = max(
+        (rows.groupby([name for name in names if name != "step"]).ngroups for names in out if names != ["cell"]),
+        default=0,
+    )
+    return values[0] + (values - values[0]) * np.sqrt(len(cells) / (len(cells) - taken))
 
 
 def differences(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -215,7 +222,10 @@ OTHERS = {"shuffled": ("shuffled",), "uniform": ("uniform",), "both": ("shuffled
 
 
 def separation(table: pd.DataFrame) -> pd.DataFrame:
-    """AUC of runs on text against the others at each step, by half. direction: 1 where text has the larger values in the choosing half."""
+    """AUC of runs on text against the others at each step, by half.
+
+    direction: 1 where text has the larger values in the choosing half, else -1.
+    """
     rows = []
     for step in sorted(set(table["step"]) - {0}):
         at_step = table[table["step"] == step]
@@ -269,7 +279,10 @@ LOSS_STATISTICS: dict[str, tuple[str, Callable[[pd.DataFrame, str], np.ndarray]]
 
 
 def with_loss(table: pd.DataFrame) -> pd.DataFrame:
-    """How each measure goes with the held-out loss of runs on text after step 0, by statistic; `skill_all_texts` of all three texts."""
+    """How each measure goes with the held-out loss of runs on text after step 0, by statistic.
+
+    `skill_all_texts` is that of runs on all three texts.
+    """
     text = table[(table["text"] == "text") & (table["step"] > 0)]
     rows = []
     for measure in known(table):
@@ -285,7 +298,11 @@ def with_loss(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def spread(table: pd.DataFrame) -> pd.DataFrame:
-    """At the last step: means by text, the standard deviation over repetitions, and differences of text from the others beside it."""
+    """At the last step: means by text, standard deviations, and differences of text from the others of the same cells.
+
+    repetitions: standard deviation over repetitions of the same text and settings. settings: of the means of these, over
+    learning rates and weight decays.
+    """
     last = table[table["step"] == table["step"].max()]
     rows = []
     for measure in [name for name in known(table) if name != "step"]:

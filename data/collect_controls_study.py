@@ -2,8 +2,8 @@
 
     python data/collect_controls_study.py --models runs/study-models --run runs/study --out docs/study/measures.parquet
 
-`--models` is what train_controls_study.py wrote, `--run` the folder of `ninscope run dags/study.toml`, and `--paths`, where it is given,
-that of `ninscope run dags/study-paths.toml`. Only runs of which every checkpoint was measured are taken.
+`--models` is what train_controls_study.py wrote, `--run` the folder of `ninscope run dags/study.toml`, and `--paths`, where
+it is given, that of `ninscope run dags/study-paths.toml`. Only runs of which every checkpoint was measured are taken.
 
 Columns: text, width, rate, decay, repetition (the run), step, loss and the four distances in function space (evaluations.csv of
 each run), then the measures: those of the tables emergence and controls by their names; of the table weights `norm`, what changed

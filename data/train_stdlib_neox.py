@@ -91,9 +91,7 @@ def training_batch(
     return take_windows(text, [draw.randrange(len(text) - context) for _ in range(batch)], context)
 
 
-def evaluation_windows(
-    text: torch.Tensor, count: int = EVALUATION_WINDOWS, context: int = CONTEXT
-) -> torch.Tensor:
+def evaluation_windows(text: torch.Tensor, count: int = EVALUATION_WINDOWS, context: int = CONTEXT) -> torch.Tensor:
     """Evenly spaced windows over the whole split, the same at every revision."""
     last, gaps = len(text) - context - 1, count - 1
     return take_windows(text, [index * last // gaps for index in range(count)], context)
@@ -163,9 +161,7 @@ def build_optimizer(model: GPTNeoXForCausalLM, weight_decay: float = WEIGHT_DECA
     return torch.optim.AdamW(groups, lr=PEAK_LEARNING_RATE, betas=BETAS)
 
 
-def update(
-    model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor, rate: float
-) -> None:
+def update(model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor, rate: float) -> None:
     """One step of training at learning rate `rate`, in place."""
     for group in optimizer.param_groups:
         group["lr"] = rate
