@@ -1,5 +1,6 @@
 """CPU seconds of whole `ninscope measure` commands, beside those of another commit where a checkout of it is named."""
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,24 @@ def measuring(folder: Path, shape: str, count: int, tiny: int, runs: int, other:
     shutil.rmtree(suite)
 
 
+def generic(folder: Path, count: int, tensors: int, runs: int, other: Path | None) -> Iterator[Row]:
+    """A folder of `count` checkpoints of no known family, of so many matrices each: audited, and measured."""
+    generator = np.random.default_rng(0)
+    weights = {
+        f"blocks.{number // 6}.part{number % 6}.weight": generator.normal(0, 0.1, (24, 24)).astype(np.float16)
+        for number in range(tensors)
+    }
+    base = folder / "cpu-unknown"
+    base.mkdir()
+    save_file(weights, base / "model.safetensors")
+    (base / "config.json").write_text(json.dumps({"model_type": "unknown-to-ninscope"}))
+    suite = suite_of(base, folder / "cpu-generic", count)
+    name = f"{count} generic checkpoints of {tensors} tensors"
+    yield from _beside(f"CPU of audit, {name}", suite, runs, other, 1.1, command="audit")
+    yield from _beside(f"CPU of measure, {name}", suite, runs, other, 1.1)
+    shutil.rmtree(suite)
+
+
 def running(folder: Path, shape: str, counts: Sequence[int], runs: int, other: Path | None) -> Iterator[Row]:
     """An exact `ninscope run` of suites of a shape, beside `ninscope measure` of the same folder, and beside another commit's."""
     base = write_checkpoint(folder / f"cpu-run-{shape}" / "step0", shape, vocabulary=8)
@@ -85,9 +104,17 @@ def running(folder: Path, shape: str, counts: Sequence[int], runs: int, other: P
         shutil.rmtree(suite)
 
 
-def _beside(name: str, source: Path, runs: int, other: Path | None, wanted: float, anew: bool = False) -> Iterator[Row]:
+def _beside(
+    name: str,
+    source: Path,
+    runs: int,
+    other: Path | None,
+    wanted: float,
+    anew: bool = False,
+    command: str = "measure",
+) -> Iterator[Row]:
     called = commands(other)
-    ours, *theirs = cpu_seconds([[*command, "measure", str(source)] for command in called.values()], runs, anew=anew)
+    ours, *theirs = cpu_seconds([[*program, command, str(source)] for program in called.values()], runs, anew=anew)
     if not theirs:
         yield name, ours, "s", "(no other commit: --beside FOLDER)", None
     for label, seconds in zip(list(called)[1:], theirs, strict=True):

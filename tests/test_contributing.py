@@ -139,6 +139,7 @@ def _uniform(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> np
     return uniform_counts(matrix.rows, matrix.columns, radii.count + 1, generator)
 
 """
+UNIFORM_ENTRY = '    "uniform": Null(_uniform, "nothing but the sizes"),\n'
 RAW = '''"""A line of JSON, {name: shape}, and then the tensors as float32."""
 
 import json
@@ -190,7 +191,7 @@ CHANGES = {
         Change(f"{SRC}/multifractal/nulls.py", UNIFORM + "\n\ndef _drawn(", "\n\ndef _drawn("),
         Change(f"{SRC}/exact/null_models.py", "    shuffled_counts,\n    uniform_counts,\n", "    shuffled_counts,\n"),
         Change(f"{SRC}/exact/null_models.py", FLAT + "\n# Every null model", "\n\n# Every null model"),
-        Change(f"{SRC}/exact/null_models.py", '"analytic": None, "uniform": _uniform}', '"analytic": None}'),
+        Change(f"{SRC}/exact/null_models.py", UNIFORM_ENTRY + '    "shuffled": Null(', '    "shuffled": Null('),
     ],
     "a file format of weights": [
         Change(f"{SRC}/checkpoints/formats/raw.py", RAW),

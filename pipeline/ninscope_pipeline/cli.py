@@ -144,7 +144,13 @@ def measure(
     ] = None,
     layers_crossed: Annotated[
         int | None,
-        typer.Option("--layers-crossed", help="Weight blocks that a path may cross; above 1 of samples (default: 1)."),
+        typer.Option("--layers-crossed", help="Weight blocks that a path may cross (default: 1)."),
+    ] = None,
+    direction: Annotated[
+        str | None,
+        typer.Option(
+            "--direction", help="Edges of a neuron: out-going (out, the default), or those that lead to it: in."
+        ),
     ] = None,
     base: Annotated[
         str | None,
@@ -199,6 +205,7 @@ def measure(
         "convolutions": convolutions,
         "gauge": gauge,
         "layers_crossed": layers_crossed,
+        "direction": direction,
         "base": base,
         "base_revision": base_revision,
         "baseline": baseline,

@@ -195,6 +195,7 @@ def origin_of(parameters: Parameters, wiring: str | None, family: str | None, mo
         min_degree=parameters.min_degree,
         derivative=parameters.derivative,
         layers_crossed=parameters.layers_crossed,
+        direction=parameters.direction,
         wiring=wiring,
         family=family,
         models=models,

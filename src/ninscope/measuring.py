@@ -29,24 +29,32 @@ from ninscope.multifractal.boxes import box_histogram
 from ninscope.multifractal.emergence import compared
 from ninscope.multifractal.means import without_spectrum
 from ninscope.multifractal.spectrum import Spectrum, spectrum_of_counts
+from ninscope.networks.incoming import directed
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import log_radii
-from ninscope.networks.sampled import SampledNetwork, sampled_network
+from ninscope.networks.sampled import SampledNetwork, directed_sample, sampled_network
 from ninscope.networks.shortest_paths import path_histograms, path_radii
+from ninscope.networks.walks import Redrawing
 from ninscope.parameters import Parameters, lists_parameters, parameters_of_call
 from ninscope.progress import counting
 from ninscope.threads import cores, threads_of
 from ninscope.wording import joined_clauses
 
 
-def analyse_network(network: SampledNetwork, parameters: Parameters) -> Measurement:
-    """The spectrum of every sample of a network, and of its parts where Parameters.parts asks for them."""
+def analyse_network(
+    network: SampledNetwork, parameters: Parameters, redrawing: Callable[[int], Redrawing | None] = lambda sample: None
+) -> Measurement:
+    """The spectrum of every sample of a network, and of its parts where Parameters.parts asks for them.
+
+    redrawing: the null model of each sample, of paths across several layers; None for the network itself.
+    """
+    network = directed_sample(network, parameters.direction)
     parts = parts_of([layer for layer in network.layers if layer.name in network.sources], parameters.parts)
     rows = {part: network.rows_of(layers) for part, layers in parts.items()}
     spectra: list[Spectrum] = []
     part_spectra: dict[str, list[Spectrum]] = {part: [] for part in parts}
     degrees = np.zeros((network.samples, network.nodes), np.int64)
-    for sample, (counts, logarithms) in enumerate(_counts(network, parameters)):
+    for sample, (counts, logarithms) in enumerate(_counts(network, parameters, redrawing)):
         spectra.append(_spectrum(counts, logarithms, parameters))
         for part, chosen in rows.items():
             part_spectra[part].append(_spectrum(counts[chosen], logarithms, parameters))
@@ -77,11 +85,14 @@ def _notes(
         yield network.unverified
 
 
-def _counts(network: SampledNetwork, parameters: Parameters) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _counts(
+    network: SampledNetwork, parameters: Parameters, redrawing: Callable[[int], Redrawing | None]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(edges, or nodes reached across several layers, per node and distance bin; ln r of every bin) of each sample."""
     if (crossed := parameters.layers_crossed) > 1:
         logarithms = path_radii(parameters.integer_radii, crossed)
-        yield from ((counts, logarithms) for counts in path_histograms(network, crossed, parameters.integer_radii))
+        histograms = path_histograms(network, crossed, parameters.integer_radii, redrawing=redrawing)
+        yield from ((counts, logarithms) for counts in histograms)
         return
     for sample in range(network.samples):
         indptr, part = network.row_pointer(sample)
@@ -110,7 +121,8 @@ def measured_network(
     layers: False leaves out the statistics of node layers, a tenth of the time of a small checkpoint. models: as in Origin.
     """
     if parameters.exact:
-        measurement = exact_measurement(exact_analysis(network, parameters, threads, statistics=layers))
+        whole = directed(network, parameters.direction)
+        measurement = exact_measurement(exact_analysis(whole, parameters, threads, statistics=layers))
     else:
         measurement = analyse_network(sample_network(network, parameters), parameters)
     message = joined_clauses(network.note, measurement.message)

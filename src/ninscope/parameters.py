@@ -13,6 +13,7 @@ from ninscope.architectures.described import Description, description_of
 from ninscope.checks import MAX_SEED, checked_integer, did_you_mean
 from ninscope.errors import RequestError
 from ninscope.multifractal.spectrum import DERIVATIVES, MIN_DEGREE, checked_bounds, checked_moments, default_q
+from ninscope.networks.incoming import DIRECTIONS
 from ninscope.networks.radii import IntegerRadii, checked_radii
 from ninscope.networks.transfer import TRANSFERS
 from ninscope.shown import Shown
@@ -39,7 +40,8 @@ class Parameters(Shown):
     edge, and max_distance has no effect. per_node: keep the exact analysis's values of every single neuron. convolutions,
     wiring, gauge: as in Reading. architecture: a description of the model (architectures.described) that replaces its config.json.
     parts: take a spectrum of every "block", every "kind" (attention, mlp, ...) or every "layer" as well. layers_crossed: how
-    many weight blocks a path may cross whose length counts as a distance; more than 1 needs samples (the paper's appendix B.1).
+    many weight blocks a path may cross whose length counts as a distance (the paper's appendix B.1). direction: "out" counts a
+    neuron's out-going edges, "in" those that lead to it.
 
     Raises RequestError for a value that makes no sense.
     """
@@ -60,6 +62,7 @@ class Parameters(Shown):
     parts: Sequence[str] = ()
     layers_crossed: int = 1
     gauge: str = Reading.gauge
+    direction: str = DIRECTIONS[0]
 
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows: what is not the default."""
@@ -73,7 +76,7 @@ class Parameters(Shown):
         checked_integer("samples", self.samples, 1, MAX_SAMPLES)
         checked_integer("seed", self.seed, 0, MAX_SEED)
         checked_integer("layers_crossed", self.layers_crossed, 1, MAX_CROSSED)
-        for name, choices in (("transfer", TRANSFERS), ("derivative", DERIVATIVES)):
+        for name, choices in (("transfer", TRANSFERS), ("derivative", DERIVATIVES), ("direction", DIRECTIONS)):
             if getattr(self, name) not in choices:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; one of {', '.join(choices)} was expected")
         if not isinstance(self.per_node, bool):
@@ -87,10 +90,12 @@ class Parameters(Shown):
         self._set("q", checked_moments(self.q, self.derivative))
         self._set("radii", checked_radii(self.radii, self.transfer))
         _ = self.reading  # which checks itself
-        if self.layers_crossed > 1 and (self.exact or self.log_count is not None):
+        if self.layers_crossed > 1 and self.log_count is not None:
             raise RequestError(
-                "layers_crossed above 1 goes with samples and integer radii; give nodes_per_layer a number"
+                'layers_crossed above 1 goes with radii "integer"; logarithmic ones span the edges of one layer'
             )
+        if self.layers_crossed > 1 and self.per_node:
+            raise RequestError("per_node goes with layers_crossed 1: values of single nodes are those of their edges")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the class is frozen for everyone else
@@ -147,7 +152,8 @@ MEANINGS = {
     "wiring": 'the paper\'s "chain", or "parallel": the MLP of GPT-NeoX reads x',
     "architecture": "a description of a model of no known family, as the table [architecture] of a DAG file",
     "parts": f"spectra of parts as well: any of {', '.join(PARTS)}",
-    "layers_crossed": "weight blocks that a path may cross; above 1 only of samples",
+    "layers_crossed": "weight blocks that a path may cross",
+    "direction": '"out": a neuron\'s out-going edges; "in": those that lead to it',
     "gauge": 'weights as "stored", or "fixed": one choice of all rescalings that leave the model\'s function as it is',
 }
 

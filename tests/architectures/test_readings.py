@@ -103,7 +103,8 @@ class TestWiring:
             ({"parts": "block"}, "parts is 'block'; a list of block, kind, layer"),
             ({"parts": ["blocks"]}, r"parts is \['blocks'\]"),
             ({"layers_crossed": 0}, "layers_crossed is 0; an integer from 1"),
-            ({"layers_crossed": 2}, "layers_crossed above 1 goes with samples"),
+            ({"layers_crossed": 2, "radii": {"log": 9}}, 'layers_crossed above 1 goes with radii "integer"'),
+            ({"direction": "both"}, "direction is 'both'; one of out, in"),
         ],
     )
     def test_wrong_requests(self, tmp_path, given, match):

@@ -12,7 +12,8 @@ from suites import from_bf16, neox_tensors, to_bf16, used_names, write_bf16, wri
 from ninscope.checkpoints.source import open_source
 from ninscope.exact import bands
 from ninscope.exact.blocks import block_tally
-from ninscope.exact.null_models import NULLS, MatrixBins, null_spectrum
+from ninscope.exact.norms import matrix_norms
+from ninscope.exact.null_models import NULLS, MatrixBins, null_spectrum, with_norms
 from ninscope.exact.whole import analyse_piece, combine, exact_analysis
 from ninscope.networks.bin_table import bin_table
 from ninscope.networks.neuron_network import neuron_network
@@ -26,7 +27,7 @@ SHAPE = {"blocks": 2, "width": 24, "heads": 3}
 FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 TYPES = [*FLOATS, "BF16"]
 CURVES = ("tau", "alpha", "f", "r2")
-RANDOM = ("shuffled", "gaussian")
+RANDOM = ("shuffled", "gaussian", "column_norms", "row_norms")
 FUSED = "gpt_neox.layers.0.attention.query_key_value.weight"
 DENSE = "gpt_neox.layers.0.attention.dense.weight"
 
@@ -47,7 +48,11 @@ def opened(folder):
 
 def analysed(folder, workers=1, matrices=True, **parameters):
     parameters = Parameters("all", **parameters)
-    return exact_analysis(opened(folder), parameters, workers, matrices), parameters
+    network = opened(folder)
+    analysis = exact_analysis(network, parameters, workers, matrices)
+    if matrices:  # as the null models that keep norms need them
+        analysis = replace(analysis, matrices=with_norms(analysis.matrices, matrix_norms(network)))
+    return analysis, parameters
 
 
 def null_of(found, null, **drawn):
@@ -60,7 +65,7 @@ def bits_of(spectrum):
 
 
 def matrices_bits(matrices):
-    return [(*astuple(replace(matrix, totals=None)), matrix.totals.tolist()) for matrix in matrices]
+    return [(*astuple(replace(matrix, totals=None, norms=None)), matrix.totals.tolist()) for matrix in matrices]
 
 
 def float_checkpoint(place, changed=None, dtype=np.float32, **shape):
@@ -251,11 +256,11 @@ def test_a_gaussian_network_is_its_own_null(tmp_path, asked):
     for null in RANDOM:
         for sample in range(3):
             spectrum = null_of(found, null, sample=sample)
-            assert spectrum.alpha0 == pytest.approx(exact.alpha0, rel=0.02)
-            assert spectrum.width == pytest.approx(exact.width, rel=0.1)
+            assert spectrum.alpha0 == pytest.approx(exact.alpha0, rel=0.04 if null.endswith("norms") else 0.02)
+            assert spectrum.width == pytest.approx(exact.width, rel=0.15 if null.endswith("norms") else 0.1)
             assert spectrum.nodes == exact.nodes
             assert spectrum.edges == pytest.approx(exact.edges, rel=0.005)
-            assert spectrum.edges == found[0].edges or null == "gaussian"
+            assert spectrum.edges == found[0].edges or null != "shuffled"
 
 
 def planted(name, values):
@@ -269,6 +274,14 @@ def really(null, generator):
     def of_matrix(weights):
         if null == "shuffled":
             return generator.permutation(weights.ravel()).reshape(weights.shape)
+        if null.endswith("norms"):
+            axis = 0 if null == "column_norms" else 1
+            drawn = generator.normal(size=weights.shape)
+            return (
+                drawn
+                * np.linalg.norm(weights, axis=axis, keepdims=True)
+                / np.linalg.norm(drawn, axis=axis, keepdims=True)
+            )
         return generator.normal(0, weights.std(), weights.shape)
 
     def changed(name, values):
@@ -282,7 +295,15 @@ def really(null, generator):
     return changed
 
 
-@pytest.mark.parametrize(("null", "asked"), [("shuffled", {}), ("gaussian", {"radii": {"log": 40}, "min_degree": 0})])
+@pytest.mark.parametrize(
+    ("null", "asked"),
+    [
+        ("shuffled", {}),
+        ("gaussian", {"radii": {"log": 40}, "min_degree": 0}),
+        ("column_norms", {}),
+        ("row_norms", {"radii": {"log": 40}}),
+    ],
+)
 def test_nulls_are_checkpoints_that_were_shuffled_or_drawn(tmp_path, rng, null, asked):
     """Means over 12 of each within 5 standard errors, on the radii of the planted network."""
     shape = {"width": 48, "heads": 4}
@@ -308,6 +329,9 @@ def test_structure_is_what_shuffling_takes_away(tmp_path):
     )
     for sample in range(2):
         assert found[0].spectrum.width > 3 * null_of(found, "shuffled", sample=sample).width
+        # The planted columns differ in their norms alone.
+        assert found[0].spectrum.width == pytest.approx(null_of(found, "column_norms", sample=sample).width, rel=0.1)
+        assert found[0].spectrum.width > 3 * null_of(found, "row_norms", sample=sample).width
         assert again[0].spectrum.width == pytest.approx(null_of(again, "shuffled", sample=sample).width, rel=0.15)
         assert again[0].spectrum.alpha0 == pytest.approx(null_of(again, "shuffled", sample=sample).alpha0, rel=0.01)
 
@@ -336,7 +360,7 @@ def test_seeds_and_samples_and_names_are_other_draws(folder):
         assert all(one != other for at, one in enumerate(first) for other in first[:at])
         assert bits_of(null_of(found, null)) == first[0]
     matrix, radii = found[0].matrices[-1], found[0].radii
-    renamed = MatrixBins("a", "b", matrix.rows, matrix.columns, matrix.std, matrix.totals)
+    renamed = MatrixBins("a", "b", matrix.rows, matrix.columns, matrix.std, matrix.totals, norms=matrix.norms)
     for null in RANDOM:
         one, other = (null_spectrum(null, [kept], radii, found[1]) for kept in (matrix, renamed))
         assert bits_of(one) != bits_of(other)
@@ -400,3 +424,19 @@ def test_on_logarithmic_radii_no_null_knows_a_scale(tmp_path, power):
 def test_an_unknown_null_is_refused(folder, null):
     with pytest.raises(ValueError, match=f"unknown null model '{null}'; one of shuffled, gaussian, analytic"):
         null_of(analysed(folder), null)
+
+
+def test_norms_are_needed_where_they_are_kept(folder):
+    analysis, parameters = analysed(folder)
+    bare = [replace(matrix, norms=None) for matrix in analysis.matrices]
+    for null in ("column_norms", "row_norms"):
+        with pytest.raises(
+            ValueError, match=f"the null model {null} needs the norms of every matrix; add them by with_norms"
+        ):
+            null_spectrum(null, bare, analysis.radii, parameters)
+
+
+def test_every_null_says_what_it_keeps():
+    told = [null.keeps for null in NULLS.values()]
+    assert all(told)
+    assert len(set(told)) == len(told)

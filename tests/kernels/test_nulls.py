@@ -386,3 +386,30 @@ def test_generators_are_told_apart_by_every_name():
 def test_generators_stay_what_they_were(seed, sample, null, matrix, raw):
     """Of version 0.1.0: another random number is another result for the same seed."""
     assert tuple(generator_of(seed, sample, null, matrix).random_raw(2).tolist()) == raw
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=9), st.integers(1, 9), SEEDS)
+def test_cards_are_dealt_as_fisher_and_yates_say(totals, columns, seed):
+    """One raw number a weight, its upper 53 bits: a plain loop over the same numbers deals the same cards."""
+    totals = np.array(totals)
+    totals[-1] += -totals.sum() % columns
+    cards = [card for card, total in enumerate(totals.tolist()) for _ in range(total)]
+    rows = len(cards) // columns
+    expected = np.zeros((columns, totals.size), int)
+    for here, raw in enumerate(np.random.PCG64(seed).random_raw(len(cards)).tolist()):
+        there = here + int((raw >> 11) * 2.0**-53 * (len(cards) - here))
+        cards[here], cards[there] = cards[there], cards[here]
+        expected[here // rows, cards[here]] += 1
+    assert shuffled_counts(totals, columns, np.random.PCG64(seed)).tolist() == expected[:, :-1].tolist()
+
+
+@given(st.lists(weighted, min_size=2, max_size=20).filter(any), SEEDS)
+def test_weights_are_drawn_as_walker_says(given_weights, seed):
+    p = np.array(given_weights) / math.fsum(given_weights)
+    threshold, alias = nulls._alias_table(p)
+    expected = np.zeros((3, p.size), int)
+    for number, raw in enumerate(np.random.PCG64(seed).random_raw(3 * 7).tolist()):
+        scaled = (raw >> 11) * 2.0**-53 * p.size
+        cell = int(scaled)
+        expected[number // 7, cell if scaled - cell < threshold[cell] else alias[cell]] += 1
+    assert gaussian_counts(p, 7, 3, np.random.PCG64(seed)).tolist() == expected[:, :-1].tolist()

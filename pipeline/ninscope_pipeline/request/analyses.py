@@ -101,6 +101,7 @@ class _Keys(Strict):
     wiring: str = Parameters.wiring
     layers_crossed: int = Parameters.layers_crossed
     gauge: str = Parameters.gauge
+    direction: str = Parameters.direction
 
 
 class AnalysisSection(_Keys):

@@ -15,6 +15,7 @@ from pydantic import Field
 from ninscope.exact.controls import ControlReading, growth_reading, matrices_alike, structure, unit_readings
 from ninscope.measurement import Measurement
 from ninscope.multifractal.emergence import compared, left_out_interval, unlike_counts
+from ninscope.networks.incoming import DIRECTIONS
 from ninscope.parameters import Parameters
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.located import Located
@@ -65,6 +66,10 @@ class ControlsStage(WeightsStage[ControlsWork]):
         if EXACT_METHOD not in dag.analysis.methods():
             raise ValueError(
                 "[controls] are of whole networks, since values of samples hang on their size; add exact = true to [analysis]"
+            )
+        if dag.analysis.layers_crossed > 1 or dag.analysis.direction != DIRECTIONS[0]:
+            raise ValueError(
+                "[controls] are of the edges that leave neurons, one layer at a time; leave layers_crossed and direction out"
             )
         if dag.analysis.radii != "integer":
             raise ValueError(
@@ -148,6 +153,8 @@ class ControlsStage(WeightsStage[ControlsWork]):
                 yield f"{model.stem}-controls.png", controls_figure(controls, model.name)
 
     def problems(self, run: "Run") -> list[str]:
+        if "controls" not in run.tables:  # of a run from before there was this stage
+            return []
         rows = run.table("controls")
         return [
             f"{row.suite}/{row.model} {row.revision} controls: {row.message}"

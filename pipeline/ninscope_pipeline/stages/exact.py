@@ -14,6 +14,7 @@ from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.counting import magnitudes
 from ninscope.exact.whole import ExactAnalysis, analyse_piece, combine, exact_analysis
 from ninscope.measurement import exact_measurement
+from ninscope.networks.incoming import DIRECTIONS, directed
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import LogRadii, Radii, log_radii
 from ninscope.parameters import Parameters
@@ -118,7 +119,7 @@ class PartsStage(_PartStage):
     def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
         """The counts of one part of a checkpoint."""
         work = job.work
-        network = network_of(job, work.parameters.reading)
+        network = directed(network_of(job, work.parameters.reading), work.parameters.direction)
         radii = _radii(store, work)
         counter = counter_of(store, work, network)
         (part,) = analyse_piece(
@@ -153,7 +154,9 @@ class ExactStage(WeightsStage[ExactWork]):
                 key = _usable_key(located, parameters, analysis.with_matrices, request.store, planned)
                 planned.append(key)
                 parts = _part_count(located, parameters, request.dag.execution.part_bytes)
-                counted = with_weights and analysis.variant == DEFAULT
+                # Across layers, and from the targets' side, the weights are not read as they are stored.
+                as_stored = parameters.layers_crossed == 1 and parameters.direction == DIRECTIONS[0]
+                counted = with_weights and analysis.variant == DEFAULT and as_stored
                 weights = weights_key(located, parameters.reading) if counted else ""
                 work = ExactWork(parameters, analysis.with_matrices, key, parts, weights=weights)
                 part_jobs = list(_part_jobs(work, located, label)) if parts > 1 else []
@@ -164,7 +167,7 @@ class ExactStage(WeightsStage[ExactWork]):
     def make(self, store: ArtefactStore, job: Job[ExactWork]) -> Artefact:
         """The whole analysis, in one go or from its parts."""
         work = job.work
-        network = network_of(job, work.parameters.reading)
+        network = directed(network_of(job, work.parameters.reading), work.parameters.direction)
         if work.parts == 1:
             counter = counter_of(store, work, network)
             analysis = exact_analysis(network, work.parameters, matrices=work.matrices, passenger=counter)
@@ -241,7 +244,7 @@ def exact_key(located: Located, parameters: Parameters, matrices: bool) -> str:
         derivative=parameters.derivative,
         per_node=parameters.per_node,
         matrices=matrices,
-        **beyond_defaults(parameters, "parts"),
+        **beyond_defaults(parameters, "parts", "layers_crossed", "direction"),
     )
 
 
@@ -254,13 +257,15 @@ def _usable_key(
         return own
     richer = (
         exact_key(located, replace(parameters, per_node=per_node), with_matrices)
-        for per_node in {parameters.per_node, True}
+        for per_node in {parameters.per_node, parameters.layers_crossed == 1}
         for with_matrices in {matrices, True}
     )
     return next((key for key in sorted(richer) if key in planned or store.has(EXACT.name, key)), own)
 
 
 def _part_count(located: Located, parameters: Parameters, part_bytes: int) -> int:
+    if parameters.layers_crossed > 1:  # a path leads through many matrices
+        return 1
     weight_bytes = located.wiring(parameters.reading).weight_bytes
     count = -(-weight_bytes // part_bytes)
     if count > MAX_PARTS:

@@ -1,29 +1,41 @@
-"""Null models: the exact analysis of a checkpoint's shuffled and random twins (stage `nulls`).
+"""Null models: the analysis of a checkpoint's shuffled and random twins (stage `nulls`).
 
-They are drawn from what the stage `exact` keeps of every matrix, so no weight is read again.
+Those of single layers are drawn from what the stage `exact` keeps of every matrix; where norms are kept, and across several
+layers, the weights are read again, once. Null models of samples, across several layers, are drawn from the stored network.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from ninscope.exact.null_models import NULLS as KNOWN_NULLS
-from ninscope.exact.null_models import null_spectrum
+from ninscope.exact.norms import matrix_norms
+from ninscope.exact.null_models import NULLS as NULLS_OF_LAYERS
+from ninscope.exact.null_models import null_spectrum, with_norms
+from ninscope.exact.path_nulls import PATH_NULLS, Drawn, check_path_nulls
+from ninscope.exact.paths import path_null_spectra
+from ninscope.measuring import analyse_network
 from ninscope.multifractal.emergence import emergence as emergence_between
 from ninscope.multifractal.emergence import emergence_of, why_undefined
 from ninscope.multifractal.means import MeanSpectrum, known_std, without_spectrum
-from ninscope.multifractal.spectrum import peak_warning
+from ninscope.multifractal.spectrum import Spectrum, peak_warning
+from ninscope.networks.incoming import directed
+from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.parameters import Parameters
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
+from ninscope_pipeline.request.analyses import SAMPLED as SAMPLED_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.exact import EXACT, stored_radii
 from ninscope_pipeline.stages.exact_arrays import MATRIX_ARRAYS, stored_matrices
-from ninscope_pipeline.stages.stage import Job, Row, Section, Stage, Table
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
+from ninscope_pipeline.stages.network import NETWORK, stored_network
+from ninscope_pipeline.stages.spectra import SPECTRA
+from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Row, Section, Table
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -33,8 +45,15 @@ if TYPE_CHECKING:
     from ninscope_pipeline.results import Results
 
 
+# What every null model keeps.
+KEEPS = {name: null.keeps for name, null in PATH_NULLS.items()} | {
+    name: null.keeps for name, null in NULLS_OF_LAYERS.items()
+}
+KNOWN_NULLS = tuple(dict.fromkeys((*NULLS_OF_LAYERS, *PATH_NULLS)))
+
+
 class NullsSection(Strict):
-    """[nulls]: null models of every checkpoint's whole network, drawn `samples` times each; once where nothing is drawn."""
+    """[nulls]: null models of [analysis] of every checkpoint, drawn `samples` times each; once where nothing is drawn."""
 
     # By name, so that a null model that comes later changes no content key.
     models: list[str] = Field(default=["shuffled", "gaussian", "analytic"], min_length=1)
@@ -53,11 +72,25 @@ class NullsSection(Strict):
 
 @dataclass(frozen=True)
 class NullsWork:
-    """exact: content key of the original's analysis. parameters: of that analysis."""
+    """exact: content key of the original's analysis. parameters: of that analysis. network: of samples, content key of the
+    network.
+    """
 
     exact: str
     parameters: Parameters
     section: NullsSection
+    network: str = ""
+
+    @property
+    def across_layers(self) -> bool:
+        return self.parameters.layers_crossed > 1
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether they are drawn from the checkpoint itself."""
+        if self.network:
+            return False
+        return self.across_layers or any(NULLS_OF_LAYERS[null].needs_norms for null in self.section.models)
 
 
 @dataclass(frozen=True)
@@ -73,14 +106,32 @@ class NullModel:
     message: str
 
 
-class NullsStage(Stage[NullsWork]):
+class NullsStage(WeightsStage[NullsWork]):
     name, title, version = "nulls", "null models", 2
     section = Section("nulls", NullsSection | None, None)
     judges_checkpoints = True
 
     def check(self, dag: "Dag") -> None:
-        if dag.section(self) is not None and EXACT_METHOD not in dag.analysis.methods():
+        section = dag.section(self)
+        if section is None:
+            return
+        methods, crossed = dag.analysis.methods(), dag.analysis.layers_crossed
+        if EXACT_METHOD not in methods and crossed == 1:
             raise ValueError("[nulls] needs an exact analysis to compare with; add exact = true to [analysis]")
+        known = list(NULLS_OF_LAYERS if crossed == 1 else PATH_NULLS)
+        if EXACT_METHOD not in methods:
+            known = [null for null in known if not PATH_NULLS[null].needs_weights]
+        if others := [null for null in section.models if null not in known]:
+            whats = "single layers" if crossed == 1 else f"paths across {crossed} layers"
+            whose = "" if EXACT_METHOD in methods else " of samples"
+            why = (
+                ""
+                if crossed > 1
+                else " (it would keep all results; for matching and rewired give layers_crossed = 2 or more)"
+            )
+            raise ValueError(
+                f"[nulls] models: {others[0]} is none of {whats}{whose}{why}; give some of {', '.join(known)}"
+            )
 
     def needs_matrices(self, dag: "Dag") -> bool:
         return dag.section(self) is not None
@@ -89,34 +140,115 @@ class NullsStage(Stage[NullsWork]):
         section = request.dag.section(self)
         if section is None:
             return
-        for original in request.jobs_of(EXACT.name):
-            if original.name == EXACT_METHOD:  # of [analysis] itself
-                key = nulls_key(original.key, section) if original.key else ""
-                needs = (original.id,) if original.key else ()
-                work = NullsWork(original.key, original.work.parameters, section)
-                yield Job(
-                    self.name, key, original.label, work, needs, original.checkpoint, self.name, known=original.known
-                )
+        exact = EXACT_METHOD in request.dag.analysis.methods()
+        for original in request.jobs_of((EXACT if exact else SPECTRA).name):
+            if original.name != (EXACT_METHOD if exact else SAMPLED_METHOD):  # of [analysis] itself
+                continue
+            key = nulls_key(original.key, section) if original.key else ""
+            network = "" if exact else original.work.network
+            needs: tuple[JobId, ...] = (
+                (original.id, *(() if exact else ((NETWORK.name, network),))) if original.key else ()
+            )
+            work = NullsWork(original.key, original.work.parameters, section, network)
+            yield Job(self.name, key, original.label, work, needs, original.checkpoint, self.name, known=original.known)
 
     def make(self, store: ArtefactStore, job: Job[NullsWork]) -> Artefact:
         work = job.work
-        original = store.read(EXACT.name, work.exact, only=MATRIX_ARRAYS)
-        matrices = stored_matrices(original.arrays, original.attributes)
-        radii = stored_radii(original, work.parameters)
-        arrays, messages, peaks = {}, {}, {}
-        for null in work.section.models:
-            samples = 1 if KNOWN_NULLS[null] is None else work.section.samples
-            spectra = [
-                null_spectrum(null, matrices, radii, work.parameters, work.section.seed, sample)
-                for sample in range(samples)
-            ]
-            arrays[null] = np.array([[spectrum.alpha0, spectrum.width] for spectrum in spectra])
-            messages[null] = without_spectrum([spectrum.message for spectrum in spectra], "draws")
-            peaks[null] = peak_warning(spectra, "draws")
-        told = (
-            {"peaks": peaks} if any(peaks.values()) else {}
-        )  # of a few alone; artefacts of earlier versions have none
-        return Artefact(arrays, {"columns": ["alpha0", "width"], "messages": messages, **told})
+        if work.network:
+            found = _of_samples(store, job)
+        elif work.across_layers:
+            found = {null: _draws(spectra) for null, spectra in _across_layers(job).items()}
+        else:
+            found = {null: _draws(spectra) for null, spectra in _of_layers(store, job).items()}
+        peaks = {null: drawn.peak for null, drawn in found.items()}
+        return Artefact(
+            {null: drawn.values for null, drawn in found.items()},
+            {
+                "columns": ["alpha0", "width"],
+                "messages": {null: drawn.message for null, drawn in found.items()},
+                # Where there is one alone: artefacts of earlier versions have none.
+                **({"peaks": peaks} if any(peaks.values()) else {}),
+            },
+        )
+
+    def check_unchanged(self, store: ArtefactStore, job: Job[NullsWork]) -> None:
+        if job.work.reads_weights:
+            super().check_unchanged(store, job)
+
+    def fetch(self, job: Job[NullsWork]) -> Fetch | None:
+        """Every weight block once more, where null models are drawn from weights."""
+        located = checkpoint_of(job)
+        if located.kind != "hub" or not job.work.reads_weights:
+            return None
+        wiring = located.wiring(job.work.parameters.reading)
+        return Fetch(wiring.weight_bytes + wiring.rest_bytes)
+
+
+class _Draws(NamedTuple):
+    """values: float64 [draws, 2], alpha0 and width. message: one clause where some have none. peak: one where the largest f of
+    some is not at q = 0.
+    """
+
+    values: np.ndarray
+    message: str
+    peak: str
+
+
+def _draws(spectra: list[Spectrum]) -> _Draws:
+    values = np.array([[spectrum.alpha0, spectrum.width] for spectrum in spectra])
+    message = without_spectrum([spectrum.message for spectrum in spectra], "draws")
+    return _Draws(values, message, peak_warning(spectra, "draws"))
+
+
+def _of_layers(store: ArtefactStore, job: Job[NullsWork]) -> dict[str, list[Spectrum]]:
+    """Null models of single layers, which see of a matrix how many weights fall into each bin, or their norms."""
+    work = job.work
+    original = store.read(EXACT.name, work.exact, only=MATRIX_ARRAYS)
+    matrices = stored_matrices(original.arrays, original.attributes)
+    if work.reads_weights:
+        matrices = with_norms(matrices, matrix_norms(_network(job)))
+    radii = stored_radii(original, work.parameters)
+    return {
+        null: [
+            null_spectrum(null, matrices, radii, work.parameters, work.section.seed, sample)
+            for sample in range(1 if NULLS_OF_LAYERS[null].draw is None else work.section.samples)
+        ]
+        for null in work.section.models
+    }
+
+
+def _across_layers(job: Job[NullsWork]) -> dict[str, list[Spectrum]]:
+    """Null models of a whole network's paths."""
+    section = job.work.section
+    asked = dict.fromkeys(section.models, section.samples)
+    return path_null_spectra(_network(job), asked, job.work.parameters, section.seed)
+
+
+def _of_samples(store: ArtefactStore, job: Job[NullsWork]) -> dict[str, _Draws]:
+    """Null models of the paths of samples: of every draw the means over samples, as of the network itself."""
+    work, found = job.work, {}
+    parameters, radii = work.parameters, work.parameters.integer_radii
+    if any(PATH_NULLS[null].redraw is not None for null in work.section.models):
+        check_path_nulls(network_of(job, parameters.reading), work.section.models, radii, of_samples=True)
+    network = stored_network(store.read(NETWORK.name, work.network, with_matrix=True))
+    for null in work.section.models:
+        measured = [
+            analyse_network(network, parameters, partial(_drawn, null, work, draw))
+            for draw in range(work.section.samples)
+        ]
+        values = np.array([[of_draw.alpha0, of_draw.width] for of_draw in measured])
+        spectra = [spectrum for of_draw in measured for spectrum in of_draw.samples]
+        message = without_spectrum([spectrum.message for spectrum in spectra], "samples of draws")
+        found[null] = _Draws(values, message, peak_warning(spectra, "samples of draws"))
+    return found
+
+
+def _drawn(null: str, work: NullsWork, draw: int, sample: int) -> Drawn:
+    return Drawn(null, work.parameters.integer_radii, work.section.seed, draw, f"{sample} ")
+
+
+def _network(job: Job[NullsWork]) -> NeuronNetwork:
+    return directed(network_of(job, job.work.parameters.reading), job.work.parameters.direction)
 
 
 def nulls_key(exact: str, section: NullsSection) -> str:
@@ -164,7 +296,7 @@ def _row(now: NullModel, start: NullModel | None, baseline: str, no_emergence: s
     return {
         "null": now.null, "alpha0": means.alpha0, "width": means.width, "emergence": emergence_between(means, start_means),
         "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(emergence_of_draws),
-        "samples": now.alpha0.size, "message": joined_clauses(now.message, why_none),
+        "samples": now.alpha0.size, "message": joined_clauses(now.message, why_none), "keeps": KEEPS.get(now.null, ""),
     }  # fmt: skip
 
 
@@ -174,6 +306,7 @@ NullsStage.tables = (
         {
             "null": "string", "alpha0": "float64", "width": "float64", "emergence": "float64", "alpha0_std": "float64",
             "width_std": "float64", "emergence_std": "float64", "samples": "int64", "message": "string", "variant": "string",
+            "keeps": "string",
         },
         _rows,
     ),

@@ -82,5 +82,5 @@ def spectra_key(network: str, parameters: Parameters) -> str:
         min_degree=parameters.min_degree,
         q=parameters.q,
         derivative=parameters.derivative,
-        **beyond_defaults(parameters, "parts", "layers_crossed"),
+        **beyond_defaults(parameters, "parts", "layers_crossed", "direction"),
     )

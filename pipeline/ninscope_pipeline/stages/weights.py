@@ -81,7 +81,7 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
                 continue
             analysis = request.job_named(located, EXACT_METHOD)
             needs: tuple[JobId, ...] = ()
-            if analysis is not None and analysis.key and not request.store.has(*analysis.id):
+            if analysis is not None and analysis.work.weights and not request.store.has(*analysis.id):
                 work, needs = replace(work, pieces=analysis.work.parts), (analysis.id,)
             yield Job(self.name, weights_key(located, reading), label, work, needs, located, self.name)
 

@@ -8,6 +8,7 @@ from operator import add
 import numpy as np
 
 from ninscope.exact.blocks import BlockTally, matrix_name
+from ninscope.exact.norms import MatrixNorms
 from ninscope.multifractal.nulls import (
     bin_probabilities,
     expected_sums,
@@ -17,6 +18,7 @@ from ninscope.multifractal.nulls import (
     shuffled_counts,
 )
 from ninscope.multifractal.partition import PartitionSums, partition_sums
+from ninscope.multifractal.redrawn import norm_counts
 from ninscope.multifractal.spectrum import Spectrum, spectrum_of_sums
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii
@@ -26,12 +28,24 @@ Draw = Callable[["MatrixBins", Radii, np.random.PCG64], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Null:
+    """A null model. draw: the counts of one matrix, int32 [columns, K + 1]; None where nothing is drawn. keeps: what of the
+    network's weights it keeps, for the tables. needs_norms: whether it needs MatrixBins.norms.
+    """
+
+    draw: Draw | None
+    keeps: str
+    needs_norms: bool = False
+
+
+@dataclass(frozen=True)
 class MatrixBins:
     """How the weights of one matrix spread over the distance bins, all that a null model needs of it.
 
     rows: edges that a node has in it; columns: nodes; std: standard deviation of the weights; totals: int64 [K + 2], weights per
     distance bin, then those that are no edges; taps: where the weights are norms of kernels, the taps of a kernel, and std is
-    then that of one tap.
+    then that of one tap. norms: of its columns and rows, which null models that keep them need; the exact analysis keeps none
+    (`exact.norms.matrix_norms`).
     """
 
     source: str
@@ -41,6 +55,7 @@ class MatrixBins:
     std: float
     totals: np.ndarray
     taps: int = 1
+    norms: MatrixNorms | None = None
 
     @property
     def name(self) -> str:
@@ -58,6 +73,11 @@ def matrices_of(tallies: Mapping[str, BlockTally], network: NeuronNetwork) -> tu
     return tuple(matrices)
 
 
+def with_norms(matrices: Sequence[MatrixBins], norms: Mapping[str, MatrixNorms]) -> tuple[MatrixBins, ...]:
+    """The matrices with their norms. norms: by the matrix's name, of all of them."""
+    return tuple(replace(matrix, norms=norms[matrix.name]) for matrix in matrices)
+
+
 def null_spectrum(
     null: str,
     matrices: Sequence[MatrixBins],
@@ -68,14 +88,17 @@ def null_spectrum(
 ) -> Spectrum:
     """The spectrum of the whole network under a null model, on the radii of the network itself.
 
-    null: one of NULLS. seed, sample: of the random ones.
+    null: one of NULLS. seed, sample: of the random ones. Raises ValueError: an unknown one, or one that keeps norms where the
+    matrices have none.
     """
     if null not in NULLS:
         raise ValueError(f"unknown null model {null!r}; one of {', '.join(NULLS)}")
+    if NULLS[null].needs_norms and any(matrix.norms is None for matrix in matrices):
+        raise ValueError(f"the null model {null} needs the norms of every matrix; add them by with_norms")
     by_source: dict[str, list[MatrixBins]] = {}
     for matrix in matrices:
         by_source.setdefault(matrix.source, []).append(matrix)
-    draw = NULLS[null]
+    draw = NULLS[null].draw
     if draw is None:
         total = _analytic_sums(list(by_source.values()), radii, parameters)
     else:
@@ -101,10 +124,31 @@ def _gaussian(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> n
     return gaussian_counts(bin_probabilities(matrix.std, radii, matrix.taps), matrix.rows, matrix.columns, generator)
 
 
-# Every null model, in the order in which a run takes them, with what draws the counts of one matrix, int32 [columns, K + 1].
-# shuffled: the weights of each matrix permuted at random. gaussian: each matrix drawn with mean 0 and its own standard deviation.
-# analytic: every node has the counts expected of that Gaussian, which leaves nothing to draw, and no difference within a layer.
-NULLS: Mapping[str, Draw | None] = {"shuffled": _shuffled, "gaussian": _gaussian, "analytic": None}
+def _column_norms(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
+    assert matrix.norms is not None
+    return norm_counts(matrix.norms.columns, matrix.rows, radii, generator, matrix.taps)
+
+
+def _row_norms(matrix: MatrixBins, radii: Radii, generator: np.random.PCG64) -> np.ndarray:
+    assert matrix.norms is not None
+    counts = np.zeros((matrix.columns, radii.count + 1), np.int32)
+    for nodes, targets in matrix.norms.groups():
+        of_pair = matrix.rows // targets.size  # edges from a node to a target: the taps that are kept apart
+        drawn = norm_counts(
+            matrix.norms.rows[targets], nodes.size * of_pair, radii, generator, matrix.taps, of_columns=False
+        )
+        counts[nodes] = drawn.reshape(nodes.size, of_pair, -1).sum(axis=1)
+    return counts
+
+
+# Every null model of single layers, in the order in which a run takes them.
+NULLS: Mapping[str, Null] = {
+    "shuffled": Null(_shuffled, "the weights of each matrix; in random places"),
+    "gaussian": Null(_gaussian, "the standard deviation of each matrix"),
+    "analytic": Null(None, "the standard deviation of each matrix; every node has the expected counts"),
+    "column_norms": Null(_column_norms, "the norm of each source neuron's weights in each matrix", needs_norms=True),
+    "row_norms": Null(_row_norms, "the norm of each target neuron's weights in each matrix", needs_norms=True),
+}
 
 
 def _analytic_sums(layers: list[list[MatrixBins]], radii: Radii, parameters: Parameters) -> PartitionSums:

@@ -21,6 +21,7 @@ from ninscope.exact.blocks import BlockTally, merged
 from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
 from ninscope.exact.null_models import MatrixBins, matrices_of
+from ninscope.exact.paths import analyse_paths
 from ninscope.multifractal.jackknife import left_out_values
 from ninscope.multifractal.partition import PartitionSums
 from ninscope.multifractal.spectrum import Spectrum, mass_quality, spectrum_of_sums
@@ -78,14 +79,36 @@ def exact_analysis(
     """Analyse a whole network. workers: threads; matrices: keep what null models need; statistics: of every node layer; passenger:
     sees every weight too.
 
-    Raises CheckpointError.
+    Across several layers (Parameters.layers_crossed) it has neither matrices nor statistics, and its edges are the pairs of
+    neurons that a path joins. Raises CheckpointError.
     """
+    if parameters.layers_crossed > 1:
+        return _across_layers(network, parameters, workers)
     reads_twice = parameters.log_count is not None  # and each time what is read must be right
     verification = Verification(network.tensors if reads_twice else ())
     radii = radii_of(network, parameters, workers)
     verification.finish()
     (analysis,) = analyse_networks(network, parameters, radii, [None], workers, matrices, statistics, passenger)
     return analysis
+
+
+def _across_layers(network: NeuronNetwork, parameters: Parameters, workers: int) -> ExactAnalysis:
+    found = analyse_paths(network, parameters, workers)
+    spectrum = found.spectrum
+    if found.silent and not spectrum.message:
+        spectrum = replace(spectrum, message=uncounted_layers(list(found.silent)))
+    nodes = sum(layer.size for layer in network.layers)
+    return ExactAnalysis(
+        spectrum,
+        nodes,
+        found.reached,
+        (),
+        {},
+        parameters.integer_radii,
+        parts=found.parts,
+        layers_counted=len(network.source_layers) - len(found.silent),
+        unverified=found.unverified,
+    )
 
 
 def analyse_networks(

@@ -84,6 +84,19 @@ def row_histogram(bits: np.ndarray, table: BinTable, counts: np.ndarray, distanc
             _add_distances(bits[nodes], table, distances[nodes], axis=1)
 
 
+def count_magnitudes(magnitudes: np.ndarray, table: BinTable, counts: np.ndarray, nodes_first: bool) -> None:
+    """Add weights that are stored nowhere to their nodes' counts.
+
+    magnitudes: float64 [nodes, edges], or [edges, nodes] where not nodes_first, at least 0; table: of F64; counts: int32 [nodes,
+    table.width], changed in place.
+    """
+    bits = magnitudes.view(np.uint64)
+    nodes = bits.shape[0 if nodes_first else 1]
+    bits = _checked(bits, nodes, table, counts, None)
+    count = _count_rows_by_runs if nodes_first else _count_columns_by_runs
+    count(bits, table.magnitude, _shift(table), table.table, table.starts, table.bins, counts)
+
+
 def _checked(
     bits: np.ndarray, nodes: int, table: BinTable, counts: np.ndarray, distances: np.ndarray | None
 ) -> np.ndarray:

@@ -24,6 +24,7 @@ class Origin:
     min_degree: int | None = None
     derivative: str | None = None
     layers_crossed: int | None = None
+    direction: str | None = None
     wiring: str | None = None
     family: str | None = None
     models: tuple[str, ...] = ()

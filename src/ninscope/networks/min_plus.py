@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 _TILE = 512  # targets whose distances stay in the first-level cache while passing nodes go by
+_DEPTH = 128  # passing nodes whose distances to these targets stay in the second-level cache while rows go by
 
 
 def dense_block(indptr: np.ndarray, columns: np.ndarray, distances: np.ndarray, width: int) -> np.ndarray:
@@ -52,45 +53,47 @@ def _multiply(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
     reached = np.empty(passing, np.int64)
     for start in range(0, width, _TILE):
         stop = min(start + _TILE, width)
-        for i in range(rows):
-            row = out[i, start:stop]
-            count = 0
-            for t in range(passing):
-                if first[i, t] < np.inf:
-                    reached[count] = t
-                    count += 1
-            # Eight passing nodes at a time: a row that is loaded and stored for each one would cost three times as much.
-            k = 0
-            while k + 8 <= count:
-                t0, t1, t2, t3 = reached[k], reached[k + 1], reached[k + 2], reached[k + 3]
-                t4, t5, t6, t7 = reached[k + 4], reached[k + 5], reached[k + 6], reached[k + 7]
-                d0, d1, d2, d3 = first[i, t0], first[i, t1], first[i, t2], first[i, t3]
-                d4, d5, d6, d7 = first[i, t4], first[i, t5], first[i, t6], first[i, t7]
-                e0, e1 = second[t0, start:stop], second[t1, start:stop]
-                e2, e3 = second[t2, start:stop], second[t3, start:stop]
-                e4, e5 = second[t4, start:stop], second[t5, start:stop]
-                e6, e7 = second[t6, start:stop], second[t7, start:stop]
-                for j in range(row.size):
-                    # Selections, not branches: they compile to vector minima.
-                    a, b = d0 + e0[j], d1 + e1[j]
-                    a = a if a < b else b
-                    b, c = d2 + e2[j], d3 + e3[j]
-                    b = b if b < c else c
-                    a = a if a < b else b
-                    b, c = d4 + e4[j], d5 + e5[j]
-                    b = b if b < c else c
-                    a = a if a < b else b
-                    b, c = d6 + e6[j], d7 + e7[j]
-                    b = b if b < c else c
-                    a = a if a < b else b
-                    row[j] = a if a < row[j] else row[j]
-                k += 8
-            while k < count:
-                d, e = first[i, reached[k]], second[reached[k], start:stop]
-                for j in range(row.size):
-                    a = d + e[j]
-                    row[j] = a if a < row[j] else row[j]
-                k += 1
+        for low in range(0, passing, _DEPTH):
+            high = min(low + _DEPTH, passing)
+            for i in range(rows):
+                row = out[i, start:stop]
+                count = 0
+                for t in range(low, high):
+                    if first[i, t] < np.inf:
+                        reached[count] = t
+                        count += 1
+                # Eight passing nodes at a time: a row that is loaded and stored for each one would cost three times as much.
+                k = 0
+                while k + 8 <= count:
+                    t0, t1, t2, t3 = reached[k], reached[k + 1], reached[k + 2], reached[k + 3]
+                    t4, t5, t6, t7 = reached[k + 4], reached[k + 5], reached[k + 6], reached[k + 7]
+                    d0, d1, d2, d3 = first[i, t0], first[i, t1], first[i, t2], first[i, t3]
+                    d4, d5, d6, d7 = first[i, t4], first[i, t5], first[i, t6], first[i, t7]
+                    e0, e1 = second[t0, start:stop], second[t1, start:stop]
+                    e2, e3 = second[t2, start:stop], second[t3, start:stop]
+                    e4, e5 = second[t4, start:stop], second[t5, start:stop]
+                    e6, e7 = second[t6, start:stop], second[t7, start:stop]
+                    for j in range(row.size):
+                        # Selections, not branches: they compile to vector minima.
+                        a, b = d0 + e0[j], d1 + e1[j]
+                        a = a if a < b else b
+                        b, c = d2 + e2[j], d3 + e3[j]
+                        b = b if b < c else c
+                        a = a if a < b else b
+                        b, c = d4 + e4[j], d5 + e5[j]
+                        b = b if b < c else c
+                        a = a if a < b else b
+                        b, c = d6 + e6[j], d7 + e7[j]
+                        b = b if b < c else c
+                        a = a if a < b else b
+                        row[j] = a if a < row[j] else row[j]
+                    k += 8
+                while k < count:
+                    d, e = first[i, reached[k]], second[reached[k], start:stop]
+                    for j in range(row.size):
+                        a = d + e[j]
+                        row[j] = a if a < row[j] else row[j]
+                    k += 1
 
 
 _DRAWN_AT_ONCE = 1 << 20

@@ -25,7 +25,8 @@ class NeuronNetwork:
     revision, step: which checkpoint it is. family: how the model was read. layers, blocks, links: as in Architecture, in its
     order. matrices: the weights, by the name that blocks give a matrix. note: what a user should know of how the model was
     read, one clause, or empty. digest: sha256 of the wiring; checkpoints with the same weights and digest have the same network.
-    warning: why not to trust what is measured, one clause, or empty.
+    warning: why not to trust what is measured, one clause, or empty. incoming: whether it is read from its targets
+    (`incoming.py`): then edges, but not links, are turned round.
     """
 
     revision: str
@@ -38,6 +39,7 @@ class NeuronNetwork:
     note: str
     digest: str
     warning: str = ""
+    incoming: bool = False
 
     @cached_property
     def sizes(self) -> dict[str, int]:

@@ -31,7 +31,8 @@ class SampledNetwork(Shown):
     the order of layers, which have their whole sizes; neurons: int64 [samples, nodes], the neuron's number in its layer;
     sources: names of layers that edges leave; links: as in NeuronNetwork. A node of sample s and layer l is row
     s * nodes + sum(layer_sizes[:l]) + position. Where kernels are read per tap, a pair of nodes has several entries. unverified: a
-    clause on files from a Hub of which rows were fetched, or empty.
+    clause on files from a Hub of which rows were fetched, or empty. incoming: whether it is read from its targets: then edges,
+    but not links, are turned round.
     """
 
     matrix: "csr_matrix"
@@ -41,6 +42,7 @@ class SampledNetwork(Shown):
     sources: tuple[str, ...]
     links: tuple[Link, ...] = ()
     unverified: str = ""
+    incoming: bool = False
 
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows of it."""
@@ -132,6 +134,21 @@ def sampled_network(
     sources = tuple(layer.name for layer in network.source_layers)
     note = unverified(network.matrices.values())
     return SampledNetwork(edges.matrix(), network.layers, plan.sizes, neurons, sources, network.links, note)
+
+
+def directed_sample(network: SampledNetwork, direction: str) -> SampledNetwork:
+    """The network in one of `incoming.DIRECTIONS`. "in": every edge turned round; the sources are then the layers that edges
+    within bounds lead to, as far as the samples hold any.
+    """
+    if direction == "out":
+        return network
+    turned = network.matrix.T.tocsr()
+    turned.sort_indices()
+    arriving = np.diff(turned.indptr).reshape(network.samples, -1).sum(axis=0)
+    ends = np.cumsum(network.layer_sizes)
+    named = zip(network.layer_names, network.layer_sizes, ends, strict=True)
+    sources = tuple(name for name, size, end in named if arriving[end - size : end].any())
+    return replace(network, matrix=turned, sources=sources, incoming=True)
 
 
 def sampled_bytes(network: NeuronNetwork, nodes_per_layer: int, samples: int, seed: int) -> int:

@@ -22,10 +22,11 @@ import numpy as np
 
 from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
-from ninscope.networks.min_plus import count_distances, dense_block, min_plus, min_plus_estimate
+from ninscope.networks.min_plus import count_distances, dense_block, min_plus_estimate
 from ninscope.networks.radii import IntegerRadii, Radii
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.networks.transfer import UNCOUNTED, radius_step
+from ninscope.networks.walks import BlockPart, Redrawing, Walk, distances_of
 
 Result = TypeVar("Result")
 
@@ -49,6 +50,7 @@ def path_histograms(
     seed: int = 0,
     skips: bool = False,
     threads: int = 1,
+    redrawing: Callable[[int], Redrawing | None] = lambda sample: None,
 ) -> Iterator[np.ndarray]:
     """For every sample the nodes that each node reaches across k layers, by rounded distance, int32 [nodes, k * count + 1].
 
@@ -57,17 +59,18 @@ def path_histograms(
     radius. A node then counts when it reaches more than min_degree nodes. With k = 1 parallel edges (the taps of a kernel)
     are counted one by one, as in the single-layer analysis; with k > 1 a node is counted once.
 
-    budget, seed, skips: see `path_distances`. threads: results do not depend on it. Raises RequestError.
+    budget, seed, skips: see `path_distances`. threads: results do not depend on it. redrawing: the null model of every sample;
+    None for the network itself. Raises RequestError.
     """
     radii = _checked(k, radii, budget, seed)
     step = radius_step(radii.transfer, radii.max_distance)
     for sample in range(network.samples):
-        if k == 1:
+        drawn = redrawing(sample)
+        if k == 1 and drawn is None:
             yield _edge_histogram(network, sample, radii)
             continue
         counts = np.zeros((network.nodes, k * radii.count + 1), np.int32)
-        paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii), skips)
-
+        paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii), skips, drawn)
         _for_each(partial(_count, paths, k, step, counts), paths.sources, threads)
         yield counts
 
@@ -103,7 +106,7 @@ def path_distances(
     if not 0 <= sample < network.samples:
         raise RequestError(f"sample is {sample!r}; the network has samples 0 to {network.samples - 1}")
     paths = _Paths(network, sample, radii, _Estimate.of(budget, seed, sample, k, radii), skips)
-    most = sum(paths.size(source) for source in paths.sources) * network.nodes
+    most = sum(paths.sizes[source] for source in paths.sources) * network.nodes
     if most > MAX_PATHS:
         raise RequestError(
             f"up to {most:.2g} distances, more than {MAX_PATHS:.2g}; take fewer neurons, or path_histograms, which counts"
@@ -119,7 +122,8 @@ def path_distances(
 def sampled_links(
     network: SampledNetwork, sample: int, skips: bool = True
 ) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Links of which both ends are sampled: (source layer, target layer, positions in the source, positions in the target).
+    """Links of which both ends are sampled: (source layer, target layer, positions in the source, positions in the target); of a
+    network that is read from its targets against the links' own direction.
 
     Positions are int64, among a layer's sampled neurons. Links without any are left out, and with skips=False those
     that are skip connections.
@@ -133,7 +137,9 @@ def sampled_links(
         _, here, there = np.intersect1d(
             link.targets(neurons[link.source]), neurons[link.target], assume_unique=True, return_indices=True
         )
-        if here.size:
+        if here.size and network.incoming:
+            links.append((link.target, link.source, there, here))
+        elif here.size:
             links.append((link.source, link.target, here, there))
     return links
 
@@ -168,7 +174,7 @@ class _Estimate:
         return min_plus_estimate(first, second, self.budget, self.longest, self.tolerance, generator)
 
 
-class _Paths:
+class _Paths(Walk):
     """One sample's edges as dense blocks, a source layer each: the columns are all of its targets."""
 
     def __init__(
@@ -178,25 +184,31 @@ class _Paths:
         radii: IntegerRadii,
         estimate: _Estimate | None,
         skips: bool,
+        redrawing: Redrawing | None = None,
     ):
         self.rows = layer_rows(network)
-        self.number = {name: number for number, name in enumerate(self.rows)}
-        self.sources = [name for name in self.rows if name in set(network.sources)]
+        sizes = {name: rows.stop - rows.start for name, rows in self.rows.items()}
+        super().__init__(sizes, [name for name in self.rows if name in set(network.sources)], redrawing)
         self._estimate = estimate
-        self._links: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
         for source, target, here, there in sampled_links(network, sample, skips):
-            self._links.setdefault(source, []).append((target, here, there))
-        self._targets: dict[str, list[str]] = {}  # the layers that a source's edges lead to, in order
+            self.links.setdefault(source, []).append((target, here, there))
         self._blocks = self._dense(network, sample, radii)
 
-    def size(self, layer: str) -> int:
-        return self.rows[layer].stop - self.rows[layer].start
+    def block(self, layer: str) -> np.ndarray:
+        return self._blocks[layer]
+
+    def product(self, first: np.ndarray, second: np.ndarray, name: str) -> np.ndarray:
+        return (
+            super().product(first, second, name)
+            if self._estimate is None
+            else self._estimate.product(first, second, name)
+        )
 
     def _dense(self, network: SampledNetwork, sample: int, radii: IntegerRadii) -> dict[str, np.ndarray]:
         indptr, part = network.row_pointer(sample)
         columns = network.matrix.indices[part] - sample * network.nodes
-        lengths = _distances(network.matrix.data[part], radii)
-        layer_of = np.repeat(np.arange(len(self.rows)), [self.size(name) for name in self.rows])
+        lengths = distances_of(network.matrix.data[part], radii)
+        layer_of = np.repeat(np.arange(len(self.rows)), [self.sizes[name] for name in self.rows])
         names = list(self.rows)
         blocks = {}
         position = np.full(network.nodes, -1)
@@ -204,72 +216,17 @@ class _Paths:
             rows = self.rows[source]
             pointer = indptr[rows.start : rows.stop + 1].astype(np.int64)
             edges = slice(int(pointer[0]), int(pointer[-1]))
-            targets = self._targets[source] = [names[number] for number in np.unique(layer_of[columns[edges]])]
-            width = 0
+            targets = self.targets[source] = [names[number] for number in np.unique(layer_of[columns[edges]])]
+            width, parts = 0, []
             for target in targets:
-                position[self.rows[target]] = width + np.arange(self.size(target))
-                width += self.size(target)
-            blocks[source] = dense_block(pointer - pointer[0], position[columns[edges]], lengths[edges], width)
+                position[self.rows[target]] = width + np.arange(self.sizes[target])
+                part_columns = np.arange(width, width + self.sizes[target])
+                width += self.sizes[target]
+                joined = [(np.arange(self.sizes[source]), part_columns)]
+                parts.append(BlockPart(source, target, slice(width - self.sizes[target], width), joined))
+            block = dense_block(pointer - pointer[0], position[columns[edges]], lengths[edges], width)
+            blocks[source] = block if self.redrawing is None else self.redrawing.block(source, parts, block)
         return blocks
-
-    def from_layer(self, source: str, k: int) -> dict[str, np.ndarray]:
-        """Shortest distances from a source layer's nodes to the layers reached across k, float64 [source, layer]."""
-        ends = self._apart(source, self._blocks[source])  # of the paths of exactly so many edges
-        shortest = dict(ends)
-        for crossed in range(2, k + 1):
-            passing, ends = self._through_links(ends), {}
-            for layer in sorted(set(passing) & set(self._blocks), key=self.number.__getitem__):
-                first, second = passing[layer], self._blocks[layer]
-                if self._estimate is None:
-                    product = min_plus(first, second)
-                else:
-                    product = self._estimate.product(first, second, f"{source}>{crossed}>{layer}")
-                _merge(ends, self._apart(layer, product))
-            if not ends:
-                break
-            _merge(shortest, ends)
-        return shortest
-
-    def _apart(self, source: str, block: np.ndarray) -> dict[str, np.ndarray]:
-        """A block's columns by target layer."""
-        columns, start = {}, 0
-        for target in self._targets[source]:
-            columns[target] = block[:, start : start + self.size(target)]
-            start += self.size(target)
-        return columns
-
-    def _through_links(self, ends: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Where a path may go on from: its end, and all that any number of links leads to from there."""
-        reached = dict(ends)
-        waiting = list(reached)
-        while waiting:
-            layer = min(waiting, key=self.number.__getitem__)  # in the network's order most layers come up only once
-            waiting.remove(layer)
-            for target, here, there in self._links.get(layer, ()):
-                arriving = reached[layer][:, here]
-                before = reached.get(target)
-                if before is None:
-                    before = np.full((arriving.shape[0], self.size(target)), np.inf)
-                if (arriving < before[:, there]).any():
-                    after = before.copy()  # what it was may be the end of another path
-                    after[:, there] = np.minimum(before[:, there], arriving)
-                    reached[target] = after
-                    if target not in waiting:
-                        waiting.append(target)
-        return reached
-
-
-def _merge(shortest: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    for layer, reached in other.items():
-        before = shortest.get(layer)
-        shortest[layer] = reached if before is None else np.minimum(before, reached)
-
-
-def _distances(weights: np.ndarray, radii: IntegerRadii) -> np.ndarray:
-    """f(|w|) of weights [n], float64 [n], infinity where the edge does not count."""
-    counted = radii.bins(weights) != UNCOUNTED
-    magnitudes = np.where(counted, np.abs(weights.astype(np.float64)), 0.5)
-    return np.where(counted, radii.distances(magnitudes), np.inf)
 
 
 def _edge_histogram(network: SampledNetwork, sample: int, radii: IntegerRadii) -> np.ndarray:

@@ -131,18 +131,18 @@ def singular_values(weights: np.ndarray) -> tuple[np.ndarray, float]:
 
     weights: float64 [m, n], not all 0. By way of the smaller product of W with itself, unless that would cost digits of their sum.
     """
-    tall = weights if weights.shape[0] >= weights.shape[1] else np.ascontiguousarray(weights.T)
-    eigenvalues = np.linalg.eigvalsh(tall.T @ tall)
+    is_tall = weights.shape[0] >= weights.shape[1]
+    eigenvalues = np.linalg.eigvalsh(weights.T @ weights if is_tall else weights @ weights.T)
     largest = float(eigenvalues[-1])
     values = np.sqrt(np.maximum(eigenvalues, 0.0))
     off = _EIGENVALUE_ERROR * largest
     doubt = float((off / np.maximum(values, math.sqrt(off))).sum())
     if doubt > _TRUSTED_DOUBT * float(values.sum()):
-        values = np.linalg.svd(tall, compute_uv=False)[::-1]
+        values = np.linalg.svd(weights, compute_uv=False)[::-1]
         return values, float(values[0])
     if largest <= _TRUSTED_CONDITION**2 * float(eigenvalues[0]):
         return values, float(values[0])
-    return values, _smallest(tall)
+    return values, _smallest(weights if is_tall else weights.T)
 
 
 def _smallest(tall: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from ninscope.checkpoints.verification import Verification
 from ninscope.errors import CheckpointError
 from ninscope.exact.whole import exact_analysis
 from ninscope.measurement import exact_measurement
+from ninscope.networks.incoming import directed
 from ninscope.networks.neuron_network import neuron_network
 from ninscope.neurons.memel.inserting import CHILD
 from ninscope.neurons.tasks.base_models import quiet
@@ -83,7 +84,8 @@ def analyse_with(parameters: Parameters) -> Analyse:
             folder = Path(scratch) / "step0"
             save_model(model, folder)
             checkpoint = open_source(folder).open(folder.name)
-            measured = exact_measurement(exact_analysis(neuron_network(checkpoint, parameters.reading), parameters))
+            network = directed(neuron_network(checkpoint, parameters.reading), parameters.direction)
+            measured = exact_measurement(exact_analysis(network, parameters))
         return Analysed(measured.alpha0, measured.width, measured.warning)
 
     return analyse
