@@ -221,13 +221,13 @@ def skill(rows: pd.DataFrame, measure: str) -> np.ndarray:
 OTHERS = {"shuffled": ("shuffled",), "uniform": ("uniform",), "both": ("shuffled", "uniform")}
 
 
-def separation(table: pd.DataFrame) -> pd.DataFrame:
-    """AUC of runs on text against the others at each step, by half.
+def separation(table: pd.DataFrame, steps: Sequence[int] | None = None) -> pd.DataFrame:
+    """AUC of runs on text against the others at each step (of `steps`, or all that were kept but the first), by half.
 
     direction: 1 where text has the larger values in the choosing half, else -1.
     """
     rows = []
-    for step in sorted(set(table["step"]) - {0}):
+    for step in steps or sorted(set(table["step"]) - {0}):
         at_step = table[table["step"] == step]
         for measure in known(table):
             if measure == "step":

@@ -14,7 +14,7 @@ positions of its own and is trained three times:
 The runs are ordered so that the first ones are a smaller study of the same design. A run that is whole is skipped,
 so the command can be stopped and given again. Written to `--out`, a folder for each run:
 
-    {text}-h{width}-lr{rate}-wd{decay}-r{repetition}/step{N}/config.json, model.safetensors   float16 weights
+    {text}-{cell}/step{N}/config.json, model.safetensors   float16 weights after N updates; cells are numbered from 0
     .../evaluations.csv   revision, step, task (held_out), metric (loss, kl_from_start, kl_from_previous,
                           change_from_start, change_from_previous), value
     .../training.json     settings and versions; written last
@@ -49,6 +49,7 @@ WIDTHS = (32, 64)
 LEARNING_RATES = (3e-3, 1e-3)
 WEIGHT_DECAYS = (0.01, 0.0, 0.1)
 REPETITIONS = 3
+CELLS = list(itertools.product(range(REPETITIONS), WEIGHT_DECAYS, LEARNING_RATES, WIDTHS))
 
 STEPS, BATCH, CONTEXT = 512, 8, 128
 KEPT = (0, 8, 16, 32, 64, 128, 256, 512)
@@ -73,13 +74,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.text}-h{self.width}-lr{self.rate:g}-wd{self.decay:g}-r{self.repetition}"
+        return f"{self.text}-{CELLS.index((self.repetition, self.decay, self.rate, self.width))}"
 
 
 def all_runs() -> list[Run]:
     """Every run, the three texts of a cell beside each other, repetitions outermost."""
-    order = itertools.product(range(REPETITIONS), WEIGHT_DECAYS, LEARNING_RATES, WIDTHS, TEXTS)
-    return [Run(text, width, rate, decay, repetition) for repetition, decay, rate, width, text in order]
+    return [Run(text, width, rate, decay, repetition) for repetition, decay, rate, width in CELLS for text in TEXTS]
 
 
 # --- texts --------------------------------------------------------------------------------------------------
