@@ -1,6 +1,7 @@
 """The study of docs/what-does-e-see.md: its statistics against plain ones, its runs, and what the page says."""
 
 import itertools
+import json
 import sys
 import tomllib
 from pathlib import Path
@@ -193,3 +194,56 @@ def test_distances_of_outputs_are_those_of_their_formulas():
     divergence, change = training.distances(now, then)
     assert divergence == pytest.approx(0.25 * np.log(2), rel=1e-6)
     assert change == pytest.approx(2 * np.log(2) ** 2 / 3, rel=1e-6)
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+PAGE = (ROOT / "docs" / "what-does-e-see.md").read_text(encoding="utf-8")
+
+
+def table_of(page: str, name: str) -> str:
+    return page.split(f"<!-- {name} -->\n")[1].split(f"<!-- end of {name} -->")[0].strip()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return study.read_measures(ROOT / "docs" / "study" / "measures.parquet")
+
+
+@pytest.fixture(scope="module")
+def results(shipped):
+    """The page's tables and numbers once more, from the measures that ship."""
+    separated = study.separation(shipped, [int(shipped["step"].max())])
+    tables = {"separation": separated, "loss": study.with_loss(shipped), "spread": study.spread(shipped)}
+    return tables, study.headline(shipped, separated)
+
+
+@pytest.mark.slow
+def test_the_pages_tables_are_those_of_the_measures_that_ship(results):
+    tables, numbers = results
+    for name, text in study.page_tables(tables).items():
+        assert table_of(PAGE, name) == text, name
+    stored = json.loads((ROOT / "docs" / "study" / "headline.json").read_text())
+    assert json.loads(json.dumps(numbers)) == pytest.approx(stored)
+    for name, rows in tables.items():
+        written = pd.read_csv(ROOT / "docs" / "study" / f"{name}.csv")
+        if name == "separation":
+            written = written[written["step"] == written["step"].max()].reset_index(drop=True)
+        pd.testing.assert_frame_equal(written, rows, rtol=1e-4, atol=1e-6, check_dtype=False)
+
+
+def test_what_ships_is_small_and_whole(shipped):
+    folder = ROOT / "docs" / "study"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+    assert set(shipped.groupby(study.RUN).size()) == {8}
+    assert set(shipped["step"]) == {0, 8, 16, 32, 64, 128, 256, 512}
+    assert set(study.MEASURES) <= set(shipped)
+    assert shipped[list(study.MEASURES)][shipped["step"] == 512].notna().mean().min() > 0.9
+
+
+@pytest.mark.slow
+def test_figures_are_drawn_from_the_tables(results, shipped, tmp_path):
+    import controls_study_figures
+
+    controls_study_figures.draw(shipped, results[0], tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(path.name for path in (ROOT / "docs" / "figures").glob("what-does-e-see-*.png"))
