@@ -7,7 +7,7 @@ Rules that were fixed before any result was looked at:
 - A *cell* is a width, a learning rate, a weight decay and a repetition: three runs, one for each text, from the same
   weights. Cells whose repetition and positions of learning rate and weight decay add up to an even number are the
   *choosing* half, the others the *reporting* half. A measure is chosen, and its direction taken, from the first; numbers
-  are reported from the second.
+  are reported from the second. Measures of weights and distances in function space, which need data, are chosen apart.
 - Intervals are of 95 %, percentiles of 2,000 bootstrap replicates in which whole cells are drawn with replacement.
 - Runs are compared with runs of the same width only.
 
@@ -72,6 +72,12 @@ MEASURES = {
     "kl_from_previous": "KL of outputs from last",
     "change_from_previous": "squared change of outputs from last",
 }  # fmt: skip
+FUNCTION = (
+    "kl_from_start",
+    "change_from_start",
+    "kl_from_previous",
+    "change_from_previous",
+)  # need data; the others do not
 
 
 # --- the table of measures ----------------------------------------------------------------------------------
@@ -159,10 +165,10 @@ def partial_correlation(
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.where((xx > 1e-12) & (yy > 1e-12), xy / np.sqrt(xx * yy), np.nan)
     # Whole cells are drawn after means were taken off, so replicates vary too little by the share of what the means took.
-    taken = max(
-        (rows.groupby([name for name in names if name != "step"]).ngroups for names in out if names != ["cell"]),
-        default=0,
-    )
+    groups_of_runs = [[name for name in names if name != "step"] for names in out if "cell" not in names]
+    taken = max((rows.groupby(names).ngroups for names in groups_of_runs), default=0)
+    if taken >= len(cells):
+        return np.full(REPLICATES + 1, np.nan)
     return values[0] + (values - values[0]) * np.sqrt(len(cells) / (len(cells) - taken))
 
 
@@ -239,8 +245,16 @@ def separation(table: pd.DataFrame, steps: Sequence[int] | None = None) -> pd.Da
                     columns = (f"{half}_{name}{end}" for end in ("", "_low", "_high"))
                     row |= dict(zip(columns, ends, strict=True))
             row["direction"] = 1 if row["choosing_both"] >= 0.5 else -1  # type: ignore[operator]
+            row["choosing_gap"] = gap(at_step[at_step["half"] == "choosing"], measure)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def gap(rows: pd.DataFrame, measure: str) -> float:
+    """How far text is from the nearer of the other two: mean difference in a cell over its standard deviation, without sign."""
+    paired = rows.pivot_table(index=CELL, columns="text", values=measure).reindex(columns=list(TEXTS))
+    apart = [paired[TEXTS[0]] - paired[other] for other in TEXTS[1:]]
+    return min(abs(each.mean()) / max(each.std(), 1e-300) for each in apart)
 
 
 def _turned(rows: pd.DataFrame, half: str, name: str) -> pd.Series:
@@ -249,11 +263,15 @@ def _turned(rows: pd.DataFrame, half: str, name: str) -> pd.Series:
     return value.where(rows["direction"] > 0, 1 - value)
 
 
-def chosen_measure(separated: pd.DataFrame) -> str:
-    """The measure whose worse AUC of the two texts is best at the last step of the choosing half; of equal ones the first."""
-    last = separated[separated["step"] == separated["step"].max()]
+def chosen_measure(separated: pd.DataFrame, among: Iterable[str]) -> str:
+    """The measure whose worse AUC of the two texts is best at the last step of the choosing half.
+
+    Among equal ones it is that of the largest gap.
+    """
+    last = separated[(separated["step"] == separated["step"].max()) & separated["measure"].isin(list(among))]
     worse = np.minimum(_turned(last, "choosing", "shuffled"), _turned(last, "choosing", "uniform"))
-    return str(last["measure"].to_numpy()[int(worse.to_numpy().argmax())])
+    ranked = last.assign(worse=worse.round(9)).sort_values(["worse", "choosing_gap"], kind="stable")
+    return str(ranked["measure"].iloc[-1])
 
 
 LOSS_STATISTICS: dict[str, tuple[str, Callable[[pd.DataFrame, str], np.ndarray]]] = {
@@ -326,7 +344,8 @@ def headline(table: pd.DataFrame, separated: pd.DataFrame) -> dict[str, object]:
     last = table[table["step"] == table["step"].max()]
     numbers: dict[str, object] = {
         "runs": int(table.groupby(RUN).ngroups), "checkpoints": len(table), "last_step": int(table["step"].max()),
-        "chosen": chosen_measure(separated),
+        "chosen": chosen_measure(separated, set(MEASURES) - set(FUNCTION)),
+        "chosen_function": chosen_measure(separated, FUNCTION),
     }  # fmt: skip
     for text, rows in last.groupby("text"):
         numbers[f"runs_{text}"] = int(rows.groupby(RUN).ngroups)

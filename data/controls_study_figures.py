@@ -82,7 +82,7 @@ def who_tells(separated: pd.DataFrame) -> Figure:
         axes = figure.subplots()
         _dots(axes, last, columns, 0.5)
         axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel("AUC: how often a run on text has the larger value (reporting half, last step)")
+        axes.set_xlabel("AUC, reporting half, last step (1: text has more)")
         figure.tight_layout()
     return figure
 

@@ -123,7 +123,7 @@ def test_the_measure_that_tells_is_chosen_from_one_half_and_reported_from_the_ot
     reporting = swapped["half"] == "reporting"
     swapped.loc[reporting, "spikes"] = -swapped.loc[reporting, "spikes"]
     separated = study.separation(swapped, [512]).set_index("measure")
-    assert study.chosen_measure(separated.reset_index()) == "spikes"
+    assert study.chosen_measure(separated.reset_index(), study.MEASURES) == "spikes"
     assert separated.loc["spikes", "direction"] == 1
     assert separated.loc["spikes", "reporting_both"] == 0
     assert "1.00 | 0.00 (0.00 to 0.00)" in study.separation_table(separated.reset_index())
