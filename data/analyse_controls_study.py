@@ -169,7 +169,7 @@ def partial_correlation(
     taken = max((rows.groupby(names).ngroups for names in groups_of_runs), default=0)
     if taken >= len(cells):
         return np.full(REPLICATES + 1, np.nan)
-    return values[0] + (values - values[0]) * np.sqrt(len(cells) / (len(cells) - taken))
+    return np.clip(values[0] + (values - values[0]) * np.sqrt(len(cells) / (len(cells) - taken)), -1, 1)
 
 
 def differences(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
