@@ -17,6 +17,7 @@ from rich.table import Column, Table
 import ninscope
 from benchmarks import overhead
 from benchmarks.adapters import merging
+from benchmarks.controls import controls
 from benchmarks.cpu import generic, measuring, running, suite_of, turned_over
 from benchmarks.families import families
 from benchmarks.figures import figures
@@ -290,6 +291,7 @@ def main() -> None:
             measuring(folder, *(("tiny", 3, 3, 1, other) if small else ("70m", 40, 1540, 3, other))),
             generic(folder, *((3, 6, 1, other) if small else (200, 150, 3, other))),
             running(folder, *(("tiny", (3,), 1, other) if small else ("70m", (40, 154), 2, other))),
+            controls(folder, *(("tiny", 1) if small else ("410m", 3))),
             weights(folder, *(("tiny", 1) if small else ("410m", 3))),
             turned_over(folder, *((1, 128, 1, other) if small else (16, 2048, 3, other))),
             over_the_network(folder, *(("tiny", "tiny", 4) if small else ("70m", "2.8b", 154))),

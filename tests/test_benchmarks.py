@@ -26,6 +26,8 @@ def test_small_benchmarks_run():
         "exact run of 3",
         "CPU of measure, one small checkpoint",
         "CPU of measure, 3 checkpoints, tiny shape",
+        "CPU of the exact analysis with controls, tiny shape",
+        "CPU of the jackknife, tiny shape",
         "CPU of the exact analysis with weights counted, tiny shape",
         "CPU of an exact run with [weights], tiny shape",
         "CPU of singular values, tiny shape",

@@ -146,6 +146,8 @@ def test_e_of_unlike_networks_is_withheld_here_too(tmp_path):
     ("changes", "says"),
     [
         ({"nodes_per_layer": 12, "samples": 2}, r"\[controls\] are of whole networks.*add exact = true"),
+        ({"direction": "in"}, r"\[controls\] are of the edges that leave neurons"),
+        ({"layers_crossed": 2}, r"\[controls\] are of the edges that leave neurons"),
         ({"radii": {"log": 40}}, r"\[controls\] multiply weights under fixed radii"),
         ({"controls": {"seed": -1}}, r"controls\.seed"),
         ({"controls": {"rms": 1}}, r"controls\.rms"),

@@ -41,7 +41,7 @@ def dag(tmp_path, **changes):
 def fetched(finished) -> tuple[int, int]:
     """(bytes, requests) of the line that says so; there is one."""
     (line,) = [line for line in finished.out.splitlines() if line.startswith("fetched")]
-    return tuple(map(int, re.fullmatch(r"fetched .* \((\d+) bytes\) in (\d+) requests", line).groups()))
+    return tuple(map(int, re.fullmatch(r"fetched .* \((\d+) bytes\) in (\d+) requests?", line).groups()))
 
 
 def would_fetch(finished) -> dict[str, int]:

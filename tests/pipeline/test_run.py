@@ -28,7 +28,9 @@ CONTRACT = {
     "emergence": ["method", "alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high",
                   "baseline_step"],
     "degrees": ["layer", "mean", "std", "kurtosis"],
-    "weights": ["matrix", "weights", "norm", "rms"],
+    "weights": ["matrix", "norm", "rms", "spikes", "spike_share"],
+    "controls": ["alpha0_ratio", "width_ratio", "emergence_growth", "emergence_fixed", "alpha0_unit", "width_unit", "structure"],
+    "interactions": ["writer", "reader", "kind", "distance", "coupling", "error"],
     "nulls": ["null", "alpha0", "width", "emergence"],
     "benchmarks": ["task", "metric", "value"],
     "finetunes": ["method", "task", "seed", "learning_rate", "finetune_step", "metric", "value", "phi_mean"],
@@ -96,7 +98,8 @@ def test_tables_hold_one_fact_a_row_in_step_order(finished):
     lengths = {name: len(table(finished, name)) for name in CONTRACT}
     assert lengths == {
         "checkpoints": 3, "samples": 3 * samples, "spectra": 3 * samples * q, "emergence": 3,
-        "benchmarks": 2, "degrees": 0, "nulls": 0, "weights": 0, "finetunes": 0, "comparisons": 0, "activations": 0}  # fmt: skip
+        "benchmarks": 2, "degrees": 0, "nulls": 0, "weights": 0, "controls": 0, "interactions": 0,
+        "finetunes": 0, "comparisons": 0, "activations": 0}  # fmt: skip
     for name in ("checkpoints", "samples", "spectra", "emergence"):
         rows = table(finished, name)
         assert rows["step"].is_monotonic_increasing

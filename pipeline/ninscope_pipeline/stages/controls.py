@@ -305,12 +305,12 @@ ControlsStage.tables = (
     Table(
         "controls",
         {
-            "alpha0_ratio": "float64", "width_ratio": "float64", "emergence": "float64", "emergence_low": "float64",
-            "emergence_high": "float64", "emergence_growth": "float64", "emergence_growth_low": "float64",
-            "emergence_growth_high": "float64", "emergence_fixed": "float64", "emergence_fixed_low": "float64",
-            "emergence_fixed_high": "float64", "alpha0_unit": "float64", "width_unit": "float64",
-            "alpha0_shuffled": "float64", "width_shuffled": "float64", "structure": "float64", "structure_low": "float64",
-            "structure_high": "float64", "alpha0_low": "float64", "alpha0_high": "float64", "width_low": "float64",
+            "alpha0_ratio": "float64", "width_ratio": "float64", "emergence_growth": "float64", "emergence_fixed": "float64",
+            "alpha0_unit": "float64", "width_unit": "float64", "structure": "float64", "structure_low": "float64",
+            "structure_high": "float64", "alpha0_shuffled": "float64", "width_shuffled": "float64",
+            "emergence": "float64", "emergence_low": "float64", "emergence_high": "float64",
+            "emergence_growth_low": "float64", "emergence_growth_high": "float64", "emergence_fixed_low": "float64",
+            "emergence_fixed_high": "float64", "alpha0_low": "float64", "alpha0_high": "float64", "width_low": "float64",
             "width_high": "float64", "baseline": "string", "status": "string", "message": "string", "variant": "string",
         },
         _rows,

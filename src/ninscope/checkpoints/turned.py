@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
+from ninscope.checkpoints.formats.weight_file import FileSpan, TensorEntry, WeightFile
 from ninscope.checkpoints.matrix import WeightMatrix
 from ninscope.checkpoints.tensors import Tensor
 
@@ -47,7 +47,6 @@ class _PartFile:
     def __init__(self, stored: Tensor, numbers: np.ndarray, axis: int, entry: TensorEntry) -> None:
         file: WeightFile = stored.file
         self.name, self.size, self.reads_are_free = file.name, file.size, file.reads_are_free
-        self.beneath = (file,)
         self._stored, self._numbers, self._axis, self._entry = stored, numbers, axis, entry
         self._row_bytes = (entry.stop - entry.start) // entry.shape[0]
 
@@ -61,6 +60,11 @@ class _PartFile:
 
     def spans(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         return self._stored.file.spans(self._beneath(ranges))
+
+    def beneath(self, start: int, stop: int) -> list[FileSpan]:
+        """The rows that are stored; where the part is some columns of them, other parts read them as well."""
+        file, repeated = self._stored.file, self._axis == 1
+        return [FileSpan(file, low, high, is_repeated=repeated) for low, high in self._spans_of(start, stop)]
 
     def _rows(self, start: int, stop: int) -> tuple[int, int]:
         """The rows of the part that these bytes are: parts are read in whole rows."""
