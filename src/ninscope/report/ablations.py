@@ -13,6 +13,7 @@ from matplotlib.transforms import ScaledTranslation
 from ninscope.report.figures import LINES, WARNED, against, mark_warnings
 from ninscope.report.layout import (
     arrange,
+    bands_may_leave,
     draw_axes,
     label_places,
     say_nothing,
@@ -140,6 +141,7 @@ def ablations_figure(emergence: pd.DataFrame, title: str) -> Figure:
                 _curve(axes, curves[row.variant, row.method], row, colours[row.variant, row.method])
             axes.axhline(0, color="black", linewidth=0.6)
             axes.set_title(group or "variants", fontsize=9)
+            bands_may_leave(axes, emergence["emergence"].to_numpy(float))
             _legend(axes)
             label_steps(axes, emergence["step"].dropna().unique(), least=1.7)
         for axes in panels[len(groups) :]:

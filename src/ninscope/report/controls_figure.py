@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ninscope.report.layout import arrange, draw_axes, say_nothing, styled, title_above
+from ninscope.report.layout import arrange, bands_may_leave, draw_axes, say_nothing, styled, title_above
 from ninscope.report.step_axis import label_steps, position
 
 # (column, label, colour) of each panel's lines.
@@ -24,7 +24,6 @@ _PANELS = (
     ("factors of E", _RATIOS),
     (r"structure index $\ln(w/w_{\mathrm{shuffled}})$", _STRUCTURE),
 )
-_BEYOND = 0.4  # of the lines' range: as far a band is shown beyond them, or one wide band would flatten every line
 
 
 def controls_figure(controls: pd.DataFrame, title: str) -> Figure:
@@ -57,11 +56,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, lines: tuple[tuple[str, str, str], ...
         if f"{column}_low" in rows and column != "emergence_growth":  # two bands one can tell apart, three no more
             low, high = (there[f"{column}_{end}"].to_numpy(float) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    values = rows[[column for column, _, _ in lines]].to_numpy(float)
-    if np.isfinite(values).any():
-        bottom, top = float(np.nanmin(values)), float(np.nanmax(values))
-        room = _BEYOND * max(top - bottom, 0.05)
-        axes.set_ylim(bottom - room, top + room)
+    bands_may_leave(axes, rows[[column for column, _, _ in lines]].to_numpy(float))
     if not rows[[column for column, _, _ in lines]].notna().any(axis=None):
         say_nothing(axes, "no checkpoint with a step has a value")
     elif len(lines) > 1:

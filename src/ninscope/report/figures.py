@@ -14,7 +14,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ninscope.report.layout import arrange, bar_axes, draw_axes, say_nothing, styled, text_width, title_above
+from ninscope.report.layout import (
+    arrange,
+    bands_may_leave,
+    bar_axes,
+    draw_axes,
+    say_nothing,
+    styled,
+    text_width,
+    title_above,
+)
 from ninscope.report.model_names import model_names
 from ninscope.report.step_axis import count, label_steps, position, thinned
 
@@ -302,8 +311,9 @@ def _emergence_panel(
             x = _x(part)
             low, high = (part[f"emergence_{end}"].to_numpy(float) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=green, alpha=0.2, linewidth=0)
-            interval = " (band: bootstrap interval)" if np.isfinite(low).any() else ""
-            shown = "whole network" if method == "exact" else f"samples{interval}"
+            how = "without one layer each" if method == "exact" else "bootstrap interval"
+            interval = f" (band: {how})" if np.isfinite(low).any() else ""
+            shown = f"{'whole network' if method == 'exact' else 'samples'}{interval}"
             label = f"E{against(rows)}, {shown}"
             lines += axes.plot(x, part["emergence"].to_numpy(float), color=green, label=label, **LINES[method])
         mark_warnings(axes, rows, "emergence")  # which the first panel's legend names, as it does null models
@@ -312,6 +322,7 @@ def _emergence_panel(
             line = axes.axvline(position, color=_WITHHELD, linewidth=1, linestyle=":", label="no E: duplicate weights")
             lines += [line] * (number == 0)
         axes.axhline(0, color="black", linewidth=0.6)
+        bands_may_leave(axes, rows["emergence"].to_numpy(float))
     name, results = beside_emergence(benchmarks)
     if len(results):
         beside = axes.twinx()

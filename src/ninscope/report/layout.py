@@ -76,6 +76,18 @@ def picture(figure: Figure, form: str) -> bytes:
     return content.getvalue()
 
 
+_BEYOND = 0.4  # of the curves' range: as far a band is shown beyond them
+
+
+def bands_may_leave(axes: Axes, values: np.ndarray) -> None:
+    """Cut bands that reach far beyond the curves, or one wide band would flatten every curve. values: those of the curves."""
+    if np.isfinite(values).any():
+        low, high = min(float(np.nanmin(values)), 0.0), max(float(np.nanmax(values)), 0.0)
+        room = _BEYOND * max(high - low, 0.02)
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, low - room), min(top, high + room))
+
+
 def say_nothing(axes: Axes, message: str) -> None:
     """An empty panel that says why it is empty."""
     axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", wrap=True)
