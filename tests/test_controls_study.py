@@ -220,7 +220,7 @@ def results(shipped):
 @pytest.mark.slow
 def test_the_pages_tables_are_those_of_the_measures_that_ship(results):
     tables, numbers = results
-    for name, text in study.page_tables(tables).items():
+    for name, text in study.page_tables(tables, numbers).items():
         assert table_of(PAGE, name) == text, name
     stored = json.loads((ROOT / "docs" / "study" / "headline.json").read_text())
     assert json.loads(json.dumps(numbers)) == pytest.approx(stored)
