@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Tests and benchmarks start many processes, each of which would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test soak mutants lint bench suite figures clean help
+.PHONY: demo check test soak mutants lint bench suite study figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -75,6 +75,16 @@ suite: $(VENV)/tools
 	$(BIN)/python data/train_digits_ddpm.py --out data/digits-ddpm --force
 	$(BIN)/python data/train_digits_swin.py --out data/digits-swin --force
 	$(BIN)/python data/train_blobs_convgru.py --out data/blobs-convgru --force
+
+#   make study   train the 108 models of docs/what-does-e-see.md, measure them and make the page's tables (one to two hours on two cores);
+#                what is whole already is not made again
+study: $(VENV)/tools
+	$(BIN)/python data/train_controls_study.py --out runs/study-models
+	$(BIN)/ninscope run dags/study.toml
+	$(BIN)/ninscope run dags/study-paths.toml
+	$(BIN)/python data/collect_controls_study.py --models runs/study-models --run runs/study --paths runs/study-paths \
+		--out docs/study/measures.parquet
+	$(BIN)/python data/analyse_controls_study.py
 
 #   make figures   draw the figures of the README and of docs/ again
 figures: demo $(VENV)/tools

@@ -78,21 +78,23 @@ def join_split(sources: list[tuple[str, str, bytes]], split: str) -> torch.Tenso
     return torch.frombuffer(bytearray(joined), dtype=torch.uint8)
 
 
-def take_windows(text: torch.Tensor, starts: list[int]) -> torch.Tensor:
-    """(len(starts), CONTEXT + 1) int64: the inputs and, shifted by one, their targets."""
-    return torch.stack([text[start : start + CONTEXT + 1] for start in starts]).long()
+def take_windows(text: torch.Tensor, starts: list[int], context: int = CONTEXT) -> torch.Tensor:
+    """(len(starts), context + 1) int64: the inputs and, shifted by one, their targets."""
+    return torch.stack([text[start : start + context + 1] for start in starts]).long()
 
 
-def training_batch(text: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+def training_batch(
+    text: torch.Tensor, seed: int, step: int, batch: int = BATCH, context: int = CONTEXT
+) -> torch.Tensor:
     """The batch of one step. It depends on (seed, step) alone, not on what was drawn before."""
     draw = random.Random(f"batch {seed} {step}")
-    return take_windows(text, [draw.randrange(len(text) - CONTEXT) for _ in range(BATCH)])
+    return take_windows(text, [draw.randrange(len(text) - context) for _ in range(batch)], context)
 
 
-def evaluation_windows(text: torch.Tensor) -> torch.Tensor:
+def evaluation_windows(text: torch.Tensor, count: int = EVALUATION_WINDOWS, context: int = CONTEXT) -> torch.Tensor:
     """Evenly spaced windows over the whole split, the same at every revision."""
-    last, gaps = len(text) - CONTEXT - 1, EVALUATION_WINDOWS - 1
-    return take_windows(text, [index * last // gaps for index in range(EVALUATION_WINDOWS)])
+    last, gaps = len(text) - context - 1, count - 1
+    return take_windows(text, [index * last // gaps for index in range(count)], context)
 
 
 # --- model --------------------------------------------------------------------------------------------------
@@ -139,24 +141,35 @@ def byte_losses(model: GPTNeoXForCausalLM, windows: torch.Tensor, reduction: str
 def mean_loss(model: GPTNeoXForCausalLM, windows: torch.Tensor) -> float:
     model.eval()
     total = sum(byte_losses(model, part, "none").double().sum().item() for part in windows.split(32))
-    return total / (len(windows) * CONTEXT)
+    return total / windows[:, 1:].numel()
 
 
 # --- training -----------------------------------------------------------------------------------------------
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, peak: float = PEAK_LEARNING_RATE) -> float:
     """Rate of update number `step` (from 1): linear warm-up, then a cosine to FINAL_FRACTION of the peak."""
     warmup = min(WARMUP_STEPS, steps)
     if step <= warmup:
-        return PEAK_LEARNING_RATE * step / warmup
+        return peak * step / warmup
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-    return PEAK_LEARNING_RATE * (FINAL_FRACTION + (1 - FINAL_FRACTION) * cosine)
+    return peak * (FINAL_FRACTION + (1 - FINAL_FRACTION) * cosine)
 
 
-def build_optimizer(model: GPTNeoXForCausalLM) -> torch.optim.AdamW:
+def build_optimizer(model: GPTNeoXForCausalLM, weight_decay: float = WEIGHT_DECAY) -> torch.optim.AdamW:
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=PEAK_LEARNING_RATE, betas=BETAS)
+
+
+def update(model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer, batch: torch.Tensor, rate: float) -> None:
+    """One step of training at learning rate `rate`, in place."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    model.train()
+    optimizer.zero_grad()
+    byte_losses(model, batch, "mean").backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+    optimizer.step()
 
 
 def save_revision(model: GPTNeoXForCausalLM, folder: Path) -> GPTNeoXForCausalLM:
@@ -182,13 +195,8 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     losses, started = [], time.perf_counter()
     for step in range(last_step + 1):
         if step > 0:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, options.steps)
-            model.train()
-            optimizer.zero_grad()
-            byte_losses(model, training_batch(texts["train"], options.seed, step), "mean").backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-            optimizer.step()
+            batch = training_batch(texts["train"], options.seed, step)
+            update(model, optimizer, batch, learning_rate(step, options.steps))
         if step in kept:
             shipped = save_revision(model, folder / f"step{step}")
             values = {split: f"{mean_loss(shipped, windows[split]):.6f}" for split in texts}

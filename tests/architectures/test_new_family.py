@@ -26,7 +26,7 @@ def rows() -> dict[str, list[str]]:
     return {
         name: cells
         for cells in table
-        for name in re.findall(r"`(\w+)`", cells[1] if len(cells) == 4 else cells[0])
+        for name in re.findall(r"`(\w+)`", cells[1] if len(cells) > 3 else cells[0])
         if name not in ("model_type", "_class_name", "patch_size")
     }
 

@@ -189,7 +189,9 @@ def test_one_matrix_of_zeros_leaves_a_spectrum_of_the_rest(tmp_path):
     ended, folder = run_with(tmp_path, {8: zeroed(8, [FUSED])})
     assert ended.code == 0
     rows = table(folder, "emergence").set_index("step")
-    assert rows.loc[8, ["alpha0", "width", "emergence"]].notna().all()
+    assert rows.loc[8, ["alpha0", "width"]].notna().all()
+    assert math.isnan(rows.loc[8, "emergence"])  # it would compare a part of the network with all of it
+    assert "nodes count" in rows.loc[8, "message"]
     samples = table(folder, "samples").set_index("step")
     assert (samples.loc[8, "nodes_counted"].to_numpy() < samples.loc[1, "nodes_counted"].to_numpy()).all()
 

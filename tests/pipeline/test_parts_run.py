@@ -150,7 +150,8 @@ def test_a_part_without_spectrum_says_so_and_spoils_no_other(tmp_path):
         if ".layers.1." in name and name.endswith("weight"):
             tensors[name][:] = 0
     write_checkpoint(tmp_path / "weights" / "step2", tensors)
-    asked = write_dag(tmp_path / "tiny.toml", Path("weights"), nodes_per_layer="all", samples=None, parts=["block"])
+    changes = {"nodes_per_layer": "all", "samples": None, "parts": ["block"], "trust_unlike_counts": True}
+    asked = write_dag(tmp_path / "tiny.toml", Path("weights"), **changes)
     assert command("run", asked, "--runs-dir", tmp_path / "runs").code == 0
     rows = table(tmp_path).query("step == 2").set_index("part")
     assert rows.loc["block/block1", "message"] == "no E: this checkpoint has no spectrum (of this part)"

@@ -7,13 +7,14 @@ from functools import lru_cache
 
 from ninscope.architectures import described, families, generic, lora
 from ninscope.architectures.described import Description
-from ninscope.architectures.gauge import FIXED, GAUGES, KNOWN, STORED
+from ninscope.architectures.gauge import FIXED, GAUGES, STORED
 from ninscope.architectures.layout import CONVOLUTIONS, Architecture
 from ninscope.architectures.quantised import check_plain
 from ninscope.architectures.registry import (
     CHAIN,
     FAMILIES,
     REFUSED,
+    WITH_GAUGE,
     WRAPPERS,
     Wiring,
     families_wired,
@@ -87,10 +88,10 @@ def _check_gauge(architecture: Architecture) -> None:
     """Raises CheckpointError (unsupported) where it is not known which rescalings leave the model's function as it is."""
     if architecture.gauge is not None:
         return
-    if architecture.family in KNOWN:
+    if architecture.family in WITH_GAUGE:
         which = f"this {architecture.family} has a part beside those that are known of its family"
     else:
-        which = f"of {architecture.family} that is not known (but of {', '.join(KNOWN)})"
+        which = f"of {architecture.family} that is not known (but of {', '.join(sorted(WITH_GAUGE))})"
     raise CheckpointError(
         "unsupported",
         f"gauge 'fixed' needs to know which rescalings leave a model's function as it is; {which}; leave gauge out",

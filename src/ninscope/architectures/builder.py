@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ninscope.architectures.gauge import KNOWN, Attention, Detour, Gain, Gauge, Skip, Units
+from ninscope.architectures.gauge import Attention, Detour, Gain, Gauge, Skip, Units
 from ninscope.architectures.layout import (
     Architecture,
     Link,
@@ -13,6 +13,7 @@ from ninscope.architectures.layout import (
     UnevenRowLayout,
     WeightBlock,
 )
+from ninscope.architectures.registry import WITH_GAUGE
 from ninscope.checkpoints.matrix import MatrixLayout
 from ninscope.errors import CheckpointError
 
@@ -117,7 +118,7 @@ class Builder:
     def declare(self, *parts: Gain | Attention | Units | Detour | Skip) -> None:
         """Add what is known of the model's function beside its wiring (`gauge`). A family says all of it, or nothing.
 
-        It counts where the family is one of `gauge.KNOWN`: a new family that is built like another need not work like it.
+        It counts where the family is registered with `gauge`.
         """
         self._declared = [*(self._declared or ()), *parts]
 
@@ -131,7 +132,7 @@ class Builder:
 
     def _gauge(self) -> Gauge | None:
         declared = self._declared
-        if declared is None or self.family not in KNOWN:
+        if declared is None or self.family not in WITH_GAUGE:
             return None
         return Gauge(
             tuple(part for part in declared if isinstance(part, Gain)),

@@ -11,13 +11,6 @@ PLACES = (READ, STREAM, ADDED, WRITTEN)
 
 STORED, FIXED = "stored", "fixed"  # how weights are read
 GAUGES = (STORED, FIXED)
-# What is called so in a configuration, where all is known of its models' function.
-KNOWN = (
-    "apertus", "bert", "clip", "clip_text_model", "clip_vision_model", "distilbert", "gemma", "gemma2", "gemma3_text", "gpt2",
-    "gpt_neox", "gpt_oss", "granite", "granitemoe", "llama", "llama4", "llama4_text", "ministral3", "mistral", "mixtral",
-    "olmo", "olmo2", "olmo3", "olmoe", "opt", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "roberta", "smollm3", "swin",
-    "t5", "timm_deit", "timm_swin", "timm_vit", "vit", "whisper",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

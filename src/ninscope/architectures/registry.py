@@ -40,6 +40,8 @@ class Wiring:
 # By `model_type` (transformers, and models of this package), `_class_name` (diffusers) or what `family_of` makes of
 # `architecture` (timm), then by the wiring's name.
 FAMILIES: dict[str, dict[str, Wiring]] = {}
+# The families of which a module says all that is known of a model's function beside its wiring (`gauge`).
+WITH_GAUGE: set[str] = set()
 # Models that are known and not read: what they are, and what to do.
 REFUSED: dict[str, str] = {}
 
@@ -70,18 +72,25 @@ def family_of(config: Mapping) -> object:
 
 
 def register(
-    *families: str, wiring: str = CHAIN, needs_names: bool = False, needs_tensors: bool = False, mark: str = ""
+    *families: str,
+    wiring: str = CHAIN,
+    needs_names: bool = False,
+    needs_tensors: bool = False,
+    mark: str = "",
+    gauge: bool = False,
 ) -> Callable[[_Function], _Function]:
     """A decorator: the function gives the architecture of these families' models from their config.json.
 
     families: values of `model_type` or `_class_name`. wiring: which wiring the function gives. needs_names: files name the
     same tensors in several ways, so the function takes the names of a file's tensors as its second argument. needs_tensors:
     configurations do not say the sizes, so the function takes the tensors by name. mark: as in `Wiring`; a file without such a
-    tensor is read as generic, since its configuration gives only a name.
+    tensor is read as generic, since its configuration gives only a name. gauge: what the function declares of these models is
+    true of them and is all; without it it does not count, for a family that is built like another need not work like it.
     Raises ValueError where another function is registered for that family and wiring.
     """
 
     def add(function: _Function) -> _Function:
+        WITH_GAUGE.update(families if gauge else ())
         for family in families:
             wirings = FAMILIES.setdefault(family, {})
             if wiring in wirings:

@@ -14,7 +14,7 @@ FUNCTION = Function(
 )
 
 
-@register("apertus")
+@register("apertus", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     return decoder("apertus", config, ATTENTION | UP_AND_DOWN, function=FUNCTION)

@@ -25,7 +25,7 @@ NAMES = {
 }
 
 
-@register(*MODEL_TYPES)
+@register(*MODEL_TYPES, gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt, unsupported)."""
     sizes.refuse_cross_attention(config)

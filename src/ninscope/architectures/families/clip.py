@@ -30,7 +30,7 @@ Defaults = tuple[int, int, int, int] | tuple[None, None, None, None]
 TEXT, VISION, REQUIRED = (512, 12, 8, 2048), (768, 12, 12, 3072), (None, None, None, None)
 
 
-@register("clip")
+@register("clip", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """Both transformers. Raises CheckpointError (corrupt)."""
     net = Builder("clip")
@@ -42,7 +42,7 @@ def architecture(config: Mapping) -> Architecture:
     return net.architecture()
 
 
-@register("clip_text_model")
+@register("clip_text_model", gauge=True)
 def text(config: Mapping) -> Architecture:
     """The text's transformer alone, as Stable Diffusion has it. Raises CheckpointError (corrupt)."""
     net = Builder("clip_text_model", ("text_model.", ""))
@@ -50,7 +50,7 @@ def text(config: Mapping) -> Architecture:
     return net.architecture()
 
 
-@register("clip_vision_model")
+@register("clip_vision_model", gauge=True)
 def vision(config: Mapping) -> Architecture:
     """The image's transformer alone. Raises CheckpointError (corrupt)."""
     net = Builder("clip_vision_model", ("vision_model.", ""))

@@ -20,7 +20,7 @@ NAMES = {part: f"transformer.layer.{{}}.attention.{part}_lin.weight" for part in
 }
 
 
-@register("distilbert")
+@register("distilbert", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     count = sizes.block_count(config, "n_layers")

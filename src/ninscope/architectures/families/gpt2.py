@@ -22,7 +22,7 @@ NAMES = {
 }
 
 
-@register("gpt2")
+@register("gpt2", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt, unsupported)."""
     sizes.refuse_cross_attention(config)

@@ -28,13 +28,13 @@ NAMES = {
 }
 
 
-@register("gpt_neox")
+@register("gpt_neox", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The chain that config.json implies. Raises CheckpointError (corrupt)."""
     return _wired(config, mlp_reads="a")
 
 
-@register("gpt_neox", wiring="parallel")
+@register("gpt_neox", wiring="parallel", gauge=True)
 def parallel(config: Mapping) -> Architecture:
     """What Pythia's blocks do, so that x has 7d edges. Raises CheckpointError (corrupt, unsupported)."""
     if config.get("use_parallel_residual", True) is not True:

@@ -17,7 +17,7 @@ NAMES = FUSED | {"router": "layers.{}.mlp.router.weight"}
 HEAD_DIM = 64  # the library's, where config.json has none
 
 
-@register("gpt_oss")
+@register("gpt_oss", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     count = sizes.block_count(config)

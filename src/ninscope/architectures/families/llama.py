@@ -48,7 +48,7 @@ FUNCTIONS = {
 }
 
 
-@register(*HEAD_DIM)
+@register(*HEAD_DIM, gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, HEAD_DIM)

@@ -23,7 +23,7 @@ SHARED = {part: f"layers.{{}}.feed_forward.shared_expert.{part}_proj.weight" for
 HEAD_DIM = 128  # the library's, where config.json has none
 
 
-@register("llama4_text", "llama4")
+@register("llama4_text", "llama4", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, ("llama4_text", "llama4"))

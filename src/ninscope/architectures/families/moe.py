@@ -136,7 +136,7 @@ MODEL_TYPES = {
 }
 
 
-@register(*MODEL_TYPES, needs_names=True)
+@register(*MODEL_TYPES, needs_names=True, gauge=True)
 def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     family = sizes.model_type(config, MODEL_TYPES)

@@ -18,7 +18,7 @@ FIRST_FORM = (
 refuse("hf_olmo", FIRST_FORM)
 
 
-@register("olmo")
+@register("olmo", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt, unsupported)."""
     if "hidden_size" not in config and {"d_model", "n_layers"} <= config.keys():

@@ -24,7 +24,7 @@ NAMES = {part: f"layers.{{}}.self_attn.{part}_proj.weight" for part in "qkv"} | 
 }
 
 
-@register("opt")
+@register("opt", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     count = sizes.block_count(config)

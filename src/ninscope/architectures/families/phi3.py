@@ -17,7 +17,7 @@ NAMES = {
 }
 
 
-@register("phi3")
+@register("phi3", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     return decoder("phi3", config, NAMES)

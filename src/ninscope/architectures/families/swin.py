@@ -38,7 +38,7 @@ NORM = "encoder.layers.{}.downsample.norm.weight"
 REDUCTION = "encoder.layers.{}.downsample.reduction.weight"
 
 
-@register("swin", needs_names=True)
+@register("swin", needs_names=True, gauge=True)
 def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     depths, widths = _stages(config)

@@ -20,7 +20,7 @@ SELF = {part: f"block.{{}}.layer.0.SelfAttention.{part}.weight" for part in "qkv
 CROSS = {f"x{part}": f"block.{{}}.layer.1.EncDecAttention.{part}.weight" for part in "qkvo"}
 
 
-@register("t5")
+@register("t5", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     count = sizes.block_count(config, "num_layers")

@@ -27,7 +27,12 @@ PATCH_NORM = "patch_embed.norm.weight"
 LEFT_OUT = r".*\.relative_position_(bias_table|index)$|.*\.attn_mask$|head\."
 
 
-@register("timm_swin", needs_tensors=True, mark=r"layers\.\d+\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight")
+@register(
+    "timm_swin",
+    needs_tensors=True,
+    mark=r"layers\.\d+\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight",
+    gauge=True,
+)
 def architecture(config: Mapping, tensors: Mapping[str, Tensor]) -> Architecture:
     """The wiring of a file of these tensors. Raises CheckpointError (corrupt, unsupported)."""
     width, channels, *kernel = shape_of(tensors, PATCHES, 4)

@@ -26,7 +26,13 @@ SCALES = {"ls1.gamma": "o", "ls2.gamma": "down"}  # LayerScale
 LEFT_OUT = r"pos_embed|cls_token|dist_token|reg_token|head|attn_pool\.|pre_logits\."
 
 
-@register("timm_vit", "timm_deit", needs_tensors=True, mark=r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight")
+@register(
+    "timm_vit",
+    "timm_deit",
+    needs_tensors=True,
+    mark=r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight",
+    gauge=True,
+)
 def architecture(config: Mapping, tensors: Mapping[str, Tensor]) -> Architecture:
     """The wiring of a file of these tensors. Raises CheckpointError (corrupt, unsupported)."""
     width, channels, *kernel = shape_of(tensors, PATCHES, 4)

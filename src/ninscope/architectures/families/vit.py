@@ -31,7 +31,7 @@ MODULES = {part: f"layers.{{}}.attention.{part}_proj.weight" for part in "qkvo"}
 PATCHES = "embeddings.patch_embeddings.projection.weight"
 
 
-@register("vit", needs_names=True)
+@register("vit", needs_names=True, gauge=True)
 def architecture(config: Mapping, names: Collection[str]) -> Architecture:
     """The wiring that config.json implies, for a file with tensors of these names. Raises CheckpointError (corrupt)."""
     count = sizes.block_count(config)

@@ -28,7 +28,7 @@ CROSS = {f"x{part}": f"layers.{{}}.encoder_attn.{part}_proj.weight" for part in 
 }
 
 
-@register("whisper")
+@register("whisper", gauge=True)
 def architecture(config: Mapping) -> Architecture:
     """The wiring that config.json implies. Raises CheckpointError (corrupt)."""
     net = Builder("whisper", PREFIXES)
