@@ -29,6 +29,8 @@ CONTRACT = {
                   "baseline_step"],
     "degrees": ["layer", "mean", "std", "kurtosis"],
     "weights": ["matrix", "norm", "rms", "spikes", "spike_share"],
+    "scaling": ["quantity", "q", "neuron", "slope", "r2", "local_min", "local_max", "range_low", "range_high", "decades"],
+    "scaling_curves": ["quantity", "q", "neuron", "radius", "value", "slope", "null_low", "null_high"],
     "controls": ["alpha0_ratio", "width_ratio", "emergence_growth", "emergence_fixed", "alpha0_unit", "width_unit", "structure"],
     "interactions": ["writer", "reader", "kind", "distance", "coupling", "error"],
     "nulls": ["null", "alpha0", "width", "emergence"],
@@ -99,7 +101,7 @@ def test_tables_hold_one_fact_a_row_in_step_order(finished):
     assert lengths == {
         "checkpoints": 3, "samples": 3 * samples, "spectra": 3 * samples * q, "emergence": 3,
         "benchmarks": 2, "degrees": 0, "nulls": 0, "weights": 0, "controls": 0, "interactions": 0,
-        "finetunes": 0, "comparisons": 0, "activations": 0}  # fmt: skip
+        "scaling": 0, "scaling_curves": 0, "finetunes": 0, "comparisons": 0, "activations": 0}  # fmt: skip
     for name in ("checkpoints", "samples", "spectra", "emergence"):
         rows = table(finished, name)
         assert rows["step"].is_monotonic_increasing

@@ -88,8 +88,12 @@ def growth_curves(
     """
     orders = np.unique([*q, 0.0])
     parameters = replace(parameters, q=orders, derivative="exact")
-    verification = Verification(network.tensors)
+    ranges = Verification(
+        () if parameters.log_count is None else network.tensors
+    )  # each time what is read must be right
     radii = radii_of(network, parameters)
+    ranges.finish()
+    verification = Verification(network.tensors)
     wanted = _chosen(network, neurons, seed)
     sums, logs = [], 0.0
     rows: dict[str, np.ndarray] = {}
