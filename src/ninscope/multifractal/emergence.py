@@ -129,13 +129,16 @@ def compared(
 def unlike_counts(now: object, start: object, baseline: str = STEP_0) -> str:
     """One clause where E compares networks of which unlike parts count: other layers, or 10 % more or fewer nodes; else empty.
 
-    now, start: of two measurements `nodes_counted` and `layers_counted` are compared, where they know them.
+    now, start: of two measurements `nodes_counted`, `layers_counted` and `counted_layers` are compared, where they know them.
     """
     layers, layers_before = (getattr(measured, "layers_counted", None) for measured in (now, start))
+    names, names_before = (getattr(measured, "counted_layers", None) for measured in (now, start))
     nodes, nodes_before = (getattr(measured, "nodes_counted", 0.0) for measured in (now, start))
     clauses = []
     if layers is not None and layers_before is not None and layers != layers_before:
         clauses.append(f"{layers} layers count ({baseline}: {layers_before})")
+    elif names and names_before and names - names_before and names_before - names:  # as many, but others
+        clauses.append(f"{min(names - names_before)} counts ({baseline}: {min(names_before - names)} instead)")
     if abs(nodes - nodes_before) > MOST_UNLIKE * nodes_before:
         clauses.append(f"{nodes:,.0f} nodes count ({baseline}: {nodes_before:,.0f})")
     return f"E compares unlike networks: {', '.join(clauses)}" if clauses else ""
