@@ -100,10 +100,19 @@ def test_as_many_layers_but_others_are_unlike_too(tmp_path):
         _, end = ninscope.measure_all(str(tmp_path / "tiny"), layers=layers, min_degree=3)
         assert math.isnan(end.emergence)
         assert "it would compare unlike networks: block0.c counts (step0: block1.c instead)" in end.message
-    write_dag(tmp_path / "tiny.toml", Path("tiny"), nodes_per_layer="all", samples=None, min_degree=3)
-    command("run", tmp_path / "tiny.toml", "--runs-dir", tmp_path / "runs")
-    rows = ninscope.open_run(tmp_path / "runs" / "tiny").table("emergence")
-    assert rows["emergence"].isna().tolist() == [False, True]
+    asked = {
+        "nodes_per_layer": "all",
+        "samples": None,
+        "min_degree": 3,
+        "nulls": {"models": ["shuffled"], "samples": 2},
+    }
+    dag = write_dag(tmp_path / "tiny.toml", Path("tiny"), **asked)
+    for options, missing in (((), True), (("--trust-unlike-counts",), False)):
+        command("run", dag, "--runs-dir", tmp_path / "runs", *options)
+        for name in ("emergence", "nulls"):
+            rows = ninscope.open_run(tmp_path / "runs" / "tiny").table(name)
+            assert rows["emergence"].isna().tolist() == [False, missing], name
+            assert ("it would compare unlike networks" in rows["message"].iloc[-1]) == missing
 
 
 def test_where_it_is_trusted_it_is_warned_of(silenced, unlike):
