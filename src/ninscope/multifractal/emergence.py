@@ -149,6 +149,16 @@ def withheld(unlike: str) -> str:
     return f"no E: {unlike.replace('E compares', 'it would compare', 1)}; {TRUST_UNLIKE}"
 
 
+def without_interval(now: object) -> str:
+    """One clause on why no layer is left out of the exact measurement of single layers; empty where some are."""
+    if getattr(now, "left_out", {}):
+        return ""
+    layers = getattr(now, "layers_counted", None)
+    if layers == 1:
+        return "no interval: only one node layer counts, and without it there is nothing"
+    return "no interval: an older ninscope, which left no layer out, stored this analysis" if layers else ""
+
+
 def left_out_interval(now: object, start: object, value: float, confidence: float) -> tuple[float, float]:
     """The interval of E by leaving out one node layer at a time, of both networks at once (`jackknife_interval`).
 

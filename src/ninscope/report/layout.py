@@ -94,8 +94,10 @@ def say_nothing(axes: Axes, message: str) -> None:
 
 
 def title_above(figure: Figure | SubFigure, text: str) -> float:
-    """Write a title at the figure's upper edge; returns the height that it takes, in points."""
-    figure.suptitle(text, fontsize=10, y=1 - _EDGE / _size(figure)[1])
+    """Write a title at the figure's upper edge, smaller where it is long; returns the height that it takes, in points."""
+    width, height = _size(figure)
+    size = 10.0 * min(1.0, (width - 2 * _EDGE) / text_width(text, 10))
+    figure.suptitle(text, fontsize=size, y=1 - _EDGE / height)
     return line_height(10) + _EDGE
 
 
