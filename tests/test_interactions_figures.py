@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from ninscope.report.interactions_figure import coupling_map_figure, interactions_figure
+from ninscope.report.layout import png, text_width
 
 STEPS = [0, 1, 8, 64]
 
@@ -114,3 +115,28 @@ def test_the_map_of_one_block_has_no_panel_across():
     figure = coupling_map_figure(rows(kinds=("mlp",)), "tiny")
     assert [axes.get_title() for axes in figure.axes] == ["within blocks", ""]
     assert drawn(figure)
+
+
+def test_names_below_the_map_do_not_meet():
+    """Blocks of a UNet have long names."""
+    names = [f"down_blocks.{i}.attentions.0" for i in range(12)]
+    pairs = [(a, b) for number, a in enumerate(names) for b in names[number:]]
+    columns = {"step": 8, "kind": "across", "coupling": 0.1, "message": ""}
+    made = pd.DataFrame([columns | {"writer": f"{a}.m -> out.x", "reader": f"{b}.x -> b.q"} for a, b in pairs])
+    figure = coupling_map_figure(made, title="unet")
+    axes = figure.axes[0]
+    cell = axes.bbox.width / figure.dpi * 72 / len(names)
+    assert np.diff(axes.get_xticks()).min() * cell > text_width(names[0], 8)
+
+
+def test_what_an_empty_panel_says_stays_in_it():
+    nothing = rows([]).reindex([0])
+    nothing["message"] = (
+        "heads and gains of normalisations are not known of this family; no pair of matrices is known of "
+    )
+    nothing["message"] += "which one reads what the other writes"
+    figure = interactions_figure(nothing, EMERGENCE, LOSSES, weights(), title="tiny")
+    png(figure)
+    axes = figure.axes[0]
+    box = axes.texts[0].get_window_extent()
+    assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from ninscope.report.layout import png
 from ninscope.report.weights_figure import weights_figure
@@ -35,6 +36,16 @@ def test_medians_of_kinds_and_all_together():
         np.testing.assert_allclose(axes.lines[0].get_xdata(), np.log2(np.array(STEPS) + 1))
     assert figure.get_suptitle().startswith("tiny: weights over training")
     assert len(png(figure)) > 5000
+
+
+@pytest.mark.parametrize(
+    "name", ["stdlib-neox-500k", "the-name-of-a-model-that-hardly-fits-into-any-title-of-a-figure"]
+)
+def test_titles_are_no_wider_than_the_figure(name):
+    figure = weights_figure(table(), name)
+    png(figure)
+    box = figure._suptitle.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
 
 
 def test_what_is_missing_has_no_panel():

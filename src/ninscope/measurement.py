@@ -30,7 +30,8 @@ class Measurement(Shown):
     "exact". layers: statistics of every node layer that edges leave, of an exact measurement. nodes_of: by layer, the values of
     its single neurons, where Parameters.per_node asks for them. parts: by the part's name ("block/block0", "kind/attention",
     "layer/block0.x"), one spectrum a sample, where Parameters.parts asks for them. reading_warning: why not to trust how the
-    checkpoint was read, one clause, or empty. layers_counted: node layers with a node that counts, None of samples.
+    checkpoint was read, one clause, or empty. layers_counted: node layers with a node that counts, counted_layers: their names,
+    both None of samples.
     """
 
     samples: tuple[Spectrum, ...]
@@ -43,6 +44,7 @@ class Measurement(Shown):
     parts: Mapping[str, tuple[Spectrum, ...]] = field(default_factory=dict)
     reading_warning: str = ""
     layers_counted: int | None = None
+    counted_layers: frozenset[str] | None = None
 
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows of it."""
@@ -178,6 +180,7 @@ def exact_measurement(analysis: ExactAnalysis) -> Measurement:
         analysis.values,
         {name: (spectrum,) for name, spectrum in analysis.parts.items()},
         layers_counted=analysis.layers_counted,
+        counted_layers=analysis.counted_layers,
     )
 
 

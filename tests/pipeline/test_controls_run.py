@@ -156,17 +156,20 @@ def test_a_matrix_of_zeros_is_named(tmp_path):
 
 def test_one_layer_that_counts_has_no_interval(tmp_path):
     source = suite(tmp_path / "text", {0: lambda n, w: w * (n == 2), 1: lambda n, w: w * 1.1 * (n == 2)})
-    rows, _ = run_of(tmp_path, source)
+    rows, run = run_of(tmp_path, source)
     assert not math.isnan(rows.loc[1, "emergence"])
     assert rows.loc[1, ["alpha0_low", "emergence_low", "structure_low"]].isna().all()
     assert "no interval: only one node layer counts" in rows.loc[1, "message"]
+    of_e = run.table("emergence")
+    assert of_e["emergence_low"].isna().all()
+    assert of_e["message"].tolist() == ["no interval: only one node layer counts, and without it there is nothing"] * 2
 
 
 def test_e_of_unlike_networks_is_withheld_here_too(tmp_path):
     source = suite(tmp_path / "text", {0: lambda n, w: w, 1: lambda n, w: w * (1e-4 if n == 1 else 1.3)})
     rows, _ = run_of(tmp_path, source)
     assert math.isnan(rows.loc[1, "emergence"])
-    assert "layers count" in rows.loc[1, "message"]
+    assert "no E: it would compare unlike networks: 4 layers count (step0: 5); --trust" in rows.loc[1, "message"]
     trusted, _ = run_of(tmp_path, source, trust_unlike_counts=True)
     assert not math.isnan(trusted.loc[1, "emergence"])
 

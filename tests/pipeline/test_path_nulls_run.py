@@ -11,7 +11,7 @@ import ninscope
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import CheckpointError
 from ninscope.exact.norms import matrix_norms
-from ninscope.exact.null_models import NULLS, null_spectrum, with_norms
+from ninscope.exact.null_models import null_spectrum, with_norms
 from ninscope.exact.path_nulls import PATH_NULLS
 from ninscope.exact.paths import path_null_spectra
 from ninscope.exact.whole import exact_analysis
@@ -63,7 +63,10 @@ def test_norms_are_kept_of_single_layers(place, direction):
     rows = table(place, "nulls")
     assert rows["null"].tolist() == models * 2
     assert rows.columns[-1] == "keeps"
-    assert rows["keeps"].tolist() == [NULLS[null].keeps for null in models] * 2
+    sides = {"out": ("source", "target"), "in": ("target", "source")}[direction]  # "in": of the transposed matrices
+    kept = ["the weights of each matrix; in random places"]
+    kept += [f"the norm of each {side} neuron's weights in each matrix" for side in reversed(sides)]
+    assert rows["keeps"].tolist() == kept * 2
     for step in STEPS:
         whole, parameters = network(place, step, direction), Parameters("all", **VALUES, direction=direction)
         analysis = exact_analysis(whole, parameters, matrices=True)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -88,6 +89,32 @@ def test_e_of_networks_that_are_counted_otherwise_is_withheld(silenced, unlike):
     assert unlike in trusted["warning"]
 
 
+def test_as_many_layers_but_others_are_unlike_too(tmp_path):
+    for step, silent in ((0, "layers.0.attention.dense"), (1, "layers.1.attention.dense")):
+        tensors = neox_tensors(2, 16, 2, seed=0)
+        for name in tensors:
+            if silent in name:
+                tensors[name] = tensors[name] * 0
+        write_checkpoint(tmp_path / "tiny" / f"step{step}", tensors)
+    for layers in (True, False):  # with statistics of layers, and without
+        _, end = ninscope.measure_all(str(tmp_path / "tiny"), layers=layers, min_degree=3)
+        assert math.isnan(end.emergence)
+        assert "it would compare unlike networks: block0.c counts (step0: block1.c instead)" in end.message
+    asked = {
+        "nodes_per_layer": "all",
+        "samples": None,
+        "min_degree": 3,
+        "nulls": {"models": ["shuffled"], "samples": 2},
+    }
+    dag = write_dag(tmp_path / "tiny.toml", Path("tiny"), **asked)
+    for options, missing in (((), True), (("--trust-unlike-counts",), False)):
+        command("run", dag, "--runs-dir", tmp_path / "runs", *options)
+        for name in ("emergence", "nulls"):
+            rows = ninscope.open_run(tmp_path / "runs" / "tiny").table(name)
+            assert rows["emergence"].isna().tolist() == [False, missing], name
+            assert ("it would compare unlike networks" in rows["message"].iloc[-1]) == missing
+
+
 def test_where_it_is_trusted_it_is_warned_of(silenced, unlike):
     start, end = ninscope.measure_all(str(silenced), trust_unlike_counts=True)
     assert (start.warning, end.warning) == (
@@ -150,6 +177,12 @@ class Counts:
         self.nodes_counted, self.layers_counted = nodes, layers
 
 
+class Named(Counts):
+    def __init__(self, *names):
+        super().__init__(100, len(names))
+        self.counted_layers = frozenset(names)
+
+
 @pytest.mark.parametrize(
     ("now", "start", "clause"),
     [
@@ -159,6 +192,9 @@ class Counts:
         (Counts(100, 3), Counts(100, 4), "3 layers count (step0: 4)"),
         (Counts(100, 3), Counts(100), ""),
         (object(), object(), ""),
+        (Named("a", "b"), Named("b", "a"), ""),
+        (Named("a", "b"), Named("b", "c"), "a counts (step0: c instead)"),
+        (Named("a", "b"), Named("c"), "2 layers count (step0: 1)"),
     ],
 )
 def test_a_tenth_of_the_nodes_or_one_layer_is_too_much(now, start, clause):

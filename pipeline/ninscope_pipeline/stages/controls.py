@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ninscope.exact.controls import ControlReading, growth_reading, matrices_alike, structure, unit_readings
 from ninscope.measurement import Measurement
-from ninscope.multifractal.emergence import compared, left_out_interval, unlike_counts
+from ninscope.multifractal.emergence import compared, left_out_interval, unlike_counts, withheld, without_interval
 from ninscope.multifractal.verdict import verdicts
 from ninscope.networks.incoming import DIRECTIONS
 from ninscope.parameters import Parameters
@@ -269,12 +269,12 @@ def _row(
     for name, ends in now.interval(own.confidence).items():
         row |= _ends(name, ends)
     comparison = compared(now, own.start, located.no_emergence, own.baseline, trust_unlike_counts=True)
-    clauses = [comparison.message, _without_interval(now)]
+    clauses = [comparison.message, without_interval(now)]
     if own.start is not None and not located.no_emergence:
         row |= {"alpha0_ratio": _ratio(own.start.alpha0, now.alpha0), "width_ratio": _ratio(now.width, own.start.width)}
         trusted = results.request.dag.emergence.trust_unlike_counts
         if comparison.warning and not trusted:
-            clauses.append(comparison.warning)
+            clauses.append(withheld(comparison.warning))
         else:
             row["emergence"] = comparison.emergence
             row |= _ends("emergence", left_out_interval(now, own.start, comparison.emergence, own.confidence))
@@ -296,15 +296,6 @@ def _row(
             clauses.append(warned)
     notes = [f"{name}: {reading.message}" for name, reading in readings.items() if reading.message]
     return row | {"message": joined_clauses(*clauses, message, *notes)}
-
-
-def _without_interval(now: Measurement) -> str:
-    """One clause on why no layer is left out; empty where some are."""
-    if now.left_out:
-        return ""
-    if now.layers_counted == 1:
-        return "no interval: only one node layer counts, and without it there is nothing"
-    return "no interval: an older ninscope, which left no layer out, stored this analysis" if now.layers_counted else ""
 
 
 def _control(name: str, reading: ControlReading, own: _OfModel) -> tuple[Row, str]:

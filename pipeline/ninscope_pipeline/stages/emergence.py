@@ -9,7 +9,7 @@ import numpy as np
 
 from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.measurement import Measurement
-from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts, withheld
+from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts, withheld, without_interval
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
@@ -244,12 +244,15 @@ def _rows(results: "Results") -> list[Row]:
         has = results.store.has(*job.id)
         stored = _stored_rows(results.store.read(*job.id)) if has else _failed_rows(job)
         unlike = _unlike_counts(results, job.work) if has else {}
+        alone = _of_one_layer(results, job.work) if has else {}
         for row in stored:
             clause = unlike.get((row["revision"], row["part"]), "") if not math.isnan(row["emergence"]) else ""
             if clause and not job.work.section.trust_unlike_counts:
                 row |= dict.fromkeys(("emergence", "emergence_low", "emergence_high"), math.nan)
                 row["message"], clause = joined_clauses(row["message"], withheld(clause)), ""
             row["warning"] = joined_clauses(row["warning"], clause)
+            if row["part"] == ALL_PARTS and not math.isnan(row["emergence"]):
+                row["message"] = joined_clauses(row["message"], alone.get(row["revision"], ""))
             number = order[(*job.work.model, row["revision"])]
             checkpoint = results.checkpoints[number]
             of_reading = checkpoint.located.wiring(readings[job.work.analysis]).warning
@@ -270,6 +273,12 @@ def _unlike_counts(results: "Results", work: EmergenceWork) -> dict[tuple[str, s
         for name in now.parts.keys() & start.parts.keys():
             warnings[revision, name] = unlike_counts(now.part(name), start.part(name), work.baseline.label)
     return warnings
+
+
+def _of_one_layer(results: "Results", work: EmergenceWork) -> dict[str, str]:
+    """By revision, that E has no interval since one node layer alone counts."""
+    measured = {spectrum.revision: results.measurement((work.stage, spectrum.key)) for spectrum in work.history}
+    return {revision: without_interval(now) for revision, now in measured.items() if now.layers_counted == 1}
 
 
 def whole_networks(rows: "pd.DataFrame") -> "pd.DataFrame":

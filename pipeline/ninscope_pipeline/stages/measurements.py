@@ -156,6 +156,7 @@ def stored_measurement(artefact: Artefact) -> Measurement:
         nodes,
         _parts_of(artefact),
         layers_counted=sum(layer.nodes_counted > 0 for layer in layers) if layers else None,
+        counted_layers=frozenset(layer.layer for layer in layers if layer.nodes_counted) if layers else None,
     )
 
 

@@ -4,7 +4,7 @@ Those of single layers are drawn from what the stage `exact` keeps of every matr
 layers, the weights are read again, once. Null models of samples, across several layers, are drawn from the stored network.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,10 +19,10 @@ from ninscope.exact.path_nulls import PATH_NULLS, Drawn, check_path_nulls
 from ninscope.exact.paths import path_null_spectra
 from ninscope.measuring import analyse_network
 from ninscope.multifractal.emergence import emergence as emergence_between
-from ninscope.multifractal.emergence import emergence_of, why_undefined
+from ninscope.multifractal.emergence import emergence_of, unlike_counts, why_undefined, withheld
 from ninscope.multifractal.means import MeanSpectrum, known_std, without_spectrum
 from ninscope.multifractal.spectrum import Spectrum, peak_warning
-from ninscope.networks.incoming import directed
+from ninscope.networks.incoming import DIRECTIONS, directed
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.parameters import Parameters
 from ninscope.wording import joined_clauses
@@ -42,7 +42,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import Dag
-    from ninscope_pipeline.results import Results
+    from ninscope_pipeline.results import CheckpointResult, Results
 
 
 # What every null model keeps.
@@ -269,8 +269,17 @@ def stored_nulls(artefact: Artefact) -> list[NullModel]:
     ]
 
 
+def keeps_of(null: str, direction: str) -> str:
+    """What a null model keeps. Read from the side of the targets, the columns of a matrix are its rows."""
+    kept = KEEPS.get(null, "")
+    if direction == DIRECTIONS[0]:
+        return kept
+    return kept.replace("source", "SOURCE").replace("target", "source").replace("SOURCE", "target")
+
+
 def _rows(results: "Results") -> Iterator[Row]:
     """E of a null model is against the same null model of the baseline step, sample by sample."""
+    direction = results.request.dag.analysis.direction
     for checkpoints in results.by_model():
         stored = [
             (checkpoint, stored_nulls(results.store.read(*checkpoint.jobs[NullsStage.name].id)))
@@ -279,12 +288,26 @@ def _rows(results: "Results") -> Iterator[Row]:
         ]
         start = next((nulls for checkpoint, nulls in stored if checkpoint.located.is_baseline), [])
         baseline = {null.null: null for null in start}
+        unlike = _unlike_counts(results, [checkpoint for checkpoint, _ in stored])
         for checkpoint, nulls in stored:
-            no_emergence = checkpoint.located.no_emergence
+            no_emergence = checkpoint.located.no_emergence or unlike.get(checkpoint.id, "")
             for null in nulls:
                 before = None if no_emergence else baseline.get(null.null)
                 row = _row(null, before, checkpoint.located.baseline.label, no_emergence)
-                yield checkpoint.row_keys | {"variant": DEFAULT} | row
+                yield checkpoint.row_keys | {"variant": DEFAULT, "keeps": keeps_of(null.null, direction)} | row
+
+
+def _unlike_counts(results: "Results", checkpoints: "Sequence[CheckpointResult]") -> dict[str, str]:
+    """By checkpoint, why its null models have no E: what counts of the network itself is unlike what counts of the baseline."""
+    dag = results.request.dag
+    start = next((checkpoint for checkpoint in checkpoints if checkpoint.located.is_baseline), None)
+    if start is None or dag.emergence.trust_unlike_counts:
+        return {}
+    method = EXACT_METHOD if EXACT_METHOD in dag.analysis.methods() else SAMPLED_METHOD
+    measured = {checkpoint.id: results.measurement(checkpoint.jobs[method].id) for checkpoint in checkpoints}
+    label = start.located.baseline.label
+    found = {id_: unlike_counts(now, measured[start.id], label) for id_, now in measured.items()}
+    return {id_: withheld(clause) for id_, clause in found.items() if clause}
 
 
 def _row(now: NullModel, start: NullModel | None, baseline: str, no_emergence: str) -> Row:
@@ -296,7 +319,7 @@ def _row(now: NullModel, start: NullModel | None, baseline: str, no_emergence: s
     return {
         "null": now.null, "alpha0": means.alpha0, "width": means.width, "emergence": emergence_between(means, start_means),
         "alpha0_std": known_std(now.alpha0), "width_std": known_std(now.width), "emergence_std": known_std(emergence_of_draws),
-        "samples": now.alpha0.size, "message": joined_clauses(now.message, why_none), "keeps": KEEPS.get(now.null, ""),
+        "samples": now.alpha0.size, "message": joined_clauses(now.message, why_none),
     }  # fmt: skip
 
 

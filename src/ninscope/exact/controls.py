@@ -52,6 +52,10 @@ class ControlReading:
     def layers_counted(self) -> int:
         return len(self.left_out)
 
+    @property
+    def counted_layers(self) -> frozenset[str]:
+        return frozenset(self.left_out)
+
 
 def unit_readings(
     network: NeuronNetwork,

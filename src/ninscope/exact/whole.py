@@ -52,8 +52,8 @@ class ExactAnalysis:
     edges: those within the distance bounds; nodes: those of every node layer; layers: statistics of every layer that edges
     leave; values: of the single nodes of these layers, where Parameters.per_node asks for them; matrices: what null models need,
     where it was asked for; parts: where Parameters.parts asks for them, spectra of parts of the network by the part's name;
-    layers_counted: layers with a node that counts. unverified: a clause on files from a Hub whose hash could not be checked, or
-    empty.
+    layers_counted: layers with a node that counts; counted_layers: their names. unverified: a clause on files from a Hub whose
+    hash could not be checked, or empty.
     """
 
     spectrum: Spectrum
@@ -66,6 +66,7 @@ class ExactAnalysis:
     parts: Mapping[str, Spectrum] = field(default_factory=dict)
     layers_counted: int | None = None
     unverified: str = ""
+    counted_layers: frozenset[str] | None = None
 
 
 def exact_analysis(
@@ -108,7 +109,12 @@ def _across_layers(network: NeuronNetwork, parameters: Parameters, workers: int)
         parts=found.parts,
         layers_counted=len(network.source_layers) - len(found.silent),
         unverified=found.unverified,
+        counted_layers=_names_without(network, found.silent),
     )
+
+
+def _names_without(network: NeuronNetwork, silent: Sequence[str]) -> frozenset[str]:
+    return frozenset(layer.name for layer in network.source_layers) - frozenset(silent)
 
 
 def analyse_networks(
@@ -292,6 +298,7 @@ class _GrowingAnalysis:
             matrices,
             parts,
             len(self._network.source_layers) - len(self._silent),
+            counted_layers=_names_without(self._network, self._silent),
         )
 
 

@@ -129,13 +129,16 @@ def compared(
 def unlike_counts(now: object, start: object, baseline: str = STEP_0) -> str:
     """One clause where E compares networks of which unlike parts count: other layers, or 10 % more or fewer nodes; else empty.
 
-    now, start: of two measurements `nodes_counted` and `layers_counted` are compared, where they know them.
+    now, start: of two measurements `nodes_counted`, `layers_counted` and `counted_layers` are compared, where they know them.
     """
     layers, layers_before = (getattr(measured, "layers_counted", None) for measured in (now, start))
+    names, names_before = (getattr(measured, "counted_layers", None) for measured in (now, start))
     nodes, nodes_before = (getattr(measured, "nodes_counted", 0.0) for measured in (now, start))
     clauses = []
     if layers is not None and layers_before is not None and layers != layers_before:
         clauses.append(f"{layers} layers count ({baseline}: {layers_before})")
+    elif names and names_before and names - names_before and names_before - names:  # as many, but others
+        clauses.append(f"{min(names - names_before)} counts ({baseline}: {min(names_before - names)} instead)")
     if abs(nodes - nodes_before) > MOST_UNLIKE * nodes_before:
         clauses.append(f"{nodes:,.0f} nodes count ({baseline}: {nodes_before:,.0f})")
     return f"E compares unlike networks: {', '.join(clauses)}" if clauses else ""
@@ -144,6 +147,16 @@ def unlike_counts(now: object, start: object, baseline: str = STEP_0) -> str:
 def withheld(unlike: str) -> str:
     """What a row says that has no E for what `unlike_counts` found."""
     return f"no E: {unlike.replace('E compares', 'it would compare', 1)}; {TRUST_UNLIKE}"
+
+
+def without_interval(now: object) -> str:
+    """One clause on why no layer is left out of the exact measurement of single layers; empty where some are."""
+    if getattr(now, "left_out", {}):
+        return ""
+    layers = getattr(now, "layers_counted", None)
+    if layers == 1:
+        return "no interval: only one node layer counts, and without it there is nothing"
+    return "no interval: an older ninscope, which left no layer out, stored this analysis" if layers else ""
 
 
 def left_out_interval(now: object, start: object, value: float, confidence: float) -> tuple[float, float]:

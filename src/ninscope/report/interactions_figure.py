@@ -1,11 +1,13 @@
 """What matrices write beside what others read, over training, and who is coupled to whom: tables in, matplotlib figures out."""
 
+import math
 import re
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -18,6 +20,7 @@ from ninscope.report.layout import (
     label_places,
     say_nothing,
     styled,
+    text_width,
     title_above,
     words_at,
 )
@@ -189,6 +192,8 @@ def coupling_map_figure(interactions: pd.DataFrame, title: str) -> Figure:
         shown = np.concatenate([table.to_numpy(float).ravel() for table in tables])
         bar.ax.set_ylim(min(float(np.nanmin(shown)), 0.0), reach)  # shades that do not occur are left out
         arrange(figure, panels[None, :], above=above, bars={len(panels) - 1: bar.ax})
+        for axes, table in zip(panels, tables, strict=True):
+            _thin_names(axes, _short(table.columns))
         draw_axes(figure, [*panels, bar.ax])
         return figure
 
@@ -214,13 +219,26 @@ def _block_of(matrix: str) -> str:
     return source.rpartition(".")[0] or source
 
 
+def _short(names: pd.Index) -> list[str]:
+    return [re.sub(r"^block(?=\d)", "", str(name)) for name in names]
+
+
+def _name(axis: Axis, names: list[str], every: int) -> None:
+    label_places(axis, np.arange(len(names))[::every], names[::every])
+
+
+def _thin_names(axes: Axes, names: list[str]) -> None:
+    """Of the names below a map that is placed, only as many as do not meet."""
+    width = max(text_width(name, 8) for name in names) + 6.0
+    cell = axes.bbox.width / axes.figure.dpi * 72 / len(names)
+    _name(axes.xaxis, names, max(math.ceil(width / cell), -(-len(names) // _MOST_LABELS)))
+
+
 def _draw_map(figure: Figure, axes: Axes, table: pd.DataFrame, norm: Normalize) -> None:
     values = table.to_numpy(float)
     axes.imshow(np.ma.masked_invalid(values), cmap=_SHADES, norm=norm, aspect="auto", interpolation="nearest")
-    for axis, names in ((axes.yaxis, list(table.index)), (axes.xaxis, list(table.columns))):
-        short = [re.sub(r"^block(?=\d)", "", str(name)) for name in names]
-        every = max(-(-len(names) // _MOST_LABELS), 1)
-        label_places(axis, np.arange(len(names))[::every], short[::every])
+    for axis, names in ((axes.yaxis, table.index), (axes.xaxis, table.columns)):
+        _name(axis, _short(names), max(-(-len(names) // _MOST_LABELS), 1))
     axes.tick_params(length=0, labelsize=8 if max(values.shape) <= 20 else 6)
     if values.size <= _MOST_NUMBERS:
         cells = np.argwhere(np.isfinite(values))

@@ -89,13 +89,23 @@ def bands_may_leave(axes: Axes, values: np.ndarray) -> None:
 
 
 def say_nothing(axes: Axes, message: str) -> None:
-    """An empty panel that says why it is empty."""
-    axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", wrap=True)
+    """An empty panel that says why it is empty, on as many lines as it takes."""
+    room = 0.9 * axes.bbox.width / axes.figure.dpi * 72
+    lines: list[str] = []
+    for word in message.split(" "):
+        if lines and text_width(f"{lines[-1]} {word}", 9) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 2.0}  # a line at 0 goes not through it
+    axes.text(0.5, 0.5, "\n".join(lines), transform=axes.transAxes, ha="center", va="center", fontsize=9, bbox=box)
 
 
 def title_above(figure: Figure | SubFigure, text: str) -> float:
-    """Write a title at the figure's upper edge; returns the height that it takes, in points."""
-    figure.suptitle(text, fontsize=10, y=1 - _EDGE / _size(figure)[1])
+    """Write a title at the figure's upper edge, smaller where it is long; returns the height that it takes, in points."""
+    width, height = _size(figure)
+    size = 10.0 * min(1.0, (width - 2 * _EDGE) / text_width(text, 10))
+    figure.suptitle(text, fontsize=size, y=1 - _EDGE / height)
     return line_height(10) + _EDGE
 
 

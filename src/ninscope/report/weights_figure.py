@@ -51,8 +51,9 @@ def weights_figure(weights: pd.DataFrame, title: str) -> Figure:
         steps = known["step"].unique()
         label_steps(panels[-1, 0], steps)
         panels[-1, 0].set_xlabel(f"training step (log axis{'; step 0 at the left edge' if 0 in steps else ''})")
-        coloured = "; coloured: medians over matrices of a kind" if kinds else ""
-        above = title_above(figure, f"{title}: weights over training (black: all together{coloured})")
+        above = title_above(
+            figure, f"{title}: weights over training{' (coloured: medians of a kind)' if kinds else ''}"
+        )
         below = _legend_below(figure, panels[0, 0]) if kinds else 0.0
         arrange(figure, panels, above=above, below=below)
         draw_axes(figure, panels[:, 0])
