@@ -76,7 +76,7 @@ suite: $(VENV)/tools
 	$(BIN)/python data/train_digits_swin.py --out data/digits-swin --force
 	$(BIN)/python data/train_blobs_convgru.py --out data/blobs-convgru --force
 
-#   make study   train the 108 models of docs/what-does-e-see.md, measure them and make the page's tables (one to two hours on two cores);
+#   make study   train the 108 models of docs/what-does-e-see.md, measure them and make the page's tables (about an hour on two cores);
 #                what is whole already is not made again
 study: $(VENV)/tools
 	$(BIN)/python data/train_controls_study.py --out runs/study-models

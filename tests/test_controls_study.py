@@ -233,6 +233,39 @@ def test_the_pages_tables_are_those_of_the_measures_that_ship(results):
         pd.testing.assert_frame_equal(written, rows, rtol=1e-4, atol=1e-6, check_dtype=False)
 
 
+@pytest.mark.slow
+def test_what_the_pages_conclude_follows_from_the_numbers(results):
+    """The README's first paragraph and the page's summary: a new study that says otherwise must change them."""
+    tables, numbers = results
+    separated, losses = tables["separation"].set_index("measure"), tables["loss"].set_index("measure")
+
+    def chance(measure: str) -> bool:
+        row = separated.loc[measure]
+        return any(row[f"reporting_{other}_low"] <= 0.5 <= row[f"reporting_{other}_high"] for other in study.TEXTS[1:])
+
+    nothing = ("alpha0", "width_w", "structure", "spikes", "spectral_alpha", "kurtosis", "gini", "matching_difference")
+    assert all(chance(measure) for measure in ("emergence", *nothing))
+    assert numbers["chosen"] == "coupling_qk"
+    queries = separated.loc["coupling_qk"]
+    assert min(queries["reporting_shuffled"], queries["reporting_uniform"]) > 0.9
+    assert queries["cells_shuffled"] == queries["cells_uniform"] == 1
+    assert numbers["chosen_function"] == "kl_from_start"
+    assert f"above zero in {' of '.join(map(str, numbers['positive_where_little_is_learned']))} runs" in PAGE
+    assert numbers["emergence_growth_text"] > numbers["emergence_text"] > 0 > numbers["emergence_fixed_text"]
+    weights = losses.drop(index=["step", *study.FUNCTION])
+    assert weights["levels"].abs().idxmax() == "distance_from_start"
+    just = losses[(losses["same_settings_low"] > 0) | (losses["same_settings_high"] < 0)]
+    assert set(just.index) == {"spikes", "spike_share", "kurtosis", "kl_from_start"}
+    for name, column in (("emergence", "beyond_distance"), ("emergence_growth", "beyond_distance")):
+        assert f"({losses.loc[name, column]:.2f})" in PAGE
+    for name in ("kl_from_start", "emergence"):
+        assert f"({losses.loc[name, 'skill_all_texts']:.2f})" in PAGE
+    values = ", ".join(f"{losses.loc[name, 'skill_all_texts']:.2f}" for name in ("sign_flips", "distance_from_start"))
+    assert f"sign flips and the distance from start know a little ({values})" in PAGE.replace("\n", " ")
+    assert losses.loc["emergence", "differences_low"] < 0 < losses.loc["emergence", "differences_high"]
+    assert all(losses.loc[f"coupling_{kind}", "differences_low"] > 0 for kind in ("mlp", "vo", "qk"))
+
+
 def test_what_ships_is_small_and_whole(shipped):
     folder = ROOT / "docs" / "study"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
