@@ -66,7 +66,7 @@ def _running(folder: Path, checkpoint: Path, shape: str, runs: int) -> Iterator[
         dag.write_text(text + section)
         called.append([*commands(None)["here"], "run", str(dag), "--runs-dir", str(runs_dir)])
     plain, counted = cpu_seconds(called, runs, lambda: shutil.rmtree(runs_dir, ignore_errors=True))
-    name = f"CPU of an exact run with [weights], {shape} shape"
+    name = f"CPU of an exact run with the section weights, {shape} shape"
     yield name, counted, "s", f"without {plain:.2f} s; wanted: 1.15 times", counted / plain
     shutil.rmtree(runs_dir, ignore_errors=True)
 

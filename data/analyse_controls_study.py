@@ -80,6 +80,10 @@ FUNCTION = (
 )  # need data; the others do not
 
 
+EMERGENCES = ("emergence_growth", "emergence_fixed")
+IN_SUMMARY = ("emergence", "emergence_growth", "distance_from_start", "coupling_qk", "kl_from_start")
+
+
 # --- the table of measures ----------------------------------------------------------------------------------
 def read_measures(path: Path) -> pd.DataFrame:
     """measures.parquet with `half` and `cell`; the multifractal width is `width_w`, since `width` is the model's."""
@@ -172,6 +176,24 @@ def partial_correlation(
     return np.clip(values[0] + (values - values[0]) * np.sqrt(len(cells) / (len(cells) - taken)), -1, 1)
 
 
+def beyond(rows: pd.DataFrame, measure: str, other: str) -> np.ndarray:
+    """Rank correlation of a measure and the loss at one step, after the ranks of another measure are taken out of both.
+
+    Returns [REPLICATES + 1]; nan where the two measures are one.
+    """
+    rows = rows.dropna(subset=[measure, other, "loss"])
+    cells = np.unique(rows["cell"])
+    x, y, z = (ranks_within(rows, name, ["width", "step"]).to_numpy() for name in (measure, "loss", other))
+    cell = np.searchsorted(cells, rows["cell"])
+    weights = drawn_cells(len(cells))
+    xx, yy, zz, xy, xz, yz = (
+        weights @ np.bincount(cell, a * b, len(cells)) for a, b in ((x, x), (y, y), (z, z), (x, y), (x, z), (y, z))
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left = (xx - xz**2 / zz) * (yy - yz**2 / zz)
+        return np.where(left > 1e-9 * xx * yy, (xy - xz * yz / zz) / np.sqrt(np.abs(left)), np.nan)
+
+
 def differences(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     """The change of a measure and of the loss from each kept step to the next, run by run."""
     ordered = rows.sort_values([*RUN, "step"])
@@ -246,8 +268,17 @@ def separation(table: pd.DataFrame, steps: Sequence[int] | None = None) -> pd.Da
                     row |= dict(zip(columns, ends, strict=True))
             row["direction"] = 1 if row["choosing_both"] >= 0.5 else -1  # type: ignore[operator]
             row["choosing_gap"] = gap(at_step[at_step["half"] == "choosing"], measure)
+            reporting = at_step[at_step["half"] == "reporting"]
+            row |= {f"cells_{other}": share_of_cells(reporting, measure, other) for other in TEXTS[1:]}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def share_of_cells(rows: pd.DataFrame, measure: str, other: str) -> float:
+    """Share of cells in which the run on text has a larger value than that on `other`: same start, same settings."""
+    paired = rows.pivot_table(index=CELL, columns="text", values=measure).reindex(columns=list(TEXTS))
+    apart = (paired[TEXTS[0]] - paired[other]).dropna()
+    return float((np.sign(apart) / 2 + 0.5).mean())
 
 
 def gap(rows: pd.DataFrame, measure: str) -> float:
@@ -279,6 +310,10 @@ LOSS_STATISTICS: dict[str, tuple[str, Callable[[pd.DataFrame, str], np.ndarray]]
     "levels": (
         "over runs, the step taken out",
         lambda rows, measure: partial_correlation(rows, measure, ["width", "step"]),
+    ),
+    "beyond_distance": (
+        "over runs, step and distance from start taken out",
+        lambda rows, measure: beyond(rows, measure, "distance_from_start"),
     ),
     "same_settings": (
         "over repetitions, step and settings taken out",
@@ -350,12 +385,15 @@ def headline(table: pd.DataFrame, separated: pd.DataFrame) -> dict[str, object]:
     for text, rows in last.groupby("text"):
         numbers[f"runs_{text}"] = int(rows.groupby(RUN).ngroups)
         numbers[f"loss_{text}"] = [float(rows["loss"].min()), float(rows["loss"].median()), float(rows["loss"].max())]
-        for name in ("emergence", "emergence_growth", "emergence_fixed"):
+        for name in ("emergence", *EMERGENCES):
             numbers[f"{name}_{text}"] = float(rows[name].mean())
     uniform = last[last["text"] == "uniform"]
     for width, rows in [("all", uniform), *uniform.groupby("width")]:
         ends = np.percentile(rows["emergence"], [2.5, 97.5])
         numbers[f"control_spread_{width}"] = [float(end) for end in ends]
+    low, high = np.percentile(uniform["emergence"], [2.5, 97.5])
+    of_text = last[last["text"] == "text"]["emergence"]
+    numbers["text_within_control_spread"] = [int(of_text.between(low, high).sum()), len(of_text)]
     positive = last[last["text"] != "text"]["emergence"] > 0
     numbers["positive_where_little_is_learned"] = [int(positive.sum()), len(positive)]
     return numbers
@@ -381,8 +419,12 @@ def separation_table(separated: pd.DataFrame) -> str:
         worse = min(_turned(row.to_frame().T, "choosing", name).iloc[0] for name in ("shuffled", "uniform"))
         cells = [_directed(row, f"reporting_{name}") for name in ("shuffled", "uniform")]
         more = "more" if row["direction"] > 0 else "less"
-        rows.append([MEASURES[row["measure"]], more, f"{worse:.2f}", *cells])
-    return markdown(["measure", "on text", "worse AUC, choosing", "text : shuffled", "text : uniform"], rows)
+        shares = (row[f"cells_{other}"] for other in TEXTS[1:])
+        same = " / ".join(f"{share if row['direction'] > 0 else 1 - share:.2f}" for share in shares)
+        rows.append([MEASURES[row["measure"]], more, f"{worse:.2f}", *cells, same])
+    return markdown(
+        ["measure", "on text", "worse AUC, choosing", "text : shuffled", "text : uniform", "same cell"], rows
+    )
 
 
 def _directed(row: pd.Series, name: str) -> str:
@@ -393,8 +435,9 @@ def _directed(row: pd.Series, name: str) -> str:
 
 
 def loss_table(losses: pd.DataFrame) -> str:
-    names = ["within_run", "levels", "same_settings", "differences", "skill", "skill_all_texts"]
-    header = ["measure", "steps of a run", "runs", "repetitions", "differences", "skill, text", "skill, all texts"]
+    names = ["within_run", "levels", "beyond_distance", "same_settings", "differences", "skill", "skill_all_texts"]
+    titles = ["steps of a run", "runs", "beyond distance", "repetitions", "differences", "skill, text"]
+    header = ["measure", *titles, "skill, all texts"]
     rows = ([MEASURES[row["measure"]], *(_interval(row, name) for name in names)] for _, row in losses.iterrows())
     return markdown(header, rows)
 
@@ -426,8 +469,48 @@ def results(table: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, obj
     return {"separation": separated, "loss": with_loss(table), "spread": spread(table)}, headline(table, separated)
 
 
-def page_tables(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
+def _pair(separated: pd.DataFrame, measure: str) -> str:
+    row = separated[separated["step"] == separated["step"].max()].set_index("measure", drop=False).loc[measure]
+    return " and ".join(_directed(row, f"reporting_{name}") for name in ("shuffled", "uniform"))
+
+
+def summary(tables: dict[str, pd.DataFrame], numbers: dict) -> str:
+    """The page's sentences that are nothing but numbers."""
+    separated, losses = tables["separation"], tables["loss"].set_index("measure")
+    low, high = numbers["control_spread_all"]
+    within, of_text = numbers["text_within_control_spread"]
+    positive, without = numbers["positive_where_little_is_learned"]
+    growth = {
+        text: " / ".join(f"{numbers[name + '_' + text]:.3f}" for name in ("emergence", *EMERGENCES)) for text in TEXTS
+    }
+    chosen, of_function = numbers["chosen"], numbers["chosen_function"]
+    lines = [
+        f"Runs analysed: {numbers['runs']} of 108: "
+        + ", ".join(f"{numbers['runs_' + text]} on {text}" for text in TEXTS)
+        + ".",
+        f"Median held-out loss at step {numbers['last_step']}: "
+        + ", ".join(f"{numbers['loss_' + text][1]:.2f} on {text}" for text in TEXTS)
+        + ".",
+        "Mean E / E of growth alone / E at fixed norms at that step: "
+        + ", ".join(f"{growth[text]} on {text}" for text in TEXTS)
+        + ".",
+        f"E is above 0 in {positive} of {without} runs on bytes without order.",
+        f"The range that holds 95 % of final E of runs on uniform bytes is {low:.3f} to {high:.3f}; "
+        f"it holds {within} of {of_text} final E of runs on text.",
+        f"AUC of E, text against shuffled and uniform: {_pair(separated, 'emergence')}.",
+        f"Measure of weights chosen on the choosing half: {MEASURES[chosen]}; AUC: {_pair(separated, chosen)}.",
+        f"Distance in function space chosen there: {MEASURES[of_function]}; AUC: {_pair(separated, of_function)}.",
+        "Rank correlation with the loss among runs on text at one step: "
+        + ", ".join(f"{MEASURES[name]} {_interval(losses.loc[name], 'levels')}" for name in IN_SUMMARY)
+        + ".",
+        f"E, after the distance from start is taken out as well: {_interval(losses.loc['emergence'], 'beyond_distance')}.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def page_tables(tables: dict[str, pd.DataFrame], numbers: dict) -> dict[str, str]:
     return {
+        "numbers": summary(tables, numbers),
         "separation": separation_table(tables["separation"]),
         "loss": loss_table(tables["loss"]),
         "spread": spread_table(tables["spread"]),
@@ -447,7 +530,7 @@ def main() -> None:
     for name, rows in tables.items():
         rows.to_csv(options.study / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (options.study / "headline.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    page = fill(options.page.read_text(encoding="utf-8"), page_tables(tables))
+    page = fill(options.page.read_text(encoding="utf-8"), page_tables(tables, numbers))
     options.page.write_text(page, encoding="utf-8")
     sys.path.insert(0, str(Path(__file__).parent))
     from controls_study_figures import draw

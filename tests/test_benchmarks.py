@@ -29,7 +29,7 @@ def test_small_benchmarks_run():
         "CPU of the exact analysis with controls, tiny shape",
         "CPU of the jackknife, tiny shape",
         "CPU of the exact analysis with weights counted, tiny shape",
-        "CPU of an exact run with [weights], tiny shape",
+        "CPU of an exact run with the section weights, tiny shape",
         "CPU of singular values, tiny shape",
         "CPU of audit, 3 generic checkpoints of 6 tensors",
         "CPU of measure, 3 generic checkpoints of 6 tensors",

@@ -68,7 +68,7 @@ def test_a_package_adds_a_stage_with_its_section_table_and_figure(installed, tmp
     assert [name for name in planned.would_run if name[0] == "norms"] == [
         ("norms", "tiny/weights step0"), ("norms", "tiny/weights step1"),
     ]  # fmt: skip
-    assert "2 norms" in planned.out
+    assert "norms (2)" in planned.out
     ended = command(*arguments)
     assert (ended.code, ended.says) == (0, [])
     run = tmp_path / "runs" / "tiny"

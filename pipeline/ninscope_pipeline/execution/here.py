@@ -25,6 +25,7 @@ from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import Job, JobId
 
 DIED = "the worker died over it each time, perhaps for lack of memory"
+_SECONDS_TO_END = 5.0
 
 
 class ThreadsHere:
@@ -67,9 +68,12 @@ class ThreadsHere:
             self._closed = True
         for pool in self._processes:
             processes = getattr(pool, "_processes", None) or {}
+            manager = getattr(pool, "_executor_manager_thread", None)
             pool.shutdown(wait=False, cancel_futures=True)  # first, so that nothing is submitted after the kill
             for process in list(processes.values()):
                 process.kill()
+            if manager is not None:  # which Python 3.11 wakes at its end by a pipe that this thread is just closing
+                manager.join(_SECONDS_TO_END)
 
     def _run(self, root: str, job: Job, needs: Sequence[Outcome]) -> Outcome:
         if not stages()[job.stage].runs_models or not all(outcome.ok for outcome in needs):
