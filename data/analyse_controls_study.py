@@ -399,6 +399,11 @@ def headline(table: pd.DataFrame, separated: pd.DataFrame) -> dict[str, object]:
     return numbers
 
 
+def demo_correlations(demo: pd.DataFrame) -> pd.Series:
+    """Rank correlations of the demo suite's measures with its held-out loss, over its steps."""
+    return pd.Series({name: spearman(demo[name], demo["loss"]) for name in known(demo)})
+
+
 # --- the page -----------------------------------------------------------------------------------------------
 def _interval(row: pd.Series, name: str, digits: int = 2) -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
@@ -508,8 +513,31 @@ def summary(tables: dict[str, pd.DataFrame], numbers: dict) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+DEMO_STEPS = (0, 16, 64, 256, 1000, 4000)
+COUPLINGS = ("coupling_mlp", "coupling_vo", "coupling_qk", "coupling_across")
+
+
+def demo_table(demo: pd.DataFrame) -> str:
+    """Couplings and spikes of the demo suite beside its loss and E."""
+    columns = ["step", "loss", "emergence", *COUPLINGS, "spikes"]
+    rows = []
+    for step, loss, emergence, *rest in demo[demo["step"].isin(DEMO_STEPS)][columns].itertuples(index=False):
+        *couplings, spikes = (round(value, 2) + 0.0 for value in rest)
+        rows.append(
+            [f"{step}", f"{loss:.2f}", f"{emergence:.3f}", *(f"{value:.2f}" for value in couplings), f"{spikes:.1f}"]
+        )
+    return markdown(["step", "loss", "E", "coupling: MLP", "v-o", "q-k", "across blocks", "spikes a matrix"], rows)
+
+
+def demo_correlations_table(demo: pd.DataFrame) -> str:
+    rows = ([MEASURES[name], f"{value:.3f}"] for name, value in demo_correlations(demo).items())
+    return markdown(["measure", "rank correlation with held-out loss"], rows)
+
+
 def page_tables(tables: dict[str, pd.DataFrame], numbers: dict) -> dict[str, str]:
     return {
+        "demo": demo_table(tables["demo"]),
+        "demo correlations": demo_correlations_table(tables["demo"]),
         "numbers": summary(tables, numbers),
         "separation": separation_table(tables["separation"]),
         "loss": loss_table(tables["loss"]),
@@ -527,10 +555,11 @@ def main() -> None:
     options = parser.parse_args()
     table = read_measures(options.study / "measures.parquet")
     tables, numbers = results(table)
+    shipped = pd.read_csv(options.study / "demo.csv")
     for name, rows in tables.items():
         rows.to_csv(options.study / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (options.study / "headline.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    page = fill(options.page.read_text(encoding="utf-8"), page_tables(tables, numbers))
+    page = fill(options.page.read_text(encoding="utf-8"), page_tables(tables | {"demo": shipped}, numbers))
     options.page.write_text(page, encoding="utf-8")
     sys.path.insert(0, str(Path(__file__).parent))
     from controls_study_figures import draw
