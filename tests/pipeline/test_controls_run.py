@@ -169,7 +169,7 @@ def test_e_of_unlike_networks_is_withheld_here_too(tmp_path):
     source = suite(tmp_path / "text", {0: lambda n, w: w, 1: lambda n, w: w * (1e-4 if n == 1 else 1.3)})
     rows, _ = run_of(tmp_path, source)
     assert math.isnan(rows.loc[1, "emergence"])
-    assert "no E: it would compare unlike networks: 4 layers count (step0: 5); --trust" in rows.loc[1, "message"]
+    assert "no E: it would compare unlike networks: 7 layers count (step0: 8); --trust" in rows.loc[1, "message"]
     trusted, _ = run_of(tmp_path, source, trust_unlike_counts=True)
     assert not math.isnan(trusted.loc[1, "emergence"])
 

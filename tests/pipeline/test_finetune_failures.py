@@ -30,6 +30,7 @@ from ninscope_pipeline.execution.graph import job_graph
 from ninscope_pipeline.execution.here import ThreadsHere
 from ninscope_pipeline.prepared_run import perform, prepare, start
 from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.stages import finetune
 from ninscope_pipeline.stages.model_runs import doing as of_model
 from ninscope_pipeline.stages.model_runs.planning import ChangedInputs
 
@@ -396,3 +397,24 @@ def test_without_a_gpu_whoever_wants_it_says_so(monkeypatch):
     monkeypatch.setattr("torch.cuda", Gpus(0))
     with of_model.a_gpu():
         pass
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_no_E_where_the_base_itself_counts_unlike_step_0(trusted):
+    def of(revision, layers):
+        located = SimpleNamespace(
+            revision=revision, is_baseline=revision == "step0", no_emergence="", suite="a", model="b"
+        )
+        outcomes, jobs = {"exact": SimpleNamespace(ok=True)}, {"exact": SimpleNamespace(id=revision)}
+        measured[revision] = SimpleNamespace(nodes_counted=100.0, layers_counted=layers)
+        return SimpleNamespace(located=located, outcomes=outcomes, jobs=jobs)
+
+    measured = {}
+    siblings = [of("step0", 4), of("step8", 3)]
+    section = SimpleNamespace(emergence=SimpleNamespace(trust_unlike_counts=trusted))
+    results = SimpleNamespace(
+        of_model=lambda *_: siblings, measurement=measured.get, request=SimpleNamespace(dag=section)
+    )
+    base, start, reason = finetune._networks(SimpleNamespace(located=siblings[1].located), results)
+    assert (base, start) == (measured["step8"], measured["step0"])
+    assert bool(reason) == (not trusted)

@@ -13,6 +13,7 @@ from ninscope.exact.scaling import growth_curves
 from ninscope.networks.incoming import directed
 from ninscope.networks.neuron_network import neuron_network
 from ninscope.parameters import Parameters
+from ninscope.report.layout import png
 from ninscope.report.scaling_figure import scaling_figure
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -106,3 +107,18 @@ def test_the_figure_draws_first_and_last_step(ran):
     ].tolist()
     one = scaling_figure(scaling.query("step == 8"), curves.query("step == 8 and quantity != 'neuron'"), "tiny")
     assert len(one.axes) == 2
+
+
+def test_no_label_is_cut_off_with_the_figure(ran):
+    """Logarithmic radii reach over six powers of ten."""
+    run = ran[-1]
+    scaling, curves = run.table("scaling"), run.table("scaling_curves")
+    logs = np.log10(curves["radius"])
+    curves = curves.assign(
+        radius=10 ** ((logs - logs.min()) / np.ptp(logs) * 5.805)
+    )  # the label of 1e6 is almost at the end
+    figure = scaling_figure(scaling, curves, "tiny")
+    png(figure)
+    for axes in figure.axes:
+        inside = (np.asarray(axes.get_xticks()) - axes.get_xlim()[0]) / np.ptp(axes.get_xlim())
+        assert inside.max() < 0.975

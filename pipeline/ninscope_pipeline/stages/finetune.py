@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.measurement import Measurement
-from ninscope.multifractal.emergence import emergence_of
+from ninscope.multifractal.emergence import emergence_of, unlike_counts
 from ninscope.neurons.finetuning.recipe import METHODS, NONE, PRECISIONS, Inhibition, Recipe
 from ninscope.neurons.inhibition import LATE_START, SELECT
 from ninscope_pipeline.execution.cancelled import EverySecond, stop_if_cancelled
@@ -335,11 +335,10 @@ def _networks(run: ModelRun[Recipe], results: "Results") -> tuple[Measurement | 
     siblings = results.of_model(located.suite, located.model)
     base = next(checkpoint for checkpoint in siblings if checkpoint.located.revision == located.revision)
     start = next((other for other in siblings if other.located.is_baseline and _exact(other, results)), None)
-    return (
-        _exact(base, results),
-        None if start is None else _exact(start, results),
-        base.located.no_emergence,
-    )
+    found, before = _exact(base, results), None if start is None else _exact(start, results)
+    trusted = results.request.dag.emergence.trust_unlike_counts
+    unlike = "" if trusted or found is None or before is None else unlike_counts(found, before)
+    return found, before, base.located.no_emergence or unlike
 
 
 def _exact(checkpoint: "CheckpointResult", results: "Results") -> Measurement | None:

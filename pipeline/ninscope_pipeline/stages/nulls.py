@@ -297,7 +297,7 @@ def _rows(results: "Results") -> Iterator[Row]:
                 yield checkpoint.row_keys | {"variant": DEFAULT, "keeps": keeps_of(null.null, direction)} | row
 
 
-def _unlike_counts(results: "Results", checkpoints: "Sequence[CheckpointResult]") -> dict[str, str]:
+def _unlike_counts(results: "Results", checkpoints: "Sequence[CheckpointResult]") -> dict[tuple[str, str, str], str]:
     """By checkpoint, why its null models have no E: what counts of the network itself is unlike what counts of the baseline."""
     dag = results.request.dag
     start = next((checkpoint for checkpoint in checkpoints if checkpoint.located.is_baseline), None)

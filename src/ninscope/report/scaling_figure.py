@@ -15,6 +15,7 @@ _COLOURS = mpl.colormaps["tab10"]
 _NULL, _MASS = "0.5", "#1b7837"
 _MOST_NEURONS = 10
 _LEGEND_SIZE = 6.5
+_EDGE = 0.03  # of an axis: a label so near its end would be cut off with the figure
 _ROOM = 0.35  # of the lines' range: as far a band is shown beyond them
 
 
@@ -108,5 +109,5 @@ def _label_powers(axis: Axis) -> None:
     steps = (1, 2, 5) if high - low < 3 else (1,)
     powers = range(math.floor(low), math.ceil(high) + 1)
     places = [power + math.log10(step) for power in powers for step in steps]
-    inside = [place for place in places if low <= place <= high]
-    label_places(axis, inside, [f"{10**place:.3g}" for place in inside])
+    inside = [place for place in places if low <= place <= high - _EDGE * (high - low)]
+    label_places(axis, inside, [f"{10**place:.3g}".replace("e+0", "e") for place in inside])
