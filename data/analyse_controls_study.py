@@ -2,7 +2,7 @@
 
     python data/analyse_controls_study.py            # docs/study/measures.parquet -> docs/study/*.csv, the page's tables, figures
 
-Rules that were fixed before any result was looked at:
+Rules (docs/what-does-e-see.md says which of them were fixed before the results):
 
 - A *cell* is a width, a learning rate, a weight decay and a repetition: three runs, one for each text, from the same
   weights. Cells whose repetition and positions of learning rate and weight decay add up to an even number are the
@@ -391,6 +391,7 @@ def headline(table: pd.DataFrame, separated: pd.DataFrame) -> dict[str, object]:
     for width, rows in [("all", uniform), *uniform.groupby("width")]:
         ends = np.percentile(rows["emergence"], [2.5, 97.5])
         numbers[f"control_spread_{width}"] = [float(end) for end in ends]
+    numbers["control_spread"] = float(np.percentile(uniform["emergence"].abs(), 95))
     low, high = np.percentile(uniform["emergence"], [2.5, 97.5])
     of_text = last[last["text"] == "text"]["emergence"]
     numbers["text_within_control_spread"] = [int(of_text.between(low, high).sum()), len(of_text)]
@@ -501,7 +502,7 @@ def summary(tables: dict[str, pd.DataFrame], numbers: dict) -> str:
         + ".",
         f"E is above 0 in {positive} of {without} runs on bytes without order.",
         f"The range that holds 95 % of final E of runs on uniform bytes is {low:.3f} to {high:.3f}; "
-        f"it holds {within} of {of_text} final E of runs on text.",
+        f"it holds {within} of {of_text} final E of runs on text. 95 % of |E| there are below {numbers['control_spread']:.3f}.",
         f"AUC of E, text against shuffled and uniform: {_pair(separated, 'emergence')}.",
         f"Measure of weights chosen on the choosing half: {MEASURES[chosen]}; AUC: {_pair(separated, chosen)}.",
         f"Distance in function space chosen there: {MEASURES[of_function]}; AUC: {_pair(separated, of_function)}.",
