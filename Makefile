@@ -82,8 +82,9 @@ study: $(VENV)/tools
 	$(BIN)/python data/train_controls_study.py --out runs/study-models
 	$(BIN)/ninscope run dags/study.toml
 	$(BIN)/ninscope run dags/study-paths.toml
+	$(BIN)/ninscope run dags/controls.toml
 	$(BIN)/python data/collect_controls_study.py --models runs/study-models --run runs/study --paths runs/study-paths \
-		--out docs/study/measures.parquet
+		--demo runs/controls --out docs/study/measures.parquet
 	$(BIN)/python data/analyse_controls_study.py
 
 #   make figures   draw the figures of the README and of docs/ again

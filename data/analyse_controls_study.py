@@ -2,7 +2,7 @@
 
     python data/analyse_controls_study.py            # docs/study/measures.parquet -> docs/study/*.csv, the page's tables, figures
 
-Rules that were fixed before any result was looked at:
+Rules (docs/what-does-e-see.md says which of them were fixed before the results):
 
 - A *cell* is a width, a learning rate, a weight decay and a repetition: three runs, one for each text, from the same
   weights. Cells whose repetition and positions of learning rate and weight decay add up to an even number are the
@@ -391,12 +391,18 @@ def headline(table: pd.DataFrame, separated: pd.DataFrame) -> dict[str, object]:
     for width, rows in [("all", uniform), *uniform.groupby("width")]:
         ends = np.percentile(rows["emergence"], [2.5, 97.5])
         numbers[f"control_spread_{width}"] = [float(end) for end in ends]
+    numbers["control_spread"] = float(np.percentile(uniform["emergence"].abs(), 95))
     low, high = np.percentile(uniform["emergence"], [2.5, 97.5])
     of_text = last[last["text"] == "text"]["emergence"]
     numbers["text_within_control_spread"] = [int(of_text.between(low, high).sum()), len(of_text)]
     positive = last[last["text"] != "text"]["emergence"] > 0
     numbers["positive_where_little_is_learned"] = [int(positive.sum()), len(positive)]
     return numbers
+
+
+def demo_correlations(demo: pd.DataFrame) -> pd.Series:
+    """Rank correlations of the demo suite's measures with its held-out loss, over its steps."""
+    return pd.Series({name: spearman(demo[name], demo["loss"]) for name in known(demo)})
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -496,7 +502,7 @@ def summary(tables: dict[str, pd.DataFrame], numbers: dict) -> str:
         + ".",
         f"E is above 0 in {positive} of {without} runs on bytes without order.",
         f"The range that holds 95 % of final E of runs on uniform bytes is {low:.3f} to {high:.3f}; "
-        f"it holds {within} of {of_text} final E of runs on text.",
+        f"it holds {within} of {of_text} final E of runs on text. 95 % of |E| there are below {numbers['control_spread']:.3f}.",
         f"AUC of E, text against shuffled and uniform: {_pair(separated, 'emergence')}.",
         f"Measure of weights chosen on the choosing half: {MEASURES[chosen]}; AUC: {_pair(separated, chosen)}.",
         f"Distance in function space chosen there: {MEASURES[of_function]}; AUC: {_pair(separated, of_function)}.",
@@ -508,8 +514,31 @@ def summary(tables: dict[str, pd.DataFrame], numbers: dict) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+DEMO_STEPS = (0, 16, 64, 256, 1000, 4000)
+COUPLINGS = ("coupling_mlp", "coupling_vo", "coupling_qk", "coupling_across")
+
+
+def demo_table(demo: pd.DataFrame) -> str:
+    """Couplings and spikes of the demo suite beside its loss and E."""
+    columns = ["step", "loss", "emergence", *COUPLINGS, "spikes"]
+    rows = []
+    for step, loss, emergence, *rest in demo[demo["step"].isin(DEMO_STEPS)][columns].itertuples(index=False):
+        *couplings, spikes = (round(value, 2) + 0.0 for value in rest)
+        rows.append(
+            [f"{step}", f"{loss:.2f}", f"{emergence:.3f}", *(f"{value:.2f}" for value in couplings), f"{spikes:.1f}"]
+        )
+    return markdown(["step", "loss", "E", "coupling: MLP", "v-o", "q-k", "across blocks", "spikes a matrix"], rows)
+
+
+def demo_correlations_table(demo: pd.DataFrame) -> str:
+    rows = ([MEASURES[name], f"{value:.3f}"] for name, value in demo_correlations(demo).items())
+    return markdown(["measure", "rank correlation with held-out loss"], rows)
+
+
 def page_tables(tables: dict[str, pd.DataFrame], numbers: dict) -> dict[str, str]:
     return {
+        "demo": demo_table(tables["demo"]),
+        "demo correlations": demo_correlations_table(tables["demo"]),
         "numbers": summary(tables, numbers),
         "separation": separation_table(tables["separation"]),
         "loss": loss_table(tables["loss"]),
@@ -527,10 +556,11 @@ def main() -> None:
     options = parser.parse_args()
     table = read_measures(options.study / "measures.parquet")
     tables, numbers = results(table)
+    shipped = pd.read_csv(options.study / "demo.csv")
     for name, rows in tables.items():
         rows.to_csv(options.study / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (options.study / "headline.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    page = fill(options.page.read_text(encoding="utf-8"), page_tables(tables, numbers))
+    page = fill(options.page.read_text(encoding="utf-8"), page_tables(tables | {"demo": shipped}, numbers))
     options.page.write_text(page, encoding="utf-8")
     sys.path.insert(0, str(Path(__file__).parent))
     from controls_study_figures import draw

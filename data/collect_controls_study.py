@@ -3,7 +3,8 @@
     python data/collect_controls_study.py --models runs/study-models --run runs/study --out docs/study/measures.parquet
 
 `--models` is what train_controls_study.py wrote, `--run` the folder of `ninscope run dags/study.toml`, and `--paths`, where
-it is given, that of `ninscope run dags/study-paths.toml`. Only runs of which every checkpoint was measured are taken.
+it is given, that of `ninscope run dags/study-paths.toml`. `--demo` is that of `ninscope run dags/controls.toml`: demo.csv
+has the same measures of the demo suite. Only runs of which every checkpoint was measured are taken.
 
 Columns: text, width, rate, decay, repetition (the run), step, loss and the four distances in function space (evaluations.csv of
 each run), then the measures: those of the tables emergence and controls by their names; of the table weights `norm`, what changed
@@ -67,21 +68,33 @@ def of_paths(run: Path) -> pd.Series:
     return (real - null).rename(MATCHING)
 
 
-def measures(models: Path, run: Path, paths: Path | None) -> pd.DataFrame:
-    """The table: a row a checkpoint of every run that is whole and measured."""
+def of_run(run: Path) -> pd.DataFrame:
+    """The measures of a run with [controls], [weights] and [interactions], by checkpoint."""
     opened = ninscope.open_run(run)
     emergence = opened.table("emergence").query("method == 'exact' and part == 'all'").set_index(KEYS)
-    parts = [
-        emergence[["alpha0", "width"]].rename(columns={"width": "width_w"}),
+    joined = emergence[["alpha0", "width"]].rename(columns={"width": "width_w"})
+    for part in (
         opened.table("controls").set_index(KEYS)[CONTROLS],
         of_weights(opened.table("weights")),
         of_interactions(opened.table("interactions")),
-    ]
-    if paths is not None:
-        parts.append(of_paths(paths))
-    joined = trained(models).set_index(KEYS)
-    for part in parts:
+    ):
         joined = joined.join(part)
+    return joined
+
+
+def of_demo(run: Path) -> pd.DataFrame:
+    """The same of the demo suite, by step, with its held-out loss and the interval of the structure index."""
+    opened = ninscope.open_run(run)
+    loss = opened.table("benchmarks").query("task == 'held_out' and metric == 'loss'").set_index(KEYS)["value"]
+    ends = opened.table("controls").set_index(KEYS)[["structure_low", "structure_high"]]
+    return of_run(run).join(loss.rename("loss")).join(ends).reset_index().drop(columns="model").sort_values("step")
+
+
+def measures(models: Path, run: Path, paths: Path | None) -> pd.DataFrame:
+    """The table: a row a checkpoint of every run that is whole and measured."""
+    joined = trained(models).set_index(KEYS).join(of_run(run))
+    if paths is not None:
+        joined = joined.join(of_paths(paths))
     joined = joined.reset_index()
     measured = joined.groupby("model")["alpha0"].transform(lambda values: values.notna().all())
     order = ["repetition", "decay", "rate", "width", "text", "step"]
@@ -93,6 +106,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="what train_controls_study.py wrote")
     parser.add_argument("--run", type=Path, required=True, help="run folder of dags/study.toml")
     parser.add_argument("--paths", type=Path, help="run folder of dags/study-paths.toml")
+    parser.add_argument("--demo", type=Path, help="run folder of dags/controls.toml, for demo.csv beside the file")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     options = parser.parse_args()
     table = measures(options.models, options.run, options.paths)
@@ -100,6 +114,9 @@ def main() -> None:
     small = table.astype({name: "float32" for name in table.columns if name not in {*RUN, "step"}})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     small.to_parquet(options.out, compression="zstd", index=False)
+    if options.demo is not None:
+        demo = of_demo(options.demo)
+        demo.to_csv(options.out.with_name("demo.csv"), index=False, float_format="%.7g", lineterminator="\n")
     print(f"{options.out}: {table.groupby(RUN).ngroups} runs, {len(table)} checkpoints, {table.shape[1]} columns")
 
 

@@ -24,9 +24,9 @@ OVER_TRAINING = {
     "kl_from_previous": "KL from last",
 }
 STATISTICS = {
-    "levels": ("over runs, step out", "#1f78b4"),
-    "same_settings": ("over repetitions, settings out as well", "#33a02c"),
-    "differences": ("of differences, step out", "#e31a1c"),
+    "levels": ("runs", "#1f78b4"),
+    "same_settings": ("repetitions", "#33a02c"),
+    "differences": ("differences", "#e31a1c"),
 }
 
 

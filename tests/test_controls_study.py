@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 from scipy.stats import mannwhitneyu, spearmanr
+
+from ninscope.weights.power_law import spectral_alpha
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "data"))
@@ -220,7 +223,8 @@ def results(shipped):
 @pytest.mark.slow
 def test_the_pages_tables_are_those_of_the_measures_that_ship(results):
     tables, numbers = results
-    for name, text in study.page_tables(tables, numbers).items():
+    demo = pd.read_csv(ROOT / "docs" / "study" / "demo.csv")
+    for name, text in study.page_tables(tables | {"demo": demo}, numbers).items():
         assert table_of(PAGE, name) == text, name
     stored = json.loads((ROOT / "docs" / "study" / "headline.json").read_text())
     assert list(numbers) == list(stored)
@@ -264,6 +268,20 @@ def test_what_the_pages_conclude_follows_from_the_numbers(results):
     assert f"sign flips and the distance from start know a little ({values})" in PAGE.replace("\n", " ")
     assert losses.loc["emergence", "differences_low"] < 0 < losses.loc["emergence", "differences_high"]
     assert all(losses.loc[f"coupling_{kind}", "differences_low"] > 0 for kind in ("mlp", "vo", "qk"))
+
+
+@pytest.mark.slow
+def test_ranks_with_query_key_value_as_one_matrix_go_with_the_loss_as_the_page_says():
+    losses = pd.read_csv(ROOT / "docs" / "study" / "demo.csv").set_index("step")["loss"]
+    ranks, alphas = [], []
+    for step in losses.index:
+        tensors = load_file(ROOT / "data" / "stdlib-neox-500k" / f"step{step}" / "model.safetensors")
+        matrices = [matrix for name, matrix in tensors.items() if matrix.ndim == 2 and ".layers." in name]
+        squares = [np.linalg.svd(matrix.astype(float), compute_uv=False) ** 2 for matrix in matrices]
+        ranks.append(np.mean([values.sum() / values[0] for values in squares]))
+        alphas.append(np.mean([spectral_alpha(values) for values in squares]))
+    rank, alpha = (spearmanr(values, losses).statistic for values in (ranks, alphas))
+    assert f"the stable rank has {rank:.3f}, and the spectral alpha {alpha:.3f}." in PAGE.replace("\n", " ")
 
 
 def test_what_ships_is_small_and_whole(shipped):

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from driving import command
 
@@ -32,6 +33,10 @@ def test_the_demo_suites_controls_are_those_of_the_page(tmp_path):
         assert re.search(rf"^\| {name}.* \| {values[0]} \| {values[1]} \|$", PAGE, re.MULTILINE), (name, values)
     assert f"is {late['structure']:.2f}, " in PAGE
     assert f"is {late['structure_low']:.2f} to {late['structure_high']:.2f}:" in PAGE.replace("\n", " ")
+    shipped = pd.read_csv(ROOT / "docs" / "study" / "demo.csv").set_index("step")
+    for row in (start, early, late):
+        for column in ("emergence", "emergence_growth", "emergence_fixed", "structure", "structure_low"):
+            assert row[column] == pytest.approx(shipped[column][row["step"]], rel=1e-5, abs=1e-9), column
     kinds = run.table("interactions").pivot_table(index="step", columns="kind", values="coupling")
     for step, row in ((64, early), (4000, late)):
         values = " | ".join(f"{kinds[kind][step]:.2f}" for kind in ("mlp", "vo", "qk", "across"))
