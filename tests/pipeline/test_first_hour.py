@@ -373,9 +373,9 @@ def test_a_path_to_a_revision_that_is_not_there_names_those_that_are(suite, monk
     with pytest.raises(RequestError, match=r"step5: no such folder, and not a Hub .*; .* has step0, step1, step8"):
         ninscope.measure(suite / "step5")
     monkeypatch.chdir(suite.parent)
-    with pytest.raises(RequestError, match=f"no such folder, and .*; {suite.name} has step0, step1, step8"):
+    with pytest.raises(RequestError, match=f"not looked for on the Hub, .*; {suite.name} has step0, step1, step8"):
         ninscope.measure(f"{suite.name}/step5")
-    with pytest.raises(RequestError, match="did you mean 'step8'"):
+    with pytest.raises(RequestError, match=f"for {suite.name} holds revisions; did you mean 'step8'"):
         ninscope.measure(f"{suite.name}/stepp8")
 
 

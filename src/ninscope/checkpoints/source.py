@@ -9,6 +9,7 @@ from ninscope.checkpoints.file_names import MODEL_FOLDERS
 from ninscope.checkpoints.identity import FileIdentity, Identity
 from ninscope.checkpoints.in_memory import in_memory_source
 from ninscope.checkpoints.local import local_file, local_source
+from ninscope.checkpoints.revisions import step_of
 from ninscope.checkpoints.tensors import Checkpoint
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
@@ -101,21 +102,31 @@ def open_source(source: object, base: object = None, base_revision: str | None =
         )
     if kind == "file":
         return local_file(text, folder)
+    return _on_the_hub(text)
+
+
+def _on_the_hub(text: str) -> Source:
+    """The source that a name stands for where no folder or file is called so. Raises RequestError."""
     named = None if text.startswith((".", "/", "~")) else _REPOSITORY.fullmatch(text)
+    names = _beside(text)
+    missing, outer = Path(text).name, text.rpartition("/")[0] or "/"
+    beside = (did_you_mean(missing, names) or f"; {outer} has {outer_names(names)}") if names else ""
     if named is None:
-        raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name){_beside(text)}")
+        raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name){beside}")
+    # Who cannot reach the Hub would wait half a minute for the same answer. An organisation's models state no steps.
+    if names and all(step_of(name) is not None for name in names):
+        raise RequestError(
+            f"{text}: no such folder, and not looked for on the Hub, for {outer} holds revisions{beside}"
+        )
     from ninscope.checkpoints.hub.repository import hub_source  # the client is slow to import and local work needs none
 
-    return hub_source(named["id"], named["folder"] or "", _beside(text))
+    return hub_source(named["id"], named["folder"] or "", beside)
 
 
-def _beside(text: str) -> str:
-    """What a folder holds in place of a path that is not in it, one clause with its "; "; empty where there is no such folder."""
+def _beside(text: str) -> list[str]:
+    """The revisions that a folder holds in place of a path that is not in it; none where there is no such folder."""
     try:
         folder = Path(text).expanduser().parent
-        if "/" not in text or not folder.is_dir():
-            return ""
-        names = local_source(str(folder), folder).revisions()
+        return local_source(str(folder), folder).revisions() if "/" in text and folder.is_dir() else []
     except (OSError, RuntimeError, ValueError, RequestError):
-        return ""
-    return did_you_mean(Path(text).name, names) or f"; {text.rpartition('/')[0] or '/'} has {outer_names(names)}"
+        return []
