@@ -160,7 +160,8 @@ def test_figures_name_the_baseline_and_draw_any_metric(tmp_path, trained):
     rows = result.table("emergence").query("part == 'all'")
     benchmarks = result.table("benchmarks")
     accuracy = benchmarks.query("metric == 'accuracy'")
-    assert "E against checkpoint-500, whole network" in texts(emergence_figure(rows, accuracy, "out"))
+    label = "E against checkpoint-500, whole network (band: without one layer each)"
+    assert label in texts(emergence_figure(rows, accuracy, "out"))
     drawn = emergence_figure(rows, accuracy, "out")
     (beside,) = [axes for axes in drawn.axes if axes.get_ylabel() == "evaluation accuracy"]
     np.testing.assert_array_equal(beside.lines[0].get_ydata(), [0.5] * 3)

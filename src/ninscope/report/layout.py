@@ -123,9 +123,11 @@ def line_height(size: float, lines: int = 1) -> float:
 
 @cache
 def text_width(text: str, size: float) -> float:
-    """Width of a line of text of this font size, in points."""
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
-    return float(width)
+    """Width of a text of this font size, in points: that of its longest line."""
+    font = FontProperties(size=size)
+    return max(
+        float(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]) for line in text.split("\n")
+    )
 
 
 def arrange(
