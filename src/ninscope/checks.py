@@ -26,7 +26,7 @@ def checked_confidence(value: object) -> float:
     Raises RequestError, which names the value.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating) or not 0 < value < 1:
-        raise RequestError(f"confidence is {value!r}; a number between 0 and 1, such as 0.95, was expected")
+        raise RequestError(f"confidence is {value!r}; a number between 0 and 1 was expected")
     return float(value)
 
 

@@ -160,7 +160,5 @@ def test_tensors_larger_than_memory_are_streamed(tmp_path):
 def test_a_confidence_that_is_no_share_is_refused(tmp_path, confidence):
     """95 for 0.95 would give an interval without ends."""
     measured = ninscope.measure(write_checkpoint(tmp_path / "step0", neox_tensors(**SHAPE, seed=4)))
-    with pytest.raises(
-        ninscope.RequestError, match=r"^confidence is .*; a number between 0 and 1, such as 0\.95, was expected$"
-    ):
+    with pytest.raises(ninscope.RequestError, match=r"^confidence is .*; a number between 0 and 1 was expected$"):
         measured.interval(confidence)
