@@ -282,7 +282,7 @@ def run(
         str,
         typer.Argument(
             metavar="DAG.toml",
-            help="DAG file, or the name of one that ships: demo, ablations, diffusion, memel, parts, pythia, ...",
+            help="DAG file, or the name of one that ships: demo, controls, ablations, diffusion, memel, parts, pythia, ...",
         ),
     ],
     runs_dir: RunsDir = Path("runs"),

@@ -20,6 +20,16 @@ def checked_integer(name: str, value: object, low: int, high: int, other: str = 
     return int(value)
 
 
+def checked_confidence(value: object) -> float:
+    """The confidence of an interval as a float, if it is a number between 0 and 1, both left out.
+
+    Raises RequestError, which names the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating) or not 0 < value < 1:
+        raise RequestError(f"confidence is {value!r}; a number between 0 and 1 was expected")
+    return float(value)
+
+
 def did_you_mean(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """The known name that is spelled most like a given one, in words; empty where none is like it.
 

@@ -23,15 +23,17 @@ def interactions(
     base: str | None = None,
     base_revision: str | None = None,
 ) -> "pd.DataFrame":
-    """Coupling of every pair of matrices of a checkpoint of which one reads what the other writes (docs/method.md).
+    """Coupling of every pair of matrices of a checkpoint of which one reads what the other writes
+    (docs/method.md#interaction).
 
     source, revision, base, base_revision: as in `ninscope.measure`. across: also pairs through the residual stream. exact: up
-    to so many neurons between two matrices nothing is estimated. vectors: random vectors with which the rest is (4 or more). seed:
-    theirs.
+    to so many neurons between two matrices nothing is estimated. vectors: number of random vectors that the rest is estimated
+    with (4 or more). seed: of these, and of drawn permutations.
 
-    Returns one row a pair: writer, reader, kind ("mlp", "vo", "qk", "across", ...), distance (blocks), coupling, error (standard
-    error over permutations), heads (of which it is the mean), vectors (with which it was estimated; 0: it is exact),
-    estimate_error (standard error for that reason), error_vectors (with which the error was estimated; 0: it is exact), message.
+    Returns one row a pair: writer, reader, kind ("mlp", "vo", "qk", "across", ...), distance (blocks), coupling, error (how far
+    chance leads a coupling from 0: its standard deviation over permutations), heads (how many it is the mean over), vectors
+    (random vectors it was estimated with; 0: it is exact), estimate_error (standard error of that estimate), error_vectors
+    (random vectors that `error` was estimated with; 0: it is exact), message.
     `attrs["note"]` says what was left out or is not known. Raises RequestError and CheckpointError as `ninscope.measure` does.
     """
     exactness = Exactness(

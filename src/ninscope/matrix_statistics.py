@@ -38,7 +38,8 @@ def weight_statistics(
 
     Columns: matrix ("source -> target", node layers), the statistics of `ninscope.weights.statistics.WeightStatistics`, those of
     `changes.WeightChange` and `singular_values.SingularValueStatistics` where they are asked for, and message: why something is
-    missing.
+    missing. Their formulas: docs/method.md#statistics-of-weights. Of the row "all", ranks, condition_number and spectral_alpha
+    are means over the matrices.
 
     Raises RequestError: what `measure` raises. Raises CheckpointError: a checkpoint is missing, corrupt, nonfinite or unsupported.
     """

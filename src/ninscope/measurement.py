@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ninscope.checks import checked_confidence
 from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.exact.whole import ExactAnalysis
 from ninscope.multifractal.jackknife import jackknife_interval
@@ -139,8 +140,10 @@ class Measurement(Shown):
         """(low, high) of "alpha0" and "width" of an exact measurement, by leaving out one node layer at a time.
 
         It says how much the numbers hang on single layers, not how much they differ between seeds
-        (docs/method.md#spread-of-the-exact-value). NaN where there are fewer than two layers that count.
+        (docs/method.md#spread-of-the-exact-value). NaN of samples, and where there are fewer than two layers that count. Raises
+        RequestError: confidence is not between 0 and 1.
         """
+        confidence = checked_confidence(confidence)
         values = np.array(list(self.left_out.values())).reshape(-1, 2)
         return {
             "alpha0": jackknife_interval(self.alpha0, values[:, 0], confidence),

@@ -146,7 +146,7 @@ def _equal(value: Any, default: Any) -> bool:
 
 # What each parameter means, with its unit, for `help(ninscope.measure)`; the defaults are those of Parameters.
 MEANINGS = {
-    "nodes_per_layer": 'neurons that are sampled from each node layer, or "all" for the whole network; only of samples: 64',
+    "nodes_per_layer": 'neurons that are sampled from each node layer, or "all" for the whole network; only of samples',
     "samples": "number of samples; only of samples",
     "seed": "which neurons are sampled, an integer; only of samples",
     "transfer": f"distance of a weight: {', '.join(TRANSFERS)} (1/|w|, coth |w|, -ln |w|)",

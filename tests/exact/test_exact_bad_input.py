@@ -154,3 +154,11 @@ def test_tensors_larger_than_memory_are_streamed(tmp_path):
     distances = 1 / np.abs(some[some != 0].astype(np.float64))
     assert edges == ((distances > 1) & (distances <= 150)).sum()
     assert peak * 1024 < 400e6
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 1.0, 95, float("nan"), True, "0.9"])
+def test_a_confidence_that_is_no_share_is_refused(tmp_path, confidence):
+    """95 for 0.95 would give an interval without ends."""
+    measured = ninscope.measure(write_checkpoint(tmp_path / "step0", neox_tensors(**SHAPE, seed=4)))
+    with pytest.raises(ninscope.RequestError, match=r"^confidence is .*; a number between 0 and 1 was expected$"):
+        measured.interval(confidence)

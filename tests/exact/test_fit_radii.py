@@ -124,6 +124,8 @@ def test_where_no_two_radii_are_within_there_is_no_spectrum(tmp_path):
     found = ninscope.measure(write_checkpoint(tmp_path / "step0", tensors), fit_radii=[20, 100])
     assert math.isnan(found.alpha0)
     assert "counted edges have 0 radii within fit_radii: there is no slope" in found.message
+    one = ninscope.measure(tmp_path / "step0", fit_radii=[10, 20])
+    assert "counted edges have 1 radius within fit_radii: there is no slope" in one.message
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_the_figure_draws_what_the_table_says(ran):
     emergence, factors, index = figure.axes
     by_label = {line.get_label(): list(line.get_ydata()) for line in emergence.lines}
     assert by_label["E"] == rows["emergence"].tolist()
-    assert by_label["the rest: these weights at the baseline's norms"] == rows["emergence_fixed"].tolist()
+    assert by_label["fixed norms: these weights at the baseline's norms"] == rows["emergence_fixed"].tolist()
     assert factors.lines[1].get_ydata().tolist() == rows["alpha0_ratio"].tolist()
     assert index.lines[1].get_ydata().tolist() == rows["structure"].tolist()
 

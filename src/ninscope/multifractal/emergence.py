@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
-from ninscope.checks import MAX_SEED, checked_integer
+from ninscope.checks import MAX_SEED, checked_confidence, checked_integer
 from ninscope.errors import RequestError
 from ninscope.multifractal.jackknife import jackknife_interval, left_out_emergence
 from ninscope.multifractal.origin import Origin
@@ -51,8 +51,7 @@ class Bootstrap:
     def __post_init__(self) -> None:
         checked_integer("replicates", self.replicates, MIN_REPLICATES, MAX_REPLICATES)
         checked_integer("seed", self.seed, 0, MAX_SEED)
-        if not 0 < self.confidence < 1:
-            raise RequestError(f"confidence is {self.confidence!r}; a number between 0 and 1 was expected")
+        checked_confidence(self.confidence)
 
 
 class Comparison(NamedTuple):

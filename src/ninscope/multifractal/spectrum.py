@@ -146,9 +146,8 @@ def _no_spectrum(sums: PartitionSums, q: np.ndarray, derivative: str, radii: int
     if sums.nodes == 0:
         reason = "no node has enough edges within the distance bounds: alpha0 and width are missing"
     elif radii < np.count_nonzero(sums.seen):
-        reason = (
-            f"counted edges have {radii} radii within fit_radii: there is no slope, so alpha0 and width are missing"
-        )
+        many = "1 radius" if radii == 1 else f"{radii} radii"
+        reason = f"counted edges have {many} within fit_radii: there is no slope, so alpha0 and width are missing"
     else:
         reason = f"all counted edges share {radii} radius: there is no slope, so alpha0 and width are missing"
     alpha = missing[: q.size - (derivative == "forward")]

@@ -12,7 +12,7 @@ from ninscope.report.step_axis import label_steps, position
 _EMERGENCE = (
     ("emergence", "E", "black"),
     ("emergence_growth", "growth alone: the baseline's weights at these norms", "#d95f02"),
-    ("emergence_fixed", "the rest: these weights at the baseline's norms", "#1b9e77"),
+    ("emergence_fixed", "fixed norms: these weights at the baseline's norms", "#1b9e77"),
 )
 _RATIOS = (
     ("alpha0_ratio", r"$\alpha_0(0)\,/\,\alpha_0$", "#7570b3"),

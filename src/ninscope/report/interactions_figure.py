@@ -174,7 +174,7 @@ def coupling_map_figure(interactions: pd.DataFrame, title: str) -> Figure:
         at = "" if step is None else f" (step {step})"
         above = title_above(
             figure,
-            f"{title}: coupling of what one block writes and one reads{at}",
+            f"{title}: coupling of what blocks write and read{at}",
         )
         if not parts:
             panels[0].set_axis_off()
