@@ -64,24 +64,16 @@ def measure_sources(sources: Sequence[str], options: Mapping[str, Any], output: 
     if not quiet:
         display.show_fetched(traffic.fetched)
     failed = [
-        f"{source + ' ' if len(measured.rows) > 1 else ''}{line}"
+        f"{source + ' ' if len(measured.rows) > 1 else ''}{row.revision}: {row.status}: {row.message}"
         for source, rows in measured.rows.items()
-        for line in _failures(rows)
+        for row in rows
+        if row.status != "ok"
     ]
     for line in (*failed, *map(str, measured.refused)):
         say(line)
     if output.figure is not None and measured.rows:
         _draw(measured.rows, output)
     return 2 if measured.refused else int(bool(failed))
-
-
-def _failures(rows: MeasuredRows) -> list[str]:
-    """One line for each status and message of revisions that could not be measured, with all revisions that have it."""
-    revisions: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row.status != "ok":
-            revisions.setdefault((row.status, row.message), []).append(str(row.revision))
-    return [f"{', '.join(names)}: {status}: {message}" for (status, message), names in revisions.items()]
 
 
 def _show(measured: Mapping[str, MeasuredRows], output: Output) -> None:

@@ -52,16 +52,6 @@ def test_python_has_the_same_defaults(suite):
     assert ninscope.measure(suite, "step1", nodes_per_layer="all").method == "exact"
 
 
-def test_revisions_that_fail_alike_are_named_in_one_line(tmp_path):
-    folder = write_suite(tmp_path / "tiny", [0, 1, 2], **SHAPE)
-    for step in (0, 2):
-        (folder / f"step{step}" / "config.json").write_text("{}")
-    ended = command("measure", folder, "--gauge", "fixed")
-    assert ended.code == 1
-    (line,) = ended.says
-    assert line.startswith("step0, step2: unsupported: gauge 'fixed' needs to know")
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [
