@@ -45,7 +45,7 @@ lint: $(VENV)/tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-#   make check   the tests that take no process, cluster, browser or trained model of their own (four minutes on two cores)
+#   make check   the tests that take no process, cluster, browser or trained model of their own (two and a half minutes on two cores)
 check: $(VENV)/tools
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
 
