@@ -92,6 +92,19 @@ class TestTraffic:
         assert fetched(again) == sent(hub)
         assert would_fetch(command("run", file, *options, "--dry-run")) == {}
 
+    @pytest.mark.parametrize("section", [{"weights": {"singular_values": True}}, {"controls": {}}], ids=str)
+    def test_a_fixed_gauge_reads_once_more_in_every_stage(self, serve, wide, tmp_path, section):
+        hub = serve({MODEL: branches(wide)})
+        whole = {"nodes_per_layer": "all", "samples": None, "exact": None, "gauge": "fixed"}
+        file, options = dag(tmp_path, **whole, **section), ("--runs-dir", tmp_path / "runs")
+        offsets = offsets_of((wide / "step0" / WEIGHTS).read_bytes())
+        header_end = min(start for start, _ in offsets.values())
+        said = would_fetch(command("run", file, *options, "--dry-run"))["tiny/tiny"]
+        hub.requests.clear()
+        done = command("run", file, *options)
+        assert done.code == 0, done.err
+        assert said <= of_tensors(hub, header_end) <= 1.02 * said
+
     def test_logarithmic_radii_take_two_passes(self, serve, wide, tmp_path):
         hub = serve({MODEL: branches(wide)})
         file = dag(tmp_path, nodes_per_layer="all", samples=None, exact=None, radii={"log": 20})

@@ -24,7 +24,7 @@ from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
 from ninscope_pipeline.stages.weights_stored import WEIGHTS, stored_rms, weights_key
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
@@ -149,11 +149,8 @@ class ControlsStage(WeightsStage[ControlsWork]):
 
     def fetch(self, job: Job[ControlsWork]) -> Fetch | None:
         """The checkpoint and its baseline once more, where they are on a Hub."""
-        reading = job.work.parameters.reading
         read = [located for located in (checkpoint_of(job), job.work.start) if located is not None]
-        wirings = [located.wiring(reading) for located in read if located.kind == "hub"]
-        total = sum(wiring.weight_bytes + wiring.rest_bytes for wiring in wirings)
-        return Fetch(total) if total else None
+        return fetched_whole(read, job.work.parameters.reading)
 
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.controls_figure import controls_figure

@@ -24,7 +24,7 @@ from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.stages.exact_arrays import artefact_of_part, matrices_as_arrays, stored_part
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, label_of, network_of
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, label_of, network_of
 from ninscope_pipeline.stages.measurements import DEGREES_TABLE, artefact_of_measurement
 from ninscope_pipeline.stages.stage import Fetch, Job, JobId
 from ninscope_pipeline.stages.weights_stored import (
@@ -193,11 +193,9 @@ class ExactStage(WeightsStage[ExactWork]):
     def fetch(self, job: Job[ExactWork]) -> Fetch | None:
         """Every weight block once, and what checking hashes takes; logarithmic radii take a pass before. Parts fetch for
         themselves."""
-        located, work = checkpoint_of(job), job.work
-        if located.kind != "hub" or work.parts > 1:
-            return None
-        passes, wiring = 1 if work.parameters.log_count is None else 2, located.wiring(work.parameters.reading)
-        return Fetch(passes * (wiring.weight_bytes + wiring.rest_bytes) + wiring.preparation_bytes)
+        parameters = job.work.parameters
+        passes = 1 if parameters.log_count is None else 2
+        return fetched_whole([checkpoint_of(job)], parameters.reading, passes) if job.work.parts == 1 else None
 
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.degree_figures import degrees_figure, kurtosis_figure

@@ -1,6 +1,7 @@
 """What stages that read a checkpoint's weights share: opening it, and seeing that its files are still those of the plan."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from ninscope.errors import CheckpointError
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.request.analyses import DEFAULT, Analysis
-from ninscope_pipeline.stages.stage import Job, Stage
+from ninscope_pipeline.stages.stage import Fetch, Job, Stage
 from ninscope_pipeline.storing.store import ArtefactStore
 
 W = TypeVar("W")
@@ -55,6 +56,16 @@ def configuration_digest(located: Located) -> str:
         return stated[0] if stated else str(identity.commit)
     path = Path(open_source(source).stamp_path(identity.revision, identity.files[0])).parent / "config.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def fetched_whole(read: Iterable[Located], reading: Reading, passes: int = 1) -> Fetch | None:
+    """What reading all matrices of these checkpoints fetches, so many times over, as far as they are on a Hub.
+
+    A reading in a fixed gauge takes one pass more before the first, for the norms that decide its factors.
+    """
+    wirings = [located.wiring(reading) for located in read if located.kind == "hub"]
+    total = sum(passes * (wiring.weight_bytes + wiring.rest_bytes) + wiring.preparation_bytes for wiring in wirings)
+    return Fetch(total) if wirings else None
 
 
 def label_of(located: Located, analysis: Analysis) -> str:

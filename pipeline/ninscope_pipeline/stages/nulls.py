@@ -32,7 +32,7 @@ from ninscope_pipeline.request.analyses import SAMPLED as SAMPLED_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.exact import EXACT, stored_radii
 from ninscope_pipeline.stages.exact_arrays import MATRIX_ARRAYS, stored_matrices
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
 from ninscope_pipeline.stages.network import NETWORK, stored_network
 from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Row, Section, Table
@@ -177,11 +177,7 @@ class NullsStage(WeightsStage[NullsWork]):
 
     def fetch(self, job: Job[NullsWork]) -> Fetch | None:
         """Every weight block once more, where null models are drawn from weights."""
-        located = checkpoint_of(job)
-        if located.kind != "hub" or not job.work.reads_weights:
-            return None
-        wiring = located.wiring(job.work.parameters.reading)
-        return Fetch(wiring.weight_bytes + wiring.rest_bytes)
+        return fetched_whole([checkpoint_of(job)], job.work.parameters.reading) if job.work.reads_weights else None
 
 
 class _Draws(NamedTuple):

@@ -18,7 +18,7 @@ from ninscope.wording import joined_clauses
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -111,12 +111,8 @@ class ScalingStage(WeightsStage[ScalingWork]):
 
     def fetch(self, job: Job[ScalingWork]) -> Fetch | None:
         """The checkpoint once more, where it is on a Hub; twice with logarithmic radii."""
-        located, parameters = checkpoint_of(job), job.work.parameters
-        if located.kind != "hub":
-            return None
-        wiring = located.wiring(parameters.reading)
-        passes = 1 if parameters.log_count is None else 2
-        return Fetch(passes * (wiring.weight_bytes + wiring.rest_bytes) + wiring.preparation_bytes)
+        parameters = job.work.parameters
+        return fetched_whole([checkpoint_of(job)], parameters.reading, 1 if parameters.log_count is None else 2)
 
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.scaling_figure import scaling_figure

@@ -9,7 +9,7 @@ import numpy as np
 from ninscope.architectures import Reading
 from ninscope.weights.singular_values import SINGULAR_VALUES, SingularValueStatistics, network_singular_values
 from ninscope_pipeline.located import reading_outcome
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job, Row
 from ninscope_pipeline.stages.weights import WEIGHTS_STAGE
 from ninscope_pipeline.stages.weights_stored import CheckpointId
@@ -50,11 +50,7 @@ class SingularValuesStage(WeightsStage[SingularValuesWork]):
         return Artefact({"values": values}, {"columns": list(SINGULAR_VALUES), "matrices": list(found.statistics)})
 
     def fetch(self, job: Job[SingularValuesWork]) -> Fetch | None:
-        located = checkpoint_of(job)
-        if located.kind != "hub":
-            return None
-        wiring = located.wiring(job.work.reading)
-        return Fetch(wiring.weight_bytes + wiring.rest_bytes)
+        return fetched_whole([checkpoint_of(job)], job.work.reading)
 
     def columns_of_weights(self, results: "Results") -> Mapping[tuple[CheckpointId, str], Row]:
         columns: dict[tuple[CheckpointId, str], Row] = {}

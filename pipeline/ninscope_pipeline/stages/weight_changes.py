@@ -13,7 +13,7 @@ from ninscope.architectures import Reading
 from ninscope.multifractal.emergence import CHOOSE_BASELINE
 from ninscope.weights.changes import CHANGES, network_changes
 from ninscope_pipeline.located import Located, reading_outcome
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job, Row
 from ninscope_pipeline.stages.weights import WEIGHTS_STAGE
 from ninscope_pipeline.stages.weights_stored import CheckpointId, merged_columns, weights_key
@@ -87,13 +87,7 @@ class WeightChangesStage(WeightsStage[ChangesWork]):
 
     def fetch(self, job: Job[ChangesWork]) -> Fetch | None:
         """Both checkpoints, as far as they are on a Hub."""
-        wirings = [
-            located.wiring(job.work.reading)
-            for located in (checkpoint_of(job), job.work.before)
-            if located.kind == "hub"
-        ]
-        total = sum(wiring.weight_bytes + wiring.rest_bytes for wiring in wirings)
-        return Fetch(total) if total else None
+        return fetched_whole([checkpoint_of(job), job.work.before], job.work.reading)
 
     def columns_of_weights(self, results: "Results") -> Mapping[tuple[CheckpointId, str], Row]:
         request = results.request

@@ -15,7 +15,7 @@ from ninscope.wording import joined_clauses
 from ninscope_pipeline.located import reading_outcome
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
-from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, network_of
+from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
 from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Row, Section, Table
 from ninscope_pipeline.stages.weights_stored import (
     VERSION,
@@ -107,11 +107,7 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
 
     def fetch(self, job: Job[WeightsWork]) -> Fetch | None:
         """Nothing where the exact analysis counts what it fetches."""
-        located = checkpoint_of(job)
-        if located.kind != "hub" or job.needs:
-            return None
-        wiring = located.wiring(job.work.reading)
-        return Fetch(wiring.weight_bytes + wiring.rest_bytes)
+        return None if job.needs else fetched_whole([checkpoint_of(job)], job.work.reading)
 
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         from ninscope.report.weights_figure import weights_figure
