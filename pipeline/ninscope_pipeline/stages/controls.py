@@ -25,7 +25,7 @@ from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
+from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table, failed_rows
 from ninscope_pipeline.stages.weights_stored import WEIGHTS, stored_rms, weights_key
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -161,13 +161,7 @@ class ControlsStage(WeightsStage[ControlsWork]):
                 yield f"{model.stem}-controls.png", controls_figure(controls, model.name)
 
     def problems(self, run: "Run") -> list[str]:
-        if "controls" not in run.tables:  # of a run from before there was this stage
-            return []
-        rows = run.table("controls")
-        return [
-            f"{row.suite}/{row.model} {row.revision} controls: {row.message}"
-            for row in rows[rows["status"] != "ok"].itertuples()
-        ]
+        return failed_rows(run, "controls", "controls")
 
 
 def _rms(store: ArtefactStore, located: Located, parameters: Parameters) -> dict[str, float]:

@@ -19,7 +19,7 @@ from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
+from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table, failed_rows
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -123,13 +123,7 @@ class ScalingStage(WeightsStage[ScalingWork]):
                 yield f"{model.stem}-scaling.png", scaling_figure(model.table(TABLE), curves, model.name)
 
     def problems(self, run: "Run") -> list[str]:
-        if TABLE not in run.tables:  # of a run from before there was this stage
-            return []
-        rows = run.table(TABLE)
-        return [
-            f"{row.suite}/{row.model} {row.revision} scaling: {row.message}"
-            for row in rows[rows["status"] != "ok"].itertuples()
-        ]
+        return failed_rows(run, TABLE, "scaling")
 
 
 _NUMBERS = ("q", "slope", "r2", "range_low", "range_high", "decades", "null_decades")

@@ -108,6 +108,19 @@ def named_in_errors(what: str) -> Iterator[None]:
         raise
 
 
+def failed_rows(run: "Run", table: str, what: str) -> list[str]:
+    """A line for every checkpoint of which a table says that it failed; of a table of matrices, the row "all" says it.
+
+    Empty for a run from before there was this table. what: what failed, as the lines call it.
+    """
+    if table not in run.tables:
+        return []
+    rows = run.table(table)
+    failed = rows[rows["status"] != "ok"]
+    whole = failed[failed["matrix"] == "all"] if "matrix" in failed else failed
+    return [f"{row.suite}/{row.model} {row.revision} {what}: {row.message}" for row in whole.itertuples()]
+
+
 class Stage(ABC, Generic[W]):
     """One kind of result. Override what differs.
 

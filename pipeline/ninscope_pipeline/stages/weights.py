@@ -16,7 +16,7 @@ from ninscope_pipeline.located import reading_outcome
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Row, Section, Table
+from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Row, Section, Table, failed_rows
 from ninscope_pipeline.stages.weights_stored import (
     VERSION,
     WEIGHTS,
@@ -118,13 +118,7 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
                 yield f"{model.stem}-weights.png", weights_figure(weights, model.name)
 
     def problems(self, run: "Run") -> list[str]:
-        if WEIGHTS not in run.tables:  # of a run from before there was this stage
-            return []
-        rows = run.table(WEIGHTS)
-        return [
-            f"{row.suite}/{row.model} {row.revision} weights: {row.message}"
-            for row in rows[(rows["matrix"] == "all") & (rows["status"] != "ok")].itertuples()
-        ]
+        return failed_rows(run, WEIGHTS, "weights")
 
     def clear(self, store: ArtefactStore, jobs: Sequence[Job[WeightsWork]], alone: bool) -> None:
         """Pieces that nobody will put together, as `exact` clears its parts."""
