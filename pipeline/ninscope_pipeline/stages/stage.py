@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -182,6 +183,10 @@ class Stage(ABC, Generic[W]):
     def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
         """(file name, figure) of everything that this stage draws."""
         yield from ()
+
+    def page(self, tables: "PageTables") -> "Iterable[Part]":
+        """The parts of report.html that this stage draws; a stage that has no rows there gives none."""
+        return ()
 
     def problems(self, run: "Run") -> list[str]:
         """A line for everything of a finished run that failed and that the table `checkpoints` does not tell.

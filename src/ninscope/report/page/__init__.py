@@ -1,0 +1,1 @@
+"""report.html: tables in, one page out."""

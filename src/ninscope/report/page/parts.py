@@ -1,0 +1,66 @@
+"""What a stage hands over for report.html: parts of the page, with their charts, and the tables that they are drawn from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+ALL_PARTS, DEFAULT = "all", "default"  # the part and the variant that are the network as one, by [analysis] itself
+
+# Where on the page a part stands, in this order.
+TOPICS = ("emergence", "spectra", "structure", "benchmarks", "models that were run")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An interactive figure.
+
+    name: its id on the page, and its file's name where it is saved; letters, digits and hyphens. title: what stands above it.
+    chart: of altair. description: what it shows, in a sentence, for who cannot see it.
+    """
+
+    name: str
+    title: str
+    chart: "alt.TopLevelMixin"
+    description: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the page.
+
+    name: its anchor; letters, digits and hyphens. topic: one of TOPICS. text: paragraphs above the charts, plain text.
+    tables: names of the tables that it is drawn from, which the page offers for download.
+    """
+
+    name: str
+    title: str
+    topic: str
+    text: tuple[str, ...]
+    charts: tuple[Chart, ...]
+    tables: tuple[str, ...]
+
+
+class PageTables:
+    """The tables of one run or of several side by side.
+
+    tables: by name; besides the columns of docs/tables.md each has `run` and `label`. labels: one a model of a run, in the order
+    of the page: the model's name, with suite and run where two have one of that name. Charts tell models apart by it.
+    """
+
+    def __init__(self, tables: "Mapping[str, pd.DataFrame]", labels: Sequence[str]):
+        self.tables, self.labels = tables, tuple(labels)
+
+    def every_row(self, name: str) -> "pd.DataFrame":
+        """The rows of a table, of all variants and parts; none where the runs are older than the table."""
+        return self.tables[name]
+
+    def table(self, name: str) -> "pd.DataFrame":
+        """The rows of a table that come from [analysis] itself: no variant's, and networks as one."""
+        rows = self.every_row(name)
+        for column, value in (("part", ALL_PARTS), ("variant", DEFAULT)):
+            rows = rows[rows[column] == value] if column in rows else rows
+        return rows
