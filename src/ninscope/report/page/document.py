@@ -3,8 +3,8 @@
 Its policy allows scripts and styles by their sha256 only, no eval, and no connection. Everything that came from a run is either
 text, which the template escapes, or stored compressed as base64 (`embedding`), which no parser of HTML takes for anything else.
 
-Charts are drawn by Vega, in the form that vl-convert ships for pages without a network, with its interpreter of expressions in place
-of eval. Tables are DataTables' (from itables, which ships it whole): a kept library sorts, pages and filters, tells screen readers
+Charts are drawn by Vega, as vl-convert ships it for pages without a network, with its interpreter of expressions in place of eval.
+Tables are DataTables' (from itables, which ships it whole): a kept library sorts, pages and filters, tells screen readers
 so, and is worked by keyboard. Its style sheet of 107 KB is not used: it brings images, and colours of too little contrast.
 """
 

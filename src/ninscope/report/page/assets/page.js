@@ -166,14 +166,19 @@
   const escaped = (text) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
   const isNumber = (text) => text === "" || (text.trim() === text && Number.isFinite(Number(text)));
 
-  const tableOf = (names) => {
+  // A run's or model's name that is the same, or said again, in each row says nothing.
+  const isIdle = (name, column, names, rows) =>
+    (name === "run" && byId("table-view").dataset.runs === "1") ||
+    (name === "label" && rows.every((row) => row[column] === row[names.indexOf("model")]));
+
+  const tableOf = (names, filtered) => {
     const table = document.createElement("table");
     const head = table.createTHead();
     const titles = head.insertRow();
     const filters = head.insertRow();
     filters.className = "filters";
     filters.dataset.dtOrder = "disable"; // these cells sort nothing
-    for (const name of names) {
+    names.forEach((name, column) => {
       const title = document.createElement("th");
       title.scope = "col";
       title.textContent = name;
@@ -183,9 +188,10 @@
       input.type = "search";
       input.setAttribute("aria-label", `Filter ${name}`);
       input.placeholder = "filter";
+      input.addEventListener("input", () => filtered(column, input.value));
       cell.append(input);
       filters.append(cell);
-    }
+    });
     return table;
   };
 
@@ -200,13 +206,14 @@
         if (isNumeric) row[column] = row[column] === "" ? null : Number(row[column]);
       });
     }
-    const table = tableOf(names);
+    const table = tableOf(names, (column, text) => data.column(column).search(text).draw());
     table.setAttribute("aria-label", `Table ${name}`);
     view.replaceChildren(table);
     const data = jQuery(table).DataTable({
       data: rows,
       columns: names.map((title, column) => ({
         type: numeric[column] ? "num" : "string",
+        visible: !isIdle(title, column, names, rows),
         className: title === "message" || title === "warning" ? "wrapped" : "",
         // Every cell is text: what came from a checkpoint is never taken for HTML.
         render: (value, purpose) => {
@@ -231,9 +238,6 @@
         zeroRecords: "No row matches.",
         emptyTable: "This table has no rows.",
       },
-    });
-    table.querySelectorAll(".filters input").forEach((input, column) => {
-      input.addEventListener("input", () => data.column(column).search(input.value).draw());
     });
     const box = view.querySelector(".dt-layout-table");
     box.tabIndex = 0;
