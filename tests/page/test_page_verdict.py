@@ -1,6 +1,9 @@
 """The words that stand first on report.html, from small tables whose answer is known."""
 
+import io
 import math
+import tarfile
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 import pytest
@@ -9,6 +12,7 @@ from ninscope.report.page.parts import PageTables
 from ninscope.report.page.phrases import checkpoints, number, stays_from
 from ninscope.report.page.verdict import verdicts
 
+OLD_RUN = Path(__file__).parents[1] / "data" / "run-of-e49790d.tar.xz"
 STEPS = (0, 100, 200, 300)
 LOWS = (0.0, -0.1, 0.2, 0.4)  # of E: above 0 from step 200 on
 STANDS = "stands"
@@ -86,7 +90,7 @@ def test_with_all_controls_the_headline_names_growth_and_what_stands():
     )
     assert "At step 300 E is 0.600, and its interval from 0.400 to 0.800 lies above 0." in text
     assert "From step 200 on, the interval of E stays above 0." in text
-    assert "give E up to 0.300, the mean plus 2 standard deviations" in text
+    assert "give E up to 0.300 (shuffled: the mean over draws plus 2 standard deviations);" in text
     assert "E lies above them at steps 200 and 300" in text
     assert "alpha0 0.700 lies below what they give (0.780 to 0.820) and w 0.500 lies above" in text
     assert "give E 0.300 (interval from 0.200 to 0.400); E of step 300, 0.600, lies above that interval" in text
@@ -163,7 +167,7 @@ def test_the_highest_null_model_counts_and_one_draw_has_no_spread():
     nulls = [null_row(300, 0.65, null="gaussian"), null_row(300, 0.1, 0.01)]
     text = told(history(), nulls=nulls)[1]
     assert "(gaussian and shuffled)" in text
-    assert "give E up to 0.650" in text
+    assert "give E up to 0.650 (gaussian);" in text
     assert "E lies above them nowhere" in text
 
 
@@ -185,6 +189,30 @@ def test_tables_of_an_older_version_without_these_columns():
     (verdict,) = verdicts(PageTables({name: tables[name] for name in ("emergence", "checkpoints")}, ("m",)))
     assert "an older ninscope" in verdict.sentences[1]
     assert "without an interval" in verdict.headline
+
+
+def test_real_tables_of_an_older_version():
+    frames = {}
+    with tarfile.open(OLD_RUN) as archive:
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if path.parent == PurePosixPath("old/tables") and path.suffix == ".parquet":
+                content = archive.extractfile(member)
+                assert content is not None
+                rows = pd.read_parquet(io.BytesIO(content.read()))
+                frames[path.stem] = rows.assign(run="old", label=rows["model"])
+    (verdict,) = verdicts(PageTables(frames, ("stdlib-neox-67k",)))
+    rows = (
+        frames["emergence"].query("variant == 'default' and part == 'all'").set_index(["method", "step"])["emergence"]
+    )
+    assert verdict.headline == (
+        f"E rises to {rows['exact', 512]:.4f} by step 512, without an interval; growth of weight norms is not ruled out."
+    )
+    text = " ".join(verdict.sentences)
+    assert f"Samples of neurons give E {rows['sampled', 512]:.4f} at step 512" in text
+    assert "E lies above them nowhere" in text
+    assert len(verdict.warnings) == 1
+    assert "step 64, step 1000 have no alpha0" in verdict.warnings[0]
 
 
 def test_e_that_came_down_is_not_said_to_rise():

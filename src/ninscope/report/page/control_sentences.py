@@ -77,10 +77,11 @@ def _of_nulls(model: ModelRows) -> Iterator[str]:
             if any(above)
             else "E lies above them nowhere"
         )
+        drawn = known(highest, "emergence_std")
+        spread = f": the mean over draws plus {WIDE:g} standard deviations" if drawn else ""
         yield (
             f"Null models keep something of the weights and are random otherwise ({listed(_names(nulls))}). At {name} they "
-            f"give E up to {number(_null_end(highest))}, the mean plus {WIDE:g} standard deviations over draws of the null "
-            f"model {text_of(highest, 'null')}; {where}."
+            f"give E up to {number(_null_end(highest))} ({text_of(highest, 'null')}{spread}); {where}."
         )
         yield from _null_spectra(last, nulls)
 

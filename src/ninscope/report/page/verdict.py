@@ -95,7 +95,7 @@ def _sentences(model: ModelRows) -> Iterator[str]:
         return
     yield _what_was_measured(model)
     if model.later:
-        yield f"{capital(_about_e(model))} {_since_when(model)}"
+        yield f"{capital(_about_e(model))} {_since_when(model)}".rstrip()
     yield from _of_spectra(model)
     if model.later:
         yield from control_sentences(model)
