@@ -10,9 +10,10 @@ import pandas as pd
 
 import ninscope
 from ninscope.errors import RequestError
-from ninscope.report.page.contents import Contents, RunFacts, Verdict
+from ninscope.report.page.contents import Contents, RunFacts
 from ninscope.report.page.document import page_html
 from ninscope.report.page.parts import PageTables
+from ninscope.report.page.verdict import verdicts
 from ninscope.wording import outer_names
 from ninscope_pipeline.display import Say
 from ninscope_pipeline.opened_run import Run, open_run
@@ -88,11 +89,7 @@ def contents_of(runs: Sequence[Run]) -> Contents:
         name: ", ".join(str(near(run.path / "tables" / f"{name}.parquet")) for run in runs if name in run.tables)
         for name in tables.tables
     }
-    return Contents(facts, _verdicts(tables), parts, tables.tables, files, ninscope.__version__)
-
-
-def _verdicts(tables: PageTables) -> Sequence[Verdict]:
-    return ()
+    return Contents(facts, verdicts(tables), parts, tables.tables, files, ninscope.__version__)
 
 
 def _run_names(runs: Sequence[Run]) -> list[str]:

@@ -2,25 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ninscope.report.page.parts import Part
+from ninscope.report.page.verdict import ModelVerdict
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Verdict(Protocol):
-    """What the numbers of a model carry, in words: `ninscope.report.page.verdict.ModelVerdict`."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def headline(self) -> str: ...
-    @property
-    def sentences(self) -> tuple[str, ...]: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class Contents:
     """
 
     runs: Sequence[RunFacts]
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[ModelVerdict]
     parts: Sequence[Part]
     tables: "Mapping[str, pd.DataFrame]"
     files: Mapping[str, str]
