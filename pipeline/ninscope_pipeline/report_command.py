@@ -136,17 +136,21 @@ def _unfinished(run: Run) -> list[str]:
 
 def _older(run: Run, version: str) -> list[str]:
     """A sentence where the run lacks tables or columns that this version writes."""
-    lacking = [f"table {name}" for name in all_tables() if name not in run.tables]
-    for name, table in all_tables().items():
-        if name in run.tables:
-            there = set(run.table(name).columns)
-            lacking += [f"{name}.{column}" for column in table.columns if column not in there]
-    if not lacking:
+    tables = [name for name in all_tables() if name not in run.tables]
+    columns = [
+        f"{outer_names(lacking)} of {name}"
+        for name, table in all_tables().items()
+        if name in run.tables
+        and (lacking := [column for column in table.columns if column not in set(run.table(name).columns)])
+    ]
+    if not tables and not columns:
         return []
     which = f" ({version})" if version and version != ninscope.__version__ else ""
+    lacks = [f"the tables {', '.join(tables)}"] if tables else []
+    lacks += [f"the columns {', '.join(columns)}"] if columns else []
     return [
         f"This run was made by an older ninscope{which}; run it again for what is drawn from what it lacks: "
-        f"{outer_names(lacking) if len(lacking) > 8 else ', '.join(lacking)}."
+        f"{'; '.join(lacks)}."
     ]
 
 

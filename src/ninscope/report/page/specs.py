@@ -24,6 +24,7 @@ Columns = dict[str, list[Any]]
 
 # Where Vega-Lite and Vega take text for an expression.
 _EXPRESSIONS = ("expr", "calculate", "filter", "test", "labelExpr", "signal", "update")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PLAIN = re.compile(r"[\w .:/+\-]*")
 
 
@@ -148,6 +149,7 @@ def expressions_in(value: Any) -> Iterator[str]:
 
 def _check_expressions(chart: str, spec: dict[str, Any], foreign: Sequence[str]) -> None:
     for expression in expressions_in(spec):
-        inside = next((name for name in foreign if name in expression), None)
+        unescaped = _ESCAPED.sub(r"\1", expression)
+        inside = next((name for name in foreign if name in expression or name in unescaped), None)
         if inside is not None:
             raise ValueError(f"the chart {chart} has the name {inside!r} in an expression; compare a field of its data")

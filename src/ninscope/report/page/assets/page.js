@@ -100,6 +100,7 @@
   };
   for (const figure of figures) {
     observer.observe(figure);
+    figure.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
     figure.querySelector(".save").addEventListener("click", () => saveChart(figure));
   }
 
