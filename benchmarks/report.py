@@ -116,7 +116,7 @@ def _repeated(rows: pd.DataFrame, models: int, steps: int, generator: np.random.
             keys = {"model": f"model-{model}", "revision": f"step{1000 * number}", "step": 1000 * number}
             pieces.append(group.assign(**keys))
     repeated = pd.concat(pieces, ignore_index=True).astype(rows.dtypes.to_dict())
-    for column in repeated.select_dtypes("float64"):
+    for column in repeated.select_dtypes("float64").columns.difference(["q"]):
         repeated[column] *= 1 + 0.02 * generator.standard_normal(len(repeated))
     return repeated[[*KEYS, *(column for column in repeated if column not in KEYS)]]
 

@@ -210,7 +210,8 @@ def model_labels(by_run: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[Model
 
 def _marked(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.DataFrame:
     """The rows with the columns `run` and `label`, first."""
-    keys = zip(rows["suite"], rows["model"], strict=True)
-    label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in keys]
-    text = {"run": pd.array([run] * len(rows), "string"), "label": pd.array(label, "string")}
+    pairs = rows[["suite", "model"]].drop_duplicates()
+    label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in pairs.itertuples(index=False)]
+    number = rows.groupby(["suite", "model"], sort=False, dropna=False).ngroup().to_numpy()  # of its pair
+    text = {"run": pd.array([run], "string").repeat(len(rows)), "label": pd.array(label, "string").take(number)}
     return pd.concat([pd.DataFrame(text, index=rows.index), rows], axis=1).reset_index(drop=True)

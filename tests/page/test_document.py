@@ -180,7 +180,8 @@ def test_integers_and_words_that_are_missing_stay_missing():
     from ninscope.report.page.embedding import columns_of_frame
 
     frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array(["x", None], "string"), "c": [True, False]})
-    assert columns_of_frame(frame) == {"a": [1, None], "b": ["x", None], "c": [True, False]}
+    text = {"texts": ["x", None], "which": [0, 1]}
+    assert columns_of_frame(frame) == {"a": [1, None], "b": text, "c": [True, False]}
 
 
 def test_downloads_hold_whole_tables_with_every_digit(page):
