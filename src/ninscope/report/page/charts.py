@@ -279,9 +279,7 @@ def lines(
     named = [alt.Tooltip(f"{field}:N", title={"label": "model"}.get(field, field)) for field in series]
     base = alt.Chart(data).encode(x=x, color=colour, detail=[alt.Detail(f"{field}:N") for field in series])
     base = base if where is None else base.transform_filter(where)
-    marks: list[alt.Chart] = list(below)
-    if zero is not None:
-        marks.append(level(zero))
+    marks = []
     if band is not None and data[list(band)].notna().any(axis=None):
         low, high = (f"{end}:Q" for end in band)
         area = base.mark_area(clip=True, strokeWidth=0)
@@ -291,7 +289,9 @@ def lines(
     points = base.mark_point(filled=True, size=46).encode(y=y, opacity=strength(0.95, 0.12), tooltip=list(tips))
     points = points.properties(name=name)
     marks.append(points if shape is None else points.encode(shape=shape))
-    chart = alt.layer(*marks)
+    behind = [*below, *([] if zero is None else [level(zero)])]
+    own = alt.layer(*marks)
+    chart = alt.layer(*behind, own) if behind else own
     if chosen is not None:
         chart = chart.add_params(chosen)
     return fitted(chart)
