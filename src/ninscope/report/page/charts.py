@@ -347,11 +347,11 @@ def lines(
 
 def measured_lines(
     data: pd.DataFrame, name: str, measures: Sequence[tuple[str, str]], colour: alt.Color, *, where: str | None = None,
-    series: Sequence[str] = ("label",), toggle: str = "label", tips: Sequence[alt.Tooltip] = (), shape: alt.Shape | None = None,
+    series: Sequence[str] = ("label",), toggle: str = "label", tips: Sequence[alt.Tooltip] = (), x: alt.X | None = None,
 ) -> alt.LayerChart:
     """Lines of one of several columns, which a list above the chart chooses, and which is its title.
 
-    measures: (column, title) of columns that have a value. Where data has `<column>_low` and `_high`, and what `drawn_ends` makes of
+    measures: (column, title) of columns that have a value. x: where it is not the training step. Where data has `<column>_low` and `_high`, and what `drawn_ends` makes of
     them, there are bands.
     """  # fmt: skip
     columns = [column for column, _ in measures]
@@ -365,8 +365,8 @@ def measured_lines(
     shown = tooltip("step:Q", *(f"{field}:N" for field in series if field != "label"), model="label:N", value="value:Q")
     shown += tooltip(low="low:Q", high="high:Q") if bands else []
     chart = lines(
-        data, name, step_axis(steps_in(data)), alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)), colour, [*shown, *tips],
-        series=series, band=("from", "to") if bands else None, where=where, toggle=toggle, shape=shape,
+        data, name, step_axis(steps_in(data)) if x is None else x, alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)), colour, [*shown, *tips],
+        series=series, band=("from", "to") if bands else None, where=where, toggle=toggle,
         calculated={"value": one_of(), **ends},
     )  # fmt: skip
     titles = [title for _, title in measures]
