@@ -64,7 +64,9 @@ BaselineOption = Annotated[
     ),
 ]
 
-_COMPARED = "A source (folder, file of weights or Hub repository) as SOURCE or SOURCE@REVISION; or a run folder, or its name in ./runs."
+_COMPARED = (
+    "Source, as SOURCE or SOURCE@REVISION (folder, file of weights, Hub repository); or a run, by folder or name."
+)
 
 
 def _version(wanted: bool) -> None:

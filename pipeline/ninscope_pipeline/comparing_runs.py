@@ -25,6 +25,7 @@ _KEYS = (
 )  # fmt: skip
 _UNSAID = ("default", "all")  # values of keys that name nothing in particular
 _TOLD = {"emergence": ("alpha0", "width", "emergence")}  # columns whose largest difference is put into words
+_UNMEASURED = "not measured yet"  # in place of a hash
 MOST_NAMED = 8  # parameters that one sentence lists
 _NAME = "name"  # of the run itself, in its parameters
 
@@ -198,7 +199,8 @@ def _of_checkpoints(checkpoints: Sequence[ComparedValue]) -> Iterator[str]:
     groups = {
         "only in A": [value.name for value in checkpoints if value.b is None],
         "only in B": [value.name for value in checkpoints if value.a is None],
-        "with other weights": [value.name for value in both if value.differs],
+        "not measured yet in one": [value.name for value in both if _UNMEASURED in (value.a, value.b)],
+        "with other weights": [value.name for value in both if value.differs and _UNMEASURED not in (value.a, value.b)],
     }
     clauses = [f"{len(names)} {what} ({outer_names(names)})" for what, names in groups.items() if names]
     yield "; ".join([told, *clauses]) + "."
@@ -262,8 +264,13 @@ def _of_tables(runs: Sequence[Run], tables: Sequence[_TableDifference]) -> Itera
             yield f"{of_number(len(alone), 'table is', 'tables are')} only in {name}: {', '.join(alone)}."
     if equal := [table.name for table in tables if table.same and any(table.rows)]:
         yield f"{of_number(len(equal), 'table holds', 'tables hold')} the same numbers in both: {', '.join(equal)}."
+    for name, side in (("A", 0), ("B", 1)):
+        if alone := [
+            f"{table.name} ({table.rows[side]})" for table in tables if table.rows[side] and not table.rows[1 - side]
+        ]:
+            yield f"{of_number(len(alone), 'table has', 'tables have')} rows only in {name}: {', '.join(alone)}."
     for table in tables:
-        if not table.same:
+        if not table.same and all(table.rows):
             yield _of_table(table)
 
 

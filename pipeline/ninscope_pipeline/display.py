@@ -293,6 +293,8 @@ def show_comparison(comparison: Comparison) -> None:
     print(f"A: {comparison.a}\nB: {comparison.b}")
     for text in comparison.words:
         print(text)
+    if comparison.same:
+        return
     differing = [value for value in comparison.values if value.differs]
     if differing:
         table = Table(title="what differs")
@@ -302,7 +304,9 @@ def show_comparison(comparison: Comparison) -> None:
             cells = (_cell(entry) for entry in (value.a, value.b, value.difference))
             table.add_row(value.topic, escape(value.name), *cells)
         _print_whole(table)
-    details = [row for row in comparison.detail_rows if not comparison.same and row.get("differing", 1)]
+    details = [
+        row for row in comparison.detail_rows if row.get("differing", 1)
+    ]  # of runs, columns that are alike are many
     if details:
         columns = [name for name in comparison.detail_columns if any(row[name] != "" for row in details)]
         table = Table(title="details")
@@ -318,7 +322,7 @@ def show_comparison(comparison: Comparison) -> None:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return _number(_or_none(value), ".4g")
-    text = "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    text = "-" if value is None else f"{value:,}" if type(value) is int else str(value)
     return escape(text if len(text) <= 44 else f"{text[:20]} ... {text[-20:]}")
 
 

@@ -68,9 +68,9 @@ def compare(
     unsupported.
     """
     chosen = parameters_of_call(parameters, exact, signature(compare).parameters)
-    first = _measured("A", open_source(a), revision_a, chosen)
-    second = _measured("B", open_source(b), revision_b, chosen, first)
-    emergence = _emergence(first, second, same_training, trust_unlike_counts)
+    first = _measured("A", open_source(a), revision_a, chosen, same_training)
+    second = _measured("B", open_source(b), revision_b, chosen, same_training, first)
+    emergence = _emergence(first, second, trust_unlike_counts)
     changes = _changes(first, second) if first.weights else {}
     same = _same_weights(first, second, changes) and first.network.digest == second.network.digest
     words = [_what_is_same(first, second, changes, same), *_of_models(first, second)]
@@ -83,7 +83,12 @@ def compare(
 
 
 def _measured(
-    name: str, source: Source, requested: str | int | None, parameters: Parameters, other: _Side | None = None
+    name: str,
+    source: Source,
+    requested: str | int | None,
+    parameters: Parameters,
+    same_training: bool,
+    other: _Side | None = None,
 ) -> _Side:
     """One side, measured; what has the weights and the wiring of the other side is not measured again."""
     revision = _revision(name, source, requested)
@@ -94,7 +99,7 @@ def _measured(
     side = (name, label, source, revision, identity, checkpoint.parameters, network)
     if other is not None and _same_files(identity, other.identity) and network.digest == other.network.digest:
         return _Side(*side, other.stored, other.measurement, other.weights)
-    models = source.models_of(revision)
+    models = () if same_training else source.models_of(revision)
     if not parameters.exact:
         return _Side(*side, network, measured_network(network, parameters, cores(), models=models), {})
     # Norms and changes are of the weights as they are stored, whatever the spectrum is of.
@@ -111,8 +116,8 @@ def _revision(name: str, source: Source, requested: str | int | None) -> str:
     """Raises RequestError: the source has several, and none is named."""
     if requested is None and len(revisions := source.revisions()) > 1:
         raise RequestError(
-            f"{source.label} has {len(revisions)} revisions ({outer_names(revisions)}); name one: {source.label}@{revisions[-1]} on "
-            f"the command line, revision_{name.lower()}= in Python"
+            f"{source.label} has {len(revisions)} revisions ({outer_names(revisions)}); name one: {source.label}@{revisions[-1]} "
+            f"on the command line, revision_{name.lower()}= in Python"
         )
     return revision_of(source, requested)
 
@@ -143,10 +148,10 @@ def _kept(a: _Side, b: _Side, changes: Mapping[str, WeightChange]) -> int:
     return sum(name in both_zero or change.distance == 0 for name, change in changes.items() if name != WHOLE)
 
 
-def _emergence(a: _Side, b: _Side, same_training: bool, trust_unlike_counts: bool) -> ComparedEmergence:
+def _emergence(a: _Side, b: _Side, trust_unlike_counts: bool) -> ComparedEmergence:
     """E of B against A, or why there is none."""
     before, now = (side.measurement.origin or Origin() for side in (a, b))
-    clauses = before.differences(now, same_training)
+    clauses = before.differences(now)
     reason = f"no E: {'; '.join(clauses)}" if clauses else ""
     return compared(b.measurement, a.measurement, reason, "A", Bootstrap(), trust_unlike_counts=trust_unlike_counts)
 
@@ -213,7 +218,9 @@ def _of_spectra(a: _Side, b: _Side) -> Iterator[str]:
     for name in ("alpha0", "width"):
         now, before = (_with_spread(side.measurement, name) for side in (b, a))
         ends = [side.measurement.interval()[name] for side in (a, b)]
-        yield f"{name} is {before} in A and {now} in B{_apart(*ends)}."
+        yield (
+            f"{name} is {now} in both." if now == before else f"{name} is {before} in A and {now} in B{_apart(*ends)}."
+        )
 
 
 def _with_spread(measurement: Measurement, name: str) -> str:
@@ -258,6 +265,9 @@ def _of_changes(changes: Mapping[str, WeightChange]) -> Iterator[str]:
         yield f"The matrices cannot be compared: {whole.message}."
         return
     note = f" ({whole.message})" if whole.message else ""
+    if whole.distance == 0:
+        yield f"No matrix that both have changed{note}."
+        return
     yield (
         f"The distance between the weights is {number(whole.distance)} times the norm of A's, and {100 * whole.sign_flips:.1f} % "
         f"have the other sign{note}."

@@ -64,7 +64,7 @@ class Comparison(Shown):
         return {"A": self.a, "B": self.b, **{f"{number}.": text for number, text in enumerate(self.words, 1)}}
 
     def __repr__(self) -> str:
-        return "\n".join([f"A: {self.a}", f"B: {self.b}", *self.words])
+        return "\n".join([f"Comparison of A, {self.a}, and B, {self.b}", *self.words])
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a thing that was compared: topic, name, a, b (object: numbers and texts), difference (float64, NaN of texts)."""
