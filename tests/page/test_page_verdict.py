@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from ninscope.report.page.parts import PageTables
-from ninscope.report.page.phrases import checkpoints, number, stays_from
+from ninscope.report.page.phrases import checkpoints, stays_from
 from ninscope.report.page.verdict import verdicts
+from ninscope.wording import number
 
 OLD_RUN = Path(__file__).parents[1] / "data" / "run-of-e49790d.tar.xz"
 STEPS = (0, 100, 200, 300)

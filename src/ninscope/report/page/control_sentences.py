@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from ninscope.multifractal.verdict import CONTROLS, GROWTH, INTERVAL, NULLS, WIDE, Verdict, null_band
 from ninscope.report.page.model_rows import ModelRows, Row, checkpoint_name, known, text_of, value_of
-from ninscope.report.page.phrases import checkpoints, includes_zero, interval, listed, number
+from ninscope.report.page.phrases import checkpoints
+from ninscope.wording import includes_zero, interval, listed, number
 
 _FAILS = {
     INTERVAL: "its interval reaches 0 or below",

@@ -10,17 +10,9 @@ from dataclasses import dataclass
 from ninscope.report.page.control_sentences import control_sentences, growth_clause, standing_clause
 from ninscope.report.page.model_rows import EXACT, ModelRows, Row, checkpoint_name, known, text_of, value_of
 from ninscope.report.page.parts import PageTables
-from ninscope.report.page.phrases import (
-    capital,
-    checkpoints,
-    includes_zero,
-    interval,
-    listed,
-    number,
-    plain,
-    stays_from,
-)
+from ninscope.report.page.phrases import capital, checkpoints, plain, stays_from
 from ninscope.report.page.verdict_warnings import warnings_of
+from ninscope.wording import includes_zero, interval, listed, number
 
 _COUPLING = {"qk": "q and k", "vo": "v and o", "mlp": "MLP in and out", "across": "matrices of different blocks"}
 _HELD_OUT = ("held_out", "validation", "eval", "test")  # the task whose loss is told, the first of these that there is

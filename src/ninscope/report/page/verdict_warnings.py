@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ninscope.multifractal.spectrum import LEAST_R2, fit_warning
 from ninscope.report.page.model_rows import ModelRows, Row, checkpoint_name, text_of, value_of
-from ninscope.report.page.phrases import capital, checkpoints, listed, plain
-from ninscope.wording import of_number, outer_names
+from ninscope.report.page.phrases import capital, checkpoints, plain
+from ninscope.wording import listed, of_number, outer_names
 
 _FIT = fit_warning(-math.inf, -math.inf).split(": ")[0]
 _NO_INTERVAL = "no interval"  # how a message begins that the sentence on E tells of
