@@ -122,7 +122,7 @@ def _repeated(rows: pd.DataFrame, models: int, steps: int, generator: np.random.
     known = sorted(rows["step"].dropna().unique().tolist())
     if not known:
         return rows
-    by_step = {step: group for step, group in rows.groupby("step")}
+    by_step = dict(iter(rows.groupby("step")))
     pieces = []
     for model in range(models):
         for number in range(steps):
