@@ -6,6 +6,7 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from itertools import pairwise
 
 import altair as alt
@@ -240,6 +241,19 @@ def test_the_verdict_stands_before_everything_else(page):
     titles = [e.text for e in page.all("h2")]
     expected = ["What the numbers say", "How to read this page", "Emergence", "Checkpoints that are not ok", "Tables"]
     assert titles == [*expected, "Parameters and versions"]
+
+
+def test_reasons_of_more_than_two_models_are_folded_away(page):
+    assert [e for e in page.all("details") if "m moves." in e.text] == []
+    one = contents()
+    verdicts = [ModelVerdict(label, f"E of {label} rises.", (f"{label} moves.",), ()) for label in "abc"]
+    many = PageReader(page_html(replace(one, verdicts=verdicts)).content.decode())
+    folded = [e for e in many.all("details") if "moves." in e.text]
+    assert [re.sub(r"\s+", " ", e.text).strip() for e in folded] == [
+        f"What this rests on: {n} {n} moves." for n in "abc"
+    ]
+    assert not any("open" in e.attributes for e in folded)
+    assert all("E of" not in e.text for e in folded)
 
 
 def test_every_reference_leads_somewhere(page):
