@@ -1,6 +1,7 @@
 """ninscope.compare: two checkpoints beside each other, against definitions, and what cannot be compared."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from suites import NeoxTensors, neox_tensors, write_checkpoint, write_config, wr
 import ninscope
 from ninscope.errors import CheckpointError, RequestError
 
+ROOT = Path(__file__).parents[1]
 SHAPE = {"blocks": 2, "width": 16, "heads": 2}
 SAMPLED = {"nodes_per_layer": 8, "samples": 3, "min_degree": 3}
 
@@ -32,6 +34,13 @@ def value_of(comparison, topic, name):
     frame = comparison.to_frame()
     (row,) = frame[(frame["topic"] == topic) & (frame["name"] == name)].to_dict("records")
     return row["a"], row["b"], row["difference"]
+
+
+def test_the_page_shows_what_is_printed():
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    shown = page.split("```text\n")[1].split("```")[0].splitlines()
+    source = ROOT / "data" / "stdlib-neox-500k"
+    assert shown[2:] == ninscope.compare(source, source, "step0", "step4000").words
 
 
 def test_values_are_those_of_measure_and_emergence(suite, comparison):
