@@ -386,6 +386,27 @@ def status(
     raise typer.Exit(bool(lines))
 
 
+@app.command(short_help="Write one page of a run, or of several, to read in a browser.")
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or their names in ./runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The page (default: report.html in the run's folder; of several runs in the current folder).",
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="FOLDER", help="Also write every chart as an SVG file there.")
+    ] = None,
+) -> None:
+    """Write one self-contained page: what the numbers say, interactive charts, every table. It needs no network."""
+    from ninscope_pipeline.report_command import write_report
+
+    raise typer.Exit(write_report(runs, out, figures, _say))
+
+
 @app.command(short_help="List runs: state, size, last use.")
 def runs(runs_dir: RunsDir = Path("runs")) -> None:
     """List the runs of a folder: how far each is, how large, and when it was last at work."""

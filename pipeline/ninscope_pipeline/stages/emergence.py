@@ -149,9 +149,13 @@ class EmergenceStage(Stage[EmergenceWork]):
             yield "emergence.png", comparison_figure(tables.table("emergence"))
 
     def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.benchmarks_part import benchmarks_parts
         from ninscope.report.page.emergence_part import emergence_parts
+        from ninscope.report.page.parts_part import parts_parts
 
         yield from emergence_parts(tables)
+        yield from parts_parts(tables)
+        yield from benchmarks_parts(tables)
 
 
 def emergence_key(work: EmergenceWork) -> str:

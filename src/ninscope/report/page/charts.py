@@ -19,13 +19,15 @@ METHODS = {"exact": WHOLE, "sampled": SAMPLES}
 SOUND, WARNED, WITHHELD = "no warning", "with a warning", "duplicate: no E"
 GREY = "#868e96"
 _COLOURS = (
-    "#3d85c6", "#e0702f", "#3aa17e", "#c2569c", "#9a7bd6", "#b0892a", "#4fa3b8", "#d65a5a", "#7f9a3c", "#a0785a",
+    "#3d85c6", "#e0702f", "#3aa17e", "#c2569c", "#9a7bd6", "#b0892a", "#4699ae", "#d65a5a", "#7f9a3c", "#a0785a",
 )  # fmt: skip
+_LUMINANCES = (0.17, 0.27)  # of colours beyond these: both have a contrast of 3 to white and to the page's dark ground
 _DIGITS = 6  # of a number on the page; the tables hold all
 _MOST_TICKS = 9
 _ROOM = 0.35  # of the lines' range: as far a band is shown beyond them
 _HEIGHT = 260
 _NARROW = 18  # letters of a name of which two stand side by side in a legend on a telephone
+_FEW_STEPS = 24  # of a training that are kept before names are left out
 _NAMED = 4  # series that a description names
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -87,16 +89,70 @@ def evenly(values: Sequence[Any], most: int) -> list[Any]:
     return [values[place] for place in np.unique(np.rint(np.linspace(0, len(values) - 1, most)).astype(int)).tolist()]
 
 
+def numbers_of(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """(number of the name in each row, int64 [rows]; the names by number, in order of appearance)."""
+    names = list(dict.fromkeys(column.astype(str)))
+    places = {name: number for number, name in enumerate(names)}
+    return column.astype(str).map(places).to_numpy(np.int64), names
+
+
+def within(data: pd.DataFrame, column: str, most: int) -> tuple[pd.DataFrame, str]:
+    """(rows that a page can hold, what was left out in words or ""). First steps are left out, then names of a column, evenly.
+
+    column: of names (layers, matrices) that a model has at every step. most: rows.
+    """
+    if len(data) <= most:
+        return data, ""
+    steps, names = steps_in(data), list(dict.fromkeys(data[column]))
+    kept_steps = evenly(steps, max(len(steps) * most // len(data), min(len(steps), _FEW_STEPS)))
+    shown = data[data["step"].isin(kept_steps)]
+    kept_names = evenly(names, max(len(names) * most // max(len(shown), 1), 1)) if len(shown) > most else names
+    shown = shown[shown[column].isin(kept_names)].reset_index(drop=True)
+    clauses = [f"{len(kept_steps)} of {len(steps):,} steps"] if len(kept_steps) < len(steps) else []
+    clauses += [f"{len(kept_names)} of {len(names):,} rows of names"] if len(kept_names) < len(names) else []
+    return shown, f"Shown are {' and '.join(clauses)}, evenly spaced; the tables have all."
+
+
+def drawn_ends(data: pd.DataFrame, columns: Sequence[str], groups: Sequence[str] = ()) -> pd.DataFrame:
+    """Data with `<column>_from` and `<column>_to`: the interval, as far as it can be drawn without making the lines flat.
+
+    groups: columns of what is shown together.
+    """
+    parts = [rows for _, rows in data.groupby(list(groups), sort=False)] if groups else [data]
+    drawn = []
+    for rows in parts:
+        ends: dict[str, np.ndarray] = {}
+        for column in columns:
+            if f"{column}_low" not in rows:
+                continue
+            low, high = (rows[f"{column}_{end}"].to_numpy(float) for end in ("low", "high"))
+            domain = domain_of(rows[column], [low, high])
+            ends[f"{column}_from"], ends[f"{column}_to"] = (
+                (rounded(np.clip(end, *domain)) if domain else end) for end in (low, high)
+            )
+        drawn.append(rows.assign(**ends))
+    return pd.concat(drawn).sort_index() if drawn else data
+
+
 # --- colours --------------------------------------------------------------------------------------------------
 
 
 def colours(count: int) -> list[str]:
-    """So many colours that can be told apart; of more than ten, hues evenly around the circle."""
+    """So many colours "#rrggbb" that can be told apart; of more than ten, hues evenly around the circle."""
     if count <= len(_COLOURS):
         return list(_COLOURS[:count])
-    hues = ((number / count, (0.46, 0.58)[number % 2]) for number in range(count))
-    parts = (colorsys.hls_to_rgb(hue, lightness, 0.5) for hue, lightness in hues)
-    return ["#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in parts]
+    return [_of_luminance(number / count, _LUMINANCES[number % 2]) for number in range(count)]
+
+
+def _of_luminance(hue: float, luminance: float) -> str:
+    """The colour of a hue that has a relative luminance (WCAG 2.2), by bisection of its lightness."""
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        lightness = (low + high) / 2
+        rgb = np.array(colorsys.hls_to_rgb(hue, lightness, 0.55))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        low, high = (lightness, high) if linear @ (0.2126, 0.7152, 0.0722) < luminance else (low, lightness)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 def colour_by_label(data: pd.DataFrame, tables: PageTables) -> alt.Color:
@@ -160,7 +216,7 @@ def step_axis(steps: Sequence[int], title: str = "training step (log axis)") -> 
         "step:Q",
         title=title,
         scale=alt.Scale(type="symlog", constant=1, domain=domain, nice=False, padding=8),
-        axis=alt.Axis(values=ticks_of(steps), labelExpr=_COUNT, labelOverlap="greedy", grid=False, labelFlush=False),
+        axis=alt.Axis(values=ticks_of(steps), labelExpr=_COUNT, labelOverlap="greedy", labelSeparation=4, grid=False, labelFlush=False),
     )
 
 
@@ -189,7 +245,9 @@ def legend_choice(name: str = "shown", field: str = "label") -> alt.Parameter:
 
 
 def choice(name: str, names: Sequence[str], shown_as: str, chosen: int = 0) -> alt.Parameter:
-    """A list to choose from, whose value is the number of the entry."""
+    """A list to choose from, whose value is the number of the entry; of one entry there is no list."""
+    if len(names) == 1:
+        return alt.param(name=name, value=0)
     numbers = list(range(len(names)))
     return alt.param(name=name, value=chosen, bind=alt.binding_select(options=numbers, labels=list(names), name=f"{shown_as} "))
 
@@ -263,13 +321,14 @@ def lines(
     zero: float | None = None,
     toggle: str | None = "label",
     where: str | None = None,
+    calculated: Mapping[str, str] | None = None,
     below: Sequence[alt.Chart] = (),
 ) -> alt.LayerChart:
     """Lines with points, and bands below them.
 
     name: of the chart, which keeps its parts apart. series: columns that tell lines apart. band: columns of its ends. dash: by what
     lines are dashed. shape: of points. zero: where a thin line lies across. toggle: the column whose legend fades lines, if any.
-    where: which rows are shown, an expression of numbers. below: marks that are drawn first.
+    where: which rows are shown, an expression of numbers. calculated: more columns, as expressions. below: marks that are drawn first.
     """
     chosen = legend_choice(field=toggle) if toggle is not None else None
 
@@ -279,10 +338,9 @@ def lines(
     named = [alt.Tooltip(f"{field}:N", title={"label": "model"}.get(field, field)) for field in series]
     base = alt.Chart(data).encode(x=x, color=colour, detail=[alt.Detail(f"{field}:N") for field in series])
     base = base if where is None else base.transform_filter(where)
-    marks: list[alt.Chart] = list(below)
-    if zero is not None:
-        marks.append(level(zero))
-    if band is not None and data[list(band)].notna().any(axis=None):
+    base = base.transform_calculate(**calculated) if calculated else base
+    marks = []
+    if band is not None and (band[0] not in data or data[list(band)].notna().any(axis=None)):
         low, high = (f"{end}:Q" for end in band)
         area = base.mark_area(clip=True, strokeWidth=0)
         marks.append(area.encode(y=alt.Y(low, scale=y["scale"], title=y["title"]), y2=high, opacity=strength(0.2, 0.02), tooltip=named))
@@ -291,10 +349,83 @@ def lines(
     points = base.mark_point(filled=True, size=46).encode(y=y, opacity=strength(0.95, 0.12), tooltip=list(tips))
     points = points.properties(name=name)
     marks.append(points if shape is None else points.encode(shape=shape))
-    chart = alt.layer(*marks)
+    behind = [*below, *([] if zero is None else [level(zero)])]
+    own = alt.layer(*marks)
+    chart = alt.layer(*behind, own) if behind else own
     if chosen is not None:
         chart = chart.add_params(chosen)
     return fitted(chart)
+
+
+def measured_lines(
+    data: pd.DataFrame, name: str, measures: Sequence[tuple[str, str]], colour: alt.Color, *, where: str | None = None,
+    series: Sequence[str] = ("label",), toggle: str = "label", tips: Sequence[alt.Tooltip] = (), x: alt.X | None = None,
+) -> alt.LayerChart:
+    """Lines of one of several columns, which a list above the chart chooses, and which is its title.
+
+    measures: (column, title) of columns that have a value. x: where it is not the training step. Where data has `<column>_low` and `_high`, and what `drawn_ends` makes of
+    them, there are bands.
+    """  # fmt: skip
+    columns = [column for column, _ in measures]
+
+    def one_of(end: str = "") -> str:
+        fields = [f"datum.{column}{end}" if f"{column}{end}" in data else "null" for column in columns]
+        return f"[{', '.join(fields)}][measure]"
+
+    bands = any(f"{column}_from" in data and data[f"{column}_from"].notna().any() for column in columns)
+    ends = {"low": one_of("_low"), "high": one_of("_high"), "from": one_of("_from"), "to": one_of("_to")} if bands else {}
+    shown = tooltip("step:Q", *(f"{field}:N" for field in series if field != "label"), model="label:N", value="value:Q")
+    shown += tooltip(low="low:Q", high="high:Q") if bands else []
+    chart = lines(
+        data, name, step_axis(steps_in(data)) if x is None else x, alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)), colour, [*shown, *tips],
+        series=series, band=("from", "to") if bands else None, where=where, toggle=toggle,
+        calculated={"value": one_of(), **ends},
+    )  # fmt: skip
+    titles = [title for _, title in measures]
+    chart = chart.add_params(alt.param(name="measures", value=titles), choice("measure", titles, "shown"))
+    return chart.properties(title=alt.Title(alt.expr("measures[measure]"), anchor="start", fontWeight="normal"))
+
+
+def known_measures(data: pd.DataFrame, measures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of (column, title) that have a value."""
+    return [(column, title) for column, title in measures if column in data and data[column].notna().any()]
+
+
+DIVERGING = ("#2f6fb5", "#868e96", "#d9622b")  # below, at, above the middle: blue, grey, orange
+
+
+def heat_map(
+    data: pd.DataFrame, x: alt.X, y: alt.Y, value: str, title: str, tips: Sequence[alt.Tooltip], *, middle: float | None = 0.0,
+    where: str | None = None, label_expr: str | None = None, row: int | None = 16,
+) -> Any:
+    """Cells in colour. middle: the value that is grey, between blue and orange; None: a scale from dark to light.
+
+    label_expr: how the legend writes a value. row: height of a row of cells.
+    """  # fmt: skip
+    known = data[value].dropna()
+    if middle is None:
+        scale = alt.Scale(scheme="viridis")
+    else:
+        reach = max(float((known - middle).abs().max()) if len(known) else 0.0, 1e-9)
+        domain = rounded([middle - reach, middle, middle + reach]).tolist()
+        scale = alt.Scale(domain=domain, range=list(DIVERGING), interpolate="lab")
+    legend = alt.Legend(orient="bottom", title=title, gradientLength=200, tickCount=5, titleLimit=280)
+    legend = legend if label_expr is None else alt.Legend(labelExpr=label_expr, **legend.to_dict())
+    chart = alt.Chart(data)
+    chart = chart if where is None else chart.transform_filter(where)
+    chart = chart.mark_rect().encode(x=x, y=y, color=alt.Color(f"{value}:Q", scale=scale, legend=legend), tooltip=list(tips))
+    return chart.properties(width="container", height=_HEIGHT if row is None else alt.Step(row))
+
+
+def step_columns(title: str = "training step") -> alt.X:
+    """Steps side by side, as columns of a heat map."""
+    return alt.X("step:O", title=title, axis=alt.Axis(labelExpr=_COUNT, labelOverlap="greedy", labelSeparation=5, labelAngle=0))
+
+
+def name_rows(field: str, order: str, title: str | None = None) -> alt.Y:
+    """Names one below the other, in the order of the numbers in another column, as rows of a heat map."""
+    sort = alt.EncodingSortField(order, op="min")
+    return alt.Y(f"{field}:O", sort=sort, title=title, axis=alt.Axis(labelLimit=110, labelOverlap="greedy"))
 
 
 def level(value: float) -> alt.Chart:

@@ -27,6 +27,7 @@ from ninscope.report.page.parts import Chart, PageTables, Part
 
 _FADED = 24  # lines of other steps that one method has in a chart, of all models together
 _HEIGHT = 320
+_ENDS = ("f_low", "f_high", "tau_low", "tau_high")
 _TEXT = (
     "The multifractal spectrum f(alpha) says which local growth exponents alpha the neurons of the network have, and how large the share of "
     "each is. The dot is its peak, at alpha0; w is how wide the curve is. tau(q), the mass exponent, is the same in other "
@@ -47,6 +48,7 @@ def spectra_parts(tables: PageTables) -> Iterator[Part]:
     data["place"] = data["step"].map({step: place for place, step in enumerate(steps)})
     methods = [name for number, name in enumerate((WHOLE, SAMPLES)) if (data["method"] == number).any()]
     data["method"] = data["method"] if len(methods) == 2 else 0
+    data = data.drop(columns=["number", *(name for name in _ENDS if data[name].isna().all())])
     faded = _faded(data)
     described = _described(data)
     charts = []
@@ -120,7 +122,7 @@ def _faded(data: pd.DataFrame) -> pd.DataFrame:
     most = max(_FADED // models, 2)
     kept = [
         rows[rows["step"].isin(evenly(sorted(set(rows["step"].tolist())), most))]
-        for _, rows in data.groupby(["number", "method"], sort=False)
+        for _, rows in data.groupby(["label", "method"], sort=False)
     ]
     columns = ["label", "method", "step", "q", "alpha", "f", "tau"]
     return pd.concat(kept, ignore_index=True)[columns]
@@ -157,9 +159,9 @@ def _chart(
         x=axis_x, y=axis_y, color=colour, detail=[alt.Detail("label:N"), alt.Detail("step:Q")], order=alt.Order("q:Q"),
         opacity=strength(0.25), tooltip=named,
     )  # fmt: skip
-    shown = alt.Chart(data).transform_filter(where).encode(x=axis_x, color=colour)
-    marks = [pale]
-    if data[f"{y[0]}_low"].notna().any():
+    shown = alt.Chart(data).encode(x=axis_x, color=colour)
+    marks = []
+    if f"{y[0]}_low" in data:
         marks.append(
             shown.mark_area(strokeWidth=0, clip=True).encode(
                 y=axis_end, y2=f"{y[0]}_high:Q", opacity=strength(0.22), tooltip=named
@@ -177,7 +179,8 @@ def _chart(
         shape=alt.condition("datum.warned == 1", alt.value("triangle-up"), alt.value("circle")),
     )  # fmt: skip
     marks.append(peaks.properties(name="peaks"))
-    chart = alt.layer(*marks).add_params(chosen, *step_slider("at", steps))
+    at_step = alt.layer(*marks).transform_filter(where)  # one copy of the data for all, and one filter
+    chart = alt.layer(pale, at_step).add_params(chosen, *step_slider("at", steps))
     if len(methods) > 1:
         chart = chart.add_params(switch("method", methods, "of the"))
     return fitted(chart, _HEIGHT).properties(title=step_title("at"))
