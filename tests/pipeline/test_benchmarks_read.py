@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from suites import write_suite
 
 import ninscope
 from ninscope.errors import RequestError
+from ninscope_pipeline.request import trainer_state
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.request.evaluations import Evaluation, files, reading, user_tables
 from ninscope_pipeline.request.evaluations.reading import read_evaluations
@@ -236,6 +238,41 @@ def test_results_without_a_metric_are_told(tmp_path):
     path = write(tmp_path / "step16.json", old(results={}))
     read = read_evaluations([model(path)])
     assert (read.evaluations, read.notes[0]) == ([()], f"evaluations {path}: there is no result in it")
+
+
+def test_half_a_character_in_a_name_is_refused(tmp_path):
+    """JSON can spell it, and no table can hold it."""
+    path = write(tmp_path / "step16.json", json.dumps(old()).replace("lambada_openai", r"\ud800"))
+    assert r"step16.json: the name 'step16 \ud800 ppl' is no Unicode text; correct it" in refusal(model(path))
+    assert trainer_state.logged([{"step": 1, "eval_\ud800": 1.0, "loss": 2.0}], {})[0].task == "train"
+
+
+ODD = (None, True, -1, math.inf, math.nan, 10**400, "", "a,b", "\x00", "step1", [], {}, [1], {"a": 1})
+
+
+def test_no_document_does_worse_than_be_refused(tmp_path):
+    """Documents of both layouts with anything for any of their values and keys."""
+    rng = random.Random(0)
+
+    def changed(value):
+        if rng.random() < 0.15:
+            return rng.choice(ODD)
+        if isinstance(value, dict):
+            keys = [rng.choice(("", "a,b", ",", "_stderr,none", key)) if rng.random() < 0.1 else key for key in value]
+            return dict(zip(keys, map(changed, value.values()), strict=True))
+        return value
+
+    read, messages = [], []
+    for _ in range(300):
+        path = write(tmp_path / "step16.json", json.dumps(changed(rng.choice((old, new))())))
+        try:
+            read += results(model(path))[0]
+        except RequestError as error:
+            messages.append(str(error))
+    assert len(read) > 100
+    assert all(type(row.value) is float and math.isfinite(row.value) for row in read)
+    assert len(messages) > 50
+    assert all(message.startswith(f"evaluations {path}") for message in messages)
 
 
 # --- whose results they are --------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ninscope.checkpoints.revisions import step_of
-from ninscope_pipeline.request.evaluations.evaluation import MAX_BYTES, MAX_STEP, Evaluation, finite
+from ninscope_pipeline.request.evaluations.evaluation import MAX_BYTES, MAX_STEP, Evaluation, finite, storable
 
 NAME = "trainer_state.json"
 _SPEEDS = ("_runtime", "_per_second", "_time")  # how metrics end that tell of the machine, not of the model
@@ -38,7 +38,7 @@ def logged(history: Any, revisions: Mapping[int, str]) -> tuple[Evaluation, ...]
     """
     entries = history if isinstance(history, list) else []
     results = (evaluation for entry in entries for evaluation in _results(entry, revisions))
-    return tuple({evaluation.name: evaluation for evaluation in results}.values())
+    return tuple({evaluation.name: evaluation for evaluation in results if storable(evaluation)}.values())
 
 
 def _results(entry: Any, revisions: Mapping[int, str]) -> Iterator[Evaluation]:

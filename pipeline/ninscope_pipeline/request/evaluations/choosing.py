@@ -9,7 +9,7 @@ from itertools import takewhile
 from ninscope.checkpoints.revisions import step_of
 from ninscope.errors import RequestError
 from ninscope.wording import first_names, of_number
-from ninscope_pipeline.request.evaluations.evaluation import Batch, Evaluation
+from ninscope_pipeline.request.evaluations.evaluation import Batch, Evaluation, storable
 from ninscope_pipeline.request.models import ModelSection
 
 _STEP = re.compile(r"(?:^|[-_.])(?:global_?)?(?:step|checkpoint-)[-_=]?[0-9].*$", re.IGNORECASE)
@@ -130,6 +130,10 @@ def combined(model: str, batches: Sequence[Batch]) -> tuple[tuple[Evaluation, ..
     by_name: dict[tuple, list[tuple[Evaluation, Batch]]] = {}
     for batch in batches:
         for evaluation in batch.rows:
+            if not storable(evaluation):
+                raise RequestError(
+                    f"evaluations {batch.path}: the name {evaluation.shown!a} is no Unicode text; correct it"
+                )
             by_name.setdefault(evaluation.name, []).append((evaluation, batch))
     chosen = [_newest(measured) for measured in by_name.values()]
     shots: dict[str, set[int | None]] = {}

@@ -84,3 +84,12 @@ def finite(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def storable(evaluation: Evaluation) -> bool:
+    """Whether its names can be written to a table: JSON can spell half a character."""
+    try:
+        (evaluation.revision + evaluation.task + evaluation.metric).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """Results under the names that a run's checkpoints have, which are known once the run has been surveyed."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ninscope.errors import RequestError
@@ -24,7 +24,9 @@ def settled(
     rows, notes = [], []
     for model, own in zip(models, evaluations, strict=True):
         steps = {one.revision: one.step for one in located if (one.suite, one.model) == (model.suite, model.model)}
-        named = _once(model, [_settled(evaluation, steps) for evaluation in own])
+        count = Counter(steps.values())
+        alone = {step: revision for revision, step in steps.items() if step is not None and count[step] == 1}
+        named = _once(model, [_settled(evaluation, steps, alone) for evaluation in own])
         rows.append(named)
         if model.evaluation_paths and steps and named and not any(row.revision in steps for row in named):
             results = of_number(len(named), "result")
@@ -34,15 +36,13 @@ def settled(
     return Read(rows, notes)
 
 
-def _settled(evaluation: Evaluation, steps: dict[str, int | None]) -> Evaluation:
-    """steps: of the model's checkpoints, by revision."""
+def _settled(evaluation: Evaluation, steps: Mapping[str, int | None], alone: Mapping[int, str]) -> Evaluation:
+    """steps: of the model's checkpoints, by revision. alone: the revisions whose step no other has, by step."""
     if evaluation.revision in steps:
-        if evaluation.step is None:
-            return replace(evaluation, step=steps[evaluation.revision])
+        return evaluation if evaluation.step is not None else replace(evaluation, step=steps[evaluation.revision])
+    if evaluation.step is None or evaluation.step not in alone:
         return evaluation
-    if evaluation.step is None or Counter(steps.values())[evaluation.step] != 1:
-        return evaluation
-    return replace(evaluation, revision=next(name for name, step in steps.items() if step == evaluation.step))
+    return replace(evaluation, revision=alone[evaluation.step])
 
 
 def _once(model: ModelSection, rows: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
