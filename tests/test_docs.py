@@ -311,8 +311,10 @@ def test_anchors_that_code_cites_are_in_the_pages():
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
-def test_every_page_is_linked_from_the_readme(page):
-    assert page == "README.md" or f"]({page})" in PAGES["README.md"]
+def test_every_page_is_linked_from_the_readme_or_the_index(page):
+    index = PAGES["docs/index.md"]
+    linked = f"]({page})" in PAGES["README.md"] or f"]({page.removeprefix('docs/')})" in index
+    assert page in ("README.md", "docs/index.md") or linked
 
 
 @pytest.mark.parametrize("page", PAGES)
