@@ -44,17 +44,17 @@ def names_of_measures(stages: Iterable[Stage]) -> dict[str, str]:
 
 def series_of_measures(stages: Iterable[Stage], tables: Mapping[str, pd.DataFrame]) -> list[Series]:
     """Every measure of every model that has rows, in the order of stages, columns and rows. tables: of a run, by name."""
-    series = []
+    series: list[Series] = []
     for table, measures in _declared(stages):
         rows = tables[table.name].dropna(subset=["step"])
         for column, value in measures.where.items():
             rows = rows[rows[column] == value]
-        for group, rows_of_model in rows.groupby(_MODEL, sort=False):
+        for (suite, model), rows_of_model in rows.groupby(_MODEL, sort=False):
             first = rows_of_model.groupby("step")["revision"].transform("first")
             kept = rows_of_model[rows_of_model["revision"] == first]
             revisions = rows_of_model[["step", "revision"]].drop_duplicates()
             repeated = len(revisions) - revisions["step"].nunique()
-            series += _of_model(group, table.name, measures, kept, repeated)
+            series += _of_model((str(suite), str(model)), table.name, measures, kept, repeated)
     return series
 
 

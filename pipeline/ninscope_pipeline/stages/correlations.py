@@ -69,7 +69,7 @@ class CorrelationsStage(Stage[None]):
         section = dag.section(self)
         if section is None or section.measures is None:
             return
-        known = _known_measures()
+        known = names_of_measures(dag.every_stage)
         for name in section.measures:
             if name.split("/")[0] not in known:
                 raise ValueError(
@@ -108,7 +108,9 @@ class CorrelationsStage(Stage[None]):
         rows = tables.table("correlations")
         if rows.empty:
             return
-        every = [series for series in series_of_measures(_stages(), tables.tables) if series.variant == DEFAULT]
+        every = [
+            series for series in series_of_measures(tables.every_stage, tables.tables) if series.variant == DEFAULT
+        ]
         for model in tables.models:
             own = model.table("correlations")
             if own["kind"].notna().any():
@@ -125,16 +127,6 @@ class CorrelationsStage(Stage[None]):
         from ninscope.report.page.correlations_part import correlations_part
 
         return correlations_part(tables)
-
-
-def _known_measures() -> dict[str, str]:
-    return names_of_measures(_stages())
-
-
-def _stages() -> list[Stage]:
-    from ninscope_pipeline.stages.registry import stages  # which lists this one
-
-    return list(stages().values())
 
 
 def _long(every: Iterable[Series]) -> pd.DataFrame:
@@ -167,7 +159,7 @@ def _rows(results: "Results") -> Iterator[Row]:
     section: CorrelationsSection | None = results.request.dag.section(CORRELATIONS)
     if section is None:
         return
-    names_of_measures(results.stages)  # two of one name would be one series
+    table_of = names_of_measures(results.stages)
     every = series_of_measures(results.stages, results.tables)
     benchmarks = results.table("benchmarks")
     for suite, model in results.request.by_model():
@@ -175,7 +167,7 @@ def _rows(results: "Results") -> Iterator[Row]:
         of_model = [series for series in every if (series.suite, series.model) == (suite, model)]
         chosen = [series for series in of_model if _is_chosen(series.measure, section.measures)]
         scores = _scores(benchmarks[(benchmarks["suite"] == suite) & (benchmarks["model"] == model)], section.tasks)
-        yield from (keys | row for row in _absent(chosen, scores, section))
+        yield from (keys | row for row in _absent(chosen, scores, section, table_of))
         if chosen and scores.values:
             yield from _of_model(keys, chosen, scores, section.resampling)
 
@@ -186,8 +178,10 @@ def _is_chosen(name: str, wanted: Sequence[str] | None) -> bool:
 
 
 def _scores(benchmarks: pd.DataFrame, wanted: Sequence[str] | None) -> _Scores:
-    values, notes = {}, {}
-    for (task, metric), rows in benchmarks.groupby(["task", "metric"], sort=False):
+    values: dict[tuple[str, str], pd.Series] = {}
+    notes: dict[tuple[str, str], str] = {}
+    for names, rows in benchmarks.groupby(["task", "metric"], sort=False):
+        task, metric = map(str, names)
         if wanted is None or task in wanted or f"{task}/{metric}" in wanted:
             known = rows.dropna(subset=["step", "value"])
             first = known.drop_duplicates("step")
@@ -204,52 +198,48 @@ def _counted(count: int, one: str, several: str) -> str:
     return f"{count} {one if count == 1 else several}" if count else ""
 
 
-def _absent(chosen: Sequence[Series], scores: _Scores, section: CorrelationsSection) -> Iterator[Row]:
-    """Rows that say what there is nothing of."""
+def _absent(
+    chosen: Sequence[Series], scores: _Scores, section: CorrelationsSection, table_of: Mapping[str, str]
+) -> Iterator[Row]:
+    """Rows that say what there is nothing of. table_of: by a measure's name."""
     if not scores.values:
         asked = "" if section.tasks is None else f" of {', '.join(section.tasks)}"
         yield {"message": f"this model has no benchmark results{asked}; [[models]] names them by `evaluations`"}
-    tables = _known_measures()
     for name in section.measures or ():
         if not any(_is_chosen(series.measure, [name]) for series in chosen):
-            table = tables[name.split("/")[0]]
+            table = table_of[name.split("/")[0]]
             yield {"measure": name, "message": f"the table {table} has no rows of it for this model"}
     if section.measures is None and not chosen:
         yield {"message": "no checkpoint of this model that states a step was measured"}
 
 
 def _of_model(keys: Row, chosen: Sequence[Series], scores: _Scores, resampling: Resampling) -> Iterator[Row]:
-    steps = np.unique(
-        np.concatenate(
-            [series.index.to_numpy(np.int64) for series in (*(one.values for one in chosen), *scores.values.values())]
-        )
-    )
-    x = np.array([_at(series.values, steps) for series in chosen])
-    y = np.array([_at(values, steps) for values in scores.values.values()])
+    series = [*(measure.values for measure in chosen), *scores.values.values()]
+    steps = np.unique(np.concatenate([values.index.to_numpy(np.int64) for values in series]))
+    every = np.array([_at(values, steps) for values in series])
+    x, y = every[: len(chosen)], every[len(chosen) :]
     numbers = correlations(x, y, resampling, f"{keys['suite']}/{keys['model']}")
-    has_x, has_y = np.isfinite(x).astype(np.int64), np.isfinite(y).astype(np.int64)
-    unmatched = has_x @ (1 - has_y).T, (1 - has_x) @ has_y.T
-    for row, series in enumerate(chosen):
-        about = {"measure": series.measure, "method": series.method or None, "variant": series.variant}
+    for row, measure in enumerate(chosen):
+        about = {"measure": measure.measure, "method": measure.method or None, "variant": measure.variant}
         for column, (task, metric) in enumerate(scores.values):
-            notes = (
-                _counted(int(unmatched[0][row, column]), "step has no result", "steps have no result"),
-                _counted(
-                    int(unmatched[1][row, column]),
-                    "result has no value of the measure",
-                    "results have no value of the measure",
-                ),
-                _counted(
-                    series.repeated, "revision is a second one of its step", "revisions are second ones of their steps"
-                ),
-                scores.notes[task, metric],
-            )
-            for kind, numbers_of_pair in _of_pair(numbers, row, column):
-                own = _why(numbers, KINDS.index(kind), row, column, series.measure, f"{task} {metric}")
-                message = joined_clauses(own, *notes)
-                yield (
-                    keys | about | {"task": task, "metric": metric, "kind": kind, **numbers_of_pair, "message": message}
-                )
+            unmatched = _unmatched(x[row], y[column], measure.repeated)
+            for kind, of_kind in _of_pair(numbers, row, column):
+                own = _why(numbers, KINDS.index(kind), row, column, measure.measure, f"{task} {metric}")
+                message = joined_clauses(own, unmatched, scores.notes[task, metric])
+                of_pair = {"task": task, "metric": metric, "kind": kind, "message": message}
+                yield keys | about | of_pair | of_kind
+
+
+def _unmatched(x: np.ndarray, y: np.ndarray, repeated: int) -> str:
+    """What of a measure and of a score did not enter, in clauses."""
+    has_x, has_y = np.isfinite(x), np.isfinite(y)
+    return joined_clauses(
+        _counted(int((has_x & ~has_y).sum()), "step has no result", "steps have no result"),
+        _counted(
+            int((has_y & ~has_x).sum()), "result has no value of the measure", "results have no value of the measure"
+        ),
+        _counted(repeated, "revision is a second one of its step", "revisions are second ones of their steps"),
+    )
 
 
 def _at(values: pd.Series, steps: np.ndarray) -> np.ndarray:

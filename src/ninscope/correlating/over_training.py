@@ -23,7 +23,7 @@ MIN_REPLICATES, MAX_REPLICATES = 100, 10_000
 MOST_LAGS = 50
 FEWEST_VALUE, FEWEST = 3, 8  # points of a correlation, and of anything that is resampled or shifted
 _SIDE = 32  # measures, and scores, that are correlated together
-_BITS = 40  # of a difference between points, beside the largest value
+_BITS = 36  # of differences, and of what they add up to: 10^4 of them in another order leave errors of 2^-39
 _NUMBERS = 1 << 21  # of float64 in the largest array of one pass over resamples, about
 
 
@@ -133,9 +133,10 @@ def _pieces(numbers: np.ndarray) -> Iterator[np.ndarray]:
 
 def _empty(measures: int, scores: int) -> Correlations:
     shape = (len(KINDS), measures, scores)
-    missing = [np.full(shape, np.nan) for _ in range(6)]
-    counts = np.zeros(shape, np.int64), np.zeros(shape, np.uint8)
-    return Correlations(*missing, *counts, *(np.full(shape[1:], np.nan) for _ in range(3)))
+    value, low, high, undefined, null_low, null_high = (np.full(shape, np.nan) for _ in range(6))
+    points, reason = np.zeros(shape, np.int64), np.zeros(shape, np.uint8)
+    lag, lag_value, lag_null = (np.full(shape[1:], np.nan) for _ in range(3))
+    return Correlations(value, low, high, undefined, null_low, null_high, points, reason, lag, lag_value, lag_null)
 
 
 def _put(whole: Correlations, block: Correlations, rows: np.ndarray, columns: np.ndarray) -> None:
@@ -200,7 +201,7 @@ def _reasons(x: np.ndarray, y: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _follows_step(series: np.ndarray) -> np.ndarray:
     """Which series rise at every point, or fall at every point, bool [series]."""
     steps = np.diff(series)
-    return (steps > 0).all(axis=1) | (steps < 0).all(axis=1)
+    return np.logical_or((steps > 0).all(axis=1), (steps < 0).all(axis=1))
 
 
 def _deviations(series: np.ndarray) -> _Deviations:
@@ -210,13 +211,18 @@ def _deviations(series: np.ndarray) -> _Deviations:
 
 
 def differences(series: np.ndarray) -> np.ndarray:
-    """Differences from point to point, float64 [..., n - 1], in whole multiples of 2^-40 of the largest |value|, about.
+    """Differences from point to point, float64 [series, n - 1], rounded to 2^-36 of the largest |value|, about.
 
     An accuracy is a number of right answers over a number of questions, so many of its differences are alike; in floating point
-    .26 - .25 and .27 - .26 are not. Multiples of one power of two also add up without rounding.
+    .26 - .25 and .27 - .26 are not.
     """
+    return _rounded(np.diff(series, axis=-1), series)
+
+
+def _rounded(values: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """Values [..., series, n] as multiples of a power of two, which suits the largest |value| of each series [series, n]."""
     exponents = np.frexp(np.abs(series).max(axis=-1, keepdims=True))[1] - _BITS
-    return np.ldexp(np.rint(np.ldexp(np.diff(series, axis=-1), -exponents)), exponents)
+    return np.ldexp(np.rint(np.ldexp(values, -exponents)), exponents)
 
 
 def _three(of_x: _Deviations, of_y: _Deviations) -> np.ndarray:
@@ -299,10 +305,10 @@ def _unrelated(series: np.ndarray, own: _Deviations, places: np.ndarray) -> _Dev
     """
     resamples, n = places.shape[0], series.shape[1]
     curves = np.zeros((resamples, len(series), n))
-    np.cumsum(np.swapaxes(differences(series)[:, places], 0, 1), axis=-1, out=curves[..., 1:])
+    np.cumsum(np.swapaxes(np.diff(series)[:, places], 0, 1), axis=-1, out=curves[..., 1:])
     shuffled = np.swapaxes(own.differences[:, places], 0, 1)
     order = np.broadcast_to(own.order, (resamples, 1, n))
-    return _Deviations(mid_ranks(curves) - (n + 1) / 2, shuffled, order)
+    return _Deviations(mid_ranks(_rounded(curves, series)) - (n + 1) / 2, shuffled, order)
 
 
 def _lags(n: int, most: int) -> list[int]:

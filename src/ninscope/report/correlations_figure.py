@@ -10,6 +10,7 @@ from textwrap import fill
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -50,6 +51,7 @@ WARNING = (
 _MOST_MEASURES, _MOST_TASKS = 12, 12
 _MOST_ACROSS, _MOST_COLUMNS, _MOST_LINES = 3, 4, 6  # of the panels of `accuracy_figure`
 _COLUMNS = 3  # panels side by side
+_NUMBERS = ("value", "low", "high", "null_low", "null_high")
 _BAND = "#d9d9d9"
 _MARGIN = 0.012  # about a band, so that one of no width is seen
 _COLOURS = mpl.colormaps["viridis"]
@@ -75,14 +77,14 @@ def correlations_figure(correlations: pd.DataFrame, title: str) -> Figure:
         figure = Figure(figsize=(2.7 * columns + 2.0, height * lines + 1.1))
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         beyond = _beyond(len(measures) - len(shown), "measures", len(tasks) - len(panels_of), "tasks")
-        above = title_above(figure, f"{title}: measures against benchmark results over training{beyond}")
+        above = title_above(figure, f"{_plain(title)}: measures against benchmark results over training{beyond}")
         for axes, (task, metric) in zip(panels.flat, panels_of, strict=False):
             _correlation_panel(axes, rows[(rows["task"] == task) & (rows["metric"] == metric)], shown, kinds)
-            axes.set_title(benchmark_label(task, metric), fontsize=9, parse_math=False)
+            axes.set_title(_plain(benchmark_label(task, metric)), fontsize=9)
         for axes in panels.flat[len(panels_of) :]:
             axes.set_visible(False)
         for number, axes in enumerate(panels.flat[: len(panels_of)]):
-            label_places(axes.yaxis, [_middle(line, kinds) for line in range(len(shown))], shown)
+            label_places(axes.yaxis, [_middle(line, kinds) for line in range(len(shown))], list(map(_plain, shown)))
             axes.yaxis.set_tick_params(labelleft=number % columns == 0, length=0)
             label_places(axes.xaxis, [-1, -0.5, 0, 0.5, 1], ["\N{MINUS SIGN}1", "\N{MINUS SIGN}.5", "0", ".5", "1"])
             if number + columns >= len(panels_of):
@@ -104,6 +106,11 @@ def measures_in_order(rows: pd.DataFrame) -> list[str]:
     """Names of the measures that any row has a value of, those of `FIRST` first."""
     known = rows.loc[rows["value"].notna(), "measure"].unique().tolist()
     return [name for name in FIRST if name in known] + [name for name in known if name not in FIRST]
+
+
+def _plain(text: str) -> str:
+    """A name as it is: a dollar sign in it begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def _tasks(rows: pd.DataFrame) -> list[tuple[str, str]]:
@@ -131,11 +138,12 @@ def _correlation_panel(
             axes.axhline((_middle(line - 1, kinds) + _middle(line, kinds)) / 2, color="0.85", linewidth=0.5)
         for number, (kind, _, colour) in enumerate(kinds):
             y = _middle(line, kinds) + (len(kinds) - 1) / 2 - number
-            for row in own[own["kind"] == kind].itertuples():
-                width = row.null_high - row.null_low + 2 * _MARGIN
-                axes.barh(y, width, 0.85, row.null_low - _MARGIN, color=_BAND, linewidth=0)
-                axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.2)
-                axes.plot([row.value], [y], "o", color=colour, markersize=3.5)
+            numbers = own.loc[own["kind"] == kind, list(_NUMBERS)].to_numpy(np.float64)
+            for value, low, high, null_low, null_high in numbers.tolist():
+                width = null_high - null_low + 2 * _MARGIN
+                axes.barh(y, width, 0.85, null_low - _MARGIN, color=_BAND, linewidth=0)
+                axes.plot([low, high], [y, y], color=colour, linewidth=1.2)
+                axes.plot([value], [y], "o", color=colour, markersize=3.5)
     room = (len(kinds) + 0.6) / 2
     axes.set(xlim=(-1.05, 1.05), ylim=(_middle(max(len(measures), 1) - 1, kinds) - room, room))
     if rows["value"].isna().all():
@@ -148,9 +156,13 @@ def _note_below(figure: Figure, kinds: Sequence[tuple[str, str, str]]) -> float:
     text = WARNING + "".join(f" No value of {label}: the table correlations says why." for label in absent)
     width, height = figure.get_size_inches() * 72
     lines = fill(text, max(30, int(width / (0.5 * _NOTE)))).split("\n")
-    for number, line in enumerate(reversed(lines)):
-        figure.text(0.5, (4 + 1.25 * _NOTE * number) / height, line, fontsize=_NOTE, ha="center", va="bottom")
-    handles = [Line2D([], [], color=colour, marker="o", markersize=3.5, label=label) for _, label, colour in kinds]
+    for number, line in enumerate(lines, 1):
+        figure.text(
+            0.5, (4 + 1.25 * _NOTE * (len(lines) - number)) / height, line, fontsize=_NOTE, ha="center", va="bottom"
+        )
+    handles: list[Artist] = [
+        Line2D([], [], color=colour, marker="o", markersize=3.5, label=label) for _, label, colour in kinds
+    ]
     handles.append(Patch(color=_BAND, label="unrelated curves"))
     foot = 4 + 1.25 * _NOTE * len(lines)
     columns = len(handles) if width > 400 else 2
@@ -188,7 +200,7 @@ def accuracy_figure(correlations: pd.DataFrame, measured: pd.DataFrame, benchmar
         figure = Figure(figsize=(2.5 * wide * beside + 1.4, 2.15 * lines + 0.8))
         panels = figure.subplots(lines, wide * beside, squeeze=False)
         beyond = _beyond(0, "", len(tasks) - len(shown), "tasks")
-        above = title_above(figure, f"{title}: benchmark results against E over training{beyond}")
+        above = title_above(figure, f"{_plain(title)}: benchmark results against E over training{beyond}")
         for number, (task, metric) in enumerate(shown):
             line, column = divmod(number, beside)
             of_task = panels[line, column * wide : (column + 1) * wide]
@@ -196,8 +208,8 @@ def accuracy_figure(correlations: pd.DataFrame, measured: pd.DataFrame, benchmar
             for axes, measure in zip(of_task, measures, strict=False):
                 of_pair = rows[(rows["measure"] == measure) & (rows["task"] == task) & (rows["metric"] == metric)]
                 _accuracy_panel(axes, values[values["measure"] == measure], results, of_pair, norm)
-                axes.set_xlabel(measure if number + beside >= len(shown) else "")
-            of_task[0].set_ylabel(benchmark_label(task, metric), parse_math=False)
+                axes.set_xlabel(_plain(measure) if number + beside >= len(shown) else "")
+            of_task[0].set_ylabel(_plain(benchmark_label(task, metric)))
             for axes in of_task[1:]:
                 axes.yaxis.set_tick_params(labelleft=False)
         for axes in panels.flat[len(shown) * wide :]:
@@ -229,7 +241,9 @@ def _accuracy_panel(
         say_nothing(axes, "no step has both")
         return
     path = np.stack([x, y], axis=1)
-    axes.add_collection(LineCollection(np.stack([path[:-1], path[1:]], axis=1), colors="0.7", linewidths=0.8, zorder=1))
+    axes.add_collection(
+        LineCollection(list(np.stack([path[:-1], path[1:]], axis=1)), colors="0.7", linewidths=0.8, zorder=1)
+    )
     axes.scatter(x, y, c=_COLOURS(norm(position(both.index.to_numpy(np.int64)))), s=14, zorder=2)
     numbers = correlations.drop_duplicates("kind").set_index("kind")["value"]
     said = [

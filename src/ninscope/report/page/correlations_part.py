@@ -1,0 +1,150 @@
+"""The part of report.html on measures against benchmark results: a list of tasks to choose from, and for one its correlations.
+
+Names of models, tasks and measures stand in data, in an axis and in the words of a list; filters compare numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import altair as alt
+import pandas as pd
+
+from ninscope.report.correlations_figure import KINDS, WARNING, measures_in_order, of_one_method
+from ninscope.report.figures import benchmark_label
+from ninscope.report.page.parts import Chart, PageTables, Part
+
+_MOST_MEASURES = 12
+_MOST_ROWS = 4800  # of the chart's data, about
+_SHADES = ("#3aa17e", "#3d85c6", "#e0702f")  # mid-tones, on white and on near-black
+_GREY = "#868e96"
+_NUMBERS = ("value", "low", "high", "null_low", "null_high", "lag_value", "lag_null")
+_WHAT = (
+    "Each line is a measure of the checkpoints, and its dots are rank correlations with one benchmark result over training: of "
+    "the values themselves (levels), of how both change from one measured point to the next (differences), and of the values "
+    "given the step. A coloured line is an interval by drawing blocks of neighbouring points anew."
+)
+
+
+def correlations_part(tables: PageTables) -> Iterator[Part]:
+    """The part of the table `correlations`, where a row has a value."""
+    rows = tables.table("correlations")
+    rows = rows[rows["kind"].notna() & rows["label"].isin(tables.labels)]
+    rows = pd.concat([of_one_method(rows[rows["label"] == label]) for label in tables.labels]) if len(rows) else rows
+    if not rows["value"].notna().any():
+        return
+    rows = rows.reset_index(drop=True)
+    labels = [label for label in tables.labels if label in set(rows["label"])]
+    every, measures = _series(rows), measures_in_order(rows)
+    most = max(_MOST_ROWS // (len(KINDS) * min(len(measures), _MOST_MEASURES) * len(labels)), 1)
+    shown = every[:most]
+    data = _data(rows, labels, shown, measures[:_MOST_MEASURES])
+    more = [
+        f"{count} more {what}"
+        for count, what in ((len(measures) - _MOST_MEASURES, "measures"), (len(every) - len(shown), "results"))
+        if count > 0
+    ]
+    beyond = (f"The table correlations has {' and '.join(more)}.",) if more else ()
+    chart = Chart(
+        "correlations",
+        "Measures against benchmark results",
+        _chart(data, labels, [benchmark_label(*names) for names in shown], measures[:_MOST_MEASURES]),
+        "Rank correlations of measures of checkpoints with a benchmark result over training, beside what unrelated curves give. "
+        + _outside(rows),
+    )
+    text = (WARNING, _WHAT, _outside(rows), *beyond)
+    yield Part("correlations", "Measures against benchmark results", "benchmarks", text, (chart,), ("correlations",))
+
+
+def _series(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(rows[["task", "metric"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _outside(rows: pd.DataFrame) -> str:
+    """How many correlations of each kind lie beyond what unrelated curves give, in words."""
+    clauses = []
+    for kind, label, _ in KINDS:
+        known = rows[(rows["kind"] == kind) & rows[["value", "null_low", "null_high"]].notna().all(axis=1)]
+        beyond = (known["value"] < known["null_low"]) | (known["value"] > known["null_high"])
+        clauses.append(f"{int(beyond.sum())} of {len(known)} of {label}")
+    return (
+        f"Outside their grey bands lie {', '.join(clauses[:-1])} and {clauses[-1]}. By chance about one in twenty does (at the "
+        "default confidence), and measures that move together do so together."
+    )
+
+
+def _data(
+    rows: pd.DataFrame, labels: Sequence[str], shown: Sequence[tuple[str, str]], measures: Sequence[str]
+) -> pd.DataFrame:
+    """Rows of the chart: number (of the model), series (number of the task and metric), measure, kind and numbers."""
+    names = {kind: label for kind, label, _ in KINDS}
+    numbers = {name: number for number, name in enumerate(shown)}
+    series = pd.Series(
+        [numbers.get(names_of_row, -1) for names_of_row in zip(rows["task"], rows["metric"], strict=True)], rows.index
+    )
+    kept = rows[(series >= 0) & rows["measure"].isin(measures)]
+    data = {
+        "number": kept["label"].map({label: number for number, label in enumerate(labels)}).astype("int64"),
+        "series": series[kept.index].astype("int64"),
+        "label": kept["label"].astype(str),
+        "result": [benchmark_label(*names_of_row) for names_of_row in zip(kept["task"], kept["metric"], strict=True)],
+        "measure": kept["measure"].astype(str),
+        "kind": kept["kind"].map(names),
+        "points": kept["points"].astype("float64"),
+        "lag": kept["lag"].astype("float64"),
+        "message": kept["message"].fillna("").astype(str),
+    }
+    return pd.DataFrame(data | {name: kept[name].astype("float64").round(4) for name in _NUMBERS}).reset_index(
+        drop=True
+    )
+
+
+def _chart(
+    data: pd.DataFrame, labels: Sequence[str], results: Sequence[str], measures: Sequence[str]
+) -> alt.TopLevelMixin:
+    names = [label for _, label, _ in KINDS]
+    tips = [
+        alt.Tooltip("label:N", title="model"), alt.Tooltip("result:N"), alt.Tooltip("measure:N"),
+        alt.Tooltip("kind:N", title="correlation of"),
+        *(alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in (
+            ("value", "value"), ("low", "interval from"), ("high", "interval to"), ("null_low", "unrelated curves from"),
+            ("null_high", "unrelated curves to"),
+        )),
+        alt.Tooltip("points:Q"), alt.Tooltip("lag:Q", title="points by which the measure leads"),
+        alt.Tooltip("lag_value:Q", title="correlation there", format=".3f"),
+        alt.Tooltip("lag_null:Q", title="by chance up to", format=".3f"), alt.Tooltip("message:N"),
+    ]  # fmt: skip
+    parameters = [_choice("result", results, "benchmark result")]
+    where = "datum.series == result"
+    if len(labels) > 1:
+        parameters.append(_choice("model", labels, "model"))
+        where += " && datum.number == model"
+    scale = alt.Scale(domain=[-1.02, 1.02], nice=False)
+    base = (
+        alt.Chart(data)
+        .transform_filter(where)
+        .encode(
+            y=alt.Y("measure:N", sort=list(measures), title=None, axis=alt.Axis(labelLimit=130, grid=False)),
+            yOffset=alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names)),
+            tooltip=tips,
+        )
+    )
+    x = alt.X("value:Q", title="Spearman's rank correlation", scale=scale, axis=alt.Axis(tickCount=5))
+    legend = alt.Legend(orient="bottom", title=None, columns=1, labelLimit=260)
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=names, range=list(_SHADES)), legend=legend)
+    band = alt.X("null_low:Q", title=x["title"], scale=scale)
+    interval = alt.X("low:Q", title=x["title"], scale=scale)
+    zero = (
+        alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=_GREY, opacity=0.7).encode(x=alt.X("at:Q", scale=scale))
+    )
+    marks = [
+        base.mark_rule(color=_GREY, opacity=0.35, strokeWidth=8, strokeCap="square").encode(x=band, x2="null_high:Q"),
+        zero,
+        base.mark_rule(strokeWidth=2).encode(x=interval, x2="high:Q", color=colour),
+        base.mark_point(filled=True, size=50, opacity=1).encode(x=x, color=colour),
+    ]
+    return alt.layer(*marks).add_params(*parameters).properties(width="container", height=alt.Step(11))
+
+
+def _choice(name: str, names: Sequence[str], shown_as: str) -> alt.Parameter:
+    """A list to choose from, whose value is the number of the entry."""
+    entries = alt.binding_select(options=list(range(len(names))), labels=list(names), name=f"{shown_as} ")
+    return alt.param(name=name, value=0, bind=entries)
