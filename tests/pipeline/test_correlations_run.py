@@ -277,7 +277,7 @@ def test_the_part_of_the_page(ran):
     spec = chart.chart.to_dict()
     assert spec["width"] == "container"
     (filtered,) = spec["layer"][0]["transform"]
-    assert filtered == {"filter": "datum.series == result && datum.number == model"}
+    assert filtered == {"filter": "datum.task == task && datum.number == model"}
     assert [param["bind"]["labels"] for param in spec["params"]] == [
         [f"{ODD} acc", "chance acc", "rising loss"], ["tiny", "</script><script>alert(1)"],
     ]  # fmt: skip
@@ -286,8 +286,8 @@ def test_the_part_of_the_page(ran):
         row for row in data if row["label"] == "tiny" and row["measure"] == "alpha0" and row["result"] == f"{ODD} acc"
     ]
     expected = of(run, measure="alpha0", task=ODD)
-    assert [row["value"] for row in shown] == expected["value"].round(4).tolist()
-    assert [row["null_high"] for row in shown] == expected["null_high"].round(4).tolist()
+    for name in ("value", "null_high"):
+        np.testing.assert_allclose([row[name] for row in shown], expected[name], atol=1e-6)
 
 
 def test_no_part_of_the_page_without_a_value(two):

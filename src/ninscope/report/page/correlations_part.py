@@ -10,13 +10,13 @@ import pandas as pd
 
 from ninscope.report.correlations_figure import KINDS, WARNING, measures_in_order, of_one_method
 from ninscope.report.figures import benchmark_label
+from ninscope.report.page.charts import GREY, choice, legend_below, rounded, tooltip
 from ninscope.report.page.parts import Chart, PageTables, Part
 
 _MOST_MEASURES = 12
 _MOST_ROWS = 4800  # of the chart's data, about
 _SHADES = ("#3aa17e", "#3d85c6", "#e0702f")  # mid-tones, on white and on near-black
-_GREY = "#868e96"
-_NUMBERS = ("value", "low", "high", "null_low", "null_high", "lag_value", "lag_null")
+_NUMBERS = ("value", "low", "high", "null_low", "null_high", "points", "lag", "lag_value", "lag_null")
 _WHAT = (
     "Each line is a measure of the checkpoints, and its dots are rank correlations with one benchmark result over training: of "
     "the values themselves (levels), of how both change from one measured point to the next (differences), and of the values "
@@ -74,48 +74,38 @@ def _outside(rows: pd.DataFrame) -> str:
 def _data(
     rows: pd.DataFrame, labels: Sequence[str], shown: Sequence[tuple[str, str]], measures: Sequence[str]
 ) -> pd.DataFrame:
-    """Rows of the chart: number (of the model), series (number of the task and metric), measure, kind and numbers."""
+    """Rows of the chart: number (of the model), task (number of the task and metric), names, a note and numbers."""
     names = {kind: label for kind, label, _ in KINDS}
-    numbers = {name: number for number, name in enumerate(shown)}
-    series = pd.Series(
-        [numbers.get(names_of_row, -1) for names_of_row in zip(rows["task"], rows["metric"], strict=True)], rows.index
+    order = {label: number for number, label in enumerate(labels)}
+    places = {pair: number for number, pair in enumerate(shown)}
+    pairs = zip(rows["task"], rows["metric"], strict=True)
+    data = rows.assign(
+        task=[places.get(pair, -1) for pair in pairs],
+        result=[benchmark_label(*pair) for pair in zip(rows["task"], rows["metric"], strict=True)],
+        number=rows["label"].map(order).astype("int64"),
+        kind=rows["kind"].map(names),
+        message=rows["message"].fillna(""),
+        **{name: rounded(rows[name]) for name in _NUMBERS},
     )
-    kept = rows[(series >= 0) & rows["measure"].isin(measures)]
-    data = {
-        "number": kept["label"].map({label: number for number, label in enumerate(labels)}).astype("int64"),
-        "series": series[kept.index].astype("int64"),
-        "label": kept["label"].astype(str),
-        "result": [benchmark_label(*names_of_row) for names_of_row in zip(kept["task"], kept["metric"], strict=True)],
-        "measure": kept["measure"].astype(str),
-        "kind": kept["kind"].map(names),
-        "points": kept["points"].astype("float64"),
-        "lag": kept["lag"].astype("float64"),
-        "message": kept["message"].fillna("").astype(str),
-    }
-    return pd.DataFrame(data | {name: kept[name].astype("float64").round(4) for name in _NUMBERS}).reset_index(
-        drop=True
-    )
+    data = data[(data["task"] >= 0) & data["measure"].isin(measures)].sort_values(["number", "task"], kind="stable")
+    texts = ["label", "result", "measure", "kind", "message"]
+    return data[["number", "task", *texts, *_NUMBERS]].astype(dict.fromkeys(texts, object)).reset_index(drop=True)
 
 
 def _chart(
     data: pd.DataFrame, labels: Sequence[str], results: Sequence[str], measures: Sequence[str]
 ) -> alt.TopLevelMixin:
     names = [label for _, label, _ in KINDS]
-    tips = [
-        alt.Tooltip("label:N", title="model"), alt.Tooltip("result:N"), alt.Tooltip("measure:N"),
-        alt.Tooltip("kind:N", title="correlation of"),
-        *(alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in (
-            ("value", "value"), ("low", "interval from"), ("high", "interval to"), ("null_low", "unrelated curves from"),
-            ("null_high", "unrelated curves to"),
-        )),
-        alt.Tooltip("points:Q"), alt.Tooltip("lag:Q", title="points by which the measure leads"),
-        alt.Tooltip("lag_value:Q", title="correlation there", format=".3f"),
-        alt.Tooltip("lag_null:Q", title="by chance up to", format=".3f"), alt.Tooltip("message:N"),
-    ]  # fmt: skip
-    parameters = [_choice("result", results, "benchmark result")]
-    where = "datum.series == result"
+    tips = tooltip(
+        "measure:N", model="label:N", result="result:N", correlation_of="kind:N", value="value:Q", interval_from="low:Q",
+        interval_to="high:Q", unrelated_curves_from="null_low:Q", unrelated_curves_to="null_high:Q", points="points:Q",
+        points_by_which_the_measure_leads="lag:Q", correlation_there="lag_value:Q", by_chance_up_to="lag_null:Q",
+        note="message:N",
+    )  # fmt: skip
+    parameters = [choice("task", results, "result")]
+    where = "datum.task == task"
     if len(labels) > 1:
-        parameters.append(_choice("model", labels, "model"))
+        parameters.append(choice("model", labels, "model"))
         where += " && datum.number == model"
     scale = alt.Scale(domain=[-1.02, 1.02], nice=False)
     base = (
@@ -128,23 +118,16 @@ def _chart(
         )
     )
     x = alt.X("value:Q", title="Spearman's rank correlation", scale=scale, axis=alt.Axis(tickCount=5))
-    legend = alt.Legend(orient="bottom", title=None, columns=1, labelLimit=260)
-    colour = alt.Color("kind:N", scale=alt.Scale(domain=names, range=list(_SHADES)), legend=legend)
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=names, range=list(_SHADES)), legend=legend_below(names))
     band = alt.X("null_low:Q", title=x["title"], scale=scale)
     interval = alt.X("low:Q", title=x["title"], scale=scale)
     zero = (
-        alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=_GREY, opacity=0.7).encode(x=alt.X("at:Q", scale=scale))
+        alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=GREY, opacity=0.7).encode(x=alt.X("at:Q", scale=scale))
     )
     marks = [
-        base.mark_rule(color=_GREY, opacity=0.35, strokeWidth=8, strokeCap="square").encode(x=band, x2="null_high:Q"),
+        base.mark_rule(color=GREY, opacity=0.35, strokeWidth=8, strokeCap="square").encode(x=band, x2="null_high:Q"),
         zero,
         base.mark_rule(strokeWidth=2).encode(x=interval, x2="high:Q", color=colour),
         base.mark_point(filled=True, size=50, opacity=1).encode(x=x, color=colour),
     ]
     return alt.layer(*marks).add_params(*parameters).properties(width="container", height=alt.Step(11))
-
-
-def _choice(name: str, names: Sequence[str], shown_as: str) -> alt.Parameter:
-    """A list to choose from, whose value is the number of the entry."""
-    entries = alt.binding_select(options=list(range(len(names))), labels=list(names), name=f"{shown_as} ")
-    return alt.param(name=name, value=0, bind=entries)
