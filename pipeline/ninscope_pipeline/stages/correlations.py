@@ -23,7 +23,7 @@ from ninscope.correlating.over_training import (
     correlations,
 )
 from ninscope.errors import RequestError
-from ninscope.wording import joined_clauses
+from ninscope.wording import joined_clauses, of_number
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.checkpoint_measures import Series, names_of_measures, series_of_measures
@@ -195,7 +195,7 @@ def _scores(benchmarks: pd.DataFrame, wanted: Sequence[str] | None) -> _Scores:
 
 
 def _counted(count: int, one: str, several: str) -> str:
-    return f"{count} {one if count == 1 else several}" if count else ""
+    return of_number(count, one, several) if count else ""
 
 
 def _absent(

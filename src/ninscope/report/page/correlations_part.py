@@ -10,11 +10,18 @@ import pandas as pd
 
 from ninscope.report.correlations_figure import KINDS, WARNING, measures_in_order, of_one_method
 from ninscope.report.figures import benchmark_label
-from ninscope.report.page.charts import GREY, choice, legend_below, rounded, tooltip
+from ninscope.report.page.charts import GREY, choice, fitted, legend_below, rounded, tooltip
 from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.wording import listed
 
 _MOST_MEASURES = 12
+_MEASURE = 40  # pixels of a measure
 _MOST_ROWS = 4800  # of the chart's data, about
+_NAMES = {
+    "levels": "levels",
+    "differences": "differences",
+    "partial": "levels given the step",
+}  # short: a telephone is narrow
 _SHADES = ("#3aa17e", "#3d85c6", "#e0702f")  # mid-tones, on white and on near-black
 _NUMBERS = ("value", "low", "high", "null_low", "null_high", "points", "lag", "lag_value", "lag_null")
 _WHAT = (
@@ -60,14 +67,19 @@ def _series(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _outside(rows: pd.DataFrame) -> str:
     """How many correlations of each kind lie beyond what unrelated curves give, in words."""
-    clauses = []
+    clauses, without = [], []
     for kind, label, _ in KINDS:
         known = rows[(rows["kind"] == kind) & rows[["value", "null_low", "null_high"]].notna().all(axis=1)]
         beyond = (known["value"] < known["null_low"]) | (known["value"] > known["null_high"])
-        clauses.append(f"{int(beyond.sum())} of {len(known)} of {label}")
+        if len(known):
+            clauses.append(f"{int(beyond.sum())} of {len(known)} correlations of {label}")
+        else:
+            without.append(f" No correlation of {label} has a band; the table says why.")
+    if not clauses:
+        return "".join(without).strip()
     return (
-        f"Outside their grey bands lie {', '.join(clauses[:-1])} and {clauses[-1]}. By chance about one in twenty does (at the "
-        "default confidence), and measures that move together do so together."
+        f"Outside their grey bands lie {listed(clauses)}. By chance about one in twenty does (at the default confidence), and "
+        f"measures that move together do so together.{''.join(without)}"
     )
 
 
@@ -75,7 +87,6 @@ def _data(
     rows: pd.DataFrame, labels: Sequence[str], shown: Sequence[tuple[str, str]], measures: Sequence[str]
 ) -> pd.DataFrame:
     """Rows of the chart: number (of the model), task (number of the task and metric), names, a note and numbers."""
-    names = {kind: label for kind, label, _ in KINDS}
     order = {label: number for number, label in enumerate(labels)}
     places = {pair: number for number, pair in enumerate(shown)}
     pairs = zip(rows["task"], rows["metric"], strict=True)
@@ -83,7 +94,7 @@ def _data(
         task=[places.get(pair, -1) for pair in pairs],
         result=[benchmark_label(*pair) for pair in zip(rows["task"], rows["metric"], strict=True)],
         number=rows["label"].map(order).astype("int64"),
-        kind=rows["kind"].map(names),
+        kind=rows["kind"].map(_NAMES),
         message=rows["message"].fillna(""),
         **{name: rounded(rows[name]) for name in _NUMBERS},
     )
@@ -95,7 +106,7 @@ def _data(
 def _chart(
     data: pd.DataFrame, labels: Sequence[str], results: Sequence[str], measures: Sequence[str]
 ) -> alt.TopLevelMixin:
-    names = [label for _, label, _ in KINDS]
+    names = [_NAMES[kind] for kind, _, _ in KINDS]
     tips = tooltip(
         "measure:N", model="label:N", result="result:N", correlation_of="kind:N", value="value:Q", interval_from="low:Q",
         interval_to="high:Q", unrelated_curves_from="null_low:Q", unrelated_curves_to="null_high:Q", points="points:Q",
@@ -112,12 +123,12 @@ def _chart(
         alt.Chart(data)
         .transform_filter(where)
         .encode(
-            y=alt.Y("measure:N", sort=list(measures), title=None, axis=alt.Axis(labelLimit=130, grid=False)),
+            y=alt.Y("measure:N", sort=list(measures), title=None, axis=alt.Axis(labelLimit=125, grid=False)),
             yOffset=alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names)),
             tooltip=tips,
         )
     )
-    x = alt.X("value:Q", title="Spearman's rank correlation", scale=scale, axis=alt.Axis(tickCount=5))
+    x = alt.X("value:Q", title="rank correlation", scale=scale, axis=alt.Axis(tickCount=5))
     colour = alt.Color("kind:N", scale=alt.Scale(domain=names, range=list(_SHADES)), legend=legend_below(names))
     band = alt.X("null_low:Q", title=x["title"], scale=scale)
     interval = alt.X("low:Q", title=x["title"], scale=scale)
@@ -130,4 +141,4 @@ def _chart(
         base.mark_rule(strokeWidth=2).encode(x=interval, x2="high:Q", color=colour),
         base.mark_point(filled=True, size=50, opacity=1).encode(x=x, color=colour),
     ]
-    return alt.layer(*marks).add_params(*parameters).properties(width="container", height=alt.Step(11))
+    return fitted(alt.layer(*marks).add_params(*parameters), _MEASURE * len(measures) + 20)
