@@ -34,10 +34,14 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 nitpicky = True
-# Signatures name types of other libraries, whose inventories would have to be fetched, and types of the inside, which have no page.
-# Prose is not excused: a name in a page or a docstring that leads nowhere is an error.
+# Signatures name types of other libraries, whose inventories would have to be fetched, and types of the inside, which have no
+# page. Prose is not excused: a name in a page or a docstring that leads nowhere is an error.
+_LIBRARIES = (
+    "alt", "collections", "contextlib", "igraph", "matplotlib", "networkx", "np", "numpy", "pandas", "pathlib", "pd",
+    "pydantic", "re", "scipy", "torch", "typing", "zarr",
+)  # fmt: skip
 nitpick_ignore_regex = [
-    ("py:class", r"(alt|collections|contextlib|igraph|matplotlib|networkx|np|numpy|pandas|pathlib|pd|pydantic|re|scipy|torch|typing|zarr)\..*"),
+    ("py:class", rf"({'|'.join(_LIBRARIES)})\..*"),
     ("py:class", r"ninscope(_pipeline)?\..*|Row|Axes|Figure|Tensor|csr_matrix|str \| .*"),
 ]
 

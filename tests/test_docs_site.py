@@ -21,14 +21,19 @@ from contents import groups, with_navigation  # noqa: E402
 from docstrings import docstring_in_rst  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
-NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # the port discard, where nothing answers
+NO_NETWORK = {
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+}  # the port discard, where nothing answers
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the built site. A warning fails the build, as in `make docs`."""
     folder = tmp_path_factory.mktemp("site")
-    command = re.search(r"^docs:.*\n\t\$\(BIN\)/python -m (.*) build/docs$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    command = re.search(
+        r"^docs:.*\n\t\$\(BIN\)/python -m (.*) build/docs$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
     built = subprocess.run(
         [sys.executable, "-m", *command.group(1).split(), str(folder)],
         cwd=ROOT, env=os.environ | NO_NETWORK, capture_output=True, text=True, timeout=300, check=False,
