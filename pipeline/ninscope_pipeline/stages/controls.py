@@ -33,6 +33,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -159,6 +160,11 @@ class ControlsStage(WeightsStage[ControlsWork]):
             controls = model.table("controls")
             if len(controls):
                 yield f"{model.stem}-controls.png", controls_figure(controls, model.name)
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.controls_part import controls_parts
+
+        yield from controls_parts(tables)
 
     def problems(self, run: "Run") -> list[str]:
         return failed_rows(run, "controls", "controls")

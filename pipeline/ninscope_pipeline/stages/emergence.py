@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import EmergenceSection
@@ -146,6 +147,15 @@ class EmergenceStage(Stage[EmergenceWork]):
                 yield name, ablations_figure(whole, model.name)
         if len(tables.models) > 1:
             yield "emergence.png", comparison_figure(tables.table("emergence"))
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.benchmarks_part import benchmarks_parts
+        from ninscope.report.page.emergence_part import emergence_parts
+        from ninscope.report.page.parts_part import parts_parts
+
+        yield from emergence_parts(tables)
+        yield from parts_parts(tables)
+        yield from benchmarks_parts(tables)
 
 
 def emergence_key(work: EmergenceWork) -> str:

@@ -26,6 +26,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import Dag
@@ -143,6 +144,11 @@ class InteractionsStage(WeightsStage[InteractionsWork]):
             yield f"{model.stem}-interactions.png", figure
             if rows["coupling"].notna().any():
                 yield f"{model.stem}-coupling-map.png", coupling_map_figure(rows, model.name)
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.interactions_part import interactions_parts
+
+        yield from interactions_parts(tables)
 
 
 def artefact_of_interactions(found: Interactions) -> Artefact:

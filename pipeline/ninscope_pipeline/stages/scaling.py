@@ -26,6 +26,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -121,6 +122,11 @@ class ScalingStage(WeightsStage[ScalingWork]):
             curves = model.table(CURVES_TABLE)
             if len(curves):
                 yield f"{model.stem}-scaling.png", scaling_figure(model.table(TABLE), curves, model.name)
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.scaling_part import scaling_parts
+
+        yield from scaling_parts(tables)
 
     def problems(self, run: "Run") -> list[str]:
         return failed_rows(run, TABLE, "scaling")

@@ -34,6 +34,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -116,6 +117,11 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
             weights = model.table("weights")
             if len(weights):
                 yield f"{model.stem}-weights.png", weights_figure(weights, model.name)
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.weights_part import weights_parts
+
+        yield from weights_parts(tables)
 
     def problems(self, run: "Run") -> list[str]:
         return failed_rows(run, WEIGHTS, "weights")

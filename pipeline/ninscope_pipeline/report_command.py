@@ -1,0 +1,208 @@
+"""What `ninscope report` does: opens runs, has the stages make their parts of the page, and writes one file."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+import ninscope
+from ninscope.errors import RequestError
+from ninscope.report.page.contents import Contents, RunFacts
+from ninscope.report.page.document import page_html
+from ninscope.report.page.parts import PageTables
+from ninscope.report.page.verdict import verdicts
+from ninscope.wording import outer_names
+from ninscope_pipeline.display import Say
+from ninscope_pipeline.opened_run import Run, open_run
+from ninscope_pipeline.request.toml_files import read_toml
+from ninscope_pipeline.run_folders import run_path
+from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.stage import named_in_errors
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.summary import near, progress_of
+from ninscope_pipeline.tables import KEYS, all_tables, empty_table
+
+if TYPE_CHECKING:
+    from ninscope.report.page.parts import Part
+
+FILE = "report.html"
+
+ModelKey = tuple[str, str, str]  # run, suite, model
+
+
+def write_report(runs: Sequence[str], out: Path | None, figures: Path | None, say: Say) -> int:
+    """Write the page of one or several runs; returns the exit code. say: prints a line that is not a result.
+
+    out: the page's file (default: report.html in the run's folder, of several runs in the working folder). figures: folder for
+    every chart as an SVG file. Raises RequestError: no such run, one without tables, a folder that cannot be written.
+    """
+    opened = [open_run(path) for path in dict.fromkeys(run_path(run) for run in runs)]
+    file = out if out is not None else (opened[0].path if len(opened) == 1 else Path()) / FILE
+    if file.is_dir():
+        raise RequestError(f"{file}: is a folder; give --out the name of a file, as in {file / FILE}")
+    contents = contents_of(opened)
+    page = page_html(contents)
+    write_whole(file, page.content, "--out")
+    print(f"{near(file)}: {page.charts} charts, {len(page.tables)} tables, {len(page.content) / 1e6:.1f} MB")
+    for name in page.left_out:
+        say(f"table {name} is too large for the page, which names its file instead: {contents.files[name]}")
+    if figures is not None:
+        from ninscope.report.page.svg_files import chart_svgs
+
+        drawings = chart_svgs(contents.parts)
+        for name, content in drawings.items():
+            write_whole(figures / f"{name}.svg", content, "--figures")
+        print(f"{near(figures)}: {len(drawings)} SVG files")
+    return 0
+
+
+def write_whole(file: Path, content: bytes, option: str) -> None:
+    """The file appears complete or not at all. Raises RequestError, which names the option that chooses another."""
+    file = file.expanduser()
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content)
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"{file}: cannot be written ({error.strerror or error}); choose another place with {option}"
+        ) from None
+
+
+def contents_of(runs: Sequence[Run]) -> Contents:
+    """What the page of these runs says. Raises RequestError: a run without tables, or with damaged ones."""
+    names = _run_names(runs)
+    facts = [_facts(run, name) for run, name in zip(runs, names, strict=True)]
+    tables = _page_tables(runs, names)
+    parts: list[Part] = []
+    for stage in stages().values():
+        with named_in_errors(f"the part of the page of the stage {stage.name}"):
+            parts += stage.page(tables)
+    files = {
+        name: ", ".join(str(near(run.path / "tables" / f"{name}.parquet")) for run in runs if name in run.tables)
+        for name in tables.tables
+    }
+    return Contents(facts, verdicts(tables), parts, tables.tables, files, ninscope.__version__)
+
+
+def _run_names(runs: Sequence[Run]) -> list[str]:
+    """The folders' names, or their paths as they were typed where two have one name."""
+    names = [run.path.resolve().name for run in runs]
+    return [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
+
+
+# --- what is known of each run -----------------------------------------------------------------------------------------
+def _facts(run: Run, name: str) -> RunFacts:
+    folder = RunFolder(run.path)
+    try:
+        text = folder.run_file.read_text(encoding="utf-8")
+        versions = read_toml(folder.run_file).get("versions", {})
+    except (OSError, ValueError):  # so is RequestError
+        text, versions = "", {}
+    known = {str(key): str(value) for key, value in versions.items()} if isinstance(versions, dict) else {}
+    return RunFacts(name, (*_unfinished(run), *_older(run, known.get("ninscope", ""))), text, known)
+
+
+def _unfinished(run: Run) -> list[str]:
+    """A sentence where the run has not finished. Raises RequestError where it has no tables yet."""
+    has_tables = "checkpoints" in run.tables
+    if run.finished and has_tables:
+        return []
+    progress = progress_of(run)
+    there, planned = (sum(counts[side] for counts in progress.stages.values()) for side in (0, 1))
+    state = f"{there:,} of {planned:,} results are stored" if planned else "no result is stored"
+    if not has_tables:
+        raise RequestError(
+            f"{run.path}: no tables yet: {state}; repeat the `ninscope run` command, or wait until it has ended"
+        )
+    open_stages = [
+        f"{stages()[stage].title} {count:,} of {total:,}"
+        for stage, (count, total) in progress.stages.items()
+        if count < total
+    ]
+    detail = f" ({', '.join(open_stages)})" if open_stages else ""
+    return [
+        f"This run has not finished: {state}{detail}. What follows is from tables that were written before; "
+        "make this page again when the run has ended."
+    ]
+
+
+def _older(run: Run, version: str) -> list[str]:
+    """A sentence where the run lacks tables or columns that this version writes."""
+    tables = [name for name in all_tables() if name not in run.tables]
+    columns = [
+        f"{outer_names(lacking)} of {name}"
+        for name, table in all_tables().items()
+        if name in run.tables
+        and (lacking := [column for column in table.columns if column not in set(run.table(name).columns)])
+    ]
+    if not tables and not columns:
+        return []
+    which = f" ({version})" if version and version != ninscope.__version__ else ""
+    lacks = [f"the tables {', '.join(tables)}"] if tables else []
+    lacks += [f"the columns {', '.join(columns)}"] if columns else []
+    return [
+        f"This run was made by an older ninscope{which}; run it again for what is drawn from what it lacks: "
+        f"{'; '.join(lacks)}."
+    ]
+
+
+# --- tables side by side -----------------------------------------------------------------------------------------------
+def _page_tables(runs: Sequence[Run], names: Sequence[str]) -> PageTables:
+    known = [*all_tables(), *sorted({table for run in runs for table in run.tables} - set(all_tables()))]
+    by_run = {name: {table: _table_of(run, table) for table in known} for run, name in zip(runs, names, strict=True)}
+    labels = model_labels(by_run)
+    tables = {}
+    for table in known:
+        marked = [_marked(rows[table], run, labels) for run, rows in by_run.items() if table in rows]
+        filled = [rows for rows in marked if len(rows)] or marked[:1]
+        tables[table] = filled[0] if len(filled) == 1 else pd.concat(filled, ignore_index=True)
+    return PageTables(tables, list(labels.values()))
+
+
+def _table_of(run: Run, name: str) -> pd.DataFrame:
+    """A table of a run with every column that it has by now: what an older run lacks is missing in each row."""
+    if name not in all_tables():
+        return run.table(name) if name in run.tables else pd.DataFrame(columns=list(KEYS))
+    if name not in run.tables:
+        return empty_table(name)
+    rows, columns = run.table(name), KEYS | dict(all_tables()[name].columns)
+    for column in [column for column in columns if column not in rows]:
+        rows[column] = pd.Series(index=rows.index, dtype=columns[column])
+    return rows[[*columns, *(column for column in rows if column not in columns)]]
+
+
+def model_labels(by_run: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[ModelKey, str]:
+    """What the page calls each model: its name, with its suite, its run or both where two models have one of that name."""
+    models: list[ModelKey] = []
+    for run, tables in by_run.items():
+        pairs = tables["checkpoints"][["suite", "model"]].drop_duplicates()
+        models += [(run, str(suite), str(model)) for suite, model in pairs.itertuples(index=False)]
+    forms = [
+        {key: key[2] for key in models},
+        {key: f"{key[1]}/{key[2]}" for key in models},
+        {key: f"{key[2]} ({key[0]})" for key in models},
+        {key: f"{key[1]}/{key[2]} ({key[0]})" for key in models},
+    ]
+    counts = [Counter(form.values()) for form in forms]
+    return {
+        key: next(
+            (form[key] for form, count in zip(forms, counts, strict=True) if count[form[key]] == 1), forms[-1][key]
+        )
+        for key in models
+    }
+
+
+def _marked(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.DataFrame:
+    """The rows with the columns `run` and `label`, first."""
+    keys = zip(rows["suite"], rows["model"], strict=True)
+    label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in keys]
+    text = {"run": pd.array([run] * len(rows), "string"), "label": pd.array(label, "string")}
+    return pd.concat([pd.DataFrame(text, index=rows.index), rows], axis=1).reset_index(drop=True)
