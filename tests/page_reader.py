@@ -9,6 +9,14 @@ from html.parser import HTMLParser
 VOID = {"meta", "br", "hr", "img", "input", "link", "col", "source"}
 
 
+def plain(columns):
+    """Columns of a data set as lists, of text too."""
+    return {
+        name: [values["texts"][place] for place in values["which"]] if isinstance(values, dict) else values
+        for name, values in columns.items()
+    }
+
+
 @dataclass
 class Element:
     """tag, attributes and all text inside, that of inner elements too."""
@@ -71,7 +79,7 @@ class PageReader(HTMLParser):
 
     def data_of(self, chart):
         """Columns of a chart's data sets, by name."""
-        return {name: json.loads(self.stored(name)) for name in self.charts[chart]["data"]}
+        return {name: plain(json.loads(self.stored(name))) for name in self.charts[chart]["data"]}
 
     def table(self, name):
         """The CSV that the page offers for a table."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FILE = "report.html"
 
 ModelKey = tuple[str, str, str]  # run, suite, model
+StoredTables = Mapping[str, pd.DataFrame]  # by name
 
 
 def write_report(runs: Sequence[str], out: Path | None, figures: Path | None, say: Say) -> int:
@@ -79,8 +80,9 @@ def write_whole(file: Path, content: bytes, option: str) -> None:
 def contents_of(runs: Sequence[Run]) -> Contents:
     """What the page of these runs says. Raises RequestError: a run without tables, or with damaged ones."""
     names = _run_names(runs)
-    facts = [_facts(run, name) for run, name in zip(runs, names, strict=True)]
-    tables = _page_tables(runs, names)
+    stored = [_stored_tables(run) for run in runs]
+    facts = [_facts(run, name, rows) for run, name, rows in zip(runs, names, stored, strict=True)]
+    tables = _page_tables(dict(zip(names, stored, strict=True)))
     parts: list[Part] = []
     for stage in stages().values():
         with named_in_errors(f"the part of the page of the stage {stage.name}"):
@@ -98,8 +100,17 @@ def _run_names(runs: Sequence[Run]) -> list[str]:
     return [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
 
 
+def _stored_tables(run: Run) -> StoredTables:
+    """Every table that lies in the run's folder. Raises RequestError: none does, or one is damaged."""
+    if "checkpoints" not in run.tables:
+        raise RequestError(
+            f"{run.path}: no tables yet: {_progress(run)}; repeat the `ninscope run` command, or wait until it has ended"
+        )
+    return {name: run.table(name) for name in run.tables}
+
+
 # --- what is known of each run -----------------------------------------------------------------------------------------
-def _facts(run: Run, name: str) -> RunFacts:
+def _facts(run: Run, name: str, stored: StoredTables) -> RunFacts:
     folder = RunFolder(run.path)
     try:
         text = folder.run_file.read_text(encoding="utf-8")
@@ -107,41 +118,37 @@ def _facts(run: Run, name: str) -> RunFacts:
     except (OSError, ValueError):  # so is RequestError
         text, versions = "", {}
     known = {str(key): str(value) for key, value in versions.items()} if isinstance(versions, dict) else {}
-    return RunFacts(name, (*_unfinished(run), *_older(run, known.get("ninscope", ""))), text, known)
+    return RunFacts(name, (*_unfinished(run), *_older(stored, known.get("ninscope", ""))), text, known)
 
 
 def _unfinished(run: Run) -> list[str]:
-    """A sentence where the run has not finished. Raises RequestError where it has no tables yet."""
-    has_tables = "checkpoints" in run.tables
-    if run.finished and has_tables:
+    """A sentence where the run has not finished."""
+    if run.finished:
         return []
-    progress = progress_of(run)
-    there, planned = (sum(counts[side] for counts in progress.stages.values()) for side in (0, 1))
-    state = f"{there:,} of {planned:,} results are stored" if planned else "no result is stored"
-    if not has_tables:
-        raise RequestError(
-            f"{run.path}: no tables yet: {state}; repeat the `ninscope run` command, or wait until it has ended"
-        )
-    open_stages = [
-        f"{stages()[stage].title} {count:,} of {total:,}"
-        for stage, (count, total) in progress.stages.items()
-        if count < total
-    ]
-    detail = f" ({', '.join(open_stages)})" if open_stages else ""
     return [
-        f"This run has not finished: {state}{detail}. What follows is from tables that were written before; "
+        f"This run has not finished: {_progress(run)}. What follows is from tables that were written before; "
         "make this page again when the run has ended."
     ]
 
 
-def _older(run: Run, version: str) -> list[str]:
+def _progress(run: Run) -> str:
+    """How far a run is, one clause."""
+    counts = progress_of(run).stages
+    there, planned = (sum(count[side] for count in counts.values()) for side in (0, 1))
+    if not planned:
+        return "no result is stored"
+    left = [f"{stages()[stage].title} {done:,} of {total:,}" for stage, (done, total) in counts.items() if done < total]
+    detail = f" ({', '.join(left)})" if left else ""
+    return f"{there:,} of {planned:,} results are stored{detail}"
+
+
+def _older(stored: StoredTables, version: str) -> list[str]:
     """A sentence where the run lacks tables or columns that this version writes."""
-    tables = [name for name in all_tables() if name not in run.tables]
+    tables = [name for name in all_tables() if name not in stored]
     columns = [
         f"{outer_names(lacking)} of {name}"
         for name, table in all_tables().items()
-        if name in run.tables
-        and (lacking := [column for column in table.columns if column not in set(run.table(name).columns)])
+        if name in stored and (lacking := [column for column in table.columns if column not in stored[name].columns])
     ]
     if not tables and not columns:
         return []
@@ -155,9 +162,10 @@ def _older(run: Run, version: str) -> list[str]:
 
 
 # --- tables side by side -----------------------------------------------------------------------------------------------
-def _page_tables(runs: Sequence[Run], names: Sequence[str]) -> PageTables:
-    known = [*all_tables(), *sorted({table for run in runs for table in run.tables} - set(all_tables()))]
-    by_run = {name: {table: _table_of(run, table) for table in known} for run, name in zip(runs, names, strict=True)}
+def _page_tables(stored: Mapping[str, StoredTables]) -> PageTables:
+    """stored: tables by run."""
+    known = [*all_tables(), *sorted({table for tables in stored.values() for table in tables} - set(all_tables()))]
+    by_run = {run: {table: _table_of(tables, table) for table in known} for run, tables in stored.items()}
     labels = model_labels(by_run)
     tables = {}
     for table in known:
@@ -167,13 +175,13 @@ def _page_tables(runs: Sequence[Run], names: Sequence[str]) -> PageTables:
     return PageTables(tables, list(labels.values()))
 
 
-def _table_of(run: Run, name: str) -> pd.DataFrame:
+def _table_of(stored: StoredTables, name: str) -> pd.DataFrame:
     """A table of a run with every column that it has by now: what an older run lacks is missing in each row."""
     if name not in all_tables():
-        return run.table(name) if name in run.tables else pd.DataFrame(columns=list(KEYS))
-    if name not in run.tables:
+        return stored.get(name, pd.DataFrame(columns=list(KEYS)))
+    if name not in stored:
         return empty_table(name)
-    rows, columns = run.table(name), KEYS | dict(all_tables()[name].columns)
+    rows, columns = stored[name].copy(deep=False), KEYS | dict(all_tables()[name].columns)
     for column in [column for column in columns if column not in rows]:
         rows[column] = pd.Series(index=rows.index, dtype=columns[column])
     return rows[[*columns, *(column for column in rows if column not in columns)]]
@@ -202,7 +210,8 @@ def model_labels(by_run: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[Model
 
 def _marked(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.DataFrame:
     """The rows with the columns `run` and `label`, first."""
-    keys = zip(rows["suite"], rows["model"], strict=True)
-    label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in keys]
-    text = {"run": pd.array([run] * len(rows), "string"), "label": pd.array(label, "string")}
+    pairs = rows[["suite", "model"]].drop_duplicates()
+    label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in pairs.itertuples(index=False)]
+    number = rows.groupby(["suite", "model"], sort=False, dropna=False).ngroup().to_numpy()  # of its pair
+    text = {"run": pd.array([run], "string").repeat(len(rows)), "label": pd.array(label, "string").take(number)}
     return pd.concat([pd.DataFrame(text, index=rows.index), rows], axis=1).reset_index(drop=True)

@@ -6,6 +6,7 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 
 import altair as alt
 import numpy as np
@@ -179,7 +180,8 @@ def test_integers_and_words_that_are_missing_stay_missing():
     from ninscope.report.page.embedding import columns_of_frame
 
     frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array(["x", None], "string"), "c": [True, False]})
-    assert columns_of_frame(frame) == {"a": [1, None], "b": ["x", None], "c": [True, False]}
+    text = {"texts": ["x", None], "which": [0, 1]}
+    assert columns_of_frame(frame) == {"a": [1, None], "b": text, "c": [True, False]}
 
 
 def test_downloads_hold_whole_tables_with_every_digit(page):
@@ -234,7 +236,7 @@ def test_headings_follow_each_other_without_a_step_left_out(page):
     levels = [int(e.tag[1]) for e in page.elements if re.fullmatch("h[1-6]", e.tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(next_level <= level + 1 for level, next_level in zip(levels, levels[1:], strict=False))
+    assert all(next_level <= level + 1 for level, next_level in pairwise(levels))
 
 
 def test_the_verdict_stands_before_everything_else(page):

@@ -185,7 +185,8 @@ def test_a_run_without_tables_is_refused(tmp_path):
     ended = command("report", folder)
     assert ended.code == 2
     assert ended.says == [
-        f"{folder}: no tables yet: 0 of 2 results are stored; repeat the `ninscope run` command, or wait until it has ended"
+        f"{folder}: no tables yet: 0 of 2 results are stored (networks 0 of 2); "
+        "repeat the `ninscope run` command, or wait until it has ended"
     ]
     assert not (folder / "report.html").exists()
 

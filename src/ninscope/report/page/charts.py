@@ -19,8 +19,9 @@ METHODS = {"exact": WHOLE, "sampled": SAMPLES}
 SOUND, WARNED, WITHHELD = "no warning", "with a warning", "duplicate: no E"
 GREY = "#868e96"
 _COLOURS = (
-    "#3d85c6", "#e0702f", "#3aa17e", "#c2569c", "#9a7bd6", "#b0892a", "#4fa3b8", "#d65a5a", "#7f9a3c", "#a0785a",
+    "#3d85c6", "#e0702f", "#3aa17e", "#c2569c", "#9a7bd6", "#b0892a", "#4699ae", "#d65a5a", "#7f9a3c", "#a0785a",
 )  # fmt: skip
+_LUMINANCES = (0.17, 0.27)  # of colours beyond these: both have a contrast of 3 to white and to the page's dark ground
 _DIGITS = 6  # of a number on the page; the tables hold all
 _MOST_TICKS = 9
 _ROOM = 0.35  # of the lines' range: as far a band is shown beyond them
@@ -137,12 +138,21 @@ def drawn_ends(data: pd.DataFrame, columns: Sequence[str], groups: Sequence[str]
 
 
 def colours(count: int) -> list[str]:
-    """So many colours that can be told apart; of more than ten, hues evenly around the circle."""
+    """So many colours "#rrggbb" that can be told apart; of more than ten, hues evenly around the circle."""
     if count <= len(_COLOURS):
         return list(_COLOURS[:count])
-    hues = ((number / count, (0.46, 0.58)[number % 2]) for number in range(count))
-    parts = (colorsys.hls_to_rgb(hue, lightness, 0.5) for hue, lightness in hues)
-    return ["#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in parts]
+    return [_of_luminance(number / count, _LUMINANCES[number % 2]) for number in range(count)]
+
+
+def _of_luminance(hue: float, luminance: float) -> str:
+    """The colour of a hue that has a relative luminance (WCAG 2.2), by bisection of its lightness."""
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        lightness = (low + high) / 2
+        rgb = np.array(colorsys.hls_to_rgb(hue, lightness, 0.55))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        low, high = (lightness, high) if linear @ (0.2126, 0.7152, 0.0722) < luminance else (low, lightness)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 def colour_by_label(data: pd.DataFrame, tables: PageTables) -> alt.Color:
@@ -244,7 +254,9 @@ def legend_choice(name: str = "shown", field: str = "label") -> alt.Parameter:
 
 
 def choice(name: str, names: Sequence[str], shown_as: str, chosen: int = 0) -> alt.Parameter:
-    """A list to choose from, whose value is the number of the entry."""
+    """A list to choose from, whose value is the number of the entry; of one entry there is no list."""
+    if len(names) == 1:
+        return alt.param(name=name, value=0)
     numbers = list(range(len(names)))
     return alt.param(
         name=name, value=chosen, bind=alt.binding_select(options=numbers, labels=list(names), name=f"{shown_as} ")
@@ -406,7 +418,7 @@ def known_measures(data: pd.DataFrame, measures: Sequence[tuple[str, str]]) -> l
     return [(column, title) for column, title in measures if column in data and data[column].notna().any()]
 
 
-DIVERGING = ("#2f6fb5", "#9aa0a6", "#d9622b")  # below, at, above the middle: blue, grey, orange
+DIVERGING = ("#2f6fb5", "#868e96", "#d9622b")  # below, at, above the middle: blue, grey, orange
 
 
 def heat_map(

@@ -87,7 +87,7 @@ def page_html(contents: Contents) -> Written:
             anchors={entry.name: entry.anchor for entry in entries if entry.rows},
             empty=[entry.name for entry in entries if not entry.rows],
             specs=packed(json_bytes(_for_scripts(specs))),
-            data={name: packed(json_bytes(columns)) for name, columns in sorted(specs.data.items())},
+            data={name: packed(content) for name, content in sorted(specs.data.items())},
         )
     )
     held = tuple(entry.name for entry in entries if entry.csv and entry.rows)

@@ -45,6 +45,8 @@ def parts_parts(tables: PageTables) -> Iterator[Part]:
         return
     rows = rows[(rows["variant"] == DEFAULT) & rows["part"].fillna("").str.contains("/")]
     data = in_order(rows_of(rows, [name for name, _, _ in _SHOWN], ["part", "method", "warning", "baseline"]), tables)
+    if data.empty:
+        return
     data = data[data["part"].str.partition("/")[0].isin(list(_GROUPINGS))]
     exact = set(data.loc[data["method"] == "exact", "label"])
     data = data[(data["method"] == "exact") | ~data["label"].isin(exact)].reset_index(drop=True)

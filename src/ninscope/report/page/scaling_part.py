@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from ninscope.report.page.charts import (
@@ -63,9 +62,11 @@ def scaling_parts(tables: PageTables) -> Iterator[Part]:
 def _curve_rows(table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
     """Rows of one of the tables as data, with the column `curve`, what a reader calls the curve."""
     rows = rows_of(table, [*numbers, "q"], ["quantity", "neuron"])
-    q = rows["q"].map(lambda value: f"{value:g}")
+    q = pd.Series([f"{value:g}" for value in rows["q"]], rows.index, dtype=object)
     names = {"mass": "mean ln N", "z": "ln Z, q = " + q, "neuron": "ln N of neuron " + rows["neuron"]}
-    rows["curve"] = np.select([rows["quantity"] == name for name in names], list(names.values()), rows["quantity"])
+    rows["curve"] = rows["quantity"]
+    for quantity, name in names.items():
+        rows["curve"] = rows["curve"].where(rows["quantity"] != quantity, name)
     return rows.drop(columns=["q", "quantity", "neuron"])
 
 

@@ -8,19 +8,18 @@ text. `chart_specs` refuses one that does, as far as the name cannot be a word o
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ninscope.report.page.embedding import columns_of_frame, columns_of_rows, json_bytes
+from ninscope.report.page.embedding import Columns, columns_of_frame, columns_of_rows, json_bytes, rows_of_columns
 from ninscope.report.page.parts import Chart, Part
 from ninscope.report.page.theme import with_config
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Columns = dict[str, list[Any]]
 
 # Where Vega-Lite and Vega take text for an expression.
 _EXPRESSIONS = ("expr", "calculate", "filter", "test", "labelExpr", "signal", "update")
@@ -30,10 +29,10 @@ _PLAIN = re.compile(r"[\w .:/+\-]*")
 
 @dataclass(frozen=True)
 class Specs:
-    """charts: Vega-Lite specifications by chart name, whose data sets have names only. data: columns by the data sets' names."""
+    """charts: Vega-Lite specifications by chart name, whose data sets have names only. data: columns by the data sets' names, as JSON."""
 
     charts: dict[str, dict[str, Any]]
-    data: dict[str, Columns]
+    data: dict[str, bytes]
 
 
 def chart_specs(parts: Sequence[Part], names: Iterable[str] = ()) -> Specs:
@@ -63,20 +62,18 @@ def charts_of(parts: Iterable[Part]) -> Iterator[Chart]:
         yield from part.charts
 
 
-def with_data(spec: dict[str, Any], data: dict[str, Columns]) -> dict[str, Any]:
+def with_data(spec: dict[str, Any], data: dict[str, bytes]) -> dict[str, Any]:
     """A specification that stands alone: with the rows of its data sets."""
-    rows = {
-        name: [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        for name, columns in ((name, data[name]) for name in dict.fromkeys(_data_names(spec)) if name in data)
+    return spec | {
+        "datasets": {name: rows_of_columns(json.loads(data[name])) for name in data_names(spec) if name in data}
     }
-    return spec | {"datasets": rows}
 
 
 class _Pool:
     """Data sets by a digest of what they hold."""
 
     def __init__(self) -> None:
-        self.data: dict[str, Columns] = {}
+        self.data: dict[str, bytes] = {}
         self._names: dict[int, tuple[Any, str]] = {}  # by id, with the frame itself, so that no other gets its id
 
     def transform(self, data: "pd.DataFrame | Any" = None, **options: Any) -> Any:
@@ -109,8 +106,9 @@ class _Pool:
         return inner
 
     def _add(self, columns: Columns) -> str:
-        name = f"data-{hashlib.sha256(json_bytes(columns)).hexdigest()[:16]}"
-        self.data.setdefault(name, columns)
+        content = json_bytes(columns)
+        name = f"data-{hashlib.sha256(content).hexdigest()[:16]}"
+        self.data.setdefault(name, content)
         return name
 
 

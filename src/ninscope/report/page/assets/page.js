@@ -31,11 +31,15 @@
   // Rows of its own for every chart: Vega writes into them.
   const rowsOf = (columns) => {
     const names = Object.keys(columns);
-    const count = names.length ? columns[names[0]].length : 0;
+    const lists = names.map((name) => {
+      const { texts, which } = columns[name];
+      return which ? which.map((place) => texts[place]) : columns[name];
+    });
+    const count = names.length ? lists[0].length : 0;
     const rows = new Array(count);
     for (let number = 0; number < count; number += 1) {
       const row = {};
-      for (const name of names) row[name] = columns[name][number];
+      for (let column = 0; column < names.length; column += 1) row[names[column]] = lists[column][number];
       rows[number] = row;
     }
     return rows;
