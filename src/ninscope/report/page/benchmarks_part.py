@@ -61,16 +61,12 @@ def benchmark_data(tables: PageTables) -> tuple[pd.DataFrame, list[str]]:
     results = results[results["value"].notna()].drop_duplicates(["label", "step", "task", "metric"], keep="last")
     pairs = list(dict.fromkeys(zip(results["task"], results["metric"], strict=True)))
     pairs.sort(key=lambda pair: _FIRST.index(pair) if pair in _FIRST else len(_FIRST))
-    results["result"] = [
-        f"{_TASKS.get(task, task)} {metric}" for task, metric in zip(results["task"], results["metric"], strict=True)
-    ]
+    results["result"] = [f"{_TASKS.get(task, task)} {metric}" for task, metric in zip(results["task"], results["metric"], strict=True)]
     places = {pair: number for number, pair in enumerate(pairs)}
     results["task"] = [places[pair] for pair in zip(results["task"], results["metric"], strict=True)]
     numbers = ["emergence", "emergence_low", "emergence_high"]
     own = rows_of(tables.table("emergence"), numbers, ["method", "warning"])
-    own = own.sort_values("method", key=lambda names: names != "exact", kind="stable").drop_duplicates(
-        ["label", "step"]
-    )
+    own = own.sort_values("method", key=lambda names: names != "exact", kind="stable").drop_duplicates(["label", "step"])
     own = own.assign(method=own["method"].map(METHODS).fillna(own["method"]))
     own = own.rename(columns={"emergence_low": "low", "emergence_high": "high"})
     data = in_order(results.drop(columns="metric").merge(own, on=["label", "step"], how="left"), tables)
@@ -91,9 +87,7 @@ def _over_steps(data: pd.DataFrame, names: list[str]) -> Chart:
     def marks(field: str, title: str, colour: str, dash: list[int], shape: str) -> Any:
         y = alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(titleColor=colour, tickCount=5))
         line = base.mark_line(color=colour, strokeWidth=2, strokeDash=dash).encode(y=y, tooltip=named)
-        points = base.mark_point(color=colour, filled=True, size=50, shape=shape, opacity=0.95).encode(
-            y=y, tooltip=tips
-        )
+        points = base.mark_point(color=colour, filled=True, size=50, shape=shape, opacity=0.95).encode(y=y, tooltip=tips)
         return alt.layer(line, points)
 
     both = [marks("value", "result (squares, dashed)", _ORANGE, [6, 4], "square")]
@@ -103,11 +97,7 @@ def _over_steps(data: pd.DataFrame, names: list[str]) -> Chart:
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))
     first = rows[(rows["task"] == rows["task"].min()) & (rows["number"] == 0)]
-    ends = (
-        " and ".join(f"{number_words(row.value)} at step {row.step:,}" for row in first.iloc[[0, -1]].itertuples())
-        if len(first)
-        else ""
-    )
+    ends = " and ".join(f"{number_words(row.value)} at step {row.step:,}" for row in first.iloc[[0, -1]].itertuples()) if len(first) else ""
     said = f"{names[0]} of {labels[0]} over training beside E: {ends}."
     return Chart("benchmarks-steps", "A result beside E over training", chart, said)
 
@@ -125,9 +115,7 @@ def _across(data: pd.DataFrame, names: list[str], tables: PageTables) -> Iterato
     def strength(full: float) -> Any:
         return alt.condition(chosen, alt.value(full), alt.value(full / 8))
 
-    line = base.mark_line(strokeWidth=1.5).encode(
-        order=alt.Order("step:Q"), opacity=strength(0.7), tooltip=tooltip(model="label:N")
-    )
+    line = base.mark_line(strokeWidth=1.5).encode(order=alt.Order("step:Q"), opacity=strength(0.7), tooltip=tooltip(model="label:N"))
     points = base.mark_point(filled=True, size=60).encode(
         opacity=strength(0.95), tooltip=_tips(),
         shape=alt.condition("length(datum.warning) > 0", alt.value("triangle-up"), alt.value("circle")),
@@ -138,18 +126,11 @@ def _across(data: pd.DataFrame, names: list[str], tables: PageTables) -> Iterato
         f"E against {names[int(first['task'].iloc[0])]}, {len(first)} checkpoints: results from {number_words(first['value'].min())} to "
         f"{number_words(first['value'].max())}, E from {number_words(first['emergence'].min())} to {number_words(first['emergence'].max())}."
     )
-    yield Chart(
-        "benchmarks-across",
-        "E against a result (triangles: with a warning)",
-        fitted(chart, 320).properties(title=_title()),
-        said,
-    )
+    yield Chart("benchmarks-across", "E against a result (triangles: with a warning)", fitted(chart, 320).properties(title=_title()), said)
 
 
 def _tips() -> list[alt.Tooltip]:
-    return tooltip(
-        "step:Q", "result:N", model="label:N", value="value:Q", E="emergence:Q", of="method:N", warning="warning:N"
-    )
+    return tooltip("step:Q", "result:N", model="label:N", value="value:Q", E="emergence:Q", of="method:N", warning="warning:N")
 
 
 def _tasks(names: list[str]) -> list[alt.Parameter]:

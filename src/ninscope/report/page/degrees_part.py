@@ -66,9 +66,7 @@ def _percentiles(data: pd.DataFrame, layers: list[str], labels: list[str]) -> It
     base = alt.Chart(data).encode(x=x)
     named = tooltip("layer:N", model="label:N")
     marks = [
-        base.mark_area(color=_BLUE, opacity=opacity).encode(
-            y=alt.Y(f"{low}:Q", title=title, scale=scale), y2=f"{high}:Q", tooltip=named
-        )
+        base.mark_area(color=_BLUE, opacity=opacity).encode(y=alt.Y(f"{low}:Q", title=title, scale=scale), y2=f"{high}:Q", tooltip=named)
         for low, high, opacity in (("p5", "p95", 0.18), ("p25", "p75", 0.3))
     ]
     median = alt.Y("p50:Q", title=title, scale=scale)

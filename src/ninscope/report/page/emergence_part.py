@@ -147,9 +147,7 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
         step_axis(steps_in(both)),
         alt.Y("value:Q", title="value", scale=alt.Scale(zero=False)),
         colour_by("what", kinds, _NULL_COLOURS),
-        tooltip(
-            "step:Q", model="label:N", network="what:N", keeps="keeps:N", value="value:Q", low="low:Q", high="high:Q"
-        ),
+        tooltip("step:Q", model="label:N", network="what:N", keeps="keeps:N", value="value:Q", low="low:Q", high="high:Q"),
         series=("what",),
         band=("low", "high"),
         toggle="what",
@@ -188,21 +186,15 @@ def _null_data(tables: PageTables) -> pd.DataFrame:
 
 def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
     """E against the number of parameters, at a step that several models have."""
-    parameters = (
-        tables.table("checkpoints").dropna(subset=["parameters"]).groupby("label", sort=False)["parameters"].first()
-    )
+    parameters = tables.table("checkpoints").dropna(subset=["parameters"]).groupby("label", sort=False)["parameters"].first()
     rows = data.assign(parameters=rounded(data["label"].map(parameters)))
     rows = rows[rows["parameters"].notna() & rows["emergence"].notna()]
-    rows = rows[
-        ~rows.duplicated(["label", "step"])
-    ]  # where there are both methods, the whole network, which stands first
+    rows = rows[~rows.duplicated(["label", "step"])]  # where there are both methods, the whole network, which stands first
     models_at = rows.groupby("step")["parameters"].nunique()
     steps = [int(step) for step in models_at.index[models_at > 1]]
     if not steps:
         return
-    rows = rows[rows["step"].isin(steps)].assign(
-        place=lambda rows: rows["step"].map({step: n for n, step in enumerate(steps)})
-    )
+    rows = rows[rows["step"].isin(steps)].assign(place=lambda rows: rows["step"].map({step: n for n, step in enumerate(steps)}))
     rows = rows.reset_index(drop=True)
     low, high = float(rows["parameters"].min()), float(rows["parameters"].max())
     domain = domain_of(rows["emergence"], [rows["emergence_low"], rows["emergence_high"]], hold=[0.0])
@@ -223,10 +215,7 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
     chart = alt.layer(*marks).add_params(*step_slider("at", steps))
     chart = fitted(chart).properties(title=step_title("at"))
     last = rows[rows["step"] == steps[-1]].sort_values("parameters", kind="stable")
-    ends = "; ".join(
-        f"{row.label} ({row.parameters:,.0f} parameters): {number_words(row.emergence)}"
-        for row in last.head(6).itertuples()
-    )
+    ends = "; ".join(f"{row.label} ({row.parameters:,.0f} parameters): {number_words(row.emergence)}" for row in last.head(6).itertuples())
     text = (
         "Each point is a model at the step that the slider is at, with its interval. The slider has the steps at which models of at "
         "least two sizes have an E.",
@@ -260,9 +249,7 @@ def _variants(tables: PageTables) -> Iterator[Part]:
     labels = labels_in(data)
     data["number"] = data["label"].map({label: number for number, label in enumerate(labels)})
     data["order"] = data["variant"].map({name: number for number, name in enumerate(names)})
-    data = data.sort_values(["number", "order", "method", "step"], kind="stable", ignore_index=True).drop(
-        columns="order"
-    )
+    data = data.sort_values(["number", "order", "method", "step"], kind="stable", ignore_index=True).drop(columns="order")
     used = [name for name in METHODS.values() if name in set(data["method"])]
     chart = lines(
         data,
@@ -283,7 +270,7 @@ def _variants(tables: PageTables) -> Iterator[Part]:
         parameters.append(choice("model", labels, "model"))
     chart = chart.add_params(*parameters)
     text = (
-        'The same checkpoints, analysed otherwise: each line has one key of the analysis changed, and "default" is the analysis of '
+        "The same checkpoints, analysed otherwise: each line has one key of the analysis changed, and \"default\" is the analysis of "
         "the rest of this page. What holds for one line alone hangs on how the analysis was made.",
         "Lines of samples are means over draws. The size of E may differ between analyses without meaning; look whether they rise "
         "and fall together.",

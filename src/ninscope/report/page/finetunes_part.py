@@ -47,17 +47,7 @@ _TEXT = (
 
 def finetunes_parts(tables: PageTables) -> Iterator[Part]:
     """The part of the tables `finetunes` and `comparisons`."""
-    numbers = [
-        "learning_rate",
-        "finetune_step",
-        "seeds",
-        "mean",
-        "std",
-        "difference",
-        "p_value",
-        "phi_p99",
-        "emergence_from_base",
-    ]
+    numbers = ["learning_rate", "finetune_step", "seeds", "mean", "std", "difference", "p_value", "phi_p99", "emergence_from_base"]
     ends = in_order(rows_of(tables.table("comparisons"), numbers, ["revision", "task", "metric", "method"]), tables)
     ends = ends[ends["mean"].notna()].reset_index(drop=True)
     if ends.empty:
@@ -103,9 +93,7 @@ def _ends(ends: pd.DataFrame, runs: pd.DataFrame, scores: list[str]) -> Chart:
                    difference_to_none="difference:Q", p="p_value:Q", learning_rate="learning_rate:Q", phi_p99="phi_p99:Q",
                    E_from_base="emergence_from_base:Q")  # fmt: skip
     base = alt.Chart(ends).encode(x=x, xOffset=beside, color=colour)
-    bars = base.mark_rule(strokeWidth=2).encode(
-        y=alt.Y("low:Q", title="score, held out", scale=scale), y2="high:Q", tooltip=tips
-    )
+    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="score, held out", scale=scale), y2="high:Q", tooltip=tips)
     means = base.mark_point(filled=True, size=110, shape="diamond", opacity=0.95).encode(
         y=alt.Y("mean:Q", title="score, held out", scale=scale), tooltip=tips
     )
@@ -114,14 +102,10 @@ def _ends(ends: pd.DataFrame, runs: pd.DataFrame, scores: list[str]) -> Chart:
         dots = alt.Chart(last).transform_filter("datum.score == score").mark_point(filled=True, size=22, opacity=0.6)
         seed_tips = tooltip("step:Q", "method:N", "seed:Q", model="label:N", value="value:Q")
         marks.append(dots.encode(x=x, xOffset=beside, color=colour, y=alt.Y("value:Q", scale=scale), tooltip=seed_tips))
-    chart = fitted(alt.layer(*marks)).add_params(
-        alt.param(name="scores", value=scores), choice("score", scores, "score")
-    )
+    chart = fitted(alt.layer(*marks)).add_params(alt.param(name="scores", value=scores), choice("score", scores, "score"))
     chart = chart.properties(title=alt.Title(alt.expr("scores[score]"), anchor="start", fontWeight="normal"))
     first = ends[ends["score"] == 0]
-    means_said = ", ".join(
-        f"{row.method} from {row.revision} {number_words(row.mean)}" for row in first.head(8).itertuples()
-    )
+    means_said = ", ".join(f"{row.method} from {row.revision} {number_words(row.mean)}" for row in first.head(8).itertuples())
     return Chart("finetunes-ends", "Scores at the end", chart, f"Mean score at the end, {scores[0]}: {means_said}.")
 
 

@@ -113,9 +113,7 @@ def _warned(data: pd.DataFrame, tables: PageTables) -> np.ndarray:
     }
     spectra = data[["label", "step", "method"]].drop_duplicates()
     flags = [int(key in known) for key in spectra.itertuples(index=False, name=None)]
-    return data.merge(spectra.assign(warned=flags), on=["label", "step", "method"], how="left")["warned"].to_numpy(
-        np.int64
-    )
+    return data.merge(spectra.assign(warned=flags), on=["label", "step", "method"], how="left")["warned"].to_numpy(np.int64)
 
 
 def _faded(data: pd.DataFrame) -> pd.DataFrame:
@@ -175,9 +173,7 @@ def _chart(
             strokeDash=alt.condition("datum.warned == 1", alt.value([7, 4]), alt.value([1, 0])),
         )
     )  # fmt: skip
-    marks.append(
-        shown.mark_point(filled=True, size=70, opacity=0).encode(y=axis_y, tooltip=tips)
-    )  # what the pointer meets
+    marks.append(shown.mark_point(filled=True, size=70, opacity=0).encode(y=axis_y, tooltip=tips))  # what the pointer meets
     peaks = shown.transform_filter("datum.peak == 1").mark_point(filled=True, size=110).encode(
         y=axis_y, opacity=strength(0.95), tooltip=tips,
         shape=alt.condition("datum.warned == 1", alt.value("triangle-up"), alt.value("circle")),

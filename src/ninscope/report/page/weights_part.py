@@ -67,9 +67,7 @@ def _whole(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
     kept = data[["step", "label", *(column for column, _ in measures)]]
     chart = measured_lines(kept, "weightPoints", measures, colour_by_label(kept, tables))
     column, title = measures[0]
-    yield Chart(
-        "weights-all", "All weights of a model together", chart, first_and_last(kept, column, title.capitalize())
-    )
+    yield Chart("weights-all", "All weights of a model together", chart, first_and_last(kept, column, title.capitalize()))
 
 
 def _by_kind(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -102,9 +100,7 @@ def _kinds(data: pd.DataFrame) -> Iterator[Chart]:
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))
     column, title = measures[0]
-    said = first_and_last(
-        data[data["number"] == 0], column, f"{title.capitalize()} of {labels[0]}, medians by kind", ("kind",)
-    )
+    said = first_and_last(data[data["number"] == 0], column, f"{title.capitalize()} of {labels[0]}, medians by kind", ("kind",))
     yield Chart("weights-kinds", "Kinds of matrices of a model", chart, said)
 
 
