@@ -45,6 +45,7 @@ def test_small_benchmarks_run():
         "coupling within blocks, tiny shape",
         "coupling across blocks, 8 pairs, exact",
         "CPU of merging LoRA, r 8, all matrices, tiny shape",
+        "correlations, 2 measures x 3 tasks",
         "partition sums",
         "memory",
         *(["MEmeL, positions", "MEmeL, top-10", "a BERT layer"] if importlib.util.find_spec("transformers") else []),
