@@ -37,6 +37,7 @@ CONTRACT = {
     "benchmarks": ["task", "metric", "value"],
     "finetunes": ["method", "task", "seed", "learning_rate", "finetune_step", "metric", "value", "phi_mean"],
     "comparisons": ["task", "metric", "method"],
+    "correlations": ["measure", "method", "variant", "task", "metric", "kind", "value", "low", "high"],
     "activations": ["task", "layer", "neurons", "values", "phi_mean"],
 }  # fmt: skip
 STEPS = (0, 1, 8)
