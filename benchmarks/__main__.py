@@ -27,6 +27,7 @@ from benchmarks.measures import in_new_process, stay_here, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import over_the_network
 from benchmarks.paths import export, paths
+from benchmarks.report import report
 from benchmarks.shapes import SHAPES, write_checkpoint
 from benchmarks.weights import weights
 from ninscope.exact.bands import BAND_BYTES
@@ -309,6 +310,7 @@ def main() -> None:
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),
+            report(folder, *((2, 5, 1) if small else (10, 154, 3))),
             *([] if small else [demo(folder), figures(folder / "demo", other, 5)]),
         ]
         for case in cases:

@@ -53,5 +53,8 @@ def test_small_benchmarks_run():
         "overhead of a task, 40 tasks",
         "run of 3 tiny checkpoints, again",
         "import ninscope",
+        "report of 10 checkpoints x 61 q",
+        "report of 10 checkpoints x 61 q, 10 samples each",
+        "figures of a run as SVG, CPU",
     ):
         assert case in done.stdout

@@ -57,7 +57,11 @@ _OWN = (
         {"content_sha256": "string", "parameters": "Int64", "status": "string", "message": "string", "bytes": "Int64"},
         _checkpoint_rows,
     ),
-    Table("benchmarks", {"task": "string", "metric": "string", "value": "float64"}, _benchmark_rows),
+    Table(
+        "benchmarks",
+        {"task": "string", "metric": "string", "value": "float64", "stderr": "float64", "n_shot": "Int64"},
+        _benchmark_rows,
+    ),
 )
 
 
