@@ -2,8 +2,9 @@
 
 import math
 
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of, unlimited
+
 from ninscope.report.page.benchmarks_part import benchmarks_parts
-from tests.page.chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of, unlimited
 
 
 def result(step, value, task="arc", metric="acc", label="m"):
@@ -11,7 +12,15 @@ def result(step, value, task="arc", metric="acc", label="m"):
 
 
 def emergence(step, value, method="exact", label="m"):
-    return {"label": label, "step": step, "method": method, "part": "all", "variant": "default", "emergence": value, "warning": ""}
+    return {
+        "label": label,
+        "step": step,
+        "method": method,
+        "part": "all",
+        "variant": "default",
+        "emergence": value,
+        "warning": "",
+    }
 
 
 def test_results_meet_e_of_the_whole_network_at_their_step():
@@ -52,7 +61,7 @@ def test_of_very_many_results_the_page_has_some_and_says_so():
     names = bound(spec, "task")["labels"]
     assert part.text[-1] == f"Shown are {len(names)} of 500 results, evenly spaced; the table has all."
     assert len(rows_with(spec, "value")) == 40 * len(names) <= 15_000
-    assert names[0] == "task0 acc" and names[-1] == "task499 acc"
+    assert (names[0], names[-1]) == ("task0 acc", "task499 acc")
 
 
 def test_without_results_there_is_no_part():

@@ -3,9 +3,9 @@
 import math
 
 import pytest
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of, unlimited
 
 from ninscope.report.page.degrees_part import degrees_parts
-from tests.page.chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of, unlimited
 
 
 def row(step, layer="block0.x", label="m", **columns):
@@ -33,8 +33,12 @@ def test_of_very_many_rows_the_page_has_some_and_says_so():
     data = rows_with(unlimited(part.charts[0].chart), "p50")
     assert len(data) <= 12_000
     steps, layers = ({line[column] for line in data} for column in ("step", "layer"))
-    assert {0, 29} <= steps and {"block0.x", "block899.x"} <= layers
-    assert part.text[-1] == f"Shown are {len(steps)} of 30 steps and {len(layers)} of 900 rows of names, evenly spaced; the tables have all."
+    assert {0, 29} <= steps
+    assert {"block0.x", "block899.x"} <= layers
+    assert (
+        part.text[-1]
+        == f"Shown are {len(steps)} of 30 steps and {len(layers)} of 900 rows of names, evenly spaced; the tables have all."
+    )
 
 
 def test_radii_that_bound_no_distance_leave_no_part():

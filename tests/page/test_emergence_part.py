@@ -3,19 +3,37 @@
 import math
 
 import pytest
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 from ninscope.report.page.emergence_part import emergence_parts
-from tests.page.chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 
 def row(step, label="m", method="exact", **columns):
-    shared = {"revision": f"step{step}", "part": "all", "variant": "default", "status": "ok", "baseline": "step0", "warning": ""}
-    values = {"alpha0": 0.9 - step / 100, "width": 0.3, "emergence": step / 10, "emergence_low": step / 20, "emergence_high": step / 5}
+    shared = {
+        "revision": f"step{step}",
+        "part": "all",
+        "variant": "default",
+        "status": "ok",
+        "baseline": "step0",
+        "warning": "",
+    }
+    values = {
+        "alpha0": 0.9 - step / 100,
+        "width": 0.3,
+        "emergence": step / 10,
+        "emergence_low": step / 20,
+        "emergence_high": step / 5,
+    }
     return shared | {"step": step, "label": label, "method": method} | values | columns
 
 
 def test_numbers_and_bands_are_those_of_the_table():
-    rows = [row(0), row(8, warning="r2 below 0.7"), row(0, method="sampled", alpha0_std=0.25), row(8, method="sampled", alpha0=0.123456789)]
+    rows = [
+        row(0),
+        row(8, warning="r2 below 0.7"),
+        row(0, method="sampled", alpha0_std=0.25),
+        row(8, method="sampled", alpha0=0.123456789),
+    ]
     specs = specs_of(emergence_parts(page_tables({"emergence": rows})))
     assert list(specs) == ["emergence-emergence", "emergence-alpha0", "emergence-width"]
     data = rows_with(specs["emergence-emergence"], "emergence")
@@ -40,7 +58,9 @@ def test_a_band_that_is_far_longer_than_the_line_is_cut_off_and_not_the_line():
 def test_names_of_models_are_data_and_keep_their_colours():
     labels = [HOSTILE, "second", "third"]
     rows = [row(step, label) for label in ("third", HOSTILE) for step in (0, 4)]
-    nulls = [{"label": HOSTILE, "step": 4, "null": "shuffled", "emergence": 0.1, "emergence_std": 0.01, "variant": "default"}]
+    nulls = [
+        {"label": HOSTILE, "step": 4, "null": "shuffled", "emergence": 0.1, "emergence_std": 0.01, "variant": "default"}
+    ]
     sizes = [{"label": label, "step": 4, "parameters": 10 ** (6 + n)} for n, label in enumerate((HOSTILE, "third"))]
     tables = page_tables({"emergence": rows, "nulls": nulls, "checkpoints": sizes}, labels)
     specs = specs_of(emergence_parts(tables))
@@ -54,7 +74,7 @@ def test_names_of_models_are_data_and_keep_their_colours():
 
 def test_null_models_stand_beside_the_network_with_two_deviations():
     nulls = [
-        {"step": step, "null": null, "emergence": 0.1 * step, "emergence_std": std, "alpha0": 0.5, "keeps": "sizes", "variant": "default"}
+        {"step": step, "null": null, "emergence": 0.1 * step, "emergence_std": std, "alpha0": 0.5, "variant": "default"}
         for step in (0, 4) for null, std in (("shuffled", 0.05), ("analytic", math.nan))
     ]  # fmt: skip
     spec = specs_of(emergence_parts(page_tables({"emergence": [row(0), row(4)], "nulls": nulls})))["emergence-nulls"]
@@ -79,7 +99,9 @@ def test_sizes_are_compared_at_steps_that_several_have():
 
 
 def test_variants_are_shown_by_the_key_that_is_changed():
-    rows = [row(step, variant=name) for name in ("default", "transfer-coth", "transfer-neg_log", "q-3") for step in (0, 4)]
+    rows = [
+        row(step, variant=name) for name in ("default", "transfer-coth", "transfer-neg_log", "q-3") for step in (0, 4)
+    ]
     spec = specs_of(emergence_parts(page_tables({"emergence": rows})))["variants-emergence"]
     groups = {line["variant"]: line["group"] for line in rows_with(spec, "variant")}
     assert groups == {"default": -1, "transfer-coth": 0, "transfer-neg_log": 0, "q-3": 1}

@@ -3,9 +3,9 @@
 import math
 
 import pytest
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 from ninscope.report.page.interactions_part import interactions_parts
-from tests.page.chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 
 def row(step, coupling, kind="mlp", blocks=("block0", "block0"), label="m"):
@@ -25,7 +25,9 @@ def test_the_map_has_means_by_block_in_the_order_of_the_model():
     blocks = ("block0", "block1"), ("block1", "block10"), ("block0", "block1")
     rows = [row(step, 0.25 * step + n, "across", pair) for step in (0, 4) for n, pair in enumerate(blocks)]
     spec = specs_of(interactions_parts(page_tables({"interactions": rows})))["interactions-map"]
-    cells = {(line["writes"], line["reads"]): line["coupling"] for line in rows_with(spec, "writes") if line["place"] == 1}
+    cells = {
+        (line["writes"], line["reads"]): line["coupling"] for line in rows_with(spec, "writes") if line["place"] == 1
+    }
     assert cells == {("block0", "block1"): 2.0, ("block1", "block10"): 2.0}
     places = {line["writes"]: line["row"] for line in rows_with(spec, "writes")}
     assert places["block0"] < places["block1"]

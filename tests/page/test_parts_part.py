@@ -2,8 +2,9 @@
 
 import math
 
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
+
 from ninscope.report.page.parts_part import parts_parts
-from tests.page.chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 
 def row(step, part, label="m", method="exact", **columns):
@@ -12,7 +13,13 @@ def row(step, part, label="m", method="exact", **columns):
 
 
 def test_cells_are_rows_of_the_table_by_grouping():
-    rows = [row(0, "all"), row(0, "block/b1"), row(0, "block/b0", emergence=-0.25, warning="r2"), row(0, "layer/b0.x"), row(0, "else/x")]
+    rows = [
+        row(0, "all"),
+        row(0, "block/b1"),
+        row(0, "block/b0", emergence=-0.25, warning="r2"),
+        row(0, "layer/b0.x"),
+        row(0, "else/x"),
+    ]
     specs = specs_of(parts_parts(page_tables({"emergence": rows})))
     assert list(specs) == ["parts-emergence", "parts-alpha0", "parts-width"]
     data = rows_with(specs["parts-emergence"], "grouping")
@@ -28,7 +35,10 @@ def test_colours_are_symmetric_about_no_emergence():
 
 
 def test_a_model_s_samples_are_shown_where_nothing_else_is_known():
-    rows = [row(0, "block/b", label, method) for label, method in ((HOSTILE, "exact"), (HOSTILE, "sampled"), ("b", "sampled"))]
+    rows = [
+        row(0, "block/b", label, method)
+        for label, method in ((HOSTILE, "exact"), (HOSTILE, "sampled"), ("b", "sampled"))
+    ]
     spec = specs_of(parts_parts(page_tables({"emergence": rows}, [HOSTILE, "b"])))["parts-alpha0"]
     assert [(line["label"], line["method"]) for line in rows_with(spec, "number")] == [
         (HOSTILE, "whole network"), ("b", "samples (mean)"),

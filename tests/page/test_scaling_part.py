@@ -2,17 +2,29 @@
 
 import math
 
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
+
 from ninscope.report.page.scaling_part import scaling_parts
-from tests.page.chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 
 def curve(step, quantity="mass", q=math.nan, neuron="", label="m"):
     keys = {"label": label, "step": step, "variant": "default", "quantity": quantity, "q": q, "neuron": neuron}
-    return [keys | {"radius": float(radius), "value": radius / 4, "slope": 2.0, "null_low": 1.0, "null_high": 3.0} for radius in (1, 2, 4)]
+    return [
+        keys | {"radius": float(radius), "value": radius / 4, "slope": 2.0, "null_low": 1.0, "null_high": 3.0}
+        for radius in (1, 2, 4)
+    ]
 
 
 def fit(step, label="m", **columns):
-    keys = {"label": label, "step": step, "variant": "default", "quantity": "mass", "q": math.nan, "neuron": "", "status": "ok"}
+    keys = {
+        "label": label,
+        "step": step,
+        "variant": "default",
+        "quantity": "mass",
+        "q": math.nan,
+        "neuron": "",
+        "status": "ok",
+    }
     values = {"slope": 1.5, "range_low": 2.0, "range_high": 4.0, "aic_exponential": 10.0, "aic_lognormal": -20.0}
     return keys | values | columns
 
@@ -49,5 +61,9 @@ def test_curves_without_fits_or_null_bands_are_drawn():
 
 def test_without_rows_there_is_no_part():
     nothing = [line | {"slope": math.nan, "value": math.nan} for line in curve(0)]
-    for tables in ({}, {"scaling_curves": nothing}, {"scaling": [fit(0, aic_exponential=math.nan, aic_lognormal=math.nan)]}):
+    for tables in (
+        {},
+        {"scaling_curves": nothing},
+        {"scaling": [fit(0, aic_exponential=math.nan, aic_lognormal=math.nan)]},
+    ):
         assert list(scaling_parts(page_tables(tables))) == []

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 from ninscope.report.page.spectra_part import spectra_parts
-from tests.page.chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 Q = (-1.0, 0.0, 1.0)
 
 
 def spectrum(step, sample=-1, label="m", off=0.0):
+    shared = {"variant": "default", "label": label, "step": step, "sample": sample}
     return [
-        {"label": label, "step": step, "sample": sample, "q": q, "alpha": 1 - 0.1 * q + off, "f": -0.1 * q * q + off, "tau": q + off,
-         "variant": "default"}
+        shared | {"q": q, "alpha": 1 - 0.1 * q + off, "f": -0.1 * q * q + off, "tau": q + off}
         for q in Q
     ]  # fmt: skip
 
@@ -42,7 +42,8 @@ def test_of_many_steps_few_are_pale_and_all_can_be_chosen():
     spec = specs_of(spectra_parts(page_tables({"spectra": rows})))["spectra-f"]
     pale = next(data for data in spec["datasets"].values() if "place" not in data[0])
     steps = {line["step"] for line in pale}
-    assert len(steps) == 24 and {0, 99} <= steps
+    assert len(steps) == 24
+    assert {0, 99} <= steps
     assert len(rows_with(spec, "place")) == 300
 
 

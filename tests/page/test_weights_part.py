@@ -2,8 +2,9 @@
 
 import math
 
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
+
 from ninscope.report.page.weights_part import kind_of, weights_parts
-from tests.page.chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 
 def row(step, matrix="all", label="m", **columns):
@@ -17,8 +18,13 @@ def test_measures_that_are_known_can_be_chosen():
         "norm of the weights", "distance from the start, in norms of the start", "kurtosis (normal: 3)",
     ]  # fmt: skip
     (calculated,) = [unit["transform"][-1] for unit in spec["layer"][:1]]
-    assert calculated["calculate"] == "[datum.norm,datum.distance_from_start,datum.kurtosis][measure]".replace(",", ", ")
-    assert [(line["norm"], line["distance_from_start"]) for line in rows_with(spec, "norm")] == [(10, None), (12.5, 0.25)]
+    assert calculated["calculate"] == "[datum.norm,datum.distance_from_start,datum.kurtosis][measure]".replace(
+        ",", ", "
+    )
+    assert [(line["norm"], line["distance_from_start"]) for line in rows_with(spec, "norm")] == [
+        (10, None),
+        (12.5, 0.25),
+    ]
 
 
 def test_a_kind_is_the_median_over_its_matrices():

@@ -105,6 +105,11 @@ class Dag(Strict):
             raise ValueError(f"the stage {stage.name} has no section in a DAG file")
         return getattr(self, stage.section.key, stage.section.default)
 
+    @property
+    def every_stage(self) -> list[Stage]:
+        """Every stage there is, in their order: a stage that asks what others have cannot import the list that it stands in."""
+        return list(stages().values())
+
     def analyses(self) -> tuple[Analysis, ...]:
         """What is measured of every checkpoint, with the description of models of no known family."""
         with_matrices = any(stage.needs_matrices(self) for stage in stages().values())

@@ -30,23 +30,28 @@ _MEASURES = (
 )
 _MOST_LAYERS = 12  # that a legend can hold
 _TEXT = (
-    "phi, the monosemantic scale, says how far a neuron's value on an input lies from its mean over inputs, as a square in units of its "
-    "variance: large values are neurons that stand out on few inputs. Its tail is what the figure shows to begin with.",
-    "phi rises when few inputs make a neuron active. It does not say what the neuron means, nor that it means one thing; and it hangs on the "
-    "inputs that the model was shown.",
+    "phi, the monosemantic scale, says how far a neuron's value on an input lies from its mean over inputs, as a "
+    "square in units of its variance: large values are neurons that stand out on few inputs. Its tail is what the "
+    "figure shows to begin with.",
+    "phi rises when few inputs make a neuron active. It does not say what the neuron means, nor that it means one "
+    "thing; and it hangs on the inputs that the model was shown.",
 )
 
 
 def activations_parts(tables: PageTables) -> Iterator[Part]:
     """The part of the table `activations`."""
-    data = in_order(rows_of(tables.table("activations"), [column for column, _ in _MEASURES], ["task", "layer"]), tables)
+    data = in_order(
+        rows_of(tables.table("activations"), [column for column, _ in _MEASURES], ["task", "layer"]), tables
+    )
     data = data[data[[column for column, _ in _MEASURES]].notna().any(axis=1)].reset_index(drop=True)
     if data.empty:
         return
     data["subject"], tasks = numbers_of(data["task"])
     charts = [*_whole(data[data["layer"] == _WHOLE], tasks, tables), *_layers(data[data["layer"] != _WHOLE], tasks)]
     if charts:
-        yield Part("activations", "Neurons that stand out", "models that were run", _TEXT, tuple(charts), ("activations",))
+        yield Part(
+            "activations", "Neurons that stand out", "models that were run", _TEXT, tuple(charts), ("activations",)
+        )
 
 
 def _whole(data: pd.DataFrame, tasks: list[str], tables: PageTables) -> Iterator[Chart]:
@@ -89,4 +94,6 @@ def _layers(data: pd.DataFrame, tasks: list[str]) -> Iterator[Chart]:
     column, title = measures[0]
     some = f" ({len(kept)} of {every} layers, evenly spaced)" if len(kept) < every else ""
     first = data[(data["subject"] == data["subject"].min()) & (data["number"] == 0)]
-    yield Chart("activations-layers", f"phi layer by layer{some}", chart, first_and_last(first, column, title, ("layer",)))
+    yield Chart(
+        "activations-layers", f"phi layer by layer{some}", chart, first_and_last(first, column, title, ("layer",))
+    )

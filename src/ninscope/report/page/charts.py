@@ -1,7 +1,8 @@
 """What charts of report.html share: rows as data, colours, the axis of steps, lines with bands, and choices.
 
-Names that come from a run (models, layers, tasks) are data. They stand in rows, in domains of colours and in the words of a choice;
-never in an expression, a filter or a key: filters compare numbers. Colours are mid-tones that read on white and on near-black.
+Names that come from a run (models, layers, tasks) are data. They stand in rows, in domains of colours and in the words of a
+choice; never in an expression, a filter or a key: filters compare numbers.
+Colours are mid-tones that read on white and on near-black.
 """
 
 import colorsys
@@ -126,10 +127,8 @@ def drawn_ends(data: pd.DataFrame, columns: Sequence[str], groups: Sequence[str]
             if f"{column}_low" not in rows:
                 continue
             low, high = (rows[f"{column}_{end}"].to_numpy(float) for end in ("low", "high"))
-            domain = domain_of(rows[column], [low, high])
-            ends[f"{column}_from"], ends[f"{column}_to"] = (
-                (rounded(np.clip(end, *domain)) if domain else end) for end in (low, high)
-            )
+            least, most = domain_of(rows[column], [low, high]) or [-np.inf, np.inf]
+            ends[f"{column}_from"], ends[f"{column}_to"] = (rounded(np.clip(end, least, most)) for end in (low, high))
         drawn.append(rows.assign(**ends))
     return pd.concat(drawn).sort_index() if drawn else data
 
@@ -189,7 +188,9 @@ def legend_above() -> alt.Legend:
 
 # --- axes -----------------------------------------------------------------------------------------------------
 
-_COUNT = "datum.value >= 1000 && datum.value % 1000 == 0 ? format(datum.value / 1000, ',') + 'k' : format(datum.value, ',')"
+_COUNT = (
+    "datum.value >= 1000 && datum.value % 1000 == 0 ? format(datum.value / 1000, ',') + 'k' : format(datum.value, ',')"
+)
 
 
 def ticks_of(steps: Sequence[int]) -> list[int]:
@@ -216,7 +217,14 @@ def step_axis(steps: Sequence[int], title: str = "training step (log axis)") -> 
         "step:Q",
         title=title,
         scale=alt.Scale(type="symlog", constant=1, domain=domain, nice=False, padding=8),
-        axis=alt.Axis(values=ticks_of(steps), labelExpr=_COUNT, labelOverlap="greedy", labelSeparation=4, grid=False, labelFlush=False),
+        axis=alt.Axis(
+            values=ticks_of(steps),
+            labelExpr=_COUNT,
+            labelOverlap="greedy",
+            labelSeparation=4,
+            grid=False,
+            labelFlush=False,
+        ),
     )
 
 
@@ -249,13 +257,17 @@ def choice(name: str, names: Sequence[str], shown_as: str, chosen: int = 0) -> a
     if len(names) == 1:
         return alt.param(name=name, value=0)
     numbers = list(range(len(names)))
-    return alt.param(name=name, value=chosen, bind=alt.binding_select(options=numbers, labels=list(names), name=f"{shown_as} "))
+    return alt.param(
+        name=name, value=chosen, bind=alt.binding_select(options=numbers, labels=list(names), name=f"{shown_as} ")
+    )
 
 
 def switch(name: str, names: Sequence[str], shown_as: str) -> alt.Parameter:
     """Round buttons, for few entries; the value is the number of the entry."""
     numbers = list(range(len(names)))
-    return alt.param(name=name, value=0, bind=alt.binding_radio(options=numbers, labels=list(names), name=f"{shown_as} "))
+    return alt.param(
+        name=name, value=0, bind=alt.binding_radio(options=numbers, labels=list(names), name=f"{shown_as} ")
+    )
 
 
 def step_slider(name: str, steps: Sequence[int]) -> list[alt.Parameter]:
@@ -326,9 +338,11 @@ def lines(
 ) -> alt.LayerChart:
     """Lines with points, and bands below them.
 
-    name: of the chart, which keeps its parts apart. series: columns that tell lines apart. band: columns of its ends. dash: by what
-    lines are dashed. shape: of points. zero: where a thin line lies across. toggle: the column whose legend fades lines, if any.
-    where: which rows are shown, an expression of numbers. calculated: more columns, as expressions. below: marks that are drawn first.
+    name: of the chart, which keeps its parts apart. series: columns that tell lines apart. band: columns of its ends. dash: by
+    what lines are dashed. shape: of points. zero: where a thin line lies across. toggle: the column whose legend fades lines,
+    if any.
+    where: which rows are shown, an expression of numbers. calculated: more columns, as expressions. below: marks that are drawn
+    first.
     """
     chosen = legend_choice(field=toggle) if toggle is not None else None
 
@@ -343,7 +357,11 @@ def lines(
     if band is not None and (band[0] not in data or data[list(band)].notna().any(axis=None)):
         low, high = (f"{end}:Q" for end in band)
         area = base.mark_area(clip=True, strokeWidth=0)
-        marks.append(area.encode(y=alt.Y(low, scale=y["scale"], title=y["title"]), y2=high, opacity=strength(0.2, 0.02), tooltip=named))
+        marks.append(
+            area.encode(
+                y=alt.Y(low, scale=y["scale"], title=y["title"]), y2=high, opacity=strength(0.2, 0.02), tooltip=named
+            )
+        )
     line = base.mark_line(clip=True, strokeWidth=2).encode(y=y, opacity=strength(1, 0.12), tooltip=named)
     marks.append(line if dash is None else line.encode(strokeDash=dash))
     points = base.mark_point(filled=True, size=46).encode(y=y, opacity=strength(0.95, 0.12), tooltip=list(tips))
@@ -358,13 +376,21 @@ def lines(
 
 
 def measured_lines(
-    data: pd.DataFrame, name: str, measures: Sequence[tuple[str, str]], colour: alt.Color, *, where: str | None = None,
-    series: Sequence[str] = ("label",), toggle: str = "label", tips: Sequence[alt.Tooltip] = (), x: alt.X | None = None,
+    data: pd.DataFrame,
+    name: str,
+    measures: Sequence[tuple[str, str]],
+    colour: alt.Color,
+    *,
+    where: str | None = None,
+    series: Sequence[str] = ("label",),
+    toggle: str = "label",
+    tips: Sequence[alt.Tooltip] = (),
+    x: alt.X | None = None,
 ) -> alt.LayerChart:
     """Lines of one of several columns, which a list above the chart chooses, and which is its title.
 
-    measures: (column, title) of columns that have a value. x: where it is not the training step. Where data has `<column>_low` and `_high`, and what `drawn_ends` makes of
-    them, there are bands.
+    measures: (column, title) of columns that have a value. x: where it is not the training step. Where data has
+    `<column>_low` and `_high`, and what `drawn_ends` makes of them, there are bands.
     """  # fmt: skip
     columns = [column for column, _ in measures]
 
@@ -373,11 +399,14 @@ def measured_lines(
         return f"[{', '.join(fields)}][measure]"
 
     bands = any(f"{column}_from" in data and data[f"{column}_from"].notna().any() for column in columns)
-    ends = {"low": one_of("_low"), "high": one_of("_high"), "from": one_of("_from"), "to": one_of("_to")} if bands else {}
+    ends = (
+        {"low": one_of("_low"), "high": one_of("_high"), "from": one_of("_from"), "to": one_of("_to")} if bands else {}
+    )
     shown = tooltip("step:Q", *(f"{field}:N" for field in series if field != "label"), model="label:N", value="value:Q")
     shown += tooltip(low="low:Q", high="high:Q") if bands else []
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     chart = lines(
-        data, name, step_axis(steps_in(data)) if x is None else x, alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)), colour, [*shown, *tips],
+        data, name, step_axis(steps_in(data)) if x is None else x, y, colour, [*shown, *tips],
         series=series, band=("from", "to") if bands else None, where=where, toggle=toggle,
         calculated={"value": one_of(), **ends},
     )  # fmt: skip
@@ -395,8 +424,17 @@ DIVERGING = ("#2f6fb5", "#868e96", "#d9622b")  # below, at, above the middle: bl
 
 
 def heat_map(
-    data: pd.DataFrame, x: alt.X, y: alt.Y, value: str, title: str, tips: Sequence[alt.Tooltip], *, middle: float | None = 0.0,
-    where: str | None = None, label_expr: str | None = None, row: int | None = 16,
+    data: pd.DataFrame,
+    x: alt.X,
+    y: alt.Y,
+    value: str,
+    title: str,
+    tips: Sequence[alt.Tooltip],
+    *,
+    middle: float | None = 0.0,
+    where: str | None = None,
+    label_expr: str | None = None,
+    row: int | None = 16,
 ) -> Any:
     """Cells in colour. middle: the value that is grey, between blue and orange; None: a scale from dark to light.
 
@@ -413,13 +451,17 @@ def heat_map(
     legend = legend if label_expr is None else alt.Legend(labelExpr=label_expr, **legend.to_dict())
     chart = alt.Chart(data)
     chart = chart if where is None else chart.transform_filter(where)
-    chart = chart.mark_rect().encode(x=x, y=y, color=alt.Color(f"{value}:Q", scale=scale, legend=legend), tooltip=list(tips))
+    chart = chart.mark_rect().encode(
+        x=x, y=y, color=alt.Color(f"{value}:Q", scale=scale, legend=legend), tooltip=list(tips)
+    )
     return chart.properties(width="container", height=_HEIGHT if row is None else alt.Step(row))
 
 
 def step_columns(title: str = "training step") -> alt.X:
     """Steps side by side, as columns of a heat map."""
-    return alt.X("step:O", title=title, axis=alt.Axis(labelExpr=_COUNT, labelOverlap="greedy", labelSeparation=5, labelAngle=0))
+    return alt.X(
+        "step:O", title=title, axis=alt.Axis(labelExpr=_COUNT, labelOverlap="greedy", labelSeparation=5, labelAngle=0)
+    )
 
 
 def name_rows(field: str, order: str, title: str | None = None) -> alt.Y:
@@ -442,7 +484,7 @@ def fitted(chart: Any, height: int = _HEIGHT) -> Any:
 # --- words ----------------------------------------------------------------------------------------------------
 
 
-def number_words(value: float) -> str:
+def number_words(value: Any) -> str:
     """ "0.115", "-1.09", "0" """
     return f"{value:.3g}" if np.isfinite(value) else "not known"
 

@@ -44,14 +44,16 @@ _MEASURES = (
 )
 _VERDICTS = {"stands": "#3aa17e", "fails": "#d65a5a", "not known": GREY}
 _TEXT = (
-    "E rises when weights grow, whatever they do. Growth of norms alone is the E that the weights of the first step would have if each matrix "
-    "were scaled to its size at this step. At fixed norms is the E of this step's weights, scaled back to their size at the first step. "
-    "Where the orange line runs along the blue one, E tells of growth and little else.",
-    "The structure index compares w at equal norms with w of the same weights in random places. It is not a measure of learning by "
-    "itself: weights that were trained on bytes without any order have one too. Bands are intervals by leaving out one layer of "
-    "neurons at a time; one that is cut off goes on.",
-    "The verdict \"stands\" means that E of a step exceeds its own interval's lower end at zero, the null models, growth of norms, and what "
-    "trainings reach that learn nothing. What is not known speaks against E too. It does not correct for the number of steps.",
+    "E rises when weights grow, whatever they do. Growth of norms alone is the E that the weights of the first step "
+    "would have if each matrix were scaled to its size at this step. At fixed norms is the E of this step's weights, "
+    "scaled back to their size at the first step. Where the orange line runs along the blue one, E tells of growth and "
+    "little else.",
+    "The structure index compares w at equal norms with w of the same weights in random places. It is not a measure of "
+    "learning by itself: weights that were trained on bytes without any order have one too. Bands are intervals by "
+    "leaving out one layer of neurons at a time; one that is cut off goes on.",
+    'The verdict "stands" means that E of a step lies above all that gives E without learning: its interval lies above zero, and '
+    "E above the null models, above growth of norms, and above what trainings reach that learn nothing. What is not "
+    "known speaks against E too. It does not correct for the number of steps.",
 )
 
 
@@ -90,7 +92,15 @@ def _readings(data: pd.DataFrame) -> Iterator[Chart]:
         step_axis(steps_in(rows)),
         alt.Y("value:Q", title="degree of emergence", scale=alt.Scale(zero=True)),
         colour_by("reading", [name for _, name, _ in _READINGS], {name: colour for _, name, colour in _READINGS}),
-        tooltip("step:Q", "reading:N", model="label:N", value="value:Q", low="value_low:Q", high="value_high:Q", verdict="verdict:N"),
+        tooltip(
+            "step:Q",
+            "reading:N",
+            model="label:N",
+            value="value:Q",
+            low="value_low:Q",
+            high="value_high:Q",
+            verdict="verdict:N",
+        ),
         series=("reading",),
         band=("value_from", "value_to"),
         toggle="reading",
@@ -136,12 +146,18 @@ def _verdicts(data: pd.DataFrame) -> Iterator[Chart]:
         .encode(
             x=step_axis(steps_in(rows)),
             y=alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=110) if len(labels) > 1 else None),
-            color=alt.Color("outcome:N", scale=alt.Scale(domain=there, range=[_VERDICTS[name] for name in there]), legend=legend),
-            shape=alt.Shape("outcome:N", scale=alt.Scale(domain=there, range=[shapes[name] for name in there]), legend=legend),
+            color=alt.Color(
+                "outcome:N", scale=alt.Scale(domain=there, range=[_VERDICTS[name] for name in there]), legend=legend
+            ),
+            shape=alt.Shape(
+                "outcome:N", scale=alt.Scale(domain=there, range=[shapes[name] for name in there]), legend=legend
+            ),
             tooltip=tooltip("step:Q", "verdict:N", model="label:N", E="emergence:Q"),
         )
         .properties(width="container", height=alt.Step(30))
     )
     counts = rows["outcome"].value_counts()
     said = ", ".join(f"{name} at {counts[name]}" for name in there)
-    yield Chart("controls-verdicts", "Verdict at each step", chart, f"The verdict on E over {len(rows)} checkpoints: {said}.")
+    yield Chart(
+        "controls-verdicts", "Verdict at each step", chart, f"The verdict on E over {len(rows)} checkpoints: {said}."
+    )

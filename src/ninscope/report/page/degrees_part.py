@@ -28,11 +28,12 @@ NORMAL_KURTOSIS = 3.0
 _BLUE = "#3d85c6"
 _MOST_ROWS = 12_000
 _TEXT = (
-    "A neuron's average weighted degree is the mean distance of its edges, where a strong weight is a short distance: it falls when the "
-    "weights that leave a neuron grow. The line is the median over the neurons of a layer; the bands hold the middle half of them and "
-    "the middle 90 %.",
-    "Kurtosis says how heavy the tails of a layer's neurons are: 3, in grey, is a normal distribution; orange has more neurons far from the "
-    "rest. A few neurons can decide it, so it moves in jumps. Neither figure says what the neurons do.",
+    "A neuron's average weighted degree is the mean distance of its edges, where a strong weight is a short distance: "
+    "it falls when the weights that leave a neuron grow. The line is the median over the neurons of a layer; the bands "
+    "hold the middle half of them and the middle 90 %.",
+    "Kurtosis says how heavy the tails of a layer's neurons are: 3, in grey, is a normal distribution; orange has more "
+    "neurons far from the rest. A few neurons can decide it, so it moves in jumps. Neither figure says what the "
+    "neurons do.",
 )
 
 
@@ -60,13 +61,15 @@ def _percentiles(data: pd.DataFrame, layers: list[str], labels: list[str]) -> It
     x = step_axis(steps_in(data))
     scale, title = alt.Scale(zero=False), "average weighted degree"
     tips = tooltip(
-        "step:Q", "layer:N", model="label:N", median="p50:Q", mean="mean:Q", std="std:Q", p5="p5:Q", p25="p25:Q", p75="p75:Q", p95="p95:Q",
-        kurtosis="kurtosis:Q", neurons="nodes_counted:Q",
+        "step:Q", "layer:N", model="label:N", median="p50:Q", mean="mean:Q", std="std:Q", p5="p5:Q", p25="p25:Q",
+        p75="p75:Q", p95="p95:Q", kurtosis="kurtosis:Q", neurons="nodes_counted:Q",
     )  # fmt: skip
     base = alt.Chart(data).encode(x=x)
     named = tooltip("layer:N", model="label:N")
     marks = [
-        base.mark_area(color=_BLUE, opacity=opacity).encode(y=alt.Y(f"{low}:Q", title=title, scale=scale), y2=f"{high}:Q", tooltip=named)
+        base.mark_area(color=_BLUE, opacity=opacity).encode(
+            y=alt.Y(f"{low}:Q", title=title, scale=scale), y2=f"{high}:Q", tooltip=named
+        )
         for low, high, opacity in (("p5", "p95", 0.18), ("p25", "p75", 0.3))
     ]
     median = alt.Y("p50:Q", title=title, scale=scale)
@@ -98,9 +101,9 @@ def _kurtosis(data: pd.DataFrame, labels: list[str]) -> Iterator[Chart]:
     )
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))
-    top = rows.loc[rows["kurtosis"].idxmax()]
+    top = rows.iloc[int(rows["kurtosis"].argmax())]
     described = (
-        f"Kurtosis of the average weighted degree of {rows['layer'].nunique()} layers at {rows['step'].nunique()} steps; the largest is "
-        f"{top['kurtosis']:.3g}, in {top['layer']} of {top['label']} at step {top['step']:,}."
+        f"Kurtosis of the average weighted degree of {rows['layer'].nunique()} layers at {rows['step'].nunique()} steps; "
+        f"the largest is {top['kurtosis']:.3g}, in {top['layer']} of {top['label']} at step {top['step']:,}."
     )
     yield Chart("degrees-kurtosis", "Kurtosis of all layers", chart, described)

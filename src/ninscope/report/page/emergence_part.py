@@ -42,19 +42,22 @@ _SHOWN = (
 _NETWORK = "the network itself"
 _NULL_COLOURS = {_NETWORK: "#3d85c6", "shuffled": "#e0702f", "gaussian": "#c2569c", "analytic": "#9a7bd6"}
 _WHAT = (
-    "E, the degree of emergence, compares the network of a model's neurons at a step of its training with that of its first step: "
-    "E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). It is 0 where nothing has changed. alpha0, the regularity, says how fast a neuron's "
-    "surroundings grow with distance, where strong weights are short distances; w, the heterogeneity, how unlike neurons are in that."
+    "E, the degree of emergence, compares the network of a model's neurons at a step of its training with that of its "
+    "first step: E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). It is 0 where nothing has changed. alpha0, the regularity, "
+    "says how fast a neuron's surroundings grow with distance, where strong weights are short distances; w, the "
+    "heterogeneity, how unlike neurons are in that."
 )
 _CARE = (
-    "A rise of E is mostly growth of the weights' norms, and E rises also where nothing can be learned. By itself it does not show that a "
-    "model has learned something; the controls, where the run has them, say how much of it is growth."
+    "A rise of E is mostly growth of the weights' norms, and E rises also where nothing can be learned. By itself it "
+    "does not show that a model has learned something; the controls, where the run has them, say how much of it is "
+    "growth."
 )
 _BANDS = (
-    "A band about E is its interval: of a whole network what becomes of it when one layer of neurons is left out at a time, of samples "
-    "95 % over other draws of neurons; about alpha0 and w of samples it is one standard deviation. None is the spread between trainings. "
-    "A band that is cut off at the edge goes on; the ends stand in what a point shows under the pointer. Triangles are points that the "
-    "tables warn of. Click on names in the legend to pick out models."
+    "A band about E is its interval: of a whole network what becomes of it when one layer of neurons is left out at a "
+    "time, of samples 95 % over other draws of neurons; about alpha0 and w of samples it is one standard deviation. "
+    "None is the spread between trainings. A band that is cut off at the edge goes on; the ends stand in what a point "
+    "shows under the pointer. Triangles are points that the tables warn of. Click on names in the legend to pick out "
+    "models."
 )
 
 
@@ -147,7 +150,9 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
         step_axis(steps_in(both)),
         alt.Y("value:Q", title="value", scale=alt.Scale(zero=False)),
         colour_by("what", kinds, _NULL_COLOURS),
-        tooltip("step:Q", model="label:N", network="what:N", keeps="keeps:N", value="value:Q", low="low:Q", high="high:Q"),
+        tooltip(
+            "step:Q", model="label:N", network="what:N", keeps="keeps:N", value="value:Q", low="low:Q", high="high:Q"
+        ),
         series=("what",),
         band=("low", "high"),
         toggle="what",
@@ -165,7 +170,8 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
 
 
 def _null_data(tables: PageTables) -> pd.DataFrame:
-    """Null models as data: a row a model, step, null model and quantity; low and high are 2 standard deviations over draws away."""
+    """Null models as data: a row a model, step, null model and quantity; low and high are 2 standard deviations over "
+    "draws away."""
     names = [name for name, _, _ in _SHOWN]
     rows = rows_of(tables.table("nulls"), [*names, *(f"{name}_std" for name in names)], ["null", "keeps"])
     parts = [
@@ -186,21 +192,28 @@ def _null_data(tables: PageTables) -> pd.DataFrame:
 
 def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
     """E against the number of parameters, at a step that several models have."""
-    parameters = tables.table("checkpoints").dropna(subset=["parameters"]).groupby("label", sort=False)["parameters"].first()
+    parameters = (
+        tables.table("checkpoints").dropna(subset=["parameters"]).groupby("label", sort=False)["parameters"].first()
+    )
     rows = data.assign(parameters=rounded(data["label"].map(parameters)))
     rows = rows[rows["parameters"].notna() & rows["emergence"].notna()]
-    rows = rows[~rows.duplicated(["label", "step"])]  # where there are both methods, the whole network, which stands first
+    rows = rows[
+        ~rows.duplicated(["label", "step"])
+    ]  # where there are both methods, the whole network, which stands first
     models_at = rows.groupby("step")["parameters"].nunique()
     steps = [int(step) for step in models_at.index[models_at > 1]]
     if not steps:
         return
-    rows = rows[rows["step"].isin(steps)].assign(place=lambda rows: rows["step"].map({step: n for n, step in enumerate(steps)}))
+    rows = rows[rows["step"].isin(steps)].assign(
+        place=lambda rows: rows["step"].map({step: n for n, step in enumerate(steps)})
+    )
     rows = rows.reset_index(drop=True)
     low, high = float(rows["parameters"].min()), float(rows["parameters"].max())
     domain = domain_of(rows["emergence"], [rows["emergence_low"], rows["emergence_high"]], hold=[0.0])
-    x = alt.X("parameters:Q", title="parameters (log axis)", axis=alt.Axis(format="~s", labelOverlap="greedy", grid=False, tickCount=5),
+    axis = alt.Axis(format="~s", labelOverlap="greedy", grid=False, tickCount=5)
+    x = alt.X("parameters:Q", title="parameters (log axis)", axis=axis,
               scale=alt.Scale(type="log", domain=[low / 1.3, high * 1.3], nice=False))  # fmt: skip
-    y = alt.Y("emergence:Q", title="degree of emergence E", scale=alt.Scale(domain=domain, nice=False))
+    y = alt.Y("emergence:Q", title="degree of emergence E", scale=alt.Scale(domain=domain or alt.Undefined, nice=False))
     base = alt.Chart(rows).transform_filter("datum.place == at").encode(x=x, color=colour_by_label(rows, tables))
     tips = tooltip("step:Q", model="label:N", method="method:N", E="emergence:Q", low="emergence_low:Q", high="emergence_high:Q",
                    warning="warning:N")  # fmt: skip
@@ -215,12 +228,15 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
     chart = alt.layer(*marks).add_params(*step_slider("at", steps))
     chart = fitted(chart).properties(title=step_title("at"))
     last = rows[rows["step"] == steps[-1]].sort_values("parameters", kind="stable")
-    ends = "; ".join(f"{row.label} ({row.parameters:,.0f} parameters): {number_words(row.emergence)}" for row in last.head(6).itertuples())
+    ends = "; ".join(
+        f"{row.label} ({row.parameters:,.0f} parameters): {number_words(row.emergence)}"
+        for row in last.head(6).itertuples()
+    )
     text = (
-        "Each point is a model at the step that the slider is at, with its interval. The slider has the steps at which models of at "
-        "least two sizes have an E.",
-        "Models of unlike sizes differ in more than size (their data, learning rates, layers), and E of a larger one is not E of the "
-        "smaller one grown. A few points make no law.",
+        "Each point is a model at the step that the slider is at, with its interval. The slider has the steps at which "
+        "models of at least two sizes have an E.",
+        "Models of unlike sizes differ in more than size (their data, learning rates, layers), and E of a larger one "
+        "is not E of the smaller one grown. A few points make no law.",
     )
     described = f"E against the number of parameters at step {steps[-1]:,}: {ends}."
     made = Chart("sizes-emergence", "E against model size", chart, described)
@@ -249,7 +265,9 @@ def _variants(tables: PageTables) -> Iterator[Part]:
     labels = labels_in(data)
     data["number"] = data["label"].map({label: number for number, label in enumerate(labels)})
     data["order"] = data["variant"].map({name: number for number, name in enumerate(names)})
-    data = data.sort_values(["number", "order", "method", "step"], kind="stable", ignore_index=True).drop(columns="order")
+    data = data.sort_values(["number", "order", "method", "step"], kind="stable", ignore_index=True).drop(
+        columns="order"
+    )
     used = [name for name in METHODS.values() if name in set(data["method"])]
     chart = lines(
         data,
@@ -270,10 +288,10 @@ def _variants(tables: PageTables) -> Iterator[Part]:
         parameters.append(choice("model", labels, "model"))
     chart = chart.add_params(*parameters)
     text = (
-        "The same checkpoints, analysed otherwise: each line has one key of the analysis changed, and \"default\" is the analysis of "
-        "the rest of this page. What holds for one line alone hangs on how the analysis was made.",
-        "Lines of samples are means over draws. The size of E may differ between analyses without meaning; look whether they rise "
-        "and fall together.",
+        'The same checkpoints, analysed otherwise: each line has one key of the analysis changed, and "default" is the analysis '
+        "of the rest of this page. What holds for one line alone hangs on how the analysis was made.",
+        "Lines of samples are means over draws. The size of E may differ between analyses without meaning; look "
+        "whether they rise and fall together.",
     )
     made = Chart("variants-emergence", "E by variants of the analysis", chart,
                  first_and_last(data[data["number"] == 0], "emergence", f"E of {labels[0]}", ("variant", "method")))  # fmt: skip

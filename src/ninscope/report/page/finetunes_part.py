@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from ninscope.report.page.charts import (
     choice,
     colour_by,
-    domain_of,
     drawn_ends,
     evenly,
     fitted,
@@ -25,7 +23,8 @@ from ninscope.report.page.charts import (
 from ninscope.report.page.parts import Chart, PageTables, Part
 
 _METHODS = {
-    "none": "no MEmeL", "naive_mean": "naive (a): mean", "naive_shift": "naive (b): shift", "reversed": "reversed (MEmeL)",
+    "none": "no MEmeL", "naive_mean": "naive (a): mean", "naive_shift": "naive (b): shift", "reversed": "reversed "
+    "(MEmeL)",
 }  # fmt: skip
 _SHADES = {
     "no MEmeL": "#868e96", "naive (a): mean": "#b0892a", "naive (b): shift": "#c2569c", "reversed (MEmeL)": "#3aa17e",
@@ -38,16 +37,28 @@ _COURSE = (
 _KEYS = ["label", "revision", "task", "method", "learning_rate"]
 _MOST_ROWS = 8_000
 _TEXT = (
-    "Each checkpoint was fine-tuned with every method, from the same start and on the same examples, once a seed. Bars are one standard "
-    "deviation over seeds about their mean; small dots are seeds. Each method has the learning rate that it did best with.",
-    "A difference that is small beside the bars is none. p-values, under the pointer, are of paired tests over few seeds, and not corrected "
-    "for how many there are. phi says how much single neurons stand out; E here compares with the weights before fine-tuning.",
+    "Each checkpoint was fine-tuned with every method, from the same start and on the same examples, once a seed. Bars "
+    "are one standard deviation over seeds about their mean; small dots are seeds. Each method has the learning rate "
+    "that it did best with.",
+    "A difference that is small beside the bars is none. p-values, under the pointer, are of paired tests over few "
+    "seeds, and not corrected for how many there are. phi says how much single neurons stand out; E here compares with "
+    "the weights before fine-tuning.",
 )
 
 
 def finetunes_parts(tables: PageTables) -> Iterator[Part]:
     """The part of the tables `finetunes` and `comparisons`."""
-    numbers = ["learning_rate", "finetune_step", "seeds", "mean", "std", "difference", "p_value", "phi_p99", "emergence_from_base"]
+    numbers = [
+        "learning_rate",
+        "finetune_step",
+        "seeds",
+        "mean",
+        "std",
+        "difference",
+        "p_value",
+        "phi_p99",
+        "emergence_from_base",
+    ]
     ends = in_order(rows_of(tables.table("comparisons"), numbers, ["revision", "task", "metric", "method"]), tables)
     ends = ends[ends["mean"].notna()].reset_index(drop=True)
     if ends.empty:
@@ -93,7 +104,9 @@ def _ends(ends: pd.DataFrame, runs: pd.DataFrame, scores: list[str]) -> Chart:
                    difference_to_none="difference:Q", p="p_value:Q", learning_rate="learning_rate:Q", phi_p99="phi_p99:Q",
                    E_from_base="emergence_from_base:Q")  # fmt: skip
     base = alt.Chart(ends).encode(x=x, xOffset=beside, color=colour)
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="score, held out", scale=scale), y2="high:Q", tooltip=tips)
+    bars = base.mark_rule(strokeWidth=2).encode(
+        y=alt.Y("low:Q", title="score, held out", scale=scale), y2="high:Q", tooltip=tips
+    )
     means = base.mark_point(filled=True, size=110, shape="diamond", opacity=0.95).encode(
         y=alt.Y("mean:Q", title="score, held out", scale=scale), tooltip=tips
     )
@@ -102,10 +115,14 @@ def _ends(ends: pd.DataFrame, runs: pd.DataFrame, scores: list[str]) -> Chart:
         dots = alt.Chart(last).transform_filter("datum.score == score").mark_point(filled=True, size=22, opacity=0.6)
         seed_tips = tooltip("step:Q", "method:N", "seed:Q", model="label:N", value="value:Q")
         marks.append(dots.encode(x=x, xOffset=beside, color=colour, y=alt.Y("value:Q", scale=scale), tooltip=seed_tips))
-    chart = fitted(alt.layer(*marks)).add_params(alt.param(name="scores", value=scores), choice("score", scores, "score"))
+    chart = fitted(alt.layer(*marks)).add_params(
+        alt.param(name="scores", value=scores), choice("score", scores, "score")
+    )
     chart = chart.properties(title=alt.Title(alt.expr("scores[score]"), anchor="start", fontWeight="normal"))
     first = ends[ends["score"] == 0]
-    means_said = ", ".join(f"{row.method} from {row.revision} {number_words(row.mean)}" for row in first.head(8).itertuples())
+    means_said = ", ".join(
+        f"{row.method} from {row.revision} {number_words(row.mean)}" for row in first.head(8).itertuples()
+    )
     return Chart("finetunes-ends", "Scores at the end", chart, f"Mean score at the end, {scores[0]}: {means_said}.")
 
 
@@ -133,8 +150,8 @@ def _courses(runs: pd.DataFrame, scores: list[str]) -> Iterator[Chart]:
     measures = known_measures(means, _COURSE)
     methods = list(dict.fromkeys(means["method"]))
     means = drawn_ends(means, [column for column, _ in measures], ["course"])
-    span = domain_of(means["step"])
-    x = alt.X("step:Q", title="updates", scale=alt.Scale(domain=[0, float(np.nanmax(means["step"]))] if span else alt.Undefined, nice=False),
+    last = max(float(means["step"].max()), 1.0)
+    x = alt.X("step:Q", title="updates", scale=alt.Scale(domain=[0, last], nice=False),
               axis=alt.Axis(grid=False, tickCount=6))  # fmt: skip
     shades = {name: shade for name, shade in _SHADES.items() if name in methods}
     chart = measured_lines(

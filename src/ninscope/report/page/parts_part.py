@@ -30,11 +30,11 @@ _SHOWN = (
 )
 _MOST_ROWS = 12_000
 _TEXT = (
-    "Each row is a part of the network, analysed by itself: the layers of one block, all layers of one kind, or one layer. Each part is "
-    "compared with the same part at the first step. Orange is E above 0, blue below, grey none; a small ring marks a cell "
-    "that the tables warn of.",
-    "E of the parts does not add up to E of the whole. A part has few neurons, so its numbers are less certain, and like E of the whole "
-    "they follow the size of its weights.",
+    "Each row is a part of the network, analysed by itself: the layers of one block, all layers of one kind, or one "
+    "layer. Each part is compared with the same part at the first step. Orange is E above 0, blue below, grey none; a "
+    "small ring marks a cell that the tables warn of.",
+    "E of the parts does not add up to E of the whole. A part has few neurons, so its numbers are less certain, and "
+    "like E of the whole they follow the size of its weights.",
 )
 
 
@@ -60,7 +60,10 @@ def parts_parts(tables: PageTables) -> Iterator[Part]:
     data["name"], data["place"] = split[2], numbers_of(data["part"])[0]
     data["number"], labels = numbers_of(data["label"])
     data["warned"] = (data["warning"] != "").astype("int64")
-    charts = [made for shown in _SHOWN for made in _heat_map(data, *shown, [_GROUPINGS[name] for name in there], labels)]
+    groupings = [_GROUPINGS[name] for name in there]
+    charts = [
+        made for column, title, middle in _SHOWN for made in _heat_map(data, column, title, middle, groupings, labels)
+    ]
     text = (*_TEXT, note) if note else _TEXT
     yield Part("parts", "Where in the model", "structure", text, tuple(charts), ("emergence",))
 
@@ -79,7 +82,9 @@ def _heat_map(
     x, y = step_columns(), name_rows("name", "place")
     cells = heat_map(rows, x, y, column, short, tips, middle=middle)
     marks = alt.Chart(rows).transform_filter("datum.warned == 1")
-    marks = marks.mark_point(filled=True, size=16, fill="#f4f4f4", stroke="#444444", strokeWidth=1, opacity=0.9).encode(x=x, y=y, tooltip=tips)
+    marks = marks.mark_point(filled=True, size=16, fill="#f4f4f4", stroke="#444444", strokeWidth=1, opacity=0.9).encode(
+        x=x, y=y, tooltip=tips
+    )
     chart = alt.layer(cells, marks) if rows["warned"].any() else cells
     chart = chart.transform_filter(" && ".join(clauses)) if clauses else chart
     chart = chart.properties(width="container", height=alt.Step(18))

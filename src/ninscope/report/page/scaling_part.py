@@ -32,22 +32,25 @@ _BLUE, _ORANGE = "#3d85c6", "#e0702f"
 _CURVES = {"aic_exponential": "exponential", "aic_lognormal": "log-normal"}
 _MOST_ROWS = 15_000
 _TEXT = (
-    "The whole method rests on power laws: the number of neurons within a distance r should grow as a power of r, so that the line of local "
-    "slopes is flat. The dashed line is the slope that is fitted to all radii; the shaded strip, where there is one, holds the "
-    "radii at which local slopes are within 10 % of it.",
-    "The grey band is where 95 of 100 networks of random (Gaussian) weights of the same size lie. Where the line runs inside the band, the "
-    "curve's form is that of random weights.",
-    "The last figure compares fits by AIC: below 0 a curve without any power law fits better than the power law. Neighbouring radii "
-    "hang together, so the differences are no probabilities.",
+    "The whole method rests on power laws: the number of neurons within a distance r should grow as a power of r, so "
+    "that the line of local slopes is flat. The dashed line is the slope that is fitted to all radii; the shaded "
+    "strip, where there is one, holds the radii at which local slopes are within 10 % of it.",
+    "The grey band is where 95 of 100 networks of random (Gaussian) weights of the same size lie. Where the line runs "
+    "inside the band, the curve's form is that of random weights.",
+    "The last figure compares fits by AIC: below 0 a curve without any power law fits better than the power law. "
+    "Neighbouring radii hang together, so the differences are no probabilities.",
 )
 
 
 def scaling_parts(tables: PageTables) -> Iterator[Part]:
     """The part of the tables `scaling` and `scaling_curves`."""
-    curves = in_order(_curve_rows(tables.table("scaling_curves"), ["radius", "value", "slope", "null_low", "null_high"]), tables)
+    curves = in_order(
+        _curve_rows(tables.table("scaling_curves"), ["radius", "value", "slope", "null_low", "null_high"]), tables
+    )
     curves = curves[(curves["radius"] > 0) & (curves["slope"].notna() | curves["value"].notna())].reset_index(drop=True)
     fits = in_order(_curve_rows(tables.table("scaling"), ["slope", "range_low", "range_high", *_CURVES]), tables)
-    charts, note = [], ""
+    charts: list[Chart] = []
+    note = ""
     if len(curves):
         curves, note = within(curves, "curve", _MOST_ROWS)
         charts += _by_radius(curves, fits)
@@ -77,7 +80,9 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
     curves["place"] = curves["step"].map({step: place for place, step in enumerate(steps)})
     curves = drawn_ends(curves, ["slope"], ["number", "kind", "step"])
     kinds, models = ({name: number for number, name in enumerate(every)} for every in (names, labels))
-    fits = fits[fits["step"].isin(steps) & fits["curve"].isin(names) & fits["label"].isin(labels) & fits["slope"].notna()]
+    fits = fits[
+        fits["step"].isin(steps) & fits["curve"].isin(names) & fits["label"].isin(labels) & fits["slope"].notna()
+    ]
     fits = fits.assign(
         kind=fits["curve"].map(kinds), number=fits["label"].map(models),
         place=fits["step"].map({step: place for place, step in enumerate(steps)}),
@@ -104,16 +109,24 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
     if len(fits):
         strips = alt.Chart(fits).transform_filter(where)
         about = [*named, *tooltip(fitted_slope="slope:Q", range_from="range_low:Q", range_to="range_high:Q")]
-        layers.append(strips.mark_rule(color=_ORANGE, strokeDash=[6, 4], strokeWidth=1.5).encode(y=ordinate, tooltip=about))
+        layers.append(
+            strips.mark_rule(color=_ORANGE, strokeDash=[6, 4], strokeWidth=1.5).encode(y=ordinate, tooltip=about)
+        )
         within_range = alt.X("range_low:Q", title=x["title"], scale=x["scale"])
-        layers.insert(0, strips.mark_rect(color=_ORANGE, opacity=0.25).encode(x=within_range, x2="range_high:Q", tooltip=about))
+        layers.insert(
+            0, strips.mark_rect(color=_ORANGE, opacity=0.25).encode(x=within_range, x2="range_high:Q", tooltip=about)
+        )
     chart = fitted(alt.layer(*layers)).properties(title=step_title("at")).add_params(*parameters)
     yield Chart("scaling-slopes", "Local slopes beside those of random weights", chart, _said(fits, labels, names))
     if curves["value"].notna().any():
         value = alt.Y("value:Q", title="value of the curve", scale=alt.Scale(zero=False))
         line = points.mark_line(color=_BLUE, strokeWidth=2).encode(y=value, tooltip=named)
         dots = points.mark_point(color=_BLUE, filled=True, size=26, opacity=0.9).encode(y=value, tooltip=tips)
-        chart = fitted(alt.layer(line, dots).transform_filter(where)).properties(title=step_title("at")).add_params(*parameters)
+        chart = (
+            fitted(alt.layer(line, dots).transform_filter(where))
+            .properties(title=step_title("at"))
+            .add_params(*parameters)
+        )
         yield Chart("scaling-curves", "The curves themselves: straight where a power law holds", chart,
                     f"{names[0]} of {labels[0]} against the logarithm of the radius, at {len(steps)} steps.")  # fmt: skip
 
@@ -144,7 +157,12 @@ def _fits(fits: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
         colour_by_label(rows, tables), tooltip("step:Q", "curve:N", model="label:N", difference="value:Q"),
         series=("label", "curve"), dash=dashes("curve", used), zero=0.0,
     )  # fmt: skip
-    last = rows[(rows["label"] == labels_in(rows)[0])].sort_values("step", kind="stable").groupby("curve", sort=False).tail(1)
+    last = (
+        rows[(rows["label"] == labels_in(rows)[0])]
+        .sort_values("step", kind="stable")
+        .groupby("curve", sort=False)
+        .tail(1)
+    )
     ends = ", ".join(f"{row.curve} {number_words(row.value)}" for row in last.itertuples())
     yield Chart("scaling-fits", "Other curves against the power law (below 0: the other curve fits better)", chart,
                 f"AIC less that of the power law, of {labels_in(rows)[0]} at the last step: {ends}.")  # fmt: skip

@@ -29,13 +29,15 @@ _FADED = 24  # lines of other steps that one method has in a chart, of all model
 _HEIGHT = 320
 _ENDS = ("f_low", "f_high", "tau_low", "tau_high")
 _TEXT = (
-    "The multifractal spectrum f(alpha) says which local growth exponents alpha the neurons of the network have, and how large the share of "
-    "each is. The dot is its peak, at alpha0; w is how wide the curve is. tau(q), the mass exponent, is the same in other "
-    "variables: alpha is its slope. A straight tau(q) is a network whose neurons are all alike.",
-    "Move the slider to see the network at another step; pale lines are other steps of the same training. A band is one standard "
-    "deviation over samples of neurons, where the run drew samples. A dashed line with a triangle is a spectrum that the tables warn of.",
-    "The form of a spectrum rests on power laws that hold but roughly (r2 in the tables says how well), and it changes with the size of "
-    "weights alone.",
+    "The multifractal spectrum f(alpha) says which local growth exponents alpha the neurons of the network have, and "
+    "how large the share of each is. The dot is its peak, at alpha0; w is how wide the curve is. tau(q), the mass "
+    "exponent, is the same in other variables: alpha is its slope. A straight tau(q) is a network whose neurons are "
+    "all alike.",
+    "Move the slider to see the network at another step; pale lines are other steps of the same training. A band is "
+    "one standard deviation over samples of neurons, where the run drew samples. A dashed line with a triangle is a "
+    "spectrum that the tables warn of.",
+    "The form of a spectrum rests on power laws that hold but roughly (r2 in the tables says how well), and it changes "
+    "with the size of weights alone.",
 )
 
 
@@ -64,8 +66,8 @@ def spectra_parts(tables: PageTables) -> Iterator[Part]:
 def spectra_data(tables: PageTables) -> pd.DataFrame:
     """A row a model, method (0: whole network, 1: mean over samples), step and q, with one standard deviation about means.
 
-    Columns: step, label, number, method, q, alpha, f, tau, f_low, f_high, tau_low, tau_high, peak (1 at the largest f), warned (1 where
-    the table `emergence` warns of it).
+    Columns: step, label, number, method, q, alpha, f, tau, f_low, f_high, tau_low, tau_high, peak (1 at the largest f), warned
+    (1 where the table `emergence` warns of it).
     """
     rows = tables.table("spectra")
     rows = rows[rows["step"].notna() & rows["alpha"].notna() & rows["f"].notna()]
@@ -113,11 +115,14 @@ def _warned(data: pd.DataFrame, tables: PageTables) -> np.ndarray:
     }
     spectra = data[["label", "step", "method"]].drop_duplicates()
     flags = [int(key in known) for key in spectra.itertuples(index=False, name=None)]
-    return data.merge(spectra.assign(warned=flags), on=["label", "step", "method"], how="left")["warned"].to_numpy(np.int64)
+    return data.merge(spectra.assign(warned=flags), on=["label", "step", "method"], how="left")["warned"].to_numpy(
+        np.int64
+    )
 
 
 def _faded(data: pd.DataFrame) -> pd.DataFrame:
-    """Rows of some steps of each model, evenly spaced, first and last among them: what stands pale behind the step of the slider."""
+    """Rows of some steps of each model, evenly spaced, first and last among them: what stands pale behind the step of "
+    "the slider."""
     models = data["label"].nunique()
     most = max(_FADED // models, 2)
     kept = [
@@ -140,10 +145,12 @@ def _chart(
     """Lines of one step over pale ones of others. x, y: column and title."""
     chosen = legend_choice()
     axis_x = alt.X(
-        f"{x[0]}:Q", title=x[1], scale=alt.Scale(domain=domain_of(data[x[0]]), nice=False, zero=False),
+        f"{x[0]}:Q", title=x[1], scale=alt.Scale(domain=domain_of(data[x[0]]) or alt.Undefined, nice=False, zero=False),
         axis=alt.Axis(tickCount=6, grid=False),
     )  # fmt: skip
-    axis_y = alt.Y(f"{y[0]}:Q", title=y[1], scale=alt.Scale(domain=domain_of(data[y[0]]), nice=False, zero=False))
+    axis_y = alt.Y(
+        f"{y[0]}:Q", title=y[1], scale=alt.Scale(domain=domain_of(data[y[0]]) or alt.Undefined, nice=False, zero=False)
+    )
     axis_end = alt.Y(f"{y[0]}_low:Q", title=y[1], scale=axis_y["scale"])
     colour = colour_by_label(data, tables)
     where = "datum.place == at" if len(methods) < 2 else "datum.place == at && datum.method == method"
@@ -173,7 +180,9 @@ def _chart(
             strokeDash=alt.condition("datum.warned == 1", alt.value([7, 4]), alt.value([1, 0])),
         )
     )  # fmt: skip
-    marks.append(shown.mark_point(filled=True, size=70, opacity=0).encode(y=axis_y, tooltip=tips))  # what the pointer meets
+    marks.append(
+        shown.mark_point(filled=True, size=70, opacity=0).encode(y=axis_y, tooltip=tips)
+    )  # what the pointer meets
     peaks = shown.transform_filter("datum.peak == 1").mark_point(filled=True, size=110).encode(
         y=axis_y, opacity=strength(0.95), tooltip=tips,
         shape=alt.condition("datum.warned == 1", alt.value("triangle-up"), alt.value("circle")),

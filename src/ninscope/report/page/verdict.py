@@ -4,7 +4,7 @@ Every sentence follows from rows that are there, and what a run did not ask for 
 anything happened (docs/method.md#verdict).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ninscope.report.page.control_sentences import control_sentences, growth_clause, standing_clause
@@ -61,7 +61,10 @@ def _movement(model: ModelRows) -> str:
     """What E of the last checkpoint is, beside the largest or smallest before, and whether it is clear of 0."""
     last, value = model.later[-1], value_of(model.later[-1], "emergence")
     name, has_step = checkpoint_name(last), known(last, "step")
-    furthest = max(model.later, key=lambda row: value_of(row, "emergence") * (1 if value > 0 else -1))
+    # Of equal ones the last; what reads the same is no other value.
+    furthest = max(reversed(model.later), key=lambda row: value_of(row, "emergence") * (1 if value > 0 else -1))
+    if number(value_of(furthest, "emergence")) == number(value):
+        furthest = last
     if value == 0:
         told = f"E is 0 at {name}"
     elif furthest is last and has_step:
@@ -207,7 +210,7 @@ def _of_other_method(model: ModelRows) -> Iterator[str]:
 
 def _of_coupling(model: ModelRows) -> Iterator[str]:
     """Means of coupling at the last checkpoint that has any, with how many pairs lie beyond what chance gives."""
-    rows = [row for row in model.interactions if known(row, "coupling")]
+    rows = model.interactions
     if not rows:
         return
     name, first_name = checkpoint_name(rows[-1]), checkpoint_name(rows[0])
@@ -236,7 +239,7 @@ def _of_coupling(model: ModelRows) -> Iterator[str]:
         )
 
 
-def _mean_coupling(rows: list[Row]) -> float:
+def _mean_coupling(rows: Sequence[Row]) -> float:
     mean = sum(value_of(row, "coupling") for row in rows) / len(rows)
     return 0.0 if abs(mean) < 0.005 else mean  # never "-0.00"
 

@@ -41,10 +41,10 @@ _MEASURES = (
 _MOST_KINDS = 12  # that a legend can hold
 _MOST_ROWS = 6_000
 _TEXT = (
-    "Plain statistics of the weights, without any network. In a study of small models, the distance from the start went with the loss better "
-    "than E did among runs on text; mostly it told learning rates apart.",
-    "Kinds are matrices of the same role in all blocks (from the neurons of a layer to those of the next); a line of a kind is the "
-    "median over its blocks. Ranks are of matrices alone, so all weights together have none.",
+    "Plain statistics of the weights, without any network. In a study of small models, the distance from the start "
+    "went with the loss better than E did among runs on text; mostly it told learning rates apart.",
+    "Kinds are matrices of the same role in all blocks (from the neurons of a layer to those of the next); a line of a "
+    "kind is the median over its blocks. Ranks are of matrices alone, so all weights together have none.",
 )
 
 
@@ -67,7 +67,9 @@ def _whole(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
     kept = data[["step", "label", *(column for column, _ in measures)]]
     chart = measured_lines(kept, "weightPoints", measures, colour_by_label(kept, tables))
     column, title = measures[0]
-    yield Chart("weights-all", "All weights of a model together", chart, first_and_last(kept, column, title.capitalize()))
+    yield Chart(
+        "weights-all", "All weights of a model together", chart, first_and_last(kept, column, title.capitalize())
+    )
 
 
 def _by_kind(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -100,7 +102,9 @@ def _kinds(data: pd.DataFrame) -> Iterator[Chart]:
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))
     column, title = measures[0]
-    said = first_and_last(data[data["number"] == 0], column, f"{title.capitalize()} of {labels[0]}, medians by kind", ("kind",))
+    said = first_and_last(
+        data[data["number"] == 0], column, f"{title.capitalize()} of {labels[0]}, medians by kind", ("kind",)
+    )
     yield Chart("weights-kinds", "Kinds of matrices of a model", chart, said)
 
 

@@ -19,8 +19,10 @@ def page_tables(rows: Mapping[str, list[dict[str, Any]]], labels: Iterable[str] 
     """The tables of a run from few rows; a row has the label "m" where it says nothing else."""
     tables = {}
     for name, empty in _empty_tables().items():
-        given = [{"run": "r", "suite": "s", "label": "m", "model": row.get("label", "m")} | row for row in rows.get(name, [])]
-        types = {column: "Int64" if kind == "int64" else kind for column, kind in empty.dtypes.items() if kind != object}
+        given = [
+            {"run": "r", "suite": "s", "label": "m", "model": row.get("label", "m")} | row for row in rows.get(name, [])
+        ]
+        types = {column: "Int64" if kind == "int64" else kind for column, kind in empty.dtypes.items()}
         tables[name] = pd.DataFrame(given).reindex(columns=empty.columns).astype(types) if given else empty
     return PageTables(tables, list(labels))
 
@@ -37,11 +39,14 @@ def specs_of(parts: Iterable[Part], hostile: str = HOSTILE) -> dict[str, dict[st
         assert re.fullmatch(r"[A-Za-z0-9-]+", part.name)
         assert part.topic in TOPICS
         assert set(part.tables) <= set(all_tables())
-        assert 1 <= len(part.text) <= 4 and all(part.text)
+        assert 1 <= len(part.text) <= 4
+        assert all(part.text)
         for chart in part.charts:
             spec = chart.chart.to_dict()  # raises where it is not valid
-            assert re.fullmatch(r"[A-Za-z0-9-]+", chart.name) and chart.name not in specs
-            assert chart.description.endswith(".") and "nan" not in chart.description.split()
+            assert re.fullmatch(r"[A-Za-z0-9-]+", chart.name)
+            assert chart.name not in specs
+            assert chart.description.endswith(".")
+            assert "nan" not in chart.description.split()
             assert spec["width"] == "container"
             _check(spec, hostile)
             specs[chart.name] = spec
@@ -52,7 +57,9 @@ def _check(spec: dict[str, Any], hostile: str) -> None:
     for path, value in _leaves({key: value for key, value in spec.items() if key != "datasets"}):
         assert not any(hostile in str(key) for key in path)
         if isinstance(value, str):
-            assert not re.fullmatch(r"(view|param|layer|concat)_\d+", value), f"{value} is counted, so another run has another"
+            assert not re.fullmatch(r"(view|param|layer|concat)_\d+", value), (
+                f"{value} is counted, so another run has another"
+            )
             assert value.lower() not in {"black", "white", "#000", "#fff", "#000000", "#ffffff"}, path
             assert hostile not in value or _TEXTS_OF_DATA & set(path), path
     for rows in spec["datasets"].values():
