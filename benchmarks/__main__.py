@@ -310,7 +310,7 @@ def main() -> None:
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),
-            report(folder, *((2, 5, 1) if small else (10, 154, 3))),
+            report(folder, *((2, 5, 1, False) if small else (10, 154, 3, True))),
             *([] if small else [demo(folder), figures(folder / "demo", other, 5)]),
         ]
         for case in cases:
