@@ -97,6 +97,13 @@ def numbers_of(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     return column.astype(str).map(places).to_numpy(np.int64), names
 
 
+def entries_of(data: pd.DataFrame, first: str, second: str) -> tuple[np.ndarray, list[str]]:
+    """As `numbers_of`, of what two columns say together, so that a list has only what there is; of one alone, where the first
+    has one value only."""
+    several = data[first].nunique() > 1
+    return numbers_of(data[first].astype(str) + ": " + data[second].astype(str) if several else data[second])
+
+
 def within(data: pd.DataFrame, column: str, most: int) -> tuple[pd.DataFrame, str]:
     """(rows that a page can hold, what was left out in words or ""). First steps are left out, then names of a column, evenly.
 
@@ -394,14 +401,15 @@ def measured_lines(
     """  # fmt: skip
     columns = [column for column, _ in measures]
 
-    def one_of(end: str = "") -> str:
-        fields = [f"datum.{column}{end}" if f"{column}{end}" in data else "null" for column in columns]
+    def one_of(end: str = "", otherwise: str = "null") -> str:
+        known = [f"{column}{end}" in data and bool(data[f"{column}{end}"].notna().any()) for column in columns]
+        fields = [f"datum.{column}{end}" if there else otherwise for column, there in zip(columns, known, strict=True)]
         return f"[{', '.join(fields)}][measure]"
 
     bands = any(f"{column}_from" in data and data[f"{column}_from"].notna().any() for column in columns)
-    ends = (
-        {"low": one_of("_low"), "high": one_of("_high"), "from": one_of("_from"), "to": one_of("_to")} if bands else {}
-    )
+    # A measure without intervals has bands of no height: an axis of nothing but missing values would have no extent.
+    drawn = {"from": one_of("_from", "datum.value"), "to": one_of("_to", "datum.value")}
+    ends = {"low": one_of("_low"), "high": one_of("_high"), **drawn} if bands else {}
     shown = tooltip("step:Q", *(f"{field}:N" for field in series if field != "label"), model="label:N", value="value:Q")
     shown += tooltip(low="low:Q", high="high:Q") if bands else []
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
@@ -434,12 +442,11 @@ def heat_map(
     middle: float | None = 0.0,
     where: str | None = None,
     label_expr: str | None = None,
-    row: int | None = 16,
 ) -> Any:
-    """Cells in colour. middle: the value that is grey, between blue and orange; None: a scale from dark to light.
+    """Cells in colour, whose rows `rows_high` makes high. label_expr: how the legend writes a value.
 
-    label_expr: how the legend writes a value. row: height of a row of cells.
-    """  # fmt: skip
+    middle: the value that is grey, between blue and orange; None: a scale from dark to light.
+    """
     known = data[value].dropna()
     if middle is None:
         scale = alt.Scale(scheme="viridis")
@@ -451,10 +458,15 @@ def heat_map(
     legend = legend if label_expr is None else alt.Legend(labelExpr=label_expr, **legend.to_dict())
     chart = alt.Chart(data)
     chart = chart if where is None else chart.transform_filter(where)
-    chart = chart.mark_rect().encode(
-        x=x, y=y, color=alt.Color(f"{value}:Q", scale=scale, legend=legend), tooltip=list(tips)
-    )
-    return chart.properties(width="container", height=_HEIGHT if row is None else alt.Step(row))
+    colour = alt.Color(f"{value}:Q", scale=scale, legend=legend)
+    return chart.mark_rect().encode(x=x, y=y, color=colour, tooltip=list(tips))
+
+
+def rows_high(chart: Any, row: int) -> Any:
+    """As wide as the page lets it, and as high as its rows together. row: pixels."""
+    # Vega-Lite takes "fit" by itself, and warns of it where rows give the height.
+    autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return chart.properties(width="container", height=alt.Step(row), autosize=autosize)
 
 
 def step_columns(title: str = "training step") -> alt.X:
@@ -476,9 +488,10 @@ def level(value: float) -> alt.Chart:
     return rule.encode(y="level:Q", tooltip=[alt.Tooltip("level:Q", title="line at")])
 
 
-def fitted(chart: Any, height: int = _HEIGHT) -> Any:
+def fitted(chart: Any, height: int = _HEIGHT, title: alt.Title | None = None) -> Any:
     """As wide as the page lets it."""
-    return chart.properties(width="container", height=height)
+    chart = chart.properties(width="container", height=height)
+    return chart if title is None else chart.properties(title=title)
 
 
 # --- words ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from ninscope.report.page.charts import (
     number_words,
     numbers_of,
     rounded,
+    rows_high,
     rows_of,
     step_axis,
     step_slider,
@@ -182,8 +183,8 @@ def _map(cells: pd.DataFrame) -> Iterator[Chart]:
         "mean coupling",
         tips,
         where=where,
-        row=26,
     )
+    chart = rows_high(chart, 26)
     chart = chart.add_params(*step_slider("at", steps)).properties(title=step_title("at"))
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))
