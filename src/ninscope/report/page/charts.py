@@ -6,7 +6,7 @@ Colours are mid-tones that read on white and on near-black.
 """
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -462,11 +462,16 @@ def heat_map(
     return chart.mark_rect().encode(x=x, y=y, color=colour, tooltip=list(tips))
 
 
-def rows_high(chart: Any, row: int) -> Any:
-    """As wide as the page lets it, and as high as its rows together. row: pixels."""
-    # Vega-Lite takes "fit" by itself, and warns of it where rows give the height.
-    autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
-    return chart.properties(width="container", height=alt.Step(row), autosize=autosize)
+def rows_high(chart: Any, row: int, counts: Iterable[int]) -> Any:
+    """As wide as the page lets it, and as high as its rows together. row: pixels. counts: of rows, by what a reader may choose."""
+    different = set(counts)
+    height = row * different.pop() if len(different) == 1 else alt.Step(row)
+    return chart.properties(width="container", height=height, autosize=_fit())
+
+
+def _fit() -> alt.AutoSizeParams:
+    """What Vega-Lite takes by itself, and again when a choice makes the labels of an axis longer."""
+    return alt.AutoSizeParams(type="fit-x", contains="padding", resize=True)
 
 
 def step_columns(title: str = "training step") -> alt.X:
@@ -490,7 +495,7 @@ def level(value: float) -> alt.Chart:
 
 def fitted(chart: Any, height: int = _HEIGHT, title: alt.Title | None = None) -> Any:
     """As wide as the page lets it."""
-    chart = chart.properties(width="container", height=height)
+    chart = chart.properties(width="container", height=height, autosize=_fit())
     return chart if title is None else chart.properties(title=title)
 
 

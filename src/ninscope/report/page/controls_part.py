@@ -156,7 +156,7 @@ def _verdicts(data: pd.DataFrame) -> Iterator[Chart]:
             tooltip=tooltip("step:Q", "verdict:N", model="label:N", E="emergence:Q"),
         )
     )
-    chart = rows_high(chart, 30)
+    chart = rows_high(chart, 30, [len(labels)])
     counts = rows["outcome"].value_counts()
     said = ", ".join(f"{name} at {counts[name]}" for name in there)
     yield Chart(

@@ -101,7 +101,7 @@ def _kurtosis(data: pd.DataFrame, labels: list[str]) -> Iterator[Chart]:
         where="datum.number == model" if len(labels) > 1 else None,
         label_expr=f"format({NORMAL_KURTOSIS:g} * exp(datum.value), '.2~g')",
     )
-    chart = rows_high(chart, 16)
+    chart = rows_high(chart, 16, rows.groupby("number")["layer"].nunique())
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))
     top = rows.iloc[int(rows["kurtosis"].argmax())]

@@ -184,7 +184,7 @@ def _map(cells: pd.DataFrame) -> Iterator[Chart]:
         tips,
         where=where,
     )
-    chart = rows_high(chart, 26)
+    chart = rows_high(chart, 26, cells.groupby(["number", "place"])["writes"].nunique())
     chart = chart.add_params(*step_slider("at", steps)).properties(title=step_title("at"))
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))

@@ -88,7 +88,7 @@ def _heat_map(
     )
     chart = alt.layer(cells, marks) if rows["warned"].any() else cells
     chart = chart.transform_filter(" && ".join(clauses)) if clauses else chart
-    chart = rows_high(chart, 18)
+    chart = rows_high(chart, 18, rows.groupby(["number", "grouping"])["name"].nunique())
     if len(groupings) > 1:
         chart = chart.add_params(switch("grouping", groupings, "parts"))
     if len(labels) > 1:

@@ -78,6 +78,8 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
     curves["kind"], names = entries_of(curves, "label", "curve")
     curves["place"] = curves["step"].map({step: place for place, step in enumerate(steps)})
     curves = drawn_ends(curves, ["slope"], ["kind", "step"])
+    for end in ("slope_from", "slope_to"):  # of neurons, which have no null band, there is one of no height
+        curves[end] = curves[end].fillna(curves["slope"])
     keys = ["label", "curve", "step"]
     known = curves[[*keys, "kind", "place"]].drop_duplicates(keys)
     fits = fits[fits["slope"].notna()].drop(columns=[*_CURVES, "number"]).merge(known, on=keys)
@@ -95,7 +97,7 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
         points.mark_line(color=_BLUE, strokeWidth=2).encode(y=ordinate, tooltip=named),
         points.mark_point(color=_BLUE, filled=True, size=26, opacity=0.9).encode(y=ordinate, tooltip=tips),
     ]
-    if "slope_from" in curves and curves["slope_from"].notna().any():
+    if curves["slope_low"].notna().any():
         band = alt.Y("slope_from:Q", title="local slope", scale=alt.Scale(zero=False))
         marks.insert(0, points.mark_area(color=GREY, opacity=0.35).encode(y=band, y2="slope_to:Q", tooltip=named))
     layers = [alt.layer(*marks).transform_filter(where)]
