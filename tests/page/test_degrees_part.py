@@ -37,7 +37,7 @@ def test_of_very_many_rows_the_page_has_some_and_says_so():
     assert {"block0.x", "block899.x"} <= layers
     assert (
         part.text[-1]
-        == f"Shown are {len(steps)} of 30 steps and {len(layers)} of 900 rows of names, evenly spaced; the tables have all."
+        == f"Shown are {len(steps)} of 30 steps and {len(layers)} of 900 layers, evenly spaced; the tables have all."
     )
 
 

@@ -6,7 +6,7 @@ Colours are mid-tones that read on white and on near-black.
 """
 
 import colorsys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -28,7 +28,6 @@ _MOST_TICKS = 9
 _ROOM = 0.35  # of the lines' range: as far a band is shown beyond them
 _HEIGHT = 260
 _NARROW = 18  # letters of a name of which two stand side by side in a legend on a telephone
-_FEW_STEPS = 24  # of a training that are kept before names are left out
 _NAMED = 4  # series that a description names
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -97,6 +96,11 @@ def numbers_of(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     return column.astype(str).map(places).to_numpy(np.int64), names
 
 
+def mapped(column: pd.Series, function: Callable[[str], str]) -> pd.Series:
+    """A function of each name, called once for each that there is: tables may have millions of rows."""
+    return column.map({name: function(name) for name in column.unique()})
+
+
 def entries_of(data: pd.DataFrame, first: str, second: str) -> tuple[np.ndarray, list[str]]:
     """As `numbers_of`, of what two columns say together, so that a list has only what there is; of one alone, where the first
     has one value only."""
@@ -104,20 +108,21 @@ def entries_of(data: pd.DataFrame, first: str, second: str) -> tuple[np.ndarray,
     return numbers_of(data[first].astype(str) + ": " + data[second].astype(str) if several else data[second])
 
 
-def within(data: pd.DataFrame, column: str, most: int) -> tuple[pd.DataFrame, str]:
+def within(data: pd.DataFrame, column: str, most: int, few: int = 24) -> tuple[pd.DataFrame, str]:
     """(rows that a page can hold, what was left out in words or ""). First steps are left out, then names of a column, evenly.
 
-    column: of names (layers, matrices) that a model has at every step. most: rows.
+    column: of names that a model has at every step, of which the message speaks ("layer": layers). most: rows. few: steps that
+    stay before names are left out.
     """
     if len(data) <= most:
         return data, ""
     steps, names = steps_in(data), list(dict.fromkeys(data[column]))
-    kept_steps = evenly(steps, max(len(steps) * most // len(data), min(len(steps), _FEW_STEPS)))
+    kept_steps = evenly(steps, max(len(steps) * most // len(data), min(len(steps), few)))
     shown = data[data["step"].isin(kept_steps)]
     kept_names = evenly(names, max(len(names) * most // max(len(shown), 1), 1)) if len(shown) > most else names
     shown = shown[shown[column].isin(kept_names)].reset_index(drop=True)
     clauses = [f"{len(kept_steps)} of {len(steps):,} steps"] if len(kept_steps) < len(steps) else []
-    clauses += [f"{len(kept_names)} of {len(names):,} rows of names"] if len(kept_names) < len(names) else []
+    clauses += [f"{len(kept_names)} of {len(names):,} {column}s"] if len(kept_names) < len(names) else []
     return shown, f"Shown are {' and '.join(clauses)}, evenly spaced; the tables have all."
 
 
@@ -201,7 +206,7 @@ _COUNT = (
 
 
 def ticks_of(steps: Sequence[int]) -> list[int]:
-    """Steps to label, evenly on the axis: the first and the last, and no more than nine."""
+    """Steps to label, evenly on the axis: the first and the last, and about nine."""
     kept: list[int] = []
     places = np.log2(np.array(steps, dtype=np.float64) + 1)
     apart = (places[-1] - places[0]) / (_MOST_TICKS - 1) * 0.8 if len(steps) > 1 else 0.0

@@ -15,6 +15,7 @@ from ninscope.report.page.charts import (
     in_order,
     labels_in,
     lines,
+    mapped,
     name_rows,
     number_words,
     numbers_of,
@@ -144,7 +145,7 @@ def _all_models(rows: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
 
 def _cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """(mean coupling by step, writer's block and reader's block, what was left out in words)."""
-    rows = rows.assign(writes=rows["writer"].map(block_of), reads=rows["reader"].map(block_of))
+    rows = rows.assign(writes=mapped(rows["writer"], block_of), reads=mapped(rows["reader"], block_of))
     grouped = rows.groupby(["number", "label", "step", "writes", "reads"], sort=False)["coupling"]
     means = grouped.agg(coupling="mean", pairs="size").reset_index()
     means["coupling"] = rounded(means["coupling"])

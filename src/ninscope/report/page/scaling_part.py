@@ -30,7 +30,7 @@ from ninscope.report.page.parts import Chart, PageTables, Part
 
 _BLUE, _ORANGE = "#3d85c6", "#e0702f"
 _CURVES = {"aic_exponential": "exponential", "aic_lognormal": "log-normal"}
-_MOST_ROWS = 15_000
+_MOST_ROWS = 40_000
 _TEXT = (
     "The whole method rests on power laws: the number of neurons within a distance r should grow as a power of r, so "
     "that the line of local slopes is flat. The dashed line is the slope that is fitted to all radii; the shaded "
@@ -52,7 +52,7 @@ def scaling_parts(tables: PageTables) -> Iterator[Part]:
     charts: list[Chart] = []
     note = ""
     if len(curves):
-        curves, note = within(curves, "curve", _MOST_ROWS)
+        curves, note = within(curves, "curve", _MOST_ROWS, few=2)
         charts += _by_radius(curves, fits)
     charts += _fits(fits, tables)
     if charts:
