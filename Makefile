@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Tests and benchmarks start many processes, each of which would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test soak mutants lint docs bench suite study figures clean help
+.PHONY: demo check test soak mutants lint docs bench comparison suite study figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -70,6 +70,10 @@ docs: $(VENV)/tools
 #   make bench   speed and memory, each beside the limit or naive version measured in the same run
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks
+
+#   make comparison   ninscope beside weightwatcher and others, each installed anew in runs/comparison: docs/compare-tools.md (half an hour)
+comparison: $(VENV)/tools
+	$(BIN)/python -m benchmarks.comparison
 
 #   make suite   train the suites in data/ again (about an hour on two cores)
 suite: $(VENV)/tools

@@ -22,7 +22,7 @@ from ninscope_pipeline.tables import KEYS, all_tables, parquet_bytes
 
 Row = tuple[str, float, str, str, float | None]
 
-_SECONDS, _BYTES, _PAGE_BYTES, _PAINT, _SVG = 20, 1e9, 15e6, 2, 1.5  # issue of the report: what is wanted
+_SECONDS, _BYTES, _PAGE_BYTES, _PAINT, _SVG = 20, 1e9, 15e6, 2, 1.5  # what is wanted
 _BASE_STEPS = 4
 _DAG = """
 name = "small"
@@ -42,20 +42,31 @@ sys.argv = ["ninscope", *{arguments!r}]
 try:
     main()
 except SystemExit as end:
-    result = end.code
-assert result in (0, 1), result
+    assert end.code in (0, 1), end.code
+import time
+result = time.process_time()
 """
 
 
 def report(folder: Path, models: int, steps: int, runs: int) -> Iterator[Row]:
-    """The page of models x steps checkpoints at 61 q; first paint where there is a Chromium."""
+    """The page of models x steps checkpoints at 61 q, without and with samples; first paint where there is a Chromium."""
     small = _small_run(folder)
-    large = _large_run(folder / "large", small, models, steps)
-    page = folder / "report.html"
-    arguments = ["report", str(large), "--out", str(page)]
-    found = in_new_process(_COMMAND.format(arguments=arguments), anew=True)
     name = f"report of {models * steps} checkpoints x 61 q"
-    yield name, found["seconds"], "s", f"wanted: under {_SECONDS} s", found["seconds"] / _SECONDS
+    yield from _page(name, _large_run(folder / "large", small, models, steps, sampled=False))
+    yield from _page(f"{name}, 10 samples each", _large_run(folder / "sampled", small, models, steps, sampled=True))
+    yield from _figures(small, runs)
+
+
+def _page(name: str, run: Path) -> Iterator[Row]:
+    page = run / "report.html"
+    found = in_new_process(_COMMAND.format(arguments=["report", str(run)]), anew=True)
+    yield (
+        name,
+        found["seconds"],
+        "s",
+        f"CPU {found['result']:.1f} s; wanted: under {_SECONDS} s",
+        found["seconds"] / _SECONDS,
+    )
     yield "", found["peak"] / 1e6, "MB", f"(peak memory; wanted: under {_BYTES / 1e6:.0f} MB)", found["peak"] / _BYTES
     size = page.stat().st_size
     yield "", size / 1e6, "MB", f"(the page; wanted: under {_PAGE_BYTES / 1e6:.0f} MB)", size / _PAGE_BYTES
@@ -63,7 +74,6 @@ def report(folder: Path, models: int, steps: int, runs: int) -> Iterator[Row]:
         paint, drawn = _in_chromium(page)
         yield "", paint, "s", f"first paint in Chromium; wanted: under {_PAINT} s", paint / _PAINT
         yield "", drawn, "s", "(until every chart is drawn)", None
-    yield from _figures(small, runs)
 
 
 def _figures(run: Path, runs: int) -> Iterator[Row]:
@@ -87,13 +97,17 @@ def _small_run(folder: Path) -> Path:
     return folder / "small"
 
 
-def _large_run(path: Path, small: Path, models: int, steps: int) -> Path:
-    """A run folder with tables of so many models and steps, written as a run writes them."""
+def _large_run(path: Path, small: Path, models: int, steps: int, sampled: bool) -> Path:
+    """A run folder with tables of so many models and steps, written as a run writes them. sampled: with the rows of samples."""
     base, generator = open_run(small), np.random.default_rng(0)
     folder = RunFolder(path)
     folder.create()
     shutil.copy(small / "run.toml", folder.run_file)
-    tables = {name: _repeated(base.table(name), models, steps, generator) for name in base.tables}
+    rows = {name: base.table(name) for name in base.tables}
+    if not sampled:
+        exact = {"samples": "sample == -1", "spectra": "sample == -1", "emergence": "method == 'exact'"}
+        rows |= {name: rows[name].query(query) for name, query in exact.items()}
+    tables = {name: _repeated(table, models, steps, generator) for name, table in rows.items()}
     write_files(folder, folder.tables, "large", _as_files(tables))
     folder.write_json(folder.plan, {"stages": {}, "tables": "large", "checkpoints": []})
     return path
@@ -108,7 +122,7 @@ def _repeated(rows: pd.DataFrame, models: int, steps: int, generator: np.random.
     known = sorted(rows["step"].dropna().unique().tolist())
     if not known:
         return rows
-    by_step = {step: group for step, group in rows.groupby("step")}
+    by_step = dict(iter(rows.groupby("step")))
     pieces = []
     for model in range(models):
         for number in range(steps):

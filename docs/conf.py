@@ -34,10 +34,14 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 nitpicky = True
-# Signatures name types of other libraries, whose inventories would have to be fetched, and types of the inside, which have no page.
-# Prose is not excused: a name in a page or a docstring that leads nowhere is an error.
+# Signatures name types of other libraries, whose inventories would have to be fetched, and types of the inside, which have no
+# page. Prose is not excused: a name in a page or a docstring that leads nowhere is an error.
+_LIBRARIES = (
+    "alt", "collections", "contextlib", "igraph", "matplotlib", "networkx", "np", "numpy", "pandas", "pathlib", "pd",
+    "pydantic", "re", "scipy", "torch", "typing", "zarr",
+)  # fmt: skip
 nitpick_ignore_regex = [
-    ("py:class", r"(alt|collections|contextlib|igraph|matplotlib|networkx|np|numpy|pandas|pathlib|pd|pydantic|re|scipy|torch|typing|zarr)\..*"),
+    ("py:class", rf"({'|'.join(_LIBRARIES)})\..*"),
     ("py:class", r"ninscope(_pipeline)?\..*|Row|Axes|Figure|Tensor|csr_matrix|str \| .*"),
 ]
 
@@ -46,5 +50,8 @@ html_title = f"ninscope {version}"
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_use_index = False  # the search finds every name, and the list would be wider than a screen
+html_domain_indices = False
 html_theme_options = {"navigation_with_keys": True}
-html_static_path = []
+pygments_style = "default"
+pygments_dark_style = "github-dark"

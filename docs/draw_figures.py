@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import ninscope
 import pandas as pd
+from PIL import Image
+
+import ninscope
 from ninscope.report.degree_figures import degree_distributions_figure
 from ninscope.report.layout import png
 from ninscope.report.plots import rows_figure
-from PIL import Image
 
 DATA = Path(__file__).parents[1] / "data"
 FIGURES = Path(__file__).parent / "figures"
@@ -63,7 +64,9 @@ def drawn() -> Iterator[tuple[str, bytes]]:
             (Path(folder) / path.name).symlink_to(path / "step1000")
         yield "names.png", png(rows_figure([("models", ninscope.measure_all(folder).to_frame())]))
     nodes = pd.concat(  # those with few edges are left out of the table, and here
-        pd.DataFrame({"step": row.step, "layer": layer, "average_weighted_degree": values.degree, "edges": values.edges})
+        pd.DataFrame(
+            {"step": row.step, "layer": layer, "average_weighted_degree": values.degree, "edges": values.edges}
+        )
         for row in ninscope.measure_all(DATA / SUITE, per_node=True)
         for layer, values in row.spectrum.nodes_of.items()
     )

@@ -1,6 +1,7 @@
 """ninscope.compare: two checkpoints beside each other, against definitions, and what cannot be compared."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from suites import NeoxTensors, neox_tensors, write_checkpoint, write_config, wr
 import ninscope
 from ninscope.errors import CheckpointError, RequestError
 
+ROOT = Path(__file__).parents[1]
 SHAPE = {"blocks": 2, "width": 16, "heads": 2}
 SAMPLED = {"nodes_per_layer": 8, "samples": 3, "min_degree": 3}
 
@@ -32,6 +34,17 @@ def value_of(comparison, topic, name):
     frame = comparison.to_frame()
     (row,) = frame[(frame["topic"] == topic) & (frame["name"] == name)].to_dict("records")
     return row["a"], row["b"], row["difference"]
+
+
+def test_the_page_shows_what_is_printed():
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    shown = page.split("```text\n")[1].split("```")[0].splitlines()
+    source = ROOT / "data" / "stdlib-neox-500k"
+    assert shown[2:] == ninscope.compare(source, source, "step0", "step4000").words
+    alpha0 = next(text for text in shown if text.startswith("alpha0 is "))
+    before, now = (part.split(" in ")[0] for part in alpha0.removeprefix("alpha0 is ").split(" and "))
+    turned = ninscope.compare(source / "step4000", source / "step0").words
+    assert f"alpha0 is {now} in A and {before} in B; the intervals do not overlap." in turned
 
 
 def test_values_are_those_of_measure_and_emergence(suite, comparison):
@@ -168,6 +181,17 @@ def test_models_of_two_places_have_an_e_where_the_training_is_one(suite, tmp_pat
     trusted = ninscope.compare(suite / "step0", elsewhere / "step8", same_training=True)
     expected = ninscope.measure_all(suite)[1].emergence
     assert value_of(trusted, "emergence", "emergence")[1] == expected
+
+
+def test_networks_of_which_unlike_parts_count_have_an_e_on_request(suite, tmp_path):
+    tensors = neox_tensors(seed=0, **SHAPE)
+    faint = NeoxTensors({name: array * np.float16(0.05) for name, array in tensors.items()}, tensors.config)
+    folder = write_checkpoint(tmp_path / "faint", faint)
+    text = told(ninscope.compare(suite / "step0", folder, same_training=True))
+    assert "There is no E of B against A: it would compare unlike networks: " in text
+    trusted = ninscope.compare(suite / "step0", folder, same_training=True, trust_unlike_counts=True)
+    a, b = ninscope.measure(suite, 0), ninscope.measure(folder)
+    assert value_of(trusted, "emergence", "emergence")[1] == ninscope.emergence(b, a, same_training=True)
 
 
 def test_samples_leave_matrices_out(suite):

@@ -1,18 +1,23 @@
 """The built documentation: no warning, every public name and every option in the reference, every page in the navigation."""
 
 import ast
+import inspect
 import os
 import re
 import subprocess
 import sys
 import zlib
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 import typer
 
 import ninscope
+from ninscope.measured_rows import Measured
 from ninscope_pipeline.cli import app
+from ninscope_pipeline.opened_run import Run
+from ninscope_pipeline.stages.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "extensions"))
@@ -21,14 +26,19 @@ from contents import groups, with_navigation  # noqa: E402
 from docstrings import docstring_in_rst  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
-NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # the port discard, where nothing answers
+NO_NETWORK = {
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+}  # the port discard, where nothing answers
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the built site. A warning fails the build, as in `make docs`."""
     folder = tmp_path_factory.mktemp("site")
-    command = re.search(r"^docs:.*\n\t\$\(BIN\)/python -m (.*) build/docs$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    command = re.search(
+        r"^docs:.*\n\t\$\(BIN\)/python -m (.*) build/docs$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
     built = subprocess.run(
         [sys.executable, "-m", *command.group(1).split(), str(folder)],
         cwd=ROOT, env=os.environ | NO_NETWORK, capture_output=True, text=True, timeout=300, check=False,
@@ -52,6 +62,15 @@ def python_names(documented) -> set[str]:
     return {name for kind, names in documented.items() if kind.startswith("py:") for name in names}
 
 
+def public_classes() -> dict[str, type]:
+    """Classes of `ninscope.__all__`, and those of what users get or subclass, by the name that the reference has."""
+    classes = {f"ninscope.{name}": getattr(ninscope, name) for name in ninscope.__all__}
+    classes |= {f"{shown.__module__}.{shown.__qualname__}": shown for shown in (Measured, Run, Stage)}
+    return {
+        name: shown for name, shown in classes.items() if isinstance(shown, type) and not issubclass(shown, Exception)
+    }
+
+
 @pytest.mark.slow
 def test_the_reference_has_every_public_name_and_no_other(documented):
     told = {name.removeprefix("ninscope.") for name in python_names(documented) if re.fullmatch(r"ninscope\.\w+", name)}
@@ -61,23 +80,24 @@ def test_the_reference_has_every_public_name_and_no_other(documented):
 @pytest.mark.slow
 def test_the_reference_has_every_public_member_of_the_classes(documented):
     """Of what `ninscope` gives, and of what its functions return."""
-    from ninscope.measured_rows import Measured
-    from ninscope_pipeline.opened_run import Run
-    from ninscope_pipeline.stages.stage import Stage
-
     names = python_names(documented)
-    classes = {f"ninscope.{name}": getattr(ninscope, name) for name in ninscope.__all__}
-    for shown in (Measured, Run, Stage):
-        classes[f"{shown.__module__}.{shown.__qualname__}"] = shown
     checked = 0
-    for name, shown in classes.items():
-        if not isinstance(shown, type) or issubclass(shown, Exception):
-            continue
+    for name, shown in public_classes().items():
         for member in vars(shown):
             if not member.startswith("_"):
                 assert f"{name}.{member}" in names, f"{name}.{member}"
                 checked += 1
     assert checked > 60
+
+
+def test_every_public_member_has_a_docstring():
+    """Else its entry in the reference is empty. Fields of dataclasses are told of by their class."""
+    for name, shown in public_classes().items():
+        for member, value in vars(shown).items():
+            if not member.startswith("_") and (
+                isinstance(value, property | cached_property) or inspect.isfunction(value)
+            ):
+                assert value.__doc__, f"{name}.{member}"
 
 
 @pytest.mark.slow

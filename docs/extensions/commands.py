@@ -7,9 +7,10 @@ from docstrings import text_in_rst
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-from ninscope_pipeline.cli import app as command_line
 from sphinx.application import Sphinx
 from sphinx.util.nodes import nested_parse_with_titles
+
+from ninscope_pipeline.cli import app as command_line
 
 PROGRAM = "ninscope"
 
@@ -24,7 +25,7 @@ def command_lines() -> "Iterator[tuple[str, typer.core.TyperCommand]]":
 
 
 def parameters(name: str, command: "typer.core.TyperCommand") -> list[tuple[str, str, str]]:
-    """(kind: "option" or "argument", as it is typed, help text) of all that a command takes, but --help, as `--help` lists them."""
+    """(kind: "option" or "argument", as it is typed, help text) of all that `--help` lists, but itself."""
     context = typer.Context(command, info_name=name)
     return [
         (parameter.param_type_name, *parameter.get_help_record(context))

@@ -3,14 +3,17 @@
 So the page is a plain list on GitHub as well, and a page that is not linked there is a warning, which is an error in a build.
 """
 
-import posixpath
 import re
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 INDEX = "docs/index"
-_FORWARD = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={page}"><a href="{page}">ninscope</a>\n'
+_FORWARD = """<!doctype html>
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url={page}">
+<a href="{page}">Documentation of ninscope</a>
+"""
 
 
 def groups(text: str) -> dict[str, list[str]]:
@@ -42,7 +45,7 @@ def _read(app: Sphinx, name: str, content: list[str]) -> None:
 def _write_first_page(app: Sphinx, exception: Exception | None) -> None:
     """build/docs/index.html leads to the first page, which lies a folder below."""
     if exception is None and app.builder.name == "html":
-        page = posixpath.join(*app.config.root_doc.split("/")) + ".html"
+        page = f"{app.config.root_doc}.html"
         (Path(app.outdir) / "index.html").write_text(_FORWARD.format(page=page), encoding="utf-8")
 
 

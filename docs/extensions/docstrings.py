@@ -1,17 +1,20 @@
 """Docstrings of this project as reStructuredText: they are plain text, in which "name: meaning." tells of a parameter.
 
-What reStructuredText would take for markup (*args, |w|, names_) stays text; what stands in backticks is code; a block that is indented
-is one; "docs/method.md#gauge" is a link; parameters and what is raised stand in lists.
+What reStructuredText would take for markup (*args, |w|, names_) stays text, what stands in backticks is code, an indented block
+stays one, "docs/method.md#gauge" becomes a link, and parameters and what is raised stand in lists.
 """
 
 import inspect
 import re
 import textwrap
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
-import ninscope
 from sphinx.application import Sphinx
+
+import ninscope
 
 _CODE = re.compile(r"(``?)([^`]+)\1")
 _PAGE = re.compile(r"docs/([a-z-]+)\.md(?:#([\w-]+))?")
@@ -59,10 +62,8 @@ def parameters_of(shown: Any) -> set[str]:
     if inspect.isclass(shown):
         names |= {name for name in dir(shown) if not name.startswith("_")}
         names |= {name for parent in shown.__mro__ for name in vars(parent).get("__annotations__", {})}
-    try:
+    with suppress(TypeError, ValueError):  # of what has no signature
         names |= set(inspect.signature(shown).parameters)
-    except (TypeError, ValueError):
-        pass
     return names - {"self"}
 
 
@@ -75,7 +76,7 @@ def paragraph_in_rst(text: str, names: Iterable[str]) -> list[str]:
         starts += [match.start() for match in item.finditer(text)]
     bounds = sorted({0, *starts, len(text)})
     lines: list[str] = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         piece = text[start:end].strip()
         if start in starts:
             name, _, meaning = piece.partition(": ")

@@ -83,6 +83,7 @@ def contents_of(runs: Sequence[Run]) -> Contents:
     stored = [_stored_tables(run) for run in runs]
     facts = [_facts(run, name, rows) for run, name, rows in zip(runs, names, stored, strict=True)]
     tables = _page_tables(dict(zip(names, stored, strict=True)))
+    del stored  # a copy of what the page holds by now
     parts: list[Part] = []
     for stage in stages().values():
         with named_in_errors(f"the part of the page of the stage {stage.name}"):
@@ -106,7 +107,16 @@ def _stored_tables(run: Run) -> StoredTables:
         raise RequestError(
             f"{run.path}: no tables yet: {_progress(run)}; repeat the `ninscope run` command, or wait until it has ended"
         )
-    return {name: run.table(name) for name in run.tables}
+    return {name: _each_text_once(run.table(name)) for name in run.tables}
+
+
+def _each_text_once(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, in which equal texts are one object: of a million rows Python would hold every name a million times."""
+    for column in rows.columns:
+        if isinstance(rows[column].dtype, pd.StringDtype):
+            which, texts = pd.factorize(rows[column], use_na_sentinel=False)
+            rows[column] = texts.take(which)
+    return rows
 
 
 # --- what is known of each run -----------------------------------------------------------------------------------------
@@ -213,5 +223,7 @@ def _marked(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.
     pairs = rows[["suite", "model"]].drop_duplicates()
     label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in pairs.itertuples(index=False)]
     number = rows.groupby(["suite", "model"], sort=False, dropna=False).ngroup().to_numpy()  # of its pair
-    text = {"run": pd.array([run], "string").repeat(len(rows)), "label": pd.array(label, "string").take(number)}
-    return pd.concat([pd.DataFrame(text, index=rows.index), rows], axis=1).reset_index(drop=True)
+    marked = rows.reset_index(drop=True)
+    marked.insert(0, "label", pd.array(label, "string").take(number))
+    marked.insert(0, "run", pd.array([run], "string").repeat(len(rows)))
+    return marked

@@ -192,25 +192,22 @@ def test_downloads_hold_whole_tables_with_every_digit(page):
 
 def test_a_table_that_is_too_large_is_named_with_its_file(monkeypatch):
     held = tables()
-    held["spectra"] = pd.concat([rows().assign(f=np.random.default_rng(n).random(3)) for n in range(100)])
-    monkeypatch.setattr(document, "MOST_TABLE_BYTES", 1500)
+    held["spectra"] = pd.concat([rows().assign(f=np.random.default_rng(n).random(3)) for n in range(20_000)])
+    most = len(page_html(contents()).content) + 600_000
+    monkeypatch.setattr(document, "MOST_PAGE_BYTES", most)
     written = page_html(contents(held))
     page = PageReader(written.content.decode())
-    assert written.left_out == ("spectra",)
-    assert written.tables == ("checkpoints", "emergence")
-    assert page.all("button", data_name="spectra") == []
-    (row,) = (e for e in page.all("tr") if e.text.startswith("spectra"))
-    assert "300" in row.text
-    assert "Not in this page: compressed, it takes more than 0 MB; it is in runs/r/tables/spectra.parquet." in row.text
-
-
-def test_tables_that_are_too_large_together_leave_out_the_largest(monkeypatch):
-    held = tables()
-    held["spectra"] = pd.concat([rows().assign(f=np.random.default_rng(n).random(3)) for n in range(100)])
-    monkeypatch.setattr(document, "MOST_TABLES_BYTES", 1500)
-    written = page_html(contents(held))
+    assert len(written.content) < most
     assert (written.tables, written.left_out) == (("checkpoints", "emergence"), ("spectra",))
-    assert "the tables of this page together take more than" in PageReader(written.content.decode()).by_id("main").text
+    assert page.all("button", data_name="spectra") == []
+    assert "spectra" not in [e.attributes.get("data-name") for e in page.all("option")]
+    (row,) = (e for e in page.all("tr") if e.text.startswith("spectra"))
+    assert "60,000" in row.text
+    assert re.search(
+        r"Not in this page, which would be larger than [\d.]+ MB with it; it is in runs/r/tables/spectra", row.text
+    )
+    monkeypatch.setattr(document, "MOST_PAGE_BYTES", most + 2_000_000)
+    assert page_html(contents(held)).tables == ("checkpoints", "emergence", "spectra")
 
 
 def test_tables_without_rows_are_named(page):

@@ -93,11 +93,14 @@ def test_with_all_controls_the_headline_names_growth_and_what_stands():
     assert "From step 200 on, the interval of E stays above 0." in text
     assert "give E up to 0.300 (shuffled: the mean over draws plus 2 standard deviations);" in text
     assert "E lies above them at steps 200 and 300" in text
-    assert "alpha0 0.700 lies below what they give (0.780 to 0.820) and w 0.500 lies above" in text
+    assert (
+        "At step 300 alpha0 (0.700) lies below their range, 0.780 to 0.820 and w (0.500) lies above their range, 0.260 to"
+        in text
+    )
     assert "give E 0.300 (interval from 0.200 to 0.400); E of step 300, 0.600, lies above that interval" in text
     assert "at the norms of step 0 give 0.100 (interval from -0.100 to 0.300, which includes 0)" in text
     assert "structure index at step 300 is 0.500 (interval from 0.250 to 0.750, which lies above 0)" in text
-    assert "E stands at steps 200 and 300" in text
+    assert "E stands at steps 200 and 300." in text
     assert "does not stand" not in text
     assert "not ruled out" not in text
     assert warnings == ""
@@ -111,7 +114,7 @@ def test_a_last_step_that_fails_says_what_speaks_against_it():
     assert "this E cannot be told from no change" in text
     assert "The interval of E lies above 0 at no checkpoint." in text
     assert (
-        "Step 300 does not stand: its interval reaches 0 or below and it is not above the interval of growth of norms; "
+        "E of step 300 does not stand: its interval reaches 0 or below and it is not above the interval of growth of norms; "
         "not known: what trainings reach that learn nothing (control_spread of [controls])."
     ) in text
     assert "E stands at" not in text
@@ -172,6 +175,45 @@ def test_the_highest_null_model_counts_and_one_draw_has_no_spread():
     assert "E lies above them nowhere" in text
 
 
+def test_the_band_of_alpha0_and_w_is_over_all_null_models():
+    nulls = [null_row(300, 0.1) | {"alpha0": 0.5, "width": 0.6}, null_row(300, 0.2, null="gaussian")]
+    text = told(history(), nulls=nulls)[1]
+    assert "alpha0 (0.700) lies within their range, 0.480 to 0.820 and" in text
+    assert "w (0.500) lies within their range, 0.260 to 0.640." in text
+
+
+def test_a_narrow_range_of_null_models_has_digits_enough():
+    narrow = {"alpha0": 0.59425, "alpha0_std": 0.0001}
+    text = told(history(), nulls=[null_row(300, 0.1) | narrow])[1]
+    assert "alpha0 (0.700) lies above their range, 0.59405 to 0.59445" in text
+
+
+def test_missing_values_of_any_type_are_missing():
+    controls = [control_row(step, pd.NA) | {"alpha0_low": pd.NA, "width_low": None} for step in STEPS]
+    _, text, _ = told(history(), controls=controls)
+    assert "alpha0 goes from 1.00 at step 0 to 0.700 at step 300. w goes from 0.500 at step 0" in text
+    assert "This run holds no verdict" in text
+
+
+def test_growth_without_an_interval():
+    missing = {"emergence_growth_low": math.nan, "emergence_growth_high": math.nan}
+    controls = [control_row(step, FAILS if step else None) | missing for step in STEPS]
+    text = told(history(), controls=controls)[1]
+    assert "give E 0.300, without an interval; E of step 300 is larger." in text
+    controls[-1] |= {"emergence_growth": 0.7}
+    assert "give E 0.700, without an interval; E of step 300 is not larger." in told(history(), controls=controls)[1]
+
+
+def test_an_interval_above_0_at_the_last_step_alone():
+    rows = history(emergence_low=-0.1)
+    rows[-1] |= {"emergence_low": 0.3}
+    text = told(rows)[1]
+    assert "Its interval lies above 0 at step 300, the last, and not at the one before it." in text
+    rows[1] |= {"emergence_low": math.nan}
+    rows[2] |= {"emergence_low": 0.2}
+    assert "From step 200 on, the interval of E stays above 0." in told(rows)[1]
+
+
 def test_without_an_interval_no_change_is_called():
     note = "no interval: only one node layer counts, and without it there is nothing"
     rows = history(emergence_low=math.nan, emergence_high=math.nan, message=note)
@@ -220,6 +262,13 @@ def test_e_that_came_down_is_not_said_to_rise():
     rows = history()
     rows[-1] |= {"emergence": 0.3, "emergence_low": 0.1, "emergence_high": 0.5}
     assert told(rows)[0].startswith("E is 0.300 at step 300, after 0.400 at step 200, above 0 by its interval;")
+
+
+@pytest.mark.parametrize("earlier", [0.6, 0.6001])
+def test_e_that_stays_where_it_is_has_come_down_from_nothing(earlier):
+    rows = history()
+    rows[-2] |= {"emergence": earlier}
+    assert told(rows)[0].startswith("E rises to 0.600 by step 300, above 0 by its interval;")
 
 
 def test_e_that_falls():
@@ -290,12 +339,14 @@ def test_reasons_that_differ_by_numbers_are_told_once():
     rows = history()
     for row, layers in zip(rows[2:], (7, 8), strict=True):
         reason = (
-            f"no E: it would compare unlike networks: {layers} layers count (step0: 9); --trust-unlike-counts overrides"
+            f"stored in halves; no E: it would compare unlike networks: {layers} layers count (step0: 9); "
+            "--trust-unlike-counts overrides"
         )
         row |= {"emergence": math.nan, "message": reason, "status": "ok"}
     headline, _, warnings = told(rows)
     assert headline.startswith("E rises to 0.100 by step 100")
     assert warnings == (
+        "At steps 200 and 300: stored in halves. "
         "At steps 200 and 300: no E: it would compare unlike networks: 7 layers count (step0: 9); --trust-unlike-counts "
         "overrides (so at step 200; elsewhere with other details)."
     )
@@ -340,9 +391,11 @@ def test_coupling_where_the_run_has_it():
         )
     ]  # fmt: skip
     _, text, _ = told(history(), interactions=pairs)
-    assert "Its mean at step 300 is 0.50 for q and k, from 0.00 at step 0 (1 of 1 pairs above 0" in text
-    assert "0.35 for MLP in and out, from 0.00 at step 0 (1 of 2 pairs above 0 by more than two errors)." in text
+    assert "Its mean goes, from step 0 to step 300, from 0.00 to 0.50 for q and k (1 of 1 pairs beyond chance)" in text
+    assert "from 0.00 to 0.35 for MLP in and out (1 of 2 pairs beyond chance)." in text
     assert "told learning from training on noise" in text
+    text = told(history(), interactions=pairs[2:])[1]
+    assert "Its mean at step 300 is 0.50 for q and k (1 of 1 pairs beyond chance)" in text
     without_qk = [row for row in pairs if row["kind"] != "qk"]
     assert "training on noise" not in told(history(), interactions=without_qk)[1]
     assert "oupling" not in told(history())[1]
@@ -399,6 +452,8 @@ def test_checkpoints_are_told_as_runs():
     assert checkpoints(names, [True] * 20) == "all 20 checkpoints"
     alternating = checkpoints(names, [step % 2 == 1 for step in range(20)])
     assert alternating == "10 of 20 checkpoints, the first at step 1 and the last at step 19"
+    seven = [step in (0, 3, 6, 9, 12, 15, 18, 19) for step in range(20)]
+    assert checkpoints(names, seven) == "8 of 20 checkpoints, the first at step 0 and the last at step 19"
     assert checkpoints(["base", "step 3", "step 4"], [True, True, False]) == "base and step 3"
 
 

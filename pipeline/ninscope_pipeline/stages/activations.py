@@ -17,7 +17,7 @@ from ninscope_pipeline.stages.model_runs.planning import (
     refuse_two_meanings,
 )
 from ninscope_pipeline.stages.model_runs.sections import Layers, ModelRunSection, check_tasks_differ, with_paths
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Stage, Table
+from ninscope_pipeline.stages.stage import Fetch, Job, Measures, Row, Section, Stage, Table
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ ActivationsStage.tables = (
             "message": "string",
         },
         _rows,
+        (Measures({name: name for name in ("phi_mean", "phi_p99")}, {"layer": "all"}, by=("task",)),),
     ),
 )  # fmt: skip
 ACTIVATIONS = ActivationsStage()

@@ -14,7 +14,7 @@ from ninscope.wording import joined_clauses
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.measurements import SUMMARY, stored_measurement
-from ninscope_pipeline.stages.stage import Job, Row, Stage, Table
+from ninscope_pipeline.stages.stage import Job, Measures, Row, Stage, Table
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -312,6 +312,7 @@ EmergenceStage.tables = (
             "warning": "string", "variant": "string", "part": "string", "baseline": "string",
         },
         _rows,
+        (Measures({"emergence": "emergence", "alpha0": "alpha0", "width": "width"}, {"part": ALL_PARTS}),),
     ),
 )  # fmt: skip
 EMERGENCE = EmergenceStage()

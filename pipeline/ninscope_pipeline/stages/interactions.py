@@ -18,7 +18,7 @@ from ninscope.wording import joined_clauses
 from ninscope_pipeline.located import reading_outcome
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, configuration_digest, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
+from ninscope_pipeline.stages.stage import Fetch, Job, Measures, Row, Section, Table
 from ninscope_pipeline.stages.weights_stored import CheckpointId
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -221,6 +221,7 @@ InteractionsStage.tables = (
             "message": "string",
         },
         _rows,
+        (Measures({"coupling": "coupling"}, by=("kind",)),),
     ),
 )  # fmt: skip
 INTERACTIONS = InteractionsStage()

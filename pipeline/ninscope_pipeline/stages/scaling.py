@@ -19,7 +19,7 @@ from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table, failed_rows
+from ninscope_pipeline.stages.stage import Fetch, Job, Measures, Row, Section, Table, failed_rows
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -224,6 +224,7 @@ ScalingStage.tables = (
             "aic_lognormal": "float64", "best_curve": "string", "status": "string", "message": "string", "variant": "string",
         },
         _rows,
+        (Measures({"growth_slope": "slope", "growth_decades": "decades"}, {"quantity": MASS}),),
     ),
     Table(
         CURVES_TABLE,

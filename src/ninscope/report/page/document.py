@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 ASSETS = Path(__file__).parent / "assets"
-MOST_TABLE_BYTES = 3_000_000  # of one table, compressed
-MOST_TABLES_BYTES = 6_000_000  # of all tables together, so that the page stays below 15 MB
+MOST_PAGE_BYTES = 14_500_000  # of a page with its tables; what is drawn stands there in any case
+_TEXT_BYTES = 500_000  # that the page's own text may take of it
 _NAMES = ("run", "label", "suite", "model", "revision")  # columns of names that come from a user's files
 
 _TITLES = {
@@ -70,9 +70,11 @@ def page_html(contents: Contents) -> Written:
     Raises ValueError where a part has an unknown topic, or charts or parts cannot stand on one page.
     """
     specs = chart_specs(contents.parts, _names_in(contents.tables))
-    entries = table_entries(contents.tables, contents.files)
-    style = _style()
-    scripts = _scripts()
+    style, scripts = _style(), _scripts()
+    packed_specs = packed(json_bytes(_for_scripts(specs)))
+    data = {name: packed(content) for name, content in sorted(specs.data.items())}
+    taken = sum(map(len, (style, *scripts, packed_specs, *data.values()))) + _TEXT_BYTES
+    entries = table_entries(contents.tables, contents.files, max(MOST_PAGE_BYTES - taken, 0) * 3 // 4)
     html = (
         _environment()
         .get_template("page.html.jinja")
@@ -87,8 +89,8 @@ def page_html(contents: Contents) -> Written:
             entries=entries,
             anchors={entry.name: entry.anchor for entry in entries if entry.rows},
             empty=[entry.name for entry in entries if not entry.rows],
-            specs=packed(json_bytes(_for_scripts(specs))),
-            data={name: packed(content) for name, content in sorted(specs.data.items())},
+            specs=packed_specs,
+            data=data,
         )
     )
     held = tuple(entry.name for entry in entries if entry.csv and entry.rows)
@@ -96,28 +98,25 @@ def page_html(contents: Contents) -> Written:
     return Written(html.encode(), len(specs.charts), held, left_out)
 
 
-def table_entries(tables: "Mapping[str, pd.DataFrame]", files: Mapping[str, str]) -> list[TableEntry]:
-    """Every table, those with rows first. The smallest are stored whole, until MOST_TABLES_BYTES are full."""
+def table_entries(tables: "Mapping[str, pd.DataFrame]", files: Mapping[str, str], most_bytes: int) -> list[TableEntry]:
+    """Every table, those with rows first. The smallest are stored whole, as many as `most_bytes` of compressed CSV hold."""
     stored: dict[str, bytes | None] = {}
-    left = MOST_TABLES_BYTES
+    left = most_bytes
     for name in sorted(tables, key=lambda name: (tables[name].size, name)):
-        stored[name] = compressed_csv(tables[name], min(MOST_TABLE_BYTES, left))
+        stored[name] = compressed_csv(tables[name], left)
         left -= len(stored[name] or b"")
     entries = []
     for number, name in enumerate(sorted(tables, key=lambda name: (tables[name].empty, name))):
         csv, (rows, columns) = stored[name], tables[name].shape
-        alone = csv is None and left >= MOST_TABLE_BYTES
-        reason = "" if csv is not None else _too_large(alone, files.get(name, ""))
+        reason = "" if csv is not None else _too_large(files.get(name, ""))
         code = "" if csv is None else base64.b64encode(csv).decode()
         entries.append(TableEntry(name, f"table-{number}", rows, columns, code, reason))
     return entries
 
 
-def _too_large(alone: bool, file: str) -> str:
-    most = MOST_TABLE_BYTES if alone else MOST_TABLES_BYTES
-    what = "it takes" if alone else "the tables of this page together take"
+def _too_large(file: str) -> str:
     where = f"; it is in {file}" if file else ""
-    return f"Not in this page: compressed, {what} more than {most / 1e6:.0f} MB{where}."
+    return f"Not in this page, which would be larger than {MOST_PAGE_BYTES / 1e6:g} MB with it{where}."
 
 
 def _names_in(tables: "Mapping[str, pd.DataFrame]") -> list[str]:

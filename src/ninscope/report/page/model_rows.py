@@ -38,15 +38,25 @@ def checkpoint_name(row: Row) -> str:
     return plain(text_of(row, "revision")) if math.isnan(step) else f"step {step:.0f}"
 
 
-def of_label(tables: PageTables, name: str, label: str) -> list[Row]:
+def of_label(tables: PageTables, name: str, label: str) -> pd.DataFrame:
     """The rows of one model that come from [analysis] itself, in the order of the steps; none where the run has no such table."""
     if name not in tables.tables:
-        return []
+        return pd.DataFrame({"revision": []})
     rows = tables.table(name)
     rows = rows[rows["label"] == label]
-    if rows["step"].notna().all():
-        rows = rows.sort_values("step", kind="stable")
+    return rows.sort_values("step", kind="stable") if rows["step"].notna().all() else rows
+
+
+def _records(rows: pd.DataFrame) -> list[Row]:
     return [{str(column): value for column, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _of_ends(interactions: pd.DataFrame) -> pd.DataFrame:
+    """Those of the first and the last checkpoint that have a coupling."""
+    if interactions.empty:
+        return interactions
+    rows = interactions[interactions["coupling"].notna()]
+    return rows[rows["revision"].isin([rows["revision"].iloc[0], rows["revision"].iloc[-1]])] if len(rows) else rows
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,8 @@ class ModelRows:
     """What is known of one model.
 
     method: of `emergence`, whose rows are one a measured checkpoint; other_method: the rows of the same checkpoints by the other
-    one, if the run has both. controls, nulls, interactions: what stands beside the method's rows; none where the run has none.
+    one, if the run has both. controls, nulls: what stands beside the method's rows; none where the run has none. interactions: of
+    the first and the last checkpoint that have any coupling, since there are many of every checkpoint.
     """
 
     label: str
@@ -70,18 +81,19 @@ class ModelRows:
     @classmethod
     def of(cls, tables: PageTables, label: str) -> "ModelRows":
         """Those of the whole network where the run has it, else of samples."""
-        emergence = of_label(tables, "emergence", label)
+        emergence = _records(of_label(tables, "emergence", label))
         methods = {text_of(row, "method") for row in emergence}
         method = EXACT if EXACT in methods else SAMPLED
-        own = [row for row in emergence if text_of(row, "method") == method]
-        others = ("controls", "nulls", "interactions", "benchmarks")
         return cls(
             label,
             method,
-            of_label(tables, "checkpoints", label),
-            own,
+            _records(of_label(tables, "checkpoints", label)),
+            [row for row in emergence if text_of(row, "method") == method],
             [row for row in emergence if text_of(row, "method") != method],
-            *(of_label(tables, name, label) for name in others),
+            _records(of_label(tables, "controls", label)),
+            _records(of_label(tables, "nulls", label)),
+            _records(_of_ends(of_label(tables, "interactions", label))),
+            _records(of_label(tables, "benchmarks", label)),
         )
 
     @cached_property
@@ -119,12 +131,22 @@ class ModelRows:
     def later_names(self) -> list[str]:
         return [checkpoint_name(row) for row in self.later]
 
+    @cached_property
+    def _control_of(self) -> dict[str, Row]:
+        return {text_of(row, "revision"): row for row in self.controls}
+
+    @cached_property
+    def _nulls_of(self) -> dict[str, list[Row]]:
+        nulls: dict[str, list[Row]] = {}
+        for row in self.nulls:
+            if known(row, "emergence"):
+                nulls.setdefault(text_of(row, "revision"), []).append(row)
+        return nulls
+
     def control(self, row: Row) -> Row:
         """The row of `controls` of the same checkpoint; an empty one where there is none."""
-        revision = text_of(row, "revision")
-        return next((control for control in self.controls if text_of(control, "revision") == revision), {})
+        return self._control_of.get(text_of(row, "revision"), {})
 
     def nulls_of(self, row: Row) -> list[Row]:
         """The null models of the same checkpoint that have an E."""
-        revision = text_of(row, "revision")
-        return [null for null in self.nulls if text_of(null, "revision") == revision and known(null, "emergence")]
+        return self._nulls_of.get(text_of(row, "revision"), [])

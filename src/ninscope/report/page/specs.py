@@ -29,7 +29,7 @@ _PLAIN = re.compile(r"[\w .:/+\-]*")
 
 @dataclass(frozen=True)
 class Specs:
-    """charts: Vega-Lite specifications by chart name, whose data sets have names only. data: columns by the data sets' names, as JSON."""
+    """charts: Vega-Lite specifications by chart name, whose data sets have names only. data: columns by data set, as JSON."""
 
     charts: dict[str, dict[str, Any]]
     data: dict[str, bytes]

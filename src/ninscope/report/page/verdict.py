@@ -4,7 +4,7 @@ Every sentence follows from rows that are there, and what a run did not ask for 
 anything happened (docs/method.md#verdict).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ninscope.report.page.control_sentences import control_sentences, growth_clause, standing_clause
@@ -61,7 +61,10 @@ def _movement(model: ModelRows) -> str:
     """What E of the last checkpoint is, beside the largest or smallest before, and whether it is clear of 0."""
     last, value = model.later[-1], value_of(model.later[-1], "emergence")
     name, has_step = checkpoint_name(last), known(last, "step")
-    furthest = max(model.later, key=lambda row: value_of(row, "emergence") * (1 if value > 0 else -1))
+    # Of equal ones the last; what reads the same is no other value.
+    furthest = max(reversed(model.later), key=lambda row: value_of(row, "emergence") * (1 if value > 0 else -1))
+    if number(value_of(furthest, "emergence")) == number(value):
+        furthest = last
     if value == 0:
         told = f"E is 0 at {name}"
     elif furthest is last and has_step:
@@ -104,7 +107,7 @@ def _what_was_measured(model: ModelRows) -> str:
     how = "of whole networks, with every weight" if model.method == EXACT else "means over samples of their neurons"
     compared = (
         f" E, the degree of emergence, compares both with {model.start_name}: it is 0 where alpha0 is what it was, "
-        "above 0 where alpha0 fell, and larger where w grew."
+        "above 0 where alpha0 fell, and multiplied by how much w grew."
     )
     return f"{numbers}{compared if model.later else ''} The values here are {how}."
 
@@ -125,7 +128,7 @@ def _about_e(model: ModelRows) -> str:
         else "how much E hangs on which neurons were drawn"
     )
     told += f", and its {interval(low, high)} {means}."
-    return f"{told} The interval says {of_what}; it does not hold the spread between seeds or data sets."
+    return f"{told} The interval says {of_what}, and nothing about other seeds or data."
 
 
 def _why_no_interval(row: Row) -> str:
@@ -207,7 +210,7 @@ def _of_other_method(model: ModelRows) -> Iterator[str]:
 
 def _of_coupling(model: ModelRows) -> Iterator[str]:
     """Means of coupling at the last checkpoint that has any, with how many pairs lie beyond what chance gives."""
-    rows = [row for row in model.interactions if known(row, "coupling")]
+    rows = model.interactions
     if not rows:
         return
     name, first_name = checkpoint_name(rows[-1]), checkpoint_name(rows[0])
@@ -222,12 +225,13 @@ def _of_coupling(model: ModelRows) -> Iterator[str]:
         if not now:
             continue
         beyond = sum(value_of(row, "coupling") > 2 * value_of(row, "error") for row in now)
-        since = f", from {_mean_coupling(before):.2f} at {first_name}" if before and name != first_name else ""
-        pairs = f"{beyond} of {len(now)} pairs above 0 by more than two errors"
-        clauses.append(f"{_mean_coupling(now):.2f} for {_COUPLING.get(kind, kind)}{since} ({pairs})")
+        since = f"from {_mean_coupling(before):.2f} to " if before and name != first_name else ""
+        pairs = f"{beyond} of {len(now)} pairs beyond chance"
+        clauses.append(f"{since}{_mean_coupling(now):.2f} for {_COUPLING.get(kind, kind)} ({pairs})")
+    when = f"goes, from {first_name} to {name}," if name != first_name else f"at {name} is"
     yield (
-        "Coupling tells whether one matrix reads what another one writes; about 0 is chance, above 0 says that it does. Its "
-        f"mean at {name} is {listed(clauses)}."
+        "Coupling tells whether one matrix reads what another one writes; 0 is chance, and a pair is beyond it if it lies more "
+        f"than two errors above 0. Its mean {when} {listed(clauses)}."
     )
     if "qk" in kinds:
         yield (
@@ -236,7 +240,7 @@ def _of_coupling(model: ModelRows) -> Iterator[str]:
         )
 
 
-def _mean_coupling(rows: list[Row]) -> float:
+def _mean_coupling(rows: Sequence[Row]) -> float:
     mean = sum(value_of(row, "coupling") for row in rows) / len(rows)
     return 0.0 if abs(mean) < 0.005 else mean  # never "-0.00"
 

@@ -220,13 +220,14 @@
         type: numeric[column] ? "num" : "string",
         visible: !isIdle(title, column, names, rows),
         className: title === "message" || title === "warning" ? "wrapped" : "",
-        // Every cell is text: what came from a checkpoint is never taken for HTML.
+        // Every cell is text: what came from a checkpoint is never taken for HTML. For filtering, too, DataTables parses
+        // what has an "&".
         render: (value, purpose) => {
           if (numeric[column]) {
             if (purpose !== "display" && purpose !== "filter") return value === null ? -Infinity : value;
             return value === null ? "" : purpose === "display" ? shown(value) : String(value);
           }
-          return purpose === "display" ? escaped(value) : value;
+          return purpose === "display" || purpose === "filter" ? escaped(value) : value;
         },
       })),
       order: [],
