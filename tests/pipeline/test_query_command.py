@@ -265,7 +265,7 @@ def test_duckdb_itself_refuses_it_too(run, tmp_path, monkeypatch, sql):
     monkeypatch.setattr(querying, "_check_kind", lambda sql: None)
     before = contents(run / "tables")
     with (
-        pytest.raises(RequestError, match=r"nothing else|locked|annot (access|change)|disabled"),
+        pytest.raises(RequestError, match=r"nothing else|locked|annot (access|change)|disabled|open for reading alone"),
         querying.query_over({"mine": RunFolder(run)}, sql) as query,
     ):
         list(query.rows().rows)
