@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Tests and benchmarks start many processes, each of which would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test soak mutants lint bench suite study figures clean help
+.PHONY: demo check test soak mutants lint docs bench comparison suite study figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -63,9 +63,17 @@ soak: $(VENV)/tools
 mutants: $(VENV)/mutants
 	PYTHONPATH=tests $(BIN)/python -m mutation --least 90
 
+#   make docs    build the documentation into build/docs (open build/docs/index.html); a warning is an error
+docs: $(VENV)/tools
+	$(BIN)/python -m sphinx -q -W --keep-going -n -c docs . build/docs
+
 #   make bench   speed and memory, each beside the limit or naive version measured in the same run
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks
+
+#   make comparison   ninscope beside weightwatcher and others, each installed anew in runs/comparison: docs/compare-tools.md (half an hour)
+comparison: $(VENV)/tools
+	$(BIN)/python -m benchmarks.comparison
 
 #   make suite   train the suites in data/ again (about an hour on two cores)
 suite: $(VENV)/tools
@@ -89,12 +97,11 @@ study: $(VENV)/tools
 
 #   make figures   draw the figures of the README and of docs/ again
 figures: demo $(VENV)/tools
-	cp runs/demo/figures/stdlib-neox-500k-emergence.png docs/figures/
 	$(BIN)/ninscope bias data/stdlib-neox-500k --figure docs/figures/bias-stdlib-neox-500k.png
-	$(BIN)/ninscope run dags/memel.toml && cp runs/memel/figures/*-finetunes.png runs/memel/figures/project-text-activations.png docs/figures/
-	$(BIN)/ninscope run dags/diffusion.toml && cp runs/diffusion/figures/emergence.png docs/figures/diffusion-and-language.png
+	for dag in parts controls ablations diffusion memel docs/figures/scaling.toml; do $(BIN)/ninscope run $$dag || exit; done
 	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0
 	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png
+	$(BIN)/python docs/draw_figures.py runs
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info pipeline/*.egg-info .pytest_cache .ruff_cache .hypothesis

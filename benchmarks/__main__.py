@@ -18,6 +18,7 @@ import ninscope
 from benchmarks import overhead
 from benchmarks.adapters import merging
 from benchmarks.controls import controls
+from benchmarks.correlations import correlated
 from benchmarks.cpu import generic, measuring, running, suite_of, turned_over
 from benchmarks.families import families
 from benchmarks.figures import figures
@@ -26,6 +27,7 @@ from benchmarks.measures import in_new_process, stay_here, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import over_the_network
 from benchmarks.paths import export, paths
+from benchmarks.report import report
 from benchmarks.shapes import SHAPES, write_checkpoint
 from benchmarks.weights import weights
 from ninscope.exact.bands import BAND_BYTES
@@ -300,6 +302,7 @@ def main() -> None:
             orders_of_q(2 if small else 10, 100 if small else 5376),
             memory(folder, "tiny" if small else "deep"),
             interactions(folder, *(("tiny", 1) if small else ("410m", 3))),
+            correlated(*((2, 3, 20, 100, 1) if small else (20, 40, 154, 999, 3))),
             merging(folder, *(("tiny", 1) if small else ("410m", 5))),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             trained(folder, *((2, 256) if small else (16, 1024))),
@@ -307,6 +310,7 @@ def main() -> None:
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
             imports(),
+            report(folder, *((2, 5, 1) if small else (10, 154, 3))),
             *([] if small else [demo(folder), figures(folder / "demo", other, 5)]),
         ]
         for case in cases:

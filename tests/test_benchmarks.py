@@ -45,6 +45,7 @@ def test_small_benchmarks_run():
         "coupling within blocks, tiny shape",
         "coupling across blocks, 8 pairs, exact",
         "CPU of merging LoRA, r 8, all matrices, tiny shape",
+        "correlations, 2 measures x 3 tasks",
         "partition sums",
         "memory",
         *(["MEmeL, positions", "MEmeL, top-10", "a BERT layer"] if importlib.util.find_spec("transformers") else []),
@@ -52,5 +53,8 @@ def test_small_benchmarks_run():
         "overhead of a task, 40 tasks",
         "run of 3 tiny checkpoints, again",
         "import ninscope",
+        "report of 10 checkpoints x 61 q",
+        "report of 10 checkpoints x 61 q, 10 samples each",
+        "figures of a run as SVG, CPU",
     ):
         assert case in done.stdout

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 import yaml
+from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from pydantic import BaseModel
+from suites import write_suite
 
 import ninscope
 from ninscope.architectures.described import Description
-from ninscope_pipeline.cli import main
+from ninscope_pipeline.cli import app, main
 from ninscope_pipeline.request.dagfile import dag_type, load_dag
 from ninscope_pipeline.stages.model_runs.sections import TASKS
 from ninscope_pipeline.tables import all_tables
@@ -28,20 +31,49 @@ PAGES = {
     for path in (
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",
+        ROOT / "CONTRIBUTING.md",
         ROOT / "data" / "README.md",
-        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
     )
 }
 CLUSTER = "docs/cluster.md"  # needs a cluster: tests/pipeline/test_slurm.py runs its example
 ARCHITECTURES = "docs/architectures.md"  # its example is a module: tests/architectures/test_new_family.py runs it
-RUNS_MODELS = "docs/memel.md"  # its examples fine-tune
+RUNS_MODELS = ("docs/memel.md", "docs/howto/own-training-loop.md")  # their examples train
 README_LINES = 120
+
+# Pages that are done as a reader does them: DAG files written, commands and code run, in the order of the page, in one folder.
+FOLLOWED = (
+    "docs/tutorial.md",
+    "docs/howto/audit.md",
+    "docs/howto/controls.md",
+    "docs/howto/fine-tunes.md",
+    "docs/howto/own-model.md",
+    "docs/howto/own-training-loop.md",
+)
+# Commands that are not run as they stand, each with its reason. All are parsed: an option that is not there fails.
+ONLY_PARSED = {
+    "ninscope run dags/pythia.toml --dry-run": "asks the Hub for 154 revisions of every size; the file is loaded",
+    "ninscope run dags/pythia.toml": "fetches terabytes; the file is loaded",
+    "ninscope run dags/pythia.toml --scheduler tcp://node1:8786": "needs that scheduler; test_slurm.py starts one",
+    "ninscope status runs/pythia": "that run is not made here",
+    "ninscope run pythia-70m.toml --dry-run": "asks the Hub for 20 revisions; the file is loaded, test_hub_run.py runs the like",
+    "ninscope run pythia-70m.toml": "needs SLURM and the Hub: test_slurm.py, test_hub_run.py",
+    "ninscope status runs/pythia-70m": "that run is not made here",
+}
+ONLY_PLANNED = {  # run with --dry-run, beside all that runs a DAG file that ships
+    "ninscope run my-finetune.toml": "fine-tunes six times; tests/pipeline/test_finetune_run.py runs the like",
+}
+SET_UP = {  # what prepares a shell
+    ". .venv/bin/activate",
+    "export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON=\"{'MALLOC_TRIM_THRESHOLD_': None}\"",
+}
+PROGRAMS = ("ninscope", "make", "pip", "python", "dask", "export", ".")
 
 
 def blocks(language: str, *without: str) -> list:
     """Fenced code of all pages in order, as pytest parameters named by page and number."""
     return [
-        pytest.param(code, id=f"{page}-{number}", marks=[pytest.mark.slow] if page == RUNS_MODELS else [])
+        pytest.param(code, id=f"{page}-{number}", marks=[pytest.mark.slow] if page in RUNS_MODELS else [])
         for page, text in PAGES.items()
         if page not in without
         for number, code in enumerate(re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL), 1)
@@ -49,8 +81,10 @@ def blocks(language: str, *without: str) -> list:
 
 
 def commands(page: str, program: str = "ninscope") -> list[str]:
-    """The commands of a page: indented lines that begin with the program's name."""
-    return [line.strip() for line in PAGES[page].splitlines() if re.match(rf"    {program} (?!:)", line)]
+    """The commands of a page without their comments: indented lines that begin with the program's name."""
+    prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    lines = re.findall(rf"^    ({re.escape(program)} (?!:).*)$", prose, flags=re.MULTILINE)
+    return [re.sub(r"\s+#.*", "", line).rstrip() for line in lines]
 
 
 def ninscope_command(*arguments: str) -> tuple[int, str, str]:
@@ -72,10 +106,13 @@ def help_of(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
-    """A folder like the repository's root after `make demo`: runs/demo beside data/ and dags/. It is the working folder."""
+    """A folder like the repository's root after `make demo`: runs/demo beside data/, dags/ and docs/. It is the working folder."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("data", "dags"):
+    for name in ("data", "dags", "docs"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "models").mkdir()  # of the gallery
+    for size in ("67k", "233k", "500k"):
+        (folder / "models" / size).symlink_to(ROOT / "data" / f"stdlib-neox-{size}" / "step1000")
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -87,37 +124,157 @@ def demo_folder(tmp_path_factory):
         os.chdir(before)
 
 
-@pytest.mark.parametrize("code", blocks("python", ARCHITECTURES))
+@pytest.mark.parametrize("code", blocks("python", ARCHITECTURES, *FOLLOWED))
 def test_python_in_the_pages_runs(demo_folder, code, capsys):
     assert Path.cwd() == demo_folder
     exec(compile(code, "a page", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out
 
 
+def arguments_of(command: str) -> list[str]:
+    return shlex.split(command)[1:]
+
+
+def run_here(command: str, plan_only: bool) -> None:
+    """Run a command of a page in this process. plan_only: a run is planned, not done."""
+    arguments = arguments_of(command)
+    if arguments[0] == "run" and plan_only and "--dry-run" not in arguments:
+        arguments.append("--dry-run")
+    code, _, err = ninscope_command(*arguments)
+    assert code == (1 if "audited" in command else 0), f"{command}: {err}"
+
+
+def is_of_the_hub(command: str) -> bool:
+    return "EleutherAI/" in command
+
+
 @pytest.mark.slow
 def test_commands_in_the_pages_run(demo_folder):
-    lines = dict.fromkeys(line.split("#")[0] for page in PAGES if page != CLUSTER for line in commands(page))
-    assert len(lines) >= 12
     assert Path.cwd() == demo_folder
-    options: dict[str, set[str]] = {}
+    others = [page for page in PAGES if page not in (CLUSTER, *FOLLOWED)]
+    lines = dict.fromkeys(command for page in others for command in commands(page))
+    assert len(lines) >= 12
     for command in lines:
-        name, *arguments = shlex.split(command)[1:]
-        options.setdefault(name, set()).update(option for option in arguments if option.startswith("--"))
-        if "EleutherAI" in command or "pythia" in command:  # needs network; what it names must exist
-            assert "dags/pythia.toml" not in command or load_dag(ROOT / "dags/pythia.toml")
-            continue
-        if "adapter" in command:  # tests/pipeline/test_adapters_run.py makes one
-            continue
-        if name == "run":  # up to minutes; tests/pipeline runs the like
-            arguments.append("--dry-run")
-        code, _, err = ninscope_command(name, *arguments)
-        assert code == 0, f"{command}: {err}"
-    for name, given in options.items():
-        text = help_of(name)
-        assert all(option in text for option in given), (name, given)
+        if command not in ONLY_PARSED and not is_of_the_hub(command):
+            run_here(command, plan_only=True)
 
 
-@pytest.mark.parametrize("text", blocks("toml", CLUSTER))
+def test_commands_that_are_not_run_are_in_the_pages():
+    there = {command for page in PAGES for command in commands(page)}
+    assert {*ONLY_PARSED, *ONLY_PLANNED} <= there
+    for name in ("dags/pythia.toml", "pythia-70m.toml"):
+        assert any(name in command for command in ONLY_PARSED)
+    assert load_dag(ROOT / "dags/pythia.toml").all_models()
+
+
+def test_commands_that_name_the_hub_run_against_a_local_one(demo_folder, serve, tmp_path):
+    """The names of the pages, with small models behind them."""
+    branches = {
+        path.name: path
+        for path in write_suite(tmp_path / "tiny", [0, 1000, 143000], blocks=1, width=32, heads=4).iterdir()
+    }
+    serve({f"EleutherAI/{name}": branches for name in ("pythia-70m", "pythia-2.8b", "pythia-12b")})
+    lines = {command for page in PAGES for command in commands(page) if is_of_the_hub(command)}
+    assert {arguments_of(line)[0] for line in lines} >= {"measure", "audit", "bias"}
+    for command in sorted(lines):
+        code, out, err = ninscope_command(*arguments_of(command))
+        # An audit finds that most of the 154 revisions of these names are missing here.
+        assert code == (1 if command.startswith("ninscope audit") else 0), f"{command}: {err}"
+        assert "EleutherAI/" in out
+
+
+def steps_of(page: str) -> list[tuple[str, str]]:
+    """(kind: "python", "toml" or "command", what) of a page, in its order."""
+    found = re.finditer(r"```(\w+)\n(.*?)```|^    (ninscope (?!:)[^\n#]*)", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    return [
+        (language, code) if language else ("command", line.strip())
+        for language, code, line in (m.groups() for m in found)
+    ]
+
+
+@contextlib.contextmanager
+def one_thread_of_torch(page: str):
+    """Beside other tests two threads wait for each other, which takes three times the CPU time."""
+    if page not in RUNS_MODELS:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*no accelerator is found")  # torch's, of the Trainer on a CPU
+@pytest.mark.parametrize("page", FOLLOWED)
+def test_a_page_can_be_followed(demo_folder, page, capsys):
+    with one_thread_of_torch(page):
+        follow(page, capsys)
+
+
+def follow(page: str, capsys) -> None:
+    scope: dict = {"__name__": "__main__"}
+    written, used = set(), set()
+    for kind, text in steps_of(page):
+        if kind == "toml":
+            written.add(file := f"{tomllib.loads(text)['name']}.toml")
+            Path(file).write_text(text, encoding="utf-8")
+            assert f"`{file}`" in PAGES[page] or f" {file}" in PAGES[page], (
+                "the page does not say what the file is called"
+            )
+        elif kind == "python":
+            exec(compile(text, page, "exec"), scope)
+            assert capsys.readouterr().out
+        elif not is_of_the_hub(text):
+            own = written & set(arguments_of(text))
+            used |= own
+            run_here(text, plan_only=not own or text in ONLY_PLANNED)
+    assert used == written, "a DAG file that no command of the page takes"
+
+
+def test_every_command_of_the_pages_is_one():
+    """It parses: every option, argument and value is known. Nothing is run."""
+    group = typer.main.get_command(app)
+    for page in PAGES:
+        for command in commands(page):
+            name, *arguments = arguments_of(command)
+            assert name in group.commands, command
+            group.commands[name].make_context(name, arguments)
+
+
+def test_other_programs_in_the_pages_are_given_what_they_take():
+    """make has the target, the extra is one of the package's, the script is there and knows the option."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    seen = set()
+    for page in PAGES:
+        for line in (command for program in PROGRAMS if program != "ninscope" for command in commands(page, program)):
+            program, *arguments = shlex.split(line)
+            seen.add(program)
+            if program == "make":
+                assert re.search(rf"^{arguments[0]}:", makefile, flags=re.MULTILINE), line
+            elif program == "pip":
+                assert set(re.findall(r"\[([\w,]+)\]", line)) <= set(extras), line
+            elif program == "python":
+                script = (ROOT / arguments[0]).read_text(encoding="utf-8")
+                assert all(f'"{a}"' in script for a in arguments if a.startswith("--")), line
+            else:
+                assert program == "dask" or line in SET_UP, line  # dask: below
+    assert seen >= {"make", "pip", "python", "dask"}
+
+
+def test_blocks_are_of_a_language_that_is_tested():
+    """Code in a fence of another language would be run by nobody."""
+    for page, text in PAGES.items():
+        languages = set(re.findall(r"^```(\S+)", text, flags=re.MULTILINE))
+        assert languages <= {"python", "toml", "text"} | ({"{eval-rst}"} if "/reference/" in page else set()), page
+
+
+@pytest.mark.parametrize("text", blocks("toml", CLUSTER, *FOLLOWED))
 def test_dag_files_in_the_pages_are_accepted(tmp_path, text):
     (tmp_path / "mine.toml").write_text(text)
     dag = load_dag(tmp_path / "mine.toml")
@@ -265,6 +422,30 @@ def test_the_numbers_of_the_sampling_page_are_measured():
         assert values == [f"{row.alpha0:.3f}", spread, f"{row.width:.3f}", f"{row.emergence:.3f}"]
 
 
+@pytest.mark.slow
+def test_the_numbers_of_the_tutorial_are_measured(demo_folder):
+    """After the page was followed: its run is there."""
+    page = PAGES["docs/tutorial.md"]
+    if not Path("runs/first-conclusion").exists():
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            dag = next(text for kind, text in steps_of("docs/tutorial.md") if kind == "toml")
+            Path("first-conclusion.toml").write_text(dag, encoding="utf-8")
+            run_here("ninscope run first-conclusion.toml", plan_only=False)
+    run = ninscope.open_run("runs/first-conclusion")
+    controls = run.table("controls").set_index("step")[["emergence", "emergence_growth", "emergence_fixed"]]
+    rows = re.findall(r"^\| (\d+) \| (\S+) \| (\S+) \| (\S+) \|$", page, flags=re.MULTILINE)
+    assert [int(step) for step, *_ in rows] == list(controls.index[1:])
+    for step, *values in rows:
+        assert values == [f"{value:.3f}" for value in controls.loc[int(step)]]
+    coupling = run.table("interactions").groupby(["step", "kind"])["coupling"].mean()
+    told = re.search(
+        r"the MLPs \(`mlp`\) have (\S+), values and outputs \(`vo`\) (\S+), and queries\nand keys \(`qk`\) (\S+)\.",
+        page,
+    )
+    assert [f"{coupling[64, kind]:.2f}" for kind in ("mlp", "vo", "qk")] == list(told.groups())
+    assert not (run.table("controls")["verdict"] == "stands").any()
+
+
 def anchors(text: str) -> set[str]:
     """What GitHub calls the headings of a page: lower case, letters, digits, hyphens and underscores, a hyphen for a space."""
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
@@ -302,7 +483,9 @@ def test_anchors_that_code_cites_are_in_the_pages():
         for folder in ("src", "pipeline", "tests", "dags", "benchmarks")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".py", ".toml")
-        for match in re.finditer(r"(docs/[a-z-]+\.md)(?:#([\w-]+))?", path.read_text(encoding="utf-8"))
+        for match in re.finditer(
+            r"(docs/(?:howto/|reference/)?[a-z-]+\.md)(?:#([\w-]+))?", path.read_text(encoding="utf-8")
+        )
     }
     assert {"docs/method.md"} <= {page for page, _ in cited}
     for page, anchor in cited:
@@ -311,8 +494,12 @@ def test_anchors_that_code_cites_are_in_the_pages():
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
-def test_every_page_is_linked_from_the_readme(page):
-    assert page == "README.md" or f"]({page})" in PAGES["README.md"]
+def test_every_page_is_in_the_navigation(page):
+    """docs/index.md, of which the navigation of the built pages is made, and which the README links."""
+    index = PAGES["docs/index.md"]
+    linked = {os.path.normpath(f"docs/{target}") for target in re.findall(r"\]\(([^)#:]+\.md)\)", index)}
+    assert page in linked | {"docs/index.md"}
+    assert "](docs/index.md)" in PAGES["README.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -63,6 +63,10 @@ BaselineOption = Annotated[
     ),
 ]
 
+_COMPARED = (
+    "Source, as SOURCE or SOURCE@REVISION (folder, file of weights, Hub repository); or a run, by folder or name."
+)
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -281,6 +285,51 @@ def bias(
     raise typer.Exit(show_sampling_bias(source, options, figure, as_json, _say))
 
 
+@app.command(short_help="Tell what differs between two checkpoints, or two runs.")
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=_COMPARED)],
+    b: Annotated[str, typer.Argument(metavar="B", help="What to compare with A: another source, or another run.")],
+    nodes_per_layer: Annotated[
+        str | None,
+        typer.Option(
+            "--nodes-per-layer", metavar="N|all", help="Samples of N neurons per layer (default: all neurons)."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Number of samples (default for samples: 10).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the samples (default for samples: 0).")] = None,
+    same_training: Annotated[
+        bool,
+        typer.Option("--same-training", help="Compute E though the two lie in two folders or repositories."),
+    ] = False,
+    trust_unlike_counts: Annotated[
+        bool,
+        typer.Option(
+            "--trust-unlike-counts", help="Compute E even where other layers, or 10 % more or fewer nodes, count."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the values as CSV; `> FILE` stores them.")] = False,
+) -> None:
+    """Tell, in words and in a table, what differs between two checkpoints or models, or between two runs.
+
+    For checkpoints this is how the models are built, alpha0 and width, E of B against A, norms, and the matrices that changed
+    most; for runs it is parameters, versions, checkpoints, and the values of tables.
+    """
+    from ninscope_pipeline.compare_command import compare_two
+    from ninscope_pipeline.measure_command import Output, parsed_nodes
+
+    options = {
+        "nodes_per_layer": parsed_nodes(nodes_per_layer),
+        "samples": samples,
+        "seed": seed,
+        "same_training": same_training,
+        "trust_unlike_counts": trust_unlike_counts,
+    }
+    raise typer.Exit(compare_two(a, b, options, Output(as_json, as_csv)))
+
+
 @app.command(short_help="Run an experiment: analyses, tables, figures.")
 def run(
     dag: Annotated[
@@ -340,6 +389,27 @@ def status(
     for line in lines:
         _say(line)
     raise typer.Exit(bool(lines))
+
+
+@app.command(short_help="Write one page of a run, or of several, to read in a browser.")
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or their names in ./runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The page (default: report.html in the run's folder; of several runs in the current folder).",
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="FOLDER", help="Also write every chart as an SVG file there.")
+    ] = None,
+) -> None:
+    """Write one self-contained page: what the numbers say, interactive charts, every table. It needs no network."""
+    from ninscope_pipeline.report_command import write_report
+
+    raise typer.Exit(write_report(runs, out, figures, _say))
 
 
 @app.command(short_help="List runs: state, size, last use.")

@@ -16,6 +16,7 @@ from rich.table import Table
 from ninscope.auditing import COLUMNS
 from ninscope.checkpoints.audit import Finding, verdict
 from ninscope.checkpoints.hub.traffic import Fetched
+from ninscope.comparison import Comparison
 from ninscope.errors import RequestError
 from ninscope.measured_rows import Measured
 from ninscope.progress import counting
@@ -282,6 +283,47 @@ def show_bias(source: str, table: "pd.DataFrame") -> None:
     for warning, rows in table[table["warning"] != ""].groupby("warning", sort=False):
         sizes = ["all" if pd.isna(size) else str(size) for size in rows["nodes_per_layer"]]
         print(f"warning: {', '.join(sizes)} neurons per layer: {warning}")
+
+
+MOST_DETAILS = 10  # rows of details that a terminal shows
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """The words, then what differs, one row each, then the first details."""
+    print(f"A: {comparison.a}\nB: {comparison.b}")
+    for text in comparison.words:
+        print(text)
+    if comparison.same:
+        return
+    differing = [value for value in comparison.values if value.differs]
+    if differing:
+        table = Table(title="what differs")
+        _add_columns(table, "left", "topic", "name")
+        _add_columns(table, "right", "A", "B", "difference")
+        for value in differing:
+            cells = (_cell(entry) for entry in (value.a, value.b, value.difference))
+            table.add_row(value.topic, escape(value.name), *cells)
+        _print_whole(table)
+    details = [
+        row for row in comparison.detail_rows if row.get("differing", 1)
+    ]  # of runs, columns that are alike are many
+    if details:
+        columns = [name for name in comparison.detail_columns if any(row[name] != "" for row in details)]
+        table = Table(title="details")
+        for column in columns:
+            _add_columns(table, "left" if isinstance(details[0][column], str) else "right", column.replace("_", " "))
+        for row in details[:MOST_DETAILS]:
+            table.add_row(*(_cell(row[column]) for column in columns))
+        _print_whole(table)
+        if len(details) > MOST_DETAILS:
+            print(f"details: {MOST_DETAILS} of {len(details)} rows; --json has all")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return _number(_or_none(value), ".4g")
+    text = "-" if value is None else f"{value:,}" if type(value) is int else str(value)
+    return escape(text if len(text) <= 44 else f"{text[:20]} ... {text[-20:]}")
 
 
 def _add_columns(table: Table, side: Side, *names: str) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from ninscope_pipeline.stages.stage import Stage
+
 STAGE = "figures"  # as which a run tells of them
 VERSION = 5
 DEFAULT_FORMATS = ("png",)
@@ -55,6 +57,11 @@ class FigureTables:
     def table(self, name: str) -> "pd.DataFrame":
         """The rows that come from [analysis] itself: no variant's, and networks as one."""
         return of_analysis(self.tables[name])
+
+    @property
+    def every_stage(self) -> "list[Stage]":
+        """Every stage there is, in their order."""
+        return list(stages().values())
 
     @cached_property
     def models(self) -> list[ModelTables]:

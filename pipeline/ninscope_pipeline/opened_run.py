@@ -81,6 +81,7 @@ class Run(Shown):
 
     @property
     def figures(self) -> list[Path]:
+        """Files of the figures that were drawn, in the order of their names."""
         return sorted(path for path in self._folder.figures.glob("*") if path.suffix[1:] in FORMATS)
 
     def table(self, name: str) -> pd.DataFrame:

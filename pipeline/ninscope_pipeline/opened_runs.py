@@ -1,6 +1,5 @@
 """Several runs side by side, for Python: each table with a column that says of which run a row is."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +8,11 @@ import pandas as pd
 
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
-from ninscope.report.page.parts import PageTables
 from ninscope.shown import Shown
 from ninscope_pipeline.opened_run import Run, open_run
 from ninscope_pipeline.run_folders import name_of
 from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.storing.runfolder import RunFolder
-from ninscope_pipeline.tables import all_tables, empty_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,28 +97,6 @@ def open_runs(paths: Mapping[str, str | Path] | Iterable[str | Path]) -> Runs:
     return Runs({name: open_run(path) for name, path in named})
 
 
-def page_tables(runs: Mapping[str, Run]) -> PageTables:
-    """Every table of runs by name, with the columns `run` and `label` first, for report.html.
-
-    The tables of each run are those of one set, even if it writes others meanwhile. Where all runs are older than a table, it
-    has no rows. Raises RequestError where a table is damaged; StoreError.
-    """
-    read: dict[str, dict[str, pd.DataFrame]] = {name: {} for name in all_tables()}
-    for run, opened in runs.items():
-        with RunFolder(opened.path).unchanging("tables"):
-            for name in opened.tables:
-                read.setdefault(name, {})[run] = opened.table(name)
-    tables = {name: together(of_runs or dict.fromkeys(runs, empty_table(name))) for name, of_runs in read.items()}
-    keys = ["run", "suite", "model"]
-    models = tables["checkpoints"][keys].drop_duplicates(ignore_index=True)
-    models.insert(1, "label", pd.Series(_labels(models), dtype="string"))
-    labelled = {
-        name: models.merge(table, on=keys, how="right")[["run", "label", *table.columns[1:]]]
-        for name, table in tables.items()
-    }
-    return PageTables(labelled, models["label"].tolist())
-
-
 def together(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A table of several runs, by their names, below each other; columns that an older run lacks are empty there."""
     types = {column: dtype for table in tables.values() for column, dtype in table.dtypes.items()}
@@ -136,13 +111,3 @@ def together(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _empty(table: pd.DataFrame, dtype: Any) -> pd.Series:
     return pd.Series(index=table.index, dtype=dtype)
-
-
-def _labels(models: pd.DataFrame) -> list[str]:
-    """What each model of a run is called beside the others: its name, with suite and run where two have one of that name."""
-    names = [
-        (model, f"{suite}/{model}", f"{run}: {model}", f"{run}: {suite}/{model}")
-        for run, suite, model in models[["run", "suite", "model"]].itertuples(index=False)
-    ]
-    counts = [Counter(column) for column in zip(*names, strict=True)]
-    return [next(name for name, count in zip(of_model, counts, strict=True) if count[name] == 1) for of_model in names]

@@ -23,9 +23,8 @@ from ninscope_pipeline.plan import CheckpointId, Plan, Request, jobs_to_run, mak
 from ninscope_pipeline.replacing import replaced_results
 from ninscope_pipeline.request.analyses import SAMPLED
 from ninscope_pipeline.request.dagfile import Dag
-from ninscope_pipeline.request.evaluations import Evaluation, read_evaluations
-from ninscope_pipeline.request.models import ModelSection
-from ninscope_pipeline.request.trainer_state import trainer_losses
+from ninscope_pipeline.request.evaluations.reading import read_evaluations
+from ninscope_pipeline.request.evaluations.settling import settled
 from ninscope_pipeline.results import checkpoint_results
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import JobId
@@ -60,7 +59,7 @@ class PreparedRun:
     """A run that is ready to start; nothing has been written yet.
 
     tables, figures: whether they must be made again. replaces: whose results in the folder they would replace, where these are
-    another experiment's; else empty.
+    another experiment's; else empty. notes: what is to be said of the results that come with the models.
     """
 
     dag: Dag
@@ -70,6 +69,7 @@ class PreparedRun:
     tables: bool
     figures: bool
     replaces: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def located(self) -> list[Located]:
@@ -91,19 +91,16 @@ def prepare(dag: Dag, runs_dir: Path, client: "Client | None" = None) -> Prepare
         folder = RunFolder(runs_dir.expanduser().resolve() / dag.name)
     except (OSError, RuntimeError) as error:  # an unknown user's home
         raise RequestError(f"{runs_dir}: no such folder ({error}); give another --runs-dir") from None
-    evaluations = [_evaluations(model) for model in dag.all_models()]
+    models = dag.all_models()
+    read = read_evaluations(models)
     surveyed = survey(dag, folder, client)
-    plan = make_plan(dag, surveyed.located, evaluations, folder)
+    results = settled(models, read.evaluations, surveyed.located)
+    plan = make_plan(dag, surveyed.located, results.evaluations, folder)
     key = tables_key(plan.request)
     tables = not is_current(folder, folder.tables, key)
     figures = tables or not is_current(folder, folder.figures, figures_key(key, dag.figures.formats))
     replaces = replaced_results(folder, dag, surveyed.located) if tables else ""
-    return PreparedRun(dag, folder, surveyed, plan, tables, figures, replaces)
-
-
-def _evaluations(model: ModelSection) -> tuple[Evaluation, ...]:
-    """The results that come with a model: those of its file, or else what its training logged."""
-    return trainer_losses(model.source) if model.evaluations is None else read_evaluations(model.evaluations)
+    return PreparedRun(dag, folder, surveyed, plan, tables, figures, replaces, (*read.notes, *results.notes))
 
 
 def start(prepared: PreparedRun) -> None:

@@ -69,7 +69,7 @@ def _run(dag: Dag, runs_dir: Path, client: "Client | None", dry_run: bool, repla
     with display.working(f"finding the checkpoints of {dag.name}"), counted() as listing:
         prepared = prepare(dag, runs_dir, client)
     listed = prepared.listed
-    for note in prepared.survey.notes:
+    for note in (*prepared.survey.notes, *prepared.notes):
         say(note)
     if dry_run:
         with display.working(f"estimating how much {dag.name} would fetch"):

@@ -57,14 +57,18 @@ _OWN = (
         {"content_sha256": "string", "parameters": "Int64", "status": "string", "message": "string", "bytes": "Int64"},
         _checkpoint_rows,
     ),
-    Table("benchmarks", {"task": "string", "metric": "string", "value": "float64"}, _benchmark_rows),
+    Table(
+        "benchmarks",
+        {"task": "string", "metric": "string", "value": "float64", "stderr": "float64", "n_shot": "Int64"},
+        _benchmark_rows,
+    ),
 )
 
 
 def all_tables() -> dict[str, Table]:
-    """Every table of a run by name: those of no stage, then those of the stages."""
+    """Every table of a run by name, in the order in which they are made: those of no stage, of stages, and from other tables."""
     tables = (*_OWN, *(table for stage in stages().values() for table in stage.tables))
-    return {table.name: table for table in tables}
+    return {table.name: table for table in sorted(tables, key=lambda table: table.from_others)}
 
 
 def tables_key(request: Request) -> str:

@@ -46,6 +46,7 @@ class Measured(Shown):
 
     @property
     def width(self) -> float:
+        """Heterogeneity of the spectrum; NaN where there is none."""
         return math.nan if self.spectrum is None else self.spectrum.width
 
     def facts(self) -> dict[str, object]:

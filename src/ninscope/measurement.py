@@ -79,30 +79,37 @@ class Measurement(Shown):
 
     @property
     def q(self) -> np.ndarray:
+        """Orders of the moments, float64 [n]."""
         return self.samples[0].q
 
     @property
     def tau(self) -> np.ndarray:
+        """Mass exponent at every q, float64 [n]."""
         return self._mean("tau")
 
     @property
     def alpha(self) -> np.ndarray:
+        """Lipschitz-Hölder exponents, float64 [n], or [n - 1] by forward differences."""
         return self._mean("alpha")
 
     @property
     def f(self) -> np.ndarray:
+        """Multifractal spectrum at every alpha, float64 like alpha."""
         return self._mean("f")
 
     @property
     def r2(self) -> np.ndarray:
+        """R^2 of ln Z_q on ln(r/d) for every q, float64 [n]."""
         return self._mean("r2")
 
     @property
     def alpha0(self) -> float:
+        """Regularity: alpha at the largest f."""
         return float(self._mean("alpha0"))
 
     @property
     def width(self) -> float:
+        """Heterogeneity: the largest alpha less the smallest."""
         return float(self._mean("width"))
 
     @property
@@ -117,10 +124,12 @@ class Measurement(Shown):
 
     @property
     def r2_mass_mean(self) -> float:
+        """R^2 of ln N_i(r) on ln r, the mean over the nodes that count."""
         return float(self._mean("r2_mass_mean"))
 
     @property
     def r2_partition(self) -> float:
+        """R^2 of ln Z_q on ln(r/d), the mean over q without 0."""
         return float(self._mean("r2_partition"))
 
     @property
@@ -157,6 +166,7 @@ class Measurement(Shown):
 
     @property
     def nodes(self) -> int:
+        """Nodes of one network, whether they count or not."""
         return self.network_nodes
 
     @property

@@ -12,7 +12,7 @@ from ninscope.architectures.layout import parts_of
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError
-from ninscope.exact.whole import exact_analysis, uncounted_layers
+from ninscope.exact.whole import Passenger, exact_analysis, uncounted_layers
 from ninscope.locating import (
     LocatedRevision,
     Wiring,
@@ -116,14 +116,18 @@ def measured_network(
     threads: int = 1,
     layers: bool = True,
     models: tuple[str, ...] = (),
+    passenger: Passenger | None = None,
 ) -> Measurement:
     """The spectra of a checkpoint's network, exact or of samples, as the parameters ask. Raises CheckpointError.
 
     layers: False leaves out the statistics of node layers, a tenth of the time of a small checkpoint. models: as in Origin.
+    passenger: sees every weight that an exact analysis of single layers reads.
     """
     if parameters.exact:
         whole = directed(network, parameters.direction)
-        measurement = exact_measurement(exact_analysis(whole, parameters, threads, statistics=layers))
+        measurement = exact_measurement(
+            exact_analysis(whole, parameters, threads, statistics=layers, passenger=passenger)
+        )
     else:
         measurement = analyse_network(sample_network(network, parameters), parameters)
     message = joined_clauses(network.note, measurement.message)

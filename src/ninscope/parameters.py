@@ -112,6 +112,7 @@ class Parameters(Shown):
 
     @property
     def exact(self) -> bool:
+        """Whether every neuron is taken, and no sample is drawn."""
         return self.nodes_per_layer == ALL
 
     @property
@@ -133,6 +134,7 @@ class Parameters(Shown):
 
     @property
     def integer_radii(self) -> IntegerRadii:
+        """The grid of whole distances up to max_distance."""
         return IntegerRadii(self.transfer, float(self.max_distance))
 
     def log_radii(self, radii: Radii) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""How messages speak of several things."""
+"""How messages speak of several things, and write numbers for readers."""
 
+import math
 from collections.abc import Sequence
 
 
@@ -22,3 +23,28 @@ def outer_names(names: Sequence[str]) -> str:
 def of_number(number: int, one: str, several: str = "") -> str:
     """ "1 checkpoint", "3 checkpoints"; several: the plural, where it is not that with an s."""
     return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def number(value: float) -> str:
+    """Three digits that count, never an exponent above 1e-6: "1.09", "0.0000396", "12,300", "0"."""
+    if not math.isfinite(value) or value == 0:
+        return "0" if value == 0 else "not known"
+    size = math.floor(math.log10(abs(value)))
+    if size < -6:
+        return f"{value:.2e}"
+    return f"{round(value, 2 - size):,.{max(0, 2 - size)}f}"
+
+
+def interval(low: float, high: float) -> str:
+    """ "interval from 0.236 to 1.03" """
+    return f"interval from {number(low)} to {number(high)}"
+
+
+def includes_zero(low: float, high: float) -> bool:
+    """Whether an interval reaches 0; an unknown one does not."""
+    return low <= 0 <= high
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c" """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

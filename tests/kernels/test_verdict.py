@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ninscope.multifractal.verdict import Bounds, null_band, verdict, verdicts
+from ninscope.multifractal.verdict import Bounds, Verdict, null_band, verdict, verdicts
 
 BEYOND = Bounds(interval_low=0.4, null_high=0.6, growth_high=0.7, control_spread=0.1)
 NAMES = {
@@ -68,3 +68,10 @@ def test_rows_of_tables_are_joined_by_revision():
     assert told["step0"].unknown == ("growth of norms",)
     assert verdicts(emergence, controls, nulls)["step8"].unknown == ("control trainings",)
     assert verdicts(emergence, controls, [], 0.1)["step8"].unknown == ("the null models",)
+
+
+@pytest.mark.parametrize("fails", [(), ("its interval",), ("its interval", "growth of norms")])
+@pytest.mark.parametrize("unknown", [(), ("the null models", "control trainings")])
+def test_a_verdict_is_read_from_its_text(fails, unknown):
+    told = Verdict(fails, unknown)
+    assert Verdict.parse(str(told)) == told

@@ -8,7 +8,13 @@ from pathlib import Path
 
 # Files, and of some only these functions. Names that a checkout does not have are passed over, so that one table serves
 # checkouts from before and after a move; `files_of` refuses a checkout where one of the folders is empty.
-FOLDERS = ("src/ninscope/exact", "src/ninscope/multifractal", "src/ninscope/networks")
+FOLDERS = (
+    "src/ninscope/exact",
+    "src/ninscope/interaction",
+    "src/ninscope/multifractal",
+    "src/ninscope/networks",
+    "src/ninscope/weights",
+)
 WHOLE_FILES = ("src/ninscope/checkpoints/audit.py",)
 FUNCTIONS = {
     "src/ninscope/measuring.py": ("with_emergence", "otherwise_wired"),
@@ -19,8 +25,10 @@ FUNCTIONS = {
 TESTS = (
     "tests/kernels/test_*.py",
     "tests/exact/test_*.py",
+    "tests/interaction/test_*.py",
     "tests/networks/test_*.py",
     "tests/multifractal/test_*.py",
+    "tests/weights/test_*.py",
     "tests/checkpoints/test_audit*.py",
     "tests/pipeline/test_guard_measure*.py",
     "tests/test_measuring*.py",

@@ -1,5 +1,6 @@
 """The mutation tool: which mutants there are, that a sample stays the same, that a mutant takes effect."""
 
+import gc
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from modes import JIT
 pytest.importorskip("cosmic_ray", reason="make mutants installs it")
 
 from mutation.mutants import Mutant, mutants_of, mutated_source, sample_of
-from mutation.targets import FOLDERS, OPERATORS
+from mutation.targets import FOLDERS, OPERATORS, files_of
 from mutation.transplant import NeedsImport, callers, changed_code, kernels, live_functions, transplant
 
 SOURCE = '''"""A module."""
@@ -76,6 +77,13 @@ def test_a_sample_is_the_same_after_a_move_and_changes_with_the_changed_lines_al
     assert [m.name for m in sample_of(tmp_path / "before", 5, seed=1)[0]] != [m.name for m in sample]
 
 
+def test_every_folder_with_compiled_science_is_mutated():
+    root = Path(__file__).parents[2]
+    folders = {path.parent for path in (root / "src").rglob("*.py") if "@njit" in path.read_text(encoding="utf-8")}
+    mutated = {(root / name).parent for name in files_of(root)}
+    assert folders - mutated == {root / "src" / "ninscope" / "neurons" / "memel"}  # needs torch
+
+
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     path = tmp_path / "mutated_module.py"
@@ -85,6 +93,15 @@ def module(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mutated_module", module)
     exec(compile(SOURCE, str(path), "exec"), vars(module))
     return module
+
+
+def test_what_is_frozen_is_found_too(module):
+    """conftest.py freezes all that was imported once tests are collected."""
+    gc.freeze()
+    assert {kernel.py_func.__name__ for kernel in kernels("mutated_module")} == {"twice", "twice_and_one"}
+    gc.freeze()
+    names_of = {function.__name__ for function in live_functions("mutated_module")}
+    assert names_of == {"twice", "twice_and_one", "shares"}
 
 
 def mutant(operator: str, definition: str) -> Mutant:

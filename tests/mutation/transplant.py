@@ -49,16 +49,22 @@ def live_functions(package: str) -> list[FunctionType]:
     """Every function that was defined in a module of a package, compiled kernels' and properties' too."""
     return [
         function
-        for function in gc.get_objects()
+        for function in _alive()
         if type(function) is FunctionType and (function.__module__ or "").split(".")[0] == package
     ]
+
+
+def _alive() -> list[object]:
+    """Every object; those that conftest.py froze after collection, which are all that was imported, would be left out."""
+    gc.unfreeze()
+    return gc.get_objects()
 
 
 def kernels(package: str) -> list[Dispatcher]:
     """Every compiled function of a package."""
     return [
         kernel
-        for kernel in gc.get_objects()
+        for kernel in _alive()
         if isinstance(kernel, Dispatcher) and kernel.py_func.__module__.split(".")[0] == package
     ]
 

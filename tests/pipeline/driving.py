@@ -78,6 +78,7 @@ def write_dag(path: Path, *sources: Path, **changes) -> Path:
             "controls",
             "scaling",
             "weights",
+            "correlations",
             "execution",
             "cluster",
         ):

@@ -1,4 +1,4 @@
-"""ninscope.open_runs: tables and queries of several runs side by side; what the page is made from."""
+"""ninscope.open_runs: tables and queries of several runs side by side."""
 
 import numpy as np
 import pandas as pd
@@ -7,9 +7,7 @@ from matplotlib.figure import Figure
 
 import ninscope
 from ninscope.errors import RequestError
-from ninscope_pipeline.opened_runs import page_tables
-from ninscope_pipeline.storing.runfolder import RunFolder
-from ninscope_pipeline.tables import all_tables, empty_table, parquet_bytes
+from ninscope_pipeline.tables import empty_table, parquet_bytes
 
 STEPS = (0, 1, 8)
 
@@ -96,59 +94,11 @@ def test_lines_are_drawn_by_run(folders):
     assert [list(line.get_ydata()) for line in axes.lines] == [[2.0, 2.5, 3.0]]
 
 
-def test_the_page_has_every_table_with_run_and_label(folders):
-    runs = {folder.name: ninscope.open_run(folder) for folder in folders}
-    page = page_tables(runs)
-    assert page.labels == ("first: m", "second: m", "n")
-    assert set(page.tables) == set(all_tables())
-    for name, table in page.tables.items():
-        assert list(table)[:2] == ["run", "label"]
-        assert set(table) == {"run", "label", *empty_table(name).columns}
-    labels = page.tables["emergence"][["run", "model", "label"]].drop_duplicates()
-    assert labels.to_numpy().tolist() == [
-        ["first", "m", "first: m"],
-        ["second", "m", "second: m"],
-        ["second", "n", "n"],
-    ]
-    assert page.table("emergence")["emergence"].tolist() == [0.0, 0.5, 1.0, *[2.0, 2.5, 3.0] * 2]
-    assert page.tables["controls"]["label"].tolist() == ["n"] * 3
-    assert len(page.every_row("weights")) == 0
-
-
-def test_labels_say_no_more_than_it_takes(tmp_path):
-    one = ninscope.open_run(write_run(tmp_path / "one", ["m", "n"]))
-    assert page_tables({"one": one}).labels == ("m", "n")
-    other = ninscope.open_run(write_run(tmp_path / "other", ["m"], suite="t"))
-    assert page_tables({"one": one, "other": other}).labels == ("s/m", "n", "t/m")
-    both = tmp_path / "both"
-    write_run(both, ["m"])
-    twice = pd.concat([rows("checkpoints", "m", suite, status="ok") for suite in "st"])
-    (both / "tables" / "checkpoints.parquet").write_bytes(parquet_bytes(twice))
-    runs = {"one": one, "both": ninscope.open_run(both)}
-    assert page_tables(runs).labels == ("one: m", "n", "both: s/m", "t/m")
-
-
-def test_a_run_without_tables_has_no_rows(tmp_path):
+def test_a_run_without_tables_says_so(tmp_path):
     (tmp_path / "empty" / "tables").mkdir(parents=True)
     (tmp_path / "empty" / "run.toml").write_text("")
-    page = page_tables({"empty": ninscope.open_run(tmp_path / "empty")})
-    assert page.labels == ()
-    assert all(table.empty for table in page.tables.values())
     with pytest.raises(RequestError, match="their tables: none yet, since no run has finished"):
         ninscope.open_runs([tmp_path / "empty"]).table("emergence")
-
-
-def test_the_tables_of_a_page_are_of_one_set(folders, monkeypatch):
-    held = []
-    unchanging = RunFolder.unchanging
-
-    def noted(folder, name):
-        held.append((folder.root.name, name))
-        return unchanging(folder, name)
-
-    monkeypatch.setattr(RunFolder, "unchanging", noted)
-    page_tables({folder.name: ninscope.open_run(folder) for folder in folders})
-    assert held == [("first", "tables"), ("second", "tables")]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ninscope.errors import RequestError
 from ninscope.multifractal.emergence import MAX_REPLICATES, MIN_REPLICATES, Bootstrap
 from ninscope_pipeline.request.analyses import Analysis, AnalysisSection, VariantSection, analyses
 from ninscope_pipeline.request.cluster import Cluster
-from ninscope_pipeline.request.models import REVISIONS, ModelSection, Name, Strict, SuiteSection
+from ninscope_pipeline.request.models import REVISIONS, Evaluations, ModelSection, Name, Strict, SuiteSection
 from ninscope_pipeline.request.toml_files import read_toml
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import Stage
@@ -105,6 +105,11 @@ class Dag(Strict):
             raise ValueError(f"the stage {stage.name} has no section in a DAG file")
         return getattr(self, stage.section.key, stage.section.default)
 
+    @property
+    def every_stage(self) -> list[Stage]:
+        """Every stage there is, in their order: a stage that asks what others have cannot import the list that it stands in."""
+        return list(stages().values())
+
     def analyses(self) -> tuple[Analysis, ...]:
         """What is measured of every checkpoint, with the description of models of no known family."""
         with_matrices = any(stage.needs_matrices(self) for stage in stages().values())
@@ -170,7 +175,11 @@ def load_dag(path: Path) -> Dag:
     except ValidationError as error:
         raise RequestError(f"{path}: {_first_error(error, raw)}") from None
     models = [_resolved(model, path.parent) for section in dag.models for model in section.single_models()]
-    return dag.model_copy(update={"models": models})
+    suites = [
+        suite.model_copy(update={"evaluations": _absolute_paths(suite.evaluations, path.parent)})
+        for suite in dag.suites
+    ]
+    return dag.model_copy(update={"models": models, "suites": suites})
 
 
 def dag_written_in(folder: RunFolder) -> Dag:
@@ -195,9 +204,15 @@ def _resolved(model: ModelSection, folder: Path) -> ModelSection:
         update={
             "source": _path_or_repository(model.source, folder),
             "base": None if model.base is None else _path_or_repository(model.base, folder),
-            "evaluations": None if model.evaluations is None else str(_absolute(model.evaluations, folder)),
+            "evaluations": _absolute_paths(model.evaluations, folder),
         }
     )
+
+
+def _absolute_paths(evaluations: Evaluations | None, folder: Path) -> Evaluations | None:
+    if isinstance(evaluations, list):
+        return [str(_absolute(path, folder)) for path in evaluations]
+    return None if evaluations is None else str(_absolute(evaluations, folder))
 
 
 def _path_or_repository(source: str, folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -58,6 +58,37 @@ class RevisionsKey(Strict):
 AnyRevisions = Literal["all"] | str | list[Annotated[str, Field(min_length=1)]] | RevisionsKey
 
 
+# Where results lie: one place or several.
+Evaluations = str | list[str]
+_SIZE = re.compile(r"(?<![A-Za-z0-9.])[0-9]+(?:\.[0-9]+)?[KMBT](?![A-Za-z0-9])", re.IGNORECASE)
+
+
+def paths_of(evaluations: Evaluations | None) -> tuple[str, ...]:
+    """Every path of a key `evaluations`."""
+    return () if evaluations is None else (evaluations,) if isinstance(evaluations, str) else tuple(evaluations)
+
+
+def _checked_evaluations(value: Evaluations | None) -> Evaluations | None:
+    """Raises ValueError where no path is named, or one twice."""
+    paths = paths_of(value)
+    if value is not None and (not all(paths) or not paths or len(set(paths)) < len(paths)):
+        raise ValueError("name a file, a folder or a pattern, or several of them in a list, each once")
+    return value
+
+
+def _for_model(evaluations: Evaluations | None, model: str) -> Evaluations | None:
+    """The paths with {model} and {size} replaced. Raises ValueError: the name has no size."""
+    size = _SIZE.search(model)
+    if size is None and any("{size}" in path for path in paths_of(evaluations)):
+        raise ValueError(
+            f"evaluations has {{size}}, and the model's name {model!r} has no size, such as 70m; write it out"
+        )
+    paths = [
+        path.replace("{model}", model).replace("{size}", size.group() if size else "") for path in paths_of(evaluations)
+    ]
+    return None if evaluations is None else paths[0] if isinstance(evaluations, str) else paths
+
+
 def _checked_revisions(value: AnyRevisions) -> AnyRevisions:
     """Raises ValueError for what no revision can be."""
     if isinstance(value, list) and (not value or len(set(value)) != len(value)):
@@ -73,9 +104,9 @@ def _checked_revisions(value: AnyRevisions) -> AnyRevisions:
 class ModelSection(Strict):
     """One model's checkpoints, or with `seeds` one a seed, {seed} in `model` and `source` being replaced.
 
-    evaluations: a CSV of losses or benchmark results by revision, shown beside E. base: the checkpoints are LoRA adapters, and
-    each is merged into this model, at base_revision (`open_source`). baseline: what E compares with: a revision or a step among
-    `revisions`, or "first".
+    evaluations: files, folders or patterns of losses and benchmark results, shown beside E. base: the checkpoints are LoRA
+    adapters, and each is merged into this model, at base_revision (`open_source`). baseline: what E compares with: a revision or
+    a step among `revisions`, or "first".
     """
 
     suite: Name
@@ -83,12 +114,13 @@ class ModelSection(Strict):
     source: str = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
     revisions: AnyRevisions = "all"
-    evaluations: str | None = None
+    evaluations: Evaluations | None = None
     base: Annotated[str, Field(min_length=1)] | None = None
     base_revision: Annotated[str, Field(min_length=1)] | None = None
     baseline: Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)] | None = None
 
     _revisions = field_validator("revisions")(_checked_revisions)
+    _evaluations = field_validator("evaluations")(_checked_evaluations)
 
     @field_validator("model")
     @classmethod
@@ -117,14 +149,24 @@ class ModelSection(Strict):
     def single_models(self) -> Iterator["ModelSection"]:
         """Itself, or one model a seed."""
         for seed in self.seeds or ():
-            replaced = {
+            replaced: dict[str, Any] = {
                 name: value.replace(SEED, str(seed))
-                for name in ("model", "source", "evaluations", "base", "base_revision", "baseline")
+                for name in ("model", "source", "base", "base_revision", "baseline")
                 if isinstance(value := getattr(self, name), str)
             }
+            paths = [path.replace(SEED, str(seed)) for path in paths_of(self.evaluations)]
+            if self.evaluations is not None:
+                replaced["evaluations"] = _for_model(
+                    paths[0] if isinstance(self.evaluations, str) else paths, replaced["model"]
+                )
             yield self.model_copy(update=replaced | {"seeds": None})
         if self.seeds is None:
-            yield self
+            yield self.model_copy(update={"evaluations": _for_model(self.evaluations, self.model)})
+
+    @property
+    def evaluation_paths(self) -> tuple[str, ...]:
+        """Where its results lie; none where the key is left out."""
+        return paths_of(self.evaluations)
 
     def opened(self) -> Source:
         """Where the checkpoints are. Raises RequestError."""
@@ -168,11 +210,17 @@ def _named(source: Source, selection: RevisionSelection) -> list[str]:
 
 
 class SuiteSection(Strict):
-    """A published suite: its models, or some of them, at its revisions, or some of them."""
+    """A published suite: its models, or some of them, at its revisions, or some of them.
+
+    evaluations: where the results of all of them lie.
+    """
 
     preset: Literal["pythia", "pythia-deduped", "polypythias", "olmo", "olmo-2"]
     models: list[str] | None = Field(default=None, min_length=1)
     revisions: RevisionsKey | None = None
+    evaluations: Evaluations | None = None
+
+    _evaluations = field_validator("evaluations")(_checked_evaluations)
 
     @model_validator(mode="after")
     def _known_models(self) -> "SuiteSection":
@@ -190,7 +238,13 @@ class SuiteSection(Strict):
         for repository in suite.repositories:
             name = repository.split("/")[1]
             if self.models is None or name in self.models:
-                yield ModelSection(suite=suite.name, model=name, source=repository, revisions=self._revisions_of(suite))
+                yield ModelSection(
+                    suite=suite.name,
+                    model=name,
+                    source=repository,
+                    revisions=self._revisions_of(suite),
+                    evaluations=_for_model(self.evaluations, name),
+                )
 
     def _revisions_of(self, suite: suites.PublishedSuite) -> RevisionsKey:
         """The suite's own, or those of them that the section asks for."""

@@ -17,7 +17,7 @@ from ninscope_pipeline.stages.model_runs.planning import (
     refuse_two_meanings,
 )
 from ninscope_pipeline.stages.model_runs.sections import Layers, ModelRunSection, check_tasks_differ, with_paths
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Stage, Table
+from ninscope_pipeline.stages.stage import Fetch, Job, Measures, Row, Section, Stage, Table
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ninscope.neurons.phi import PhiSummary
     from ninscope.neurons.tasks.task import Base, Task
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -84,6 +85,11 @@ class ActivationsStage(Stage[ModelRun[Looking]]):
         for task, rows in tables.table("activations").groupby("task", sort=False):
             yield f"{task}-activations.png", activations_figure(rows, tables.table("checkpoints"), str(task))
 
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.activations_part import activations_parts
+
+        yield from activations_parts(tables)
+
     def problems(self, run: "Run") -> list[str]:
         return failed_runs(run, "activations", lambda row: "")
 
@@ -126,6 +132,7 @@ ActivationsStage.tables = (
             "message": "string",
         },
         _rows,
+        (Measures({name: name for name in ("phi_mean", "phi_p99")}, {"layer": "all"}, by=("task",)),),
     ),
 )  # fmt: skip
 ACTIVATIONS = ActivationsStage()

@@ -25,7 +25,7 @@ from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table, failed_rows
+from ninscope_pipeline.stages.stage import Fetch, Job, Measures, Row, Section, Table, failed_rows
 from ninscope_pipeline.stages.weights_stored import WEIGHTS, stored_rms, weights_key
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -33,6 +33,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -159,6 +160,11 @@ class ControlsStage(WeightsStage[ControlsWork]):
             controls = model.table("controls")
             if len(controls):
                 yield f"{model.stem}-controls.png", controls_figure(controls, model.name)
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.controls_part import controls_parts
+
+        yield from controls_parts(tables)
 
     def problems(self, run: "Run") -> list[str]:
         return failed_rows(run, "controls", "controls")
@@ -307,6 +313,10 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below > 0 else math.nan
 
 
+_MEASURES = (
+    "emergence_growth", "emergence_fixed", "alpha0_ratio", "width_ratio", "alpha0_unit", "width_unit", "structure",
+)  # fmt: skip
+
 ControlsStage.tables = (
     Table(
         "controls",
@@ -321,6 +331,7 @@ ControlsStage.tables = (
             "verdict": "string",
         },
         _rows,
+        (Measures({name: name for name in _MEASURES}),),
     ),
 )  # fmt: skip
 CONTROLS = ControlsStage()

@@ -14,7 +14,7 @@ from ninscope.wording import joined_clauses
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.measurements import SUMMARY, stored_measurement
-from ninscope_pipeline.stages.stage import Job, Row, Stage, Table
+from ninscope_pipeline.stages.stage import Job, Measures, Row, Stage, Table
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import EmergenceSection
@@ -146,6 +147,15 @@ class EmergenceStage(Stage[EmergenceWork]):
                 yield name, ablations_figure(whole, model.name)
         if len(tables.models) > 1:
             yield "emergence.png", comparison_figure(tables.table("emergence"))
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.benchmarks_part import benchmarks_parts
+        from ninscope.report.page.emergence_part import emergence_parts
+        from ninscope.report.page.parts_part import parts_parts
+
+        yield from emergence_parts(tables)
+        yield from parts_parts(tables)
+        yield from benchmarks_parts(tables)
 
 
 def emergence_key(work: EmergenceWork) -> str:
@@ -302,6 +312,7 @@ EmergenceStage.tables = (
             "warning": "string", "variant": "string", "part": "string", "baseline": "string",
         },
         _rows,
+        (Measures({"emergence": "emergence", "alpha0": "alpha0", "width": "width"}, {"part": ALL_PARTS}),),
     ),
 )  # fmt: skip
 EMERGENCE = EmergenceStage()

@@ -41,6 +41,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
 
@@ -205,6 +206,11 @@ class ExactStage(WeightsStage[ExactWork]):
             if degrees["p50"].notna().any():  # not of samples alone, nor of radii that bound no distance
                 yield f"{model.stem}-degrees.png", degrees_figure(degrees, model.name)
                 yield f"{model.stem}-kurtosis.png", kurtosis_figure(degrees, model.name)
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.degrees_part import degrees_parts
+
+        yield from degrees_parts(tables)
 
     def clear(self, store: ArtefactStore, jobs: Sequence[Job[ExactWork]], alone: bool) -> None:
         """Parts that nobody will add up: of analyses that are done, or that are not asked for any more.

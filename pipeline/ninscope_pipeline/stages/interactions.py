@@ -18,7 +18,7 @@ from ninscope.wording import joined_clauses
 from ninscope_pipeline.located import reading_outcome
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, configuration_digest, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table
+from ninscope_pipeline.stages.stage import Fetch, Job, Measures, Row, Section, Table
 from ninscope_pipeline.stages.weights_stored import CheckpointId
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -26,6 +26,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import Dag
@@ -144,6 +145,11 @@ class InteractionsStage(WeightsStage[InteractionsWork]):
             if rows["coupling"].notna().any():
                 yield f"{model.stem}-coupling-map.png", coupling_map_figure(rows, model.name)
 
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.interactions_part import interactions_parts
+
+        yield from interactions_parts(tables)
+
 
 def artefact_of_interactions(found: Interactions) -> Artefact:
     """Numbers of pairs and of matrices; names are stored once, and pairs point to them."""
@@ -215,6 +221,7 @@ InteractionsStage.tables = (
             "message": "string",
         },
         _rows,
+        (Measures({"coupling": "coupling"}, by=("kind",)),),
     ),
 )  # fmt: skip
 INTERACTIONS = InteractionsStage()

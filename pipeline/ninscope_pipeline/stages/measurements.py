@@ -11,7 +11,7 @@ from ninscope.exact.layers import LayerStatistics, NodeValues
 from ninscope.measurement import Measurement
 from ninscope.multifractal.spectrum import Spectrum, peak_of
 from ninscope.wording import joined_clauses
-from ninscope_pipeline.stages.stage import Row, Table
+from ninscope_pipeline.stages.stage import Measures, Row, Table
 from ninscope_pipeline.storing.store import Artefact
 
 if TYPE_CHECKING:
@@ -248,4 +248,5 @@ DEGREES_TABLE = Table(
         "variant": "string", "alpha0_without": "float64", "width_without": "float64",
     },
     _layer_rows,
+    (Measures({"degree_mean": "mean", "degree_kurtosis": "kurtosis", "dimension_mean": "dimension_mean"}),),
 )  # fmt: skip

@@ -35,7 +35,7 @@ from ninscope_pipeline.stages.exact_arrays import MATRIX_ARRAYS, stored_matrices
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
 from ninscope_pipeline.stages.network import NETWORK, stored_network
 from ninscope_pipeline.stages.spectra import SPECTRA
-from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Row, Section, Table
+from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Measures, Row, Section, Table
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -328,6 +328,7 @@ NullsStage.tables = (
             "keeps": "string",
         },
         _rows,
+        (Measures({f"null_{name}": name for name in ("emergence", "alpha0", "width")}, by=("null",)),),
     ),
 )  # fmt: skip
 NULLS = NullsStage()

@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from ninscope.errors import RequestError
 from ninscope_pipeline.stages.activations import ACTIVATIONS
 from ninscope_pipeline.stages.controls import CONTROLS
+from ninscope_pipeline.stages.correlations import CORRELATIONS
 from ninscope_pipeline.stages.emergence import EMERGENCE
 from ninscope_pipeline.stages.exact import EXACT, PARTS, RANGES
 from ninscope_pipeline.stages.finetune import FINETUNE
@@ -40,6 +41,7 @@ _OWN: tuple[Stage, ...] = (
     FINETUNE,
     ACTIVATIONS,
     EMERGENCE,
+    CORRELATIONS,
 )
 
 

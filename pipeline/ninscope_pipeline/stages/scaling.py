@@ -19,13 +19,14 @@ from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, Row, Section, Table, failed_rows
+from ninscope_pipeline.stages.stage import Fetch, Job, Measures, Row, Section, Table, failed_rows
 from ninscope_pipeline.storing.keys import beyond_defaults, content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -121,6 +122,11 @@ class ScalingStage(WeightsStage[ScalingWork]):
             curves = model.table(CURVES_TABLE)
             if len(curves):
                 yield f"{model.stem}-scaling.png", scaling_figure(model.table(TABLE), curves, model.name)
+
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.scaling_part import scaling_parts
+
+        yield from scaling_parts(tables)
 
     def problems(self, run: "Run") -> list[str]:
         return failed_rows(run, TABLE, "scaling")
@@ -218,6 +224,7 @@ ScalingStage.tables = (
             "aic_lognormal": "float64", "best_curve": "string", "status": "string", "message": "string", "variant": "string",
         },
         _rows,
+        (Measures({"growth_slope": "slope", "growth_decades": "decades"}, {"quantity": MASS}),),
     ),
     Table(
         CURVES_TABLE,

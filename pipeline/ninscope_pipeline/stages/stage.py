@@ -51,16 +51,33 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Measures:
+    """Columns of a table that say one number of a checkpoint, so that they can be followed over training beside accuracy.
+
+    columns: the table's column by the measure's name, which no other table has. where: only rows that hold these values count.
+    by: columns that tell apart what a checkpoint has several of; their values end the name ("coupling/qk"). Of the rows of a
+    checkpoint that are left, the mean is taken. A table with columns `method` and `variant` has a series for each.
+    """
+
+    columns: Mapping[str, str]
+    where: Mapping[str, object] = field(default_factory=dict)
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Table:
     """A table that a stage fills.
 
     columns: pandas types by column, after the key columns suite, model, revision, step. rows: makes them from the stored results;
-    a row holds the key columns too, and what it leaves out is missing. It may also return a DataFrame.
+    a row holds the key columns too, and what it leaves out is missing. It may also return a DataFrame. measures: which columns
+    measure a checkpoint. from_others: it is computed from other tables, so it is made last, after those of installed packages.
     """
 
     name: str
     columns: Mapping[str, str]
     rows: "Callable[[Results], Iterable[Row] | pd.DataFrame]"
+    measures: tuple[Measures, ...] = ()
+    from_others: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from ninscope.architectures import Reading
 from ninscope.checkpoints.verification import unverified
-from ninscope.weights.counting import WeightCounter, count_piece, joined_pieces, network_weights
+from ninscope.weights.counting import WHOLE, WeightCounter, count_piece, joined_pieces, network_weights
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.located import reading_outcome
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.request.models import Strict
 from ninscope_pipeline.stages.from_weights import WeightsStage, checkpoint_of, fetched_whole, network_of
-from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Row, Section, Table, failed_rows
+from ninscope_pipeline.stages.stage import Fetch, Job, JobId, Measures, Row, Section, Table, failed_rows
 from ninscope_pipeline.stages.weights_stored import (
     VERSION,
     WEIGHTS,
@@ -34,6 +34,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ninscope.report.page.parts import PageTables, Part
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -117,6 +118,11 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
             if len(weights):
                 yield f"{model.stem}-weights.png", weights_figure(weights, model.name)
 
+    def page(self, tables: "PageTables") -> "Iterator[Part]":
+        from ninscope.report.page.weights_part import weights_parts
+
+        yield from weights_parts(tables)
+
     def problems(self, run: "Run") -> list[str]:
         return failed_rows(run, WEIGHTS, "weights")
 
@@ -145,6 +151,11 @@ def _rows(results: "Results") -> Iterator[Row]:
             yield checkpoint.row_keys | own | beside | {"message": message}
 
 
+_MEASURES = (
+    "norm", "kurtosis", "abs_max", "gini", "hoyer", "near_zero", "spike_share", "distance_from_start", "cosine_to_start",
+    "sign_flips", "stable_rank", "effective_rank", "proportional_effective_rank", "condition_number", "spectral_alpha",
+)  # fmt: skip
+
 WeightsStatisticsStage.tables = (
     Table(
         "weights",
@@ -162,6 +173,7 @@ WeightsStatisticsStage.tables = (
             "status": "string", "message": "string",
         },
         _rows,
+        (Measures({name: name for name in _MEASURES}, {"matrix": WHOLE}),),
     ),
 )  # fmt: skip
 WEIGHTS_STAGE = WeightsStatisticsStage()

@@ -46,6 +46,15 @@ class Verdict:
         ]
         return "; ".join(clauses) or "stands"
 
+    @classmethod
+    def parse(cls, text: str) -> "Verdict":
+        """The verdict that a table holds as text, as `str` gives it."""
+        clauses = dict(clause.split(": ", 1) for clause in text.split("; ") if ": " in clause)
+        fails, unknown = (
+            tuple(clauses[label].split(", ")) if label in clauses else () for label in ("fails", "unknown")
+        )
+        return cls(fails, unknown)
+
 
 def verdict(emergence: float, bounds: Bounds) -> Verdict:
     """Whether E may be called emerged: it lies above all four bounds, and its whole interval above 0.

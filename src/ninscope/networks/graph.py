@@ -50,10 +50,12 @@ class Network(Shown):
 
     @property
     def node_count(self) -> int:
+        """Number of nodes."""
         return self.neurons.size
 
     @property
     def edge_count(self) -> int:
+        """Number of edges; parallel ones count each."""
         return self.weights.nnz
 
     @cached_property
