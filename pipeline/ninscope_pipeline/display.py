@@ -303,7 +303,7 @@ def show_comparison(comparison: Comparison) -> None:
         for value in differing:
             cells = (_cell(entry) for entry in (value.a, value.b, value.difference))
             table.add_row(value.topic, escape(value.name), *cells)
-        _print_whole(table)
+        print_whole(table)
     details = [
         row for row in comparison.detail_rows if row.get("differing", 1)
     ]  # of runs, columns that are alike are many
@@ -314,7 +314,7 @@ def show_comparison(comparison: Comparison) -> None:
             _add_columns(table, "left" if isinstance(details[0][column], str) else "right", column.replace("_", " "))
         for row in details[:MOST_DETAILS]:
             table.add_row(*(_cell(row[column]) for column in columns))
-        _print_whole(table)
+        print_whole(table)
         if len(details) > MOST_DETAILS:
             print(f"details: {MOST_DETAILS} of {len(details)} rows; --json has all")
 
