@@ -437,7 +437,7 @@ def query(
 ) -> None:
     """Ask the tables of a run in SQL, by DuckDB. Absent values are NULL; "SHOW TABLES" lists tables, "DESCRIBE emergence" columns.
 
-    A query reads the tables of its run, writes nothing, and takes at most half of the memory that it may.
+    A query reads the tables of its run and writes nothing. It takes at most half of the memory that this process may use.
     """
     from ninscope_pipeline.query_command import Output, query_run
 
