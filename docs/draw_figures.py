@@ -34,6 +34,8 @@ OF_RUNS = {
     f"{SUITE}-weights.png": ("controls", f"{SUITE}-weights.png"),
     f"{SUITE}-interactions.png": ("controls", f"{SUITE}-interactions.png"),
     f"{SUITE}-coupling-map.png": ("controls", f"{SUITE}-coupling-map.png"),
+    f"{SUITE}-correlations.png": ("controls", f"{SUITE}-correlations.png"),
+    f"{SUITE}-accuracy.png": ("controls", f"{SUITE}-accuracy.png"),
     f"{SUITE}-scaling.png": ("scaling", f"{SUITE}-scaling.png"),
     "ablations.png": ("ablations", "ablations.png"),
     "diffusion-and-language.png": ("diffusion", "emergence.png"),
