@@ -288,7 +288,7 @@ def test_parts_stand_by_topic_and_name_their_tables():
 
 
 def test_parts_that_cannot_stand_on_one_page_are_refused():
-    with pytest.raises(ValueError, match="the part e has the topic 'weather'; known: emergence, spectra"):
+    with pytest.raises(ValueError, match="the part e has the topic 'weather'; known: emergence, controls, spectra"):
         page_html(contents(parts=[part(topic="weather")]))
     with pytest.raises(ValueError, match="two parts of the page have the name e; rename one"):
         page_html(contents(parts=[part(), part(topic="spectra")]))

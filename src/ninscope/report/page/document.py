@@ -35,6 +35,7 @@ _NAMES = ("run", "label", "suite", "model", "revision")  # columns of names that
 
 _TITLES = {
     "emergence": "Emergence",
+    "controls": "Controls",
     "spectra": "Spectra",
     "structure": "Structure",
     "benchmarks": "Benchmarks",
