@@ -107,7 +107,8 @@ def _stored_tables(run: Run) -> StoredTables:
         raise RequestError(
             f"{run.path}: no tables yet: {_progress(run)}; repeat the `ninscope run` command, or wait until it has ended"
         )
-    return {name: _each_text_once(run.table(name)) for name in run.tables}
+    with RunFolder(run.path).unchanging("tables"):  # those of one set
+        return {name: _each_text_once(run.table(name)) for name in run.tables}
 
 
 def _each_text_once(rows: pd.DataFrame) -> pd.DataFrame:

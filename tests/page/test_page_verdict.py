@@ -93,11 +93,14 @@ def test_with_all_controls_the_headline_names_growth_and_what_stands():
     assert "From step 200 on, the interval of E stays above 0." in text
     assert "give E up to 0.300 (shuffled: the mean over draws plus 2 standard deviations);" in text
     assert "E lies above them at steps 200 and 300" in text
-    assert "alpha0 0.700 lies below what they give (0.780 to 0.820) and w 0.500 lies above" in text
+    assert (
+        "At step 300 alpha0 (0.700) lies below their range, 0.780 to 0.820 and w (0.500) lies above their range, 0.260 to"
+        in text
+    )
     assert "give E 0.300 (interval from 0.200 to 0.400); E of step 300, 0.600, lies above that interval" in text
     assert "at the norms of step 0 give 0.100 (interval from -0.100 to 0.300, which includes 0)" in text
     assert "structure index at step 300 is 0.500 (interval from 0.250 to 0.750, which lies above 0)" in text
-    assert "E stands at steps 200 and 300" in text
+    assert "E stands at steps 200 and 300." in text
     assert "does not stand" not in text
     assert "not ruled out" not in text
     assert warnings == ""
@@ -111,7 +114,7 @@ def test_a_last_step_that_fails_says_what_speaks_against_it():
     assert "this E cannot be told from no change" in text
     assert "The interval of E lies above 0 at no checkpoint." in text
     assert (
-        "Step 300 does not stand: its interval reaches 0 or below and it is not above the interval of growth of norms; "
+        "E of step 300 does not stand: its interval reaches 0 or below and it is not above the interval of growth of norms; "
         "not known: what trainings reach that learn nothing (control_spread of [controls])."
     ) in text
     assert "E stands at" not in text
@@ -175,8 +178,14 @@ def test_the_highest_null_model_counts_and_one_draw_has_no_spread():
 def test_the_band_of_alpha0_and_w_is_over_all_null_models():
     nulls = [null_row(300, 0.1) | {"alpha0": 0.5, "width": 0.6}, null_row(300, 0.2, null="gaussian")]
     text = told(history(), nulls=nulls)[1]
-    assert "alpha0 0.700 lies within what they give (0.480 to 0.820)" in text
-    assert "w 0.500 lies within what they give (0.260 to 0.640)." in text
+    assert "alpha0 (0.700) lies within their range, 0.480 to 0.820 and" in text
+    assert "w (0.500) lies within their range, 0.260 to 0.640." in text
+
+
+def test_a_narrow_range_of_null_models_has_digits_enough():
+    narrow = {"alpha0": 0.59425, "alpha0_std": 0.0001}
+    text = told(history(), nulls=[null_row(300, 0.1) | narrow])[1]
+    assert "alpha0 (0.700) lies above their range, 0.59405 to 0.59445" in text
 
 
 def test_missing_values_of_any_type_are_missing():
@@ -382,11 +391,11 @@ def test_coupling_where_the_run_has_it():
         )
     ]  # fmt: skip
     _, text, _ = told(history(), interactions=pairs)
-    assert "Its mean at step 300 is 0.50 for q and k, from 0.00 at step 0 (1 of 1 pairs above 0" in text
-    assert "0.35 for MLP in and out, from 0.00 at step 0 (1 of 2 pairs above 0 by more than two errors)." in text
+    assert "Its mean goes, from step 0 to step 300, from 0.00 to 0.50 for q and k (1 of 1 pairs beyond chance)" in text
+    assert "from 0.00 to 0.35 for MLP in and out (1 of 2 pairs beyond chance)." in text
     assert "told learning from training on noise" in text
     text = told(history(), interactions=pairs[2:])[1]
-    assert "Its mean at step 300 is 0.50 for q and k (1 of 1 pairs above 0" in text
+    assert "Its mean at step 300 is 0.50 for q and k (1 of 1 pairs beyond chance)" in text
     without_qk = [row for row in pairs if row["kind"] != "qk"]
     assert "training on noise" not in told(history(), interactions=without_qk)[1]
     assert "oupling" not in told(history())[1]

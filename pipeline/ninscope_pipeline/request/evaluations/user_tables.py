@@ -98,6 +98,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Cells]]:
             schema, metadata = file.schema_arrow, file.metadata
             _check_columns(path, schema.names)
             wanted = [name for name in schema.names if name in COLUMNS]
+            _check_types(path, {name: schema.field(name).type for name in wanted})
             _check_size(path, metadata, wanted)
             texts = [name for name in wanted if _is_text(schema.field(name).type)]
         content.seek(0)
@@ -127,6 +128,22 @@ def _check_size(path: Path, metadata: Any, columns: Sequence[str]) -> None:
         raise RequestError(
             f"evaluations {path}: {expanded / 2**20:.0f} MiB once uncompressed, more than {_MOST_EXPANDED // 2**20}; split it"
         )
+
+
+def _check_types(path: Path, types: Mapping[str, Any]) -> None:
+    """Raises RequestError where a column of a Parquet file cannot hold what it should; types: Arrow's, by column.
+
+    Before anything is read: lists of texts, say, could take any room.
+    """
+    import pyarrow as pa
+
+    is_number = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    for name, type_ in types.items():
+        plain = type_.value_type if name in _TEXTS and pa.types.is_dictionary(type_) else type_
+        fits = _is_text(plain) if name in _TEXTS else any(is_one(plain) for is_one in is_number)
+        if not fits and not pa.types.is_null(type_):
+            wanted = "text" if name in _TEXTS else "numbers"
+            raise RequestError(f"evaluations {path}: the column {name!r} holds {type_}; give {wanted}")
 
 
 def _is_text(type_: Any) -> bool:

@@ -112,9 +112,15 @@ def _null_spectra(last: Row, nulls: list[Row]) -> Iterator[str]:
         high = max(mean + spread for mean, spread in zip(means, spreads, strict=True))
         value = value_of(last, column)
         side = "above" if value > high else "below" if value < low else "within"
-        clauses.append(f"{shown} {number(value)} lies {side} what they give ({number(low)} to {number(high)})")
+        clauses.append(f"{shown} ({number(value)}) lies {side} their range, {_range(low, high)}")
     if clauses:
-        yield f"There {listed(clauses)}."
+        yield f"At {checkpoint_name(last)} {listed(clauses)}."
+
+
+def _range(low: float, high: float) -> str:
+    """ "0.281 to 0.316", with more digits where three do not tell the ends apart."""
+    ends = number(low), number(high)
+    return " to ".join(ends if ends[0] != ends[1] else (f"{low:.5g}", f"{high:.5g}"))
 
 
 def _of_growth(model: ModelRows) -> Iterator[str]:
@@ -177,15 +183,16 @@ def _of_verdict(model: ModelRows) -> Iterator[str]:
     if not any(told):
         yield "This run holds no verdict: run it again with this version of ninscope to have one."
         return
+    yield (
+        "E of a checkpoint stands if it is beyond all four: 0 by its interval, the null models, the interval of growth of norms, "
+        "and what trainings reach that learn nothing."
+    )
     standing = [verdict is not None and verdict.stands for verdict in told]
     if any(standing):
-        yield (
-            f"E stands at {checkpoints(model.later_names, standing)}: there it lies above 0 by its interval, above the null "
-            "models, above the interval of growth of norms, and above what trainings reach that learn nothing."
-        )
+        yield f"E stands at {checkpoints(model.later_names, standing)}."
     last = told[-1]
     if last is not None and not last.stands:
-        yield f"{model.later_names[-1][:1].upper()}{model.later_names[-1][1:]} does not stand: {_against(last)}."
+        yield f"E of {model.later_names[-1]} does not stand: {_against(last)}."
     unjudged = [verdict is not None and not verdict.fails and bool(verdict.unknown) for verdict in told]
     if any(unjudged):
         first = next(verdict for verdict, is_open in zip(told, unjudged, strict=True) if is_open)

@@ -107,7 +107,7 @@ def _what_was_measured(model: ModelRows) -> str:
     how = "of whole networks, with every weight" if model.method == EXACT else "means over samples of their neurons"
     compared = (
         f" E, the degree of emergence, compares both with {model.start_name}: it is 0 where alpha0 is what it was, "
-        "above 0 where alpha0 fell, and larger where w grew."
+        "above 0 where alpha0 fell, and multiplied by how much w grew."
     )
     return f"{numbers}{compared if model.later else ''} The values here are {how}."
 
@@ -128,7 +128,7 @@ def _about_e(model: ModelRows) -> str:
         else "how much E hangs on which neurons were drawn"
     )
     told += f", and its {interval(low, high)} {means}."
-    return f"{told} The interval says {of_what}; it does not hold the spread between seeds or data sets."
+    return f"{told} The interval says {of_what}, and nothing about other seeds or data."
 
 
 def _why_no_interval(row: Row) -> str:
@@ -225,12 +225,13 @@ def _of_coupling(model: ModelRows) -> Iterator[str]:
         if not now:
             continue
         beyond = sum(value_of(row, "coupling") > 2 * value_of(row, "error") for row in now)
-        since = f", from {_mean_coupling(before):.2f} at {first_name}" if before and name != first_name else ""
-        pairs = f"{beyond} of {len(now)} pairs above 0 by more than two errors"
-        clauses.append(f"{_mean_coupling(now):.2f} for {_COUPLING.get(kind, kind)}{since} ({pairs})")
+        since = f"from {_mean_coupling(before):.2f} to " if before and name != first_name else ""
+        pairs = f"{beyond} of {len(now)} pairs beyond chance"
+        clauses.append(f"{since}{_mean_coupling(now):.2f} for {_COUPLING.get(kind, kind)} ({pairs})")
+    when = f"goes, from {first_name} to {name}," if name != first_name else f"at {name} is"
     yield (
-        "Coupling tells whether one matrix reads what another one writes; about 0 is chance, above 0 says that it does. Its "
-        f"mean at {name} is {listed(clauses)}."
+        "Coupling tells whether one matrix reads what another one writes; 0 is chance, and a pair is beyond it if it lies more "
+        f"than two errors above 0. Its mean {when} {listed(clauses)}."
     )
     if "qk" in kinds:
         yield (
