@@ -56,7 +56,9 @@ def report(folder: Path, models: int, steps: int, runs: int, paint: bool) -> Ite
     small = _small_run(folder)
     name = f"report of {models * steps} checkpoints x 61 q"
     yield from _page(name, _large_run(folder / "large", small, models, steps, sampled=False), paint)
-    yield from _page(f"{name}, 10 samples each", _large_run(folder / "sampled", small, models, steps, sampled=True), paint)
+    yield from _page(
+        f"{name}, 10 samples each", _large_run(folder / "sampled", small, models, steps, sampled=True), paint
+    )
     yield from _figures(small, runs)
 
 
