@@ -42,15 +42,13 @@ _SHOWN = (
 _NETWORK = "the network itself"
 _NULL_COLOURS = {_NETWORK: "#3d85c6", "shuffled": "#e0702f", "gaussian": "#c2569c", "analytic": "#9a7bd6"}
 _WHAT = (
-    "E, the degree of emergence, compares the network of a model's neurons at a step of its training with that of its "
-    "first step: E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). It is 0 where nothing has changed. alpha0, the regularity, "
-    "says how fast a neuron's surroundings grow with distance, where strong weights are short distances; w, the "
-    "heterogeneity, how unlike neurons are in that."
+    "E compares the network of a model's neurons at a step t of its training with that of its first step: "
+    "E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). The first figure shows E, the next ones the two numbers that it is made of."
 )
 _CARE = (
-    "A rise of E is mostly growth of the weights' norms, and E rises also where nothing can be learned. By itself it "
-    "does not show that a model has learned something; the controls, where the run has them, say how much of it is "
-    "growth."
+    "In the small models that ninscope's documentation studies (What does E see?), most of a rise of E was growth of the "
+    "weights' norms, and E rose also where nothing could be learned. By itself it does not show that a model has learned "
+    "something; the controls, where the run has them, say how much of it is growth."
 )
 _BANDS = (
     "A band is an interval: of a whole network what becomes of it when one layer of neurons is left out at a "
@@ -156,7 +154,7 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
         with_state(kept),
         "nullPoints",
         step_axis(steps_in(both)),
-        alt.Y("value:Q", title="value", scale=alt.Scale(zero=False)),
+        alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
         colour_by("what", kinds, _NULL_COLOURS),
         tooltip(
             "step:Q", model="label:N", network="what:N", keeps="keeps:N", value="value:Q", low="low:Q", high="high:Q"
@@ -165,7 +163,8 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
         band=("low", "high"),
         toggle="what",
         where="datum.shown == quantity" + (" && datum.number == model" if len(labels) > 1 else ""),
-    ).add_params(*parameters)
+    ).add_params(alt.param(name="quantities", value=[title for _, _, title in _SHOWN]), *parameters)
+    chart = chart.properties(title=alt.Title(alt.expr("quantities[quantity]"), anchor="start", fontWeight="normal"))
     e_rows = both[both["shown"] == 0]
     last = e_rows[e_rows["number"] == 0].sort_values("step").groupby("what", sort=False).tail(1)
     ends = ", ".join(f"{row.what} {number_words(row.value)}" for row in last.itertuples())
