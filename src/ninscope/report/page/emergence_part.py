@@ -149,7 +149,10 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
     parameters = [switch("quantity", ["E", "alpha0", "w"], "shown")]
     if len(labels) > 1:
         parameters.append(choice("model", labels, "model"))
-    kept = both[["number", "shown", "step", "label", "what", "keeps", "value", "low", "high", "warning"]]
+    both["random"] = (both["what"] != _NETWORK).astype("int64")
+    kept = both[["number", "shown", "step", "label", "what", "random", "keeps", "value", "low", "high", "warning"]]
+    # Null models lie over the network where they agree with it: it must be seen below them.
+    dash = alt.StrokeDash("random:O", scale=alt.Scale(domain=[0, 1], range=[[1, 0], [6, 4]]), legend=None)
     chart = lines(
         with_state(kept),
         "nullPoints",
@@ -161,6 +164,7 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
         ),
         series=("what",),
         band=("low", "high"),
+        dash=dash,
         toggle="what",
         where="datum.shown == quantity" + (" && datum.number == model" if len(labels) > 1 else ""),
     ).add_params(alt.param(name="quantities", value=[title for _, _, title in _SHOWN]), *parameters)
@@ -170,7 +174,7 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
     ends = ", ".join(f"{row.what} {number_words(row.value)}" for row in last.itertuples())
     yield Chart(
         "emergence-nulls",
-        "Beside null models (bands: two standard deviations over draws)",
+        "Beside null models (dashed; bands: two standard deviations over draws)",
         chart,
         f"E of {labels[0]} and of its null models over training; at the last step {ends}.",
     )
