@@ -74,6 +74,7 @@ bench: $(VENV)/tools
 #   make comparison   ninscope beside weightwatcher and others, each installed anew in runs/comparison: docs/compare-tools.md (half an hour)
 comparison: $(VENV)/tools
 	$(BIN)/python -m benchmarks.comparison
+	$(BIN)/python docs/draw_figures.py
 
 #   make suite   train the suites in data/ again (about an hour on two cores)
 suite: $(VENV)/tools

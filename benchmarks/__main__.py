@@ -27,6 +27,7 @@ from benchmarks.measures import in_new_process, stay_here, timed
 from benchmarks.naive_numpy import count_columns, measure_one_sample
 from benchmarks.network import over_the_network
 from benchmarks.paths import export, paths
+from benchmarks.questions import first_answers, questions
 from benchmarks.report import report
 from benchmarks.shapes import SHAPES, write_checkpoint
 from benchmarks.weights import weights
@@ -309,8 +310,10 @@ def main() -> None:
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
+            questions(folder, *((3, 2) if small else (1540, 40))),
+            first_answers(1 if small else 5),
             imports(),
-            report(folder, *((2, 5, 1) if small else (10, 154, 3))),
+            report(folder, *((2, 5, 1, False) if small else (10, 154, 3, True))),
             *([] if small else [demo(folder), figures(folder / "demo", other, 5)]),
         ]
         for case in cases:

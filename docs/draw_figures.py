@@ -1,6 +1,7 @@
 """Figures of the documentation, small: copies of what runs drew, and what only Python draws. `make figures` runs it last.
 
-    python docs/draw_figures.py RUNS_FOLDER
+    python docs/draw_figures.py RUNS_FOLDER     # of these runs
+    python docs/draw_figures.py                 # make small what another script drew
 
 A PNG of matplotlib has a few hundred colours; with 255 of them it looks the same, and takes a third of the bytes.
 """
@@ -34,6 +35,8 @@ OF_RUNS = {
     f"{SUITE}-weights.png": ("controls", f"{SUITE}-weights.png"),
     f"{SUITE}-interactions.png": ("controls", f"{SUITE}-interactions.png"),
     f"{SUITE}-coupling-map.png": ("controls", f"{SUITE}-coupling-map.png"),
+    f"{SUITE}-correlations.png": ("controls", f"{SUITE}-correlations.png"),
+    f"{SUITE}-accuracy.png": ("controls", f"{SUITE}-accuracy.png"),
     f"{SUITE}-scaling.png": ("scaling", f"{SUITE}-scaling.png"),
     "ablations.png": ("ablations", "ablations.png"),
     "diffusion-and-language.png": ("diffusion", "emergence.png"),
@@ -73,15 +76,20 @@ def drawn() -> Iterator[tuple[str, bytes]]:
     yield f"{SUITE}-degree-distributions.png", png(degree_distributions_figure(nodes, SUITE))
 
 
-def main(runs: Path) -> None:
+def draw(runs: Path) -> None:
     for name, (run, figure) in OF_RUNS.items():
         (FIGURES / name).write_bytes(small((runs / run / "figures" / figure).read_bytes()))
     for name, picture in drawn():
         (FIGURES / name).write_bytes(small(picture))
+
+
+def shrink() -> None:
     for path in sorted(FIGURES.glob("*.png")):
         if path.stat().st_size > MOST_BYTES:
             path.write_bytes(small(path.read_bytes()))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for folder in sys.argv[1:]:
+        draw(Path(folder))
+    shrink()

@@ -19,7 +19,7 @@ def plain(columns):
 
 @dataclass
 class Element:
-    """tag, attributes and all text inside, that of inner elements too."""
+    """tag, attributes and all text inside, that of inner elements too, but for scripts and styles."""
 
     tag: str
     attributes: dict[str, str]
@@ -52,7 +52,8 @@ class PageReader(HTMLParser):
         self._open.pop()
 
     def handle_data(self, data):
-        for element in self._open:
+        holders = self._open[-1:] if self._open and self._open[-1].tag in ("script", "style") else self._open
+        for element in holders:
             element.text += data
 
     def all(self, tag, **attributes):

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 import ninscope
+from ninscope.correlating import over_training
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -57,15 +58,27 @@ def test_what_is_the_step_itself_has_nothing_left_to_correlate():
     assert np.isnan(correlating.correlated(np.ones(14), curve(4), STEP, "levels")).all()
 
 
-def test_blocks_are_neighbours_and_every_checkpoint_is_drawn():
-    places = correlating.blocks_drawn(14)
-    assert places.shape == (correlating.REPLICATES + 1, 14)
+def test_levels_and_differences_are_those_of_the_table_correlations():
+    x, y = curve(6), curve(7)
+    stage = over_training.correlations(x[None], y[None])
+    for kind in ("levels", "differences"):
+        expected = stage.value[over_training.KINDS.index(kind), 0, 0]
+        assert correlating.correlated(x, y, STEP, kind)[0] == pytest.approx(expected, abs=1e-12)
+    falling = -np.log1p(STEP)  # as the suite's loss: given the step, the stage has no value
+    assert np.isnan(
+        over_training.correlations(x[None], falling[None]).value[over_training.KINDS.index("partial"), 0, 0]
+    )
+    assert np.isfinite(correlating.correlated(x, falling + np.sqrt(STEP) / 100, STEP, "partial")).all()
+
+
+def test_intervals_are_of_the_checkpoints_drawn_in_blocks():
+    x, y = curve(8), curve(9)
+    places = correlating.as_they_are_and_drawn(14)
     assert places[0].tolist() == list(range(14))
-    steps = np.diff(places[1:], axis=1)
-    within = [place for place in range(13) if (place + 1) % correlating.BLOCK]
-    assert (steps[:, within] == 1).all()
-    assert set(places[1:].ravel()) == set(range(14))
-    assert places.min() == 0
+    assert (np.diff(places[1:], axis=1)[:, [0, 1, 3, 4]] % 14 == 1).all()  # blocks of three
+    values = [spearmanr(x[drawn], y[drawn]).statistic for drawn in places[1:]]
+    expected = np.percentile(values, [2.5, 97.5])
+    assert correlating.correlated(x, y, STEP, "levels")[1:] == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_chance_is_what_random_walks_reach_and_smooth_curves_reach_more_than_noise():

@@ -105,6 +105,11 @@ class SizesStage(WeightsStage):
 
         yield "sizes.png", sizes_figure(tables.table("sizes"))
 
+    def page(self, tables):
+        from ninscope.report.sizes_figure import sizes_part
+
+        yield sizes_part(tables)
+
 
 def rows(results):
     for job, outcome in results.jobs_of("sizes"):
@@ -125,6 +130,20 @@ def sizes_figure(table):
     figure = Figure(figsize=(2, 2))
     figure.subplots().plot(table["step"], table["size"], "o")
     return figure
+
+
+def sizes_part(tables):
+    import altair as alt
+
+    from ninscope.report.page.charts import colour_by_label, fitted, in_order, rows_of, step_axis, steps_in, tooltip
+    from ninscope.report.page.parts import Chart, Part
+
+    data = in_order(rows_of(tables.table("sizes"), ["size"]), tables)
+    tips = tooltip("step:Q", "size:Q", model="label:N")
+    x, colour = step_axis(steps_in(data)), colour_by_label(data, tables)
+    chart = fitted(alt.Chart(data, name="sizes").mark_point().encode(x=x, y="size:Q", color=colour, tooltip=tips))
+    made = Chart("sizes-steps", "Sizes", chart, f"Sizes of {len(data)} checkpoints.")
+    return Part("sizes", "Sizes", "structure", ("How many numbers a checkpoint holds.",), (made,), ("sizes",))
 '''
 UNIFORM = '''
 
@@ -246,6 +265,12 @@ found = {
     "status": tables["checkpoints"]["status"].tolist(),
     "figures": sorted(os.listdir("runs/new/figures")),
 }
+from ninscope.report.page.parts import PageTables
+from ninscope_pipeline.stages.registry import stages
+
+shown = PageTables({"sizes": tables["sizes"].assign(label="m")}, ["m"])
+charts = [chart.chart.to_dict() for part in stages()["sizes"].page(shown) for chart in part.charts]
+found["drawn"] = [row["size"] for chart in charts for rows in chart["datasets"].values() for row in rows]
 print("found", json.dumps(found))
 """
 DAG = """
@@ -324,6 +349,7 @@ def test_what_the_recipes_add_works(changed, tmp_path):
     assert "ninscope: a note" in ended.stderr.splitlines()
     found = json.loads(ended.stdout.splitlines()[-1].removeprefix("found "))
     assert found["sizes"] == [3 * 288] * 2
+    assert found["drawn"] == found["sizes"]
     assert found["nulls"] == ["uniform"] * 2
     assert found["widths"]
     assert found["status"] == ["ok", "ok"]

@@ -54,7 +54,6 @@ FOLLOWED = (
 ONLY_PARSED = {
     "ninscope run dags/pythia.toml --dry-run": "asks the Hub for 154 revisions of every size; the file is loaded",
     "ninscope run dags/pythia.toml": "fetches terabytes; the file is loaded",
-    "ninscope run dags/pythia.toml --scheduler tcp://node1:8786": "needs that scheduler; test_slurm.py starts one",
     "ninscope status runs/pythia": "that run is not made here",
     "ninscope run pythia-70m.toml --dry-run": "asks the Hub for 20 revisions; the file is loaded, test_hub_run.py runs the like",
     "ninscope run pythia-70m.toml": "needs SLURM and the Hub: test_slurm.py, test_hub_run.py",

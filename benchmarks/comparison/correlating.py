@@ -3,12 +3,12 @@
 Statistics of a measure and the loss over the kept checkpoints:
 
 - levels: Spearman's rank correlation.
-- partial: both are regressed on ln(1 + step), and the residuals' ranks correlated. Not the rank form of it, where ranks are
-  regressed on ranks: the loss falls at every kept step, so that nothing of its ranks is left, and the correlation is 0 / 0.
+- partial: both are regressed on ln(1 + step), and the residuals' ranks correlated. Not the rank form that `[correlations]` has
+  (docs/method.md#correlations): the loss falls at every kept step, so that nothing of its ranks is left given the step.
 - bent: the same with ln(1 + step) and its square taken out.
 - differences: Spearman's rank correlation of the changes from each kept step to the next.
 
-Intervals are of 95 %, percentiles of 2,000 replicates of a moving-block bootstrap (Kuensch 1989) of blocks of three checkpoints,
+Intervals are of 95 %, percentiles of 2,000 replicates of the block bootstrap of `[correlations]` (blocks of three checkpoints),
 the regression fitted anew in each. Beside them stands what a measure reaches that knows nothing of the loss: the 95th percentile
 of |correlation| of 2,000 random walks over the same steps. Neighbouring checkpoints are alike, and 14 points leave much to chance.
 """
@@ -20,7 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-REPLICATES, BLOCK, CONFIDENCE, SEED = 2000, 3, 0.95, 0
+from ninscope.correlating.blocks import block_length, drawn_places
+
+REPLICATES, CONFIDENCE, SEED = 2000, 0.95, 0
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats, Floats, Floats], Floats]
@@ -61,12 +63,10 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
-def blocks_drawn(points: int) -> NDArray[np.int64]:
-    """Places of checkpoints: int64 [REPLICATES + 1, points], the first row as they are, the others of blocks of BLOCK."""
-    draw = np.random.default_rng(SEED)
-    starts = draw.integers(0, points - BLOCK + 1, (REPLICATES, -(-points // BLOCK)))
-    places = (starts[..., None] + np.arange(BLOCK)).reshape(REPLICATES, -1)[:, :points]
-    return np.vstack([np.arange(points), places])
+def as_they_are_and_drawn(points: int) -> NDArray[np.int64]:
+    """Places of checkpoints: int64 [REPLICATES + 1, points], the first row as they are, the others in circular blocks."""
+    drawn = drawn_places(points, block_length(points), REPLICATES, SEED, "comparison")
+    return np.vstack([np.arange(points), drawn])
 
 
 def correlated(x: Floats, y: Floats, step: Floats, statistic: str) -> tuple[float, float, float]:
@@ -78,7 +78,7 @@ def correlated(x: Floats, y: Floats, step: Floats, statistic: str) -> tuple[floa
     x, y, log_step = x[known], y[known], np.log1p(step[known])
     if statistic == "differences":
         x, y, log_step = np.diff(x), np.diff(y), log_step[1:]
-    places = blocks_drawn(len(x))
+    places = as_they_are_and_drawn(len(x))
     values = STATISTICS[statistic](x[places], y[places], log_step[places])
     replicates = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or len(replicates) < REPLICATES // 2:

@@ -11,7 +11,6 @@ import ninscope
 from ninscope_pipeline.ending import run_command_line
 
 app = typer.Typer(
-    no_args_is_help=True,
     rich_markup_mode=None,  # it would take [analysis] in a help text for markup
     pretty_exceptions_enable=False,
     help="Measure the network of neurons inside a model from its weights, checkpoint by checkpoint.",
@@ -75,13 +74,19 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _ninscope(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        from ninscope_pipeline.next_steps import show_next_steps
+
+        show_next_steps(
+            {command.name or str(getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+        )
 
 
 @app.command(short_help="Measure every checkpoint of a source.")
@@ -416,6 +421,29 @@ def runs(runs_dir: RunsDir = Path("runs")) -> None:
     display.show_runs(runs_dir, runs_in(runs_dir))
 
 
+@app.command(short_help="Ask the tables of a run in SQL.")
+def query(
+    run: RunArgument,
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help='One SELECT over the run\'s tables: "SELECT * FROM emergence".')
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as one JSON document.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print the rows as CSV, with every digit; `> FILE` stores it.")
+    ] = False,
+    parquet: Annotated[
+        Path | None, typer.Option("--parquet", metavar="FILE", help="Write the rows to a Parquet file.")
+    ] = None,
+) -> None:
+    """Ask the tables of a run in SQL, by DuckDB. Absent values are NULL; "SHOW TABLES" lists tables, "DESCRIBE emergence" columns.
+
+    A query reads the tables of its run and writes nothing. It takes at most half of the memory that this process may use.
+    """
+    from ninscope_pipeline.query_command import Output, query_run
+
+    query_run(run, sql, Output(as_json, as_csv, parquet), _say)
+
+
 @app.command(short_help="Remove stored results that nothing needs.")
 def clean(
     run: RunArgument,
@@ -432,6 +460,20 @@ def clean(
 
     path = run_path(run)
     display.show_cleaned(path, clean_run(path, dry_run), dry_run)
+
+
+@app.command(short_help="Check this environment in one screen.")
+def doctor(
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Check what a run needs of this environment: limits, disk, numba's cache, the Hub, optional parts.
+
+    Exit code 1 where something would stop a run; each thing says what to do.
+    """
+    from ninscope_pipeline.doctor_command import show_checks
+
+    raise typer.Exit(show_checks(runs_dir, as_json))
 
 
 def _say(line: str) -> None:

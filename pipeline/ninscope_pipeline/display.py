@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from ninscope.auditing import COLUMNS
@@ -23,6 +22,7 @@ from ninscope.measured_rows import Measured
 from ninscope.progress import counting
 from ninscope.report import FORMATS
 from ninscope.wording import of_number, outer_names
+from ninscope_pipeline.wide_tables import print_whole
 
 if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope audit` do without
     import pandas as pd
@@ -133,7 +133,7 @@ def show_progress(path: Path, progress: "RunProgress") -> None:
     for stage, (done, total) in progress.stages.items():
         table.add_row(_title(stage), str(done), str(total))
     table.add_row("tables", "1" if progress.finished else "0", "1")
-    _print_whole(table)
+    print_whole(table)
     state = "finished" if progress.finished else "not finished; run the same command again to continue"
     absent = sum(total - done for done, total in progress.stages.values())
     if progress.finished and absent:
@@ -151,7 +151,7 @@ def show_runs(folder: Path, runs: "Sequence[RunState]") -> None:
         state = "finished" if run.finished else "not finished"
         changed = f"{run.changed:%Y-%m-%d %H:%M}"
         table.add_row(escape(run.name), state, str(run.checkpoints), decimal(run.bytes), changed)
-    _print_whole(table)
+    print_whole(table)
 
 
 def show_cleaned(path: Path, removed: "Mapping[JobId, int]", dry_run: bool) -> None:
@@ -192,7 +192,7 @@ def show_measured(source: str, rows: Sequence[Measured]) -> None:
                 _number(fields["edges"], ".0f"),
                 *([_numbers_of(shown, notes)] if notes else []),
             )
-    _print_whole(table)
+    print_whole(table)
     for number, (note, names) in enumerate(notes.items(), 1):
         of_rows = f" ({len(names)} rows)" if len(names) > 4 else ""
         print(f"[{number}] {outer_names(names)}{of_rows}: {note}")
@@ -250,7 +250,7 @@ def show_audit(source: str, rows: Sequence[Finding]) -> None:
             escape(row.message),
             style=style,
         )
-    _print_whole(table)
+    print_whole(table)
     print(f"{source}: {verdict(rows)}")
 
 
@@ -277,7 +277,7 @@ def show_bias(source: str, table: "pd.DataFrame") -> None:
             str(row["nodes"]),
             *(_with_spread(row[name], row[f"{name}_std"]) for name in ("alpha0", "width", "emergence")),
         )
-    _print_whole(shown)
+    print_whole(shown)
     for note in dict.fromkeys(note for note in table["message"] if note):
         print(note)
     for warning, rows in table[table["warning"] != ""].groupby("warning", sort=False):
@@ -303,7 +303,7 @@ def show_comparison(comparison: Comparison) -> None:
         for value in differing:
             cells = (_cell(entry) for entry in (value.a, value.b, value.difference))
             table.add_row(value.topic, escape(value.name), *cells)
-        _print_whole(table)
+        print_whole(table)
     details = [
         row for row in comparison.detail_rows if row.get("differing", 1)
     ]  # of runs, columns that are alike are many
@@ -314,7 +314,7 @@ def show_comparison(comparison: Comparison) -> None:
             _add_columns(table, "left" if isinstance(details[0][column], str) else "right", column.replace("_", " "))
         for row in details[:MOST_DETAILS]:
             table.add_row(*(_cell(row[column]) for column in columns))
-        _print_whole(table)
+        print_whole(table)
         if len(details) > MOST_DETAILS:
             print(f"details: {MOST_DETAILS} of {len(details)} rows; --json has all")
 
@@ -329,13 +329,6 @@ def _cell(value: object) -> str:
 def _add_columns(table: Table, side: Side, *names: str) -> None:
     for name in names:
         table.add_column(name, justify=side, no_wrap=True)
-
-
-def _print_whole(table: Table) -> None:
-    """Print a table as wide as it is: in a narrow window lines wrap, but no number is cut off."""
-    console = Console()
-    width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    Console(width=max(width, 1), soft_wrap=True).print(table)
 
 
 def measured_values(row: Measured) -> dict[str, Any]:

@@ -95,9 +95,7 @@ def _unexpected(error: Exception, say: "Say") -> int:
     """Unknown options and the like; a reader that went away; and our own faults, whose traceback can be asked for."""
     if hasattr(error, "format_message"):
         text = error.format_message()
-        if text.startswith("Usage: "):  # no command at all: the help
-            print(text, file=sys.stderr)
-        elif text:
+        if text:
             say(f"{text} ({_command_of(error)} --help)")
         return 2
     if isinstance(error, BrokenPipeError):

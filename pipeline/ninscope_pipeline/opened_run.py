@@ -25,7 +25,7 @@ from ninscope_pipeline.stages.measurements import stored_measurement
 from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
 from ninscope_pipeline.stages.network import stored_network
 from ninscope_pipeline.stages.spectra import SPECTRA as SPECTRA_STAGE
-from ninscope_pipeline.storing.manifest import is_current
+from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
@@ -77,7 +77,7 @@ class Run(Shown):
     @property
     def tables(self) -> list[str]:
         """Names of the tables there are."""
-        return sorted(file.stem for file in self._folder.tables.glob("*.parquet"))
+        return self._folder.table_names()
 
     @property
     def figures(self) -> list[Path]:
@@ -95,6 +95,18 @@ class Run(Shown):
             raise RequestError(
                 f"{self.path}: table {name} is damaged ({error}); repeat the `ninscope run` command to write it again"
             ) from None
+
+    def query(self, sql: str) -> pd.DataFrame:
+        """The answer to one SELECT over the tables, by DuckDB: `run.query("SELECT step, width FROM emergence")`.
+
+        What is absent is NULL in SQL, and NaN or None in the DataFrame. Sums of integers are int64, float64 beyond 2^53.
+        A query reads the tables of this run and nothing else, and writes nothing. Raises RequestError: a mistake in the query, no
+        such table, more than half of the memory that this process may use; StoreError.
+        """
+        from ninscope_pipeline.querying import query_over
+
+        with query_over({self.path.name: self._folder}, sql) as query:
+            return query.frame()
 
     def network(
         self, model: str, revision: str | int, variant: str = DEFAULT, suite: str | None = None
@@ -216,14 +228,12 @@ class Run(Shown):
     @property
     def plan(self) -> dict[str, Any]:
         """What the run set out to make: keys by stage, the tables' key, and one entry a checkpoint."""
-        plan = self._folder.read_json(self._folder.plan, {})
-        whole = isinstance(plan, dict) and all(name in plan for name in ("stages", "tables", "checkpoints"))
-        return plan if whole else {"stages": {}, "tables": "", "checkpoints": []}
+        return self._folder.read_plan()
 
     @property
     def finished(self) -> bool:
         """Whether the tables are those of what was last asked."""
-        return bool(self.plan["tables"]) and is_current(self._folder, self._folder.tables, self.plan["tables"])
+        return is_finished(self._folder)
 
 
 def _shown(model: str, variant: str, suite: str | None) -> str:

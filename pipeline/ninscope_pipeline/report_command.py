@@ -107,7 +107,8 @@ def _stored_tables(run: Run) -> StoredTables:
         raise RequestError(
             f"{run.path}: no tables yet: {_progress(run)}; repeat the `ninscope run` command, or wait until it has ended"
         )
-    return {name: _each_text_once(run.table(name)) for name in run.tables}
+    with RunFolder(run.path).unchanging("tables"):  # those of one set
+        return {name: _each_text_once(run.table(name)) for name in run.tables}
 
 
 def _each_text_once(rows: pd.DataFrame) -> pd.DataFrame:
@@ -224,6 +225,6 @@ def _marked(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.
     label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in pairs.itertuples(index=False)]
     number = rows.groupby(["suite", "model"], sort=False, dropna=False).ngroup().to_numpy()  # of its pair
     marked = rows.reset_index(drop=True)
-    marked.insert(0, "label", pd.array(label, "string").take(number))
-    marked.insert(0, "run", pd.array([run], "string").repeat(len(rows)))
+    marked.insert(0, "label", pd.Series(label, dtype="string").take(number).reset_index(drop=True))
+    marked.insert(0, "run", pd.Series([run], dtype="string").repeat(len(rows)).reset_index(drop=True))
     return marked

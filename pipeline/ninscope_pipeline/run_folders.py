@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
-from ninscope_pipeline.opened_run import Run, open_run
-from ninscope_pipeline.stages.registry import stages
-from ninscope_pipeline.stages.stage import JobId
+from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.runfolder import RunFolder
-from ninscope_pipeline.storing.store import ArtefactStore
+
+if TYPE_CHECKING:
+    from ninscope_pipeline.stages.stage import JobId
 
 RUNS = Path("runs")
 
@@ -32,8 +32,15 @@ def run_path(run: str) -> Path:
     for path in (Path(run).expanduser(), RUNS / run):
         if (path / "run.toml").is_file():
             return path
-    near = did_you_mean(run, [path.name for path in _folders(RUNS)])
+    from ninscope.checks import did_you_mean
+
+    near = did_you_mean(run, [path.name for path in folders_in(RUNS)])
     raise RequestError(f"{run}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}")
+
+
+def name_of(path: Path) -> str:
+    """What a run is called: its folder, also where that is "."."""
+    return path.name or path.resolve().name
 
 
 def runs_in(folder: Path) -> list[RunState]:
@@ -41,29 +48,38 @@ def runs_in(folder: Path) -> list[RunState]:
     folder = folder.expanduser()
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such folder; name the one that holds run folders with --runs-dir")
-    return [_state(open_run(path)) for path in _folders(folder)]
+    return [state_of(path) for path in folders_in(folder)]
 
 
-def _folders(folder: Path) -> Iterator[Path]:
+def folders_in(folder: Path) -> Iterator[Path]:
+    """The run folders of a folder, by name; none where there is no such folder."""
     if folder.is_dir():
         yield from sorted(path for path in folder.iterdir() if (path / "run.toml").is_file())
 
 
-def _state(run: Run) -> RunState:
-    changed = datetime.fromtimestamp((run.path / "run.toml").stat().st_mtime).astimezone()
-    return RunState(run.path.name, run.finished, len(run.plan["checkpoints"]), _bytes(run.path), changed)
+def state_of(path: Path) -> RunState:
+    """The state of the run in a folder."""
+    folder = RunFolder(path)
+    changed = datetime.fromtimestamp(folder.run_file.stat().st_mtime).astimezone()
+    count = len(folder.read_plan()["checkpoints"])
+    return RunState(name_of(path), is_finished(folder), count, _bytes(path), changed)
 
 
 def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
 
 
-def clean_run(path: Path, dry_run: bool = False) -> dict[JobId, int]:
+def clean_run(path: Path, dry_run: bool = False) -> "dict[JobId, int]":
     """Remove the artefacts that a run's plan does not name; returns their bytes by stage and key.
 
     Those that follow from others' results (E) stay where an earlier version wrote the plan, which does not name them.
     Raises RequestError: the run has not finished, or another is at work there; StoreError.
     """
+    # Half a second of imports, which commands that only look for runs do without.
+    from ninscope_pipeline.opened_run import open_run
+    from ninscope_pipeline.stages.registry import stages
+    from ninscope_pipeline.storing.store import ArtefactStore
+
     run, folder = open_run(path), RunFolder(path)
     if not run.finished:
         raise RequestError(

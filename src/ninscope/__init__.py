@@ -5,6 +5,7 @@
     ninscope.emergence(spectrum, ninscope.measure("path/or/org/repo", revision="step0"))
     ninscope.audit("org/repo")                                             # DataFrame, one row a revision
     run = ninscope.open_run("runs/demo"); run.table("emergence")           # pandas DataFrame
+    run.query("SELECT step, emergence FROM emergence"); ninscope.open_runs(["runs/demo", "runs/mine"])
 
 Names are imported when first used, so that `import ninscope` is quick.
 """
@@ -36,6 +37,7 @@ _HOMES = {
     "heavy_tail": "ninscope.networks.heavy_tail",
     "box_covering": "ninscope.multifractal.box_covering",
     "open_run": "ninscope_pipeline.opened_run",
+    "open_runs": "ninscope_pipeline.opened_runs",
     "compare_runs": "ninscope_pipeline.comparing_runs",
     "NinscopeError": "ninscope.errors",
     "RequestError": "ninscope.errors",

@@ -11,11 +11,16 @@ STATUSES = ("ok", "duplicate", "missing", "corrupt", "nonfinite", "unsupported")
 MAX_MESSAGE = 600
 
 
+def printable(text: str) -> str:
+    """The text with what would move the cursor or end a line written out, a line feed as \\x0a."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+
+
 def one_line(text: str) -> str:
     """The text as one printable line of bounded length: names in messages may come from strangers."""
     if len(text) > MAX_MESSAGE:  # before anything is made of it
         text = f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
-    plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    plain = printable(text)
     return plain if len(plain) <= MAX_MESSAGE else f"{plain[: MAX_MESSAGE // 2]} ... {plain[-MAX_MESSAGE // 2 :]}"
 
 

@@ -38,7 +38,9 @@ def test_tasks_and_models_are_chosen_by_number():
     ]
     specs = specs_of(activations_parts(page_tables({"activations": rows}, ["b", HOSTILE])))
     assert bound(specs["activations-all"], "subject")["labels"] == ["text", HOSTILE]
-    assert bound(specs["activations-layers"], "model")["labels"] == ["b", HOSTILE]
+    assert bound(specs["activations-layers"], "entry")["labels"] == [
+        "b: text", f"b: {HOSTILE}", f"{HOSTILE}: text", f"{HOSTILE}: {HOSTILE}",
+    ]  # fmt: skip
 
 
 def test_of_many_layers_some_are_shown_and_the_title_says_so():

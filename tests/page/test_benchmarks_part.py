@@ -51,7 +51,7 @@ def test_results_without_any_e_have_one_figure():
     rows = {"benchmarks": [result(0, 0.5, label=HOSTILE), result(4, 0.5, label="b")]}
     specs = specs_of(benchmarks_parts(page_tables(rows, [HOSTILE, "b"])))
     assert list(specs) == ["benchmarks-steps"]
-    assert bound(specs["benchmarks-steps"], "model")["labels"] == [HOSTILE, "b"]
+    assert bound(specs["benchmarks-steps"], "task")["labels"] == [f"{HOSTILE}: arc acc", "b: arc acc"]
 
 
 def test_of_very_many_results_the_page_has_some_and_says_so():

@@ -20,7 +20,7 @@ def test_numbers_are_those_of_the_table():
     specs = specs_of(parts)
     assert bound(specs["degrees-layer"], "layer")["labels"] == ["block0.x", HOSTILE]
     data = rows_with(specs["degrees-layer"], "p50")
-    assert [(line["place"], line["step"], line["p50"], line["p95"]) for line in data] == [
+    assert [(line["entry"], line["step"], line["p50"], line["p95"]) for line in data] == [
         (0, 0, 20, 40), (1, 0, 20, 40), (0, 4, 24, 40), (1, 4, 24, 40),
     ]  # fmt: skip
     assert [line["excess"] for line in rows_with(specs["degrees-kurtosis"], "excess")] == pytest.approx([0, 0, 0, 1])
@@ -37,7 +37,7 @@ def test_of_very_many_rows_the_page_has_some_and_says_so():
     assert {"block0.x", "block899.x"} <= layers
     assert (
         part.text[-1]
-        == f"Shown are {len(steps)} of 30 steps and {len(layers)} of 900 rows of names, evenly spaced; the tables have all."
+        == f"Shown are {len(steps)} of 30 steps and {len(layers)} of 900 layers, evenly spaced; the tables have all."
     )
 
 
@@ -50,3 +50,10 @@ def test_radii_that_bound_no_distance_leave_no_part():
 def test_one_checkpoint_without_a_kurtosis():
     specs = specs_of(degrees_parts(page_tables({"degrees": [row(7, kurtosis=math.nan)]})))
     assert list(specs) == ["degrees-layer"]
+
+
+def test_of_several_models_each_has_the_layers_that_it_has():
+    rows = [row(0, "block0.x", "b"), row(0, "stem", HOSTILE)]
+    specs = specs_of(degrees_parts(page_tables({"degrees": rows}, [HOSTILE, "b"])))
+    assert bound(specs["degrees-layer"], "layer")["labels"] == [f"{HOSTILE}: stem", "b: block0.x"]
+    assert bound(specs["degrees-kurtosis"], "model")["labels"] == [HOSTILE, "b"]

@@ -6,6 +6,7 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from itertools import pairwise
 
 import altair as alt
@@ -192,8 +193,8 @@ def test_downloads_hold_whole_tables_with_every_digit(page):
 
 def test_a_table_that_is_too_large_is_named_with_its_file(monkeypatch):
     held = tables()
-    held["spectra"] = pd.concat([rows().assign(f=np.random.default_rng(n).random(3)) for n in range(20_000)])
-    most = len(page_html(contents()).content) + 600_000
+    held["spectra"] = pd.concat([rows()] * 4000).assign(f=np.random.default_rng(0).random(12_000))
+    most = len(page_html(contents()).content) + 520_000
     monkeypatch.setattr(document, "MOST_PAGE_BYTES", most)
     written = page_html(contents(held))
     page = PageReader(written.content.decode())
@@ -202,7 +203,7 @@ def test_a_table_that_is_too_large_is_named_with_its_file(monkeypatch):
     assert page.all("button", data_name="spectra") == []
     assert "spectra" not in [e.attributes.get("data-name") for e in page.all("option")]
     (row,) = (e for e in page.all("tr") if e.text.startswith("spectra"))
-    assert "60,000" in row.text
+    assert "12,000" in row.text
     assert re.search(
         r"Not in this page, which would be larger than [\d.]+ MB with it; it is in runs/r/tables/spectra", row.text
     )
@@ -242,6 +243,19 @@ def test_the_verdict_stands_before_everything_else(page):
     assert titles == [*expected, "Parameters and versions"]
 
 
+def test_reasons_of_more_than_two_models_are_folded_away(page):
+    assert [e for e in page.all("details") if "m moves." in e.text] == []
+    one = contents()
+    verdicts = [ModelVerdict(label, f"E of {label} rises.", (f"{label} moves.",), ()) for label in "abc"]
+    many = PageReader(page_html(replace(one, verdicts=verdicts)).content.decode())
+    folded = [e for e in many.all("details") if "moves." in e.text]
+    assert [re.sub(r"\s+", " ", e.text).strip() for e in folded] == [
+        f"What this rests on: {n} {n} moves." for n in "abc"
+    ]
+    assert not any("open" in e.attributes for e in folded)
+    assert all("E of" not in e.text for e in folded)
+
+
 def test_every_reference_leads_somewhere(page):
     ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
     assert len(ids) == len(set(ids))
@@ -274,7 +288,7 @@ def test_parts_stand_by_topic_and_name_their_tables():
 
 
 def test_parts_that_cannot_stand_on_one_page_are_refused():
-    with pytest.raises(ValueError, match="the part e has the topic 'weather'; known: emergence, spectra"):
+    with pytest.raises(ValueError, match="the part e has the topic 'weather'; known: emergence, controls, spectra"):
         page_html(contents(parts=[part(topic="weather")]))
     with pytest.raises(ValueError, match="two parts of the page have the name e; rename one"):
         page_html(contents(parts=[part(), part(topic="spectra")]))

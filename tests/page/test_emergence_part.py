@@ -42,9 +42,17 @@ def test_numbers_and_bands_are_those_of_the_table():
         (0, "samples (mean)", 0, 0, 0), (8, "samples (mean)", 0.8, 0.4, 1.6),
     ]  # fmt: skip
     assert [line["state"] for line in data] == ["no warning", "with a warning", "no warning", "no warning"]
-    assert data[2]["alpha0_low"], data[2]["alpha0_high"] == pytest.approx((0.65, 1.15))
+    assert (data[2]["alpha0_low"], data[2]["alpha0_high"]) == pytest.approx((0.65, 1.15))
     assert data[3]["alpha0"] == pytest.approx(0.123456789, rel=1e-5)
     assert data[0]["alpha0_low"] is None
+
+
+def test_a_whole_network_s_alpha0_has_the_interval_of_the_controls():
+    controls = [{"step": 8, "variant": "default", "alpha0_low": 0.5, "alpha0_high": 1.5, "width_low": 0.25}]
+    rows = [row(0), row(8), row(8, method="sampled", alpha0_std=0.125, alpha0=0.75)]
+    spec = specs_of(emergence_parts(page_tables({"emergence": rows, "controls": controls})))["emergence-alpha0"]
+    ends = [(line["alpha0_low"], line["alpha0_high"], line["width_low"]) for line in rows_with(spec, "alpha0_low")]
+    assert ends == [(None, None, None), (0.5, 1.5, 0.25), (0.625, 0.875, None)]
 
 
 def test_a_band_that_is_far_longer_than_the_line_is_cut_off_and_not_the_line():

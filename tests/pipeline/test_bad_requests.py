@@ -98,13 +98,6 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(requests, suite, arguments,
     assert not (requests / "runs").exists()
 
 
-def test_no_command_at_all_is_answered_by_the_help(requests):
-    ended = command()
-    assert ended.code in (0, 2)
-    assert "Usage: ninscope" in ended.out + ended.err
-    assert ended.says == []
-
-
 def test_a_run_folder_that_is_a_file_is_one_line(requests):
     (requests / "runs").mkdir()
     (requests / "runs" / "good").write_text("")

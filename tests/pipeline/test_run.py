@@ -37,6 +37,7 @@ CONTRACT = {
     "benchmarks": ["task", "metric", "value"],
     "finetunes": ["method", "task", "seed", "learning_rate", "finetune_step", "metric", "value", "phi_mean"],
     "comparisons": ["task", "metric", "method"],
+    "correlations": ["measure", "method", "variant", "task", "metric", "kind", "value", "low", "high"],
     "activations": ["task", "layer", "neurons", "values", "phi_mean"],
 }  # fmt: skip
 STEPS = (0, 1, 8)
@@ -101,7 +102,7 @@ def test_tables_hold_one_fact_a_row_in_step_order(finished):
     assert lengths == {
         "checkpoints": 3, "samples": 3 * samples, "spectra": 3 * samples * q, "emergence": 3,
         "benchmarks": 2, "degrees": 0, "nulls": 0, "weights": 0, "controls": 0, "interactions": 0,
-        "scaling": 0, "scaling_curves": 0, "finetunes": 0, "comparisons": 0, "activations": 0}  # fmt: skip
+        "scaling": 0, "scaling_curves": 0, "finetunes": 0, "comparisons": 0, "correlations": 0, "activations": 0}  # fmt: skip
     for name in ("checkpoints", "samples", "spectra", "emergence"):
         rows = table(finished, name)
         assert rows["step"].is_monotonic_increasing

@@ -13,6 +13,8 @@ from pydantic import Field
 from ninscope.checks import MAX_SEED, did_you_mean
 from ninscope.correlating.over_training import (
     DIFFERENCES,
+    FEWEST,
+    FEWEST_VALUE,
     KINDS,
     MAX_REPLICATES,
     MIN_REPLICATES,
@@ -271,12 +273,12 @@ def _why(numbers: Correlations, kind: int, row: int, column: int, measure: str, 
     follows = f"no value: {name} rises, or falls, from every point to the next, so the step decides its ranks"
     said = {
         Reason.NONE: "",
-        Reason.FEW_FOR_A_VALUE: f"no value: {_counted(points, 'point', 'points') or 'no point'}, and it takes 3",
+        Reason.FEW_FOR_A_VALUE: f"no value: {_counted(points, 'point', 'points') or 'no point'}, and it takes {FEWEST_VALUE}",
         Reason.CONSTANT_MEASURE: f"no value: {name} {alike}",
         Reason.CONSTANT_SCORE: f"no value: {name} {alike}",
         Reason.MEASURE_FOLLOWS_STEP: follows,
         Reason.SCORE_FOLLOWS_STEP: follows,
-        Reason.FEW_FOR_AN_INTERVAL: f"no interval: {points} points, and it takes 8",
+        Reason.FEW_FOR_AN_INTERVAL: f"no interval: {points} points, and it takes {FEWEST}",
         Reason.UNDEFINED_RESAMPLES: f"no interval: {undefined:.0%} of the resamples have no value",
     }[reason]
     told = reason == Reason.NONE and undefined > _SHARE_TOLD

@@ -35,6 +35,12 @@ def is_current(folder: RunFolder, directory: Path, key: str) -> bool:
     return all(_digest(directory / Path(name).name) == digest for name, digest in manifest.get("files", {}).items())
 
 
+def is_finished(folder: RunFolder) -> bool:
+    """Whether the tables of a run are those of what it was last asked for."""
+    key = folder.read_plan()["tables"]
+    return bool(key) and is_current(folder, folder.tables, key)
+
+
 def key_of(folder: RunFolder, directory: Path) -> str:
     """The key of the set that lies there, or an empty string."""
     return _manifest(folder, directory).get("key", "")

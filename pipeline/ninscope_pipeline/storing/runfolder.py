@@ -7,7 +7,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ FOR_EVER = -1.0
 ABANDONED_SECONDS = 24 * 3600
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", "free space"),
     errno.EDQUOT: ("the disk quota is used up", "free space"),
     errno.EFBIG: ("a file would be larger than is allowed here", "raise the limit (ulimit -f)"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), ("it cannot be written any more", "make it writable")),
+    **dict.fromkeys(_NOT_OURS, ("it cannot be written any more", "make it writable")),
 }
 # What file systems say that have no locks.
 _LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -79,6 +80,10 @@ class RunFolder:
         self._partial.mkdir(exist_ok=True)
         return self._partial / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
 
+    def table_names(self) -> list[str]:
+        """Names of the tables there are."""
+        return sorted(file.stem for file in self.tables.glob("*.parquet"))
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Raises StoreError for what the file system refuses meanwhile: it concerns every task of the run."""
@@ -115,6 +120,12 @@ class RunFolder:
         except (OSError, ValueError, RecursionError):
             return default
 
+    def read_plan(self) -> dict[str, Any]:
+        """What the run set out to make: keys by stage, the tables' key, one entry a checkpoint; all empty without a plan."""
+        plan = self.read_json(self.plan, {})
+        whole = isinstance(plan, dict) and all(name in plan for name in ("stages", "tables", "checkpoints"))
+        return plan if whole else {"stages": {}, "tables": "", "checkpoints": []}
+
     @contextmanager
     def locked(self, name: str, seconds: float | None = None) -> Iterator[bool]:
         """Alone among processes that lock the same name. A process that dies gives its locks back. Raises StoreError: another
@@ -134,6 +145,20 @@ class RunFolder:
             yield lock.is_locked
         finally:
             lock.release()
+
+    @contextmanager
+    def unchanging(self, name: str) -> Iterator[None]:
+        """As `locked`, for who only reads: nobody replaces what is locked meanwhile. Raises StoreError as `locked` does.
+
+        Where this process may not write, it cannot lock either, and reads what is there.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(self.locked(name))
+            except StoreError as error:
+                if not isinstance(error.__context__, OSError) or error.__context__.errno not in _NOT_OURS:
+                    raise
+            yield
 
     @contextmanager
     def occupied(self) -> Iterator[None]:

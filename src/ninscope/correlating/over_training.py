@@ -22,6 +22,7 @@ KINDS = LEVELS, DIFFERENCES, PARTIAL = ("levels", "differences", "partial")
 MIN_REPLICATES, MAX_REPLICATES = 100, 10_000
 MOST_LAGS = 50
 FEWEST_VALUE, FEWEST = 3, 8  # points of a correlation, and of anything that is resampled or shifted
+_MOST_UNDEFINED = 0.5  # of resamples, for an interval of the others
 _SIDE = 32  # measures, and scores, that are correlated together
 _BITS = 36  # of differences, and of what they add up to: 10^4 of them in another order leave errors of 2^-39
 _NUMBERS = 1 << 21  # of float64 in the largest array of one pass over resamples, about
@@ -72,11 +73,11 @@ class Resampling:
 class Correlations:
     """Of every measure with every score. All are float64 [kinds, measures, scores] in the order of KINDS, but where said.
 
-    value: Spearman's rho, missing (NaN) as `reason` (a `Reason`, uint8) says. low, high: percentile interval over resamples;
-    undefined: share of the resamples that have no value, which are left out of it. null_low, null_high: what unrelated curves of
-    the same differences give. points: pairs that enter, int64. lag, lag_value, lag_null: [measures, scores]; by how many points
-    the measure leads the score (less than 0: it follows) where their differences correlate most, that correlation, and how far
-    from 0 it gets by chance, at the lag that suits chance best.
+    value: Spearman's rho, missing (NaN) as `reason` (a `Reason`, uint8) says. low, high: percentile interval over resamples.
+    undefined: share of the resamples that have no value, which are left out of it; where it is more than half there is none.
+    null_low, null_high: what unrelated curves of the same differences give. points: pairs that enter, int64. lag, lag_value,
+    lag_null: [measures, scores]; by how many points the measure leads the score (less than 0: it follows) where their differences
+    correlate most, that correlation, and how far from 0 it gets by chance, at the lag that suits chance best.
     """
 
     value: np.ndarray
@@ -175,7 +176,7 @@ def _complete(x: np.ndarray, y: np.ndarray, resampling: Resampling, name: str) -
     unled = (missing | few)[KINDS.index(DIFFERENCES)]
     for of_lag in (block.lag, block.lag_value, block.lag_null):
         of_lag[unled] = np.nan
-    torn = ~missing & ~few & (block.undefined > 0.5)
+    torn = ~missing & ~few & (block.undefined > _MOST_UNDEFINED)
     block.reason[torn] = Reason.UNDEFINED_RESAMPLES
     block.low[torn] = block.high[torn] = np.nan
     return block
@@ -278,7 +279,11 @@ def _add_nulls(
     resampling: Resampling,
     name: str,
 ) -> None:
-    """What curves give that are made of the same differences, drawn in blocks for measures and for scores apart; and lags."""
+    """What curves give that are made of the same differences, shuffled for measures and for scores apart; and lags.
+
+    Where the series have a correlation, so have all these curves: the same differences decide whether a curve has one value, and
+    whether it only rises.
+    """
     n, count = x.shape[1], resampling.replicates
     lags = _lags(n - 1, resampling.max_lag)
     block.lag[:], block.lag_value[:] = _leading(of_x.differences, of_y.differences, lags)

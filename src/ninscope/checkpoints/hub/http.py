@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from huggingface_hub import get_session, get_token
+from huggingface_hub import constants, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]  # it lists no exports
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
@@ -133,6 +133,20 @@ def _chunks(response: Response, most: int, seconds: float, traffic: Traffic) -> 
                 raise Passing(f"too slow: {total} bytes in {seconds:.0f} seconds")
     except (HTTPError, OSError) as error:
         raise Passing(_plain(str(error)) or type(error).__name__) from None
+
+
+def silence(seconds: float) -> str:
+    """Why the Hub does not answer a HEAD within so many seconds, in a few words; empty where it answers. No token is sent.
+
+    Finding the host's address may take longer than that.
+    """
+    try:
+        response = get_session().head(constants.ENDPOINT, timeout=seconds)
+    except OfflineModeIsEnabled:
+        return "the client is set to offline mode, HF_HUB_OFFLINE"
+    except (HTTPError, OSError, ValueError) as error:
+        return _plain(str(error)) or type(error).__name__
+    return _plain(f"{response.status_code} {response.reason_phrase}") if response.status_code >= 500 else ""
 
 
 def same_place(url: str, other: str) -> bool:

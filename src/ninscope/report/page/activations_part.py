@@ -8,6 +8,7 @@ from ninscope.report.page.charts import (
     choice,
     colour_by,
     colour_by_label,
+    entries_of,
     evenly,
     first_and_last,
     in_order,
@@ -47,7 +48,7 @@ def activations_parts(tables: PageTables) -> Iterator[Part]:
     if data.empty:
         return
     data["subject"], tasks = numbers_of(data["task"])
-    charts = [*_whole(data[data["layer"] == _WHOLE], tasks, tables), *_layers(data[data["layer"] != _WHOLE], tasks)]
+    charts = [*_whole(data[data["layer"] == _WHOLE], tasks, tables), *_layers(data[data["layer"] != _WHOLE])]
     if charts:
         yield Part(
             "activations", "Neurons that stand out", "models that were run", _TEXT, tuple(charts), ("activations",)
@@ -68,32 +69,27 @@ def _whole(data: pd.DataFrame, tasks: list[str], tables: PageTables) -> Iterator
     yield Chart("activations-all", "phi of all layers together", chart, first_and_last(first, column, title))
 
 
-def _layers(data: pd.DataFrame, tasks: list[str]) -> Iterator[Chart]:
+def _layers(data: pd.DataFrame) -> Iterator[Chart]:
     measures = known_measures(data, _MEASURES)
     if not measures:
         return
     data = data.reset_index(drop=True)
-    data["number"], labels = numbers_of(data["label"])
+    most = max(_MOST_LAYERS // data["label"].nunique(), 2)
     kept = {
-        (number, layer)
-        for number, rows in data.groupby("number", sort=False)
-        for layer in evenly(list(dict.fromkeys(rows["layer"])), max(_MOST_LAYERS // len(labels), 2))
+        (label, layer)
+        for label, rows in data.groupby("label", sort=False)
+        for layer in evenly(list(dict.fromkeys(rows["layer"])), most)
     }
-    every = data.groupby("number")["layer"].nunique().sum()
-    data = data[[pair in kept for pair in zip(data["number"], data["layer"], strict=True)]].reset_index(drop=True)
-    clauses = ["datum.subject == subject"] if len(tasks) > 1 else []
-    clauses += ["datum.number == model"] if len(labels) > 1 else []
+    every = len(data[["label", "layer"]].drop_duplicates())
+    data = data[[pair in kept for pair in zip(data["label"], data["layer"], strict=True)]].reset_index(drop=True)
+    data["entry"], entries = entries_of(data, "label", "task")
     chart = measured_lines(
         data, "layerPoints", measures, colour_by("layer", list(dict.fromkeys(data["layer"]))), series=("layer",), toggle="layer",
-        where=" && ".join(clauses) or None,
-    )  # fmt: skip
-    if len(tasks) > 1:
-        chart = chart.add_params(choice("subject", tasks, "task"))
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
+        where="datum.entry == entry",
+    ).add_params(choice("entry", entries, "of"))  # fmt: skip
     column, title = measures[0]
     some = f" ({len(kept)} of {every} layers, evenly spaced)" if len(kept) < every else ""
-    first = data[(data["subject"] == data["subject"].min()) & (data["number"] == 0)]
+    first = data[data["entry"] == 0]
     yield Chart(
         "activations-layers", f"phi layer by layer{some}", chart, first_and_last(first, column, title, ("layer",))
     )

@@ -10,7 +10,9 @@ from ninscope.report.page.charts import (
     METHODS,
     choice,
     colour_by_label,
+    entries_of,
     evenly,
+    first_and_last,
     fitted,
     in_order,
     legend_choice,
@@ -48,7 +50,7 @@ def benchmarks_parts(tables: PageTables) -> Iterator[Part]:
         data = data[data["task"].isin(kept)].reset_index(drop=True)
         names = [names[number] for number in kept]
         data["task"] = data["task"].map({number: place for place, number in enumerate(kept)})
-    charts = [_over_steps(data, names), *_across(data, names, tables)]
+    charts = [_over_steps(data), *_across(data, tables)]
     yield Part("benchmarks", "Results beside E", "benchmarks", text, tuple(charts), ("benchmarks", "emergence"))
 
 
@@ -80,12 +82,11 @@ def benchmark_data(tables: PageTables) -> tuple[pd.DataFrame, list[str]]:
     return data.sort_values(["task", "number", "step"], kind="stable", ignore_index=True), names
 
 
-def _over_steps(data: pd.DataFrame, names: list[str]) -> Chart:
+def _over_steps(data: pd.DataFrame) -> Chart:
     """One result and E of one model, each on an ordinate of its own."""
     rows = data.drop(columns=["low", "high"])
-    rows["number"], labels = numbers_of(rows["label"])
-    where = "datum.task == task" + (" && datum.number == model" if len(labels) > 1 else "")
-    base = alt.Chart(rows).transform_filter(where).encode(x=step_axis(steps_in(rows)))
+    rows["task"], entries = entries_of(rows, "label", "result")
+    base = alt.Chart(rows).transform_filter("datum.task == task").encode(x=step_axis(steps_in(rows)))
     tips = _tips()
     named = tooltip(model="label:N", result="result:N")
 
@@ -100,24 +101,18 @@ def _over_steps(data: pd.DataFrame, names: list[str]) -> Chart:
     both = [marks("value", "result (squares, dashed)", _ORANGE, [6, 4], "square")]
     if rows["emergence"].notna().any():
         both.insert(0, marks("emergence", "E (circles)", _GREEN, [1, 0], "circle"))
-    chart = fitted(alt.layer(*both).resolve_scale(y="independent")).add_params(*_tasks(names))
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
-    first = rows[(rows["task"] == rows["task"].min()) & (rows["number"] == 0)]
-    ends = (
-        " and ".join(f"{number_words(row.value)} at step {row.step:,}" for row in first.iloc[[0, -1]].itertuples())
-        if len(first)
-        else ""
-    )
-    said = f"{names[0]} of {labels[0]} over training beside E: {ends}."
+    chart = fitted(alt.layer(*both).resolve_scale(y="independent"), title=_title()).add_params(*_tasks(entries))
+    first = rows[rows["task"] == 0]
+    said = first_and_last(first, "value", f"{first['result'].iloc[0].capitalize()}, beside E,")
     return Chart("benchmarks-steps", "A result beside E over training", chart, said)
 
 
-def _across(data: pd.DataFrame, names: list[str], tables: PageTables) -> Iterator[Chart]:
+def _across(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
     """E against a result: points in the order of their steps."""
     rows = data[data["emergence"].notna()].reset_index(drop=True)
     if rows.empty:
         return
+    rows["task"], names = numbers_of(rows["result"])
     chosen = legend_choice()
     x = alt.X("value:Q", title="result", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6, grid=False))
     y = alt.Y("emergence:Q", title="degree of emergence E", scale=alt.Scale(zero=False))
@@ -134,15 +129,15 @@ def _across(data: pd.DataFrame, names: list[str], tables: PageTables) -> Iterato
         shape=alt.condition("length(datum.warning) > 0", alt.value("triangle-up"), alt.value("circle")),
     )  # fmt: skip
     chart = alt.layer(line, points.properties(name="acrossPoints")).add_params(chosen, *_tasks(names))
-    first = rows[rows["task"] == rows["task"].min()]
+    first = rows[rows["task"] == 0]
     said = (
-        f"E against {names[int(first['task'].iloc[0])]}, {len(first)} checkpoints: results from {_range(first['value'])}, "
+        f"E against {names[0]}, {len(first)} checkpoints: results from {_range(first['value'])}, "
         f"E from {_range(first['emergence'])}."
     )
     yield Chart(
         "benchmarks-across",
         "E against a result (triangles: with a warning)",
-        fitted(chart, 320).properties(title=_title()),
+        fitted(chart, 320, _title()),
         said,
     )
 

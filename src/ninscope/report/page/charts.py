@@ -6,7 +6,7 @@ Colours are mid-tones that read on white and on near-black.
 """
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -28,7 +28,6 @@ _MOST_TICKS = 9
 _ROOM = 0.35  # of the lines' range: as far a band is shown beyond them
 _HEIGHT = 260
 _NARROW = 18  # letters of a name of which two stand side by side in a legend on a telephone
-_FEW_STEPS = 24  # of a training that are kept before names are left out
 _NAMED = 4  # series that a description names
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -97,20 +96,33 @@ def numbers_of(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     return column.astype(str).map(places).to_numpy(np.int64), names
 
 
-def within(data: pd.DataFrame, column: str, most: int) -> tuple[pd.DataFrame, str]:
+def mapped(column: pd.Series, function: Callable[[str], str]) -> pd.Series:
+    """A function of each name, called once for each that there is: tables may have millions of rows."""
+    return column.map({name: function(name) for name in column.unique()})
+
+
+def entries_of(data: pd.DataFrame, first: str, second: str) -> tuple[np.ndarray, list[str]]:
+    """As `numbers_of`, of what two columns say together, so that a list has only what there is; of one alone, where the first
+    has one value only."""
+    several = data[first].nunique() > 1
+    return numbers_of(data[first].astype(str) + ": " + data[second].astype(str) if several else data[second])
+
+
+def within(data: pd.DataFrame, column: str, most: int, few: int = 24) -> tuple[pd.DataFrame, str]:
     """(rows that a page can hold, what was left out in words or ""). First steps are left out, then names of a column, evenly.
 
-    column: of names (layers, matrices) that a model has at every step. most: rows.
+    column: of names that a model has at every step, of which the message speaks ("layer": layers). most: rows. few: steps that
+    stay before names are left out.
     """
     if len(data) <= most:
         return data, ""
     steps, names = steps_in(data), list(dict.fromkeys(data[column]))
-    kept_steps = evenly(steps, max(len(steps) * most // len(data), min(len(steps), _FEW_STEPS)))
+    kept_steps = evenly(steps, max(len(steps) * most // len(data), min(len(steps), few)))
     shown = data[data["step"].isin(kept_steps)]
     kept_names = evenly(names, max(len(names) * most // max(len(shown), 1), 1)) if len(shown) > most else names
     shown = shown[shown[column].isin(kept_names)].reset_index(drop=True)
     clauses = [f"{len(kept_steps)} of {len(steps):,} steps"] if len(kept_steps) < len(steps) else []
-    clauses += [f"{len(kept_names)} of {len(names):,} rows of names"] if len(kept_names) < len(names) else []
+    clauses += [f"{len(kept_names)} of {len(names):,} {column}s"] if len(kept_names) < len(names) else []
     return shown, f"Shown are {' and '.join(clauses)}, evenly spaced; the tables have all."
 
 
@@ -194,7 +206,7 @@ _COUNT = (
 
 
 def ticks_of(steps: Sequence[int]) -> list[int]:
-    """Steps to label, evenly on the axis: the first and the last, and no more than nine."""
+    """Steps to label, evenly on the axis: the first and the last, and about nine."""
     kept: list[int] = []
     places = np.log2(np.array(steps, dtype=np.float64) + 1)
     apart = (places[-1] - places[0]) / (_MOST_TICKS - 1) * 0.8 if len(steps) > 1 else 0.0
@@ -394,14 +406,15 @@ def measured_lines(
     """  # fmt: skip
     columns = [column for column, _ in measures]
 
-    def one_of(end: str = "") -> str:
-        fields = [f"datum.{column}{end}" if f"{column}{end}" in data else "null" for column in columns]
+    def one_of(end: str = "", otherwise: str = "null") -> str:
+        known = [f"{column}{end}" in data and bool(data[f"{column}{end}"].notna().any()) for column in columns]
+        fields = [f"datum.{column}{end}" if there else otherwise for column, there in zip(columns, known, strict=True)]
         return f"[{', '.join(fields)}][measure]"
 
     bands = any(f"{column}_from" in data and data[f"{column}_from"].notna().any() for column in columns)
-    ends = (
-        {"low": one_of("_low"), "high": one_of("_high"), "from": one_of("_from"), "to": one_of("_to")} if bands else {}
-    )
+    # A measure without intervals has bands of no height: an axis of nothing but missing values would have no extent.
+    drawn = {"from": one_of("_from", "datum.value"), "to": one_of("_to", "datum.value")}
+    ends = {"low": one_of("_low"), "high": one_of("_high"), **drawn} if bands else {}
     shown = tooltip("step:Q", *(f"{field}:N" for field in series if field != "label"), model="label:N", value="value:Q")
     shown += tooltip(low="low:Q", high="high:Q") if bands else []
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
@@ -434,12 +447,11 @@ def heat_map(
     middle: float | None = 0.0,
     where: str | None = None,
     label_expr: str | None = None,
-    row: int | None = 16,
 ) -> Any:
-    """Cells in colour. middle: the value that is grey, between blue and orange; None: a scale from dark to light.
+    """Cells in colour, whose rows `rows_high` makes high. label_expr: how the legend writes a value.
 
-    label_expr: how the legend writes a value. row: height of a row of cells.
-    """  # fmt: skip
+    middle: the value that is grey, between blue and orange; None: a scale from dark to light.
+    """
     known = data[value].dropna()
     if middle is None:
         scale = alt.Scale(scheme="viridis")
@@ -451,10 +463,20 @@ def heat_map(
     legend = legend if label_expr is None else alt.Legend(labelExpr=label_expr, **legend.to_dict())
     chart = alt.Chart(data)
     chart = chart if where is None else chart.transform_filter(where)
-    chart = chart.mark_rect().encode(
-        x=x, y=y, color=alt.Color(f"{value}:Q", scale=scale, legend=legend), tooltip=list(tips)
-    )
-    return chart.properties(width="container", height=_HEIGHT if row is None else alt.Step(row))
+    colour = alt.Color(f"{value}:Q", scale=scale, legend=legend)
+    return chart.mark_rect().encode(x=x, y=y, color=colour, tooltip=list(tips))
+
+
+def rows_high(chart: Any, row: int, counts: Iterable[int]) -> Any:
+    """As wide as the page lets it, and as high as its rows together. row: pixels. counts: of rows, by what a reader may choose."""
+    different = set(counts)
+    height = row * different.pop() if len(different) == 1 else alt.Step(row)
+    return chart.properties(width="container", height=height, autosize=_fit())
+
+
+def _fit() -> alt.AutoSizeParams:
+    """What Vega-Lite takes by itself, and again when a choice makes the labels of an axis longer."""
+    return alt.AutoSizeParams(type="fit-x", contains="padding", resize=True)
 
 
 def step_columns(title: str = "training step") -> alt.X:
@@ -476,9 +498,10 @@ def level(value: float) -> alt.Chart:
     return rule.encode(y="level:Q", tooltip=[alt.Tooltip("level:Q", title="line at")])
 
 
-def fitted(chart: Any, height: int = _HEIGHT) -> Any:
+def fitted(chart: Any, height: int = _HEIGHT, title: alt.Title | None = None) -> Any:
     """As wide as the page lets it."""
-    return chart.properties(width="container", height=height)
+    chart = chart.properties(width="container", height=height, autosize=_fit())
+    return chart if title is None else chart.properties(title=title)
 
 
 # --- words ----------------------------------------------------------------------------------------------------

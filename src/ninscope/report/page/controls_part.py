@@ -19,6 +19,7 @@ from ninscope.report.page.charts import (
     lines,
     measured_lines,
     numbers_of,
+    rows_high,
     rows_of,
     step_axis,
     steps_in,
@@ -65,7 +66,7 @@ def controls_parts(tables: PageTables) -> Iterator[Part]:
     data = data.drop(columns=[end for end in ends if data[end].isna().all()])
     charts = [*_readings(data), *_all_models(data, tables), *_verdicts(data)]
     if charts:
-        yield Part("controls", "Controls: what E is made of", "emergence", _TEXT, tuple(charts), ("controls",))
+        yield Part("controls", "What E is made of", "controls", _TEXT, tuple(charts), ("controls",))
 
 
 def _readings(data: pd.DataFrame) -> Iterator[Chart]:
@@ -154,8 +155,8 @@ def _verdicts(data: pd.DataFrame) -> Iterator[Chart]:
             ),
             tooltip=tooltip("step:Q", "verdict:N", model="label:N", E="emergence:Q"),
         )
-        .properties(width="container", height=alt.Step(30))
     )
+    chart = rows_high(chart, 30, [len(labels)])
     counts = rows["outcome"].value_counts()
     said = ", ".join(f"{name} at {counts[name]}" for name in there)
     yield Chart(

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ninscope.report.page.charts import (
     choice,
+    entries_of,
     first_and_last,
     fitted,
     heat_map,
@@ -15,6 +16,7 @@ from ninscope.report.page.charts import (
     name_rows,
     numbers_of,
     rounded,
+    rows_high,
     rows_of,
     step_axis,
     step_columns,
@@ -45,19 +47,19 @@ def degrees_parts(tables: PageTables) -> Iterator[Part]:
     if data.empty:
         return
     data, note = within(data, "layer", _MOST_ROWS)
-    data["place"], layers = numbers_of(data["layer"])
+    data["place"] = numbers_of(data["layer"])[0]
     data["number"], labels = numbers_of(data["label"])
-    charts = [*_percentiles(data, layers, labels), *_kurtosis(data, labels)]
+    charts = [*_percentiles(data[data["p50"].notna()].reset_index(drop=True)), *_kurtosis(data, labels)]
     if charts:
         text = (*_TEXT, note) if note else _TEXT
         yield Part("degrees", "Degrees of neurons by layer", "structure", text, tuple(charts), ("degrees",))
 
 
-def _percentiles(data: pd.DataFrame, layers: list[str], labels: list[str]) -> Iterator[Chart]:
+def _percentiles(data: pd.DataFrame) -> Iterator[Chart]:
     """Median, quartiles and 5 to 95 % of one layer."""
-    if data["p50"].isna().all():
+    if data.empty:
         return
-    where = "datum.place == layer" + (" && datum.number == model" if len(labels) > 1 else "")
+    data["entry"], layers = entries_of(data, "label", "layer")
     x = step_axis(steps_in(data))
     scale, title = alt.Scale(zero=False), "average weighted degree"
     tips = tooltip(
@@ -75,10 +77,10 @@ def _percentiles(data: pd.DataFrame, layers: list[str], labels: list[str]) -> It
     median = alt.Y("p50:Q", title=title, scale=scale)
     marks.append(base.mark_line(color=_BLUE, strokeWidth=2).encode(y=median, tooltip=named))
     marks.append(base.mark_point(color=_BLUE, filled=True, size=46, opacity=0.95).encode(y=median, tooltip=tips))
-    chart = fitted(alt.layer(*marks).transform_filter(where)).add_params(choice("layer", layers, "layer"))
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
-    first = data[(data["place"] == 0) & (data["number"] == 0)]
+    chart = fitted(alt.layer(*marks).transform_filter("datum.entry == layer")).add_params(
+        choice("layer", layers, "layer")
+    )
+    first = data[data["entry"] == 0]
     yield Chart("degrees-layer", "Average weighted degree of one layer", chart,
                 first_and_last(first, "p50", f"Median over the neurons of {layers[0]}"))  # fmt: skip
 
@@ -99,6 +101,7 @@ def _kurtosis(data: pd.DataFrame, labels: list[str]) -> Iterator[Chart]:
         where="datum.number == model" if len(labels) > 1 else None,
         label_expr=f"format({NORMAL_KURTOSIS:g} * exp(datum.value), '.2~g')",
     )
+    chart = rows_high(chart, 16, rows.groupby("number")["layer"].nunique())
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))
     top = rows.iloc[int(rows["kurtosis"].argmax())]

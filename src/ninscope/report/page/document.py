@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parent / "assets"
 MOST_PAGE_BYTES = 14_500_000  # of a page with its tables; what is drawn stands there in any case
 _TEXT_BYTES = 500_000  # that the page's own text may take of it
+_OPEN_VERDICTS = 2  # of more models the reasons are folded away, so that all headlines are seen
 _NAMES = ("run", "label", "suite", "model", "revision")  # columns of names that come from a user's files
 
 _TITLES = {
     "emergence": "Emergence",
+    "controls": "Controls",
     "spectra": "Spectra",
     "structure": "Structure",
     "benchmarks": "Benchmarks",
@@ -85,6 +87,7 @@ def page_html(contents: Contents) -> Written:
             topics=_by_topic(contents.parts),
             problems=_problems(contents.tables),
             several=len(contents.runs) > 1,
+            many=len(contents.verdicts) > _OPEN_VERDICTS,
             entries=entries,
             anchors={entry.name: entry.anchor for entry in entries if entry.rows},
             empty=[entry.name for entry in entries if not entry.rows],

@@ -53,7 +53,7 @@ _CARE = (
     "growth."
 )
 _BANDS = (
-    "A band about E is its interval: of a whole network what becomes of it when one layer of neurons is left out at a "
+    "A band is an interval: of a whole network what becomes of it when one layer of neurons is left out at a "
     "time, of samples 95 % over other draws of neurons; about alpha0 and w of samples it is one standard deviation. "
     "None is the spread between trainings. A band that is cut off at the edge goes on; the ends stand in what a point "
     "shows under the pointer. Triangles are points that the tables warn of. Click on names in the legend to pick out "
@@ -73,13 +73,21 @@ def emergence_parts(tables: PageTables) -> Iterator[Part]:
 
 
 def emergence_data(rows: pd.DataFrame, tables: PageTables) -> pd.DataFrame:
-    """Rows of the table `emergence` as data: a row a model, step and method, with the ends of every band."""
+    """Rows of the table `emergence` as data: a row a model, step and method, with the ends of every band.
+
+    alpha0 and width of a whole network have intervals where the table `controls` has them.
+    """
     numbers = ["alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high"]
     texts = ["method", "status", "warning", "message", "baseline"]
     data = in_order(with_state(rows_of(rows, numbers, texts)), tables)
+    ends = [f"{name}_{end}" for name in ("alpha0", "width") for end in ("low", "high")]
+    intervals = rows_of(tables.table("controls"), ends).drop_duplicates(["label", "step"])
+    data = data.merge(intervals, on=["label", "step"], how="left")
+    of_samples = data["method"] != "exact"
     for name in ("alpha0", "width"):
         spread = data.pop(f"{name}_std")
-        data[f"{name}_low"], data[f"{name}_high"] = rounded(data[name] - spread), rounded(data[name] + spread)
+        for end, other in (("low", data[name] - spread), ("high", data[name] + spread)):
+            data[f"{name}_{end}"] = data[f"{name}_{end}"].where(~of_samples, rounded(other))
     order = {name: number for number, name in enumerate(METHODS)}
     data["order"] = data["method"].map(order).fillna(len(order))
     data = data.sort_values(["number", "order", "step"], kind="stable", ignore_index=True).drop(columns="order")

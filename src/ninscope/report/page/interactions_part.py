@@ -15,10 +15,12 @@ from ninscope.report.page.charts import (
     in_order,
     labels_in,
     lines,
+    mapped,
     name_rows,
     number_words,
     numbers_of,
     rounded,
+    rows_high,
     rows_of,
     step_axis,
     step_slider,
@@ -39,8 +41,8 @@ _MOST_CELLS = 12_000
 _TEXT = (
     "Coupling says whether what one matrix writes is what another matrix reads, beyond chance: 0 is chance, 1 as much "
     "as can be. Lines are means over the pairs of a kind; bands hold the middle half of the pairs.",
-    "Of all that is read from weights alone, the coupling of k to q told learning from training on noise best in a "
-    "study of small models. It sees that attention has found a use, not what for; the other kinds are often larger "
+    "In a study of small models the coupling of k to q told learning from training on noise best, among all that is "
+    "read from weights alone. It sees that attention has found a use, not what for; the other kinds are often larger "
     "where nothing is left to learn.",
     "In the map a row is the block that writes and a column the block that reads, at the step of the slider: orange is "
     "more than chance, blue less, grey chance.",
@@ -143,7 +145,7 @@ def _all_models(rows: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
 
 def _cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """(mean coupling by step, writer's block and reader's block, what was left out in words)."""
-    rows = rows.assign(writes=rows["writer"].map(block_of), reads=rows["reader"].map(block_of))
+    rows = rows.assign(writes=mapped(rows["writer"], block_of), reads=mapped(rows["reader"], block_of))
     grouped = rows.groupby(["number", "label", "step", "writes", "reads"], sort=False)["coupling"]
     means = grouped.agg(coupling="mean", pairs="size").reset_index()
     means["coupling"] = rounded(means["coupling"])
@@ -182,8 +184,8 @@ def _map(cells: pd.DataFrame) -> Iterator[Chart]:
         "mean coupling",
         tips,
         where=where,
-        row=26,
     )
+    chart = rows_high(chart, 26, cells.groupby(["number", "place"])["writes"].nunique())
     chart = chart.add_params(*step_slider("at", steps)).properties(title=step_title("at"))
     if len(labels) > 1:
         chart = chart.add_params(choice("model", labels, "model"))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 ALL_PARTS, DEFAULT = "all", "default"  # the part and the variant that are the network as one, by [analysis] itself
 
 # Where on the page a part stands, in this order.
-TOPICS = ("emergence", "spectra", "structure", "benchmarks", "models that were run")
+TOPICS = ("emergence", "controls", "spectra", "structure", "benchmarks", "models that were run")
 
 
 @dataclass(frozen=True)

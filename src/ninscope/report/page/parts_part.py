@@ -13,6 +13,7 @@ from ninscope.report.page.charts import (
     name_rows,
     number_words,
     numbers_of,
+    rows_high,
     rows_of,
     step_columns,
     switch,
@@ -87,7 +88,7 @@ def _heat_map(
     )
     chart = alt.layer(cells, marks) if rows["warned"].any() else cells
     chart = chart.transform_filter(" && ".join(clauses)) if clauses else chart
-    chart = chart.properties(width="container", height=alt.Step(18))
+    chart = rows_high(chart, 18, rows.groupby(["number", "grouping"])["name"].nunique())
     if len(groupings) > 1:
         chart = chart.add_params(switch("grouping", groupings, "parts"))
     if len(labels) > 1:

@@ -11,12 +11,12 @@ from ninscope.report.page.charts import (
     colour_by_label,
     dashes,
     drawn_ends,
+    entries_of,
     fitted,
     in_order,
     labels_in,
     lines,
     number_words,
-    numbers_of,
     rounded,
     rows_of,
     step_axis,
@@ -30,7 +30,7 @@ from ninscope.report.page.parts import Chart, PageTables, Part
 
 _BLUE, _ORANGE = "#3d85c6", "#e0702f"
 _CURVES = {"aic_exponential": "exponential", "aic_lognormal": "log-normal"}
-_MOST_ROWS = 15_000
+_MOST_ROWS = 40_000
 _TEXT = (
     "The whole method rests on power laws: the number of neurons within a distance r should grow as a power of r, so "
     "that the line of local slopes is flat. The dashed line is the slope that is fitted to all radii; the shaded "
@@ -52,7 +52,7 @@ def scaling_parts(tables: PageTables) -> Iterator[Part]:
     charts: list[Chart] = []
     note = ""
     if len(curves):
-        curves, note = within(curves, "curve", _MOST_ROWS)
+        curves, note = within(curves, "curve", _MOST_ROWS, few=2)
         charts += _by_radius(curves, fits)
     charts += _fits(fits, tables)
     if charts:
@@ -75,24 +75,19 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
     """Local slopes, and the curves themselves, of one curve of one model at the step of the slider."""
     steps = steps_in(curves)
     curves = curves.rename(columns={"null_low": "slope_low", "null_high": "slope_high"})
-    curves["kind"], names = numbers_of(curves["curve"])
-    curves["number"], labels = numbers_of(curves["label"])
+    curves["kind"], names = entries_of(curves, "label", "curve")
     curves["place"] = curves["step"].map({step: place for place, step in enumerate(steps)})
-    curves = drawn_ends(curves, ["slope"], ["number", "kind", "step"])
-    kinds, models = ({name: number for number, name in enumerate(every)} for every in (names, labels))
-    fits = fits[
-        fits["step"].isin(steps) & fits["curve"].isin(names) & fits["label"].isin(labels) & fits["slope"].notna()
-    ]
-    fits = fits.assign(
-        kind=fits["curve"].map(kinds), number=fits["label"].map(models),
-        place=fits["step"].map({step: place for place, step in enumerate(steps)}),
-    ).drop(columns=list(_CURVES)).reset_index(drop=True)  # fmt: skip
-    where = "datum.place == at && datum.kind == curve" + (" && datum.number == model" if len(labels) > 1 else "")
+    curves = drawn_ends(curves, ["slope"], ["kind", "step"])
+    for end in ("slope_from", "slope_to"):  # of neurons, which have no null band, there is one of no height
+        curves[end] = curves[end].fillna(curves["slope"])
+    keys = ["label", "curve", "step"]
+    known = curves[[*keys, "kind", "place"]].drop_duplicates(keys)
+    fits = fits[fits["slope"].notna()].drop(columns=[*_CURVES, "number"]).merge(known, on=keys)
+    where = "datum.place == at && datum.kind == curve"
     radii = [float(curves["radius"].min()), float(curves["radius"].max())]
     x = alt.X("radius:Q", title="radius r (log axis)", scale=alt.Scale(type="log", domain=radii, nice=False),
               axis=alt.Axis(labelOverlap="greedy", labelSeparation=4, grid=False, format="~s"))  # fmt: skip
     parameters = [choice("curve", names, "curve"), *step_slider("at", steps)]
-    parameters += [choice("model", labels, "model")] if len(labels) > 1 else []
     tips = tooltip("step:Q", "curve:N", "radius:Q", model="label:N", local_slope="slope:Q", random_low="slope_low:Q",
                    random_high="slope_high:Q", value="value:Q")  # fmt: skip
     named = tooltip("step:Q", "curve:N", model="label:N")
@@ -102,7 +97,7 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
         points.mark_line(color=_BLUE, strokeWidth=2).encode(y=ordinate, tooltip=named),
         points.mark_point(color=_BLUE, filled=True, size=26, opacity=0.9).encode(y=ordinate, tooltip=tips),
     ]
-    if "slope_from" in curves and curves["slope_from"].notna().any():
+    if curves["slope_low"].notna().any():
         band = alt.Y("slope_from:Q", title="local slope", scale=alt.Scale(zero=False))
         marks.insert(0, points.mark_area(color=GREY, opacity=0.35).encode(y=band, y2="slope_to:Q", tooltip=named))
     layers = [alt.layer(*marks).transform_filter(where)]
@@ -116,24 +111,21 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
         layers.insert(
             0, strips.mark_rect(color=_ORANGE, opacity=0.25).encode(x=within_range, x2="range_high:Q", tooltip=about)
         )
-    chart = fitted(alt.layer(*layers)).properties(title=step_title("at")).add_params(*parameters)
-    yield Chart("scaling-slopes", "Local slopes beside those of random weights", chart, _said(fits, labels, names))
+    chart = fitted(alt.layer(*layers), title=step_title("at")).add_params(*parameters)
+    yield Chart("scaling-slopes", "Local slopes beside those of random weights", chart, _said(fits, names[0]))
     if curves["value"].notna().any():
         value = alt.Y("value:Q", title="value of the curve", scale=alt.Scale(zero=False))
         line = points.mark_line(color=_BLUE, strokeWidth=2).encode(y=value, tooltip=named)
         dots = points.mark_point(color=_BLUE, filled=True, size=26, opacity=0.9).encode(y=value, tooltip=tips)
-        chart = (
-            fitted(alt.layer(line, dots).transform_filter(where))
-            .properties(title=step_title("at"))
-            .add_params(*parameters)
-        )
+        both = alt.layer(line, dots).transform_filter(where)
+        chart = fitted(both, title=step_title("at")).add_params(*parameters)
         yield Chart("scaling-curves", "The curves themselves: straight where a power law holds", chart,
-                    f"{names[0]} of {labels[0]} against the logarithm of the radius, at {len(steps)} steps.")  # fmt: skip
+                    f"{names[0]} against the logarithm of the radius, at {len(steps)} steps.")  # fmt: skip
 
 
-def _said(fits: pd.DataFrame, labels: list[str], names: list[str]) -> str:
-    first = fits[(fits["number"] == 0) & (fits["kind"] == 0)].sort_values("step", kind="stable")
-    said = f"Local slopes of {names[0]} of {labels[0]}"
+def _said(fits: pd.DataFrame, name: str) -> str:
+    first = fits[fits["kind"] == 0].sort_values("step", kind="stable")
+    said = f"Local slopes of {name}"
     if first.empty:
         return f"{said}; no slope is fitted."
     ends = " and ".join(f"{number_words(row.slope)} at step {row.step:,}" for row in first.iloc[[0, -1]].itertuples())

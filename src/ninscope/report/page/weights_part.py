@@ -11,6 +11,7 @@ from ninscope.report.page.charts import (
     first_and_last,
     in_order,
     known_measures,
+    mapped,
     measured_lines,
     numbers_of,
     rounded,
@@ -75,7 +76,7 @@ def _whole(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
 def _by_kind(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """(medians over the matrices of a kind at a step, what was left out in words)."""
     measures = [column for column, _ in _MEASURES if column in data]
-    data = data.assign(kind=data["matrix"].map(kind_of))
+    data = data.assign(kind=mapped(data["matrix"], kind_of))
     if data["kind"].nunique() > _MOST_KINDS or not measures:
         return data.iloc[:0], ""
     medians = data.groupby(["number", "label", "kind", "step"], sort=False)[measures].median().reset_index()
