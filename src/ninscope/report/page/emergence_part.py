@@ -215,6 +215,8 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
     steps = [int(step) for step in models_at.index[models_at > 1]]
     if not steps:
         return
+    sizes = [int(models_at[step]) for step in steps]
+    first = max(range(len(steps)), key=lambda number: (sizes[number], number))  # the last step that most sizes have
     rows = rows[rows["step"].isin(steps)].assign(
         place=lambda rows: rows["step"].map({step: n for n, step in enumerate(steps)})
     )
@@ -236,9 +238,9 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
         ),
         base.mark_point(filled=True, size=90, opacity=0.95).encode(y=y, shape=states(rows), tooltip=tips),
     ]
-    chart = alt.layer(*marks).add_params(*step_slider("at", steps))
+    chart = alt.layer(*marks).add_params(*step_slider("at", steps, first))
     chart = fitted(chart).properties(title=step_title("at"))
-    last = rows[rows["step"] == steps[-1]].sort_values("parameters", kind="stable")
+    last = rows[rows["step"] == steps[first]].sort_values("parameters", kind="stable")
     ends = "; ".join(
         f"{row.label} ({row.parameters:,.0f} parameters): {number_words(row.emergence)}"
         for row in last.head(6).itertuples()
@@ -249,7 +251,7 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
         "Models of unlike sizes differ in more than size (their data, learning rates, layers), and E of a larger one "
         "is not E of the smaller one grown. A few points make no law.",
     )
-    described = f"E against the number of parameters at step {steps[-1]:,}: {ends}."
+    described = f"E against the number of parameters at step {steps[first]:,}: {ends}."
     made = Chart("sizes-emergence", "E against model size", chart, described)
     yield Part("sizes", "E and model size", "emergence", text, (made,), ("emergence", "checkpoints"))
 
