@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ninscope.report.page.parts import PageTables
+from ninscope.wording import of_number
 
 WHOLE, SAMPLES = "whole network", "samples (mean)"
 METHODS = {"exact": WHOLE, "sampled": SAMPLES}
@@ -541,5 +542,5 @@ def first_and_last(data: pd.DataFrame, column: str, what: str, series: Sequence[
         name = ", ".join(str(part) for part in (names if isinstance(names, tuple) else (names,)))
         start = f"{name}: {number_words(first[column])} at step {first['step']:,}"
         clauses.append(start if len(rows) == 1 else f"{start}, {number_words(last[column])} at step {last['step']:,}")
-    more = f"; and {len(groups) - _NAMED} more lines" if len(groups) > _NAMED else ""
+    more = f"; and {of_number(len(groups) - _NAMED, 'more line')}" if len(groups) > _NAMED else ""
     return f"{what} over training. {'; '.join(clauses)}{more}."

@@ -24,6 +24,7 @@ from ninscope.report.page.charts import (
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.wording import of_number
 
 _FADED = 24  # lines of other steps that one method has in a chart, of all models together
 _HEIGHT = 320
@@ -205,5 +206,5 @@ def _described(data: pd.DataFrame) -> str:
             curve = rows[rows["step"] == step]
             width, peak = np.ptp(curve["alpha"].to_numpy(float)), float(curve.loc[curve["peak"] == 1, "alpha"].iloc[0])
             clauses.append(f"{label} at step {step:,}: peak at alpha {number_words(peak)}, width {number_words(width)}")
-    more = f"; and {len(models) - 4} more models" if len(models) > 4 else ""
+    more = f"; and {of_number(len(models) - 4, 'more model')}" if len(models) > 4 else ""
     return "; ".join(clauses) + more + "."
