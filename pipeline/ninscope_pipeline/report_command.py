@@ -167,8 +167,8 @@ def _older(stored: StoredTables, version: str) -> list[str]:
     lacks = [f"the tables {', '.join(tables)}"] if tables else []
     lacks += [f"the columns {', '.join(columns)}"] if columns else []
     return [
-        f"This run was made by an older ninscope{which}; run it again for what is drawn from what it lacks: "
-        f"{'; '.join(lacks)}."
+        f"This run was made by an older ninscope{which}. It lacks {'; '.join(lacks)}. For what is drawn from them, delete its "
+        "folder tables and run it again: its results stay, and its tables are made anew."
     ]
 
 

@@ -152,7 +152,8 @@ def test_an_older_run_says_what_it_lacks(old_run, tmp_path):
     report(old_run, "--out", tmp_path / "old.html")
     (note,) = notes(page_of(tmp_path / "old.html"))
     assert note.startswith("This run was made by an older ninscope")
-    assert "run it again for what is drawn from what it lacks: the tables weights, " in note
+    assert "It lacks the tables weights, " in note
+    assert "delete its folder tables and run it again" in note
     assert "; the columns " in note
     assert "baseline of emergence" in note
 
@@ -164,7 +165,7 @@ def test_a_column_that_an_older_run_lacks_is_missing_in_each_row(tmp_path):
     write_files(RunFolder(folder), folder / "tables", KEY, files | {"emergence.parquet": parquet_bytes(rows)})
     report(folder)
     page = page_of(folder / "report.html")
-    assert notes(page)[0].endswith("what it lacks: the tables scaling; the columns warning of emergence.")
+    assert notes(page)[0].count("It lacks the tables scaling; the columns warning of emergence.") == 1
     assert "warning" in page.table("emergence").splitlines()[0].split(",")
 
 

@@ -41,7 +41,7 @@ _TEXT = (
     "Each checkpoint was fine-tuned with every method, from the same start and on the same examples, once a seed. Bars "
     "are one standard deviation over seeds about their mean; small dots are seeds. Each method has the learning rate "
     "that it did best with.",
-    "A difference that is small beside the bars is none. p-values, under the pointer, are of paired tests over few "
+    "A difference that is small beside the bars may be none. p-values, under the pointer, are of paired tests over few "
     "seeds, and not corrected for how many there are. phi says how much single neurons stand out; E here compares with "
     "the weights before fine-tuning.",
 )
