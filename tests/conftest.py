@@ -45,9 +45,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(SEED)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _no_cache_of_the_user(tmp_path_factory):
-    """What the audit remembers of files is not to be read from, or written to, the cache of whoever runs the tests."""
+    """What the audit remembers of files is not to be read from, or written to, the cache of whoever runs the tests.
+
+    One for each file of tests: a run reads and writes it whole, and it knows every file there ever was.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

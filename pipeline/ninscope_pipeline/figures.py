@@ -14,7 +14,7 @@ from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.manifest import key_of, write_files
 from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RunFolder
-from ninscope_pipeline.tables import all_tables, empty_table
+from ninscope_pipeline.tables import all_tables, empty_table, is_without_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +100,7 @@ def store_figures(folder: RunFolder, formats: Sequence[str] = DEFAULT_FORMATS) -
 
 def _read(folder: RunFolder, name: str) -> "pd.DataFrame":
     path = folder.tables / f"{name}.parquet"
-    return read_parquet(path) if path.exists() else empty_table(name)
+    return empty_table(name) if not path.exists() or is_without_rows(path, name) else read_parquet(path)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]", formats: Sequence[str] = DEFAULT_FORMATS) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from ninscope_pipeline.display import Say
 from ninscope_pipeline.execution.workers import at_work, connected_to
 from ninscope_pipeline.figures import STAGE as FIGURES
 from ninscope_pipeline.forecast import bytes_to_fetch
-from ninscope_pipeline.opened_run import open_run
+from ninscope_pipeline.opened_run import Run
 from ninscope_pipeline.outcome import OK, Outcome
 from ninscope_pipeline.prepared_run import PreparedRun, finish, perform, prepare, start
 from ninscope_pipeline.request.cluster import QUEUES, job_class_of
@@ -23,6 +23,7 @@ from ninscope_pipeline.summary import Problem, near, notes_of, problems_of, stag
 from ninscope_pipeline.tables import STAGE as TABLES
 
 if TYPE_CHECKING:
+    import pandas as pd
     from distributed import Client
 
 
@@ -128,9 +129,22 @@ def _untold(prepared: PreparedRun, outcomes: Mapping[JobId, Outcome], problems: 
     ]
 
 
+class _ReadOnce(Run):
+    """A run that has ended: what is told of it looks at the same few tables again and again."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._tables: dict[str, pd.DataFrame] = {}
+
+    def table(self, name: str) -> "pd.DataFrame":
+        if name not in self._tables:
+            self._tables[name] = super().table(name)
+        return self._tables[name]
+
+
 def _told(prepared: PreparedRun, outcomes: Mapping[JobId, Outcome], fetched: Fetched, say: Say) -> int:
     """Say what came of a finished run; the exit code says whether some checkpoints are not ok."""
-    result = open_run(prepared.folder.root)
+    result = _ReadOnce(prepared.folder.root)
     problems = problems_of(result.table("checkpoints"))
     for problem in problems:
         say(problem.line())

@@ -1,9 +1,12 @@
 """The tables of a run: what is known, one fact a row, rebuilt whole from artefacts."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import pandas_dtype
 
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.outcome import Outcome, attempt
@@ -156,12 +159,42 @@ def empty_table(name: str) -> pd.DataFrame:
     return _typed([], all_tables()[name].columns)
 
 
+def is_without_rows(path: Path, name: str) -> bool:
+    """Whether the file of a table is, byte for byte, that of the table without rows: told much sooner than it is read."""
+    without_rows = parquet_bytes(empty_table(name))
+    return path.stat().st_size == len(without_rows) and path.read_bytes() == without_rows
+
+
+_dtype = cache(pandas_dtype)  # pandas looks a type up by its name in a list, for every column anew
+
+
 def _typed(rows: Any, columns: Mapping[str, str]) -> pd.DataFrame:
-    types = KEYS | dict(columns)
-    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), columns=list(types))
-    return table.astype(types)[list(types)]
+    types = tuple((KEYS | dict(columns)).items())
+    table = rows if isinstance(rows, pd.DataFrame) else list(rows)
+    return _without_rows(types).copy() if len(table) == 0 else _of_rows(table, types)
+
+
+def _of_rows(rows: Any, types: tuple[tuple[str, str], ...]) -> pd.DataFrame:
+    names = [name for name, _ in types]
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=names)
+    return table.astype({name: _dtype(kind) for name, kind in types})[names]
+
+
+@cache
+def _without_rows(types: tuple[tuple[str, str], ...]) -> pd.DataFrame:
+    """Most tables of most runs have no rows: each is made once a process."""
+    return _of_rows([], types)
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:
     """The table as a Parquet file: the same table gives the same bytes."""
+    return _bytes_without_rows(tuple(table.dtypes.items())) if len(table) == 0 else _parquet_bytes(table)
+
+
+def _parquet_bytes(table: pd.DataFrame) -> bytes:
     return table.to_parquet(index=False, engine="pyarrow", compression="zstd")
+
+
+@cache
+def _bytes_without_rows(dtypes: tuple[tuple[str, Any], ...]) -> bytes:
+    return _parquet_bytes(pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in dtypes}))

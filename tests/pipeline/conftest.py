@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import dask
 import pytest
 from distributed import LocalCluster
+from forked import dask_workers
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +25,16 @@ def scheduler() -> str:
 
     Of a file, not of the whole session: idle processes of Dask take several seconds of CPU a minute.
     """
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL,
-    ) as cluster:
+    with (
+        dask_workers(),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
         yield cluster.scheduler_address
 
 

@@ -7,8 +7,12 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
+
+import dask
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -32,7 +36,7 @@ def ninscope(*arguments: str) -> None:
     main(list(arguments))
 
 
-def dask(what: str, *arguments: str) -> None:
+def of_dask(what: str, *arguments: str) -> None:
     """`dask scheduler ARGUMENTS` or `dask worker ARGUMENTS` in this process."""
     from distributed.cli import dask_scheduler, dask_worker
 
@@ -47,6 +51,14 @@ def _begin(work: Callable[..., None], arguments: tuple[str, ...], out: Path | No
         os.chdir(place)
     sys.argv = [work.__name__, *arguments]
     work(*arguments)
+
+
+@contextmanager
+def dask_workers() -> Iterator[None]:
+    """Worker processes of Dask that begin meanwhile are forked off too; what the environment then says does not reach them."""
+    forkserver.ensure_running()  # before Dask says what it is to import, which is less
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 class Forked:

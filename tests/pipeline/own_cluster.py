@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from distributed import Client
-from forked import Forked, dask
+from forked import Forked, of_dask
 
 
 class OwnCluster:
@@ -43,4 +43,4 @@ class OwnCluster:
             self.address = client.scheduler.address
 
     def _run(self, what: str, *options: str) -> Forked:
-        return Forked(dask, what, "--scheduler-file", self._file, *options, place=self._place)
+        return Forked(of_dask, what, "--scheduler-file", self._file, *options, place=self._place)

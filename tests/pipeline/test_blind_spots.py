@@ -9,6 +9,7 @@ import dask
 import pytest
 from distributed import LocalCluster
 from driving import command, process, write_dag
+from forked import dask_workers
 from hub_client import _private_client, serve  # noqa: F401 (fixtures)
 from hub_server import Fault
 from suites import write_suite
@@ -197,6 +198,7 @@ class TestOthersGoOn:
             "LocalSource.identify = identify\n"
         )
         with (
+            dask_workers(),
             dask.config.set(
                 {"distributed.worker.preload": [str(preload)], "distributed.scheduler.allowed-failures": 0}
             ),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import dask
 import pytest
 from distributed import Nanny
+from forked import dask_workers
 
 from ninscope_pipeline.execution import dask_cluster as execute
 from ninscope_pipeline.execution.dask_cluster import connected
@@ -22,6 +23,13 @@ def client(monkeypatch):
     monkeypatch.setattr(execute, "REPLACE_SECONDS", 0.2)
     with connected(None, 1) as client:
         yield client
+
+
+@pytest.fixture
+def forked():
+    """The workers of this test are: that a replacement has the environment of the one it replaces, another test shows."""
+    with dask_workers():
+        yield
 
 
 @pytest.fixture
@@ -95,7 +103,7 @@ def thread_dies(dask_worker) -> int:
 def test_a_worker_whose_thread_died_is_replaced(monkeypatch):
     """Its process lives, and so its tasks would wait for ever."""
     monkeypatch.setattr(execute, "WATCH_SECONDS", 0.3)
-    with connected(None, 1) as client:
+    with dask_workers(), connected(None, 1) as client:
         client.wait_for_workers(1, timeout=60)
         (process,) = client.run(thread_dies).values()
         jobs = [Work("some", "first"), Work("some", "second")]
@@ -139,7 +147,7 @@ def test_a_worker_that_is_not_started_again_is_replaced(client):
     assert_replaced(client, lost(client))
 
 
-def test_one_that_cannot_be_started_is_tried_again(client, monkeypatch):
+def test_one_that_cannot_be_started_is_tried_again(forked, client, monkeypatch):
     begin, failures = Nanny.start_unsafe, []
 
     async def start(self):

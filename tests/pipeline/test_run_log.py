@@ -6,6 +6,7 @@ import dask
 import pandas as pd
 import pytest
 from driving import command, contents, write_dag
+from forked import dask_workers
 from suites import write_suite
 
 from ninscope_pipeline import prepared_run, survey
@@ -167,7 +168,8 @@ def test_a_job_that_kills_its_workers_is_told_of_with_them(dag, run):
     text = dag.read_text()
     dag.write_text(f'{text}\n[cluster]\nkind = "local"\nworkers = 2\nprocesses = true\n')
     # So that Dask takes it for the killer at once, not after three more deaths.
-    with dask.config.set({"distributed.worker.preload": [str(preload)], "distributed.scheduler.allowed-failures": 0}):
+    at_once = {"distributed.worker.preload": [str(preload)], "distributed.scheduler.allowed-failures": 0}
+    with dask_workers(), dask.config.set(at_once):
         ended = command("run", dag, "--runs-dir", run.parent)
     dag.write_text(text)
     assert ended.code == 1

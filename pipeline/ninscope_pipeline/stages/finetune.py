@@ -233,12 +233,16 @@ def failed_runs(run: "Run", table: str, how: Callable[[Any], str]) -> list[str]:
     """A line for each model run that did not come to its end, unless its checkpoint is at fault. how: tells runs apart."""
     if table not in run.tables:  # a run by an earlier version
         return []
-    bad = run.table("checkpoints").query("status not in ('ok', 'duplicate')")
-    known = set(bad[["suite", "model", "revision"]].itertuples(index=False, name=None))
     rows = run.table(table)
+    failed = rows[rows["status"] != "ok"]
+    if failed.empty:
+        return []
+    checkpoints = run.table("checkpoints")
+    bad = checkpoints[~checkpoints["status"].isin(["ok", "duplicate"])]
+    known = set(bad[["suite", "model", "revision"]].itertuples(index=False, name=None))
     return [
         f"{row.suite}/{row.model} {row.revision} {row.task}{how(row)}: {row.status}: {row.message}"
-        for row in rows[rows["status"] != "ok"].itertuples()
+        for row in failed.itertuples()
         if (row.suite, row.model, row.revision) not in known
     ]
 

@@ -136,7 +136,8 @@ def failed_rows(run: "Run", table: str, what: str) -> list[str]:
     rows = run.table(table)
     failed = rows[rows["status"] != "ok"]
     whole = failed[failed["matrix"] == "all"] if "matrix" in failed else failed
-    return [f"{row.suite}/{row.model} {row.revision} {what}: {row.message}" for row in whole.itertuples()]
+    told = whole[["suite", "model", "revision", "message"]].itertuples(index=False, name=None)
+    return [f"{suite}/{model} {revision} {what}: {message}" for suite, model, revision, message in told]
 
 
 class Stage(ABC, Generic[W]):

@@ -41,8 +41,8 @@ _MOST_CELLS = 12_000
 _TEXT = (
     "Coupling says whether what one matrix writes is what another matrix reads, beyond chance: 0 is chance, 1 as much "
     "as can be. Lines are means over the pairs of a kind; bands hold the middle half of the pairs.",
-    "Of all that is read from weights alone, the coupling of k to q told learning from training on noise best in a "
-    "study of small models. It sees that attention has found a use, not what for; the other kinds are often larger "
+    "In a study of small models the coupling of k to q told learning from training on noise best, among all that is "
+    "read from weights alone. It sees that attention has found a use, not what for; the other kinds are often larger "
     "where nothing is left to learn.",
     "In the map a row is the block that writes and a column the block that reads, at the step of the slider: orange is "
     "more than chance, blue less, grey chance.",
