@@ -33,7 +33,7 @@ def test_intervals_are_whole_in_the_data_and_cut_off_where_they_are_drawn():
     data = rows_with(spec, "structure_low")
     assert [(line["structure_low"], line["structure_high"]) for line in data] == [(-50, 50), (-50, 50)]
     assert all(-1 < line["structure_from"] < 0 and 0.5 < line["structure_to"] < 1.5 for line in data)
-    assert bound(spec, "measure")["labels"][:2] == ["structure index ln(w / w shuffled), at unit norms", "E"]
+    assert bound(spec, "measure")["labels"][:2] == ["structure index ln(w / w shuffled)", "E"]
 
 
 def test_verdicts_have_shapes_and_their_words():

@@ -298,6 +298,12 @@ def test_parts_that_cannot_stand_on_one_page_are_refused():
 
 
 # --- figures as files ----------------------------------------------------------------------------------------------------
+def test_an_svg_file_holds_only_what_xml_can():
+    chart = line(rows("m\te").assign(emergence=[0.0, 0.5, 1.0]))
+    (drawing,) = chart_svgs([part(chart)]).values()
+    assert ElementTree.fromstring(drawing).tag.endswith("svg")
+
+
 def test_every_chart_is_drawn_as_an_svg_file_in_plain_colours():
     first, again = (chart_svgs([part(line(tables()["emergence"]))]) for _ in range(2))
     assert list(first) == ["c0"]

@@ -376,11 +376,39 @@ def test_the_loss_beside_and_steps_without_a_measurement():
     losses = [loss_row(0, 5.0), loss_row(300, 1.25), loss_row(400, 1.0), loss_row(300, 9.0, "train")]
     _, text, warnings = told(history(), benchmarks=losses)
     assert "the loss of held_out goes from 5.00 at step 0 to 1.25 at step 300." in text
-    assert warnings == "Of the 3 checkpoints that have benchmarks, 2 are measured here; step 400 has no alpha0, w or E."
+    assert warnings == "Of 3 checkpoints that have benchmarks, 2 are measured here; step 400 has no alpha0, w or E."
     _, text, warnings = told(history(), benchmarks=[loss_row(5, 2.0), loss_row(6, math.nan)])
     assert "loss of" not in text
     assert "0 are measured here; step 5, step 6 have no alpha0, w or E" in warnings
     assert "loss of" not in told(history(), benchmarks=[loss_row(step, 0.5, metric="acc") for step in STEPS])[1]
+
+
+def test_results_of_steps_without_a_checkpoint_are_counted_one_by_one():
+    """What a trainer logs between checkpoints has a step and no revision."""
+    logged = [loss_row(step, 2.0) | {"revision": ""} for step in (10, 20, 30, 40, 50)]
+    warnings = told(history(), benchmarks=[loss_row(0, 5.0), *logged])[2]
+    assert (
+        warnings
+        == "Of 6 checkpoints that have benchmarks, 1 is measured here; step 10, step 20 ... step 50 have no alpha0, w or E."
+    )
+    warnings = told(history(), benchmarks=logged[:1])[2]
+    assert warnings.startswith("Of 1 checkpoint that has benchmarks, 0 are measured here; step 10 has no")
+
+
+def test_two_revisions_of_the_step_that_e_compares_with():
+    rows = [emergence_row(0, 0.0, 0.0), emergence_row(0, 0.1, 0.05) | {"revision": "step0-again"}]
+    controls = [control_row(0, ""), control_row(0, "") | {"revision": "step0-again"}]
+    _, text, _ = told(rows, controls=controls)
+    assert "alpha0 goes from 1.00 (interval from 0.990 to 1.01) at step 0 to 0.950" in text
+    assert "its interval lies" not in text and "overlap" not in text
+
+
+def test_infinity_is_no_number():
+    rows = history()
+    rows[2] |= {"emergence": math.inf, "emergence_low": -math.inf}
+    headline, text, _ = told(rows)
+    assert headline.startswith("E rises to 0.600 by step 300")
+    assert "not known" not in text and "inf " not in text
 
 
 def test_coupling_where_the_run_has_it():

@@ -90,17 +90,17 @@ def _over_steps(data: pd.DataFrame) -> Chart:
     tips = _tips()
     named = tooltip(model="label:N", result="result:N")
 
-    def marks(field: str, title: str, colour: str, dash: list[int], shape: str) -> Any:
-        y = alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(titleColor=colour, tickCount=5))
+    def marks(field: str, title: str, colour: str, text: str, dash: list[int], shape: str) -> Any:
+        y = alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(titleColor=text, tickCount=5))
         line = base.mark_line(color=colour, strokeWidth=2, strokeDash=dash).encode(y=y, tooltip=named)
         points = base.mark_point(color=colour, filled=True, size=50, shape=shape, opacity=0.95).encode(
             y=y, tooltip=tips
         )
         return alt.layer(line, points)
 
-    both = [marks("value", "result (squares, dashed)", _ORANGE, [6, 4], "square")]
+    both = [marks("value", "result (squares, dashed)", _ORANGE, "var(--series-2)", [6, 4], "square")]
     if rows["emergence"].notna().any():
-        both.insert(0, marks("emergence", "E (circles)", _GREEN, [1, 0], "circle"))
+        both.insert(0, marks("emergence", "E (circles)", _GREEN, "var(--series-3)", [1, 0], "circle"))
     chart = fitted(alt.layer(*both).resolve_scale(y="independent"), title=_title()).add_params(*_tasks(entries))
     first = rows[rows["task"] == 0]
     said = first_and_last(first, "value", f"{first['result'].iloc[0].capitalize()}, beside E,")

@@ -27,7 +27,7 @@ _DIGITS = 6  # of a number on the page; the tables hold all
 _MOST_TICKS = 9
 _ROOM = 0.35  # of the lines' range: as far a band is shown beyond them
 _HEIGHT = 260
-_NARROW = 18  # letters of a name of which two stand side by side in a legend on a telephone
+_NARROW = 14  # letters of a name of which two stand side by side in a legend on a telephone
 _NAMED = 4  # series that a description names
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -459,7 +459,7 @@ def heat_map(
         reach = max(float((known - middle).abs().max()) if len(known) else 0.0, 1e-9)
         domain = rounded([middle - reach, middle, middle + reach]).tolist()
         scale = alt.Scale(domain=domain, range=list(DIVERGING), interpolate="lab")
-    legend = alt.Legend(orient="bottom", title=title, gradientLength=200, tickCount=5, titleLimit=280)
+    legend = alt.Legend(orient="bottom", title=title, gradientLength=160, tickCount=5, titleLimit=280)
     legend = legend if label_expr is None else alt.Legend(labelExpr=label_expr, **legend.to_dict())
     chart = alt.Chart(data)
     chart = chart if where is None else chart.transform_filter(where)

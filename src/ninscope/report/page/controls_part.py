@@ -34,7 +34,7 @@ _READINGS = (
     ("emergence_fixed", "at fixed norms", "#3aa17e"),
 )
 _MEASURES = (
-    ("structure", "structure index ln(w / w shuffled), at unit norms"),
+    ("structure", "structure index ln(w / w shuffled)"),
     ("emergence", "E"),
     ("emergence_growth", "E of growth of norms alone"),
     ("emergence_fixed", "E at fixed norms"),

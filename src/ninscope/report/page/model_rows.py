@@ -16,9 +16,10 @@ Row = Mapping[str, Any]
 
 
 def value_of(row: Row, column: str) -> float:
-    """A number of a row; NaN where the row, or an older table, has none."""
+    """A finite number of a row; NaN where the row, or an older table, has none."""
     value = row.get(column)
-    return math.nan if value is None or pd.isna(value) else float(value)
+    number = math.nan if value is None or pd.isna(value) else float(value)
+    return number if math.isfinite(number) else math.nan
 
 
 def text_of(row: Row, column: str) -> str:

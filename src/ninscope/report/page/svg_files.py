@@ -1,13 +1,17 @@
 """The charts of the page as SVG files, drawn without a browser."""
 
 import json
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from ninscope.report.page.parts import Part
 from ninscope.report.page.specs import chart_specs, with_data
 from ninscope.report.page.theme import LIGHT, resolved
 
 WIDTH = 640  # in pixels, of charts that would fill the page
+
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what XML 1.0 cannot hold (2.2)
 
 
 def chart_svgs(parts: Sequence[Part]) -> dict[str, bytes]:
@@ -25,5 +29,14 @@ def chart_svgs(parts: Sequence[Part]) -> dict[str, bytes]:
         alone["config"] = spec["config"] | config
         if alone.get("width") == "container":
             alone["width"] = WIDTH
-        drawings[name] = vl_convert.vegalite_to_svg(resolved(json.dumps(alone), LIGHT)).encode()
+        drawings[name] = vl_convert.vegalite_to_svg(resolved(json.dumps(_for_xml(alone)), LIGHT)).encode()
     return drawings
+
+
+def _for_xml(value: Any) -> Any:
+    """The same, with U+FFFD in place of each character that XML cannot hold: names come from files, and may hold any."""
+    if isinstance(value, str):
+        return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, dict):
+        return {key: _for_xml(inner) for key, inner in value.items()}
+    return [_for_xml(inner) for inner in value] if isinstance(value, list) else value

@@ -178,7 +178,7 @@ def _apart(model: ModelRows, column: str) -> str:
     before = _ends(model.control(model.start), column)
     rows = [row for row in model.measured if not model.is_baseline(row)]
     ends = [_ends(model.control(row), column) for row in rows]
-    if any(end != end for end in (*before, *ends[-1])):
+    if not ends or any(end != end for end in (*before, *ends[-1])):
         return ""
     for side, flags in (
         ("below", [high < before[0] for _, high in ends]),

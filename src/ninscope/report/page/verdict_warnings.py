@@ -87,12 +87,13 @@ def _kind(clause: str) -> str:
 def _unmatched(model: ModelRows) -> Iterator[str]:
     """Benchmarks of checkpoints that were not measured, since figures leave them out."""
     measured = {text_of(row, "revision") for row in model.measured}
-    names = {text_of(row, "revision"): checkpoint_name(row) for row in model.benchmarks}
-    missing = [name for revision, name in names.items() if revision not in measured]
+    # By its step where no revision has it, as what a trainer logged between checkpoints.
+    names = {text_of(row, "revision") or value_of(row, "step"): checkpoint_name(row) for row in model.benchmarks}
+    missing = [name for key, name in names.items() if key not in measured]
     if measured and missing:
         count = len(names) - len(missing)
         verb = "is" if count == 1 else "are"
         yield (
-            f"Of the {of_number(len(names), 'checkpoint')} that have benchmarks, {count} {verb} measured here; "
-            f"{outer_names(missing)} {'has' if len(missing) == 1 else 'have'} no alpha0, w or E."
+            f"Of {of_number(len(names), 'checkpoint that has', 'checkpoints that have')} benchmarks, {count} {verb} measured "
+            f"here; {outer_names(missing)} {'has' if len(missing) == 1 else 'have'} no alpha0, w or E."
         )

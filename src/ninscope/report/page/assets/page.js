@@ -47,6 +47,7 @@
 
   const drawNow = async (figure) => {
     const canvas = figure.querySelector(".canvas");
+    const description = canvas.getAttribute("aria-label");
     try {
       const { spec, data } = (await once("specs", JSON.parse)).charts[figure.dataset.chart];
       const datasets = {};
@@ -63,6 +64,10 @@
         tooltip: { disableDefaultStyle: true },
       });
       views.set(figure, result.view);
+      // Vega takes the description away, and has a screen reader go through every tick and entry of a legend.
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", description);
+      canvas.removeAttribute("aria-roledescription");
       figure.dataset.state = "drawn";
       const drawing = figure.querySelector(".drawing");
       if (drawing.scrollWidth > drawing.clientWidth) drawing.tabIndex = 0;
