@@ -26,7 +26,7 @@ _KEYS = (
 _UNSAID = ("default", "all")  # values of keys that name nothing in particular
 _TOLD = {"emergence": ("alpha0", "width", "emergence")}  # columns whose largest difference is put into words
 _UNMEASURED = "not measured yet"  # in place of a hash
-MOST_NAMED = 8  # parameters that one sentence lists
+MOST_NAMED = 8  # parameters, or columns, that one sentence lists
 _NAME = "name"  # of the run itself, in its parameters
 
 
@@ -290,7 +290,11 @@ def _of_table(table: _TableDifference) -> str:
         return f"{told}{'; those in both have the same numbers' if table.both else ''}."
     shown = [column for column in differing if column.column in _TOLD.get(table.name, ())]
     if not shown:
-        return f"{told}; {listed([f'{column.column} differs in {column.differing}' for column in differing])}."
+        names = [f"{column.column} differs in {column.differing}" for column in differing[:MOST_NAMED]]
+        more = (
+            of_number(len(differing) - MOST_NAMED, "more column") + " differ" if len(differing) > MOST_NAMED else None
+        )
+        return f"{told}; {listed([*names, *filter(None, [more])])}."
     clauses = [f"{column.column} differs in {column.differing}, {_most(column)}" for column in shown]
     return f"{told}; {'; '.join(clauses)}."
 
