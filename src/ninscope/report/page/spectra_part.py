@@ -25,7 +25,6 @@ from ninscope.report.page.charts import (
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PageTables, Part
-from ninscope.wording import of_number
 
 _FADED = 24  # lines of other steps that one method has in a chart, of all models together
 _HEIGHT = 320
