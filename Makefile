@@ -18,9 +18,15 @@ $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
+# An editable install is asked last, so a folder ninscope/ beside a script, such as this clone, would hide it. A path is not.
+TREE := import pathlib, sysconfig; \
+	paths = [str(pathlib.Path(name).resolve()) for name in ("src", "pipeline")]; \
+	pathlib.Path(sysconfig.get_path("purelib"), "ninscope-tree.pth").write_text("\n".join(paths))
+
 # The core alone: no torch. `make demo` shows that measuring needs nothing more.
 $(VENV)/core: $(VENV)/created pyproject.toml setup.py constraints.txt
 	$(PIP) install --quiet --editable . --constraint constraints.txt
+	$(BIN)/python -c '$(TREE)'
 	touch $@
 
 $(VENV)/tools: $(VENV)/core

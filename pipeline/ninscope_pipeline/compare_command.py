@@ -14,7 +14,7 @@ from ninscope.comparison import COLUMNS, Comparison
 from ninscope.errors import RequestError
 from ninscope_pipeline import display
 from ninscope_pipeline.measure_command import Output
-from ninscope_pipeline.run_folders import RUNS
+from ninscope_pipeline.run_folders import RUNS, run_path
 
 
 def compare_two(a: str, b: str, options: Mapping[str, Any], output: Output) -> int:
@@ -35,6 +35,8 @@ def compare_two(a: str, b: str, options: Mapping[str, Any], output: Output) -> i
         return 0
     if folders[0] is not None or folders[1] is not None:
         run, source = (a, b) if folders[0] is not None else (b, a)
+        if not _is_there(source) and not _is_there(source.partition("@")[0]) and "/" not in source:
+            run_path(source)  # which refuses it, and says which run it may mean
         raise RequestError(f"{run} is a run and {source} a source of checkpoints; compare two runs, or two sources")
     (first, revision_a), (second, revision_b) = source_and_revision(a), source_and_revision(b)
     with counted() as traffic, display.working(f"comparing {a} and {b}", quiet=quiet):

@@ -21,12 +21,12 @@ _OF_CHECKPOINT = ("suite", "model", "revision")
 # What tells the rows of a checkpoint apart, in whatever table; what else is a number is a value.
 _KEYS = (
     *_OF_CHECKPOINT, "method", "variant", "part", "sample", "q", "layer", "null", "quantity", "neuron", "radius", "matrix",
-    "writer", "reader", "kind", "task", "metric", "seed", "learning_rate", "finetune_step",
+    "writer", "reader", "kind", "measure", "task", "metric", "seed", "learning_rate", "finetune_step",
 )  # fmt: skip
 _UNSAID = ("default", "all")  # values of keys that name nothing in particular
 _TOLD = {"emergence": ("alpha0", "width", "emergence")}  # columns whose largest difference is put into words
 _UNMEASURED = "not measured yet"  # in place of a hash
-MOST_NAMED = 8  # parameters that one sentence lists
+MOST_NAMED = 8  # parameters, or columns, that one sentence lists
 _NAME = "name"  # of the run itself, in its parameters
 
 
@@ -209,6 +209,8 @@ def _of_checkpoints(checkpoints: Sequence[ComparedValue]) -> Iterator[str]:
 def _table_difference(name: str, a: pd.DataFrame, b: pd.DataFrame) -> _TableDifference:
     """Rows are matched by what tells them apart, values compared to the last bit; two that are missing are equal."""
     keys = [key for key in _KEYS if key in a and key in b]
+    if "step" in a and "step" in b and any(frame.duplicated(keys).any() for frame in (a, b)):
+        keys.append("step")  # which alone tells results apart that are of no revision
     frames = [frame.assign(**{key: _as_key(frame[key]) for key in keys}) for frame in (a, b)]
     sizes = len(a), len(b)
     if not keys or any(frame.duplicated(keys).any() for frame in frames):
@@ -288,7 +290,11 @@ def _of_table(table: _TableDifference) -> str:
         return f"{told}{'; those in both have the same numbers' if table.both else ''}."
     shown = [column for column in differing if column.column in _TOLD.get(table.name, ())]
     if not shown:
-        return f"{told}; {listed([f'{column.column} differs in {column.differing}' for column in differing])}."
+        names = [f"{column.column} differs in {column.differing}" for column in differing[:MOST_NAMED]]
+        more = (
+            of_number(len(differing) - MOST_NAMED, "more column") + " differ" if len(differing) > MOST_NAMED else None
+        )
+        return f"{told}; {listed([*names, *filter(None, [more])])}."
     clauses = [f"{column.column} differs in {column.differing}, {_most(column)}" for column in shown]
     return f"{told}; {'; '.join(clauses)}."
 

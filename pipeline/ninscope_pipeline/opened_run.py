@@ -19,6 +19,7 @@ from ninscope.shown import Shown
 from ninscope.wording import outer_names
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
+from ninscope_pipeline.run_folders import RUNS
 from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
 from ninscope_pipeline.stages.measurements import stored_measurement
@@ -213,7 +214,8 @@ class Run(Shown):
         by_model: dict[str, list[str]] = {}
         for entry in self.plan["checkpoints"]:
             by_model.setdefault(entry["model"], []).append(entry["revision"])
-        if not by_model or str(revision) in by_model.get(model, ()):
+        known = by_model.get(model, [])
+        if not by_model or str(revision) in known or (isinstance(revision, int) and revision in map(step_of, known)):
             return ""
         given, known = (str(revision), by_model[model]) if model in by_model else (model, list(by_model))
         return did_you_mean(given, known) or f"; it has {outer_names(list(dict.fromkeys(known)))}"
@@ -253,7 +255,12 @@ def open_run(path: str | Path) -> Run:
     path = Path(path).expanduser()
     if not RunFolder(path).run_file.is_file():
         beside = [folder.name for folder in _folders_in(path.parent) if RunFolder(folder).run_file.is_file()]
-        near = did_you_mean(path.name, beside)
+        in_runs = RUNS / path
+        near = (
+            f"; did you mean {str(in_runs)!r}?"
+            if RunFolder(in_runs).run_file.is_file()
+            else did_you_mean(path.name, beside)
+        )
         raise RequestError(
             f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}"
         )

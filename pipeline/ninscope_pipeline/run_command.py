@@ -1,6 +1,7 @@
 """What `ninscope run` does, from the name of a DAG file to the last line it prints."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,12 @@ def dag_path(text: str) -> Path:
     shipped = shipped_dags()
     if text in shipped:
         return shipped[text]
-    raise RequestError(f"{text}: no such DAG file; give a path, or one that ships with ninscope: {', '.join(shipped)}")
+    known = {name: name for name in shipped} | {file.stem: str(file) for file in sorted(path.parent.glob("*.toml"))}
+    alike = get_close_matches(path.stem, known, n=1, cutoff=0.7)
+    near = f"did you mean {known[alike[0]]!r}?; " if alike else ""
+    raise RequestError(
+        f"{text}: no such DAG file; {near}give a path, or one that ships with ninscope: {', '.join(shipped)}"
+    )
 
 
 def run_dag(

@@ -1,5 +1,6 @@
 """What a user is told at the end of a run, and by `ninscope status`."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def summary_line(run: Run) -> str:
     shown = [path for path in run.figures if path.stem.endswith("emergence")]
     look = shown[-1] if len(shown) == 1 else run.path / "figures"
     parts.append(f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table('emergence')")
+    parts.append(f"page: ninscope report {shlex.quote(str(near(run.path)))}")
     return "; ".join(parts)
 
 

@@ -204,7 +204,8 @@ class TestGeneric:
         assert {layer.block for layer in wiring.layers} == {"stem.conv", *(f"layers.{n}" for n in range(BLOCKS))}
         assert found.nodes == 2 * BLOCKS * (WIDTH + HIDDEN) + 3 + 8
         assert found.message == (
-            "model_type 'mixer' is not a known family; read as generic, each of 25 matrices by itself, "
+            "model_type 'mixer' is not a known family; read as generic, each of 25 matrices by itself "
+            "(embedding and head too, until [architecture] joins them), "
             "1 of them convolutions taken for [out, in, ...] of one group, "
             "left out: depth.conv.weight, position (0.5 % of the weights)"
         )

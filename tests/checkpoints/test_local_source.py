@@ -146,6 +146,14 @@ class TestWrongRequests:
             ninscope.measure(str(suite), revision)
         assert caught.value.status == "missing"
 
+    def test_a_revision_of_the_same_step_is_what_was_meant(self, suite):
+        with pytest.raises(CheckpointError, match=r"no revision step_0010 in it; did you mean 'step10'\?$"):
+            ninscope.measure(str(suite), "step_0010")
+        with pytest.raises(CheckpointError, match=r"no revision stpe10 in it; did you mean 'step10'\?$"):
+            ninscope.measure(str(suite), "stpe10")
+        with pytest.raises(CheckpointError, match=r"no revision step_0100 in it; it has step0, step1, step2, step10$"):
+            ninscope.measure(str(suite), "step_0100")
+
 
 class TestUnreadable:
     """Files of somebody else's, as on any shared file system. Root may read everything, so it steps down for a while."""

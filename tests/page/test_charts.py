@@ -118,6 +118,7 @@ def test_descriptions_say_first_and_last_values():
     assert first_and_last(data.assign(value=np.nan), "value", "E") == "E: no step has a value."
     many = pd.concat([data.assign(label=str(number)) for number in range(6)])
     assert first_and_last(many, "value", "E").endswith("; and 2 more lines.")
+    assert first_and_last(many[many["label"] != "0"], "value", "E").endswith("; and 1 more line.")
     assert number_words(math.nan) == "not known"
 
 

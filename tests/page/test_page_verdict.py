@@ -372,6 +372,17 @@ def test_checkpoints_that_are_not_ok_are_counted_by_status():
     assert warnings == "2 of 4 checkpoints are not in these numbers: 1 corrupt (step 100) and 1 missing (step 200)."
 
 
+def test_a_model_of_no_known_family_is_warned_of_once():
+    note = "there is no configuration with a model_type; read as generic, each of 4 matrices by itself"
+    rows = history()
+    generic = [keys(row["step"]) | {"status": "ok", "message": note} for row in rows]
+    (words,), (known,) = verdicts(page(rows, checkpoints=generic)), verdicts(page(rows))
+    (told,) = [text for text in words.warnings if "no known family" in text]
+    assert told.startswith("At all 4 checkpoints the model is of no known family: every matrix is read by itself")
+    assert "[architecture] in the DAG file, gives other numbers" in told
+    assert not [text for text in known.warnings if "known family" in text]
+
+
 def test_the_loss_beside_and_steps_without_a_measurement():
     losses = [loss_row(0, 5.0), loss_row(300, 1.25), loss_row(400, 1.0), loss_row(300, 9.0, "train")]
     _, text, warnings = told(history(), benchmarks=losses)
@@ -400,7 +411,8 @@ def test_two_revisions_of_the_step_that_e_compares_with():
     controls = [control_row(0, ""), control_row(0, "") | {"revision": "step0-again"}]
     _, text, _ = told(rows, controls=controls)
     assert "alpha0 goes from 1.00 (interval from 0.990 to 1.01) at step 0 to 0.950" in text
-    assert "its interval lies" not in text and "overlap" not in text
+    assert "its interval lies" not in text
+    assert "overlap" not in text
 
 
 def test_infinity_is_no_number():
@@ -408,7 +420,8 @@ def test_infinity_is_no_number():
     rows[2] |= {"emergence": math.inf, "emergence_low": -math.inf}
     headline, text, _ = told(rows)
     assert headline.startswith("E rises to 0.600 by step 300")
-    assert "not known" not in text and "inf " not in text
+    assert "not known" not in text
+    assert "inf " not in text
 
 
 def test_coupling_where_the_run_has_it():

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import tomllib
 
@@ -39,6 +40,12 @@ def two(place, tmp_path):
     copy = tmp_path / "second"
     shutil.copytree(place / "runs" / "first", copy, ignore=shutil.ignore_patterns("store.zarr", "checksums", ".*"))
     return place / "runs" / "first", copy
+
+
+@pytest.fixture
+def changeable(two, tmp_path):
+    """Two copies of one run, both of which a test may change."""
+    return shutil.copytree(two[1], tmp_path / "third"), two[1]
 
 
 def edit_table(run, name, change):
@@ -142,6 +149,8 @@ def test_wrong_requests_end_with_2_and_a_bad_checkpoint_with_1(place, tmp_path):
         2, [f"{run} is a run and {source}@0 a source of checkpoints; compare two runs, or two sources"],
     )  # fmt: skip
     assert command("compare", f"{source}@0", run).says == ended.says
+    (line,) = command("compare", run, "frist").says
+    assert line.startswith("frist: not a run folder")
     ended = command("compare", run, run, "--samples", 3)
     assert (ended.code, ended.says) == (2, [f"--samples is of checkpoints, and {run} and {run} are runs; leave it out"])
     assert command("compare", f"{source}@0", f"{source}@8", "--json", "--csv").code == 2
@@ -202,6 +211,29 @@ def test_a_section_that_one_run_lacks_is_one_word(two):
     assert text.endswith("; and 5 more, in the table.")
 
 
+def test_correlations_are_matched_by_what_they_measure(changeable):
+    def two_measures(rows):
+        named = {name: rows[name] for name in rows.columns}
+        keys = {"suite": "s", "model": "m", "variant": "default", "task": "held_out", "metric": "loss", "kind": "levels"}
+        return pd.DataFrame(named, index=range(2)).assign(**keys, measure=["alpha0", "width"], value=[0.5, 0.25])
+
+    for folder in changeable:
+        edit_table(folder, "correlations", two_measures)
+    assert not [text for text in compare_runs(*changeable).words if "cannot be matched" in text]
+    edit_table(changeable[1], "correlations", lambda rows: rows.assign(value=[0.5, 0.75]))
+    (text,) = [text for text in compare_runs(*changeable).words if text.startswith("Table correlations")]
+    assert text == "Table correlations: 2 rows in both; value differs in 1."
+
+
+def test_of_many_columns_that_differ_the_first_are_named(changeable):
+    edit_table(changeable[1], "samples", lambda rows: rows.assign(**{f"x{number}": float(number) for number in range(11)}))
+    edit_table(changeable[0], "samples", lambda rows: rows.assign(**{f"x{number}": 0.5 for number in range(11)}))
+    (text,) = [text for text in compare_runs(*changeable).words if text.startswith("Table samples")]
+    assert re.search(r"; x0 differs in (\d+), .*x7 differs in \1 and 3 more columns differ\.$", text)
+    assert "x8" not in text
+    assert {f"x{number}" for number in range(11)} <= set(compare_runs(*changeable).details()["column"])
+
+
 def test_values_that_differ_are_counted_and_the_largest_is_named(two):
     def change(rows):
         rows.loc[1, "alpha0"] += 0.25
@@ -249,6 +281,29 @@ def test_rows_that_cannot_be_told_apart_are_not_matched(two):
     comparison = compare_runs(*two)
     count = len(pd.read_parquet(two[0] / "tables" / "samples.parquet"))
     assert f"Table samples has {count} rows in A and {2 * count} in B, which cannot be matched." in comparison.words
+
+
+@pytest.fixture
+def copies(two, tmp_path):
+    """Both of `two`, and a test may change both."""
+    shutil.copytree(two[1], tmp_path / "third")
+    return two[1], tmp_path / "third"
+
+
+def test_results_of_steps_without_a_revision_are_matched(copies):
+    """As a trainer logs them between checkpoints."""
+    keys = {"suite": "s", "model": "m", "revision": "", "step": [1, 2], "task": "train", "metric": "loss"}
+    rows = pd.DataFrame({**keys, "value": [2.0, 1.0]})
+    for run, values in zip(copies, ([2.0, 1.0], [2.0, 1.5]), strict=True):
+        rows.assign(value=values).to_parquet(run / "tables" / "benchmarks.parquet")
+    assert "Table benchmarks: 2 rows in both; value differs in 1." in compare_runs(*copies).words
+
+
+def test_measures_of_correlations_are_matched(copies):
+    keys = {"suite": "s", "model": "m", "measure": ["alpha0", "width"], "task": "t", "metric": "acc", "kind": "levels"}
+    for run in copies:
+        pd.DataFrame({**keys, "value": [0.5, 0.25]}).to_parquet(run / "tables" / "correlations.parquet")
+    assert any("correlations" in text and "the same numbers in both" in text for text in compare_runs(*copies).words)
 
 
 def test_tables_that_one_run_lacks_or_has_empty(two):

@@ -1,6 +1,7 @@
 """`ninscope report`: one page of a run or of several, whatever state they are in."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -125,6 +126,27 @@ def test_charts_are_written_as_svg_files(run, tmp_path):
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == set(charts)
     assert f"{len(charts)} SVG files" in ended.out
     assert (tmp_path / "figures" / "emergence-emergence.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("pipe", "pipe: is no file; choose another place with --out"),
+        ("x" * 300, "x: cannot be written (File name too long); choose another place with --out"),
+        ("mine/tables/emergence.parquet", "lies in the run's folder and is no .html; give --out another file"),
+        ("mine/run.toml", "lies in the run's folder and is no .html; give --out another file"),
+    ],
+)
+def test_a_page_replaces_nothing_that_is_no_page(run, monkeypatch, out, says):
+    monkeypatch.chdir(run.parent)
+    (run.parent / "pipe").unlink(missing_ok=True)
+    os.mkfifo(run.parent / "pipe")
+    before = (run / "run.toml").read_bytes(), (run / "tables" / "emergence.parquet").read_bytes()
+    ended = command("report", "mine", "--out", out)
+    assert (ended.code, ended.out) == (2, "")
+    assert says in ended.err
+    assert before == ((run / "run.toml").read_bytes(), (run / "tables" / "emergence.parquet").read_bytes())
+    assert (run.parent / "pipe").is_fifo()
 
 
 def test_several_runs_lie_side_by_side_in_the_working_folder(tmp_path, monkeypatch, run):

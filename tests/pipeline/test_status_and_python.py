@@ -197,6 +197,14 @@ def test_a_run_gives_its_store_read_only(run):
         run.store.create_group("mine")
 
 
+def test_the_name_of_a_run_in_runs_is_told_with_its_path(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "run.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ninscope.RequestError, match=r"^mine: not a run folder .*; did you mean 'runs/mine'"):
+        ninscope.open_run("mine")
+
+
 def test_what_is_no_run_is_refused_by_name(tmp_path):
     with pytest.raises(ninscope.RequestError, match=f"^{re.escape(str(tmp_path))}: not a run folder"):
         ninscope.open_run(tmp_path)

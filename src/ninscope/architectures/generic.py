@@ -112,7 +112,8 @@ def _is_no_weight(tensor: Tensor) -> bool:
 def _notes(
     groups: _Sorted, read: Mapping[str, MatrixLayout], tied: Sequence[str], left_out: float, why: str
 ) -> Iterator[str]:
-    yield f"{why}; read as generic, each of {len(read)} matrices by itself"
+    joins = "embedding and head too, until [architecture] joins them"
+    yield f"{why}; read as generic, each of {len(read)} matrices by itself ({joins})"
     if convolutions := sum(layout.convolves for layout in read.values()):
         yield f"{convolutions} of them convolutions taken for [out, in, ...] of one group"
     if names := groups.unread + groups.besides:

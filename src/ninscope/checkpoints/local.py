@@ -32,9 +32,8 @@ from ninscope.checkpoints.file_names import (
 )
 from ninscope.checkpoints.identity import FileIdentity, Identity, shape_of
 from ninscope.checkpoints.other_layouts import other_layout
-from ninscope.checkpoints.revisions import in_step_order, step_of
+from ninscope.checkpoints.revisions import in_step_order, near_revision, step_of
 from ninscope.checkpoints.tensors import Checkpoint
-from ninscope.checks import did_you_mean
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.wording import first_names, outer_names
 
@@ -248,7 +247,7 @@ class LocalSource:
             return str(self.folder)
         if not inside or not _is_folder(path):
             if not self.own or revision != self.folder.name:
-                near = did_you_mean(revision, self.revisions()) or f"; it has {outer_names(self.revisions())}"
+                near = near_revision(revision, self.revisions()) or f"; it has {outer_names(self.revisions())}"
                 raise CheckpointError("missing", f"{self.label}: no revision {revision} in it{near}")
             path = str(self.folder)
         model = _model_folder(path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
 
 # "step" must not be the tail of another word (footstep12); a separator may stand between word and number. k is a thousand and
@@ -40,6 +41,18 @@ def step_of(revision: str) -> int | None:
         return _number(file["number"], file["unit"])
     stated = {_step_in(match) for match in _STEP.finditer(revision)}
     return stated.pop() if len(stated) == 1 else None
+
+
+def near_revision(asked: str, revisions: Sequence[str]) -> str:
+    """The revision that was meant by a name that there is not, in words: that of the same step, or one spelled alike; or empty.
+
+    Where another step is asked for none is named: the next in spelling is another checkpoint.
+    """
+    step = step_of(asked)
+    if step is None:
+        return did_you_mean(asked, revisions)
+    alike = next((name for name in revisions if step_of(name) == step), None)
+    return "" if alike is None else f"; did you mean {alike!r}?"
 
 
 def _step_in(match: re.Match[str]) -> int | None:

@@ -112,6 +112,7 @@ def _on_the_hub(text: str) -> Source:
     missing, outer = Path(text).name, text.rpartition("/")[0] or "/"
     beside = (did_you_mean(missing, names) or f"; {outer} has {outer_names(names)}") if names else ""
     if named is None:
+        beside = beside or did_you_mean(missing, _neighbours(text))
         raise RequestError(f"{text}: no such folder, and not a Hub repository id (org/name){beside}")
     # Who cannot reach the Hub would wait half a minute for the same answer. An organisation's models state no steps.
     if names and all(step_of(name) is not None for name in names):
@@ -121,6 +122,14 @@ def _on_the_hub(text: str) -> Source:
     from ninscope.checkpoints.hub.repository import hub_source  # the client is slow to import and local work needs none
 
     return hub_source(named["id"], named["folder"] or "", beside)
+
+
+def _neighbours(text: str) -> list[str]:
+    """What lies in the folder that a path should lie in, by name; nothing where that cannot be read."""
+    try:
+        return sorted(path.name for path in Path(text).expanduser().parent.iterdir())
+    except (OSError, RuntimeError, ValueError):
+        return []
 
 
 def _beside(text: str) -> list[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 from ninscope.report.page.charts import (
     METHODS,
     choice,
+    chosen_title,
     colour_by_label,
     entries_of,
     evenly,
@@ -159,4 +160,4 @@ def _tasks(names: list[str]) -> list[alt.Parameter]:
 
 
 def _title() -> alt.Title:
-    return alt.Title(alt.expr("tasks[task]"), anchor="start", fontWeight="normal")
+    return chosen_title("tasks[task]")

@@ -192,7 +192,9 @@ def _coloured(field: str, names: Sequence[str], shades: Sequence[str]) -> alt.Co
 def legend_below(names: Sequence[str]) -> alt.Legend:
     """Below the chart, where it takes no width from it."""
     columns = 2 if all(len(name) <= _NARROW for name in names) else 1
-    return alt.Legend(orient="bottom", title=None, columns=columns, labelLimit=260, symbolLimit=0, symbolOpacity=1)
+    return alt.Legend(
+        orient="bottom", title=None, columns=columns, labelLimit=_room(100, 260), symbolLimit=0, symbolOpacity=1
+    )
 
 
 def legend_above() -> alt.Legend:
@@ -301,6 +303,20 @@ def step_slider(name: str, steps: Sequence[int], chosen: int = -1) -> list[alt.P
 def step_title(name: str) -> alt.Title:
     """The step that a slider of this name is at."""
     return alt.Title(alt.expr(f"'step ' + format({name}Steps[{name}], ',')"), anchor="start")
+
+
+def chosen_title(expression: str) -> alt.Title:
+    """The words that a list stands at, cut off where the page ends: fitted to longer ones, the chart would have no width."""
+    return alt.Title(alt.expr(expression), anchor="start", fontWeight="normal", limit=_room(10, 600))
+
+
+def _room(taken: int, otherwise: int) -> alt.ExprRef:
+    """Pixels that the page has beside those that are taken; otherwise: where there is no page.
+
+    The width of the chart stands there so that Vega computes it again when the page's changes.
+    """
+    wide = "width > 0 && isFinite(containerSize()[0])"
+    return alt.ExprRef(expr=f"{wide} ? containerSize()[0] - {taken} : {otherwise}")
 
 
 # --- lines ----------------------------------------------------------------------------------------------------
@@ -432,7 +448,7 @@ def measured_lines(
     )  # fmt: skip
     titles = [title for _, title in measures]
     chart = chart.add_params(alt.param(name="measures", value=titles), choice("measure", titles, "shown"))
-    return chart.properties(title=alt.Title(alt.expr("measures[measure]"), anchor="start", fontWeight="normal"))
+    return chart.properties(title=chosen_title("measures[measure]"))
 
 
 def known_measures(data: pd.DataFrame, measures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

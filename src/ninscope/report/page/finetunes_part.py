@@ -7,6 +7,7 @@ import pandas as pd
 
 from ninscope.report.page.charts import (
     choice,
+    chosen_title,
     colour_by,
     drawn_ends,
     evenly,
@@ -118,7 +119,7 @@ def _ends(ends: pd.DataFrame, runs: pd.DataFrame, scores: list[str]) -> Chart:
     chart = fitted(alt.layer(*marks)).add_params(
         alt.param(name="scores", value=scores), choice("score", scores, "score")
     )
-    chart = chart.properties(title=alt.Title(alt.expr("scores[score]"), anchor="start", fontWeight="normal"))
+    chart = chart.properties(title=chosen_title("scores[score]"))
     first = ends[ends["score"] == 0]
     means_said = ", ".join(
         f"{row.method} from {row.revision} {number_words(row.mean)}" for row in first.head(8).itertuples()

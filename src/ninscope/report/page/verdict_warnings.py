@@ -13,8 +13,11 @@ _NO_INTERVAL = "no interval"  # how a message begins that the sentence on E tell
 
 
 def warnings_of(model: ModelRows) -> Iterator[str]:
-    """Checkpoints that are not ok, checkpoints without E, power laws that do not hold, what else rows warn of, unmatched steps."""
+    """Checkpoints that are not ok, or read as generic, checkpoints without E, power laws that do not hold, what else rows warn
+    of, unmatched steps.
+    """
     yield from _not_ok(model)
+    yield from _generic(model)
     yield from _grouped(model.emergence, "message", skipped=(_NO_INTERVAL,))
     yield from _of_fits(model)
     yield from _grouped(model.emergence, "warning", skipped=(_FIT,))
@@ -33,6 +36,17 @@ def _not_ok(model: ModelRows) -> Iterator[str]:
         clauses = [f"{len(names)} {status} ({outer_names(names)})" for status, names in sorted(by_status.items())]
         verb = "is" if count == 1 else "are"
         yield f"{count} of {of_number(len(model.checkpoints), 'checkpoint')} {verb} not in these numbers: {listed(clauses)}."
+
+
+def _generic(model: ModelRows) -> Iterator[str]:
+    """That no architecture is known, since E of a description of the model is another number."""
+    generic = ["read as generic" in text_of(row, "message") for row in model.checkpoints]
+    if any(generic):
+        yield (
+            f"At {checkpoints([checkpoint_name(row) for row in model.checkpoints], generic)} the model is of no known family: "
+            "every matrix is read by itself, embedding and head too, and none is joined to another. A description of the model, "
+            "[architecture] in the DAG file, gives other numbers, and the coupling of matrices."
+        )
 
 
 def _of_fits(model: ModelRows) -> Iterator[str]:
