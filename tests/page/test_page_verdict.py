@@ -400,7 +400,8 @@ def test_two_revisions_of_the_step_that_e_compares_with():
     controls = [control_row(0, ""), control_row(0, "") | {"revision": "step0-again"}]
     _, text, _ = told(rows, controls=controls)
     assert "alpha0 goes from 1.00 (interval from 0.990 to 1.01) at step 0 to 0.950" in text
-    assert "its interval lies" not in text and "overlap" not in text
+    assert "its interval lies" not in text
+    assert "overlap" not in text
 
 
 def test_infinity_is_no_number():
@@ -408,7 +409,8 @@ def test_infinity_is_no_number():
     rows[2] |= {"emergence": math.inf, "emergence_low": -math.inf}
     headline, text, _ = told(rows)
     assert headline.startswith("E rises to 0.600 by step 300")
-    assert "not known" not in text and "inf " not in text
+    assert "not known" not in text
+    assert "inf " not in text
 
 
 def test_coupling_where_the_run_has_it():
