@@ -313,7 +313,7 @@ def main() -> None:
             questions(folder, *((3, 2) if small else (1540, 40))),
             first_answers(1 if small else 5),
             imports(),
-            report(folder, *((2, 5, 1, False) if small else (10, 154, 3, True))),
+            report(folder, *((2, 5, 0, False) if small else (10, 154, 3, True))),
             *([] if small else [demo(folder), figures(folder / "demo", other, 5)]),
         ]
         for case in cases:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from analyse_controls_study import MEASURES, TEXTS
+from controls_study_names import MEASURES, TEXTS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

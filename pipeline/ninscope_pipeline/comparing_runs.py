@@ -21,7 +21,7 @@ _OF_CHECKPOINT = ("suite", "model", "revision")
 # What tells the rows of a checkpoint apart, in whatever table; what else is a number is a value.
 _KEYS = (
     *_OF_CHECKPOINT, "method", "variant", "part", "sample", "q", "layer", "null", "quantity", "neuron", "radius", "matrix",
-    "writer", "reader", "measure", "kind", "task", "metric", "seed", "learning_rate", "finetune_step",
+    "writer", "reader", "kind", "measure", "task", "metric", "seed", "learning_rate", "finetune_step",
 )  # fmt: skip
 _UNSAID = ("default", "all")  # values of keys that name nothing in particular
 _TOLD = {"emergence": ("alpha0", "width", "emergence")}  # columns whose largest difference is put into words
@@ -209,6 +209,8 @@ def _of_checkpoints(checkpoints: Sequence[ComparedValue]) -> Iterator[str]:
 def _table_difference(name: str, a: pd.DataFrame, b: pd.DataFrame) -> _TableDifference:
     """Rows are matched by what tells them apart, values compared to the last bit; two that are missing are equal."""
     keys = [key for key in _KEYS if key in a and key in b]
+    if "step" in a and "step" in b and any(frame.duplicated(keys).any() for frame in (a, b)):
+        keys.append("step")  # which alone tells results apart that are of no revision
     frames = [frame.assign(**{key: _as_key(frame[key]) for key in keys}) for frame in (a, b)]
     sizes = len(a), len(b)
     if not keys or any(frame.duplicated(keys).any() for frame in frames):

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,8 +165,12 @@ def _field(value: object) -> object:
 
 def _check_file(path: Path, folder: RunFolder) -> None:
     """Before the work. Raises RequestError."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "lies in a folder that is not there"
+    reasons = {
+        "is a folder": os.path.isdir(path),
+        "lies in a folder that is not there": not os.path.isdir(path.parent),
+        "is no file": os.path.exists(path) and not os.path.isfile(path),  # a device would be replaced
+    }
+    if what := next((reason for reason, holds in reasons.items() if holds), ""):
         raise RequestError(f"{path}: {what}; give --parquet the name of a file")
     if path.resolve().is_relative_to(folder.root.resolve()):
         raise RequestError(f"{path}: lies in the run's folder, which queries only read; give --parquet another file")
@@ -193,7 +198,8 @@ def _write_parquet(query: Query, path: Path) -> int:
     except pa.ArrowException as error:
         raise RequestError(f"{path}: a column does not fit into Parquet ({error}); CAST it in the query") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # too long a name
+            partial.unlink(missing_ok=True)
     return count
 
 

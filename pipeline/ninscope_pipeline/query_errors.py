@@ -14,6 +14,7 @@ _NO_COLUMN = re.compile(
     r'Referenced column "(?P<name>.+?)" not found in FROM clause!?\s*(Candidate bindings: (?P<near>.+))?'
 )
 _NO_ACCESS = re.compile(r'Cannot access (file|directory) "(?P<name>.+?)"')
+_OF_TABLE = re.compile(r"'tables://[0-9]+/(?P<name>[^']+)'")
 _KIND = re.compile(r"^[A-Z][\w ]* Error: ")
 
 
@@ -44,6 +45,11 @@ def _told(text: str, shown: str, tables: Sequence[str], several_lines: bool) -> 
         return f"{shown}: no table {name!r}{did_you_mean(name, tables)}; {known}"
     if match := _NO_ACCESS.search(text):
         return f"{shown}: a query reads tables of its run and nothing else, so not {match['name']!r}; {known}"
+    if (match := _OF_TABLE.search(text)) and match["name"] in tables:
+        reason = _clause(_KIND.sub("", text.splitlines()[0])).replace(match[0], "it")
+        return (
+            f"{shown}: table {match['name']} is damaged ({reason}); repeat the `ninscope run` command to write it again"
+        )
     if match := _NO_COLUMN.search(text):
         near = f"; did you mean {match['near'].replace(', ', ' or ')}?" if match["near"] else ""
         return f"the query: no column {match['name']!r}{near}"

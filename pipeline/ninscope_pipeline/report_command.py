@@ -42,8 +42,9 @@ def write_report(runs: Sequence[str], out: Path | None, figures: Path | None, sa
     """
     opened = [open_run(path) for path in dict.fromkeys(run_path(run) for run in runs)]
     file = out if out is not None else (opened[0].path if len(opened) == 1 else Path()) / FILE
-    if file.is_dir():
+    if os.path.isdir(file):
         raise RequestError(f"{file}: is a folder; give --out the name of a file, as in {file / FILE}")
+    _check_outside(file, opened)
     contents = contents_of(opened)
     page = page_html(contents)
     write_whole(file, page.content, "--out")
@@ -60,10 +61,20 @@ def write_report(runs: Sequence[str], out: Path | None, figures: Path | None, sa
     return 0
 
 
+def _check_outside(file: Path, runs: Sequence[Run]) -> None:
+    """Raises RequestError where the page would replace what a run's folder holds."""
+    whole = Path(os.path.realpath(file.expanduser()))
+    inside = any(whole.is_relative_to(os.path.realpath(run.path)) for run in runs)
+    if inside and whole.suffix.lower() not in (".html", ".htm"):
+        raise RequestError(f"{file}: lies in the run's folder and is no .html; give --out another file")
+
+
 def write_whole(file: Path, content: bytes, option: str) -> None:
     """The file appears complete or not at all. Raises RequestError, which names the option that chooses another."""
     file = file.expanduser()
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    if os.path.exists(file) and not os.path.isfile(file):  # a device would be replaced
+        raise RequestError(f"{file}: is no file; choose another place with {option}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -167,8 +178,8 @@ def _older(stored: StoredTables, version: str) -> list[str]:
     lacks = [f"the tables {', '.join(tables)}"] if tables else []
     lacks += [f"the columns {', '.join(columns)}"] if columns else []
     return [
-        f"This run was made by an older ninscope{which}; run it again for what is drawn from what it lacks: "
-        f"{'; '.join(lacks)}."
+        f"This run was made by an older ninscope{which}. It lacks {'; '.join(lacks)}. For what is drawn from them, delete its "
+        "folder tables and run it again: its results stay, and its tables are made anew."
     ]
 
 

@@ -161,15 +161,19 @@ def empty_table(name: str) -> pd.DataFrame:
 
 def is_without_rows(path: Path, name: str) -> bool:
     """Whether the file of a table is, byte for byte, that of the table without rows: told much sooner than it is read."""
-    without_rows = parquet_bytes(empty_table(name))
+    without_rows = _file_without_rows(_types(all_tables()[name].columns))
     return path.stat().st_size == len(without_rows) and path.read_bytes() == without_rows
 
 
 _dtype = cache(pandas_dtype)  # pandas looks a type up by its name in a list, for every column anew
 
 
+def _types(columns: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((KEYS | dict(columns)).items())
+
+
 def _typed(rows: Any, columns: Mapping[str, str]) -> pd.DataFrame:
-    types = tuple((KEYS | dict(columns)).items())
+    types = _types(columns)
     table = rows if isinstance(rows, pd.DataFrame) else list(rows)
     return _without_rows(types).copy() if len(table) == 0 else _of_rows(table, types)
 
@@ -184,6 +188,11 @@ def _of_rows(rows: Any, types: tuple[tuple[str, str], ...]) -> pd.DataFrame:
 def _without_rows(types: tuple[tuple[str, str], ...]) -> pd.DataFrame:
     """Most tables of most runs have no rows: each is made once a process."""
     return _of_rows([], types)
+
+
+@cache
+def _file_without_rows(types: tuple[tuple[str, str], ...]) -> bytes:
+    return parquet_bytes(_without_rows(types))
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:

@@ -53,6 +53,12 @@ for (const svg of document.querySelectorAll('.canvas svg')) {
 }
 return cut;
 """
+# How wide the plot of every chart is, without its axes: long names may take all of it.
+PLOTS = """
+return Object.fromEntries([...document.querySelectorAll('figure[data-chart]')].map((figure) => [
+  figure.dataset.chart, figure.querySelector('.role-frame .background').getBoundingClientRect().width,
+]));
+"""
 # Everything that Tab should stop at, in the order of the page: of radio buttons of one group the chosen one.
 TABBABLE = """
 return [...document.querySelectorAll('a[href], button, select, input, summary, [tabindex]')]
@@ -472,6 +478,10 @@ def test_long_names_overflow_no_telephone(hostile_page):
     page.choose_table("emergence")
     assert page.run(WIDTHS) == [360, 360]
     assert page.run(BEYOND) == []
+    assert page.run(CUT) == []
+    plots = page.run(PLOTS)
+    assert len(plots) == len(page.run(FIGURES))
+    assert {name: width for name, width in plots.items() if width < 100} == {}
 
 
 @pytest.mark.parametrize("small_page", ["one_checkpoint"], indirect=True)

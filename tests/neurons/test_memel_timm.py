@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
+pytestmark = pytest.mark.slow
 
 TIMM = Path(sys.prefix) / "timm"  # where the Makefile puts both
 MODELS = {

@@ -117,6 +117,7 @@ def test_settings_travel(tables, texts, tmp_path):
         assert there.digest() == settings.digest()
 
 
+@pytest.mark.slow
 def test_no_torch_is_needed_to_plan(tables, texts, tmp_path):
     """In an interpreter where torch cannot be imported."""
     root = folder_of_images(tmp_path / "images")

@@ -29,7 +29,7 @@ def test_all_layers_together_and_one_by_one():
     ]
     assert bound(specs["activations-all"], "measure")["labels"] == ["phi, 99th percentile", "phi, mean"]
     assert {line["layer"] for line in rows_with(specs["activations-layers"], "layer")} == {"mlp.0", HOSTILE}
-    assert "9 at step 0, 7.5 at step 8" in parts[0].charts[0].description
+    assert "9.00 at step 0, 7.50 at step 8" in parts[0].charts[0].description
 
 
 def test_tasks_and_models_are_chosen_by_number():

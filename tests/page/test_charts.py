@@ -9,12 +9,14 @@ import pytest
 from ninscope.report.page.charts import (
     DIVERGING,
     GREY,
+    and_more,
     colours,
     domain_of,
     drawn_ends,
     entries_of,
     evenly,
     first_and_last,
+    layer_words,
     number_words,
     numbers_of,
     rounded,
@@ -116,4 +118,16 @@ def test_descriptions_say_first_and_last_values():
     assert first_and_last(data.assign(value=np.nan), "value", "E") == "E: no step has a value."
     many = pd.concat([data.assign(label=str(number)) for number in range(6)])
     assert first_and_last(many, "value", "E").endswith("; and 2 more lines.")
+    assert first_and_last(many[many["label"] != "0"], "value", "E").endswith("; and 1 more line.")
     assert number_words(math.nan) == "not known"
+
+
+def test_what_short_names_of_layers_mean_is_said_where_there_are_some():
+    assert "m the neurons of the MLP" in layer_words(["conv_in", "block0.x"])[0]
+    assert layer_words(["conv_in", "blocks.0", "gpt_neox.layers.0.mlp"]) == ()
+
+
+def test_numbers_read_as_in_the_verdict():
+    values = [0.56, -2.35e-5, 0.0, float("nan"), 9, 12345.6]
+    assert [number_words(value) for value in values] == ["0.560", "-0.0000235", "0", "not known", "9.00", "12,300"]
+    assert [and_more(count, "line") for count in (1, 1200)] == ["1 more line", "1,200 more lines"]

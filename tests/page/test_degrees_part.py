@@ -24,7 +24,7 @@ def test_numbers_are_those_of_the_table():
         (0, 0, 20, 40), (1, 0, 20, 40), (0, 4, 24, 40), (1, 4, 24, 40),
     ]  # fmt: skip
     assert [line["excess"] for line in rows_with(specs["degrees-kurtosis"], "excess")] == pytest.approx([0, 0, 0, 1])
-    assert "20 at step 0, 24 at step 4" in parts[0].charts[0].description
+    assert "20.0 at step 0, 24.0 at step 4" in parts[0].charts[0].description
 
 
 def test_of_very_many_rows_the_page_has_some_and_says_so():

@@ -256,6 +256,19 @@ def test_reasons_of_more_than_two_models_are_folded_away(page):
     assert all("E of" not in e.text for e in folded)
 
 
+def test_of_very_many_models_warnings_are_folded_away_and_counted():
+    one = contents()
+    for count, folded in ((document._SHOWN_WARNINGS, False), (document._SHOWN_WARNINGS + 1, True)):
+        many = PageReader(page_html(replace(one, verdicts=one.verdicts * count)).content.decode())
+        details = [element for element in many.all("details") if "moves." in element.text]
+        assert len(details) == count
+        assert ["is small." in element.text for element in details] == [folded] * count
+        assert ["and 1 warning" in element.text for element in details] == [folded] * count
+        assert len([element for element in many.all("div") if "is small." in element.text and
+                    element.attributes.get("class") == "warnings"]) == count
+
+
+
 def test_every_reference_leads_somewhere(page):
     ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
     assert len(ids) == len(set(ids))

@@ -94,7 +94,7 @@ def test_with_all_controls_the_headline_names_growth_and_what_stands():
     assert "give E up to 0.300 (shuffled: the mean over draws plus 2 standard deviations);" in text
     assert "E lies above them at steps 200 and 300" in text
     assert (
-        "At step 300 alpha0 (0.700) lies below their range, 0.780 to 0.820 and w (0.500) lies above their range, 0.260 to"
+        "At step 300 alpha0 (0.700) lies below their range (0.780 to 0.820) and w (0.500) lies above their range (0.260 to"
         in text
     )
     assert "give E 0.300 (interval from 0.200 to 0.400); E of step 300, 0.600, lies above that interval" in text
@@ -178,14 +178,14 @@ def test_the_highest_null_model_counts_and_one_draw_has_no_spread():
 def test_the_band_of_alpha0_and_w_is_over_all_null_models():
     nulls = [null_row(300, 0.1) | {"alpha0": 0.5, "width": 0.6}, null_row(300, 0.2, null="gaussian")]
     text = told(history(), nulls=nulls)[1]
-    assert "alpha0 (0.700) lies within their range, 0.480 to 0.820 and" in text
-    assert "w (0.500) lies within their range, 0.260 to 0.640." in text
+    assert "alpha0 (0.700) lies within their range (0.480 to 0.820) and" in text
+    assert "w (0.500) lies within their range (0.260 to 0.640)." in text
 
 
 def test_a_narrow_range_of_null_models_has_digits_enough():
     narrow = {"alpha0": 0.59425, "alpha0_std": 0.0001}
     text = told(history(), nulls=[null_row(300, 0.1) | narrow])[1]
-    assert "alpha0 (0.700) lies above their range, 0.59405 to 0.59445" in text
+    assert "alpha0 (0.700) lies above their range (0.59405 to 0.59445)" in text
 
 
 def test_missing_values_of_any_type_are_missing():
@@ -303,7 +303,7 @@ def test_samples_beside_the_whole_network():
     assert "Samples of neurons give E 0.200 at step 300 (interval from 0.100 to 0.300, which does not hold" in text
     _, text, _ = told(sampled)
     assert "means over samples" in text
-    assert "how much E hangs on which neurons were drawn" in text
+    assert "how much E depends on which neurons were drawn" in text
     assert "Samples of neurons give" not in text
     assert "0.700 (standard deviation over samples 0.0100)" in text
 
@@ -386,10 +386,10 @@ def test_a_model_of_no_known_family_is_warned_of_once():
 def test_the_loss_beside_and_steps_without_a_measurement():
     losses = [loss_row(0, 5.0), loss_row(300, 1.25), loss_row(400, 1.0), loss_row(300, 9.0, "train")]
     _, text, warnings = told(history(), benchmarks=losses)
-    assert "the loss of held_out goes from 5.00 at step 0 to 1.25 at step 300." in text
+    assert "the loss (held_out) goes from 5.00 at step 0 to 1.25 at step 300." in text
     assert warnings == "Of 3 checkpoints that have benchmarks, 2 are measured here; step 400 has no alpha0, w or E."
     _, text, warnings = told(history(), benchmarks=[loss_row(5, 2.0), loss_row(6, math.nan)])
-    assert "loss of" not in text
+    assert "the loss (" not in text
     assert "0 are measured here; step 5, step 6 have no alpha0, w or E" in warnings
     assert "loss of" not in told(history(), benchmarks=[loss_row(step, 0.5, metric="acc") for step in STEPS])[1]
 
@@ -462,7 +462,7 @@ def test_revisions_without_steps_go_by_their_names():
     ]
     headline, text, _ = told(rows)
     assert headline.startswith("E is 0.500 at tuned, above 0 by its interval;")
-    assert "compares both with base" in text
+    assert "E compares each checkpoint with base" in text
 
 
 def test_hostile_names_stay_plain_text_on_one_line():

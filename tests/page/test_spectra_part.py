@@ -63,7 +63,7 @@ def test_names_are_data():
     parts = list(spectra_parts(page_tables({"spectra": rows}, ["b", HOSTILE])))
     spec = specs_of(parts)["spectra-f"]
     assert [line["label"] for line in rows_with(spec, "place")] == ["b"] * 3 + [HOSTILE] * 3
-    assert "peak at alpha 1, width 0.2" in parts[0].charts[0].description
+    assert "peak at alpha 1.00, width 0.200" in parts[0].charts[0].description
 
 
 def test_without_rows_there_is_no_part():

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import dask
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     [
         "distributed.cli.dask_scheduler",
         "distributed.cli.dask_worker",
@@ -67,7 +67,7 @@ class Forked:
     def __init__(
         self, work: Callable[..., None], *arguments: object, out: Path | None = None, place: Path | None = None
     ):
-        self._process = _CONTEXT.Process(target=_begin, args=(work, tuple(map(str, arguments)), out, place))
+        self._process = CONTEXT.Process(target=_begin, args=(work, tuple(map(str, arguments)), out, place))
         self._process.start()
         self.pid = self._process.pid
 

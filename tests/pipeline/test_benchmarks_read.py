@@ -591,6 +591,8 @@ def test_csv_rows_stay_as_they_were(tmp_path):
     assert second.step is None
     path.write_bytes(b"\xef\xbb\xbf" + f"{COLUMNS}\r\nstep4,4,a,loss,1.5\r\n".encode())  # as spreadsheets write it
     assert [row.value for row in results(model(path))[0]] == [1.5]
+    write(path, f'{COLUMNS}\nstep4,4,"two\nlines",loss,1.5\nstep4,4,twolines,loss,2.5\nstep4,4,a\u2028b,loss,3.5\n')
+    assert [row.task for row in results(model(path))[0]] == ["two\nlines", "twolines", "a\u2028b"]
     assert Evaluation("step1", 1, "a", "b", 0.5, n_shot=0).as_list() == ["step1", 1, "a", "b", 0.5, None, 0]
     assert results(ModelSection(suite="s", model="m", source="o/m")) == [()]
 
@@ -751,13 +753,28 @@ def test_results_take_the_names_of_the_runs_checkpoints():
         Evaluation("", 5, "t1", "acc", 0.5), Evaluation("step5", 5, "t2", "acc", 0.5),
         Evaluation("ckpt_5", None, "t3", "acc", 0.5), Evaluation("", 7, "t", "acc", 0.5),
         Evaluation("step9", 9, "t", "acc", 0.5), Evaluation("main", None, "t", "acc", 0.5),
-        Evaluation("ckpt_5", 6, "t4", "acc", 0.5),
     ]  # fmt: skip
     read = settled([own], [tuple(given)], of_run)
     assert [(row.revision, row.step) for row in read.evaluations[0]] == [
-        ("ckpt_5", 5), ("ckpt_5", 5), ("ckpt_5", 5), ("", 7), ("step9", 9), ("main", None), ("ckpt_5", 6),
+        ("ckpt_5", 5), ("ckpt_5", 5), ("ckpt_5", 5), ("", 7), ("step9", 9), ("main", None),
     ]  # fmt: skip
-    assert read.notes == []
+    assert read.notes == [
+        "evaluations of tiny-70m: 1 result is taken by its step, since the run has no such revision (the first: step5 as ckpt_5)"
+    ]
+
+
+def test_the_run_says_which_step_a_checkpoint_has():
+    """Tables are joined by step: a result at another one would stand beside another checkpoint."""
+    own, of_run = model("x.csv"), located(("step-480k", 480), ("main", None))  # of the pattern "step-{step}k"
+    given = [Evaluation("step-480k", 480_000, "t", "acc", 0.5), Evaluation("main", 7, "t", "acc", 0.5)]
+    (rows,) = settled([own], [tuple(given)], of_run).evaluations
+    assert [row.step for row in rows] == [480, 7]
+    wrong = Evaluation("step-480k", 240, "t", "acc", 0.5)
+    with pytest.raises(
+        RequestError,
+        match=r"a result of step-480k t acc states the step 240, and this checkpoint has the step 480; correct it",
+    ):
+        settled([own], [(wrong,)], of_run)
 
 
 def test_one_checkpoint_named_in_two_ways_has_one_value():

@@ -283,6 +283,29 @@ def test_rows_that_cannot_be_told_apart_are_not_matched(two):
     assert f"Table samples has {count} rows in A and {2 * count} in B, which cannot be matched." in comparison.words
 
 
+@pytest.fixture
+def copies(two, tmp_path):
+    """Both of `two`, and a test may change both."""
+    shutil.copytree(two[1], tmp_path / "third")
+    return two[1], tmp_path / "third"
+
+
+def test_results_of_steps_without_a_revision_are_matched(copies):
+    """As a trainer logs them between checkpoints."""
+    keys = {"suite": "s", "model": "m", "revision": "", "step": [1, 2], "task": "train", "metric": "loss"}
+    rows = pd.DataFrame({**keys, "value": [2.0, 1.0]})
+    for run, values in zip(copies, ([2.0, 1.0], [2.0, 1.5]), strict=True):
+        rows.assign(value=values).to_parquet(run / "tables" / "benchmarks.parquet")
+    assert "Table benchmarks: 2 rows in both; value differs in 1." in compare_runs(*copies).words
+
+
+def test_measures_of_correlations_are_matched(copies):
+    keys = {"suite": "s", "model": "m", "measure": ["alpha0", "width"], "task": "t", "metric": "acc", "kind": "levels"}
+    for run in copies:
+        pd.DataFrame({**keys, "value": [0.5, 0.25]}).to_parquet(run / "tables" / "correlations.parquet")
+    assert any("correlations" in text and "the same numbers in both" in text for text in compare_runs(*copies).words)
+
+
 def test_tables_that_one_run_lacks_or_has_empty(two):
     (two[1] / "tables" / "weights.parquet").unlink()
     edit_table(two[1], "spectra", lambda rows: rows[:0])

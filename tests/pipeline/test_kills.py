@@ -176,8 +176,11 @@ def test_a_scheduler_that_dies_is_one_line(dag, tmp_path, cluster):
     assert noise == []
 
 
-def test_a_local_worker_that_dies_is_replaced_and_named_in_the_log(dag_of_processes, undisturbed, tmp_path):
-    running = Command(dag_of_processes, tmp_path / "runs", forked=False)
+def test_a_local_worker_that_dies_is_replaced_and_named_in_the_log(dag, undisturbed, tmp_path):
+    """The only one there is, so that nothing is done until another has begun."""
+    cluster = {"kind": "local", "workers": 1, "processes": True}
+    asked = asking(tmp_path / "tiny.toml", dag.parent / "tiny", cluster=cluster)
+    running = Command(asked, tmp_path / "runs", forked=False)
     while running.running and not list((tmp_path / "runs").glob("tiny/checksums/*/*.json")):
         time.sleep(0.01)
     children = psutil.Process(running.process.pid).children(recursive=True)

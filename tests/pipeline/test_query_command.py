@@ -325,11 +325,14 @@ def test_a_mistake_is_one_line(run, sql, says):
         (("mine", "SELECT 1", "--json", "--csv"), "--json and --csv are forms of one output; give one of them"),
         (("mine", "SELECT 1", "--parquet", "no/x.parquet"), "no/x.parquet: lies in a folder that is not there"),
         (("mine", "SELECT 1", "--parquet", "runs"), "runs: is a folder"),
+        (("mine", "SELECT 1", "--parquet", "runs/pipe"), "runs/pipe: is no file"),
+        (("mine", "SELECT 1", "--parquet", "x" * 300), "File name too long"),
         (("mine", "SELECT 1", "--parquet", "runs/mine/tables/emergence.parquet"), "lies in the run's folder"),
         (("mine", "SELECT INTERVAL 1 DAY", "--parquet", "x"), "x: a column does not fit into Parquet"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_one_line(run, tmp_path, arguments, says):
+    os.mkfifo(run.parent / "pipe")
     before = contents(run / "tables")
     ended = command("query", *arguments)
     assert (ended.code, ended.out) == (2, "")
@@ -411,8 +414,18 @@ def test_a_damaged_table_is_named(run, content):
     (run / "tables" / "checkpoints.parquet").write_bytes(content)
     ended = command("query", "mine", "SELECT * FROM checkpoints")
     assert ended.code == 2
-    assert "checkpoints" in ended.says[0]
+    assert ended.says[0].startswith("runs/mine: table checkpoints is damaged (")
+    assert ended.says[0].endswith("repeat the `ninscope run` command to write it again")
     assert command("query", "mine", "SELECT * FROM emergence").code == 0
+
+
+def test_what_is_no_file_is_no_table(run):
+    """A pipe would be waited for."""
+    (run / "tables" / "weights.parquet").mkdir()
+    (run / "tables" / "degrees.parquet").symlink_to("nowhere")
+    os.mkfifo(run / "tables" / "spectra.parquet")
+    assert ninscope.open_run(run).tables == ["checkpoints", "emergence"]
+    assert "no table 'spectra'" in command("query", "mine", "SELECT * FROM spectra").says[0]
 
 
 def test_a_run_may_replace_its_tables_meanwhile(run):

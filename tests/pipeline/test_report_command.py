@@ -1,6 +1,7 @@
 """`ninscope report`: one page of a run or of several, whatever state they are in."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -127,6 +128,27 @@ def test_charts_are_written_as_svg_files(run, tmp_path):
     assert (tmp_path / "figures" / "emergence-emergence.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("pipe", "pipe: is no file; choose another place with --out"),
+        ("x" * 300, "x: cannot be written (File name too long); choose another place with --out"),
+        ("mine/tables/emergence.parquet", "lies in the run's folder and is no .html; give --out another file"),
+        ("mine/run.toml", "lies in the run's folder and is no .html; give --out another file"),
+    ],
+)
+def test_a_page_replaces_nothing_that_is_no_page(run, monkeypatch, out, says):
+    monkeypatch.chdir(run.parent)
+    (run.parent / "pipe").unlink(missing_ok=True)
+    os.mkfifo(run.parent / "pipe")
+    before = (run / "run.toml").read_bytes(), (run / "tables" / "emergence.parquet").read_bytes()
+    ended = command("report", "mine", "--out", out)
+    assert (ended.code, ended.out) == (2, "")
+    assert says in ended.err
+    assert before == ((run / "run.toml").read_bytes(), (run / "tables" / "emergence.parquet").read_bytes())
+    assert (run.parent / "pipe").is_fifo()
+
+
 def test_several_runs_lie_side_by_side_in_the_working_folder(tmp_path, monkeypatch, run):
     other = {"checkpoints": checkpoint_rows(STEPS[:2]), "emergence": emergence_rows(STEPS[:2])}
     run_folder(tmp_path / "other", other)
@@ -152,7 +174,8 @@ def test_an_older_run_says_what_it_lacks(old_run, tmp_path):
     report(old_run, "--out", tmp_path / "old.html")
     (note,) = notes(page_of(tmp_path / "old.html"))
     assert note.startswith("This run was made by an older ninscope")
-    assert "run it again for what is drawn from what it lacks: the tables weights, " in note
+    assert "It lacks the tables weights, " in note
+    assert "delete its folder tables and run it again" in note
     assert "; the columns " in note
     assert "baseline of emergence" in note
 
@@ -164,7 +187,7 @@ def test_a_column_that_an_older_run_lacks_is_missing_in_each_row(tmp_path):
     write_files(RunFolder(folder), folder / "tables", KEY, files | {"emergence.parquet": parquet_bytes(rows)})
     report(folder)
     page = page_of(folder / "report.html")
-    assert notes(page)[0].endswith("what it lacks: the tables scaling; the columns warning of emergence.")
+    assert notes(page)[0].count("It lacks the tables scaling; the columns warning of emergence.") == 1
     assert "warning" in page.table("emergence").splitlines()[0].split(",")
 
 

@@ -9,10 +9,10 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import anndata
+import forked
 import numpy as np
 import pytest
 import scipy.sparse
@@ -195,7 +195,7 @@ def test_of_writers_at_the_same_time_one_wins_whole(folder, store, pool):
         with ThreadPoolExecutor(8) as workers:
             list(workers.map(write_one_key, [str(folder.root)] * 8, range(8)))
     else:
-        with get_context("spawn").Pool(2) as workers:
+        with forked.CONTEXT.Pool(2) as workers:
             workers.starmap(write_one_key, [(str(folder.root), number) for number in range(4)])
     for key in range(4):
         assert ArtefactStore(folder, thorough=True).has("stage", f"key{key}")

@@ -82,7 +82,7 @@ class RunFolder:
 
     def table_names(self) -> list[str]:
         """Names of the tables there are."""
-        return sorted(file.stem for file in self.tables.glob("*.parquet"))
+        return sorted(file.stem for file in self.tables.glob("*.parquet") if file.is_file())
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ninscope.checkpoints.revisions import step_of
 from ninscope.errors import RequestError
 from ninscope.wording import of_number
 from ninscope_pipeline.located import Located
@@ -26,8 +27,20 @@ def settled(
         steps = {one.revision: one.step for one in located if (one.suite, one.model) == (model.suite, model.model)}
         count = Counter(steps.values())
         alone = {step: revision for revision, step in steps.items() if step is not None and count[step] == 1}
-        named = _once(model, [_settled(evaluation, steps, alone) for evaluation in own])
+        settled_rows = [_settled(model, evaluation, steps, alone) for evaluation in own]
+        named = _once(model, settled_rows)
         rows.append(named)
+        renamed = [
+            (before.revision, after.revision)
+            for before, after in zip(own, settled_rows, strict=True)
+            if before.revision not in ("", after.revision)
+        ]
+        if renamed:
+            results = of_number(len(renamed), "result is taken by its step", "results are taken by their steps")
+            notes.append(
+                f"evaluations of {model.model}: {results}, since the run has no such revision (the first: {renamed[0][0]} as "
+                f"{renamed[0][1]})"
+            )
         if model.evaluation_paths and steps and named and not any(row.revision in steps for row in named):
             results = of_number(len(named), "result")
             notes.append(
@@ -36,10 +49,20 @@ def settled(
     return Read(rows, notes)
 
 
-def _settled(evaluation: Evaluation, steps: Mapping[str, int | None], alone: Mapping[int, str]) -> Evaluation:
+def _settled(
+    model: ModelSection, evaluation: Evaluation, steps: Mapping[str, int | None], alone: Mapping[int, str]
+) -> Evaluation:
     """steps: of the model's checkpoints, by revision. alone: the revisions whose step no other has, by step."""
     if evaluation.revision in steps:
-        return evaluation if evaluation.step is not None else replace(evaluation, step=steps[evaluation.revision])
+        step = steps[evaluation.revision]
+        if step is None or step == evaluation.step:
+            return evaluation
+        if evaluation.step not in (None, step_of(evaluation.revision)):
+            raise RequestError(
+                f"evaluations of {model.model}: a result of {evaluation.shown} states the step {evaluation.step}, and this "
+                f"checkpoint has the step {step}; correct it, or leave the step out"
+            )
+        return replace(evaluation, step=step)
     if evaluation.step is None or evaluation.step not in alone:
         return evaluation
     return replace(evaluation, revision=alone[evaluation.step])

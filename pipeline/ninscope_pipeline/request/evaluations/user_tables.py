@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def read_table(file: ResultFile) -> list[Batch]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Cells]]:
-    reader = csv.DictReader(_text(path).splitlines())
+    reader = csv.DictReader(StringIO(_text(path), newline=""))  # a text in quotes may hold ends of lines
     try:
         _check_columns(path, reader.fieldnames or ())
         for row in reader:

@@ -35,7 +35,7 @@ _TEXT = (
     "square in units of its variance: large values are neurons that stand out on few inputs. Its tail is what the "
     "figure shows to begin with.",
     "phi rises when few inputs make a neuron active. It does not say what the neuron means, nor that it means one "
-    "thing; and it hangs on the inputs that the model was shown.",
+    "thing; and it depends on the inputs that the model was shown.",
 )
 
 

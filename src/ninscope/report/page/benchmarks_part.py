@@ -9,6 +9,7 @@ import pandas as pd
 from ninscope.report.page.charts import (
     METHODS,
     choice,
+    chosen_title,
     colour_by_label,
     entries_of,
     evenly,
@@ -92,8 +93,9 @@ def _over_steps(data: pd.DataFrame) -> Chart:
 
     def marks(field: str, title: str, colour: str, text: str, dash: list[int], shape: str) -> Any:
         y = alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(titleColor=text, tickCount=5))
-        line = base.mark_line(color=colour, strokeWidth=2, strokeDash=dash).encode(y=y, tooltip=named)
-        points = base.mark_point(color=colour, filled=True, size=50, shape=shape, opacity=0.95).encode(
+        known = base.transform_filter(f"isValid(datum.{field})")  # a step without E does not break the line of E
+        line = known.mark_line(color=colour, strokeWidth=2, strokeDash=dash).encode(y=y, tooltip=named)
+        points = known.mark_point(color=colour, filled=True, size=50, shape=shape, opacity=0.95).encode(
             y=y, tooltip=tips
         )
         return alt.layer(line, points)
@@ -158,4 +160,4 @@ def _tasks(names: list[str]) -> list[alt.Parameter]:
 
 
 def _title() -> alt.Title:
-    return alt.Title(alt.expr("tasks[task]"), anchor="start", fontWeight="normal")
+    return chosen_title("tasks[task]")

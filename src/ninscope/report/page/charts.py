@@ -6,6 +6,7 @@ Colours are mid-tones that read on white and on near-black.
 """
 
 import colorsys
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ninscope.report.page.parts import PageTables
+from ninscope.wording import number
 
 WHOLE, SAMPLES = "whole network", "samples (mean)"
 METHODS = {"exact": WHOLE, "sampled": SAMPLES}
@@ -27,6 +29,8 @@ _DIGITS = 6  # of a number on the page; the tables hold all
 _MOST_TICKS = 9
 _ROOM = 0.35  # of the lines' range: as far a band is shown beyond them
 _HEIGHT = 260
+# Pixels of a row's name: on a wide screen there is room for those of layers in full.
+_NAME_WIDTH = alt.ExprRef("windowSize()[0] < 700 ? 110 : 240")
 _NARROW = 14  # letters of a name of which two stand side by side in a legend on a telephone
 _NAMED = 4  # series that a description names
 
@@ -188,7 +192,9 @@ def _coloured(field: str, names: Sequence[str], shades: Sequence[str]) -> alt.Co
 def legend_below(names: Sequence[str]) -> alt.Legend:
     """Below the chart, where it takes no width from it."""
     columns = 2 if all(len(name) <= _NARROW for name in names) else 1
-    return alt.Legend(orient="bottom", title=None, columns=columns, labelLimit=260, symbolLimit=0, symbolOpacity=1)
+    return alt.Legend(
+        orient="bottom", title=None, columns=columns, labelLimit=_room(100, 260), symbolLimit=0, symbolOpacity=1
+    )
 
 
 def legend_above() -> alt.Legend:
@@ -282,18 +288,33 @@ def switch(name: str, names: Sequence[str], shown_as: str) -> alt.Parameter:
     )
 
 
-def step_slider(name: str, steps: Sequence[int]) -> list[alt.Parameter]:
-    """A slider over the numbers of the steps, the last one to begin with, and the steps that it stands for (`<name>Steps`)."""
-    slider = alt.binding_range(min=0, max=len(steps) - 1, step=1, name="number of the step ")
+def step_slider(name: str, steps: Sequence[int], chosen: int = -1) -> list[alt.Parameter]:
+    """A slider over the numbers of the steps, the chosen one (the last) to begin with, and the steps that it stands for (`<name>Steps`), of
+    which the page shows the one that the slider is at (page.js)."""
+    slider = alt.binding_range(min=0, max=len(steps) - 1, step=1, name="step ")
     return [
         alt.param(name=f"{name}Steps", value=list(steps)),
-        alt.param(name=name, value=len(steps) - 1, bind=slider),
+        alt.param(name=name, value=chosen % len(steps), bind=slider),
     ]
 
 
 def step_title(name: str) -> alt.Title:
     """The step that a slider of this name is at."""
     return alt.Title(alt.expr(f"'step ' + format({name}Steps[{name}], ',')"), anchor="start")
+
+
+def chosen_title(expression: str) -> alt.Title:
+    """The words that a list stands at, cut off where the page ends: fitted to longer ones, the chart would have no width."""
+    return alt.Title(alt.expr(expression), anchor="start", fontWeight="normal", limit=_room(10, 600))
+
+
+def _room(taken: int, otherwise: int) -> alt.ExprRef:
+    """Pixels that the page has beside those that are taken; otherwise: where there is no page.
+
+    The width of the chart stands there so that Vega computes it again when the page's changes.
+    """
+    wide = "width > 0 && isFinite(containerSize()[0])"
+    return alt.ExprRef(expr=f"{wide} ? containerSize()[0] - {taken} : {otherwise}")
 
 
 # --- lines ----------------------------------------------------------------------------------------------------
@@ -425,7 +446,7 @@ def measured_lines(
     )  # fmt: skip
     titles = [title for _, title in measures]
     chart = chart.add_params(alt.param(name="measures", value=titles), choice("measure", titles, "shown"))
-    return chart.properties(title=alt.Title(alt.expr("measures[measure]"), anchor="start", fontWeight="normal"))
+    return chart.properties(title=chosen_title("measures[measure]"))
 
 
 def known_measures(data: pd.DataFrame, measures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -489,7 +510,7 @@ def step_columns(title: str = "training step") -> alt.X:
 def name_rows(field: str, order: str, title: str | None = None) -> alt.Y:
     """Names one below the other, in the order of the numbers in another column, as rows of a heat map."""
     sort = alt.EncodingSortField(order, op="min")
-    return alt.Y(f"{field}:O", sort=sort, title=title, axis=alt.Axis(labelLimit=110, labelOverlap="greedy"))
+    return alt.Y(f"{field}:O", sort=sort, title=title, axis=alt.Axis(labelLimit=_NAME_WIDTH, labelOverlap="greedy"))
 
 
 def level(value: float) -> alt.Chart:
@@ -504,12 +525,31 @@ def fitted(chart: Any, height: int = _HEIGHT, title: alt.Title | None = None) ->
     return chart if title is None else chart.properties(title=title)
 
 
+# --- names of layers ------------------------------------------------------------------------------------------
+
+_BLOCK_LAYER = re.compile(r"block\d+\.[xqkvcam]")
+_OF_TRANSFORMERS = (
+    "Layers of a transformer's block: x is what the block reads; q, k, v and c are attention's queries, keys, values and what its "
+    "heads bring together; a is what comes after attention, m the neurons of the MLP."
+)
+
+
+def layer_words(names: Iterable[str]) -> tuple[str, ...]:
+    """A paragraph on what short names of layers mean, where there are such."""
+    return (_OF_TRANSFORMERS,) if any(_BLOCK_LAYER.search(name) for name in names) else ()
+
+
 # --- words ----------------------------------------------------------------------------------------------------
 
 
 def number_words(value: Any) -> str:
-    """ "0.115", "-1.09", "0" """
-    return f"{value:.3g}" if np.isfinite(value) else "not known"
+    """As sentences write it: "0.115", "-1.09", "0.560", "0", "not known"."""
+    return number(float(value))
+
+
+def and_more(count: int, noun: str) -> str:
+    """ "1 more line", "12 more lines" """
+    return f"{count:,} more {noun}{'' if count == 1 else 's'}"
 
 
 def first_and_last(data: pd.DataFrame, column: str, what: str, series: Sequence[str] = ("label",)) -> str:
@@ -525,5 +565,5 @@ def first_and_last(data: pd.DataFrame, column: str, what: str, series: Sequence[
         name = ", ".join(str(part) for part in (names if isinstance(names, tuple) else (names,)))
         start = f"{name}: {number_words(first[column])} at step {first['step']:,}"
         clauses.append(start if len(rows) == 1 else f"{start}, {number_words(last[column])} at step {last['step']:,}")
-    more = f"; and {len(groups) - _NAMED} more lines" if len(groups) > _NAMED else ""
+    more = f"; and {and_more(len(groups) - _NAMED, 'line')}" if len(groups) > _NAMED else ""
     return f"{what} over training. {'; '.join(clauses)}{more}."

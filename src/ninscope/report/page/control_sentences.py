@@ -112,7 +112,7 @@ def _null_spectra(last: Row, nulls: list[Row]) -> Iterator[str]:
         high = max(mean + spread for mean, spread in zip(means, spreads, strict=True))
         value = value_of(last, column)
         side = "above" if value > high else "below" if value < low else "within"
-        clauses.append(f"{shown} ({number(value)}) lies {side} their range, {_range(low, high)}")
+        clauses.append(f"{shown} ({number(value)}) lies {side} their range ({_range(low, high)})")
     if clauses:
         yield f"At {checkpoint_name(last)} {listed(clauses)}."
 

@@ -53,8 +53,8 @@ _TEXT = (
     "learning by itself: weights that were trained on bytes without any order have one too. Bands are intervals by "
     "leaving out one layer of neurons at a time; one that is cut off goes on.",
     'The verdict "stands" means that E of a step lies above all that gives E without learning: its interval lies above zero, and '
-    "E above the null models, above growth of norms, and above what trainings reach that learn nothing. What is not "
-    "known speaks against E too. It does not correct for the number of steps.",
+    "E above the null models, above growth of norms, and above what trainings reach that learn nothing. A step "
+    "where one of these is not known, because the run lacks it, does not stand either. The verdict does not correct for the number of steps.",
 )
 
 

@@ -13,6 +13,7 @@ from ninscope.report.page.charts import (
     fitted,
     heat_map,
     in_order,
+    layer_words,
     name_rows,
     numbers_of,
     rounded,
@@ -51,7 +52,7 @@ def degrees_parts(tables: PageTables) -> Iterator[Part]:
     data["number"], labels = numbers_of(data["label"])
     charts = [*_percentiles(data[data["p50"].notna()].reset_index(drop=True)), *_kurtosis(data, labels)]
     if charts:
-        text = (*_TEXT, note) if note else _TEXT
+        text = (*_TEXT, *layer_words(data["layer"].unique()), *([note] if note else []))
         yield Part("degrees", "Degrees of neurons by layer", "structure", text, tuple(charts), ("degrees",))
 
 

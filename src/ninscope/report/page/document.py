@@ -31,6 +31,7 @@ ASSETS = Path(__file__).parent / "assets"
 MOST_PAGE_BYTES = 14_500_000  # of a page with its tables; what is drawn stands there in any case
 _TEXT_BYTES = 500_000  # that the page's own text may take of it
 _OPEN_VERDICTS = 2  # of more models the reasons are folded away, so that all headlines are seen
+_SHOWN_WARNINGS = 12  # of more models their warnings are folded away too, and counted
 _NAMES = ("run", "label", "suite", "model", "revision")  # columns of names that come from a user's files
 
 _TITLES = {
@@ -88,6 +89,7 @@ def page_html(contents: Contents) -> Written:
             problems=_problems(contents.tables),
             several=len(contents.runs) > 1,
             many=len(contents.verdicts) > _OPEN_VERDICTS,
+            crowded=len(contents.verdicts) > _SHOWN_WARNINGS,
             entries=entries,
             anchors={entry.name: entry.anchor for entry in entries if entry.rows},
             empty=[entry.name for entry in entries if not entry.rows],

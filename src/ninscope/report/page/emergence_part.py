@@ -42,15 +42,13 @@ _SHOWN = (
 _NETWORK = "the network itself"
 _NULL_COLOURS = {_NETWORK: "#3d85c6", "shuffled": "#e0702f", "gaussian": "#c2569c", "analytic": "#9a7bd6"}
 _WHAT = (
-    "E, the degree of emergence, compares the network of a model's neurons at a step of its training with that of its "
-    "first step: E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). It is 0 where nothing has changed. alpha0, the regularity, "
-    "says how fast a neuron's surroundings grow with distance, where strong weights are short distances; w, the "
-    "heterogeneity, how unlike neurons are in that."
+    "E compares the network of a model's neurons at a step t of its training with that of its first step: "
+    "E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). The first figure shows E, the next ones the two numbers that it is made of."
 )
 _CARE = (
-    "A rise of E is mostly growth of the weights' norms, and E rises also where nothing can be learned. By itself it "
-    "does not show that a model has learned something; the controls, where the run has them, say how much of it is "
-    "growth."
+    "In the small models that ninscope's documentation studies (What does E see?), most of a rise of E was growth of the "
+    "weights' norms, and E rose also where nothing could be learned. By itself it does not show that a model has learned "
+    "something; the controls, where the run has them, say how much of it is growth."
 )
 _BANDS = (
     "A band is an interval: of a whole network what becomes of it when one layer of neurons is left out at a "
@@ -151,27 +149,32 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
     parameters = [switch("quantity", ["E", "alpha0", "w"], "shown")]
     if len(labels) > 1:
         parameters.append(choice("model", labels, "model"))
-    kept = both[["number", "shown", "step", "label", "what", "keeps", "value", "low", "high", "warning"]]
+    both["random"] = (both["what"] != _NETWORK).astype("int64")
+    kept = both[["number", "shown", "step", "label", "what", "random", "keeps", "value", "low", "high", "warning"]]
+    # Null models lie over the network where they agree with it: it must be seen below them.
+    dash = alt.StrokeDash("random:O", scale=alt.Scale(domain=[0, 1], range=[[1, 0], [6, 4]]), legend=None)
     chart = lines(
         with_state(kept),
         "nullPoints",
         step_axis(steps_in(both)),
-        alt.Y("value:Q", title="value", scale=alt.Scale(zero=False)),
+        alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
         colour_by("what", kinds, _NULL_COLOURS),
         tooltip(
             "step:Q", model="label:N", network="what:N", keeps="keeps:N", value="value:Q", low="low:Q", high="high:Q"
         ),
         series=("what",),
         band=("low", "high"),
+        dash=dash,
         toggle="what",
         where="datum.shown == quantity" + (" && datum.number == model" if len(labels) > 1 else ""),
-    ).add_params(*parameters)
+    ).add_params(alt.param(name="quantities", value=[title for _, _, title in _SHOWN]), *parameters)
+    chart = chart.properties(title=alt.Title(alt.expr("quantities[quantity]"), anchor="start", fontWeight="normal"))
     e_rows = both[both["shown"] == 0]
     last = e_rows[e_rows["number"] == 0].sort_values("step").groupby("what", sort=False).tail(1)
     ends = ", ".join(f"{row.what} {number_words(row.value)}" for row in last.itertuples())
     yield Chart(
         "emergence-nulls",
-        "Beside null models (bands: two standard deviations over draws)",
+        "Beside null models (dashed; bands: two standard deviations over draws)",
         chart,
         f"E of {labels[0]} and of its null models over training; at the last step {ends}.",
     )
@@ -212,6 +215,8 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
     steps = [int(step) for step in models_at.index[models_at > 1]]
     if not steps:
         return
+    sizes = [int(models_at[step]) for step in steps]
+    first = max(range(len(steps)), key=lambda number: (sizes[number], number))  # the last step that most sizes have
     rows = rows[rows["step"].isin(steps)].assign(
         place=lambda rows: rows["step"].map({step: n for n, step in enumerate(steps)})
     )
@@ -233,9 +238,9 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
         ),
         base.mark_point(filled=True, size=90, opacity=0.95).encode(y=y, shape=states(rows), tooltip=tips),
     ]
-    chart = alt.layer(*marks).add_params(*step_slider("at", steps))
+    chart = alt.layer(*marks).add_params(*step_slider("at", steps, first))
     chart = fitted(chart).properties(title=step_title("at"))
-    last = rows[rows["step"] == steps[-1]].sort_values("parameters", kind="stable")
+    last = rows[rows["step"] == steps[first]].sort_values("parameters", kind="stable")
     ends = "; ".join(
         f"{row.label} ({row.parameters:,.0f} parameters): {number_words(row.emergence)}"
         for row in last.head(6).itertuples()
@@ -246,7 +251,7 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
         "Models of unlike sizes differ in more than size (their data, learning rates, layers), and E of a larger one "
         "is not E of the smaller one grown. A few points make no law.",
     )
-    described = f"E against the number of parameters at step {steps[-1]:,}: {ends}."
+    described = f"E against the number of parameters at step {steps[first]:,}: {ends}."
     made = Chart("sizes-emergence", "E against model size", chart, described)
     yield Part("sizes", "E and model size", "emergence", text, (made,), ("emergence", "checkpoints"))
 

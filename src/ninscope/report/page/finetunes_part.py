@@ -7,6 +7,7 @@ import pandas as pd
 
 from ninscope.report.page.charts import (
     choice,
+    chosen_title,
     colour_by,
     drawn_ends,
     evenly,
@@ -40,7 +41,7 @@ _TEXT = (
     "Each checkpoint was fine-tuned with every method, from the same start and on the same examples, once a seed. Bars "
     "are one standard deviation over seeds about their mean; small dots are seeds. Each method has the learning rate "
     "that it did best with.",
-    "A difference that is small beside the bars is none. p-values, under the pointer, are of paired tests over few "
+    "A difference that is small beside the bars may be none. p-values, under the pointer, are of paired tests over few "
     "seeds, and not corrected for how many there are. phi says how much single neurons stand out; E here compares with "
     "the weights before fine-tuning.",
 )
@@ -118,7 +119,7 @@ def _ends(ends: pd.DataFrame, runs: pd.DataFrame, scores: list[str]) -> Chart:
     chart = fitted(alt.layer(*marks)).add_params(
         alt.param(name="scores", value=scores), choice("score", scores, "score")
     )
-    chart = chart.properties(title=alt.Title(alt.expr("scores[score]"), anchor="start", fontWeight="normal"))
+    chart = chart.properties(title=chosen_title("scores[score]"))
     first = ends[ends["score"] == 0]
     means_said = ", ".join(
         f"{row.method} from {row.revision} {number_words(row.mean)}" for row in first.head(8).itertuples()

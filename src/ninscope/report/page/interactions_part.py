@@ -171,7 +171,7 @@ def _map(cells: pd.DataFrame) -> Iterator[Chart]:
         "reads:O",
         sort=alt.EncodingSortField("column", op="min"),
         title="block that reads",
-        axis=alt.Axis(labelLimit=70, labelOverlap="greedy", labelAngle=0),
+        axis=alt.Axis(labelLimit=70, labelOverlap="greedy", labelBound=10, labelAngle=0),
     )
     tips = tooltip(
         "step:Q", model="label:N", writes="writes:N", reads="reads:N", coupling="coupling:Q", pairs="pairs:Q"

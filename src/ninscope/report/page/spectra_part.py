@@ -10,6 +10,7 @@ import pandas as pd
 from ninscope.report.page.charts import (
     SAMPLES,
     WHOLE,
+    and_more,
     colour_by_label,
     domain_of,
     evenly,
@@ -33,7 +34,8 @@ _TEXT = (
     "how large the share of each is. The dot is its peak, at alpha0; w is how wide the curve is. tau(q), the mass "
     "exponent, is the same in other variables: alpha is its slope. A straight tau(q) is a network whose neurons are "
     "all alike.",
-    "Move the slider to see the network at another step; pale lines are other steps of the same training. A band is "
+    "Move the slider to see the network at another step; pale lines are other steps of the same training. A model that "
+    "was not measured at the step of the slider has pale lines only. A band is "
     "one standard deviation over samples of neurons, where the run drew samples. A dashed line with a triangle is a "
     "spectrum that the tables warn of.",
     "The form of a spectrum rests on power laws that hold but roughly (r2 in the tables says how well), and it changes "
@@ -205,5 +207,5 @@ def _described(data: pd.DataFrame) -> str:
             curve = rows[rows["step"] == step]
             width, peak = np.ptp(curve["alpha"].to_numpy(float)), float(curve.loc[curve["peak"] == 1, "alpha"].iloc[0])
             clauses.append(f"{label} at step {step:,}: peak at alpha {number_words(peak)}, width {number_words(width)}")
-    more = f"; and {len(models) - 4} more models" if len(models) > 4 else ""
+    more = f"; and {and_more(len(models) - 4, 'model')}" if len(models) > 4 else ""
     return "; ".join(clauses) + more + "."

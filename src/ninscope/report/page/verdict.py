@@ -100,16 +100,9 @@ def _sentences(model: ModelRows) -> Iterator[str]:
 
 
 def _what_was_measured(model: ModelRows) -> str:
-    numbers = (
-        "The weights of a checkpoint are read as a network of neurons, which two numbers describe: alpha0, its "
-        "regularity, and the width w, its heterogeneity."
-    )
     how = "of whole networks, with every weight" if model.method == EXACT else "means over samples of their neurons"
-    compared = (
-        f" E, the degree of emergence, compares both with {model.start_name}: it is 0 where alpha0 is what it was, "
-        "above 0 where alpha0 fell, and multiplied by how much w grew."
-    )
-    return f"{numbers}{compared if model.later else ''} The values here are {how}."
+    compared = f"; E compares each checkpoint with {model.start_name}" if model.later else ""
+    return f"The values here are {how}{compared}."
 
 
 def _about_e(model: ModelRows) -> str:
@@ -123,9 +116,9 @@ def _about_e(model: ModelRows) -> str:
     else:
         means = f"lies {'above' if low > 0 else 'below'} 0"
     of_what = (
-        "how much E hangs on single layers of this network"
+        "how much E depends on single layers of this network"
         if model.method == EXACT
-        else "how much E hangs on which neurons were drawn"
+        else "how much E depends on which neurons were drawn"
     )
     told += f", and its {interval(low, high)} {means}."
     return f"{told} The interval says {of_what}, and nothing about other seeds or data."
@@ -205,7 +198,7 @@ def _of_other_method(model: ModelRows) -> Iterator[str]:
         inside = low <= value_of(last, "emergence") <= high
         holds = "holds" if inside else "does not hold"
         told += f" ({interval(low, high)}, which {holds} E of the whole network)"
-    yield f"{told}. alpha0 and w of a sample hang on how many neurons it has."
+    yield f"{told}. alpha0 and w of a sample depend on how many neurons it has."
 
 
 def _of_coupling(model: ModelRows) -> Iterator[str]:
@@ -259,6 +252,6 @@ def _of_loss(model: ModelRows) -> Iterator[str]:
         f"{number(by_revision[text_of(row, 'revision')])} at {checkpoint_name(row)}" for row in (first, last)
     )
     yield (
-        f"Beside this, the loss of {plain(task)} goes from {told}. Two things that both change while a model trains need not "
+        f"Beside this, the loss ({plain(task)}) goes from {told}. Two things that both change while a model trains need not "
         "have to do with each other."
     )

@@ -11,6 +11,7 @@ from ninscope.report.page.charts import (
     first_and_last,
     in_order,
     known_measures,
+    layer_words,
     mapped,
     measured_lines,
     numbers_of,
@@ -58,7 +59,8 @@ def weights_parts(tables: PageTables) -> Iterator[Part]:
     kinds, note = _by_kind(data[data["matrix"] != _WHOLE])
     charts += _kinds(kinds)
     if charts:
-        yield Part("weights", "Weights", "structure", (*_TEXT, note) if note else _TEXT, tuple(charts), ("weights",))
+        text = (*_TEXT, *layer_words(data["matrix"].unique()), *([note] if note else []))
+        yield Part("weights", "Weights", "structure", text, tuple(charts), ("weights",))
 
 
 def _whole(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:

@@ -45,6 +45,23 @@
     return rows;
   };
 
+  // A slider goes over numbers of steps (charts.py: step_slider); what stands beside it is the step itself.
+  const tellSteps = (figure, view) => {
+    const { signals } = view.getState({ signals: (name) => /Steps$/.test(name), data: () => false });
+    for (const slider of figure.querySelectorAll(".controls input[type=range]")) {
+      const steps = signals[`${slider.name}Steps`];
+      if (!steps) continue;
+      const told = document.createElement("output");
+      const tell = (_, number) => {
+        told.textContent = steps[number].toLocaleString("en");
+        slider.setAttribute("aria-valuetext", `step ${told.textContent}`);
+      };
+      slider.nextElementSibling.replaceWith(told); // Vega's own, which shows the number
+      view.addSignalListener(slider.name, tell);
+      tell(slider.name, view.signal(slider.name));
+    }
+  };
+
   const drawNow = async (figure) => {
     const canvas = figure.querySelector(".canvas");
     const description = canvas.getAttribute("aria-label");
@@ -64,6 +81,7 @@
         tooltip: { disableDefaultStyle: true },
       });
       views.set(figure, result.view);
+      tellSteps(figure, result.view);
       // Vega takes the description away, and has a screen reader go through every tick and entry of a legend.
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", description);
@@ -268,6 +286,18 @@
   choice.addEventListener("change", showChosen);
   const first = [...choice.options].find((option) => option.dataset.name === "emergence");
   if (first) choice.value = first.value;
+  // Below a chart: a table that it is drawn from is shown; without scripts the link leads to its download.
+  for (const link of document.querySelectorAll(".sources a")) {
+    link.addEventListener("click", () => {
+      const anchor = link.hash.slice(1);
+      if (![...choice.options].some((option) => option.value === anchor)) return;
+      choice.value = anchor;
+      link.href = "#tables";
+      setTimeout(() => { link.href = `#${anchor}`; });
+      tablesObserver.disconnect();
+      showChosen();
+    });
+  }
   const tablesObserver = new IntersectionObserver((entries) => {
     if (entries.some((entry) => entry.isIntersecting)) {
       tablesObserver.disconnect();
