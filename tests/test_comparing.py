@@ -177,7 +177,7 @@ def test_models_of_two_places_have_an_e_where_the_training_is_one(suite, tmp_pat
     elsewhere = write_suite(tmp_path / "elsewhere", (8,), **SHAPE)
     comparison = ninscope.compare(suite / "step0", elsewhere / "step8")
     assert "There is no E of B against A: the models are " in told(comparison)
-    assert "same_training=True" in told(comparison)
+    assert "(--same-training, or same_training=True in Python, where both are of one training)" in told(comparison)
     trusted = ninscope.compare(suite / "step0", elsewhere / "step8", same_training=True)
     expected = ninscope.measure_all(suite)[1].emergence
     assert value_of(trusted, "emergence", "emergence")[1] == expected

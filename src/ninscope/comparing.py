@@ -239,7 +239,9 @@ def _apart(a: tuple[float, float], b: tuple[float, float]) -> str:
 
 def _of_emergence(emergence: ComparedEmergence) -> str:
     if math.isnan(emergence.emergence):
-        return f"There is no E of B against A: {emergence.message.removeprefix('no E: ')}."
+        reason = emergence.message.removeprefix("no E: ")
+        on_both = reason.replace("same_training=True where", "--same-training, or same_training=True in Python, where")
+        return f"There is no E of B against A: {on_both}."
     told = f"E of B against A is {number(emergence.emergence)}"
     if math.isnan(emergence.low):
         return f"{told}, without an interval."

@@ -51,9 +51,9 @@ def test_an_unknown_key_is_named_with_its_place(tmp_path, content, where):
     ("content", "match"),
     [
         (f"name = 3\n{GOOD}", "name: .*string.*it is 3"),
-        ('models = "pythia"\n', "models: .*list"),
-        ("models = 3\n", "models: .*list"),
-        ('[models]\nsuite = "s"\n', "models: .*list"),
+        ('models = "pythia"\n', r"models: .*(list|\[\[models\]\])"),
+        ("models = 3\n", r"models: .*(list|\[\[models\]\])"),
+        ('[models]\nsuite = "s"\n', r"models: .*(list|\[\[models\]\])"),
         ('[[models]]\nsuite = "s"\nmodel = "m"\nsource = 3\n', "models.1.source: .*string"),
         ('[[models]]\nsuite = "s"\nmodel = "m"\nsource = ""\n', "models.1.source: .*at least 1"),
         (f"{GOOD}evaluations = true\n", "models.1.evaluations: .*string"),
@@ -170,6 +170,24 @@ def test_revisions_that_make_no_list_are_refused(tmp_path, revisions):
 
 def test_a_model_listed_twice_is_refused(tmp_path):
     assert refused(tmp_path / "x.toml", GOOD + GOOD) == "the model s/m is listed twice; list it once, or rename one"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[models]\nsuite = 's'\n", "models: there may be several, so write [[models]] in double brackets"),
+        (
+            f"{GOOD}[[analysis]]\nsamples = 3\n",
+            "analysis: it is a section; write [analysis], once and in single brackets",
+        ),
+        (f"nulls = true\n{GOOD}", "nulls: it is a section; write [nulls] with its keys below it (it is True)"),
+        ("name = 'x'\nname = mine\n", "not TOML: Invalid value (at line 2, column 8): name = mine"),
+        (f"a = {'b' * 200}\n", f"not TOML: Invalid value (at line 1, column 5): a = {'b' * 76} ..."),
+        ("a = \x1b[31m\n", "not TOML: Invalid value (at line 1, column 5)"),
+    ],
+)
+def test_how_a_section_is_written_and_which_line_is_wrong_is_told(tmp_path, content, says):
+    assert refused(tmp_path / "x.toml", content) == says
 
 
 @pytest.mark.parametrize("content", ["models = [", "= 3", "a = 1\na = 2", b"name = '\xff'", "\0", "a = " + "[" * 5000])

@@ -251,12 +251,24 @@ def _first_error(error: ValidationError, raw: dict[str, Any]) -> str:
         message = f"give {table}" if where.startswith("suites.") else f"{REVISIONS}, or {table}"
     elif where.endswith(".q") and problem["type"] != "value_error":
         message = "give a list of numbers, or { start = ..., stop = ..., step = ... }"
+    elif "." not in where:
+        message = _how_written(where, problem) or message
     shown = (
         ""
         if isinstance(problem["input"], dict | list) or problem["type"] == "missing"
         else f" (it is {problem['input']!r})"
     )
     return f"{where}: {message}{shown}" if where else message
+
+
+def _how_written(key: str, problem: ErrorDetails) -> str:
+    """How a section is written that is not the table, or the list of tables, that it should be; empty where that is not wrong."""
+    if problem["type"] == "list_type" and isinstance(problem["input"], dict):
+        return f"there may be several, so write [[{key}]] in double brackets"
+    if problem["type"] in ("model_type", "dict_type"):
+        once = ", once and in single brackets" if isinstance(problem["input"], list) else " with its keys below it"
+        return f"it is a section; write [{key}]{once}"
+    return ""
 
 
 def _suggestion(keys: Sequence[str]) -> str:
