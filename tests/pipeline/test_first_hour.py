@@ -391,7 +391,9 @@ def test_what_a_run_lacks_is_named_with_what_it_has(suite, tmp_path):
         run.spectra(model, None)
     with pytest.raises(RequestError, match=f"no stored spectra of {model}s at step8; did you mean '{model}'"):
         run.spectra(f"{model}s", "step8")
-    with pytest.raises(RequestError, match=r"no values of single neurons for .* at 8; set per_node = true in \[analysis\]"):
+    with pytest.raises(
+        RequestError, match=r"no values of single neurons for .* at 8; set per_node = true in \[analysis\]"
+    ):
         run.nodes(model, 8)
     with pytest.raises(RequestError, match=r"no values of single neurons for .* at 5; it has step0, step1, step8"):
         run.nodes(model, 5)
