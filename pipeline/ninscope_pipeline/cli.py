@@ -456,7 +456,8 @@ def clean(
     Tables, figures and whatever they are made from stay.
     """
     from ninscope_pipeline import display
-    from ninscope_pipeline.run_folders import clean_run, run_path
+    from ninscope_pipeline.cleaning import clean_run
+    from ninscope_pipeline.run_folders import run_path
 
     path = run_path(run)
     display.show_cleaned(path, clean_run(path, dry_run), dry_run)

@@ -1,4 +1,4 @@
-"""The run folders of a folder: which there are, how large they are, and what in one is of no more use."""
+"""The run folders of a folder: which there are, how large they are, and how far each is."""
 
 import stat
 from collections.abc import Iterator
@@ -6,14 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ninscope.errors import RequestError
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.runfolder import RunFolder
-
-if TYPE_CHECKING:
-    from ninscope_pipeline.stages.stage import JobId
 
 RUNS = Path("runs")
 
@@ -76,39 +72,9 @@ def state_of(path: Path) -> RunState:
     folder = RunFolder(path)
     changed = datetime.fromtimestamp(folder.run_file.stat().st_mtime).astimezone()
     count = len(folder.read_plan()["checkpoints"])
-    return RunState(name_of(path), is_finished(folder), count, _bytes(path), changed)
+    return RunState(name_of(path), is_finished(folder), count, bytes_on_disk(path), changed)
 
 
-def _bytes(path: Path) -> int:
+def bytes_on_disk(path: Path) -> int:
+    """Of all files below a folder; links are not followed."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
-
-
-def clean_run(path: Path, dry_run: bool = False) -> "dict[JobId, int]":
-    """Remove the artefacts that a run's plan does not name; returns their bytes by stage and key.
-
-    Those that follow from others' results (E) stay where an earlier version wrote the plan, which does not name them.
-    Raises RequestError: the run has not finished, or another is at work there; StoreError.
-    """
-    # Half a second of imports, which commands that only look for runs do without.
-    from ninscope_pipeline.opened_run import open_run
-    from ninscope_pipeline.stages.registry import stages
-    from ninscope_pipeline.storing.store import ArtefactStore
-
-    run, folder = open_run(path), RunFolder(path)
-    if not run.finished:
-        raise RequestError(
-            f"{path}: the run has not finished; finish it first, so that it is known what its tables need"
-        )
-    planned = {**run.plan["stages"], **run.plan.get("following", {})}
-    known = [name for name in stages() if name in planned]
-    with folder.alone() as alone:
-        if not alone:
-            raise RequestError(
-                f"{path}: a run is at work there, or the file system has no locks; clean it when it has ended"
-            )
-        store = ArtefactStore(folder)
-        unused = [(stage, key) for stage in known for key in store.keys(stage) if key not in set(planned[stage])]
-        sizes = {job: _bytes(folder.store.joinpath(*job)) for job in unused}
-        for job in () if dry_run else unused:
-            store.remove(*job)
-    return sizes
