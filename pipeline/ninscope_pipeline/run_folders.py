@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 from ninscope.errors import RequestError
 from ninscope_pipeline.storing.manifest import is_finished
-from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
 
 if TYPE_CHECKING:
     from ninscope_pipeline.stages.stage import JobId
-
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
