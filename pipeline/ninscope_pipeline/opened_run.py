@@ -1,6 +1,7 @@
 """A finished (or unfinished) run, for Python: its tables as DataFrames, its networks as sparse matrices."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +195,10 @@ class Run(Shown):
 
         Raises RequestError: several suites have it.
         """
+        if isinstance(revision, Integral):
+            revision = int(revision)  # numpy's, of a table
+        elif not isinstance(revision, str):
+            raise RequestError(f"revision={revision!r} is neither a name nor a step; give 'step1000' or 1000")
         of_model = [
             entry for entry in self.plan["checkpoints"] if entry["model"] == model and suite in (None, entry["suite"])
         ]

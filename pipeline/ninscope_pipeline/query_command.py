@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ninscope.errors import RequestError, printable
 from ninscope.wording import of_number
 from ninscope_pipeline.querying import Query, Rows, query_over
-from ninscope_pipeline.run_folders import name_of, run_path
+from ninscope_pipeline.run_folders import name_of, run_path, why_no_output
 from ninscope_pipeline.storing.manifest import key_of
 from ninscope_pipeline.storing.runfolder import RunFolder
 
@@ -165,12 +165,8 @@ def _field(value: object) -> object:
 
 def _check_file(path: Path, folder: RunFolder) -> None:
     """Before the work. Raises RequestError."""
-    reasons = {
-        "is a folder": os.path.isdir(path),
-        "lies in a folder that is not there": not os.path.isdir(path.parent),
-        "is no file": os.path.exists(path) and not os.path.isfile(path),  # a device would be replaced
-    }
-    if what := next((reason for reason, holds in reasons.items() if holds), ""):
+    is_in_folder = why_no_output(path.parent) == "is a folder"
+    if what := why_no_output(path) if is_in_folder else "lies in a folder that is not there":
         raise RequestError(f"{path}: {what}; give --parquet the name of a file")
     if path.resolve().is_relative_to(folder.root.resolve()):
         raise RequestError(f"{path}: lies in the run's folder, which queries only read; give --parquet another file")

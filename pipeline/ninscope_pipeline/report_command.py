@@ -18,7 +18,7 @@ from ninscope.wording import outer_names
 from ninscope_pipeline.display import Say
 from ninscope_pipeline.opened_run import Run, open_run
 from ninscope_pipeline.request.toml_files import read_toml
-from ninscope_pipeline.run_folders import run_path
+from ninscope_pipeline.run_folders import run_path, why_no_output
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import named_in_errors
 from ninscope_pipeline.storing.runfolder import RunFolder
@@ -42,7 +42,7 @@ def write_report(runs: Sequence[str], out: Path | None, figures: Path | None, sa
     """
     opened = [open_run(path) for path in dict.fromkeys(run_path(run) for run in runs)]
     file = out if out is not None else (opened[0].path if len(opened) == 1 else Path()) / FILE
-    if os.path.isdir(file):
+    if why_no_output(file) == "is a folder":
         raise RequestError(f"{file}: is a folder; give --out the name of a file, as in {file / FILE}")
     _check_outside(file, opened)
     contents = contents_of(opened)
@@ -73,8 +73,8 @@ def write_whole(file: Path, content: bytes, option: str) -> None:
     """The file appears complete or not at all. Raises RequestError, which names the option that chooses another."""
     file = file.expanduser()
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    if os.path.exists(file) and not os.path.isfile(file):  # a device would be replaced
-        raise RequestError(f"{file}: is no file; choose another place with {option}")
+    if reason := why_no_output(file):
+        raise RequestError(f"{file}: {reason}; choose another place with {option}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

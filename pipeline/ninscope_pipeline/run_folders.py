@@ -1,6 +1,8 @@
 """The run folders of a folder: which there are, how large they are, and what in one is of no more use."""
 
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,11 +27,23 @@ class RunState:
     changed: datetime
 
 
+def why_no_output(path: Path) -> str:
+    """Why a file must not be written there, a clause: it "is a folder", or "is no file" (a device would be replaced)."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return ""  # nothing is there, or the attempt to write will tell
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    return "" if stat.S_ISREG(mode) else "is no file"
+
+
 def run_path(run: str) -> Path:
     """A run folder, or the one of that name in ./runs. Raises RequestError."""
-    for path in (Path(run).expanduser(), RUNS / run):
-        if (path / "run.toml").is_file():
-            return path
+    with suppress(OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a zero byte
+        for path in (Path(run).expanduser(), RUNS / run):
+            if (path / "run.toml").is_file():
+                return path
     from ninscope.checks import did_you_mean
 
     near = did_you_mean(run, [path.name for path in folders_in(RUNS)])

@@ -264,9 +264,16 @@ def test_of_very_many_models_warnings_are_folded_away_and_counted():
         assert len(details) == count
         assert ["is small." in element.text for element in details] == [folded] * count
         assert ["and 1 warning" in element.text for element in details] == [folded] * count
-        assert len([element for element in many.all("div") if "is small." in element.text and
-                    element.attributes.get("class") == "warnings"]) == count
-
+        assert (
+            len(
+                [
+                    element
+                    for element in many.all("div")
+                    if "is small." in element.text and element.attributes.get("class") == "warnings"
+                ]
+            )
+            == count
+        )
 
 
 def test_every_reference_leads_somewhere(page):

@@ -214,7 +214,14 @@ def test_a_section_that_one_run_lacks_is_one_word(two):
 def test_correlations_are_matched_by_what_they_measure(changeable):
     def two_measures(rows):
         named = {name: rows[name] for name in rows.columns}
-        keys = {"suite": "s", "model": "m", "variant": "default", "task": "held_out", "metric": "loss", "kind": "levels"}
+        keys = {
+            "suite": "s",
+            "model": "m",
+            "variant": "default",
+            "task": "held_out",
+            "metric": "loss",
+            "kind": "levels",
+        }
         return pd.DataFrame(named, index=range(2)).assign(**keys, measure=["alpha0", "width"], value=[0.5, 0.25])
 
     for folder in changeable:
@@ -226,7 +233,9 @@ def test_correlations_are_matched_by_what_they_measure(changeable):
 
 
 def test_of_many_columns_that_differ_the_first_are_named(changeable):
-    edit_table(changeable[1], "samples", lambda rows: rows.assign(**{f"x{number}": float(number) for number in range(11)}))
+    edit_table(
+        changeable[1], "samples", lambda rows: rows.assign(**{f"x{number}": float(number) for number in range(11)})
+    )
     edit_table(changeable[0], "samples", lambda rows: rows.assign(**{f"x{number}": 0.5 for number in range(11)}))
     (text,) = [text for text in compare_runs(*changeable).words if text.startswith("Table samples")]
     assert re.search(r"; x0 differs in (\d+), .*x7 differs in \1 and 3 more columns differ\.$", text)

@@ -386,9 +386,14 @@ def test_what_a_run_lacks_is_named_with_what_it_has(suite, tmp_path):
     assert (run.network(model, 8).matrix != run.network(model, "step8").matrix).nnz == 0
     with pytest.raises(RequestError, match=r"no stored network of .* at step5; it has step0, step1, step8; the table"):
         run.network(model, "step5")
+    assert run.spectra(model, np.int64(8)).alpha0 == run.spectra(model, 8).alpha0
+    with pytest.raises(RequestError, match="revision=None is neither a name nor a step; give 'step1000' or 1000"):
+        run.spectra(model, None)
     with pytest.raises(RequestError, match=f"no stored spectra of {model}s at step8; did you mean '{model}'"):
         run.spectra(f"{model}s", "step8")
-    with pytest.raises(RequestError, match=r"no values of single neurons for .* at 8; set per_node = true in \[analysis\]"):
+    with pytest.raises(
+        RequestError, match=r"no values of single neurons for .* at 8; set per_node = true in \[analysis\]"
+    ):
         run.nodes(model, 8)
     with pytest.raises(RequestError, match=r"no values of single neurons for .* at 5; it has step0, step1, step8"):
         run.nodes(model, 5)

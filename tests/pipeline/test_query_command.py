@@ -322,6 +322,7 @@ def test_a_mistake_is_one_line(run, sql, says):
     ("arguments", "says"),
     [
         (("mien", "SELECT 1"), "a folder that `ninscope run` wrote; did you mean 'mine'?"),
+        (("m" * 300, "SELECT 1"), "m: not a run folder"),
         (("mine", "SELECT 1", "--json", "--csv"), "--json and --csv are forms of one output; give one of them"),
         (("mine", "SELECT 1", "--parquet", "no/x.parquet"), "no/x.parquet: lies in a folder that is not there"),
         (("mine", "SELECT 1", "--parquet", "runs"), "runs: is a folder"),

@@ -289,8 +289,10 @@ def switch(name: str, names: Sequence[str], shown_as: str) -> alt.Parameter:
 
 
 def step_slider(name: str, steps: Sequence[int], chosen: int = -1) -> list[alt.Parameter]:
-    """A slider over the numbers of the steps, the chosen one (the last) to begin with, and the steps that it stands for (`<name>Steps`), of
-    which the page shows the one that the slider is at (page.js)."""
+    """A slider over the numbers of the steps, the chosen one (the last) to begin with, and the steps that it stands for.
+
+    These are `<name>Steps`, of which the page shows the one that the slider is at (page.js).
+    """
     slider = alt.binding_range(min=0, max=len(steps) - 1, step=1, name="step ")
     return [
         alt.param(name=f"{name}Steps", value=list(steps)),

@@ -54,7 +54,8 @@ _TEXT = (
     "leaving out one layer of neurons at a time; one that is cut off goes on.",
     'The verdict "stands" means that E of a step lies above all that gives E without learning: its interval lies above zero, and '
     "E above the null models, above growth of norms, and above what trainings reach that learn nothing. A step "
-    "where one of these is not known, because the run lacks it, does not stand either. The verdict does not correct for the number of steps.",
+    "where one of these is not known, because the run lacks it, does not stand either. It does not "
+    "correct for the number of steps.",
 )
 
 

@@ -192,7 +192,12 @@
 
   const shown = (value) => (Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6))));
   const escaped = (text) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-  const isNumber = (text) => text === "" || (text.trim() === text && Number.isFinite(Number(text)));
+  // As pandas writes one: "007" and "0x10" are names, and what has more digits than a number here keeps, as 2 to the 62, stays text.
+  const isNumber = (text) => {
+    if (text === "") return true;
+    if (!/^-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?$/.test(text)) return false;
+    return /[.e]/.test(text) ? Number.isFinite(Number(text)) : Number.isSafeInteger(Number(text));
+  };
 
   // A run's or model's name that is the same, or said again, in each row says nothing.
   const isIdle = (name, column, names, rows) =>
