@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from ninscope.report.page.parts import TOPICS, PageTables, Part
+from ninscope.report.page.parts import TOPICS, PagePart, PageTables
 from ninscope_pipeline.tables import all_tables, empty_table
 
 HOSTILE = "a\"b'</script><img src=x onerror=alert(1)>.x[0]\\{{7*7}}"
@@ -32,7 +32,7 @@ def _empty_tables() -> dict[str, pd.DataFrame]:
     return {name: empty_table(name).assign(run="", label="") for name in all_tables()}
 
 
-def specs_of(parts: Iterable[Part], hostile: str = HOSTILE) -> dict[str, dict[str, Any]]:
+def specs_of(parts: Iterable[PagePart], hostile: str = HOSTILE) -> dict[str, dict[str, Any]]:
     """Valid specifications by chart name; each is looked at for what holds of all charts."""
     specs = {}
     for part in parts:

@@ -136,14 +136,14 @@ def sizes_part(tables):
     import altair as alt
 
     from ninscope.report.page.charts import colour_by_label, fitted, in_order, rows_of, step_axis, steps_in, tooltip
-    from ninscope.report.page.parts import Chart, Part
+    from ninscope.report.page.parts import Chart, PagePart
 
     data = in_order(rows_of(tables.table("sizes"), ["size"]), tables)
     tips = tooltip("step:Q", "size:Q", model="label:N")
     x, colour = step_axis(steps_in(data)), colour_by_label(data, tables)
     chart = fitted(alt.Chart(data, name="sizes").mark_point().encode(x=x, y="size:Q", color=colour, tooltip=tips))
     made = Chart("sizes-steps", "Sizes", chart, f"Sizes of {len(data)} checkpoints.")
-    return Part("sizes", "Sizes", "structure", ("How many numbers a checkpoint holds.",), (made,), ("sizes",))
+    return PagePart("sizes", "Sizes", "structure", ("How many numbers a checkpoint holds.",), (made,), ("sizes",))
 '''
 UNIFORM = '''
 

@@ -26,7 +26,7 @@ from ninscope_pipeline.summary import near, progress_of
 from ninscope_pipeline.tables import KEYS, all_tables, empty_table
 
 if TYPE_CHECKING:
-    from ninscope.report.page.parts import Part
+    from ninscope.report.page.parts import PagePart
 
 FILE = "report.html"
 
@@ -95,7 +95,7 @@ def contents_of(runs: Sequence[Run]) -> Contents:
     facts = [_facts(run, name, rows) for run, name, rows in zip(runs, names, stored, strict=True)]
     tables = _page_tables(dict(zip(names, stored, strict=True)))
     del stored  # a copy of what the page holds by now
-    parts: list[Part] = []
+    parts: list[PagePart] = []
     for stage in stages().values():
         with named_in_errors(f"the part of the page of the stage {stage.name}"):
             parts += stage.page(tables)

@@ -18,7 +18,7 @@ from page_reader import PageReader
 from ninscope.report.page import document
 from ninscope.report.page.contents import Contents, RunFacts
 from ninscope.report.page.document import page_html
-from ninscope.report.page.parts import Chart, Part
+from ninscope.report.page.parts import Chart, PagePart
 from ninscope.report.page.svg_files import chart_svgs
 from ninscope.report.page.verdict import ModelVerdict
 
@@ -49,7 +49,7 @@ def part(*charts, name="e", topic="emergence", text=("Text.",), used=("emergence
     made = tuple(
         Chart(f"c{number}", f"Chart {number}", chart, f"It rises {number}.") for number, chart in enumerate(charts)
     )
-    return Part(name, f"Part {name}", topic, text, made, used)
+    return PagePart(name, f"Part {name}", topic, text, made, used)
 
 
 def contents(held=None, parts=None, label="m", run="r", **facts):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ninscope.neurons.phi import PhiSummary
     from ninscope.neurons.tasks.task import Base, Task
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -85,7 +85,7 @@ class ActivationsStage(Stage[ModelRun[Looking]]):
         for task, rows in tables.table("activations").groupby("task", sort=False):
             yield f"{task}-activations.png", activations_figure(rows, tables.table("checkpoints"), str(task))
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.activations_part import activations_parts
 
         yield from activations_parts(tables)

@@ -33,7 +33,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -161,7 +161,7 @@ class ControlsStage(WeightsStage[ControlsWork]):
             if len(controls):
                 yield f"{model.stem}-controls.png", controls_figure(controls, model.name)
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.controls_part import controls_parts
 
         yield from controls_parts(tables)

@@ -35,7 +35,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import Dag
@@ -125,10 +125,10 @@ class CorrelationsStage(Stage[None]):
                     accuracy_figure(own, measured, model.table("benchmarks"), model.name),
                 )
 
-    def page(self, tables: "PageTables") -> "Iterable[Part]":
-        from ninscope.report.page.correlations_part import correlations_part
+    def page(self, tables: "PageTables") -> "Iterable[PagePart]":
+        from ninscope.report.page.correlations_part import correlations_parts
 
-        return correlations_part(tables)
+        return correlations_parts(tables)
 
 
 def _long(every: Iterable[Series]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import EmergenceSection
@@ -148,13 +148,13 @@ class EmergenceStage(Stage[EmergenceWork]):
         if len(tables.models) > 1:
             yield "emergence.png", comparison_figure(tables.table("emergence"))
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.benchmarks_part import benchmarks_parts
         from ninscope.report.page.emergence_part import emergence_parts
-        from ninscope.report.page.parts_part import parts_parts
+        from ninscope.report.page.network_parts_part import network_parts
 
         yield from emergence_parts(tables)
-        yield from parts_parts(tables)
+        yield from network_parts(tables)
         yield from benchmarks_parts(tables)
 
 

@@ -41,7 +41,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
 
@@ -207,7 +207,7 @@ class ExactStage(WeightsStage[ExactWork]):
                 yield f"{model.stem}-degrees.png", degrees_figure(degrees, model.name)
                 yield f"{model.stem}-kurtosis.png", kurtosis_figure(degrees, model.name)
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.degrees_part import degrees_parts
 
         yield from degrees_parts(tables)

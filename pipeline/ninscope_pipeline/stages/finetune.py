@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ninscope.neurons.finetuning.training import Evaluated
     from ninscope.neurons.phi import PhiSummary
     from ninscope.neurons.tasks.task import Base, Task
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -185,7 +185,7 @@ class FineTuneStage(Stage[ModelRun[Recipe]]):
                 # Two dashes: model "a" with task "b-c" is not model "a-b" with task "c".
                 yield f"{model.stem}--{task}-finetunes.png", finetunes_figure(rows, f"{model.name}, {task}")
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.finetunes_part import finetunes_parts
 
         yield from finetunes_parts(tables)

@@ -26,7 +26,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import Dag
@@ -145,7 +145,7 @@ class InteractionsStage(WeightsStage[InteractionsWork]):
             if rows["coupling"].notna().any():
                 yield f"{model.stem}-coupling-map.png", coupling_map_figure(rows, model.name)
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.interactions_part import interactions_parts
 
         yield from interactions_parts(tables)

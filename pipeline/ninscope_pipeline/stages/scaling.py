@@ -26,7 +26,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -123,7 +123,7 @@ class ScalingStage(WeightsStage[ScalingWork]):
             if len(curves):
                 yield f"{model.stem}-scaling.png", scaling_figure(model.table(TABLE), curves, model.name)
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.scaling_part import scaling_parts
 
         yield from scaling_parts(tables)

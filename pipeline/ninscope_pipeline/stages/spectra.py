@@ -18,7 +18,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.plan import Request
 
@@ -68,7 +68,7 @@ class SpectraStage(Stage[SpectraWork]):
                 spectra_figure(model.table("spectra"), model.name, model.table("emergence")),
             )
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.spectra_part import spectra_parts
 
         yield from spectra_parts(tables)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -202,7 +202,7 @@ class Stage(ABC, Generic[W]):
         """(file name, figure) of everything that this stage draws."""
         yield from ()
 
-    def page(self, tables: "PageTables") -> "Iterable[Part]":
+    def page(self, tables: "PageTables") -> "Iterable[PagePart]":
         """The parts of report.html that this stage draws; a stage that has no rows there gives none."""
         return ()
 

@@ -34,7 +34,7 @@ from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ninscope.report.page.parts import PageTables, Part
+    from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -118,7 +118,7 @@ class WeightsStatisticsStage(WeightsStage[WeightsWork]):
             if len(weights):
                 yield f"{model.stem}-weights.png", weights_figure(weights, model.name)
 
-    def page(self, tables: "PageTables") -> "Iterator[Part]":
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
         from ninscope.report.page.weights_part import weights_parts
 
         yield from weights_parts(tables)

@@ -17,7 +17,7 @@ from ninscope.report.page.charts import (
     numbers_of,
     rows_of,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 _WHOLE = "all"  # the row of the table that is all layers that were looked at
 _MEASURES = (
@@ -39,7 +39,7 @@ _TEXT = (
 )
 
 
-def activations_parts(tables: PageTables) -> Iterator[Part]:
+def activations_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `activations`."""
     data = in_order(
         rows_of(tables.table("activations"), [column for column, _ in _MEASURES], ["task", "layer"]), tables
@@ -50,7 +50,7 @@ def activations_parts(tables: PageTables) -> Iterator[Part]:
     data["subject"], tasks = numbers_of(data["task"])
     charts = [*_whole(data[data["layer"] == _WHOLE], tasks, tables), *_layers(data[data["layer"] != _WHOLE])]
     if charts:
-        yield Part(
+        yield PagePart(
             "activations", "Neurons that stand out", "models that were run", _TEXT, tuple(charts), ("activations",)
         )
 

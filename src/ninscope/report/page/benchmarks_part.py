@@ -24,7 +24,7 @@ from ninscope.report.page.charts import (
     steps_in,
     tooltip,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 _GREEN, _ORANGE = "#3aa17e", "#e0702f"
 _TASKS = {"held_out": "held-out", "eval": "evaluation", "train": "training"}  # as a reader calls them
@@ -39,7 +39,7 @@ _TEXT = (
 )
 
 
-def benchmarks_parts(tables: PageTables) -> Iterator[Part]:
+def benchmarks_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `benchmarks`, with E of the same checkpoints."""
     data, names = benchmark_data(tables)
     if data.empty:
@@ -52,7 +52,7 @@ def benchmarks_parts(tables: PageTables) -> Iterator[Part]:
         names = [names[number] for number in kept]
         data["task"] = data["task"].map({number: place for place, number in enumerate(kept)})
     charts = [_over_steps(data), *_across(data, tables)]
-    yield Part("benchmarks", "Results beside E", "benchmarks", text, tuple(charts), ("benchmarks", "emergence"))
+    yield PagePart("benchmarks", "Results beside E", "benchmarks", text, tuple(charts), ("benchmarks", "emergence"))
 
 
 def benchmark_data(tables: PageTables) -> tuple[pd.DataFrame, list[str]]:

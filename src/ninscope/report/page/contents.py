@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ninscope.report.page.parts import Part
+from ninscope.report.page.parts import PagePart
 from ninscope.report.page.verdict import ModelVerdict
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Contents:
 
     runs: Sequence[RunFacts]
     verdicts: Sequence[ModelVerdict]
-    parts: Sequence[Part]
+    parts: Sequence[PagePart]
     tables: "Mapping[str, pd.DataFrame]"
     files: Mapping[str, str]
     ninscope: str

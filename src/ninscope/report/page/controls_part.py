@@ -25,7 +25,7 @@ from ninscope.report.page.charts import (
     steps_in,
     tooltip,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 # (column, what its line is called, its colour)
 _READINGS = (
@@ -59,7 +59,7 @@ _TEXT = (
 )
 
 
-def controls_parts(tables: PageTables) -> Iterator[Part]:
+def controls_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `controls`."""
     columns = [column for column, _ in _MEASURES]
     ends = [f"{column}_{end}" for column in columns for end in ("low", "high")]
@@ -67,7 +67,7 @@ def controls_parts(tables: PageTables) -> Iterator[Part]:
     data = data.drop(columns=[end for end in ends if data[end].isna().all()])
     charts = [*_readings(data), *_all_models(data, tables), *_verdicts(data)]
     if charts:
-        yield Part("controls", "What E is made of", "controls", _TEXT, tuple(charts), ("controls",))
+        yield PagePart("controls", "What E is made of", "controls", _TEXT, tuple(charts), ("controls",))
 
 
 def _readings(data: pd.DataFrame) -> Iterator[Chart]:

@@ -11,7 +11,7 @@ import pandas as pd
 from ninscope.report.correlations_figure import KINDS, WARNING, measures_in_order, of_one_method
 from ninscope.report.figures import benchmark_label
 from ninscope.report.page.charts import GREY, choice, fitted, legend_below, rounded, tooltip
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 from ninscope.wording import listed
 
 _MOST_MEASURES = 12
@@ -31,7 +31,7 @@ _WHAT = (
 )
 
 
-def correlations_part(tables: PageTables) -> Iterator[Part]:
+def correlations_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `correlations`, where a row has a value."""
     rows = tables.table("correlations")
     rows = rows[rows["kind"].notna() & rows["label"].isin(tables.labels)]
@@ -58,7 +58,9 @@ def correlations_part(tables: PageTables) -> Iterator[Part]:
         + _outside(rows),
     )
     text = (WARNING, _WHAT, _outside(rows), *beyond)
-    yield Part("correlations", "Measures against benchmark results", "benchmarks", text, (chart,), ("correlations",))
+    yield PagePart(
+        "correlations", "Measures against benchmark results", "benchmarks", text, (chart,), ("correlations",)
+    )
 
 
 def _series(rows: pd.DataFrame) -> list[tuple[str, str]]:

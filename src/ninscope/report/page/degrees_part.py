@@ -25,7 +25,7 @@ from ninscope.report.page.charts import (
     tooltip,
     within,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 NORMAL_KURTOSIS = 3.0
 _BLUE = "#3d85c6"
@@ -40,7 +40,7 @@ _TEXT = (
 )
 
 
-def degrees_parts(tables: PageTables) -> Iterator[Part]:
+def degrees_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `degrees`."""
     numbers = ["mean", "std", "kurtosis", "nodes_counted", "p5", "p25", "p50", "p75", "p95"]
     data = in_order(rows_of(tables.table("degrees"), numbers, ["layer"]), tables)
@@ -53,7 +53,7 @@ def degrees_parts(tables: PageTables) -> Iterator[Part]:
     charts = [*_percentiles(data[data["p50"].notna()].reset_index(drop=True)), *_kurtosis(data, labels)]
     if charts:
         text = (*_TEXT, *layer_words(data["layer"].unique()), *([note] if note else []))
-        yield Part("degrees", "Degrees of neurons by layer", "structure", text, tuple(charts), ("degrees",))
+        yield PagePart("degrees", "Degrees of neurons by layer", "structure", text, tuple(charts), ("degrees",))
 
 
 def _percentiles(data: pd.DataFrame) -> Iterator[Chart]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ninscope.report.page.contents import Contents
 from ninscope.report.page.embedding import compressed_csv, json_bytes, packed
-from ninscope.report.page.parts import TOPICS, Part
+from ninscope.report.page.parts import TOPICS, PagePart
 from ninscope.report.page.specs import Specs, chart_specs, data_names
 from ninscope.report.page.theme import DARK, LIGHT
 
@@ -131,7 +131,7 @@ def _names_in(tables: "Mapping[str, pd.DataFrame]") -> list[str]:
     return [str(name) for column in columns for name in rows[column].dropna().unique().tolist()]
 
 
-def _by_topic(parts: Sequence[Part]) -> list[tuple[str, str, list[Part]]]:
+def _by_topic(parts: Sequence[PagePart]) -> list[tuple[str, str, list[PagePart]]]:
     """(anchor, title, parts) of every topic that has parts. Raises ValueError."""
     unknown = next((part for part in parts if part.topic not in TOPICS), None)
     if unknown is not None:

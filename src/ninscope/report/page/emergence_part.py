@@ -31,7 +31,7 @@ from ninscope.report.page.charts import (
     tooltip,
     with_state,
 )
-from ninscope.report.page.parts import ALL_PARTS, DEFAULT, Chart, PageTables, Part
+from ninscope.report.page.parts import ALL_PARTS, DEFAULT, Chart, PagePart, PageTables
 
 # (column, axis, title of the chart)
 _SHOWN = (
@@ -59,13 +59,13 @@ _BANDS = (
 )
 
 
-def emergence_parts(tables: PageTables) -> Iterator[Part]:
+def emergence_parts(tables: PageTables) -> Iterator[PagePart]:
     """The parts of the tables `emergence`, `nulls` and (for sizes) `checkpoints`."""
     data = emergence_data(tables.table("emergence"), tables)
     charts = [*_over_steps(data, tables), *_beside_nulls(data, tables)]
     if charts:
         names = ("emergence", "nulls") if len(tables.table("nulls")) else ("emergence",)
-        yield Part("emergence", "E over training", "emergence", (_WHAT, _CARE, _BANDS), tuple(charts), names)
+        yield PagePart("emergence", "E over training", "emergence", (_WHAT, _CARE, _BANDS), tuple(charts), names)
     yield from _sizes(data, tables)
     yield from _variants(tables)
 
@@ -201,7 +201,7 @@ def _null_data(tables: PageTables) -> pd.DataFrame:
 # --- size -----------------------------------------------------------------------------------------------------
 
 
-def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
+def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[PagePart]:
     """E against the number of parameters, at a step that several models have."""
     parameters = (
         tables.table("checkpoints").dropna(subset=["parameters"]).groupby("label", sort=False)["parameters"].first()
@@ -253,13 +253,13 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[Part]:
     )
     described = f"E against the number of parameters at step {steps[first]:,}: {ends}."
     made = Chart("sizes-emergence", "E against model size", chart, described)
-    yield Part("sizes", "E and model size", "emergence", text, (made,), ("emergence", "checkpoints"))
+    yield PagePart("sizes", "E and model size", "emergence", text, (made,), ("emergence", "checkpoints"))
 
 
 # --- variants -------------------------------------------------------------------------------------------------
 
 
-def _variants(tables: PageTables) -> Iterator[Part]:
+def _variants(tables: PageTables) -> Iterator[PagePart]:
     """E of every analysis of [[variants]] beside that of [analysis], by a choice of the model."""
     rows = tables.every_row("emergence")
     rows = rows[rows["part"] == ALL_PARTS] if "part" in rows else rows
@@ -308,4 +308,4 @@ def _variants(tables: PageTables) -> Iterator[Part]:
     )
     made = Chart("variants-emergence", "E by variants of the analysis", chart,
                  first_and_last(data[data["number"] == 0], "emergence", f"E of {labels[0]}", ("variant", "method")))  # fmt: skip
-    yield Part("variants", "E by variants of the analysis", "emergence", text, (made,), ("emergence",))
+    yield PagePart("variants", "E by variants of the analysis", "emergence", text, (made,), ("emergence",))

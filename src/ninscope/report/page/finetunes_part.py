@@ -21,7 +21,7 @@ from ninscope.report.page.charts import (
     rows_of,
     tooltip,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 _METHODS = {
     "none": "no MEmeL", "naive_mean": "naive (a): mean", "naive_shift": "naive (b): shift", "reversed": "reversed "
@@ -47,7 +47,7 @@ _TEXT = (
 )
 
 
-def finetunes_parts(tables: PageTables) -> Iterator[Part]:
+def finetunes_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the tables `finetunes` and `comparisons`."""
     numbers = [
         "learning_rate",
@@ -67,7 +67,9 @@ def finetunes_parts(tables: PageTables) -> Iterator[Part]:
     ends["score"], scores = numbers_of(_scores(ends))
     runs = _runs(tables, ends)
     charts = [_ends(ends, runs, scores), *_courses(runs, scores)]
-    yield Part("finetunes", "Fine-tunes", "models that were run", _TEXT, tuple(charts), ("finetunes", "comparisons"))
+    yield PagePart(
+        "finetunes", "Fine-tunes", "models that were run", _TEXT, tuple(charts), ("finetunes", "comparisons")
+    )
 
 
 def _scores(rows: pd.DataFrame) -> pd.Series:

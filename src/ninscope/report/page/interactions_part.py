@@ -28,7 +28,7 @@ from ninscope.report.page.charts import (
     steps_in,
     tooltip,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 KINDS = {"mlp": "MLP: in to out", "vo": "v to o, heads", "qk": "k to q, heads", "across": "across blocks"}
 _SHADES = {
@@ -49,7 +49,7 @@ _TEXT = (
 )
 
 
-def interactions_parts(tables: PageTables) -> Iterator[Part]:
+def interactions_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `interactions`."""
     rows = in_order(rows_of(tables.table("interactions"), ["coupling"], ["writer", "reader", "kind"]), tables)
     rows = rows[rows["coupling"].notna()].reset_index(drop=True)
@@ -60,7 +60,7 @@ def interactions_parts(tables: PageTables) -> Iterator[Part]:
     cells, note = _cells(rows)
     charts += _map(cells)
     text = (*_TEXT, note) if note else _TEXT
-    yield Part(
+    yield PagePart(
         "interactions", "Coupling: who reads what is written", "structure", text, tuple(charts), ("interactions",)
     )
 

@@ -29,7 +29,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Part:
+class PagePart:
     """A section of the page.
 
     name: its anchor; letters, digits and hyphens. topic: one of TOPICS. text: paragraphs above the charts, plain text.

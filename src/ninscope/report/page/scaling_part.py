@@ -26,7 +26,7 @@ from ninscope.report.page.charts import (
     tooltip,
     within,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 _BLUE, _ORANGE = "#3d85c6", "#e0702f"
 _CURVES = {"aic_exponential": "exponential", "aic_lognormal": "log-normal"}
@@ -42,7 +42,7 @@ _TEXT = (
 )
 
 
-def scaling_parts(tables: PageTables) -> Iterator[Part]:
+def scaling_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the tables `scaling` and `scaling_curves`."""
     curves = in_order(
         _curve_rows(tables.table("scaling_curves"), ["radius", "value", "slope", "null_low", "null_high"]), tables
@@ -57,7 +57,9 @@ def scaling_parts(tables: PageTables) -> Iterator[Part]:
     charts += _fits(fits, tables)
     if charts:
         text = (*_TEXT, note) if note else _TEXT
-        yield Part("scaling", "Do power laws hold?", "structure", text, tuple(charts), ("scaling", "scaling_curves"))
+        yield PagePart(
+            "scaling", "Do power laws hold?", "structure", text, tuple(charts), ("scaling", "scaling_curves")
+        )
 
 
 def _curve_rows(table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:

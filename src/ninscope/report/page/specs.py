@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ninscope.report.page.embedding import Columns, columns_of_frame, columns_of_rows, json_bytes, rows_of_columns
-from ninscope.report.page.parts import Chart, Part
+from ninscope.report.page.parts import Chart, PagePart
 from ninscope.report.page.theme import with_config
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Specs:
     data: dict[str, bytes]
 
 
-def chart_specs(parts: Sequence[Part], names: Iterable[str] = ()) -> Specs:
+def chart_specs(parts: Sequence[PagePart], names: Iterable[str] = ()) -> Specs:
     """Every chart of the page. names: those of models and the like, which come from a user's files.
 
     Raises ValueError where a chart's specification holds one of the names in an expression, or two charts have one name.
@@ -56,7 +56,7 @@ def chart_specs(parts: Sequence[Part], names: Iterable[str] = ()) -> Specs:
     return Specs(charts, pool.data)
 
 
-def charts_of(parts: Iterable[Part]) -> Iterator[Chart]:
+def charts_of(parts: Iterable[PagePart]) -> Iterator[Chart]:
     """The charts of the page, in its order."""
     for part in parts:
         yield from part.charts

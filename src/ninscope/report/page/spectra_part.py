@@ -24,7 +24,7 @@ from ninscope.report.page.charts import (
     switch,
     tooltip,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 _FADED = 24  # lines of other steps that one method has in a chart, of all models together
 _HEIGHT = 320
@@ -43,7 +43,7 @@ _TEXT = (
 )
 
 
-def spectra_parts(tables: PageTables) -> Iterator[Part]:
+def spectra_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `spectra`; warnings come from `emergence`."""
     data = spectra_data(tables)
     if data.empty:
@@ -62,7 +62,7 @@ def spectra_parts(tables: PageTables) -> Iterator[Part]:
     ):
         chart = _chart(data, faded, x, y, steps, methods, tables)
         charts.append(Chart(name, title, chart, f"{title}. {described}"))
-    yield Part("spectra", "Spectra over training", "spectra", _TEXT, tuple(charts), ("spectra", "samples"))
+    yield PagePart("spectra", "Spectra over training", "spectra", _TEXT, tuple(charts), ("spectra", "samples"))
 
 
 def spectra_data(tables: PageTables) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ninscope.report.page.parts import Part
+from ninscope.report.page.parts import PagePart
 from ninscope.report.page.specs import chart_specs, with_data
 from ninscope.report.page.theme import LIGHT, resolved
 
@@ -14,7 +14,7 @@ WIDTH = 640  # in pixels, of charts that would fill the page
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what XML 1.0 cannot hold (2.2)
 
 
-def chart_svgs(parts: Sequence[Part]) -> dict[str, bytes]:
+def chart_svgs(parts: Sequence[PagePart]) -> dict[str, bytes]:
     """SVG files by the charts' names, in the page's light colours; sliders stand where they stand at first.
 
     Raises ValueError: two charts have one name, or a chart cannot be drawn.

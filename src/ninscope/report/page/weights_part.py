@@ -19,7 +19,7 @@ from ninscope.report.page.charts import (
     rows_of,
     within,
 )
-from ninscope.report.page.parts import Chart, PageTables, Part
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 _WHOLE = "all"  # the row of the table that is a network
 _MEASURES = (
@@ -50,7 +50,7 @@ _TEXT = (
 )
 
 
-def weights_parts(tables: PageTables) -> Iterator[Part]:
+def weights_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `weights`."""
     columns = [column for column, _ in _MEASURES]
     data = in_order(rows_of(tables.table("weights"), columns, ["matrix"]), tables)
@@ -60,7 +60,7 @@ def weights_parts(tables: PageTables) -> Iterator[Part]:
     charts += _kinds(kinds)
     if charts:
         text = (*_TEXT, *layer_words(data["matrix"].unique()), *([note] if note else []))
-        yield Part("weights", "Weights", "structure", text, tuple(charts), ("weights",))
+        yield PagePart("weights", "Weights", "structure", text, tuple(charts), ("weights",))
 
 
 def _whole(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:

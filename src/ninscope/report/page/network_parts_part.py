@@ -20,7 +20,7 @@ from ninscope.report.page.charts import (
     tooltip,
     within,
 )
-from ninscope.report.page.parts import DEFAULT, Chart, PageTables, Part
+from ninscope.report.page.parts import DEFAULT, Chart, PagePart, PageTables
 
 _GROUPINGS = {"block": "blocks", "kind": "kinds", "layer": "layers"}
 # (column, title of the chart, the middle of its colours)
@@ -39,7 +39,7 @@ _TEXT = (
 )
 
 
-def parts_parts(tables: PageTables) -> Iterator[Part]:
+def network_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the rows of the table `emergence` that are of parts of networks."""
     rows = tables.every_row("emergence")
     if "part" not in rows or "variant" not in rows:
@@ -66,7 +66,7 @@ def parts_parts(tables: PageTables) -> Iterator[Part]:
         made for column, title, middle in _SHOWN for made in _heat_map(data, column, title, middle, groupings, labels)
     ]
     text = (*_TEXT, note) if note else _TEXT
-    yield Part("parts", "Where in the model", "structure", text, tuple(charts), ("emergence",))
+    yield PagePart("parts", "Where in the model", "structure", text, tuple(charts), ("emergence",))
 
 
 def _heat_map(
