@@ -34,7 +34,7 @@ def chart_svgs(parts: Sequence[PagePart]) -> dict[str, bytes]:
 
 
 def for_xml(value: Any) -> Any:
-    """Texts, lists and dicts as they are, with U+FFFD in place of each character that XML cannot hold: names come from files, and may hold any."""
+    """Texts, lists and dicts as they are, with U+FFFD for each character that XML cannot hold; names from files may hold any."""
     if isinstance(value, str):
         return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, dict):
