@@ -1,6 +1,6 @@
 """Figures of many models and of few: what is drawn can be seen, and what is named is there."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
@@ -139,6 +139,45 @@ def test_every_task_and_metric_has_a_panel():
     ]
     many = benchmarks(*((f"task{number}", "accuracy") for number in range(45)))
     assert "(5 more are in the table benchmarks)" in benchmarks_figure(rows(), many, "mine")._suptitle.get_text()
+
+
+LONG = "crows_pairs_english_physical_appearance"  # of Pythia's own results
+FORMULA = r"odds $\frac{$ of"
+
+
+def test_long_names_of_tasks_reach_no_other_panel():
+    figure = benchmarks_figure(rows(), benchmarks(*((LONG, f"likelihood_difference_{n}") for n in range(7))), "mine")
+    png(figure)
+    titles = [axes.title for axes in figure.axes]
+    assert titles[1].get_text().replace("\n", " ") == f"{LONG} likelihood_difference_0"
+    boxes = [title.get_window_extent() for title in titles]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    figure = emergence_figure(rows(), benchmarks((LONG, "likelihood_difference")), "mine")
+    png(figure)
+    panel, label = figure.axes[3].get_window_extent(), figure.axes[3].yaxis.label.get_text()
+    (written,) = [text for text in figure.texts if text.get_text() == label]
+    box = written.get_window_extent()
+    assert (label.count("\n"), panel.y0 <= box.y0, box.y1 <= panel.y1) == (1, True, True)
+
+
+def test_steps_of_a_long_training_have_room_for_their_labels():
+    steps = [0, *(2**power for power in range(10)), *range(3000, 144000, 10000)]
+    listed = [{"task": "piqa", "metric": "acc", "step": step, "value": 1.0} for step in steps]
+    figure = benchmarks_figure(rows(), pd.DataFrame(listed).astype({"step": "Int64"}), "mine")
+    png(figure)
+    panel = figure.axes[1]
+    places, labels = ticks(panel)
+    assert (labels[0], labels[-1]) == ("0", "143k")
+    across = [panel.transData.transform((place, 0))[0] * 72 / figure.dpi for place in places]
+    named = [(place, text_width(label, 9.0)) for place, label in zip(across, labels, strict=True) if label]
+    assert len(named) > 4
+    assert all(right - left > (wide + narrow) / 2 for (left, wide), (right, narrow) in pairwise(named))
+
+
+@pytest.mark.parametrize("draw", [benchmarks_figure, emergence_figure])
+def test_a_name_is_no_formula(draw):
+    assert len(png(draw(rows(), benchmarks((FORMULA, "acc")), "mine"))) > 10_000
 
 
 def parts_of_blocks(blocks, letters, steps):

@@ -175,7 +175,7 @@ def _older(stored: StoredTables, version: str) -> list[str]:
     if not tables and not columns:
         return []
     which = f" ({version})" if version and version != ninscope.__version__ else ""
-    lacks = [f"the tables {', '.join(tables)}"] if tables else []
+    lacks = [f"the {'table' if len(tables) == 1 else 'tables'} {', '.join(tables)}"] if tables else []
     lacks += [f"the columns {', '.join(columns)}"] if columns else []
     return [
         f"This run was made by an older ninscope{which}. It lacks {'; '.join(lacks)}. For what is drawn from them, delete its "

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,12 @@ import ninscope
 from ninscope.errors import RequestError
 from ninscope_pipeline.compare_command import source_and_revision
 from ninscope_pipeline.comparing_runs import compare_runs
+from ninscope_pipeline.prepared_run import run_file_content
+from ninscope_pipeline.request.dagfile import load_dag
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
+ROOT = Path(__file__).parents[2]
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
 
 
@@ -197,6 +201,19 @@ def test_parameters_and_versions_that_differ(two):
     assert frame.loc["analysis.seed", ["a", "b", "difference"]].tolist() == [0, 7, 7.0]
     assert frame.loc["analysis.q.step", "a"] == frame.loc["analysis.q.step", "b"] == 0.5
     assert frame.loc["models[tiny/tiny].source", "a"] == str(two[0].parent.parent / "tiny")
+
+
+def test_the_page_shows_in_what_the_dag_files_that_ship_differ(tmp_path):
+    for name in ("demo", "controls"):
+        (tmp_path / name).mkdir()
+        asked = run_file_content(load_dag(ROOT / "dags" / f"{name}.toml"))
+        (tmp_path / name / "run.toml").write_text(tomli_w.dumps(asked))
+        (tmp_path / name / "plan.json").write_text('{"stages": {}, "checkpoints": []}')
+    words = compare_runs(tmp_path / "demo", tmp_path / "controls").words
+    sentences = [sentence for sentence in words if re.match("[0-9]+ parameters", sentence)]
+    shown = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8").split("B: runs/controls\n")[1].splitlines()
+    assert len(sentences) == 3
+    assert sentences == shown[:3]
 
 
 def test_a_section_that_one_run_lacks_is_one_word(two):

@@ -249,6 +249,7 @@ def test_the_figures_hold_the_numbers_of_the_tables(ran):
     assert {(value,) for value in rows[rows["measure"].isin(["emergence", "alpha0"])]["value"]} <= dots
     said = " ".join(" ".join(text.get_text() for text in correlated.texts).split())
     assert WARNING in said
+    assert "always correlate" in " ".join(text.get_text() for text in accuracy.texts)
     emergence = run.table("emergence").set_index("step")["emergence"]
     points = accuracy.axes[0].collections[-1].get_offsets() if accuracy.axes[0].collections else []
     shared = [step for step in STEPS if step in ran[1][ODD, "acc"]]
@@ -273,6 +274,7 @@ def test_the_part_of_the_page(ran):
     tables = PageTables({"correlations": pd.concat([rows, other])}, ["tiny", "</script><script>alert(1)"])
     (part,) = CORRELATIONS.page(tables)
     assert (part.topic, part.tables, part.text[0]) == ("benchmarks", ("correlations",), WARNING)
+    assert any(text.startswith("Lead or lag") for text in part.text)
     (chart,) = part.charts
     spec = chart.chart.to_dict()
     assert spec["width"] == "container"

@@ -187,7 +187,7 @@ def test_a_column_that_an_older_run_lacks_is_missing_in_each_row(tmp_path):
     write_files(RunFolder(folder), folder / "tables", KEY, files | {"emergence.parquet": parquet_bytes(rows)})
     report(folder)
     page = page_of(folder / "report.html")
-    assert notes(page)[0].count("It lacks the tables scaling; the columns warning of emergence.") == 1
+    assert notes(page)[0].count("It lacks the table scaling; the columns warning of emergence.") == 1
     assert "warning" in page.table("emergence").splitlines()[0].split(",")
 
 

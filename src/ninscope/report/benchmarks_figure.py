@@ -7,11 +7,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ninscope.report.figures import LINES, against, benchmark_label, methods, series_of
-from ninscope.report.layout import arrange, draw_axes, styled, title_above
+from ninscope.report.layout import arrange, draw_axes, name_panel, styled, title_above
 from ninscope.report.step_axis import label_steps, position
 
 _COLUMNS = 4  # panels side by side
 _MOST = 40  # panels of one figure
+_APART = 1.7  # of labels of steps in these panels, on an axis as long as `_LONG`
+_LONG = 12.0  # an axis of steps 0 to 4000
 _GREEN, _GREY = "#2d6a4f", "#6c757d"
 
 
@@ -39,13 +41,14 @@ def benchmarks_figure(emergence: pd.DataFrame, benchmarks: pd.DataFrame, title: 
         for axes, ((task, metric), results) in zip(others, series.items(), strict=False):
             x = position(results["step"].to_numpy(np.int64))
             axes.plot(x, results["value"].to_numpy(float), color=_GREY, marker="s", markersize=3, linewidth=1)
-            axes.set_title(benchmark_label(task, metric), fontsize=9)
+            name_panel(axes, benchmark_label(task, metric))
         for axes in panels.flat[count:]:
             axes.set_visible(False)
         steps = sorted({*rows["step"], *(step for results in series.values() for step in results["step"])})
+        longer = max(1.0, np.ptp(position(steps)) / _LONG) if steps else 1.0
         for number in range(count):
             axes = panels.flat[number]
-            label_steps(axes, steps, least=1.7)
+            label_steps(axes, steps, least=_APART * longer)
             if number + columns >= count:
                 axes.xaxis.set_tick_params(labelbottom=True)
                 axes.set_xlabel("training step (log axis)")

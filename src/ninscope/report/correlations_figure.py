@@ -27,6 +27,9 @@ from ninscope.report.layout import (
     draw_axes,
     label_places,
     line_height,
+    name_beside,
+    name_panel,
+    plain,
     say_nothing,
     styled,
     title_above,
@@ -47,6 +50,10 @@ FIRST = (
 WARNING = (
     "Two curves that rise while a model trains always correlate. Grey bands hold what unrelated curves give that rise or fall as "
     "much (95 % of them, by default): a dot within its band says nothing of the two."
+)
+_ACROSS = (
+    "Two curves that rise while a model trains always correlate: a narrow line says nothing of the two. The figure of "
+    "correlations shows what unrelated curves give."
 )
 _MOST_MEASURES, _MOST_TASKS = 12, 12
 _MOST_ACROSS, _MOST_COLUMNS, _MOST_LINES = 3, 4, 6  # of the panels of `accuracy_figure`
@@ -77,14 +84,14 @@ def correlations_figure(correlations: pd.DataFrame, title: str) -> Figure:
         figure = Figure(figsize=(2.7 * columns + 2.0, height * lines + 1.1))
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         beyond = _beyond(len(measures) - len(shown), "measures", len(tasks) - len(panels_of), "tasks")
-        above = title_above(figure, f"{_plain(title)}: measures against benchmark results over training{beyond}")
+        above = title_above(figure, f"{plain(title)}: measures against benchmark results over training{beyond}")
         for axes, (task, metric) in zip(panels.flat, panels_of, strict=False):
             _correlation_panel(axes, rows[(rows["task"] == task) & (rows["metric"] == metric)], shown, kinds)
-            axes.set_title(_plain(benchmark_label(task, metric)), fontsize=9)
+            name_panel(axes, benchmark_label(task, metric))
         for axes in panels.flat[len(panels_of) :]:
             axes.set_visible(False)
         for number, axes in enumerate(panels.flat[: len(panels_of)]):
-            label_places(axes.yaxis, [_middle(line, kinds) for line in range(len(shown))], list(map(_plain, shown)))
+            label_places(axes.yaxis, [_middle(line, kinds) for line in range(len(shown))], list(map(plain, shown)))
             axes.yaxis.set_tick_params(labelleft=number % columns == 0, length=0)
             label_places(axes.xaxis, [-1, -0.5, 0, 0.5, 1], ["\N{MINUS SIGN}1", "\N{MINUS SIGN}.5", "0", ".5", "1"])
             if number + columns >= len(panels_of):
@@ -106,11 +113,6 @@ def measures_in_order(rows: pd.DataFrame) -> list[str]:
     """Names of the measures that any row has a value of, those of `FIRST` first."""
     known = rows.loc[rows["value"].notna(), "measure"].unique().tolist()
     return [name for name in FIRST if name in known] + [name for name in known if name not in FIRST]
-
-
-def _plain(text: str) -> str:
-    """A name as it is: a dollar sign in it begins no formula."""
-    return text.replace("$", r"\$")
 
 
 def _tasks(rows: pd.DataFrame) -> list[tuple[str, str]]:
@@ -155,16 +157,11 @@ def _note_below(figure: Figure, kinds: Sequence[tuple[str, str, str]]) -> float:
     absent = [label for kind, label, colour in KINDS if (kind, label, colour) not in kinds]
     text = WARNING + "".join(f" No value of {label}: the table correlations says why." for label in absent)
     width, height = figure.get_size_inches() * 72
-    lines = fill(text, max(30, int(width / (0.5 * _NOTE)))).split("\n")
-    for number, line in enumerate(lines, 1):
-        figure.text(
-            0.5, (4 + 1.25 * _NOTE * (len(lines) - number)) / height, line, fontsize=_NOTE, ha="center", va="bottom"
-        )
+    foot = _text_below(figure, text)
     handles: list[Artist] = [
         Line2D([], [], color=colour, marker="o", markersize=3.5, label=label) for _, label, colour in kinds
     ]
     handles.append(Patch(color=_BAND, label="unrelated curves"))
-    foot = 4 + 1.25 * _NOTE * len(lines)
     columns = len(handles) if width > 400 else 2
     figure.legend(
         handles=handles,
@@ -175,6 +172,17 @@ def _note_below(figure: Figure, kinds: Sequence[tuple[str, str, str]]) -> float:
         borderaxespad=0.2,
     )
     return foot + line_height(_NOTE) * 1.9 * math.ceil(len(handles) / columns) + 4
+
+
+def _text_below(figure: Figure, text: str) -> float:
+    """A text over the width of the figure, at its lower edge; returns its height, in points."""
+    width, height = figure.get_size_inches() * 72
+    lines = fill(text, max(30, int(width / (0.5 * _NOTE)))).split("\n")
+    for number, line in enumerate(lines, 1):
+        figure.text(
+            0.5, (4 + 1.25 * _NOTE * (len(lines) - number)) / height, line, fontsize=_NOTE, ha="center", va="bottom"
+        )
+    return 4 + 1.25 * _NOTE * len(lines)
 
 
 # --- accuracy beside E --------------------------------------------------------------------------------------------------
@@ -194,13 +202,14 @@ def accuracy_figure(correlations: pd.DataFrame, measured: pd.DataFrame, benchmar
     shown = tasks[: min(_MOST_TASKS, _MOST_LINES * beside)]
     lines = math.ceil(len(shown) / beside)
     values = of_one_method(measured)
-    steps = np.array(sorted(benchmarks["step"].dropna().unique()), dtype=np.int64)
+    both = set(benchmarks["step"].dropna()) & set(values["step"].dropna())
+    steps = np.array(sorted(both), dtype=np.int64)
     norm = Normalize(0, max(float(position(steps).max(initial=0)), 1.0))
     with styled():
         figure = Figure(figsize=(2.5 * wide * beside + 1.4, 2.15 * lines + 0.8))
         panels = figure.subplots(lines, wide * beside, squeeze=False)
         beyond = _beyond(0, "", len(tasks) - len(shown), "tasks")
-        above = title_above(figure, f"{_plain(title)}: benchmark results against E over training{beyond}")
+        above = title_above(figure, f"{plain(title)}: benchmark results against E over training{beyond}")
         for number, (task, metric) in enumerate(shown):
             line, column = divmod(number, beside)
             of_task = panels[line, column * wide : (column + 1) * wide]
@@ -208,8 +217,8 @@ def accuracy_figure(correlations: pd.DataFrame, measured: pd.DataFrame, benchmar
             for axes, measure in zip(of_task, measures, strict=False):
                 of_pair = rows[(rows["measure"] == measure) & (rows["task"] == task) & (rows["metric"] == metric)]
                 _accuracy_panel(axes, values[values["measure"] == measure], results, of_pair, norm)
-                axes.set_xlabel(_plain(measure) if number + beside >= len(shown) else "")
-            of_task[0].set_ylabel(_plain(benchmark_label(task, metric)))
+                axes.set_xlabel(plain(measure) if number + beside >= len(shown) else "")
+            name_beside(of_task[0], benchmark_label(task, metric))
             for axes in of_task[1:]:
                 axes.yaxis.set_tick_params(labelleft=False)
         for axes in panels.flat[len(shown) * wide :]:
@@ -217,7 +226,8 @@ def accuracy_figure(correlations: pd.DataFrame, measured: pd.DataFrame, benchmar
         bar = figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar_axes(figure), label="training step")
         ticks = thinned(steps, least=1.0)
         bar.set_ticks(position(ticks).tolist(), labels=[count(step) for step in ticks.tolist()])
-        arrange(figure, panels, above=above, bars={panels.shape[1] - 1: bar.ax})
+        below = _text_below(figure, _ACROSS) + 4
+        arrange(figure, panels, above=above, below=below, bars={panels.shape[1] - 1: bar.ax})
         draw_axes(figure, [*panels.flat[: len(shown) * wide], bar.ax])
         return figure
 

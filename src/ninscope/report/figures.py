@@ -19,6 +19,8 @@ from ninscope.report.layout import (
     bands_may_leave,
     bar_axes,
     draw_axes,
+    name_beside,
+    plain,
     say_nothing,
     styled,
     text_width,
@@ -329,9 +331,10 @@ def _emergence_panel(
         beside.spines["right"].set_visible(True)
         beside.grid(visible=False)
         lines += beside.plot(
-            _x(results), results["value"], marker="s", linestyle="-.", color=grey, markersize=3, label=name
+            _x(results), results["value"], marker="s", linestyle="-.", color=grey, markersize=3, label=plain(name)
         )
-        beside.set_ylabel(name, color=grey)
+        name_beside(beside, name)
+        beside.yaxis.label.set_color(grey)
     if lines:
         axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.55, 1.0), fontsize=_LEGEND_SIZE)
         for panel in [axes] if beside is None else [axes, beside]:

@@ -109,6 +109,33 @@ def title_above(figure: Figure | SubFigure, text: str) -> float:
     return line_height(10) + _EDGE
 
 
+def plain(text: str) -> str:
+    """A name as it is: a dollar sign in it begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def name_panel(axes: Axes, name: str, size: float = 9.0) -> None:
+    """Write a name above a panel, before panels are arranged: on two lines, and smaller, where it would reach the next panel."""
+    shown, size = _within(name, size, float(axes.bbox.width) * 72 / axes.figure.dpi)
+    axes.set_title(plain(shown), fontsize=size)
+
+
+def name_beside(axes: Axes, name: str, size: float = 9.0) -> None:
+    """The same beside a panel, in the place of its axis label."""
+    shown, size = _within(name, size, float(axes.bbox.height) * 72 / axes.figure.dpi)
+    axes.set_ylabel(plain(shown), fontsize=size)
+
+
+def _within(name: str, size: float, room: float) -> tuple[str, float]:
+    """(the name on one line or two, font size) of what is no longer than `room`, in points."""
+    if text_width(name, size) <= room:
+        return name, size
+    words = name.split(" ")
+    two_lines = [" ".join(words[:count]) + "\n" + " ".join(words[count:]) for count in range(1, len(words))]
+    shown = min((name, *two_lines), key=lambda lines: text_width(lines, size))
+    return shown, size * min(1.0, room / text_width(shown, size))
+
+
 def label_both(figure: Figure, x: str, y: str) -> None:
     """Label the axes of all panels together, at the figure's lower and left edge; each takes a line of size 9."""
     width, height = _size(figure)
@@ -231,8 +258,10 @@ def _below_axis(axes: Axes) -> float:
 
 
 def _beside_axis(axes: Axes) -> float:
-    room = _tick_labels_beside(axes)
-    return room + _LABEL_PAD + line_height(float(axes.yaxis.label.get_fontsize())) if axes.get_ylabel() else room
+    room, label = _tick_labels_beside(axes), axes.get_ylabel()
+    if not label:
+        return room
+    return room + _LABEL_PAD + line_height(float(axes.yaxis.label.get_fontsize()), label.count("\n") + 1)
 
 
 def _tick_labels_below(axes: Axes) -> float:

@@ -19,6 +19,7 @@ from ninscope.report.figures import (
     say_why,
     series_of,
 )
+from ninscope.report.layout import plain
 from ninscope.report.step_axis import label_steps, position
 
 _LABELS = {"emergence": "degree of emergence E", "alpha0": r"regularity $\alpha_0$", "width": r"heterogeneity $w$"}
@@ -90,7 +91,7 @@ def plot_benchmark(rows: pd.DataFrame, ax: Axes | None, value: str, title: str =
             position(part["step"].to_numpy(np.int64)), part["value"].to_numpy(float), marker="s", label=str(model)
         )
     label_steps(axes, results["step"].unique())
-    axes.set(xlabel="training step (log axis)", ylabel=benchmark_label(*names[value]))
+    axes.set(xlabel="training step (log axis)", ylabel=plain(benchmark_label(*names[value])))
     axes.set_title(title, parse_math=False)
     axes.legend(fontsize=7)
     return axes

@@ -29,6 +29,10 @@ _WHAT = (
     "the values themselves (levels), of how both change from one measured point to the next (differences), and of the values "
     "given the step. A coloured line is an interval by drawing blocks of neighbouring points anew."
 )
+_LAG = (
+    "Lead or lag: a mark of differences shows under the pointer by how many measured points the measure leads the result (less "
+    "than 0: it follows) where their changes go together most, and a note says where no lag stands out from chance."
+)
 
 
 def correlations_parts(tables: PageTables) -> Iterator[PagePart]:
@@ -57,7 +61,8 @@ def correlations_parts(tables: PageTables) -> Iterator[PagePart]:
         "Rank correlations of measures of checkpoints with a benchmark result over training, beside what unrelated curves give. "
         + _outside(rows),
     )
-    text = (WARNING, _WHAT, _outside(rows), *beyond)
+    lag = (_LAG,) if rows["lag"].notna().any() else ()
+    text = (WARNING, _WHAT, *lag, _outside(rows), *beyond)
     yield PagePart(
         "correlations", "Measures against benchmark results", "benchmarks", text, (chart,), ("correlations",)
     )
