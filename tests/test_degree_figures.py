@@ -46,6 +46,21 @@ def drawn(figure) -> bytes:
     return content.getvalue()
 
 
+def test_names_of_layers_are_no_formulas():
+    layers = (r"a $\frac{$ of.in", "b.in")
+    assert panels(degrees_figure(table(layers), "tiny"))["b.in"].lines
+    for draw in (degrees_figure, kurtosis_figure):
+        assert len(drawn(draw(table(layers), "tiny"))) > 3000
+
+
+def test_the_labels_of_all_panels_fit_a_figure_of_one_row():
+    figure = degrees_figure(table(("a.in", "b.in")), "tiny")
+    drawn(figure)
+    label = next(text for text in figure.texts if text.get_text().startswith("average weighted degree"))
+    box = label.get_window_extent()
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.height
+
+
 def test_percentiles_are_the_table_s():
     figure = degrees_figure(table().sort_values("step", ascending=False, kind="stable"), "tiny")
     assert list(panels(figure)) == ["block0.x", "block0.m", "block1.x", "block1.m"]

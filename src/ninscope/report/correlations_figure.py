@@ -91,7 +91,7 @@ def correlations_figure(correlations: pd.DataFrame, title: str) -> Figure:
         for axes in panels.flat[len(panels_of) :]:
             axes.set_visible(False)
         for number, axes in enumerate(panels.flat[: len(panels_of)]):
-            label_places(axes.yaxis, [_middle(line, kinds) for line in range(len(shown))], list(map(plain, shown)))
+            label_places(axes.yaxis, [_middle(line, kinds) for line in range(len(shown))], shown)
             axes.yaxis.set_tick_params(labelleft=number % columns == 0, length=0)
             label_places(axes.xaxis, [-1, -0.5, 0, 0.5, 1], ["\N{MINUS SIGN}1", "\N{MINUS SIGN}.5", "0", ".5", "1"])
             if number + columns >= len(panels_of):

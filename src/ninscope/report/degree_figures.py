@@ -19,6 +19,7 @@ from ninscope.report.layout import (
     label_both,
     label_places,
     line_height,
+    name_panel,
     say_nothing,
     styled,
     title_above,
@@ -205,7 +206,7 @@ def _panels(
         for column in range(columns):
             if column < len(layers):
                 axes_of[layers[column]] = panels[row, column]
-                panels[row, column].set_title(layers[column], fontsize=8)
+                name_panel(panels[row, column], layers[column], 8.0)
             else:
                 panels[row, column].set_axis_off()
     if not grid:

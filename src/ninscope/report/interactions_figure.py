@@ -18,6 +18,7 @@ from ninscope.report.layout import (
     bar_axes,
     draw_axes,
     label_places,
+    plain,
     say_nothing,
     styled,
     text_width,
@@ -99,7 +100,7 @@ def _coupling_panel(axes: Axes, known: pd.DataFrame, rows: pd.DataFrame) -> None
             x, grouped.quantile(0.25), grouped.quantile(0.75), color=colours[kind], alpha=0.18, linewidth=0
         )
         label = f"{KINDS.get(kind, str(kind).replace('_', ' '))} ({int(grouped.size().max())} pairs)"
-        axes.plot(x, means, color=colours[kind], marker="o", markersize=3, label=label)
+        axes.plot(x, means, color=colours[kind], marker="o", markersize=3, label=plain(label))
     axes.legend(fontsize=_LEGEND_SIZE)
 
 
@@ -143,8 +144,10 @@ def _emergence_panel(axes: Axes, rows: pd.DataFrame, benchmarks: pd.DataFrame) -
     if len(results):
         twin = _twin(axes)
         x = position(results["step"].to_numpy(np.int64))
-        lines += twin.plot(x, results["value"], color=_GREY, marker="s", markersize=3, linestyle="-.", label=name)
-        twin.set_ylabel(name, color=_GREY)
+        lines += twin.plot(
+            x, results["value"], color=_GREY, marker="s", markersize=3, linestyle="-.", label=plain(name)
+        )
+        twin.set_ylabel(plain(name), color=_GREY)
     if lines:
         axes.legend(handles=lines, fontsize=_LEGEND_SIZE, loc="upper center")
     return twin

@@ -137,10 +137,11 @@ def _within(name: str, size: float, room: float) -> tuple[str, float]:
 
 
 def label_both(figure: Figure, x: str, y: str) -> None:
-    """Label the axes of all panels together, at the figure's lower and left edge; each takes a line of size 9."""
+    """Label the axes of all panels together, at the figure's lower and left edge; each takes a line of size 9, or is smaller."""
     width, height = _size(figure)
-    figure.supxlabel(x, fontsize=9, y=_EDGE / height)
-    figure.supylabel(y, fontsize=9, x=_EDGE / width)
+    sizes = [9 * min(1.0, (side - 2 * _EDGE) / text_width(text, 9)) for text, side in ((x, width), (y, height))]
+    figure.supxlabel(x, fontsize=sizes[0], y=_EDGE / height)
+    figure.supylabel(y, fontsize=sizes[1], x=_EDGE / width)
 
 
 def line_height(size: float, lines: int = 1) -> float:
@@ -433,7 +434,7 @@ def _word(text: str, size: float, across: str, upright: str) -> Path:
     y = {"center": -0.365, "top": -0.76}[
         upright
     ] * size  # half the height of a digit, and of a letter with its ascender
-    return TextPath((x, y), text, size=size)
+    return TextPath((x, y), plain(text), size=size)
 
 
 def _write_label(figure: Figure | SubFigure, axis: Axis) -> None:

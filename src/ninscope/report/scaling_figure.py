@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from ninscope.report.layout import arrange, draw_axes, label_places, say_nothing, styled, title_above
+from ninscope.report.layout import arrange, draw_axes, label_places, plain, say_nothing, styled, title_above
 
 _COLOURS = mpl.colormaps["tab10"]
 _NULL, _MASS = "0.5", "#1b7837"
@@ -61,7 +61,7 @@ def _draw_neurons(axes: Axes, points: pd.DataFrame) -> None:
     rows = points[points["quantity"] == "neuron"]
     for number, (neuron, own) in enumerate(list(rows.groupby("neuron", sort=False))[:_MOST_NEURONS]):
         x, y = np.log10(own["radius"].to_numpy(float)), own["value"].to_numpy(float) / math.log(10)
-        axes.plot(x, y, color=_COLOURS(number), marker="o", markersize=1.6, linewidth=0.8, label=neuron)
+        axes.plot(x, y, color=_COLOURS(number), marker="o", markersize=1.6, linewidth=0.8, label=plain(str(neuron)))
     if rows.empty:
         say_nothing(axes, "no neuron was asked for")
     else:

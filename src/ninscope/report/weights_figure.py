@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ninscope.report.layout import arrange, draw_axes, say_nothing, styled, title_above
+from ninscope.report.layout import arrange, draw_axes, plain, say_nothing, styled, title_above
 from ninscope.report.step_axis import label_steps, position
 
 _PANELS = (
@@ -43,7 +43,7 @@ def weights_figure(weights: pd.DataFrame, title: str) -> Figure:
             for number, (kind, rows) in enumerate(kinds.items()):
                 medians = rows.groupby("step")[column].median().dropna()
                 x = position(medians.index.to_numpy(np.int64))
-                axes.plot(x, medians.to_numpy(float), color=_COLOURS(number), linewidth=1, label=kind)
+                axes.plot(x, medians.to_numpy(float), color=_COLOURS(number), linewidth=1, label=plain(kind))
             _draw_whole(axes, whole, column)
             if not known[column].notna().any():
                 say_nothing(axes, "no checkpoint with a step has a value")
