@@ -6,23 +6,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ninscope.report.page.chart_data import (
+    domain_of,
+    drawn_ends,
+    entries_of,
+    evenly,
+    numbers_of,
+    rounded,
+    rows_of,
+    within,
+)
 from ninscope.report.page.charts import (
     DIVERGING,
     GREY,
     and_more,
     colours,
-    domain_of,
-    drawn_ends,
-    entries_of,
-    evenly,
     first_and_last,
     layer_words,
     number_words,
-    numbers_of,
-    rounded,
-    rows_of,
     ticks_of,
-    within,
 )
 from ninscope.report.page.theme import DARK, LIGHT
 

@@ -6,22 +6,16 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from ninscope.report.page.chart_data import METHODS, entries_of, evenly, in_order, numbers_of, rows_of, steps_in
 from ninscope.report.page.charts import (
-    METHODS,
     choice,
     chosen_title,
     colour_by_label,
-    entries_of,
-    evenly,
     first_and_last,
     fitted,
-    in_order,
     legend_choice,
     number_words,
-    numbers_of,
-    rows_of,
     step_axis,
-    steps_in,
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables

@@ -6,23 +6,18 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from ninscope.report.page.chart_data import drawn_ends, in_order, labels_in, numbers_of, rows_of, steps_in
 from ninscope.report.page.charts import (
     GREY,
     choice,
     colour_by,
     colour_by_label,
-    drawn_ends,
     first_and_last,
-    in_order,
     known_measures,
-    labels_in,
     lines,
     measured_lines,
-    numbers_of,
     rows_high,
-    rows_of,
     step_axis,
-    steps_in,
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables

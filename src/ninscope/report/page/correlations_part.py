@@ -10,7 +10,8 @@ import pandas as pd
 
 from ninscope.report.correlations_figure import KINDS, WARNING, measures_in_order, of_one_method
 from ninscope.report.figures import benchmark_label
-from ninscope.report.page.charts import GREY, choice, fitted, legend_below, rounded, tooltip
+from ninscope.report.page.chart_data import rounded
+from ninscope.report.page.charts import GREY, choice, fitted, legend_below, tooltip
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 from ninscope.wording import listed
 

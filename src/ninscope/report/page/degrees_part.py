@@ -6,24 +6,18 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from ninscope.report.page.chart_data import entries_of, in_order, numbers_of, rounded, rows_of, steps_in, within
 from ninscope.report.page.charts import (
     choice,
-    entries_of,
     first_and_last,
     fitted,
     heat_map,
-    in_order,
     layer_words,
     name_rows,
-    numbers_of,
-    rounded,
     rows_high,
-    rows_of,
     step_axis,
     step_columns,
-    steps_in,
     tooltip,
-    within,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 

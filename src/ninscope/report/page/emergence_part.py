@@ -6,30 +6,32 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ninscope.report.page.charts import (
+from ninscope.report.page.chart_data import (
     METHODS,
+    domain_of,
+    in_order,
+    labels_in,
+    rounded,
+    rows_of,
+    steps_in,
+    with_state,
+)
+from ninscope.report.page.charts import (
     choice,
     colour_by,
     colour_by_label,
     dashes,
-    domain_of,
     first_and_last,
     fitted,
-    in_order,
-    labels_in,
     level,
     lines,
     number_words,
-    rounded,
-    rows_of,
     states,
     step_axis,
     step_slider,
     step_title,
-    steps_in,
     switch,
     tooltip,
-    with_state,
 )
 from ninscope.report.page.parts import ALL_PARTS, DEFAULT, Chart, PagePart, PageTables
 
@@ -181,8 +183,7 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
 
 
 def _null_data(tables: PageTables) -> pd.DataFrame:
-    """Null models as data: a row a model, step, null model and quantity; low and high are 2 standard deviations over "
-    "draws away."""
+    """A row a model, step, null model and quantity; low and high are 2 standard deviations over draws away."""
     names = [name for name, _, _ in _SHOWN]
     rows = rows_of(tables.table("nulls"), [*names, *(f"{name}_std" for name in names)], ["null", "keeps"])
     parts = [
@@ -270,7 +271,7 @@ def _variants(tables: PageTables) -> Iterator[PagePart]:
     data = data[data["emergence"].notna()].reset_index(drop=True)
     if data.empty:
         return
-    names = list(dict.fromkeys(["default", *data["variant"]]))
+    names = list(dict.fromkeys([DEFAULT, *data["variant"]]))
     data["method"] = data["method"].map(METHODS).fillna(data["method"])
     data["group"] = data["variant"].str.split("-", n=1).str[0]
     groups = [name for name in dict.fromkeys(data["group"]) if name != DEFAULT]

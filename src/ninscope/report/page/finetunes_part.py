@@ -5,20 +5,15 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from ninscope.report.page.chart_data import drawn_ends, evenly, in_order, numbers_of, rounded, rows_of
 from ninscope.report.page.charts import (
     choice,
     chosen_title,
     colour_by,
-    drawn_ends,
-    evenly,
     fitted,
-    in_order,
     known_measures,
     measured_lines,
     number_words,
-    numbers_of,
-    rounded,
-    rows_of,
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables

@@ -5,27 +5,20 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from ninscope.report.page.chart_data import evenly, in_order, labels_in, mapped, numbers_of, rounded, rows_of, steps_in
 from ninscope.report.page.charts import (
     choice,
     colour_by,
     colour_by_label,
-    evenly,
     first_and_last,
     heat_map,
-    in_order,
-    labels_in,
     lines,
-    mapped,
     name_rows,
     number_words,
-    numbers_of,
-    rounded,
     rows_high,
-    rows_of,
     step_axis,
     step_slider,
     step_title,
-    steps_in,
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
@@ -66,8 +59,7 @@ def interactions_parts(tables: PageTables) -> Iterator[PagePart]:
 
 
 def coupling_by_kind(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, kind and step: mean, low and high (quartiles) of the coupling over pairs, and how many there "
-    "are."""
+    """A row a model, kind and step: mean, low and high (quartiles) of the coupling over pairs, and how many there are."""
     grouped = rows.groupby(["number", "label", "pair", "step"], sort=False)["coupling"]
     means = grouped.agg(mean="mean", pairs="size").reset_index()
     for name, share in (("low", 0.25), ("high", 0.75)):

@@ -5,26 +5,28 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from ninscope.report.page.chart_data import (
+    drawn_ends,
+    entries_of,
+    in_order,
+    labels_in,
+    rounded,
+    rows_of,
+    steps_in,
+    within,
+)
 from ninscope.report.page.charts import (
     GREY,
     choice,
     colour_by_label,
     dashes,
-    drawn_ends,
-    entries_of,
     fitted,
-    in_order,
-    labels_in,
     lines,
     number_words,
-    rounded,
-    rows_of,
     step_axis,
     step_slider,
     step_title,
-    steps_in,
     tooltip,
-    within,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
