@@ -14,7 +14,7 @@ from ninscope.comparison import COLUMNS, Comparison
 from ninscope.errors import RequestError
 from ninscope_pipeline import display
 from ninscope_pipeline.measure_command import Output
-from ninscope_pipeline.run_folders import RUNS, run_path
+from ninscope_pipeline.run_folders import RUNS, is_run_folder, run_path
 
 
 def compare_two(a: str, b: str, options: Mapping[str, Any], output: Output) -> int:
@@ -52,7 +52,7 @@ def _run_folder(text: str) -> Path | None:
     try:
         path = Path(text).expanduser()
         candidates = [path] if path.exists() else [RUNS / text]
-        return next((folder for folder in candidates if (folder / "run.toml").is_file()), None)
+        return next(filter(is_run_folder, candidates), None)
     except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a zero byte
         return None
 

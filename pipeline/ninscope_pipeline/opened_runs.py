@@ -8,10 +8,10 @@ import pandas as pd
 
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
+from ninscope.report.analysis_rows import of_analysis
 from ninscope.shown import Shown
 from ninscope_pipeline.opened_run import Run, open_run
 from ninscope_pipeline.run_folders import name_of
-from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.storing.runfolder import RunFolder
 
 if TYPE_CHECKING:

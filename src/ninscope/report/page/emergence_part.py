@@ -6,11 +6,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from ninscope.report.analysis_rows import DEFAULT, whole_networks
 from ninscope.report.page.chart_data import (
     METHODS,
     domain_of,
     in_order,
-    labels_in,
+    numbers_of,
     rounded,
     rows_of,
     steps_in,
@@ -33,7 +34,7 @@ from ninscope.report.page.charts import (
     switch,
     tooltip,
 )
-from ninscope.report.page.parts import ALL_PARTS, DEFAULT, Chart, PagePart, PageTables
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 # (column, axis, title of the chart)
 _SHOWN = (
@@ -145,8 +146,7 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
     ]  # fmt: skip
     both = in_order(pd.concat([*network, null_rows], ignore_index=True), tables)
     both = both[both["value"].notna()].reset_index(drop=True)
-    labels = labels_in(both)
-    both["number"] = both["label"].map({label: number for number, label in enumerate(labels)})
+    both["number"], labels = numbers_of(both["label"])
     kinds = list(dict.fromkeys(both["what"]))
     parameters = [switch("quantity", ["E", "alpha0", "w"], "shown")]
     if len(labels) > 1:
@@ -262,8 +262,7 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[PagePart]:
 
 def _variants(tables: PageTables) -> Iterator[PagePart]:
     """E of every analysis of [[variants]] beside that of [analysis], by a choice of the model."""
-    rows = tables.every_row("emergence")
-    rows = rows[rows["part"] == ALL_PARTS] if "part" in rows else rows
+    rows = whole_networks(tables.every_row("emergence"))
     if "variant" not in rows or not (rows["variant"].fillna(DEFAULT) != DEFAULT).any():
         return
     data = with_state(rows_of(rows, ["emergence", "emergence_low", "emergence_high"], ["variant", "method", "warning"]))
@@ -276,8 +275,7 @@ def _variants(tables: PageTables) -> Iterator[PagePart]:
     data["group"] = data["variant"].str.split("-", n=1).str[0]
     groups = [name for name in dict.fromkeys(data["group"]) if name != DEFAULT]
     data["group"] = data["group"].map({name: number for number, name in enumerate(groups)}).fillna(-1).astype("int64")
-    labels = labels_in(data)
-    data["number"] = data["label"].map({label: number for number, label in enumerate(labels)})
+    data["number"], labels = numbers_of(data["label"])
     data["order"] = data["variant"].map({name: number for number, name in enumerate(names)})
     data = data.sort_values(["number", "order", "method", "step"], kind="stable", ignore_index=True).drop(
         columns="order"
