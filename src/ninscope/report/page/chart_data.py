@@ -65,6 +65,13 @@ def steps_in(data: pd.DataFrame) -> list[int]:
     return sorted(set(data["step"].tolist()))
 
 
+def step_places(data: pd.DataFrame) -> tuple[np.ndarray, list[int]]:
+    """(place of each row's step among the steps, int64 [rows]; the steps, ascending): what a slider over steps chooses by."""
+    steps = steps_in(data)
+    places = {step: place for place, step in enumerate(steps)}
+    return data["step"].map(places).to_numpy(np.int64), steps
+
+
 def evenly(values: Sequence[Any], most: int) -> list[Any]:
     """At most so many of the values, evenly spaced, first and last among them."""
     if len(values) <= most:

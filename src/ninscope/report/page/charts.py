@@ -19,7 +19,7 @@ from ninscope.report.page.parts import PageTables
 from ninscope.wording import number
 
 GREY = "#868e96"
-_COLOURS = (
+_COLOURS = BLUE, ORANGE, GREEN, PINK, PURPLE, OCHRE, TEAL, RED, OLIVE, BROWN = (
     "#3d85c6", "#e0702f", "#3aa17e", "#c2569c", "#9a7bd6", "#b0892a", "#4699ae", "#d65a5a", "#7f9a3c", "#a0785a",
 )  # fmt: skip
 _LUMINANCES = (0.17, 0.27)  # of colours beyond these: both have a contrast of 3 to white and to the page's dark ground

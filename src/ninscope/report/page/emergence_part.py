@@ -14,10 +14,16 @@ from ninscope.report.page.chart_data import (
     numbers_of,
     rounded,
     rows_of,
+    step_places,
     steps_in,
     with_state,
 )
 from ninscope.report.page.charts import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PINK,
+    PURPLE,
     choice,
     colour_by,
     colour_by_label,
@@ -43,7 +49,7 @@ _SHOWN = (
     ("width", "heterogeneity w", "Heterogeneity w"),
 )
 _NETWORK = "the network itself"
-_NULL_COLOURS = {_NETWORK: "#3d85c6", "shuffled": "#e0702f", "gaussian": "#c2569c", "analytic": "#9a7bd6"}
+_NULL_COLOURS = {_NETWORK: BLUE, "shuffled": ORANGE, "gaussian": PINK, "analytic": PURPLE}
 _WHAT = (
     "E compares the network of a model's neurons at a step t of its training with that of its first step: "
     "E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). The first figure shows E, the next ones the two numbers that it is made of."
@@ -209,19 +215,16 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[PagePart]:
     )
     rows = data.assign(parameters=rounded(data["label"].map(parameters)))
     rows = rows[rows["parameters"].notna() & rows["emergence"].notna()]
-    rows = rows[
-        ~rows.duplicated(["label", "step"])
-    ]  # where there are both methods, the whole network, which stands first
+    # Where there are both methods, the whole network, which stands first.
+    rows = rows[~rows.duplicated(["label", "step"])]
     models_at = rows.groupby("step")["parameters"].nunique()
     steps = [int(step) for step in models_at.index[models_at > 1]]
     if not steps:
         return
     sizes = [int(models_at[step]) for step in steps]
     first = max(range(len(steps)), key=lambda number: (sizes[number], number))  # the last step that most sizes have
-    rows = rows[rows["step"].isin(steps)].assign(
-        place=lambda rows: rows["step"].map({step: n for n, step in enumerate(steps)})
-    )
-    rows = rows.reset_index(drop=True)
+    rows = rows[rows["step"].isin(steps)].reset_index(drop=True)
+    rows["place"], _ = step_places(rows)
     low, high = float(rows["parameters"].min()), float(rows["parameters"].max())
     domain = domain_of(rows["emergence"], [rows["emergence_low"], rows["emergence_high"]], hold=[0.0])
     axis = alt.Axis(format="~s", labelOverlap="greedy", grid=False, tickCount=5)
@@ -286,7 +289,7 @@ def _variants(tables: PageTables) -> Iterator[PagePart]:
         "variantPoints",
         step_axis(steps_in(data)),
         alt.Y("emergence:Q", title="degree of emergence E", scale=alt.Scale(zero=False)),
-        colour_by("variant", list(dict.fromkeys(data["variant"])), {DEFAULT: "#868e96"}),
+        colour_by("variant", list(dict.fromkeys(data["variant"])), {DEFAULT: GREY}),
         tooltip("step:Q", model="label:N", variant="variant:N", method="method:N", E="emergence:Q", low="emergence_low:Q",
                 high="emergence_high:Q", warning="warning:N"),
         series=("variant", "method"),

@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ninscope.report.page.chart_data import SAMPLES, WHOLE, domain_of, evenly, in_order, rounded
+from ninscope.report.page.chart_data import SAMPLES, WHOLE, domain_of, evenly, in_order, rounded, step_places
 from ninscope.report.page.charts import (
     and_more,
     colour_by_label,
@@ -43,8 +43,7 @@ def spectra_parts(tables: PageTables) -> Iterator[PagePart]:
     data = spectra_data(tables)
     if data.empty:
         return
-    steps = sorted(set(data["step"].tolist()))
-    data["place"] = data["step"].map({step: place for place, step in enumerate(steps)})
+    data["place"], steps = step_places(data)
     methods = [name for number, name in enumerate((WHOLE, SAMPLES)) if (data["method"] == number).any()]
     data["method"] = data["method"] if len(methods) == 2 else 0
     data = data.drop(columns=["number", *(name for name in _ENDS if data[name].isna().all())])
