@@ -28,7 +28,7 @@ def compare_two(a: str, b: str, options: Mapping[str, Any], output: Output) -> i
     if folders[0] is not None and folders[1] is not None:
         if given:
             option = f"--{next(iter(given)).replace('_', '-')}"
-            raise RequestError(f"{option} is of checkpoints, and {a} and {b} are runs; leave it out")
+            raise RequestError(f"{option} applies only to checkpoints, and {a} and {b} are runs; leave it out")
         from ninscope_pipeline.comparing_runs import compare_runs
 
         _show(compare_runs(folders[0], folders[1]), output)

@@ -117,3 +117,9 @@ def test_a_run_without_tables_says_so(tmp_path):
 def test_what_is_not_there_is_named(folders, request_of, says):
     with pytest.raises(RequestError, match=says):
         request_of(folders)
+
+
+@pytest.mark.parametrize(("inside", "path"), [("", "."), ("tables", "..")])
+def test_a_run_is_called_by_its_folder_however_it_is_reached(folders, monkeypatch, inside, path):
+    monkeypatch.chdir(folders[0] / inside)
+    assert ninscope.open_runs([path]).names == ["first"]

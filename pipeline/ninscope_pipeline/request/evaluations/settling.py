@@ -24,7 +24,11 @@ def settled(
     """
     rows, notes = [], []
     for model, own in zip(models, evaluations, strict=True):
-        steps = {one.revision: one.step for one in located if (one.suite, one.model) == (model.suite, model.model)}
+        steps = {
+            checkpoint.revision: checkpoint.step
+            for checkpoint in located
+            if (checkpoint.suite, checkpoint.model) == (model.suite, model.model)
+        }
         count = Counter(steps.values())
         alone = {step: revision for revision, step in steps.items() if step is not None and count[step] == 1}
         settled_rows = [_settled(model, evaluation, steps, alone) for evaluation in own]

@@ -240,10 +240,9 @@ def lines(
     """Lines with points, and bands below them.
 
     name: of the chart, which keeps its parts apart. series: columns that tell lines apart. band: columns of its ends. dash: by
-    what lines are dashed. shape: of points. zero: where a thin line lies across. toggle: the column whose legend fades lines,
-    if any.
-    where: which rows are shown, an expression of numbers. calculated: more columns, as expressions. below: marks that are drawn
-    first.
+    what lines are dashed. shape: of points. zero: where a thin line lies across. toggle: the column whose legend fades lines, if
+    any. where: which rows are shown, an expression of numbers. calculated: more columns, as expressions. below: marks that are
+    drawn first.
     """
     chosen = legend_choice(field=toggle) if toggle is not None else None
 

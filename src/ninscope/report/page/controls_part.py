@@ -71,7 +71,6 @@ def controls_parts(tables: PageTables) -> Iterator[PagePart]:
 
 def _readings(data: pd.DataFrame) -> Iterator[Chart]:
     """E, growth and fixed norms of one model, which a list chooses."""
-    labels = labels_in(data)
     parts = [
         pd.DataFrame(
             {
