@@ -14,7 +14,8 @@ from ninscope.comparison import COLUMNS, Comparison
 from ninscope.errors import RequestError
 from ninscope_pipeline import display
 from ninscope_pipeline.measure_command import Output
-from ninscope_pipeline.run_folders import RUNS, is_run_folder, run_path
+from ninscope_pipeline.run_folders import is_run_folder, run_path
+from ninscope_pipeline.storing.runfolder import RUNS
 
 
 def compare_two(a: str, b: str, options: Mapping[str, Any], output: Output) -> int:

@@ -282,10 +282,9 @@ def _of_table(table: _TableDifference) -> str:
     shown = [column for column in differing if column.column in _TOLD.get(table.name, ())]
     if not shown:
         names = [f"{column.column} differs in {column.differing}" for column in differing[:MOST_NAMED]]
-        more = (
-            of_number(len(differing) - MOST_NAMED, "more column") + " differ" if len(differing) > MOST_NAMED else None
-        )
-        return f"{told}; {listed([*names, *filter(None, [more])])}."
+        if (more := len(differing) - len(names)) > 0:
+            names.append(of_number(more, "more column differs", "more columns differ"))
+        return f"{told}; {listed(names)}."
     clauses = [f"{column.column} differs in {column.differing}, {_most(column)}" for column in shown]
     return f"{told}; {'; '.join(clauses)}."
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import ninscope
 from ninscope.errors import printable
 from ninscope.wording import of_number
-from ninscope_pipeline.run_folders import RUNS, folders_in
+from ninscope_pipeline.run_folders import folders_in
 from ninscope_pipeline.storing.manifest import is_finished
-from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
 
 Step = tuple[str, str]  # a command and what it does
 

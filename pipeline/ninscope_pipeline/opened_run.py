@@ -22,7 +22,7 @@ from ninscope.shown import Shown
 from ninscope.wording import outer_names
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
-from ninscope_pipeline.run_folders import RUNS, folders_in, is_run_folder, not_a_run
+from ninscope_pipeline.run_folders import folders_in, is_run_folder, not_a_run
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
 from ninscope_pipeline.stages.measurements import stored_measurement
 from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
@@ -30,7 +30,7 @@ from ninscope_pipeline.stages.network import stored_network
 from ninscope_pipeline.stages.spectra import SPECTRA as SPECTRA_STAGE
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.parquet import read_parquet
-from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ninscope_pipeline.request.dagfile import Dag, load_dag
 from ninscope_pipeline.shipped import shipped_dags
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import JobId, Stage
-from ninscope_pipeline.summary import Problem, near, notes_of, problems_of, stage_problems, summary_line
+from ninscope_pipeline.summary import Problem, near, notes_of, problems_of, stage_problems, summary_lines
 from ninscope_pipeline.tables import STAGE as TABLES
 
 if TYPE_CHECKING:
@@ -158,5 +158,5 @@ def _told(prepared: PreparedRun, outcomes: Mapping[JobId, Outcome], fetched: Fet
     for line in (*failed, *notes_of(result)):
         say(line)
     display.show_fetched(fetched)
-    print(summary_line(result))
+    print("\n".join(summary_lines(result)))
     return int(bool(problems or failed))

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from ninscope.errors import RequestError
 from ninscope_pipeline.storing.manifest import is_finished
-from ninscope_pipeline.storing.runfolder import RunFolder
-
-RUNS = Path("runs")
+from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
 
 
 @dataclass(frozen=True)

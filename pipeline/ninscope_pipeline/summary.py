@@ -1,6 +1,7 @@
 """What a user is told at the end of a run, and by `ninscope status`."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +63,22 @@ def _of_variants(rows: pd.DataFrame) -> str:
     return "" if DEFAULT in variants else f"{', '.join(variants)}: "
 
 
-def summary_line(run: Run) -> str:
-    """One line: how many checkpoints, where E went, and what to look at."""
+def summary_lines(run: Run) -> list[str]:
+    """How many checkpoints are ok, where E went and what speaks against it, and what to look at."""
     checkpoints, emergence = run.table("checkpoints"), of_analysis(run.table("emergence"))
     ok = int((checkpoints["status"] == "ok").sum())
-    parts = [f"{run.path.name}: {ok} of {of_number(len(checkpoints), 'checkpoint')} ok"]
-    warned = emergence[emergence["warning"].fillna("") != ""]
+    shown = [path for path in run.figures if path.stem.endswith("emergence")]
+    look = shown[-1] if len(shown) == 1 else run.path / "figures"
+    return [
+        f"{run.path.name}: {ok} of {of_number(len(checkpoints), 'checkpoint')} ok",
+        *_about_e(run, emergence),
+        f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table('emergence')",
+        f"page: ninscope report {shlex.quote(str(near(run.path)))}",
+    ]
+
+
+def _about_e(run: Run, emergence: pd.DataFrame) -> Iterator[str]:
+    """emergence: the rows of that table that come from [analysis] itself."""
     known = emergence.dropna(subset=["emergence", "step"])
     if (known["method"] == "exact").any():
         known = known[known["method"] == "exact"]
@@ -75,18 +86,25 @@ def summary_line(run: Run) -> str:
         top = known.iloc[int(known["emergence"].argmax())]
         model = model_names(emergence)[top["suite"], top["model"]]
         where = f"{model} at step {top['step']}"
-        parts.append(f"largest E: {top['emergence']:.3f}, {where} ({top['method']})")
+        yield f"largest E: {top['emergence']:.3f}, {where} ({top['method']}); {_judged(run, top)}"
         if top["warning"]:
-            parts.append(f"warning of that E: {top['warning']}")
+            yield f"warning of that E: {top['warning']}"
+    warned = emergence[emergence["warning"].fillna("") != ""]
     if len(warned):
         of_all = emergence[["suite", "model", "revision"]].drop_duplicates()
         revisions = warned[["suite", "model", "revision"]].drop_duplicates()
-        parts.append(f"warnings at {len(revisions)} of {of_number(len(of_all), 'checkpoint')} (column warning)")
-    shown = [path for path in run.figures if path.stem.endswith("emergence")]
-    look = shown[-1] if len(shown) == 1 else run.path / "figures"
-    parts.append(f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table('emergence')")
-    parts.append(f"page: ninscope report {shlex.quote(str(near(run.path)))}")
-    return "; ".join(parts)
+        yield f"warnings at {len(revisions)} of {of_number(len(of_all), 'checkpoint')} (column warning)"
+
+
+def _judged(run: Run, top: pd.Series) -> str:
+    """What the controls say of one row of the table `emergence`, a clause."""
+    controls = of_analysis(run.table("controls")) if "controls" in run.tables else pd.DataFrame()
+    if len(controls):
+        same = (controls[["suite", "model", "revision"]] == top[["suite", "model", "revision"]].tolist()).all(axis=1)
+        verdicts = controls[same]["verdict"].dropna()
+        if top["method"] == "exact" and len(verdicts):
+            return f"verdict: {verdicts.iloc[0]}"
+    return "growth of weight norms is not ruled out without [controls]"
 
 
 def near(path: Path) -> Path:

@@ -19,7 +19,7 @@ from ninscope.report.page import document
 from ninscope.report.page.contents import Contents, RunFacts
 from ninscope.report.page.document import page_html
 from ninscope.report.page.parts import Chart, PagePart
-from ninscope.report.page.svg_files import chart_svgs
+from ninscope.report.page.svg_files import chart_svgs, for_xml
 from ninscope.report.page.verdict import ModelVerdict
 
 HOSTILE = (
@@ -319,6 +319,7 @@ def test_parts_that_cannot_stand_on_one_page_are_refused():
 
 # --- figures as files ----------------------------------------------------------------------------------------------------
 def test_an_svg_file_holds_only_what_xml_can():
+    assert for_xml({"name": ["a\x0bb", "c\td\n", 1.5, None]}) == {"name": ["a\ufffdb", "c\td\n", 1.5, None]}
     chart = line(rows("m\te").assign(emergence=[0.0, 0.5, 1.0]))
     (drawing,) = chart_svgs([part(chart)]).values()
     assert ElementTree.fromstring(drawing).tag.endswith("svg")

@@ -12,6 +12,7 @@ from suites import neox_tensors, used_names, write_checkpoint
 import ninscope
 from ninscope.multifractal.verdict import verdicts
 from ninscope.report.controls_figure import controls_figure
+from ninscope_pipeline.summary import summary_lines
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -102,6 +103,13 @@ def test_no_verdict_stands_without_null_models_and_control_trainings(ran):
     assert rows.loc[[1, 2], "verdict"].str.contains("unknown: the null models, control trainings").all()
     assert rows.loc[1, "verdict"].startswith("fails:")  # a pure rescale
     assert "growth of norms" in rows.loc[1, "verdict"]
+
+
+def test_the_end_of_a_run_gives_the_verdict_of_its_largest_e(ran):
+    rows, run = ran
+    largest = rows.loc[rows["emergence"].idxmax()]
+    (line,) = (line for line in summary_lines(run) if line.startswith("largest E: "))
+    assert f" at step {largest.name} (exact); verdict: {largest['verdict']}" in line
 
 
 def test_the_verdict_is_of_the_tables_and_costs_no_work(ran, tmp_path):

@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 
 from ninscope.errors import NinscopeError, RequestError
 
+RUNS = Path("runs")  # where run folders lie, unless --runs-dir says otherwise
+
 LOCK_SECONDS = 120
 FOR_EVER = -1.0
 # Partial files of other machines' processes, of which it cannot be seen whether they live, are cleared at this age.

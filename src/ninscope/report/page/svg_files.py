@@ -29,14 +29,14 @@ def chart_svgs(parts: Sequence[PagePart]) -> dict[str, bytes]:
         alone["config"] = spec["config"] | config
         if alone.get("width") == "container":
             alone["width"] = WIDTH
-        drawings[name] = vl_convert.vegalite_to_svg(resolved(json.dumps(_for_xml(alone)), LIGHT)).encode()
+        drawings[name] = vl_convert.vegalite_to_svg(resolved(json.dumps(for_xml(alone)), LIGHT)).encode()
     return drawings
 
 
-def _for_xml(value: Any) -> Any:
-    """The same, with U+FFFD in place of each character that XML cannot hold: names come from files, and may hold any."""
+def for_xml(value: Any) -> Any:
+    """Texts, lists and dicts as they are, with U+FFFD for each character that XML cannot hold; names from files may hold any."""
     if isinstance(value, str):
         return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, dict):
-        return {key: _for_xml(inner) for key, inner in value.items()}
-    return [_for_xml(inner) for inner in value] if isinstance(value, list) else value
+        return {key: for_xml(inner) for key, inner in value.items()}
+    return [for_xml(inner) for inner in value] if isinstance(value, list) else value
