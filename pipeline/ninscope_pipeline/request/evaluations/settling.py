@@ -48,7 +48,7 @@ def settled(
         if model.evaluation_paths and steps and named and not any(row.revision in steps for row in named):
             results = of_number(len(named), "result")
             notes.append(
-                f"evaluations of {model.model}: none of the {results} is of a checkpoint of this run (the first: {named[0].shown})"
+                f"evaluations of {model.model}: no result is of a checkpoint of this run ({results}; the first: {named[0].shown})"
             )
     return Read(rows, notes)
 
