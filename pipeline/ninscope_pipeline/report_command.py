@@ -17,6 +17,7 @@ from ninscope.report.page.verdict import verdicts
 from ninscope.wording import outer_names
 from ninscope_pipeline.display import Say
 from ninscope_pipeline.opened_run import Run, open_run
+from ninscope_pipeline.opened_runs import together
 from ninscope_pipeline.output_files import appearing_whole, why_no_output
 from ninscope_pipeline.request.toml_files import read_toml
 from ninscope_pipeline.run_folders import name_of, run_path
@@ -24,7 +25,7 @@ from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import named_in_errors
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.summary import near, progress_of
-from ninscope_pipeline.tables import KEYS, all_tables, empty_table
+from ninscope_pipeline.tables import KEYS, all_tables, empty_table, missing_column
 
 if TYPE_CHECKING:
     from ninscope.report.page.parts import PagePart
@@ -181,11 +182,9 @@ def _page_tables(stored: Mapping[str, StoredTables]) -> PageTables:
     known = [*all_tables(), *sorted({table for tables in stored.values() for table in tables} - set(all_tables()))]
     by_run = {run: {table: _table_of(tables, table) for table in known} for run, tables in stored.items()}
     labels = model_labels(by_run)
-    tables = {}
-    for table in known:
-        marked = [_marked(rows[table], run, labels) for run, rows in by_run.items() if table in rows]
-        filled = [rows for rows in marked if len(rows)] or marked[:1]
-        tables[table] = filled[0] if len(filled) == 1 else pd.concat(filled, ignore_index=True)
+    tables = {
+        table: together({run: _labelled(rows[table], run, labels) for run, rows in by_run.items()}) for table in known
+    }
     return PageTables(tables, list(labels.values()))
 
 
@@ -197,7 +196,7 @@ def _table_of(stored: StoredTables, name: str) -> pd.DataFrame:
         return empty_table(name)
     rows, columns = stored[name].copy(deep=False), KEYS | dict(all_tables()[name].columns)
     for column in [column for column in columns if column not in rows]:
-        rows[column] = pd.Series(index=rows.index, dtype=columns[column])
+        rows[column] = missing_column(rows.index, columns[column])
     return rows[[*columns, *(column for column in rows if column not in columns)]]
 
 
@@ -222,12 +221,11 @@ def model_labels(by_run: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[Model
     }
 
 
-def _marked(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.DataFrame:
-    """The rows with the columns `run` and `label`, first."""
+def _labelled(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.DataFrame:
+    """The rows with the column `label`, first."""
     pairs = rows[["suite", "model"]].drop_duplicates()
     label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in pairs.itertuples(index=False)]
     number = rows.groupby(["suite", "model"], sort=False, dropna=False).ngroup().to_numpy()  # of its pair
-    marked = rows.reset_index(drop=True)
-    marked.insert(0, "label", pd.Series(label, dtype="string").take(number).reset_index(drop=True))
-    marked.insert(0, "run", pd.Series([run], dtype="string").repeat(len(rows)).reset_index(drop=True))
-    return marked
+    labelled = rows.reset_index(drop=True)
+    labelled.insert(0, "label", pd.Series(label, dtype="string").take(number).reset_index(drop=True))
+    return labelled

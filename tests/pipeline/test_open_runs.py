@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 import ninscope
 from ninscope.errors import RequestError
+from ninscope_pipeline.opened_runs import together
 from ninscope_pipeline.tables import empty_table, parquet_bytes
 
 STEPS = (0, 1, 8)
@@ -64,6 +65,12 @@ def test_tables_are_below_each_other_with_the_run_first(folders):
     assert runs.table("controls")["run"].tolist() == ["second"] * 3
     assert runs["second"].path == folders[1]
     assert repr(runs).startswith("<Runs: runs first, second, tables checkpoints, controls, emergence")
+
+
+def test_a_truth_value_that_an_older_run_lacks_is_neither():
+    table = together({"old": pd.DataFrame({"step": [1]}), "new": pd.DataFrame({"step": [2], "heavy": [True]})})
+    assert table["run"].tolist() == ["old", "new"]
+    assert table["heavy"].tolist() == [pd.NA, True]
 
 
 def test_queries_have_the_column_run(folders):
