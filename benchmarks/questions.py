@@ -69,11 +69,11 @@ def questions(folder: Path, checkpoints: int, runs: int) -> Iterator[tuple[str, 
     yield from _command(run, sql.format(table), sql.format(f"'{run / 'tables' / table}.parquet'"), max(runs // 10, 1))
 
 
-def _least(one: Callable[[], object], other: Callable[[], object], runs: int) -> tuple[float, float]:
+def _least(ours: Callable[[], object], theirs: Callable[[], object], runs: int) -> tuple[float, float]:
     """Seconds of two pieces of work that take turns, so that a noisy machine slows both."""
     seconds: tuple[list[float], list[float]] = [], []
     for _ in range(runs):
-        for spent, work in zip(seconds, (one, other), strict=True):
+        for spent, work in zip(seconds, (ours, theirs), strict=True):
             start = perf_counter()
             work()
             spent.append(perf_counter() - start)

@@ -64,15 +64,21 @@ def report(folder: Path, models: int, steps: int, runs: int, paint: bool) -> Ite
 
 def _page(name: str, run: Path, paint: bool) -> Iterator[Row]:
     page = run / "report.html"
-    found = in_new_process(_COMMAND.format(arguments=["report", str(run)]))
+    measured = in_new_process(_COMMAND.format(arguments=["report", str(run)]))
     yield (
         name,
-        found["seconds"],
+        measured["seconds"],
         "s",
-        f"CPU {found['result']:.1f} s; wanted: under {_SECONDS} s",
-        found["seconds"] / _SECONDS,
+        f"CPU {measured['result']:.1f} s; wanted: under {_SECONDS} s",
+        measured["seconds"] / _SECONDS,
     )
-    yield "", found["peak"] / 1e6, "MB", f"(peak memory; wanted: under {_BYTES / 1e6:.0f} MB)", found["peak"] / _BYTES
+    yield (
+        "",
+        measured["peak"] / 1e6,
+        "MB",
+        f"(peak memory; wanted: under {_BYTES / 1e6:.0f} MB)",
+        measured["peak"] / _BYTES,
+    )
     size = page.stat().st_size
     yield "", size / 1e6, "MB", f"(the page; wanted: under {_PAGE_BYTES / 1e6:.0f} MB)", size / _PAGE_BYTES
     if paint and shutil.which("chromium") and shutil.which("chromedriver"):

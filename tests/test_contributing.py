@@ -135,7 +135,8 @@ def sizes_figure(table):
 def sizes_part(tables):
     import altair as alt
 
-    from ninscope.report.page.charts import colour_by_label, fitted, in_order, rows_of, step_axis, steps_in, tooltip
+    from ninscope.report.page.chart_data import in_order, rows_of, steps_in
+    from ninscope.report.page.charts import colour_by_label, fitted, step_axis, tooltip
     from ninscope.report.page.parts import Chart, PagePart
 
     data = in_order(rows_of(tables.table("sizes"), ["size"]), tables)

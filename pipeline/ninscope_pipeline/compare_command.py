@@ -14,7 +14,7 @@ from ninscope.comparison import COLUMNS, Comparison
 from ninscope.errors import RequestError
 from ninscope_pipeline import display
 from ninscope_pipeline.measure_command import Output
-from ninscope_pipeline.run_folders import run_path
+from ninscope_pipeline.run_folders import is_run_folder, run_path
 from ninscope_pipeline.storing.runfolder import RUNS
 
 
@@ -29,7 +29,7 @@ def compare_two(a: str, b: str, options: Mapping[str, Any], output: Output) -> i
     if folders[0] is not None and folders[1] is not None:
         if given:
             option = f"--{next(iter(given)).replace('_', '-')}"
-            raise RequestError(f"{option} is of checkpoints, and {a} and {b} are runs; leave it out")
+            raise RequestError(f"{option} applies only to checkpoints, and {a} and {b} are runs; leave it out")
         from ninscope_pipeline.comparing_runs import compare_runs
 
         _show(compare_runs(folders[0], folders[1]), output)
@@ -53,7 +53,7 @@ def _run_folder(text: str) -> Path | None:
     try:
         path = Path(text).expanduser()
         candidates = [path] if path.exists() else [RUNS / text]
-        return next((folder for folder in candidates if (folder / "run.toml").is_file()), None)
+        return next(filter(is_run_folder, candidates), None)
     except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a zero byte
         return None
 

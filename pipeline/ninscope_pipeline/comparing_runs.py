@@ -73,9 +73,9 @@ def compare_runs(a: str | Path | Run, b: str | Path | Run) -> Comparison:
     label_a, label_b = (str(run.path) for run in runs)
     if runs[0].path.resolve() == runs[1].path.resolve():
         return Comparison(label_a, label_b, True, ["A and B are the same run folder."], ())
-    asked = [_run_file(run) for run in runs]
-    parameters = _paired("parameters", *(_flattened(document.get("asked", {})) for document in asked))
-    versions = _paired("versions", *(_flattened(document.get("versions", {})) for document in asked))
+    documents = [_run_file(run) for run in runs]
+    parameters = _paired("parameters", *(_flattened(document.get("asked", {})) for document in documents))
+    versions = _paired("versions", *(_flattened(document.get("versions", {})) for document in documents))
     checkpoints = _paired("checkpoints", *map(_hashes, runs))
     tables = [_table_difference(name, *(run.table(name) for run in runs)) for name in _shared_tables(runs)]
     values = [
@@ -99,7 +99,7 @@ def compare_runs(a: str | Path | Run, b: str | Path | Run) -> Comparison:
 
 
 def _run_file(run: Run) -> dict[str, Any]:
-    """run.toml. Raises RequestError."""
+    """What run.toml says. Raises RequestError: it cannot be read."""
     try:
         return tomllib.loads(RunFolder(run.path).run_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -130,7 +130,7 @@ def _entry_names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 def _hashes(run: Run) -> dict[str, Any]:
     """By checkpoint the hash of its weights, or its status where there is none; of a run without tables what it set out to do."""
     if "checkpoints" not in run.tables:
-        return {"/".join(entry[key] for key in _OF_CHECKPOINT): "not measured yet" for entry in run.plan["checkpoints"]}
+        return {"/".join(entry[key] for key in _OF_CHECKPOINT): _UNMEASURED for entry in run.plan["checkpoints"]}
     hashes = {}
     for row in run.table("checkpoints").to_dict("records"):
         digest, status = row["content_sha256"], row["status"]
@@ -161,19 +161,10 @@ def _of_pairs(what: str, pairs: Sequence[ComparedValue], same: str) -> Iterator[
     if both:
         verb = "differs" if len(both) == 1 else "differ"
         yield f"{of_number(len(both), what)} {verb} (A and B): {_first(both)}."
-    for name, alone, other in (
-        (
-            "A",
-            [value.name for value in pairs if value.b is None],
-            [value.name for value in pairs if value.b is not None],
-        ),
-        (
-            "B",
-            [value.name for value in pairs if value.a is None],
-            [value.name for value in pairs if value.a is not None],
-        ),
-    ):
-        if alone:
+    in_a = [value.name for value in pairs if value.a is not None]
+    in_b = [value.name for value in pairs if value.b is not None]
+    for name, own, other in (("A", in_a, in_b), ("B", in_b, in_a)):
+        if alone := [key for key in own if key not in other]:
             yield f"{of_number(len(alone), what)} only in {name}: {_first(_sections(alone, other))}."
 
 

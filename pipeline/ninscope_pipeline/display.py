@@ -304,9 +304,8 @@ def show_comparison(comparison: Comparison) -> None:
             cells = (_cell(entry) for entry in (value.a, value.b, value.difference))
             table.add_row(value.topic, escape(value.name), *cells)
         print_whole(table)
-    details = [
-        row for row in comparison.detail_rows if row.get("differing", 1)
-    ]  # of runs, columns that are alike are many
+    # Of runs, columns that are alike are many.
+    details = [row for row in comparison.detail_rows if row.get("differing", 1)]
     if details:
         columns = [name for name in comparison.detail_columns if any(row[name] != "" for row in details)]
         table = Table(title="details")

@@ -26,7 +26,7 @@ from ninscope_pipeline.machine import group_cores, group_memory, memory_allowed
 HUB_SECONDS = 1.0
 _LEAST_DISK = 100_000_000  # the demo leaves 42 MB
 _MOST_THREADS = 8  # beyond so many cores a run has processes, which need more of every limit
-_PARTS = {  # extra -> what it is for
+_EXTRAS = {  # extra -> what it is for
     "memel": "stages that run models",
     "cluster": "jobs of a batch system",
     "train": "training the suites of data/",
@@ -47,7 +47,7 @@ def checks(runs_dir: Path) -> list[Check]:
     """Every check, in the order in which it is shown. runs_dir: where run folders go."""
     hub = _Hub()  # asked while all else is looked at
     others = [_versions(), _packages(), _cores(), _memory(), _limits(), _disk(runs_dir.expanduser()), _numba_cache()]
-    return [*others, hub.check(), _token(), *_optional_parts()]
+    return [*others, hub.check(), _token(), *_extras()]
 
 
 def _versions() -> Check:
@@ -181,8 +181,8 @@ def _token() -> Check:
     )
 
 
-def _optional_parts() -> Iterator[Check]:
-    for extra, use in _PARTS.items():
+def _extras() -> Iterator[Check]:
+    for extra, use in _EXTRAS.items():
         requirements = list(_requirements(extra))
         unmet = [text for requirement in requirements if (text := _unmet(requirement))]
         there = [f"{r.name} {version}" for r in requirements if (version := _version(r.name))]

@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ninscope import garbage
+from ninscope.report.analysis_rows import of_analysis
 from ninscope_pipeline.outcome import Outcome, attempt
-from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import named_in_errors
 from ninscope_pipeline.storing.keys import content_key

@@ -12,6 +12,7 @@ from ninscope.checkpoints.hub.traffic import counted
 from ninscope.errors import RequestError
 from ninscope.measured_rows import MeasuredRows
 from ninscope.measuring import measure_all
+from ninscope.report.analysis_rows import ALL_PARTS
 from ninscope_pipeline import display
 from ninscope_pipeline.display import Say
 
@@ -94,7 +95,7 @@ def _csv(measured: Mapping[str, MeasuredRows]) -> str:
     titles: list[str] = []
     for source, rows in measured.items():
         for row in rows:
-            for part, shown in {"all": row, **row.parts}.items():
+            for part, shown in {ALL_PARTS: row, **row.parts}.items():
                 values = {"source": source, "part": part, **display.measured_values(shown)}
                 if not titles:
                     titles = list(values)

@@ -1,6 +1,7 @@
 """A finished (or unfinished) run, for Python: its tables as DataFrames, its networks as sparse matrices."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ from ninscope.exact.layers import NodeValues
 from ninscope.measurement import Measurement, origin_of, with_origin
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.report import FORMATS
+from ninscope.report.analysis_rows import of_analysis
 from ninscope.shown import Shown
 from ninscope.wording import outer_names
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
-from ninscope_pipeline.stages.emergence import of_analysis
+from ninscope_pipeline.run_folders import folders_in, is_run_folder, not_a_run
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
 from ninscope_pipeline.stages.measurements import stored_measurement
 from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
@@ -247,25 +249,18 @@ def _shown(model: str, variant: str, suite: str | None) -> str:
     return name if variant == DEFAULT else f"{name}, variant {variant},"
 
 
-def _folders_in(path: Path) -> list[Path]:
-    try:
-        return sorted(child for child in path.iterdir() if child.is_dir())
-    except OSError:
-        return []
-
-
 def open_run(path: str | Path) -> Run:
     """The run in a folder ("runs/demo"). Raises RequestError when the folder holds no run."""
     path = Path(path).expanduser()
-    if not RunFolder(path).run_file.is_file():
-        beside = [folder.name for folder in _folders_in(path.parent) if RunFolder(folder).run_file.is_file()]
-        in_runs = RUNS / path
-        near = (
-            f"; did you mean {str(in_runs)!r}?"
-            if RunFolder(in_runs).run_file.is_file()
-            else did_you_mean(path.name, beside)
-        )
-        raise RequestError(
-            f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}"
-        )
+    if not is_run_folder(path):
+        raise not_a_run(path, _near_run(path))
     return Run(path)
+
+
+def _near_run(path: Path) -> str:
+    """The run that a wrong path may mean, in words: one of that name in ./runs, or one beside it that is spelled alike."""
+    if is_run_folder(RUNS / path):
+        return f"; did you mean {str(RUNS / path)!r}?"
+    with suppress(OSError):  # a folder that cannot be looked into
+        return did_you_mean(path.name, [folder.name for folder in folders_in(path.parent)])
+    return ""

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
+from ninscope.report.analysis_rows import of_analysis
 from ninscope.shown import Shown
 from ninscope_pipeline.opened_run import Run, open_run
 from ninscope_pipeline.run_folders import name_of
-from ninscope_pipeline.stages.emergence import of_analysis
 from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.tables import missing_column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,16 +99,18 @@ def open_runs(paths: Mapping[str, str | Path] | Iterable[str | Path]) -> Runs:
 
 
 def together(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A table of several runs, by their names, below each other; columns that an older run lacks are empty there."""
+    """A table of several runs, by their names, below each other, with the column `run` first.
+
+    Columns that an older run lacks are missing in its rows. A table of one run is not copied.
+    """
     types = {column: dtype for table in tables.values() for column, dtype in table.dtypes.items()}
     frames = []
     for name, table in tables.items():
-        columns = {
-            column: table[column] if column in table else _empty(table, dtype) for column, dtype in types.items()
-        }
-        frames.append(pd.DataFrame({"run": pd.Series(name, table.index, "string"), **columns}))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _empty(table: pd.DataFrame, dtype: Any) -> pd.Series:
-    return pd.Series(index=table.index, dtype=dtype)
+        rows = table.reset_index(drop=True)
+        for column in [column for column in types if column not in rows]:
+            rows[column] = missing_column(rows.index, types[column])
+        rows = rows if list(rows) == list(types) else rows[list(types)]  # which copies
+        rows.insert(0, "run", pd.Series([name], dtype="string").repeat(len(rows)).reset_index(drop=True))
+        frames.append(rows)
+    filled = [rows for rows in frames if len(rows)] or frames[:1]
+    return filled[0] if len(filled) == 1 else pd.concat(filled, ignore_index=True)

@@ -4,19 +4,18 @@ import csv
 import itertools
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ninscope.errors import RequestError, printable
 from ninscope.wording import of_number
+from ninscope_pipeline.output_files import appearing_whole, why_no_output
 from ninscope_pipeline.querying import Query, Rows, query_over
-from ninscope_pipeline.run_folders import name_of, run_path, why_no_output
+from ninscope_pipeline.run_folders import name_of, run_path
 from ninscope_pipeline.storing.manifest import key_of
 from ninscope_pipeline.storing.runfolder import RunFolder
 
@@ -177,25 +176,17 @@ def _write_parquet(query: Query, path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
     try:
-        reader = query.batches()
-        schema = pa.schema([_narrow(field) for field in reader.schema])
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for batch in reader:
-                writer.write_table(pa.Table.from_batches([batch]).cast(schema))
-                count += batch.num_rows
-        partial.replace(path)
-    except OSError as error:
-        raise RequestError(
-            f"{path}: cannot be written ({error.strerror or error}); give --parquet another file"
-        ) from None
+        with appearing_whole(path, "give --parquet another file") as partial:
+            reader = query.batches()
+            schema = pa.schema([_narrow(field) for field in reader.schema])
+            with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+                for batch in reader:
+                    writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+                    count += batch.num_rows
     except pa.ArrowException as error:
         raise RequestError(f"{path}: a column does not fit into Parquet ({error}); CAST it in the query") from None
-    finally:
-        with suppress(OSError):  # too long a name
-            partial.unlink(missing_ok=True)
     return count
 
 

@@ -17,13 +17,15 @@ from ninscope.report.page.verdict import verdicts
 from ninscope.wording import outer_names
 from ninscope_pipeline.display import Say
 from ninscope_pipeline.opened_run import Run, open_run
+from ninscope_pipeline.opened_runs import together
+from ninscope_pipeline.output_files import appearing_whole, why_no_output
 from ninscope_pipeline.request.toml_files import read_toml
-from ninscope_pipeline.run_folders import run_path, why_no_output
+from ninscope_pipeline.run_folders import name_of, run_path
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import named_in_errors
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.summary import near, progress_of
-from ninscope_pipeline.tables import KEYS, all_tables, empty_table
+from ninscope_pipeline.tables import KEYS, all_tables, empty_table, missing_column
 
 if TYPE_CHECKING:
     from ninscope.report.page.parts import PagePart
@@ -47,7 +49,7 @@ def write_report(runs: Sequence[str], out: Path | None, figures: Path | None, sa
     _check_outside(file, opened)
     contents = contents_of(opened)
     page = page_html(contents)
-    write_whole(file, page.content, "--out")
+    _write(file, page.content, "--out")
     print(f"{near(file)}: {page.charts} charts, {len(page.tables)} tables, {len(page.content) / 1e6:.1f} MB")
     for name in page.left_out:
         say(f"table {name} is too large for the page, which names its file instead: {contents.files[name]}")
@@ -56,7 +58,7 @@ def write_report(runs: Sequence[str], out: Path | None, figures: Path | None, sa
 
         drawings = chart_svgs(contents.parts)
         for name, content in drawings.items():
-            write_whole(figures / f"{name}.svg", content, "--figures")
+            _write(figures / f"{name}.svg", content, "--figures")
         print(f"{near(figures)}: {len(drawings)} SVG files")
     return 0
 
@@ -69,23 +71,14 @@ def _check_outside(file: Path, runs: Sequence[Run]) -> None:
         raise RequestError(f"{file}: lies in the run's folder and is no .html; give --out another file")
 
 
-def write_whole(file: Path, content: bytes, option: str) -> None:
-    """The file appears complete or not at all. Raises RequestError, which names the option that chooses another."""
-    file = file.expanduser()
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+def _write(file: Path, content: bytes, option: str) -> None:
+    """Write a file, and the folders that it needs. Raises RequestError, which names the option that chooses another."""
+    file, advice = file.expanduser(), f"choose another place with {option}"
     if reason := why_no_output(file):
-        raise RequestError(f"{file}: {reason}; choose another place with {option}")
-    try:
+        raise RequestError(f"{file}: {reason}; {advice}")
+    with appearing_whole(file, advice) as partial:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise RequestError(
-            f"{file}: cannot be written ({error.strerror or error}); choose another place with {option}"
-        ) from None
+        partial.write_bytes(content)
 
 
 def contents_of(runs: Sequence[Run]) -> Contents:
@@ -108,7 +101,7 @@ def contents_of(runs: Sequence[Run]) -> Contents:
 
 def _run_names(runs: Sequence[Run]) -> list[str]:
     """The folders' names, or their paths as they were typed where two have one name."""
-    names = [run.path.resolve().name for run in runs]
+    names = [name_of(run.path) for run in runs]
     return [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
 
 
@@ -189,11 +182,9 @@ def _page_tables(stored: Mapping[str, StoredTables]) -> PageTables:
     known = [*all_tables(), *sorted({table for tables in stored.values() for table in tables} - set(all_tables()))]
     by_run = {run: {table: _table_of(tables, table) for table in known} for run, tables in stored.items()}
     labels = model_labels(by_run)
-    tables = {}
-    for table in known:
-        marked = [_marked(rows[table], run, labels) for run, rows in by_run.items() if table in rows]
-        filled = [rows for rows in marked if len(rows)] or marked[:1]
-        tables[table] = filled[0] if len(filled) == 1 else pd.concat(filled, ignore_index=True)
+    tables = {
+        table: together({run: _labelled(rows[table], run, labels) for run, rows in by_run.items()}) for table in known
+    }
     return PageTables(tables, list(labels.values()))
 
 
@@ -205,7 +196,7 @@ def _table_of(stored: StoredTables, name: str) -> pd.DataFrame:
         return empty_table(name)
     rows, columns = stored[name].copy(deep=False), KEYS | dict(all_tables()[name].columns)
     for column in [column for column in columns if column not in rows]:
-        rows[column] = pd.Series(index=rows.index, dtype=columns[column])
+        rows[column] = missing_column(rows.index, columns[column])
     return rows[[*columns, *(column for column in rows if column not in columns)]]
 
 
@@ -230,12 +221,11 @@ def model_labels(by_run: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[Model
     }
 
 
-def _marked(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.DataFrame:
-    """The rows with the columns `run` and `label`, first."""
+def _labelled(rows: pd.DataFrame, run: str, labels: Mapping[ModelKey, str]) -> pd.DataFrame:
+    """The rows with the column `label`, first."""
     pairs = rows[["suite", "model"]].drop_duplicates()
     label = [labels.get((run, str(suite), str(model)), str(model)) for suite, model in pairs.itertuples(index=False)]
     number = rows.groupby(["suite", "model"], sort=False, dropna=False).ngroup().to_numpy()  # of its pair
-    marked = rows.reset_index(drop=True)
-    marked.insert(0, "label", pd.Series(label, dtype="string").take(number).reset_index(drop=True))
-    marked.insert(0, "run", pd.Series([run], dtype="string").repeat(len(rows)).reset_index(drop=True))
-    return marked
+    labelled = rows.reset_index(drop=True)
+    labelled.insert(0, "label", pd.Series(label, dtype="string").take(number).reset_index(drop=True))
+    return labelled

@@ -1,6 +1,5 @@
 """The run folders of a folder: which there are, how large they are, and how far each is."""
 
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,32 +22,30 @@ class RunState:
     changed: datetime
 
 
-def why_no_output(path: Path) -> str:
-    """Why a file must not be written there, a clause: it "is a folder", or "is no file" (a device would be replaced)."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return ""  # nothing is there, or the attempt to write will tell
-    if stat.S_ISDIR(mode):
-        return "is a folder"
-    return "" if stat.S_ISREG(mode) else "is no file"
+def is_run_folder(path: Path) -> bool:
+    """Whether a run wrote there, finished or not. Raises OSError, ValueError: no path, such as one that is too long."""
+    return (path / "run.toml").is_file()
+
+
+def not_a_run(path: str | Path, near: str) -> RequestError:
+    """The error that says so. near: which run may be meant, a clause with its "; ", or empty."""
+    return RequestError(f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}")
 
 
 def run_path(run: str) -> Path:
     """A run folder, or the one of that name in ./runs. Raises RequestError."""
     with suppress(OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a zero byte
         for path in (Path(run).expanduser(), RUNS / run):
-            if (path / "run.toml").is_file():
+            if is_run_folder(path):
                 return path
     from ninscope.checks import did_you_mean
 
-    near = did_you_mean(run, [path.name for path in folders_in(RUNS)])
-    raise RequestError(f"{run}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}")
+    raise not_a_run(run, did_you_mean(run, [path.name for path in folders_in(RUNS)]))
 
 
 def name_of(path: Path) -> str:
-    """What a run is called: its folder, also where that is "."."""
-    return path.name or path.resolve().name
+    """What a run is called: its folder, also where that is "." or ".."."""
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def runs_in(folder: Path) -> list[RunState]:
@@ -62,7 +59,7 @@ def runs_in(folder: Path) -> list[RunState]:
 def folders_in(folder: Path) -> Iterator[Path]:
     """The run folders of a folder, by name; none where there is no such folder."""
     if folder.is_dir():
-        yield from sorted(path for path in folder.iterdir() if (path / "run.toml").is_file())
+        yield from sorted(path for path in folder.iterdir() if is_run_folder(path))
 
 
 def state_of(path: Path) -> RunState:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from ninscope.checkpoints.verification import without_unverified
+from ninscope.report.analysis_rows import of_analysis, whole_networks
 from ninscope.report.model_names import model_names
 from ninscope.wording import of_number
 from ninscope_pipeline.opened_run import Run
 from ninscope_pipeline.request.analyses import DEFAULT
-from ninscope_pipeline.stages.emergence import of_analysis, whole_networks
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore

@@ -159,6 +159,11 @@ def empty_table(name: str) -> pd.DataFrame:
     return _typed([], all_tables()[name].columns)
 
 
+def missing_column(index: pd.Index, dtype: Any) -> pd.Series:
+    """A column of nothing but absent values: of a table that was written before it had the column."""
+    return pd.Series(index=index, dtype="boolean" if dtype == "bool" else dtype)  # pandas would fill bool with True
+
+
 def is_without_rows(path: Path, name: str) -> bool:
     """Whether the file of a table is, byte for byte, that of the table without rows: told much sooner than it is read."""
     without_rows = _file_without_rows(_types(all_tables()[name].columns))

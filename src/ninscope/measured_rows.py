@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ninscope.measurement import Measurement
+from ninscope.report.analysis_rows import ALL_PARTS
 from ninscope.shown import Shown, without_empty
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ COLUMNS = {
     "alpha0": "float64", "alpha0_std": "float64", "width": "float64", "width_std": "float64", "emergence": "float64",
     "nodes": "Int64", "edges": "float64", "warning": "string", "baseline": "string",
 }  # fmt: skip
-WHOLE = "all"  # in the column `part`: the network as one
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,9 +73,9 @@ class MeasuredRows(list[Measured]):
         """
         import pandas as pd  # slow to import, and measuring needs none
 
-        rows = [_values(row, WHOLE) for row in self]
+        rows = [_values(row, ALL_PARTS) for row in self]
         if any(row.parts for row in self):
-            rows = [values for row in self for values in (_values(row, WHOLE), *_parts(row))]
+            rows = [values for row in self for values in (_values(row, ALL_PARTS), *_parts(row))]
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
     def plot(self, ax: "Axes | None" = None, value: str | None = None) -> "Axes":

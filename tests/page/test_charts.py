@@ -5,43 +5,38 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from wcag import contrast
 
+from ninscope.report.page.chart_data import (
+    domain_of,
+    drawn_ends,
+    entries_of,
+    evenly,
+    numbers_of,
+    rounded,
+    rows_of,
+    within,
+)
 from ninscope.report.page.charts import (
     DIVERGING,
     GREY,
     and_more,
     colours,
-    domain_of,
-    drawn_ends,
-    entries_of,
-    evenly,
     first_and_last,
     layer_words,
     number_words,
-    numbers_of,
-    rounded,
-    rows_of,
     ticks_of,
-    within,
 )
 from ninscope.report.page.theme import DARK, LIGHT
-
-
-def luminance(colour):
-    """Relative luminance of "#rrggbb": WCAG 2.2."""
-    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("count", [1, 10, 11, 40])
 def test_colours_differ_and_can_be_seen_on_light_and_on_dark(count):
     made = [*colours(count), GREY, *DIVERGING]
     assert len(set(made[:count])) == count
-    for ground in (luminance(LIGHT["paper"]), luminance(DARK["paper"])):
+    for scheme in (LIGHT, DARK):
         for colour in made:
-            darker, lighter = sorted((luminance(colour), ground))
-            assert (lighter + 0.05) / (darker + 0.05) >= 3, colour
+            assert contrast(colour, scheme["paper"]) >= 3, colour
 
 
 def test_numbers_have_six_digits_and_nothing_that_json_lacks():

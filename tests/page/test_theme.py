@@ -1,6 +1,7 @@
 """Colours of the page: enough contrast, light and dark, by WCAG 2.2."""
 
 import pytest
+from wcag import contrast
 
 from ninscope.report.page.theme import CONFIG, DARK, LIGHT, SERIES, resolved, with_config
 
@@ -11,18 +12,6 @@ PAIRS = [
     ("edge", "paper", MARK), ("warn-rule", "warn", MARK),
     *((f"series-{number}", "paper", MARK) for number in range(1, len(SERIES) + 1)),
 ]  # fmt: skip
-
-
-def luminance(colour):
-    """Relative luminance of "#rrggbb": WCAG 2.2."""
-    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(first, second):
-    darker, lighter = sorted((luminance(first), luminance(second)))
-    return (lighter + 0.05) / (darker + 0.05)
 
 
 def test_the_formula_gives_what_is_known():

@@ -791,7 +791,7 @@ def test_one_checkpoint_named_in_two_ways_has_one_value():
 def test_results_of_no_checkpoint_of_the_run_are_told():
     read = settled([model("x.csv")], [(Evaluation("step9", 9, "t", "acc", 0.5),)], located(("step1", 1)))
     assert read.notes == [
-        "evaluations of tiny-70m: none of the 1 result is of a checkpoint of this run (the first: step9 t acc)"
+        "evaluations of tiny-70m: no result is of a checkpoint of this run (1 result; the first: step9 t acc)"
     ]
 
 

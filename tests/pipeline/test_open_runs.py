@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 import ninscope
 from ninscope.errors import RequestError
+from ninscope_pipeline.opened_runs import together
 from ninscope_pipeline.tables import empty_table, parquet_bytes
 
 STEPS = (0, 1, 8)
@@ -66,6 +67,12 @@ def test_tables_are_below_each_other_with_the_run_first(folders):
     assert repr(runs).startswith("<Runs: runs first, second, tables checkpoints, controls, emergence")
 
 
+def test_a_truth_value_that_an_older_run_lacks_is_neither():
+    table = together({"old": pd.DataFrame({"step": [1]}), "new": pd.DataFrame({"step": [2], "heavy": [True]})})
+    assert table["run"].tolist() == ["old", "new"]
+    assert table["heavy"].tolist() == [pd.NA, True]
+
+
 def test_queries_have_the_column_run(folders):
     runs = ninscope.open_runs({"a": folders[0], "b": folders[1]})
     found = runs.query(
@@ -117,3 +124,9 @@ def test_a_run_without_tables_says_so(tmp_path):
 def test_what_is_not_there_is_named(folders, request_of, says):
     with pytest.raises(RequestError, match=says):
         request_of(folders)
+
+
+@pytest.mark.parametrize(("inside", "path"), [("", "."), ("tables", "..")])
+def test_a_run_is_called_by_its_folder_however_it_is_reached(folders, monkeypatch, inside, path):
+    monkeypatch.chdir(folders[0] / inside)
+    assert ninscope.open_runs([path]).names == ["first"]

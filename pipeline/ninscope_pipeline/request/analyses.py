@@ -10,9 +10,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ninscope.errors import RequestError
 from ninscope.parameters import ALL, Parameters
+from ninscope.report import analysis_rows
 from ninscope_pipeline.request.models import Name, Strict
 
-DEFAULT = "default"  # the variant that [analysis] itself is
+DEFAULT = analysis_rows.DEFAULT
 SAMPLED, EXACT = "sampled", "exact"
 NETWORK = "network"  # that a sampled analysis is made from
 RESERVED = (DEFAULT, SAMPLED, EXACT, "nulls")  # no name of a variant

@@ -246,9 +246,9 @@ def _unmatched(x: np.ndarray, y: np.ndarray, repeated: int) -> str:
 
 def _at(values: pd.Series, steps: np.ndarray) -> np.ndarray:
     """Values at these steps, NaN where there is none; steps are whole numbers, and match exactly or not at all."""
-    found = np.full(len(steps), np.nan)
-    found[np.searchsorted(steps, values.index.to_numpy(np.int64))] = values.to_numpy("float64")
-    return found
+    at_steps = np.full(len(steps), np.nan)
+    at_steps[np.searchsorted(steps, values.index.to_numpy(np.int64))] = values.to_numpy("float64")
+    return at_steps
 
 
 def _of_pair(numbers: Correlations, row: int, column: int) -> Iterator[tuple[str, Row]]:

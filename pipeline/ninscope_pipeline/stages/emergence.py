@@ -10,6 +10,7 @@ import numpy as np
 from ninscope.checkpoints.baseline import STEP_0, Baseline
 from ninscope.measurement import Measurement
 from ninscope.multifractal.emergence import Bootstrap, compared, unlike_counts, withheld, without_interval
+from ninscope.report.analysis_rows import ALL_PARTS, whole_networks
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.outcome import with_log
 from ninscope_pipeline.request.analyses import DEFAULT
@@ -19,7 +20,6 @@ from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
     from ninscope.report.page.parts import PagePart, PageTables
@@ -32,8 +32,6 @@ _COLUMNS = (
     "alpha0", "alpha0_std", "width", "width_std", "emergence", "emergence_low", "emergence_high", "r2_mass_mean",
     "r2_partition",
 )  # fmt: skip
-
-ALL_PARTS = "all"  # the part of a checkpoint that is the network as one
 
 
 class SpectrumAtStep(NamedTuple):
@@ -289,17 +287,6 @@ def _of_one_layer(results: "Results", work: EmergenceWork) -> dict[str, str]:
     """By revision, that E has no interval since one node layer alone counts."""
     measured = {spectrum.revision: results.measurement((work.stage, spectrum.key)) for spectrum in work.history}
     return {revision: without_interval(now) for revision, now in measured.items() if now.layers_counted == 1}
-
-
-def whole_networks(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows of a table that tell about networks as one, not about their parts."""
-    return rows[rows["part"] == ALL_PARTS] if "part" in rows else rows
-
-
-def of_analysis(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows of a table that come from [analysis] itself: no variant's, and networks as one."""
-    rows = whole_networks(rows)
-    return rows[rows["variant"] == DEFAULT] if "variant" in rows else rows
 
 
 EmergenceStage.tables = (

@@ -43,14 +43,14 @@ def step_of(revision: str) -> int | None:
     return stated.pop() if len(stated) == 1 else None
 
 
-def near_revision(asked: str, revisions: Sequence[str]) -> str:
+def near_revision(requested: str, revisions: Sequence[str]) -> str:
     """The revision that was meant by a name that there is not, in words: that of the same step, or one spelled alike; or empty.
 
     Where another step is asked for none is named: the next in spelling is another checkpoint.
     """
-    step = step_of(asked)
+    step = step_of(requested)
     if step is None:
-        return did_you_mean(asked, revisions)
+        return did_you_mean(requested, revisions)
     alike = next((name for name in revisions if step_of(name) == step), None)
     return "" if alike is None else f"; did you mean {alike!r}?"
 

@@ -7,6 +7,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from ninscope.report.analysis_rows import ALL_PARTS
 from ninscope.report.figures import against, has_warning
 from ninscope.report.layout import arrange, bar_axes, draw_axes, label_places, say_nothing, styled, title_above
 from ninscope.report.step_axis import label_steps, position
@@ -38,7 +39,7 @@ def parts_figure(emergence: pd.DataFrame, title: str) -> Figure:
     method = "exact" if "exact" in methods else methods[0]
     rows = rows[rows["method"] == method].astype({"step": "int64"})
     groupings = {name: rows[rows["part"].str.startswith(f"{name}/")] for name in groupings_of(rows)}
-    tables = {"": rows[rows["part"] == "all"], **groupings}
+    tables = {"": rows[rows["part"] == ALL_PARTS], **groupings}
     sizes = [max(part["part"].nunique(), 1) for part in tables.values()]
     heights = [0.32 + min(_ROW * size, _TALLEST) for size in sizes]
     with styled({"axes.grid": False}):
@@ -96,7 +97,7 @@ def _heat_map(
     )
     axes.set_facecolor("#d0d0d0")
     _mark_warnings(axes, rows, parts)
-    labels = ["whole network" if part == "all" else part.partition("/")[2] for part in parts]
+    labels = ["whole network" if part == ALL_PARTS else part.partition("/")[2] for part in parts]
     size = _LABEL_SIZES[len(parts) > _most_labels(_LABEL_SIZES[0])]
     labelled = _labelled(labels, _most_labels(size))
     label_places(axes.yaxis, np.array(labelled) + 0.5, [labels[number] for number in labelled])

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
+from ninscope.report.analysis_rows import whole_networks
 from ninscope.report.figures import (
     LINES,
     against,
@@ -56,8 +57,7 @@ def plot_rows(rows: pd.DataFrame, ax: Axes | None = None, value: str | None = No
         value = "emergence" if rows["emergence"].notna().any() else "alpha0"
     if value not in _LABELS:
         raise RequestError(f"value is {value!r}; one of {', '.join(_LABELS)}")
-    whole = rows[rows["part"] == "all"] if "part" in rows else rows
-    known = whole.dropna(subset=["step"]).sort_values("step")
+    known = whole_networks(rows).dropna(subset=["step"]).sort_values("step")
     if known.empty:
         raise RequestError(f"{title or 'these rows'}: no revision states a step, so there is nothing to draw against")
     axes = axes_for(ax)
@@ -106,7 +106,7 @@ def rows_figure(tables: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
     from ninscope.report.sources_figure import named_figure, sources_figure
 
     frames = [
-        frame.assign(suite="", model=name, emergence_low=np.nan, emergence_high=np.nan)[frame["part"] == "all"]
+        whole_networks(frame.assign(suite="", model=name, emergence_low=np.nan, emergence_high=np.nan))
         for name, frame in tables
     ]
     rows = pd.concat(frames, ignore_index=True)

@@ -161,10 +161,11 @@ def _newest(measured: Sequence[tuple[Evaluation, Batch]]) -> tuple[Evaluation, B
     for other in others:
         dates, limits = zip(*((batch.dated, bool(batch.limit)) for _, batch in (first, other)), strict=True)
         if other[0].value != first[0].value and limits[0] == limits[1] and (None in dates or dates[0] == dates[1]):
-            (low, one), (high, another) = sorted((first, other), key=lambda pair: pair[1].path)
+            by_path = sorted((first, other), key=lambda pair: pair[1].path)
+            paths = " and ".join(str(batch.path) for _, batch in by_path)
+            values = " and ".join(f"{evaluation.value:g}" for evaluation, _ in by_path)
             raise RequestError(
-                f"evaluations {one.path} and {another.path}: two values of {low.shown}, {low.value:g} and {high.value:g}, and no "
-                "date says which is newer; remove one"
+                f"evaluations {paths}: two values of {first[0].shown}, {values}, and no date says which is newer; remove one"
             )
     return first
 

@@ -52,10 +52,9 @@ class Batch:
     """What one file has of one model.
 
     model: as the file calls it; empty where it does not. folders: names of folders that may name it instead, the innermost first.
-    by_hand: a table of
-    the user's own. refusal: why the rows cannot be placed; it is raised once somebody wants them. left_out: results that are no
-    finite numbers. dated: seconds since 1970. limit: examples that were used of each task, where these are not all. versions: of
-    each task.
+    by_hand: a table of the user's own. refusal: why the rows cannot be placed; it is raised once somebody wants them. left_out:
+    results that are no finite numbers. dated: seconds since 1970. limit: examples that were used of each task, where these are
+    not all. versions: of each task.
     """
 
     path: Path

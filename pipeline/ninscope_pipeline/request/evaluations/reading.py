@@ -33,8 +33,8 @@ def read_evaluations(models: Sequence[ModelSection]) -> Read:
     batches: list[list[Batch]] = [[] for _ in models]
     for value in dict.fromkeys(value for model in models for value in model.evaluation_paths):
         numbers = [number for number, model in enumerate(models) if value in model.evaluation_paths]
-        found, said = _read_value(value)
-        given = assigned(value, found, [models[number] for number in numbers], models)
+        held, said = _read_value(value)
+        given = assigned(value, held, [models[number] for number in numbers], models)
         notes += said + given.notes
         for number, own in zip(numbers, given.batches, strict=True):
             batches[number] += own
@@ -56,9 +56,9 @@ def _read_value(value: str) -> tuple[list[Batch], list[str]]:
         total += file.path.stat().st_size if file.path.is_file() else 0
         if total > MAX_TOTAL:
             raise RequestError(f"evaluations {value}: more than {MAX_TOTAL // 2**30} GiB; name fewer files")
-        found = _json_batches(file) if file.path.suffix.lower() == ".json" else read_table(file)
-        batches += found
-        if not found:
+        held = _json_batches(file) if file.path.suffix.lower() == ".json" else read_table(file)
+        batches += held
+        if not held:
             others.append(file.path.name)
     if not batches:
         raise RequestError(

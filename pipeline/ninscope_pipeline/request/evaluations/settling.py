@@ -24,7 +24,11 @@ def settled(
     """
     rows, notes = [], []
     for model, own in zip(models, evaluations, strict=True):
-        steps = {one.revision: one.step for one in located if (one.suite, one.model) == (model.suite, model.model)}
+        steps = {
+            checkpoint.revision: checkpoint.step
+            for checkpoint in located
+            if (checkpoint.suite, checkpoint.model) == (model.suite, model.model)
+        }
         count = Counter(steps.values())
         alone = {step: revision for revision, step in steps.items() if step is not None and count[step] == 1}
         settled_rows = [_settled(model, evaluation, steps, alone) for evaluation in own]
@@ -44,7 +48,7 @@ def settled(
         if model.evaluation_paths and steps and named and not any(row.revision in steps for row in named):
             results = of_number(len(named), "result")
             notes.append(
-                f"evaluations of {model.model}: none of the {results} is of a checkpoint of this run (the first: {named[0].shown})"
+                f"evaluations of {model.model}: no result is of a checkpoint of this run ({results}; the first: {named[0].shown})"
             )
     return Read(rows, notes)
 

@@ -4,18 +4,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from ninscope.report.page.chart_data import entries_of, evenly, in_order, numbers_of, rows_of
 from ninscope.report.page.charts import (
     choice,
     colour_by,
     colour_by_label,
-    entries_of,
-    evenly,
     first_and_last,
-    in_order,
     known_measures,
     measured_lines,
-    numbers_of,
-    rows_of,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 

@@ -6,27 +6,22 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from ninscope.report.page.chart_data import METHODS, entries_of, evenly, in_order, numbers_of, rows_of, steps_in
 from ninscope.report.page.charts import (
-    METHODS,
+    GREEN,
+    ORANGE,
     choice,
     chosen_title,
     colour_by_label,
-    entries_of,
-    evenly,
     first_and_last,
     fitted,
-    in_order,
     legend_choice,
     number_words,
-    numbers_of,
-    rows_of,
     step_axis,
-    steps_in,
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
-_GREEN, _ORANGE = "#3aa17e", "#e0702f"
 _TASKS = {"held_out": "held-out", "eval": "evaluation", "train": "training"}  # as a reader calls them
 _FIRST = (("held_out", "loss"), ("eval", "loss"), ("train", "loss"))  # what is shown to begin with
 _MOST_ROWS = 15_000
@@ -100,9 +95,9 @@ def _over_steps(data: pd.DataFrame) -> Chart:
         )
         return alt.layer(line, points)
 
-    both = [marks("value", "result (squares, dashed)", _ORANGE, "var(--series-2)", [6, 4], "square")]
+    both = [marks("value", "result (squares, dashed)", ORANGE, "var(--series-2)", [6, 4], "square")]
     if rows["emergence"].notna().any():
-        both.insert(0, marks("emergence", "E (circles)", _GREEN, "var(--series-3)", [1, 0], "circle"))
+        both.insert(0, marks("emergence", "E (circles)", GREEN, "var(--series-3)", [1, 0], "circle"))
     chart = fitted(alt.layer(*both).resolve_scale(y="independent"), title=_title()).add_params(*_tasks(entries))
     first = rows[rows["task"] == 0]
     said = first_and_last(first, "value", f"{first['result'].iloc[0].capitalize()}, beside E,")

@@ -1,4 +1,4 @@
-"""What charts of report.html share: rows as data, colours, the axis of steps, lines with bands, and choices.
+"""What charts of report.html share: colours, the axis of steps, lines with bands, heat maps, and choices.
 
 Names that come from a run (models, layers, tasks) are data. They stand in rows, in domains of colours and in the words of a
 choice; never in an expression, a filter or a key: filters compare numbers.
@@ -7,146 +7,28 @@ Colours are mid-tones that read on white and on near-black.
 
 import colorsys
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from ninscope.report.page.chart_data import SOUND, WARNED, WITHHELD, rounded, steps_in
 from ninscope.report.page.parts import PageTables
 from ninscope.wording import number
 
-WHOLE, SAMPLES = "whole network", "samples (mean)"
-METHODS = {"exact": WHOLE, "sampled": SAMPLES}
-SOUND, WARNED, WITHHELD = "no warning", "with a warning", "duplicate: no E"
 GREY = "#868e96"
-_COLOURS = (
+_COLOURS = BLUE, ORANGE, GREEN, PINK, PURPLE, OCHRE, TEAL, RED, OLIVE, BROWN = (
     "#3d85c6", "#e0702f", "#3aa17e", "#c2569c", "#9a7bd6", "#b0892a", "#4699ae", "#d65a5a", "#7f9a3c", "#a0785a",
 )  # fmt: skip
 _LUMINANCES = (0.17, 0.27)  # of colours beyond these: both have a contrast of 3 to white and to the page's dark ground
-_DIGITS = 6  # of a number on the page; the tables hold all
 _MOST_TICKS = 9
-_ROOM = 0.35  # of the lines' range: as far a band is shown beyond them
 _HEIGHT = 260
 # Pixels of a row's name: on a wide screen there is room for those of layers in full.
 _NAME_WIDTH = alt.ExprRef("windowSize()[0] < 700 ? 110 : 240")
 _NARROW = 14  # letters of a name of which two stand side by side in a legend on a telephone
 _NAMED = 4  # series that a description names
-
-# --- rows -----------------------------------------------------------------------------------------------------
-
-
-def rounded(values: Any) -> np.ndarray:
-    """float64, to six significant digits, of any shape; what is not finite is missing."""
-    numbers = np.array(pd.to_numeric(pd.Series(values), errors="coerce").astype("float64"), dtype=np.float64)
-    numbers[~np.isfinite(numbers)] = np.nan
-    sizes = np.abs(np.where(np.isnan(numbers) | (numbers == 0), 1.0, numbers))
-    digits = _DIGITS - 1 - np.floor(np.log10(sizes))
-    up, down = 10.0 ** np.clip(digits, 0, 300), 10.0 ** np.clip(-digits, 0, 300)
-    return np.where(numbers == 0, 0.0, np.round(numbers / down * up) / up * down)
-
-
-def rows_of(rows: pd.DataFrame, numbers: Sequence[str] = (), texts: Sequence[str] = ()) -> pd.DataFrame:
-    """Rows as data of a chart: step, label, these columns. A column that the table lacks is missing throughout.
-
-    Rows without a step are left out. Rows of a model stand together, models in the order of the rows, each by step.
-    """
-    known = rows[rows["step"].notna()]
-    data = {"step": known["step"].astype("int64").to_numpy(), "label": known["label"].astype(str).to_numpy()}
-    missing = pd.Series(np.nan, known.index)
-    for name in numbers:
-        data[name] = rounded(known.get(name, missing))
-    for name in texts:
-        column = known[name] if name in known else pd.Series("", known.index)
-        data[name] = column.astype(object).where(column.notna(), "").astype(str).to_numpy()
-    return pd.DataFrame(data)
-
-
-def in_order(data: pd.DataFrame, tables: PageTables) -> pd.DataFrame:
-    """Data with the column `number`, the place of a model on the page, in that order, and of a model by step."""
-    places = {label: number for number, label in enumerate(tables.labels)}
-    numbers = data["label"].map(places).fillna(len(places)).astype("int64")
-    return data.assign(number=numbers).sort_values(["number", "step"], kind="stable").reset_index(drop=True)
-
-
-def with_state(data: pd.DataFrame) -> pd.DataFrame:
-    """Data with the column `state`: whether a point is to be trusted, by its columns `warning` and (where it has one) `status`."""
-    state = np.where(data["warning"].str.len() > 0, WARNED, SOUND)
-    if "status" in data:
-        state = np.where(data["status"] == "duplicate", WITHHELD, state)
-    return data.assign(state=state)
-
-
-def labels_in(data: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(data["label"]))
-
-
-def steps_in(data: pd.DataFrame) -> list[int]:
-    return sorted(set(data["step"].tolist()))
-
-
-def evenly(values: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of the values, evenly spaced, first and last among them."""
-    if len(values) <= most:
-        return list(values)
-    return [values[place] for place in np.unique(np.rint(np.linspace(0, len(values) - 1, most)).astype(int)).tolist()]
-
-
-def numbers_of(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """(number of the name in each row, int64 [rows]; the names by number, in order of appearance)."""
-    names = list(dict.fromkeys(column.astype(str)))
-    places = {name: number for number, name in enumerate(names)}
-    return column.astype(str).map(places).to_numpy(np.int64), names
-
-
-def mapped(column: pd.Series, function: Callable[[str], str]) -> pd.Series:
-    """A function of each name, called once for each that there is: tables may have millions of rows."""
-    return column.map({name: function(name) for name in column.unique()})
-
-
-def entries_of(data: pd.DataFrame, first: str, second: str) -> tuple[np.ndarray, list[str]]:
-    """As `numbers_of`, of what two columns say together, so that a list has only what there is; of one alone, where the first
-    has one value only."""
-    several = data[first].nunique() > 1
-    return numbers_of(data[first].astype(str) + ": " + data[second].astype(str) if several else data[second])
-
-
-def within(data: pd.DataFrame, column: str, most: int, few: int = 24) -> tuple[pd.DataFrame, str]:
-    """(rows that a page can hold, what was left out in words or ""). First steps are left out, then names of a column, evenly.
-
-    column: of names that a model has at every step, of which the message speaks ("layer": layers). most: rows. few: steps that
-    stay before names are left out.
-    """
-    if len(data) <= most:
-        return data, ""
-    steps, names = steps_in(data), list(dict.fromkeys(data[column]))
-    kept_steps = evenly(steps, max(len(steps) * most // len(data), min(len(steps), few)))
-    shown = data[data["step"].isin(kept_steps)]
-    kept_names = evenly(names, max(len(names) * most // max(len(shown), 1), 1)) if len(shown) > most else names
-    shown = shown[shown[column].isin(kept_names)].reset_index(drop=True)
-    clauses = [f"{len(kept_steps)} of {len(steps):,} steps"] if len(kept_steps) < len(steps) else []
-    clauses += [f"{len(kept_names)} of {len(names):,} {column}s"] if len(kept_names) < len(names) else []
-    return shown, f"Shown are {' and '.join(clauses)}, evenly spaced; the tables have all."
-
-
-def drawn_ends(data: pd.DataFrame, columns: Sequence[str], groups: Sequence[str] = ()) -> pd.DataFrame:
-    """Data with `<column>_from` and `<column>_to`: the interval, as far as it can be drawn without making the lines flat.
-
-    groups: columns of what is shown together.
-    """
-    parts = [rows for _, rows in data.groupby(list(groups), sort=False)] if groups else [data]
-    drawn = []
-    for rows in parts:
-        ends: dict[str, np.ndarray] = {}
-        for column in columns:
-            if f"{column}_low" not in rows:
-                continue
-            low, high = (rows[f"{column}_{end}"].to_numpy(float) for end in ("low", "high"))
-            least, most = domain_of(rows[column], [low, high]) or [-np.inf, np.inf]
-            ends[f"{column}_from"], ends[f"{column}_to"] = (rounded(np.clip(end, least, most)) for end in (low, high))
-        drawn.append(rows.assign(**ends))
-    return pd.concat(drawn).sort_index() if drawn else data
 
 
 # --- colours --------------------------------------------------------------------------------------------------
@@ -244,22 +126,6 @@ def step_axis(steps: Sequence[int], title: str = "training step (log axis)") -> 
             labelFlush=False,
         ),
     )
-
-
-def domain_of(values: Any, ends: Sequence[Any] = (), hold: Sequence[float] = ()) -> list[float] | None:
-    """What an ordinate shows: all values, and of the bands between `ends` as much as leaves the values legible.
-
-    hold: numbers that it also shows. None where no value is known.
-    """
-    known = [number for number in np.ravel(np.array(values, dtype=np.float64)) if np.isfinite(number)]
-    if not known:
-        return None
-    low, high = min([*known, *hold]), max([*known, *hold])
-    room = _ROOM * max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-9)
-    bounds = [number for end in ends for number in np.ravel(np.array(end, dtype=np.float64)) if np.isfinite(number)]
-    small = 0.06 * room / _ROOM
-    shown = [max(min([low, *bounds]), low - room) - small, min(max([high, *bounds]), high + room) + small]
-    return rounded(shown).tolist()
 
 
 # --- what a reader chooses ------------------------------------------------------------------------------------
@@ -374,10 +240,9 @@ def lines(
     """Lines with points, and bands below them.
 
     name: of the chart, which keeps its parts apart. series: columns that tell lines apart. band: columns of its ends. dash: by
-    what lines are dashed. shape: of points. zero: where a thin line lies across. toggle: the column whose legend fades lines,
-    if any.
-    where: which rows are shown, an expression of numbers. calculated: more columns, as expressions. below: marks that are drawn
-    first.
+    what lines are dashed. shape: of points. zero: where a thin line lies across. toggle: the column whose legend fades lines, if
+    any. where: which rows are shown, an expression of numbers. calculated: more columns, as expressions. below: marks that are
+    drawn first.
     """
     chosen = legend_choice(field=toggle) if toggle is not None else None
 
@@ -426,7 +291,7 @@ def measured_lines(
 
     measures: (column, title) of columns that have a value. x: where it is not the training step. Where data has
     `<column>_low` and `_high`, and what `drawn_ends` makes of them, there are bands.
-    """  # fmt: skip
+    """
     columns = [column for column, _ in measures]
 
     def one_of(end: str = "", otherwise: str = "null") -> str:

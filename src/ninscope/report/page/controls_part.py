@@ -6,32 +6,31 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from ninscope.report.page.chart_data import drawn_ends, in_order, labels_in, numbers_of, rows_of, steps_in
 from ninscope.report.page.charts import (
+    BLUE,
+    GREEN,
     GREY,
+    ORANGE,
+    RED,
     choice,
     colour_by,
     colour_by_label,
-    drawn_ends,
     first_and_last,
-    in_order,
     known_measures,
-    labels_in,
     lines,
     measured_lines,
-    numbers_of,
     rows_high,
-    rows_of,
     step_axis,
-    steps_in,
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 # (column, what its line is called, its colour)
 _READINGS = (
-    ("emergence", "E", "#3d85c6"),
-    ("emergence_growth", "growth of norms alone", "#e0702f"),
-    ("emergence_fixed", "at fixed norms", "#3aa17e"),
+    ("emergence", "E", BLUE),
+    ("emergence_growth", "growth of norms alone", ORANGE),
+    ("emergence_fixed", "at fixed norms", GREEN),
 )
 _MEASURES = (
     ("structure", "structure index ln(w / w shuffled)"),
@@ -43,7 +42,7 @@ _MEASURES = (
     ("alpha0_unit", "alpha0 at unit norms"),
     ("width_unit", "w at unit norms"),
 )
-_VERDICTS = {"stands": "#3aa17e", "fails": "#d65a5a", "not known": GREY}
+_VERDICTS = {"stands": GREEN, "fails": RED, "not known": GREY}
 _TEXT = (
     "E rises when weights grow, whatever they do. Growth of norms alone is the E that the weights of the first step "
     "would have if each matrix were scaled to its size at this step. At fixed norms is the E of this step's weights, "
@@ -72,7 +71,6 @@ def controls_parts(tables: PageTables) -> Iterator[PagePart]:
 
 def _readings(data: pd.DataFrame) -> Iterator[Chart]:
     """E, growth and fixed norms of one model, which a list chooses."""
-    labels = labels_in(data)
     parts = [
         pd.DataFrame(
             {

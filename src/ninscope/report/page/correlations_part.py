@@ -10,7 +10,8 @@ import pandas as pd
 
 from ninscope.report.correlations_figure import KINDS, WARNING, measures_in_order, of_one_method
 from ninscope.report.figures import benchmark_label
-from ninscope.report.page.charts import GREY, choice, fitted, legend_below, rounded, tooltip
+from ninscope.report.page.chart_data import rounded
+from ninscope.report.page.charts import BLUE, GREEN, GREY, ORANGE, choice, fitted, legend_below, tooltip
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 from ninscope.wording import listed
 
@@ -22,7 +23,7 @@ _NAMES = {
     "differences": "differences",
     "partial": "levels given the step",
 }  # short: a telephone is narrow
-_SHADES = ("#3aa17e", "#3d85c6", "#e0702f")  # mid-tones, on white and on near-black
+_SHADES = (GREEN, BLUE, ORANGE)  # mid-tones, on white and on near-black
 _NUMBERS = ("value", "low", "high", "null_low", "null_high", "points", "lag", "lag_value", "lag_null")
 _WHAT = (
     "Each line is a measure of the checkpoints, and its dots are rank correlations with one benchmark result over training: of "

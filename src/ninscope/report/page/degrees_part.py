@@ -6,29 +6,23 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from ninscope.report.page.chart_data import entries_of, in_order, numbers_of, rounded, rows_of, steps_in, within
 from ninscope.report.page.charts import (
+    BLUE,
     choice,
-    entries_of,
     first_and_last,
     fitted,
     heat_map,
-    in_order,
     layer_words,
     name_rows,
-    numbers_of,
-    rounded,
     rows_high,
-    rows_of,
     step_axis,
     step_columns,
-    steps_in,
     tooltip,
-    within,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 NORMAL_KURTOSIS = 3.0
-_BLUE = "#3d85c6"
 _MOST_ROWS = 12_000
 _TEXT = (
     "A neuron's average weighted degree is the mean distance of its edges, where a strong weight is a short distance: "
@@ -70,14 +64,14 @@ def _percentiles(data: pd.DataFrame) -> Iterator[Chart]:
     base = alt.Chart(data).encode(x=x)
     named = tooltip("layer:N", model="label:N")
     marks = [
-        base.mark_area(color=_BLUE, opacity=opacity).encode(
+        base.mark_area(color=BLUE, opacity=opacity).encode(
             y=alt.Y(f"{low}:Q", title=title, scale=scale), y2=f"{high}:Q", tooltip=named
         )
         for low, high, opacity in (("p5", "p95", 0.18), ("p25", "p75", 0.3))
     ]
     median = alt.Y("p50:Q", title=title, scale=scale)
-    marks.append(base.mark_line(color=_BLUE, strokeWidth=2).encode(y=median, tooltip=named))
-    marks.append(base.mark_point(color=_BLUE, filled=True, size=46, opacity=0.95).encode(y=median, tooltip=tips))
+    marks.append(base.mark_line(color=BLUE, strokeWidth=2).encode(y=median, tooltip=named))
+    marks.append(base.mark_point(color=BLUE, filled=True, size=46, opacity=0.95).encode(y=median, tooltip=tips))
     chart = fitted(alt.layer(*marks).transform_filter("datum.entry == layer")).add_params(
         choice("layer", layers, "layer")
     )

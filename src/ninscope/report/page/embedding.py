@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ninscope.report.page.digits import with_digits
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -65,7 +67,7 @@ def json_bytes(value: Any) -> bytes:
 def rows_of_columns(columns: Columns) -> list[dict[str, Any]]:
     """The rows of `columns_of_frame` or `columns_of_rows`."""
     lists = {
-        name: [values["texts"][place] for place in values["which"]] if isinstance(values, dict) else values
+        name: [values["texts"][number] for number in values["which"]] if isinstance(values, dict) else values
         for name, values in columns.items()
     }
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
@@ -75,7 +77,7 @@ def _json_values(values: "pd.Series") -> Any:
     import pandas as pd
 
     if pd.api.types.is_float_dtype(values.dtype):
-        floats = _rounded(values.to_numpy(dtype=np.float64, na_value=np.nan))
+        floats = with_digits(values.to_numpy(dtype=np.float64, na_value=np.nan), DIGITS)
         return [value if math.isfinite(value) else None for value in floats.tolist()]
     if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_integer_dtype(values.dtype):
         missing = values.isna().to_numpy()
@@ -95,20 +97,10 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, np.bool_ | np.integer):
         return value.item()
     if isinstance(value, float | np.floating):
-        return float(_rounded(np.array([value], np.float64))[0]) if math.isfinite(value) else None
+        return float(with_digits(np.array([value], np.float64), DIGITS)[0]) if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [_json_value(inner) for inner in value]
     if isinstance(value, Mapping):
         return {str(key): _json_value(inner) for key, inner in value.items()}
     text = str(value)
     return None if text in ("<NA>", "NaT") else text
-
-
-def _rounded(values: np.ndarray) -> np.ndarray:
-    """values: [n] float64, rounded to DIGITS significant digits, so that their shortest text has no more."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        places = DIGITS - 1 - np.floor(np.log10(np.abs(values)))
-        up = 10.0 ** np.clip(places, 0, 300)
-        down = 10.0 ** np.clip(-places, 0, 300)
-        rounded = np.rint(values * up / down) * down / up
-    return np.where(np.isfinite(values) & (values != 0) & np.isfinite(rounded), rounded, values)

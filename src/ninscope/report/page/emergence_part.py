@@ -6,32 +6,41 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ninscope.report.page.charts import (
+from ninscope.report.analysis_rows import DEFAULT, whole_networks
+from ninscope.report.page.chart_data import (
     METHODS,
+    domain_of,
+    in_order,
+    numbers_of,
+    rounded,
+    rows_of,
+    step_places,
+    steps_in,
+    with_state,
+)
+from ninscope.report.page.charts import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PINK,
+    PURPLE,
     choice,
     colour_by,
     colour_by_label,
     dashes,
-    domain_of,
     first_and_last,
     fitted,
-    in_order,
-    labels_in,
     level,
     lines,
     number_words,
-    rounded,
-    rows_of,
     states,
     step_axis,
     step_slider,
     step_title,
-    steps_in,
     switch,
     tooltip,
-    with_state,
 )
-from ninscope.report.page.parts import ALL_PARTS, DEFAULT, Chart, PagePart, PageTables
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 # (column, axis, title of the chart)
 _SHOWN = (
@@ -40,7 +49,7 @@ _SHOWN = (
     ("width", "heterogeneity w", "Heterogeneity w"),
 )
 _NETWORK = "the network itself"
-_NULL_COLOURS = {_NETWORK: "#3d85c6", "shuffled": "#e0702f", "gaussian": "#c2569c", "analytic": "#9a7bd6"}
+_NULL_COLOURS = {_NETWORK: BLUE, "shuffled": ORANGE, "gaussian": PINK, "analytic": PURPLE}
 _WHAT = (
     "E compares the network of a model's neurons at a step t of its training with that of its first step: "
     "E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). The first figure shows E, the next ones the two numbers that it is made of."
@@ -143,8 +152,7 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
     ]  # fmt: skip
     both = in_order(pd.concat([*network, null_rows], ignore_index=True), tables)
     both = both[both["value"].notna()].reset_index(drop=True)
-    labels = labels_in(both)
-    both["number"] = both["label"].map({label: number for number, label in enumerate(labels)})
+    both["number"], labels = numbers_of(both["label"])
     kinds = list(dict.fromkeys(both["what"]))
     parameters = [switch("quantity", ["E", "alpha0", "w"], "shown")]
     if len(labels) > 1:
@@ -181,8 +189,7 @@ def _beside_nulls(data: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
 
 
 def _null_data(tables: PageTables) -> pd.DataFrame:
-    """Null models as data: a row a model, step, null model and quantity; low and high are 2 standard deviations over "
-    "draws away."""
+    """A row a model, step, null model and quantity; low and high are 2 standard deviations over draws away."""
     names = [name for name, _, _ in _SHOWN]
     rows = rows_of(tables.table("nulls"), [*names, *(f"{name}_std" for name in names)], ["null", "keeps"])
     parts = [
@@ -208,19 +215,16 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[PagePart]:
     )
     rows = data.assign(parameters=rounded(data["label"].map(parameters)))
     rows = rows[rows["parameters"].notna() & rows["emergence"].notna()]
-    rows = rows[
-        ~rows.duplicated(["label", "step"])
-    ]  # where there are both methods, the whole network, which stands first
+    # Where there are both methods, the whole network, which stands first.
+    rows = rows[~rows.duplicated(["label", "step"])]
     models_at = rows.groupby("step")["parameters"].nunique()
     steps = [int(step) for step in models_at.index[models_at > 1]]
     if not steps:
         return
     sizes = [int(models_at[step]) for step in steps]
     first = max(range(len(steps)), key=lambda number: (sizes[number], number))  # the last step that most sizes have
-    rows = rows[rows["step"].isin(steps)].assign(
-        place=lambda rows: rows["step"].map({step: n for n, step in enumerate(steps)})
-    )
-    rows = rows.reset_index(drop=True)
+    rows = rows[rows["step"].isin(steps)].reset_index(drop=True)
+    rows["place"], _ = step_places(rows)
     low, high = float(rows["parameters"].min()), float(rows["parameters"].max())
     domain = domain_of(rows["emergence"], [rows["emergence_low"], rows["emergence_high"]], hold=[0.0])
     axis = alt.Axis(format="~s", labelOverlap="greedy", grid=False, tickCount=5)
@@ -261,8 +265,7 @@ def _sizes(data: pd.DataFrame, tables: PageTables) -> Iterator[PagePart]:
 
 def _variants(tables: PageTables) -> Iterator[PagePart]:
     """E of every analysis of [[variants]] beside that of [analysis], by a choice of the model."""
-    rows = tables.every_row("emergence")
-    rows = rows[rows["part"] == ALL_PARTS] if "part" in rows else rows
+    rows = whole_networks(tables.every_row("emergence"))
     if "variant" not in rows or not (rows["variant"].fillna(DEFAULT) != DEFAULT).any():
         return
     data = with_state(rows_of(rows, ["emergence", "emergence_low", "emergence_high"], ["variant", "method", "warning"]))
@@ -270,13 +273,12 @@ def _variants(tables: PageTables) -> Iterator[PagePart]:
     data = data[data["emergence"].notna()].reset_index(drop=True)
     if data.empty:
         return
-    names = list(dict.fromkeys(["default", *data["variant"]]))
+    names = list(dict.fromkeys([DEFAULT, *data["variant"]]))
     data["method"] = data["method"].map(METHODS).fillna(data["method"])
     data["group"] = data["variant"].str.split("-", n=1).str[0]
     groups = [name for name in dict.fromkeys(data["group"]) if name != DEFAULT]
     data["group"] = data["group"].map({name: number for number, name in enumerate(groups)}).fillna(-1).astype("int64")
-    labels = labels_in(data)
-    data["number"] = data["label"].map({label: number for number, label in enumerate(labels)})
+    data["number"], labels = numbers_of(data["label"])
     data["order"] = data["variant"].map({name: number for number, name in enumerate(names)})
     data = data.sort_values(["number", "order", "method", "step"], kind="stable", ignore_index=True).drop(
         columns="order"
@@ -287,7 +289,7 @@ def _variants(tables: PageTables) -> Iterator[PagePart]:
         "variantPoints",
         step_axis(steps_in(data)),
         alt.Y("emergence:Q", title="degree of emergence E", scale=alt.Scale(zero=False)),
-        colour_by("variant", list(dict.fromkeys(data["variant"])), {DEFAULT: "#868e96"}),
+        colour_by("variant", list(dict.fromkeys(data["variant"])), {DEFAULT: GREY}),
         tooltip("step:Q", model="label:N", variant="variant:N", method="method:N", E="emergence:Q", low="emergence_low:Q",
                 high="emergence_high:Q", warning="warning:N"),
         series=("variant", "method"),

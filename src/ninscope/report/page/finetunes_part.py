@@ -5,20 +5,19 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from ninscope.report.page.chart_data import drawn_ends, evenly, in_order, numbers_of, rounded, rows_of
 from ninscope.report.page.charts import (
+    GREEN,
+    GREY,
+    OCHRE,
+    PINK,
     choice,
     chosen_title,
     colour_by,
-    drawn_ends,
-    evenly,
     fitted,
-    in_order,
     known_measures,
     measured_lines,
     number_words,
-    numbers_of,
-    rounded,
-    rows_of,
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
@@ -28,7 +27,7 @@ _METHODS = {
     "(MEmeL)",
 }  # fmt: skip
 _SHADES = {
-    "no MEmeL": "#868e96", "naive (a): mean": "#b0892a", "naive (b): shift": "#c2569c", "reversed (MEmeL)": "#3aa17e",
+    "no MEmeL": GREY, "naive (a): mean": OCHRE, "naive (b): shift": PINK, "reversed (MEmeL)": GREEN,
 }  # fmt: skip
 _COURSE = (
     ("value", "score"),

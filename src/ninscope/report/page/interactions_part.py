@@ -5,37 +5,44 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from ninscope.report.page.chart_data import (
+    evenly,
+    in_order,
+    labels_in,
+    mapped,
+    numbers_of,
+    rounded,
+    rows_of,
+    step_places,
+    steps_in,
+)
 from ninscope.report.page.charts import (
+    BLUE,
+    OCHRE,
+    PINK,
+    PURPLE,
     choice,
     colour_by,
     colour_by_label,
-    evenly,
     first_and_last,
     heat_map,
-    in_order,
-    labels_in,
     lines,
-    mapped,
     name_rows,
     number_words,
-    numbers_of,
-    rounded,
     rows_high,
-    rows_of,
     step_axis,
     step_slider,
     step_title,
-    steps_in,
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 KINDS = {"mlp": "MLP: in to out", "vo": "v to o, heads", "qk": "k to q, heads", "across": "across blocks"}
 _SHADES = {
-    "MLP: in to out": "#3d85c6",
-    "v to o, heads": "#b0892a",
-    "k to q, heads": "#9a7bd6",
-    "across blocks": "#c2569c",
+    "MLP: in to out": BLUE,
+    "v to o, heads": OCHRE,
+    "k to q, heads": PURPLE,
+    "across blocks": PINK,
 }
 _MOST_CELLS = 12_000
 _TEXT = (
@@ -66,8 +73,7 @@ def interactions_parts(tables: PageTables) -> Iterator[PagePart]:
 
 
 def coupling_by_kind(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, kind and step: mean, low and high (quartiles) of the coupling over pairs, and how many there "
-    "are."""
+    """A row a model, kind and step: mean, low and high (quartiles) of the coupling over pairs, and how many there are."""
     grouped = rows.groupby(["number", "label", "pair", "step"], sort=False)["coupling"]
     means = grouped.agg(mean="mean", pairs="size").reset_index()
     for name, share in (("low", 0.25), ("high", 0.75)):
@@ -163,8 +169,7 @@ def _map(cells: pd.DataFrame) -> Iterator[Chart]:
     blocks = set(places.tolist())
     if len(blocks) < 2:
         return
-    steps = steps_in(cells)
-    cells = cells.assign(place=cells["step"].map({step: place for place, step in enumerate(steps)}))
+    cells["place"], steps = step_places(cells)
     cells["number"], labels = numbers_of(cells["label"])
     where = "datum.place == at" + (" && datum.number == model" if len(labels) > 1 else "")
     x = alt.X(

@@ -5,22 +5,19 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from ninscope.report.analysis_rows import DEFAULT
+from ninscope.report.page.chart_data import METHODS, in_order, numbers_of, rows_of, within
 from ninscope.report.page.charts import (
-    METHODS,
     choice,
     heat_map,
-    in_order,
     name_rows,
     number_words,
-    numbers_of,
     rows_high,
-    rows_of,
     step_columns,
     switch,
     tooltip,
-    within,
 )
-from ninscope.report.page.parts import DEFAULT, Chart, PagePart, PageTables
+from ninscope.report.page.parts import Chart, PagePart, PageTables
 
 _GROUPINGS = {"block": "blocks", "kind": "kinds", "layer": "layers"}
 # (column, title of the chart, the middle of its colours)

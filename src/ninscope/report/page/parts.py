@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ninscope.report.analysis_rows import of_analysis
+
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
-
-ALL_PARTS, DEFAULT = "all", "default"  # the part and the variant that are the network as one, by [analysis] itself
 
 # Where on the page a part stands, in this order.
 TOPICS = ("emergence", "controls", "spectra", "structure", "benchmarks", "models that were run")
@@ -60,7 +60,4 @@ class PageTables:
 
     def table(self, name: str) -> "pd.DataFrame":
         """The rows of a table that come from [analysis] itself: no variant's, and networks as one."""
-        rows = self.every_row(name)
-        for column, value in (("part", ALL_PARTS), ("variant", DEFAULT)):
-            rows = rows[rows[column] == value] if column in rows else rows
-        return rows
+        return of_analysis(self.every_row(name))

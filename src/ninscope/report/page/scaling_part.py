@@ -5,30 +5,34 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from ninscope.report.page.chart_data import (
+    drawn_ends,
+    entries_of,
+    in_order,
+    labels_in,
+    rounded,
+    rows_of,
+    step_places,
+    steps_in,
+    within,
+)
 from ninscope.report.page.charts import (
+    BLUE,
     GREY,
+    ORANGE,
     choice,
     colour_by_label,
     dashes,
-    drawn_ends,
-    entries_of,
     fitted,
-    in_order,
-    labels_in,
     lines,
     number_words,
-    rounded,
-    rows_of,
     step_axis,
     step_slider,
     step_title,
-    steps_in,
     tooltip,
-    within,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
-_BLUE, _ORANGE = "#3d85c6", "#e0702f"
 _CURVES = {"aic_exponential": "exponential", "aic_lognormal": "log-normal"}
 _MOST_ROWS = 40_000
 _TEXT = (
@@ -75,10 +79,9 @@ def _curve_rows(table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
 
 def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
     """Local slopes, and the curves themselves, of one curve of one model at the step of the slider."""
-    steps = steps_in(curves)
     curves = curves.rename(columns={"null_low": "slope_low", "null_high": "slope_high"})
     curves["kind"], names = entries_of(curves, "label", "curve")
-    curves["place"] = curves["step"].map({step: place for place, step in enumerate(steps)})
+    curves["place"], steps = step_places(curves)
     curves = drawn_ends(curves, ["slope"], ["kind", "step"])
     for end in ("slope_from", "slope_to"):  # of neurons, which have no null band, there is one of no height
         curves[end] = curves[end].fillna(curves["slope"])
@@ -96,8 +99,8 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
     points = alt.Chart(curves).encode(x=x)
     ordinate = alt.Y("slope:Q", title="local slope", scale=alt.Scale(zero=False))
     marks = [
-        points.mark_line(color=_BLUE, strokeWidth=2).encode(y=ordinate, tooltip=named),
-        points.mark_point(color=_BLUE, filled=True, size=26, opacity=0.9).encode(y=ordinate, tooltip=tips),
+        points.mark_line(color=BLUE, strokeWidth=2).encode(y=ordinate, tooltip=named),
+        points.mark_point(color=BLUE, filled=True, size=26, opacity=0.9).encode(y=ordinate, tooltip=tips),
     ]
     if curves["slope_low"].notna().any():
         band = alt.Y("slope_from:Q", title="local slope", scale=alt.Scale(zero=False))
@@ -107,18 +110,18 @@ def _by_radius(curves: pd.DataFrame, fits: pd.DataFrame) -> Iterator[Chart]:
         strips = alt.Chart(fits).transform_filter(where)
         about = [*named, *tooltip(fitted_slope="slope:Q", range_from="range_low:Q", range_to="range_high:Q")]
         layers.append(
-            strips.mark_rule(color=_ORANGE, strokeDash=[6, 4], strokeWidth=1.5).encode(y=ordinate, tooltip=about)
+            strips.mark_rule(color=ORANGE, strokeDash=[6, 4], strokeWidth=1.5).encode(y=ordinate, tooltip=about)
         )
         within_range = alt.X("range_low:Q", title=x["title"], scale=x["scale"])
         layers.insert(
-            0, strips.mark_rect(color=_ORANGE, opacity=0.25).encode(x=within_range, x2="range_high:Q", tooltip=about)
+            0, strips.mark_rect(color=ORANGE, opacity=0.25).encode(x=within_range, x2="range_high:Q", tooltip=about)
         )
     chart = fitted(alt.layer(*layers), title=step_title("at")).add_params(*parameters)
     yield Chart("scaling-slopes", "Local slopes beside those of random weights", chart, _said(fits, names[0]))
     if curves["value"].notna().any():
         value = alt.Y("value:Q", title="value of the curve", scale=alt.Scale(zero=False))
-        line = points.mark_line(color=_BLUE, strokeWidth=2).encode(y=value, tooltip=named)
-        dots = points.mark_point(color=_BLUE, filled=True, size=26, opacity=0.9).encode(y=value, tooltip=tips)
+        line = points.mark_line(color=BLUE, strokeWidth=2).encode(y=value, tooltip=named)
+        dots = points.mark_point(color=BLUE, filled=True, size=26, opacity=0.9).encode(y=value, tooltip=tips)
         both = alt.layer(line, dots).transform_filter(where)
         chart = fitted(both, title=step_title("at")).add_params(*parameters)
         yield Chart("scaling-curves", "The curves themselves: straight where a power law holds", chart,

@@ -7,18 +7,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from ninscope.report.page.chart_data import SAMPLES, WHOLE, domain_of, evenly, in_order, rounded, step_places
 from ninscope.report.page.charts import (
-    SAMPLES,
-    WHOLE,
     and_more,
     colour_by_label,
-    domain_of,
-    evenly,
     fitted,
-    in_order,
     legend_choice,
     number_words,
-    rounded,
     step_slider,
     step_title,
     switch,
@@ -48,8 +43,7 @@ def spectra_parts(tables: PageTables) -> Iterator[PagePart]:
     data = spectra_data(tables)
     if data.empty:
         return
-    steps = sorted(set(data["step"].tolist()))
-    data["place"] = data["step"].map({step: place for place, step in enumerate(steps)})
+    data["place"], steps = step_places(data)
     methods = [name for number, name in enumerate((WHOLE, SAMPLES)) if (data["method"] == number).any()]
     data["method"] = data["method"] if len(methods) == 2 else 0
     data = data.drop(columns=["number", *(name for name in _ENDS if data[name].isna().all())])
@@ -123,8 +117,7 @@ def _warned(data: pd.DataFrame, tables: PageTables) -> np.ndarray:
 
 
 def _faded(data: pd.DataFrame) -> pd.DataFrame:
-    """Rows of some steps of each model, evenly spaced, first and last among them: what stands pale behind the step of "
-    "the slider."""
+    """What stands pale behind the step of the slider: some steps of each model, evenly spaced, first and last among them."""
     models = data["label"].nunique()
     most = max(_FADED // models, 2)
     kept = [

@@ -4,20 +4,15 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from ninscope.report.page.chart_data import in_order, mapped, numbers_of, rounded, rows_of, within
 from ninscope.report.page.charts import (
     choice,
     colour_by,
     colour_by_label,
     first_and_last,
-    in_order,
     known_measures,
     layer_words,
-    mapped,
     measured_lines,
-    numbers_of,
-    rounded,
-    rows_of,
-    within,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
