@@ -135,3 +135,12 @@ def test_one_checkpoint_is_a_point():
     assert x["scale"]["domain"] == [500, 2001]
     assert x["scale"] | {"type": "symlog", "constant": 1} == x["scale"]
     assert "at step 1,000" in part.charts[0].description
+
+
+@pytest.mark.parametrize(
+    ("emergence", "says"), [(0.5, "The first figure shows E"), (None, "No checkpoint here has an E")]
+)
+def test_the_text_tells_of_the_figures_that_are_there(emergence, says):
+    (part,) = emergence_parts(page_tables({"emergence": [row(1000, emergence=emergence)]}))
+    assert says in part.text[0]
+    assert any(chart.name == "emergence-emergence" for chart in part.charts) == (emergence is not None)

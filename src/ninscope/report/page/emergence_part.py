@@ -52,8 +52,10 @@ _NETWORK = "the network itself"
 _NULL_COLOURS = {_NETWORK: BLUE, "shuffled": ORANGE, "gaussian": PINK, "analytic": PURPLE}
 _WHAT = (
     "E compares the network of a model's neurons at a step t of its training with that of its first step: "
-    "E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). The first figure shows E, the next ones the two numbers that it is made of."
+    "E = w(t)/w(0) · ln(alpha0(0)/alpha0(t)). "
 )
+_ORDER = "The first figure shows E, the next ones the two numbers that it is made of."
+_WITHOUT = "No checkpoint here has an E; the figures show the two numbers that it is made of."
 _CARE = (
     "In the small models that ninscope's documentation studies (What does E see?), most of a rise of E was growth of the "
     "weights' norms, and E rose also where nothing could be learned. By itself it does not show that a model has learned "
@@ -74,7 +76,8 @@ def emergence_parts(tables: PageTables) -> Iterator[PagePart]:
     charts = [*_over_steps(data, tables), *_beside_nulls(data, tables)]
     if charts:
         names = ("emergence", "nulls") if len(tables.table("nulls")) else ("emergence",)
-        yield PagePart("emergence", "E over training", "emergence", (_WHAT, _CARE, _BANDS), tuple(charts), names)
+        what = _WHAT + (_ORDER if data["emergence"].notna().any() else _WITHOUT)
+        yield PagePart("emergence", "E over training", "emergence", (what, _CARE, _BANDS), tuple(charts), names)
     yield from _sizes(data, tables)
     yield from _variants(tables)
 
