@@ -48,6 +48,8 @@ def test_verdicts_have_shapes_and_their_words():
     assert [(line["step"], line["outcome"]) for line in data] == [(1, "stands"), (2, "fails"), (3, "not known")]
     assert data[1]["verdict"] == "fails: growth of norms"
     assert "stands at 1, fails at 1, not known at 1" in parts[0].charts[2].description
+    (part,) = controls_parts(page_tables({"controls": [row(0, verdict=None), row(8)]}))
+    assert part.charts[2].description == "The verdict on E over 1 checkpoint: stands at 1."
 
 
 def test_of_several_models_one_is_chosen():

@@ -25,6 +25,7 @@ from ninscope.report.page.charts import (
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
+from ninscope.wording import of_number
 
 # (column, what its line is called, its colour)
 _READINGS = (
@@ -158,6 +159,5 @@ def _verdicts(data: pd.DataFrame) -> Iterator[Chart]:
     chart = rows_high(chart, 30, [len(labels)])
     counts = rows["outcome"].value_counts()
     said = ", ".join(f"{name} at {counts[name]}" for name in there)
-    yield Chart(
-        "controls-verdicts", "Verdict at each step", chart, f"The verdict on E over {len(rows)} checkpoints: {said}."
-    )
+    over = of_number(len(rows), "checkpoint")
+    yield Chart("controls-verdicts", "Verdict at each step", chart, f"The verdict on E over {over}: {said}.")
