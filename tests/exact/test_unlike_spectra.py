@@ -99,6 +99,8 @@ def test_as_many_q_of_another_grid_are_other_q():
     wide, narrow = (ninscope.spectrum_from_distances(distances, q=np.arange(-10, 11) * step) for step in (0.1, 0.1001))
     with pytest.raises(RequestError, match=r"q is 21 values from -1 to 1 and 21 values from -1\.001 to 1\.001"):
         ninscope.emergence(wide, narrow)
+    rounded = ninscope.spectrum_from_distances(distances, q=np.arange(-10, 11) * 0.1 * (1 + 1e-12))
+    assert ninscope.emergence(wide, rounded) == pytest.approx(0, abs=1e-9)
 
 
 def test_two_places_are_two_models_unless_it_is_said():

@@ -142,6 +142,15 @@ def test_a_stream_that_becomes_part_of_a_wider_one():
     assert not list(within_pairs(Wired(layers, blocks, links)))
 
 
+def test_what_a_stream_modulates_does_not_read_it():
+    """A link that leaves the stream for a layer beside it is no part of the stream."""
+    layers = [NodeLayer(name, 3, name, "b") for name in ("i", "s", "t", "gate", "o")]
+    blocks = [WeightBlock("i", "s", "w0"), WeightBlock("gate", "o", "w1"), WeightBlock("t", "o", "w2")]
+    model = Wired(layers, blocks, [Link("s", "t", skip=True), Link("s", "gate")])
+    assert [ends(model, pair) for pair in across_pairs(model)] == [("i>s", "t>o")]
+    assert not list(within_pairs(model))
+
+
 def test_of_layers_without_links_nothing_is_known():
     layers = [NodeLayer(name, 3, name) for name in ("w.in", "w.out", "v.in", "v.out")]
     blocks = [WeightBlock("w.in", "w.out", "w"), WeightBlock("v.in", "v.out", "v")]

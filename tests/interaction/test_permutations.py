@@ -69,6 +69,7 @@ def test_couplings_are_those_of_drawn_permutations(rng, shape):
     estimated = coupling(written, read, Exactness(neurons=1, vectors=8))
     assert estimated.coupling == pytest.approx(found.coupling, rel=1e-12)
     assert estimated.error == pytest.approx(found.error, rel=0.3)
+    assert estimated.error_vectors == (0 if n < min(a, b) else 8)  # of a small [n, n] nothing is estimated
 
 
 def test_rotary_dimensions_in_turn_are_paired_as_halves_are(rng):

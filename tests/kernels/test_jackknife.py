@@ -116,6 +116,15 @@ def emergence_of(now, start):
     return now[1] / start[1] * math.log(start[0] / now[0])
 
 
+def test_emergence_without_each_layer_is_that_of_its_values():
+    """Where it is undefined, as with an alpha0 of 0 or a start of width 0, it is NaN."""
+    now = np.array([[0.5, 0.3], [0.8, 0.4], [0.0, 0.3], [0.5, 0.3], [0.5, 0.3]])
+    start = np.array([[1.0, 0.2], [0.9, 0.5], [1.0, 0.2], [0.0, 0.2], [1.0, 0.0]])
+    values = left_out_emergence(now, start)
+    assert values[:2] == pytest.approx([emergence_of(*pair) for pair in zip(now[:2], start[:2], strict=True)])
+    assert np.isnan(values[2:]).all()
+
+
 def test_sums_are_not_changed(rng):
     layers = [layer(rng) for _ in range(3)]
     before = [PartitionSums(s.z.copy(), s.m.copy(), s.seen.copy(), s.nodes, s.edges) for s in layers]

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ninscope.multifractal import redrawn as kernels
 from ninscope.multifractal.nulls import bin_probabilities
-from ninscope.multifractal.redrawn import _EDGES, norm_counts, redrawn
+from ninscope.multifractal.redrawn import _EDGES, _ziggurat, norm_counts, redrawn
 from ninscope.networks.radii import IntegerRadii, LogRadii
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -49,6 +49,7 @@ def test_random_numbers_are_those_of_xoshiro():
 
 
 def test_layers_of_the_ziggurat_have_one_area():
+    np.testing.assert_array_equal(_ziggurat(), _EDGES)
     heights = [math.exp(-edge * edge / 2) for edge in _EDGES.tolist()]
     tail = math.sqrt(math.pi / 2) * math.erfc(_EDGES[1] / math.sqrt(2))
     areas = [_EDGES[1] * heights[1] + tail, *(_EDGES[i] * (heights[i + 1] - heights[i]) for i in range(1, 128))]

@@ -128,9 +128,17 @@ def test_residuals_are_scipys(rng, noise):
         assert rss["log-normal"] == pytest.approx(best, rel=1e-6)
 
 
+@pytest.mark.parametrize("rate", [0.02, 0.05])
+def test_log_normals_far_from_the_data_are_found(rate):
+    """Log-normals bend downwards alone: beside growth that bends upwards the best is next to straight, a power law."""
+    rss = curve_residuals(RADII, rate * RADII)
+    assert rss["log-normal"] == pytest.approx(rss["power law"], rel=1e-3)
+
+
 def test_the_criterion_is_akaikes():
     criteria = information({"power law": 4.0, "exponential": 9.0, "log-normal": 2.0}, 50)
     assert criteria["exponential"] == pytest.approx(50 * math.log(9 / 4))
+    assert information({"power law": 4e-22, "exponential": 9e-22, "log-normal": 2e-22}, 50) == pytest.approx(criteria)
     assert criteria["log-normal"] == pytest.approx(50 * math.log(2 / 4) + 2)
     assert all(map(math.isnan, information({"power law": 4.0, "log-normal": 1.0}, 3).values()))
 

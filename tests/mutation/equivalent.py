@@ -57,6 +57,21 @@ EQUIVALENT = {
     "_draw::ReplaceComparisonOperator_GtE_Gt::0::if place - cell >= threshold[cell]:": (
         "a draw of 53 random bits equals the threshold once in 2**53, and neither choice is more right"
     ),
+    "growth_curves::NumberReplacer::1::if total.nodes == 0 or total.seen.sum() < 2:": (
+        "where no node counts no radius is seen, and the second half is true"
+    ),
+    "as_reader::ReplaceComparisonOperator_Eq_LtE::0::if self.weights.shape[2] == 1:": "a block has one tap at least",
+    "row_histogram::ReplaceBinaryOperator_FloorDiv_Mul::0::step = max(_CACHED // max(bits.shape[1], 1), 1)": (
+        "how many nodes are counted at a time; each has counts of its own"
+    ),
+    "_alpha0_and_width::ReplaceComparisonOperator_GtE_Gt::0::peak = (f >= f.max(axis=1, keepdims=True) - 1e-11 * "
+    "np.maximum(np.abs(f).max(axis=1, keepdims=True), 1.0)).argmax(": (
+        "the bound lies thousands of roundings below the maximum; an f that equals it to the last bit may be taken or not"
+    ),
+    "_half_normals::ReplaceComparisonOperator_Lt_LtE::0::drawn[i] = share * edges[layer] if share < ratios[layer] else "
+    "_rejected(state, again[0], edges)": (
+        "a draw of 53 random bits equals the ratio once in 2**53, and neither choice is more right"
+    ),
     "_lognormal::ReplaceBinaryOperator_Mul_Add::0::for first in ([float(log.mean()), math.log(spread)], [start - steepness "
     "* wide**2, math.log(wide)])": "where a search starts; it ends in the same maximum",
 }

@@ -313,14 +313,14 @@ def test_gaussian_networks_are_their_own_nulls(tmp_path):
         assert drawn.edges == pytest.approx(own.edges, rel=0.01)
 
 
-def convolution(place, kernels):
+def convolution(place, kernels, groups=6):
     rng = np.random.default_rng(0)
     shapes = {"w": (24, 4, 3), "u": (20, 24)}
     tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     folder = write_checkpoint(place / "step0", tensors, {"model_type": "mine"})
     described = {
         "blocks": [
-            {"tensor": "w", "source": "in.x", "target": "mid.x", "order": "convolution", "groups": 6},
+            {"tensor": "w", "source": "in.x", "target": "mid.x", "order": "convolution", "groups": groups},
             {"tensor": "u", "source": "mid.x", "target": "out.x"},
         ]
     }
@@ -352,6 +352,7 @@ def test_null_models_that_a_network_has_not(tmp_path):
         CheckpointError, match=r"a sample does not tell which neurons a grouped convolution joins \(w\)"
     ):
         check_path_nulls(grouped, ["rewired"], RADII, of_samples=True)
+    check_path_nulls(convolution(tmp_path / "whole", "norm", groups=1), ["rewired"], RADII, of_samples=True)  # has them
     with pytest.raises(
         CheckpointError, match="rewired goes with at most 1022 radii, not 2000; give a smaller max_distance"
     ):

@@ -5,7 +5,7 @@ X[i, j] Y[P(i), P(j)]: a quadratic assignment statistic. Its diagonal part (i = 
 Mantel's (1967; Hubert 1987), and the two parts are correlated. All that the moments need of a matrix is a `Side`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -25,10 +25,6 @@ class Side:
     rows: np.ndarray
     squares: float
     vectors: int = 0
-
-    def scaled(self, factor: float) -> "Side":
-        """The side of X times a factor."""
-        return replace(self, diagonal=self.diagonal * factor, rows=self.rows * factor, squares=self.squares * factor**2)
 
 
 @dataclass(frozen=True)
