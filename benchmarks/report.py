@@ -48,17 +48,17 @@ result = time.process_time()
 """
 
 
-def report(folder: Path, models: int, steps: int, runs: int, paint: bool) -> Iterator[Row]:
-    """The page of models x steps checkpoints at 61 q, without and with samples.
+def report(folder: Path, models: int, steps: int, runs: int, full: bool) -> Iterator[Row]:
+    """The page of models x steps checkpoints at 61 q.
 
-    paint: also how soon Chromium shows it, where there is one.
+    full: also with samples, and how soon Chromium shows it, where there is one.
     """
     small = _small_run(folder)
     name = f"report of {models * steps} checkpoints x 61 q"
-    yield from _page(name, _large_run(folder / "large", small, models, steps, sampled=False), paint)
-    yield from _page(
-        f"{name}, 10 samples each", _large_run(folder / "sampled", small, models, steps, sampled=True), paint
-    )
+    yield from _page(name, _large_run(folder / "large", small, models, steps, sampled=False), full)
+    if full:
+        sampled = _large_run(folder / "sampled", small, models, steps, sampled=True)
+        yield from _page(f"{name}, 10 samples each", sampled, paint=True)
     yield from _figures(small, runs)
 
 

@@ -57,7 +57,6 @@ def test_small_benchmarks_run():
         "ninscope doctor",
         "import ninscope",
         "report of 10 checkpoints x 61 q",
-        "report of 10 checkpoints x 61 q, 10 samples each",
         "figures of a run as SVG, CPU",
     ):
         assert case in done.stdout
