@@ -4,7 +4,7 @@ import json
 import math
 
 import vl_convert
-from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of, unlimited
+from chart_checks import HOSTILE, bound, page_tables, rows_with, specs_of
 
 from ninscope.report.page import benchmarks_part
 from ninscope.report.page.benchmarks_part import benchmarks_parts
@@ -114,14 +114,29 @@ def test_results_without_any_e_have_one_figure():
     assert bound(specs["benchmarks-steps"], "task")["labels"] == [f"{HOSTILE}: arc acc", "b: arc acc"]
 
 
-def test_of_very_many_results_the_page_has_some_and_says_so():
-    rows = [result(step, 0.5 + number * (step == 39), f"task{number}") for step in range(40) for number in range(500)]
-    (part,) = parts_of({"benchmarks": rows})
-    spec = unlimited(part.charts[0].chart)
-    names = bound(spec, "task")["labels"]
-    assert part.text[-1] == f"The lists have the first {len(names)} of 500 results; the table benchmarks has all."
-    assert len(rows_with(spec, "value")) == 40 * len(names) <= 15_000
-    assert (names[0], names[-1]) == ("task499 acc", "task125 acc")  # those that change most
+def test_of_very_many_results_the_page_has_those_that_change_most_and_says_so(monkeypatch):
+    monkeypatch.setattr(benchmarks_part, "_MOST_ROWS", 150)
+    rows = [result(step, 0.5 + number * (step == 3), f"task{number}") for step in range(4) for number in range(50)]
+    (part,) = parts_of({"benchmarks": rows, "emergence": [emergence(0, 0.0)]})
+    names = [f"task{number} acc" for number in range(49, 12, -1)]
+    assert part.text[-1] == "The lists have the first 37 of 50 results; the table benchmarks has all."
+    steps, across = specs_of([part]).values()
+    assert bound(steps, "task")["labels"] == bound(across, "task")["labels"] == names
+    assert len(rows_with(steps, "value")) == 4 * 37 <= 150
+    assert rows_with(across, "r0")[3]["r36"] == 13.5
+
+
+def test_models_of_one_name_in_two_runs_keep_their_own_measures():
+    labels = ("m (first)", "m (second)")
+    rows = [
+        weights(0, label, run=run, model="m", norm=norm)
+        for label, run, norm in zip(labels, "ab", (1.0, 2.0), strict=True)
+    ]
+    measured = page_tables({"weights": rows}, labels).measured()
+    assert measured[["label", "measure", "value"]].to_numpy().tolist() == [
+        ["m (first)", "norm", 1.0], ["m (second)", "norm", 2.0],
+    ]  # fmt: skip
+    assert page_tables({}, labels).measured().empty
 
 
 def test_of_very_many_measures_the_page_has_the_first_and_says_so(monkeypatch):
