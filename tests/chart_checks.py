@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from ninscope.report.page.parts import TOPICS, PagePart, PageTables
+from ninscope_pipeline.stages.checkpoint_measures import measured_on_page
+from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.tables import all_tables, empty_table
 
 HOSTILE = "a\"b'</script><img src=x onerror=alert(1)>.x[0]\\{{7*7}}"
@@ -24,7 +26,7 @@ def page_tables(rows: Mapping[str, list[dict[str, Any]]], labels: Iterable[str] 
         ]
         types = {column: "Int64" if kind == "int64" else kind for column, kind in empty.dtypes.items()}
         tables[name] = pd.DataFrame(given).reindex(columns=empty.columns).astype(types) if given else empty
-    return PageTables(tables, list(labels))
+    return PageTables(tables, list(labels), partial(measured_on_page, list(stages().values())))
 
 
 @cache

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from ninscope_pipeline.opened_runs import together
 from ninscope_pipeline.output_files import appearing_whole, why_no_output
 from ninscope_pipeline.request.toml_files import read_toml
 from ninscope_pipeline.run_folders import name_of, run_path
+from ninscope_pipeline.stages.checkpoint_measures import measured_on_page
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import named_in_errors
 from ninscope_pipeline.storing.runfolder import RunFolder
@@ -185,7 +187,7 @@ def _page_tables(stored: Mapping[str, StoredTables]) -> PageTables:
     tables = {
         table: together({run: _labelled(rows[table], run, labels) for run, rows in by_run.items()}) for table in known
     }
-    return PageTables(tables, list(labels.values()))
+    return PageTables(tables, list(labels.values()), partial(measured_on_page, list(stages().values())))
 
 
 def _table_of(stored: StoredTables, name: str) -> pd.DataFrame:

@@ -259,19 +259,46 @@ def test_the_figures_hold_the_numbers_of_the_tables(ran):
 def test_figures_of_nothing_say_so(two):
     rows = rows_of(*two, "drawn", {"measures": ["alpha0"]})
     known = rows[rows["model"] == "known"]
+    benchmarks = pd.DataFrame({"task": ["quiz"], "metric": ["acc"], "step": [0], "value": [0.5]})
     assert "no value: 1 point" in " ".join(
-        text.get_text() for text in correlations_figure(known, "known").axes[0].texts
+        text.get_text() for text in correlations_figure(known, benchmarks, "known").axes[0].texts
     )
     nothing = pd.DataFrame({"measure": [], "method": [], "step": [], "value": []})
-    benchmarks = pd.DataFrame({"task": ["quiz"], "metric": ["acc"], "step": [0], "value": [0.5]})
     assert len(png(accuracy_figure(known, nothing, benchmarks, "known"))) > 2000
+
+
+def test_accuracies_that_change_most_are_drawn_first():
+    tasks = [("crows_pairs", "likelihood_diff"), ("anagrams", "acc"), ("lambada_openai", "acc")]
+    numbers = dict.fromkeys(("value", "low", "high", "null_low", "null_high"), 0.5)
+    about = {"measure": "emergence", "method": "exact", "kind": "levels", "message": ""}
+    rows = pd.DataFrame([about | numbers | {"task": task, "metric": metric} for task, metric in tasks])
+    benchmarks = pd.DataFrame(
+        [
+            {"task": task, "metric": metric, "step": step, "value": step * change, "stderr": 0.01}
+            for (task, metric), change in zip(tasks, (9.0, 0.01, 0.4), strict=True)
+            for step in (0, 1)
+        ]
+    )
+    measured = pd.DataFrame({"measure": "emergence", "method": "exact", "step": [0, 1], "value": [0.0, 1.0]})
+    correlated = correlations_figure(rows, benchmarks, "m")
+    named = ["lambada_openai acc", "anagrams acc", "crows_pairs likelihood_diff"]
+    assert [" ".join(axes.get_title().split()) for axes in correlated.axes[:3]] == named
+    across = accuracy_figure(rows, measured, benchmarks, "m")
+    ends = [axes.collections[-1].get_offsets()[-1].tolist() for axes in across.axes[:3]]
+    assert ends == [[1.0, 0.4], [1.0, 0.01], [1.0, 9.0]]
+    for figure in (correlated, across):
+        said = " ".join(" ".join(text.get_text() for text in figure.texts).split())
+        assert "Accuracies come first" in said
 
 
 def test_the_part_of_the_page(ran):
     *_, run = ran
     rows = run.table("correlations").assign(run="mine", label="tiny")
     other = rows.assign(label="</script><script>alert(1)", value=rows["value"] / 2)
-    tables = PageTables({"correlations": pd.concat([rows, other])}, ["tiny", "</script><script>alert(1)"])
+    tables = PageTables(
+        {"correlations": pd.concat([rows, other]), "benchmarks": run.table("benchmarks")},
+        ["tiny", "</script><script>alert(1)"],
+    )
     (part,) = CORRELATIONS.page(tables)
     assert (part.topic, part.tables, part.text[0]) == ("benchmarks", ("correlations",), WARNING)
     assert any(text.startswith("Lead or lag") for text in part.text)

@@ -1,11 +1,12 @@
 """The measures of a checkpoint, followed over training: what tables of all stages say by their `Measures`, as series by step."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from ninscope.errors import RequestError
+from ninscope.report.page.parts import MEASURED_COLUMNS
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.stage import Measures, Stage, Table
 
@@ -56,6 +57,24 @@ def series_of_measures(stages: Iterable[Stage], tables: Mapping[str, pd.DataFram
             repeated = len(revisions) - revisions["step"].nunique()
             series += _of_model((str(suite), str(model)), table.name, measures, kept, repeated)
     return series
+
+
+def measured_on_page(
+    stages: Iterable[Stage], tables: Mapping[str, pd.DataFrame], labels: Sequence[str]
+) -> pd.DataFrame:
+    """What `PageTables.measured` returns, of its tables and labels."""
+    known = [stage for stage in stages if all(table.name in tables for table in stage.tables)]
+    rows = {name: tables[name] for name in dict.fromkeys(table.name for table, _ in _declared(known))}
+    columns = list(MEASURED_COLUMNS)
+    parts = [pd.DataFrame({name: [] for name in columns}).astype({"step": "int64", "value": "float64"})]
+    for label in labels:
+        of_label = {name: table[table["label"] == label] for name, table in rows.items()}
+        for series in series_of_measures(known, of_label):
+            if series.variant == DEFAULT and series.values.notna().any():
+                about = {"label": label, "table": series.table, "measure": series.measure, "method": series.method}
+                steps = series.values.index.to_numpy("int64")
+                parts.append(pd.DataFrame({**about, "step": steps, "value": series.values.to_numpy()})[columns])
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
 def _declared(stages: Iterable[Stage]) -> Iterator[tuple[Table, Measures]]:

@@ -116,13 +116,14 @@ class CorrelationsStage(Stage[None]):
         for model in tables.models:
             own = model.table("correlations")
             if own["kind"].notna().any():
-                yield f"{model.stem}-correlations.png", correlations_figure(own, model.name)
+                benchmarks = model.table("benchmarks")
+                yield f"{model.stem}-correlations.png", correlations_figure(own, benchmarks, model.name)
                 measured = _long(
                     series for series in every if (series.suite, series.model) == (model.suite, model.name)
                 )
                 yield (
                     f"{model.stem}-accuracy.png",
-                    accuracy_figure(own, measured, model.table("benchmarks"), model.name),
+                    accuracy_figure(own, measured, benchmarks, model.name),
                 )
 
     def page(self, tables: "PageTables") -> "Iterable[PagePart]":

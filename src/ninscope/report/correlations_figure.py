@@ -34,6 +34,7 @@ from ninscope.report.layout import (
     styled,
     title_above,
 )
+from ninscope.report.result_order import ORDER, results_in_order
 from ninscope.report.step_axis import count, position, thinned
 
 # (kind, what a legend calls it, colour), from top to bottom.
@@ -53,7 +54,7 @@ WARNING = (
 )
 _ACROSS = (
     "Two curves that rise while a model trains always correlate: a narrow line says nothing of the two. The figure of "
-    "correlations shows what unrelated curves give."
+    f"correlations shows what unrelated curves give. {ORDER}"
 )
 _MOST_MEASURES, _MOST_TASKS = 12, 12
 _MOST_ACROSS, _MOST_COLUMNS, _MOST_LINES = 3, 4, 6  # of the panels of `accuracy_figure`
@@ -66,14 +67,15 @@ _LINE = 0.145  # inches of one interval
 _NOTE = 7.5  # font size of what stands below
 
 
-def correlations_figure(correlations: pd.DataFrame, title: str) -> Figure:
+def correlations_figure(correlations: pd.DataFrame, benchmarks: pd.DataFrame, title: str) -> Figure:
     """Correlations of measures with every task and metric: of levels, differences and levels given the step, with intervals.
 
-    correlations: rows of that table of one model. A panel a task and metric, the first 12 of them, a line a measure, 12 at most;
-    the title says how many more there are. Bars are what unrelated curves of the same differences give.
+    correlations, benchmarks: rows of these tables of one model. A panel a task and metric, the first 12 of them in the order of
+    `results_in_order`; a line a measure, 12 at most. The title says how many more there are. Bars are what unrelated curves of
+    the same differences give.
     """
     rows = of_one_method(correlations[correlations["kind"].notna()])
-    measures, tasks = measures_in_order(rows), _tasks(rows)
+    measures, tasks = measures_in_order(rows), tasks_in_order(rows, benchmarks)
     shown, panels_of = measures[:_MOST_MEASURES], tasks[:_MOST_TASKS]
     valued = set(rows.loc[rows["value"].notna(), "kind"])
     kinds = [kind for kind in KINDS if kind[0] in valued] or list(KINDS)
@@ -115,8 +117,11 @@ def measures_in_order(rows: pd.DataFrame) -> list[str]:
     return [name for name in FIRST if name in known] + [name for name in known if name not in FIRST]
 
 
-def _tasks(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(rows[["task", "metric"]].drop_duplicates().itertuples(index=False, name=None))
+def tasks_in_order(rows: pd.DataFrame, benchmarks: pd.DataFrame) -> list[tuple[str, str]]:
+    """Every (task, metric) of rows of the table `correlations`, in the order of their results (`results_in_order`)."""
+    there = dict.fromkeys(rows[["task", "metric"]].itertuples(index=False, name=None))
+    ordered = [pair for pair in results_in_order(benchmarks) if pair in there]
+    return list(dict.fromkeys([*ordered, *there]))
 
 
 def _beyond(measures: int, what: str, tasks: int, other: str) -> str:
@@ -155,7 +160,7 @@ def _correlation_panel(
 def _note_below(figure: Figure, kinds: Sequence[tuple[str, str, str]]) -> float:
     """The legend, and under it a note over the width of the figure; returns the height of both, in points."""
     absent = [label for kind, label, colour in KINDS if (kind, label, colour) not in kinds]
-    text = WARNING + "".join(f" No value of {label}: the table correlations says why." for label in absent)
+    text = f"{WARNING} {ORDER}" + "".join(f" No value of {label}: the table correlations says why." for label in absent)
     width, height = figure.get_size_inches() * 72
     foot = _text_below(figure, text)
     handles: list[Artist] = [
@@ -191,12 +196,12 @@ def accuracy_figure(correlations: pd.DataFrame, measured: pd.DataFrame, benchmar
 
     correlations, benchmarks: rows of these tables of one model. measured: measure, method, step, value, a row a measure and
     checkpoint. A dot a checkpoint, its colour the step, a line from each to the next; as many panels as measures a task and
-    metric, of the first 12 or fewer; above each its correlations.
+    metric, of the first 12 or fewer in the order of `results_in_order`; above each its correlations.
     """
     rows = of_one_method(correlations[correlations["kind"].notna()])
     every = measures_in_order(rows)
     first = [name for name in ("emergence", "emergence_growth", "emergence_fixed") if name in every]
-    measures, tasks = (first or every)[:_MOST_ACROSS], _tasks(rows)
+    measures, tasks = (first or every)[:_MOST_ACROSS], tasks_in_order(rows, benchmarks)
     wide = max(len(measures), 1)  # panels of a task, side by side
     beside = max(min(_MOST_COLUMNS // wide, len(tasks)), 1)  # tasks side by side
     shown = tasks[: min(_MOST_TASKS, _MOST_LINES * beside)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import altair as alt
 import pandas as pd
 
-from ninscope.report.correlations_figure import KINDS, WARNING, measures_in_order, of_one_method
+from ninscope.report.correlations_figure import KINDS, WARNING, measures_in_order, of_one_method, tasks_in_order
 from ninscope.report.figures import benchmark_label
 from ninscope.report.page.chart_data import rounded
 from ninscope.report.page.charts import BLUE, GREEN, GREY, ORANGE, choice, fitted, legend_below, tooltip
@@ -45,7 +45,7 @@ def correlations_parts(tables: PageTables) -> Iterator[PagePart]:
         return
     rows = rows.reset_index(drop=True)
     labels = [label for label in tables.labels if label in set(rows["label"])]
-    every, measures = _series(rows), measures_in_order(rows)
+    every, measures = tasks_in_order(rows, tables.table("benchmarks")), measures_in_order(rows)
     most = max(_MOST_ROWS // (len(KINDS) * min(len(measures), _MOST_MEASURES) * len(labels)), 1)
     shown = every[:most]
     data = _data(rows, labels, shown, measures[:_MOST_MEASURES])
@@ -67,10 +67,6 @@ def correlations_parts(tables: PageTables) -> Iterator[PagePart]:
     yield PagePart(
         "correlations", "Measures against benchmark results", "benchmarks", text, (chart,), ("correlations",)
     )
-
-
-def _series(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(rows[["task", "metric"]].drop_duplicates().itertuples(index=False, name=None))
 
 
 def _outside(rows: pd.DataFrame) -> str:

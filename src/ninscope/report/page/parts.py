@@ -1,6 +1,6 @@
 """What a stage hands over for report.html: parts of the page, with their charts, and the tables that they are drawn from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Where on the page a part stands, in this order.
 TOPICS = ("emergence", "controls", "spectra", "structure", "benchmarks", "models that were run")
+
+MEASURED_COLUMNS = ("label", "step", "table", "measure", "method", "value")
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,16 @@ class PageTables:
 
     tables: by name; besides the columns of docs/tables.md each has `run` and `label`. labels: one a model of a run, in the order
     of the page: the model's name, with suite and run where two have one of that name. Charts tell models apart by it.
+    measured: makes of both what `measured` returns, when a part asks for it; without it there is nothing.
     """
 
-    def __init__(self, tables: "Mapping[str, pd.DataFrame]", labels: Sequence[str]):
-        self.tables, self.labels = tables, tuple(labels)
+    def __init__(
+        self,
+        tables: "Mapping[str, pd.DataFrame]",
+        labels: Sequence[str],
+        measured: "Callable[[Mapping[str, pd.DataFrame], Sequence[str]], pd.DataFrame] | None" = None,
+    ):
+        self.tables, self.labels, self._measured = tables, tuple(labels), measured
 
     def every_row(self, name: str) -> "pd.DataFrame":
         """The rows of a table, of all variants and parts; none where the runs are older than the table."""
@@ -61,3 +69,14 @@ class PageTables:
     def table(self, name: str) -> "pd.DataFrame":
         """The rows of a table that come from [analysis] itself: no variant's, and networks as one."""
         return of_analysis(self.every_row(name))
+
+    def measured(self) -> "pd.DataFrame":
+        """Every measure of every checkpoint that states a step, by [analysis] itself: label, step, table, measure, method, value.
+
+        table: where it stands. method: "exact" (of the whole network), "sampled" or "".
+        """
+        import pandas as pd
+
+        if self._measured is None:
+            return pd.DataFrame({name: [] for name in MEASURED_COLUMNS})
+        return self._measured(self.tables, self.labels)
