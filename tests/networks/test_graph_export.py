@@ -171,6 +171,7 @@ def test_exporting_is_quick(rng):
         np.zeros(nodes),
         IntegerRadii(),
     )
+    assert network.links.shape == (0, 2)
     network.to_igraph()
     start = time.perf_counter()
     assert network.to_igraph().ecount() == 100_000
