@@ -102,6 +102,7 @@ def test_how_many_sweeps():
     [
         (np.zeros((2, 3)), np.zeros((3, 2), np.int32), r"values \(2, 3\) and classes \(3, 2\) are of two matrices"),
         (np.zeros((3, 2)).T, np.zeros((2, 3), np.int32), "are of two matrices"),
+        (np.zeros(3), np.zeros(3, np.int32), r"values \(3,\) and classes \(3,\) are of two matrices"),
         (
             np.zeros((2, 2)),
             np.full((2, 2), MAX_CLASSES, np.int32),

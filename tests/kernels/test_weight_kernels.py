@@ -8,7 +8,7 @@ from suites import from_bf16, to_bf16
 from ninscope.weights.changes import _compare_rows
 from ninscope.weights.patterns import ACCURACY, ROW_SUMS, count_rows, magnitudes
 from ninscope.weights.power_law import spectral_alpha
-from ninscope.weights.statistics import statistics_of, sums_of
+from ninscope.weights.statistics import joined_sums, statistics_of, sums_of
 
 WEIGHTS = np.random.default_rng(0).standard_normal((6, 70)) * 0.3  # more columns than sums side by side
 WEIGHTS[2, 3:9] = 0.0
@@ -47,6 +47,18 @@ def test_rows_are_counted_for_their_matrix(dtype):
             counted[0]
             + count_rows(BITS["F64" if dtype != "F64" else "F32"], "F64" if dtype != "F64" else "F32", SLOTS, 2)[0]
         )
+
+
+def test_rows_are_joined():
+    """Moments about the mean of all, of rows with means of their own."""
+    rows = [np.random.default_rng(n).gamma(2.0, 1.0, 5 + n) + n for n in range(4)]
+
+    def moments(values):
+        powers = [((values - values.mean()) ** power).sum() for power in (2, 3, 4)]
+        return [values.size, values.mean(), *powers, np.abs(values).sum(), 0]
+
+    found = joined_sums(np.array([moments(row) for row in rows]))
+    np.testing.assert_allclose(found, moments(np.concatenate(rows)), rtol=1e-12)
 
 
 def test_rows_are_compared():

@@ -27,8 +27,8 @@ EQUIVALENT = {
     "bin_table::ReplaceBinaryOperator_Sub_Div::0::shift = bits - 1 - _PREFIX_BITS[dtype]": (
         "one bit less leads to an earlier run, and the loop goes on from there: results are the same, later"
     ),
-    "_run_starts::ReplaceBinaryOperator_Sub_Pow::0::wanted = np.arange(most - 1, least - 1, -1)": (
-        "one run more is sought, whose start is the first pattern, which is one of the starts anyway"
+    "_run_starts::ReplaceBinaryOperator_Sub_Pow::0::wanted_bins = np.arange(most - 1, least - 1, -1)": (
+        "one run more is sought, which cuts the first in two: both have its bin"
     ),
     "min_plus_estimate::NumberReplacer::0::at_once = max(_DRAWN_AT_ONCE // (checks * budget), 1)": (
         "how many rows are drawn at a time; the numbers are drawn in the same order"
@@ -36,7 +36,7 @@ EQUIVALENT = {
     'module::NumberReplacer::3::_PREFIX_BITS = {"F32": 8 + 8, "F64": 11 + 8}': (
         "fewer bits lead to an earlier run, and the loop goes on from there: results are the same, later"
     ),
-    "_run_starts::NumberReplacer::1::reached = np.full(wanted.size, beyond - 1, dtype=unsigned)  # bin <= wanted": (
+    "_run_starts::NumberReplacer::1::reached = np.full(wanted_bins.size, beyond - 1, dtype=unsigned)  # bin <= wanted_bins": (
         "where the bisection starts from above, one pattern further; it ends at the same"
     ),
     "_lognormal::NumberReplacer::1::spread = max(float(log.std()), 1e-6)": (
@@ -74,4 +74,23 @@ EQUIVALENT = {
     ),
     "_lognormal::ReplaceBinaryOperator_Mul_Add::0::for first in ([float(log.mean()), math.log(spread)], [start - steepness "
     "* wide**2, math.log(wide)])": "where a search starts; it ends in the same maximum",
+    "_unit::ReplaceBinaryOperator_FloorDiv_Mul::0::edges = targets * matrix.size[1] * matrix.taps // matrix.layout.groups": (
+        "no family with a gauge has a grouped convolution, and `rescaled` cannot read one"
+    ),
+    "sweeps_for::ReplaceComparisonOperator_Gt_GtE::0::while sweeps < MAX_SWEEPS and (shares * np.exp(-rates * sweeps)).sum() "
+    "> _LEFT:": "a sum of exponentials is 0.01 to the last bit for no matrix, and eight trades more do no harm",
+    "__init__::ReplaceBinaryOperator_Mul_Div::0::self._index = np.int32 if max(plan.samples * plan.nodes, total) < 2**31 else "
+    "np.int64": "MAX_EDGES refuses a network long before it has 2**31 nodes or edges",
+    "_groups::ReplaceComparisonOperator_Eq_Lt::0::if groups == 1:": (
+        "a short cut: of one group the general way gives all nodes and all rows, too"
+    ),
+    "whole_path_histograms::AddNot::0::if threads == 1:": (
+        "whether one thread or several count: each task has rows of its own"
+    ),
+    "count_piece::NumberReplacer::1::if workers == 1:": "one worker then counts in a pool of one thread",
+    "_smallest::ReplaceComparisonOperator_Gt_GtE::0::if size > _ITERATED:": (
+        "of just so many values the iteration finds what the decomposition finds, but for the last digits"
+    ),
+    "statistics_of::ReplaceComparisonOperator_Lt_NotEq::1::kurtosis=fourth / n / square if spread and 0 < square < math.inf "
+    "else math.nan,": "a number above 0 is below infinity exactly where it is not infinity",
 }

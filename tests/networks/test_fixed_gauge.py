@@ -319,6 +319,26 @@ class TestOfAPlainLlama:
             ninscope.measure(adapter, **given)
 
 
+def test_a_gain_of_what_is_written_scales_rows(tmp_path):
+    """LayerScale of a timm ViT, on a matrix whose rows and columns differ in number."""
+    random, width, hidden = np.random.default_rng(0), 8, 12
+    shapes = {
+        "attn.qkv.weight": (3 * width, width),
+        "attn.proj.weight": (width, width),
+        "mlp.fc1.weight": (hidden, width),
+        "mlp.fc2.weight": (width, hidden),
+    }
+    tensors = {f"blocks.0.{name}": random.normal(0, 0.3, shape) for name, shape in shapes.items()}
+    gains = {f"blocks.0.{name}": random.normal(1, 0.3, width) for name in ("norm1.weight", "norm2.weight", "ls1.gamma")}
+    scale = random.normal(1, 0.3, width)
+    tensors |= gains | {"blocks.0.ls2.gamma": scale, "patch_embed.proj.weight": random.normal(0, 0.3, (width, 3, 2, 2))}
+    folder = write_checkpoint(tmp_path / "step0", tensors, {"architecture": "vit_tiny_patch16_224"})
+    found = TestOfAPlainLlama.blocks(folder)["output.x"]
+    assert np.sqrt((found**2).mean()) == pytest.approx(0.1, rel=1e-12)
+    columns = found / (tensors["blocks.0.mlp.fc2.weight"] * scale[:, None])  # what balances units is of columns alone
+    np.testing.assert_allclose(columns, np.broadcast_to(columns[0], columns.shape), rtol=1e-12)
+
+
 class TestRefusals:
     def test_families_that_are_not_known(self):
         mamba = {"model_type": "mamba", "hidden_size": 24, "num_hidden_layers": 1, "state_size": 4}

@@ -158,6 +158,12 @@ def test_parallel_edges_make_a_multigraph(folder):
     assert several.nodes["edges"].tolist()[:2] == [2, 1]
 
 
+def test_of_links_there_need_be_none():
+    one = csr_matrix(([0.5], ([0], [1])), shape=(2, 2))
+    sizes, neurons = np.array([1, 1]), np.zeros(2, np.int64)
+    assert ninscope.Network(one, ("a", "b"), sizes, neurons, np.ones(2), IntegerRadii()).links.shape == (0, 2)
+
+
 def test_exporting_is_quick(rng):
     """The limit is 0.3 s for 100,000 edges; on a machine at work with other things as well, 1."""
     nodes, each = 1000, 100

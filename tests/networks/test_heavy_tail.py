@@ -115,6 +115,14 @@ def test_a_lognormal_ratio_by_hand(whole):
     assert found.lognormal == pytest.approx(difference.sum() / difference.std() / math.sqrt(values.size), abs=0.02)
 
 
+def test_units_do_not_matter_to_a_lognormal(rng):
+    """A narrow tail with its mean inside, of values near 1 and far above."""
+    values = np.exp(rng.normal(0.5, 0.1, 400))
+    near, far = heavy_tail(values, xmin=1.5), heavy_tail(values * 64, xmin=1.5 * 64)
+    assert near.lognormal < -3
+    assert near.lognormal == pytest.approx(far.lognormal, rel=1e-4)
+
+
 def test_a_lognormal_is_told_from_a_power_law_where_it_bends(rng):
     found = heavy_tail(np.exp(rng.normal(0, 0.8, 3000)), xmin=0.5)
     assert found.lognormal < -5

@@ -62,6 +62,20 @@ def test_equals_a_sample_that_holds_every_neuron(folder, direction, wiring, k, s
     np.testing.assert_array_equal(found, of_one_sample(network, k, direction, skips=skips))
 
 
+@pytest.mark.parametrize("null", ["matching", "shuffled", "rewired"])
+def test_null_models_of_a_sample_that_holds_every_neuron(folder, null):
+    network, drawn = opened(folder, "parallel"), Drawn(null, RADII, 1, 0)
+    found = counted(network, 2, redrawings=[drawn])
+    np.testing.assert_array_equal(found, of_one_sample(network, 2, redrawing=lambda sample: drawn))
+    assert (found != counted(network, 2)).any()
+
+
+def test_layers_that_paths_go_through(folder):
+    walk = whole_paths._WholeWalk(whole_paths.Blocks(opened(folder), RADII, False, 10**9), False, 0, None)
+    assert walk.reaches("block0.a", 1) == [["block0.a"]]
+    assert walk.reaches("block0.a", 3) == [["block0.a"], ["block0.m"], ["block1.x"]]
+
+
 def plain_edges(tensors, direction):
     """(edges, links, sizes) of the chain wiring, nodes numbered layer after layer: block by block x, q, k, v, c, a, m, and x."""
     names = [(block, name) for block in range(BLOCKS) for name in "xqkvcam"] + [(BLOCKS, "x")]

@@ -78,6 +78,12 @@ def test_the_smallest_of_many(monkeypatch):
     assert singular_values(matrix)[1] == pytest.approx(1e-7, rel=1e-6)
 
 
+@pytest.mark.parametrize("condition", [3e4, 3e5])
+def test_the_smallest_keeps_its_digits_where_squares_lose_them(condition):
+    matrix = of_values(np.append(np.linspace(1, 2, 60), 1 / condition), 100)
+    assert singular_values(matrix)[1] == pytest.approx(1 / condition, rel=1e-9)
+
+
 @pytest.mark.parametrize("count", [9, 19, 20, 200])
 def test_alpha_is_the_fit_s(count):
     values = GENERATOR.pareto(1.7, count) + 0.3

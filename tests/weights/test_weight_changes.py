@@ -1,6 +1,7 @@
 """How weights changed between two checkpoints: the numbers of the definitions, and what is missing."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,32 @@ def test_a_start_of_another_shape(tmp_path):
     assert network_changes(networks[0], narrow, "step0").changes["all"].message == (
         "step0 has no matrix of the same shape"
     )
+
+
+def test_rows_that_lead_elsewhere_are_not_compared(tmp_path):
+    part = bands.outgoing(network_of(write_checkpoint(tmp_path / "step0", neox_tensors(seed=8, **SHAPE))))[0]
+    assert list(part.leads_to) == ["block0.q", "block0.k", "block0.v"]
+    fewer = replace(part, leads_to={"block0.q": part.leads_to["block0.q"]})
+    turned = replace(part, leads_to=dict(reversed(part.leads_to.items())))
+    assert changes_module._are_alike(part, part)
+    assert not any(
+        changes_module._are_alike(*pair) for pair in ((fewer, part), (part, fewer), (part, turned), (turned, part))
+    )
+
+
+def test_what_is_read_whole_is_verified(tmp_path, monkeypatch):
+    class Unfinished:
+        def __init__(self, tensors):
+            self.count = len(tensors)
+
+        def finish(self):
+            return f"{self.count} tensors"
+
+    monkeypatch.setattr(changes_module, "Verification", Unfinished)
+    networks, _ = both(tmp_path, *(neox_tensors(seed=seed, **SHAPE) for seed in (1, 2)))
+    assert network_changes(*networks, "before").unverified == f"{len(networks[0].tensors)} tensors"
+    other = network_of(write_checkpoint(tmp_path / "wide", neox_tensors(seed=3, **SHAPE, intermediate=24)))
+    assert network_changes(networks[0], other, "wide").unverified == ""  # of local files, which were hashed
 
 
 def test_numbers_that_are_none_are_refused(tmp_path):
