@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ninscope_pipeline.stages.stage import Stage
 
 STAGE = "figures"  # as which a run tells of them
-VERSION = 6
+VERSION = 5
 DEFAULT_FORMATS = ("png",)
 
 
