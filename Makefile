@@ -51,7 +51,7 @@ lint: $(VENV)/tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-#   make check   the tests that take no process, cluster, browser or trained model of their own (two and a half minutes on two cores)
+#   make check   the tests that take no process, cluster, browser or trained model of their own (under three minutes on two cores)
 check: $(VENV)/tools
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
 
@@ -65,7 +65,7 @@ test: $(VENV)/timm
 soak: $(VENV)/tools
 	NINSCOPE_TEST_KILLS=200 $(BIN)/python -m pytest tests/pipeline/test_kills.py -k random
 
-#   make mutants   put 300 small faults into copies of the sources, one at a time; the tests must notice 90 % (some ten minutes)
+#   make mutants   put 300 small faults into copies of the sources, one at a time; the tests must notice 90 % (some seven minutes)
 mutants: $(VENV)/mutants
 	PYTHONPATH=tests $(BIN)/python -m mutation --least 90
 
