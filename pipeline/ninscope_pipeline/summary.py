@@ -99,12 +99,13 @@ def _about_e(run: Run, emergence: pd.DataFrame) -> Iterator[str]:
 def _judged(run: Run, top: pd.Series) -> str:
     """What the controls say of one row of the table `emergence`, a clause."""
     controls = of_analysis(run.table("controls")) if "controls" in run.tables else pd.DataFrame()
-    if len(controls):
-        same = (controls[["suite", "model", "revision"]] == top[["suite", "model", "revision"]].tolist()).all(axis=1)
-        verdicts = controls[same]["verdict"].dropna()
-        if top["method"] == "exact" and len(verdicts):
-            return f"verdict: {verdicts.iloc[0]}"
-    return "growth of weight norms is not ruled out without [controls]"
+    if controls.empty:
+        return "growth of weight norms is not ruled out without [controls]"
+    same = (controls[["suite", "model", "revision"]] == top[["suite", "model", "revision"]].tolist()).all(axis=1)
+    verdicts = controls[same]["verdict"].dropna()
+    if top["method"] == "exact" and len(verdicts):
+        return f"verdict: {verdicts.iloc[0]}"
+    return "the table controls has no verdict on it"
 
 
 def near(path: Path) -> Path:

@@ -112,6 +112,15 @@ def test_the_end_of_a_run_gives_the_verdict_of_its_largest_e(ran):
     assert f" at step {largest.name} (exact); verdict: {largest['verdict']}" in line
 
 
+def test_the_end_of_a_run_does_not_ask_for_controls_that_are_there(ran, monkeypatch):
+    _, run = ran
+    without = {"controls": run.table("controls").assign(verdict=pd.NA)}
+    stored = run.table
+    monkeypatch.setattr(run, "table", lambda name: without.get(name, stored(name)))
+    (line,) = (line for line in summary_lines(run) if line.startswith("largest E: "))
+    assert line.endswith("; the table controls has no verdict on it")
+
+
 def test_the_verdict_is_of_the_tables_and_costs_no_work(ran, tmp_path):
     _, run = ran
     source = run.path.parent / "text"
