@@ -96,15 +96,7 @@ def _by_kind(rows: pd.DataFrame) -> Iterator[Chart]:
         step_axis(steps_in(means)),
         alt.Y("mean:Q", title="coupling", scale=alt.Scale(zero=True)),
         colour_by("pair", kinds, {name: shade for name, shade in _SHADES.items() if name in kinds}),
-        tooltip(
-            "step:Q",
-            kind="pair:N",
-            model="label:N",
-            coupling="mean:Q",
-            quarter="low:Q",
-            three_quarters="high:Q",
-            pairs="pairs:Q",
-        ),
+        _pointed_at(),
         series=("pair",),
         band=("low", "high"),
         toggle="pair",
@@ -114,6 +106,19 @@ def _by_kind(rows: pd.DataFrame) -> Iterator[Chart]:
         chart = chart.add_params(choice("model", labels, "model"))
     said = first_and_last(means[means["number"] == 0], "mean", f"Mean coupling of {labels[0]}", ("pair",))
     yield Chart("interactions-kinds", "Coupling by kind of pair", chart, said)
+
+
+def _pointed_at() -> list[alt.Tooltip]:
+    """What stands under the pointer at a mean of the pairs of a kind."""
+    return tooltip(
+        "step:Q",
+        kind="pair:N",
+        model="label:N",
+        coupling="mean:Q",
+        quarter="low:Q",
+        three_quarters="high:Q",
+        pairs="pairs:Q",
+    )
 
 
 def _all_models(rows: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
@@ -128,15 +133,7 @@ def _all_models(rows: pd.DataFrame, tables: PageTables) -> Iterator[Chart]:
         step_axis(steps_in(means)),
         alt.Y("mean:Q", title="coupling", scale=alt.Scale(zero=True)),
         colour_by_label(means, tables),
-        tooltip(
-            "step:Q",
-            kind="pair:N",
-            model="label:N",
-            coupling="mean:Q",
-            quarter="low:Q",
-            three_quarters="high:Q",
-            pairs="pairs:Q",
-        ),
+        _pointed_at(),
         band=("low", "high"),
         where="datum.kind == kind",
     ).add_params(choice("kind", kinds, "kind of pair"))
