@@ -154,6 +154,11 @@ def switch(name: str, names: Sequence[str], shown_as: str) -> alt.Parameter:
     )
 
 
+def with_model_list(chart: alt.LayerChart, labels: Sequence[str]) -> alt.LayerChart:
+    """The chart with a list of models, the parameter `model`, where there are several."""
+    return chart.add_params(choice("model", labels, "model")) if len(labels) > 1 else chart
+
+
 def step_slider(name: str, steps: Sequence[int], chosen: int = -1) -> list[alt.Parameter]:
     """A slider over the numbers of the steps, the chosen one (the last) to begin with, and the steps that it stands for.
 

@@ -13,7 +13,6 @@ from ninscope.report.page.charts import (
     GREY,
     ORANGE,
     RED,
-    choice,
     colour_by,
     colour_by_label,
     first_and_last,
@@ -23,6 +22,7 @@ from ninscope.report.page.charts import (
     rows_high,
     step_axis,
     tooltip,
+    with_model_list,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 from ninscope.wording import of_number
@@ -107,8 +107,7 @@ def _readings(data: pd.DataFrame) -> Iterator[Chart]:
         toggle="reading",
         where="datum.number == model" if len(labels) > 1 else None,
     )
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
+    chart = with_model_list(chart, labels)
     first = rows[rows["number"] == 0]
     yield Chart("controls-readings", "E, growth of norms alone, and E at fixed norms", chart,
                 first_and_last(first, "value", labels[0], ("reading",)))  # fmt: skip

@@ -19,6 +19,7 @@ from ninscope.report.page.charts import (
     step_axis,
     step_columns,
     tooltip,
+    with_model_list,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
@@ -97,8 +98,7 @@ def _kurtosis(data: pd.DataFrame, labels: list[str]) -> Iterator[Chart]:
         label_expr=f"format({NORMAL_KURTOSIS:g} * exp(datum.value), '.2~g')",
     )
     chart = rows_high(chart, 16, rows.groupby("number")["layer"].nunique())
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
+    chart = with_model_list(chart, labels)
     top = rows.iloc[int(rows["kurtosis"].argmax())]
     described = (
         f"Kurtosis of the average weighted degree of {rows['layer'].nunique()} layers at {rows['step'].nunique()} steps; "

@@ -34,6 +34,7 @@ from ninscope.report.page.charts import (
     step_slider,
     step_title,
     tooltip,
+    with_model_list,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
@@ -102,8 +103,7 @@ def _by_kind(rows: pd.DataFrame) -> Iterator[Chart]:
         toggle="pair",
         where="datum.number == model" if len(labels) > 1 else None,
     )
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
+    chart = with_model_list(chart, labels)
     said = first_and_last(means[means["number"] == 0], "mean", f"Mean coupling of {labels[0]}", ("pair",))
     yield Chart("interactions-kinds", "Coupling by kind of pair", chart, said)
 
@@ -189,8 +189,7 @@ def _map(cells: pd.DataFrame) -> Iterator[Chart]:
     )
     chart = rows_high(chart, 26, cells.groupby(["number", "place"])["writes"].nunique())
     chart = chart.add_params(*step_slider("at", steps)).properties(title=step_title("at"))
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
+    chart = with_model_list(chart, labels)
     last = cells[(cells["step"] == steps[-1])]
     top = last.iloc[int(last["coupling"].argmax())]
     said = (

@@ -8,7 +8,6 @@ import pandas as pd
 from ninscope.report.analysis_rows import DEFAULT
 from ninscope.report.page.chart_data import METHODS, in_order, numbers_of, rows_of, within
 from ninscope.report.page.charts import (
-    choice,
     heat_map,
     name_rows,
     number_words,
@@ -16,6 +15,7 @@ from ninscope.report.page.charts import (
     step_columns,
     switch,
     tooltip,
+    with_model_list,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
@@ -88,8 +88,7 @@ def _heat_map(
     chart = rows_high(chart, 18, rows.groupby(["number", "grouping"])["name"].nunique())
     if len(groupings) > 1:
         chart = chart.add_params(switch("grouping", groupings, "parts"))
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
+    chart = with_model_list(chart, labels)
     last = rows[(rows["number"] == 0) & (rows["grouping"] == 0)]
     last = last[last["step"] == last["step"].max()]
     ends = ", ".join(f"{row['name']} {number_words(row[column])}" for _, row in last.head(8).iterrows())

@@ -6,13 +6,13 @@ import pandas as pd
 
 from ninscope.report.page.chart_data import in_order, mapped, numbers_of, rounded, rows_of, within
 from ninscope.report.page.charts import (
-    choice,
     colour_by,
     colour_by_label,
     first_and_last,
     known_measures,
     layer_words,
     measured_lines,
+    with_model_list,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 
@@ -97,8 +97,7 @@ def _kinds(data: pd.DataFrame) -> Iterator[Chart]:
         toggle="kind",
         where="datum.number == model" if len(labels) > 1 else None,
     )
-    if len(labels) > 1:
-        chart = chart.add_params(choice("model", labels, "model"))
+    chart = with_model_list(chart, labels)
     column, title = measures[0]
     said = first_and_last(
         data[data["number"] == 0], column, f"{title.capitalize()} of {labels[0]}, medians by kind", ("kind",)
