@@ -30,7 +30,7 @@ $(VENV)/core: $(VENV)/created pyproject.toml setup.py constraints.txt
 	touch $@
 
 $(VENV)/tools: $(VENV)/core
-	$(PIP) install --quiet --editable '.[test,train,memel,docs]' --constraint constraints.txt
+	$(PIP) install --quiet --editable '.[test,train,memel,polysemanticity,docs]' --constraint constraints.txt
 	touch $@
 
 # torchvision is built for another torch than the CPU's, and beside it transformers cannot be imported: a folder of its own.
