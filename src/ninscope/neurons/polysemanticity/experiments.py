@@ -21,16 +21,16 @@ MAX_NAME = 64
 class Experiment:
     """One controlled experiment (thesis "Polysemanticity under Pruning", section 3 and the figures of parameters, 6 to 29).
 
-    name: in tables and file names; letters, digits, ".", "_" and "-". All random numbers of an experiment follow from its name and
-    a seed. linear: no network has an activation function; otherwise hidden layers have ReLU. features: number of features, which is
-    the sum of feature_layers, the hidden layers of the feature model, input to output. inputs, outputs: dimensions of the toy data.
-    sparsity: (lowest, highest) of the probability that a feature is absent from a sample; each feature has its own, drawn evenly.
-    observed: layers of the network that is observed, from inputs to outputs.
+    name: in tables and file names; letters, digits, ".", "_" and "-". All random numbers of an experiment follow from its name and a
+    seed. linear: no network has an activation function; otherwise hidden layers have ReLU. features: number of features.
+    feature_layers: sizes of the feature model's hidden layers, whose neurons are the features. inputs, outputs: dimensions of the
+    toy data. sparsity: lowest and highest probability that a feature is absent from a sample; each feature has its own, drawn
+    evenly between them. observed: sizes of the observed network's layers, from inputs to outputs.
 
     threshold: a weight of the feature model below it, in absolute value, is 0. samples_per_output: samples for each feature and
     output. epochs, batch_size, learning_rate: of the observed network's training. test_share: of the samples, held out.
 
-    Sequences may be lists; they are kept as tuples. Raises RequestError: a value out of range, or values that contradict each other.
+    Lists are kept as tuples. Raises RequestError: a value out of range, or values that contradict each other.
     """
 
     name: str
@@ -101,8 +101,8 @@ class Experiment:
         ends = (self.inputs, self.outputs)
         if len(self.observed) < 3 or (self.observed[0], self.observed[-1]) != ends:
             raise RequestError(
-                f"{self._named('observed')} is {list(self.observed)}; a list was expected that begins with inputs ({self.inputs}), "
-                f"has at least one hidden layer and ends with outputs ({self.outputs})"
+                f"{self._named('observed')} is {list(self.observed)}; a list was expected that begins with inputs "
+                f"({self.inputs}), has at least one hidden layer and ends with outputs ({self.outputs})"
             )
 
     def _checked_sparsity(self) -> tuple[float, float]:
@@ -147,7 +147,8 @@ def _check_name(name: object) -> None:
     plain = isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isascii() and not name.startswith(".")
     if not plain or not all(letter.isalnum() or letter in "._-" for letter in str(name)):
         raise RequestError(
-            f"an experiment's name is {name!r}; 1 to {MAX_NAME} letters, digits, '.', '_' or '-' were expected, and no '.' in front"
+            f"an experiment's name is {name!r}; 1 to {MAX_NAME} letters, digits, '.', '_' or '-' were expected, "
+            "the first of them no '.'"
         )
 
 
