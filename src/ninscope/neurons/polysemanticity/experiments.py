@@ -21,8 +21,8 @@ MAX_NAME = 64
 class Experiment:
     """One controlled experiment (thesis "Polysemanticity under Pruning", section 3 and the figures of parameters, 6 to 29).
 
-    name: in tables and file names; letters, digits, ".", "_" and "-". All random numbers of an experiment follow from its name and a
-    seed. linear: no network has an activation function; otherwise hidden layers have ReLU. features: number of features.
+    name: in tables and file names; letters, digits, ".", "_" and "-". All random numbers of an experiment follow from its name and
+    a seed. linear: no network has an activation function; otherwise hidden layers have ReLU. features: number of features.
     feature_layers: sizes of the feature model's hidden layers, whose neurons are the features. inputs, outputs: dimensions of the
     toy data. sparsity: lowest and highest probability that a feature is absent from a sample; each feature has its own, drawn
     evenly between them. observed: sizes of the observed network's layers, from inputs to outputs.
