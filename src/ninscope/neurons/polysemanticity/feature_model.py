@@ -1,4 +1,4 @@
-"""The feature model: a random network whose hidden neurons are features (thesis "Polysemanticity under Pruning", section 3.2.1)."""
+"""The feature model: a random network whose hidden neurons are features (thesis "Polysemanticity under Pruning", 3.2.1)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -119,8 +119,8 @@ def seed_vectors(model: FeatureModel, targets: np.ndarray, generator: np.random.
 
     Adam minimises the mean squared error from a start that is uniform on (0, 1), for all samples of a block at once: a sample's
     error does not depend on other samples, so each has a search of its own. A block ends when 50 steps gain less than 1 % of its
-    loss, or after 2,000. The loss says how near they came. Some targets have no seed vector: features of later layers follow from those
-    of the first, and a ReLU that is shut for a sample has no gradient there. Raises RequestError: targets of another width.
+    loss, or after 2,000. The loss says how near they came. Some targets have no seed vector: features of later layers follow from
+    those of the first, and a ReLU that is shut for a sample has no gradient there. Raises RequestError: targets of another width.
     """
     width = sum(int(model.get_buffer(f"bias{layer}").shape[0]) for layer in range(model.layers - 1))
     if targets.ndim != 2 or targets.shape[1] != width or not len(targets):
