@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeGuard
 
 import numpy as np
 
@@ -109,7 +110,7 @@ class Experiment:
         try:
             low, high = self.sparsity
         except (TypeError, ValueError):
-            low = high = None  # type: ignore[assignment]
+            low = high = math.nan
         if not (_is_number(low) and _is_number(high) and 0 <= low <= high < 1):
             raise RequestError(
                 f"{self._named('sparsity')} is {self.sparsity!r}; two probabilities were expected, the lowest and the highest, "
@@ -118,11 +119,11 @@ class Experiment:
         return float(low), float(high)
 
     def _check_number(self, key: str, value: object, low: float, high: float, low_counts: bool = True) -> None:
-        if not _is_number(value) or not (low <= value < high if low_counts else low < value < high):  # type: ignore[operator]
+        if not _is_number(value) or not (low <= value < high if low_counts else low < value < high):
             least = f"from {low}" if low_counts else f"above {low}"
             most = "" if math.isinf(high) else f" to below {high}"
             raise RequestError(f"{self._named(key)} is {value!r}; a number {least}{most} was expected")
-        self._keep(key, float(value))  # type: ignore[arg-type]
+        self._keep(key, float(value))
 
     def _check_size(self) -> None:
         values = self.samples * max(self.features, self.inputs, self.outputs)
@@ -152,7 +153,7 @@ def _check_name(name: object) -> None:
         )
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
