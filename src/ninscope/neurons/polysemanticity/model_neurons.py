@@ -177,25 +177,27 @@ class _Pass:
     def _see(self, module: nn.Module, arguments: tuple, output: Any) -> None:
         if (h := activations_of(output)) is None:
             return
-        made = self._made_by(module, arguments, h)
+        before, made = self._before(module, arguments), None
+        if _has_weights(module):
+            made = _Made(h, module)
+        elif before:
+            made = _Made(h, before.layer, before.activated or _is_activation(module))
+        if made:
+            self._made[id(h)] = made
         if module in self._names:
             name = self._names[module]
             if name in self._neurons:
                 raise RequestError(f"layer {name!r} runs more than once for one input; take layers that run once")
             self._neurons[name] = self._per_neuron(name, h, made.layer if made else module)
-        elif made and made.activated and made.layer in self._names:
+        elif before and made and made.activated and not before.activated and made.layer in self._names:
             name = self._names[made.layer]
             self._neurons[name] = self._per_neuron(name, h, made.layer)
-        if made:
-            self._made[id(h)] = made
 
-    def _made_by(self, module: nn.Module, arguments: tuple, h: Tensor) -> _Made | None:
-        if _has_weights(module):
-            return _Made(h, module)
-        before = self._made.get(id(arguments[0])) if arguments else None
-        if before is None or not (_is_activation(module) or _keeps_neurons(module)):
+    def _before(self, module: nn.Module, arguments: tuple) -> _Made | None:
+        """What made the input of an activation module, or of another that keeps neurons apart."""
+        if not arguments or not (_is_activation(module) or _keeps_neurons(module)):
             return None
-        return _Made(h, before.layer, before.activated or _is_activation(module))
+        return self._made.get(id(arguments[0]))
 
     def _per_neuron(self, name: str, h: Tensor, layer: nn.Module) -> Tensor:
         """[batch, neurons]. A copy, because a later layer may write over its input."""
