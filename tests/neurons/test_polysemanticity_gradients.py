@@ -161,7 +161,7 @@ def test_integrated_gradients_are_those_of_loops(rng, steps):
 
 
 def test_known_functions_have_known_gradients():
-    """The slope of f^2 is 2 f, its right Riemann sum over n steps (n + 1) / n; the slope of a product with an absent feature is 0."""
+    """The slope of f^2 is 2 f, its right Riemann sum over n steps (n + 1) / n; that of a product with an absent feature is 0."""
 
     def neurons(f):
         return torch.stack([f[:, 0] ** 2, f[:, 0] * f[:, 1], 3 * f[:, 1] - f[:, 0], 0 * f[:, 0]], dim=1)
@@ -237,11 +237,28 @@ def test_the_modes_of_the_caller_change_nothing_and_stay(mode, method):
 
 
 # --- what forward mode can do -------------------------------------------------------------------------------
-def test_attention_is_differentiated_in_forward_mode():
-    neurons = neurons_of(Attention(), "write")
+class Transformer(nn.Module):
+    """torch's own, which takes a fused way where it may, and reads the weights of one of its Linear layers without a call of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(4, 2, 6, activation=nn.GELU(), batch_first=True)
+        self.end = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.end(self.block(x.view(-1, 2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"), [(Attention(), {"read": 12}), (Transformer(), {"block.linear1": 6, "block.linear2": 4})]
+)
+def test_attention_is_differentiated_in_forward_mode(model, sizes):
+    neurons = neurons_of(model, None if "read" not in sizes else ["read", "write"])
     forward, reverse = (feature_gradients(neurons, 8, method=method) for method in ("forward", "reverse"))
     np.testing.assert_allclose(forward, reverse, rtol=0, atol=1e-6)
-    assert abs(forward).min() > 1e-6
+    assert sizes.items() <= neurons.sizes.items()
+    assert abs(forward).max(1).min() > 1e-6
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_recurrent_layers_give_their_outputs():

@@ -1,15 +1,14 @@
 """The neurons of any model as one function of features, which `feature_gradients` differentiates.
 
-A Linear or convolution layer stands for its neurons: what the activation module that is given its output makes of it, a ReLU for
-example, or its own output if no activation module follows. Normalisation, dropout and pooling may stand between the two. An
-activation that is a call (torch.relu) is no module, so no hook sees it.
+Hooks see what modules give. Which activation module belongs to a layer is not read from the order of modules, which says little
+of a model that is not sequential: it is the one that is given the tensor that the layer gave.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +35,10 @@ def neurons_of(
     model: takes one tensor, whose first dimension is the batch. layers: names of modules, as in model.named_modules(); None: every
     Linear and convolution layer but the last in the order of named_modules(), which is taken for the output. encode: gives the
     model's input from features [batch, features]; None: features are the input. Modules among the two run in evaluation mode.
+
+    A Linear or convolution layer stands for its neurons: what the activation module that is given its output makes of it, also
+    through normalisation, dropout or pooling; its own output, if no activation module is (torch.relu, a call, is none, and no
+    hook sees it). Any other module stands for its output.
 
     Convolution: every channel is a neuron, its activation the mean over space. Tokens: the mean over all positions. A layer that
     gives several tensors: the first one of floats. Raises RequestError: a model without a Linear or convolution layer, or with
@@ -220,14 +223,15 @@ class _Pass:
         if not arguments or not isinstance(given := arguments[0], Tensor):
             return
         if isinstance(module, _ConvNd):
-            dimensions, wanted, width = len(module.kernel_size) + 2, module.in_channels, given.shape[1]
+            dimensions = len(module.kernel_size) + 2
             if given.ndim != dimensions:
                 raise RequestError(
                     f"layer {name!r} is given {list(given.shape)}, and takes {dimensions} dimensions, the batch first; give "
                     "encode, which makes the model's input from features"
                 )
-        elif isinstance(module, nn.Linear):
-            wanted, width = module.in_features, given.shape[-1]
+            wanted, width = module.in_channels, given.shape[1]
+        else:
+            wanted, width = cast(nn.Linear, module).in_features, given.shape[-1]
         if width != wanted:
             what = "features have" if given is self._features else "its input has"
             raise RequestError(
