@@ -316,7 +316,7 @@ def main() -> None:
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             trained(folder, *((2, 256) if small else (16, 1024))),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
-            polysemanticity(*((4, (3, 6, 2), 5, 1) if small else (128, (10, 512, 128, 128, 2), 300, 10))),
+            polysemanticity(*((4, (3, 6, 2), 5, 1) if small else (128, (10, 512, 128, 128, 2), 100, 5))),
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
             questions(folder, *((3, 2) if small else (1540, 40))),

@@ -238,7 +238,7 @@ def test_the_modes_of_the_caller_change_nothing_and_stay(mode, method):
 
 # --- what forward mode can do -------------------------------------------------------------------------------
 class Transformer(nn.Module):
-    """torch's own, which takes a fused way where it may, and reads the weights of one of its Linear layers without a call of it."""
+    """torch's own, which takes a fused way where it may, and reads the weights of a Linear layer inside without a call of it."""
 
     def __init__(self):
         super().__init__()
