@@ -1,0 +1,1 @@
+"""Polysemanticity under pruning: small networks whose features are known, trained, pruned and measured."""
