@@ -6,6 +6,7 @@ trained, pruned, stored and measured, so that a network has one form everywhere.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ Inputs = TypeVar("Inputs")  # a numpy array or a tensor, [batch, inputs]; activa
 
 @dataclass(frozen=True, eq=False)
 class Perceptron:
-    """weights: float32 [out, in], one a layer, from the inputs on. biases: float32 [out]. linear: no activation function, else ReLU.
+    """weights: float32 [out, in], one a layer, inputs first. biases: float32 [out]. linear: no activation function; else ReLU.
 
     The arrays are copied and cannot be written to. Raises RequestError: not float32, or shapes that do not fit each other.
     """
@@ -72,11 +73,11 @@ class Perceptron:
         return all(bool(np.isfinite(array).all()) for array in (*self.weights, *self.biases))
 
     def hidden(self, inputs: Inputs) -> tuple[Inputs, ...]:
-        """Activations of the hidden layers, [batch, neurons] each, from inputs [batch, inputs]: arrays of arrays, tensors of tensors."""
+        """Activations of the hidden layers, [batch, neurons] each, from inputs [batch, inputs]; tensors where these are a tensor."""
         return self._layers(inputs)[:-1]
 
     def outputs(self, inputs: Inputs) -> Inputs:
-        """[batch, outputs] from inputs [batch, inputs]: an array of an array, a tensor of a tensor."""
+        """[batch, outputs] from inputs [batch, inputs]; a tensor where these are a tensor."""
         return self._layers(inputs)[-1]
 
     def _layers(self, inputs: Any) -> tuple[Any, ...]:
@@ -85,7 +86,8 @@ class Perceptron:
         for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):
             values = values @ weight.T + bias
             if not self.linear and number < len(weights):
-                values = values.clip(min=0)
+                # Not clip, whose derivative at 0 is 1 in torch.
+                values = np.maximum(values, 0) if isinstance(values, np.ndarray) else values.relu()
             activations.append(values)
         return tuple(activations)
 
@@ -100,7 +102,7 @@ class Perceptron:
         return weights, biases
 
     def module(self, dropout: float = 0.0) -> nn.Sequential:
-        """A copy as Linear, ReLU (none in a linear network), Dropout (none at rate 0), ..., Linear; nothing follows the output layer."""
+        """A copy as Linear, ReLU (none where linear), Dropout (none at rate 0), ..., Linear: nothing follows the output layer."""
         import torch
         from torch import nn
 
@@ -134,7 +136,7 @@ class Perceptron:
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
         """All parameters by name, to be stored: "<prefix>weight.1", "<prefix>bias.1", ... of layers 1, 2, ..."""
-        named = {}
+        named: dict[str, np.ndarray] = {}
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), 1):
             named |= {f"{prefix}weight.{number}": weight, f"{prefix}bias.{number}": bias}
         return named
@@ -164,7 +166,7 @@ def initial_perceptron(sizes: Sequence[int], linear: bool, generator: np.random.
             f"sizes are {tuple(sizes)!r}; positive whole numbers of units were expected, from the inputs to the outputs"
         )
     weights, biases = [], []
-    for inputs, units in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, units in itertools.pairwise(sizes):
         bound = 1 / math.sqrt(inputs)
         weights.append(generator.uniform(-bound, bound, (units, inputs)).astype(np.float32))
         biases.append(generator.uniform(-bound, bound, units).astype(np.float32))
