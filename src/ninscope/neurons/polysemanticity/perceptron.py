@@ -73,7 +73,7 @@ class Perceptron:
         return all(bool(np.isfinite(array).all()) for array in (*self.weights, *self.biases))
 
     def hidden(self, inputs: Inputs) -> tuple[Inputs, ...]:
-        """Activations of the hidden layers, [batch, neurons] each, from inputs [batch, inputs]; tensors where these are a tensor."""
+        """Activations of the hidden layers, [batch, neurons] each, from inputs [batch, inputs]; tensors where that is one."""
         return self._layers(inputs)[:-1]
 
     def outputs(self, inputs: Inputs) -> Inputs:
