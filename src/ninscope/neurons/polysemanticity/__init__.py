@@ -1,1 +1,1 @@
-"""Polysemanticity under pruning: small networks whose features are known, trained, pruned and measured."""
+"""Polysemanticity under pruning: small networks whose features are known."""
