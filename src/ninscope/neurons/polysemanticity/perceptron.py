@@ -66,7 +66,7 @@ class Perceptron:
     @property
     def parameters(self) -> int:
         """Number of weights and biases."""
-        return sum(array.size for array in (*self.weights, *self.biases))
+        return parameters_of(self.sizes)
 
     @property
     def finite(self) -> bool:
@@ -171,6 +171,11 @@ def initial_perceptron(sizes: Sequence[int], linear: bool, generator: np.random.
         weights.append(generator.uniform(-bound, bound, (units, inputs)).astype(np.float32))
         biases.append(generator.uniform(-bound, bound, units).astype(np.float32))
     return Perceptron(tuple(weights), tuple(biases), linear)
+
+
+def parameters_of(sizes: Sequence[int]) -> int:
+    """Number of weights and biases of a perceptron of these sizes, from the inputs to the outputs."""
+    return sum(units * (inputs + 1) for inputs, units in itertools.pairwise(sizes))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from torch import nn
 from ninscope.checks import MAX_SEED, checked_integer
 from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.keyed_randomness import generator
-from ninscope.neurons.polysemanticity.perceptron import Perceptron
+from ninscope.neurons.polysemanticity.perceptron import Perceptron, parameters_of
 from ninscope.neurons.torch_threads import threads
 
 # What an update of a stack costs beside its arithmetic, as a number of parameters whose arithmetic takes as long: measured on two
@@ -136,7 +136,7 @@ def _cheapest_cuts(sizes: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
         padded = sizes[last - 1]
         for first in range(last - 1, max(last - MOST_AT_ONCE, 0) - 1, -1):
             padded = _padded([padded, sizes[first]])
-            costs[first] = least[first] + OVERHEAD + (last - first) * _parameters(padded)
+            costs[first] = least[first] + OVERHEAD + (last - first) * parameters_of(padded)
         best = min(costs, key=lambda first: (costs[first], first))
         least.append(costs[best])
         start.append(best)
@@ -316,10 +316,6 @@ def _check_samples(which: str, network: Perceptron, inputs: np.ndarray, outputs:
 
 def _padded(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(max(of_layer) for of_layer in zip(*sizes, strict=True))
-
-
-def _parameters(sizes: Sequence[int]) -> int:
-    return sum(units * (inputs + 1) for inputs, units in itertools.pairwise(sizes))
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
