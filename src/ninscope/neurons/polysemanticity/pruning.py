@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Pruned:
     """A network without some hidden neurons. kept: int64, one a hidden layer: places of the neurons that stay, in ascending order.
 
-    neuron_ratio: share of the hidden neurons that were removed, the least that is no less than asked. parameter_ratio: share of all
-    weights and biases that went with them, the thesis' exact pruning ratio: 1 - parameters / parameters before.
+    neuron_ratio: share of the hidden neurons that were removed, the least from the asked one on. parameter_ratio: share of the
+    parameters that went with them, the thesis' exact pruning ratio: 1 - parameters / parameters before.
     """
 
     network: Perceptron
@@ -55,7 +55,7 @@ def prune(network: Perceptron, ratio: float) -> Pruned:
                 f"the largest possible is {_rounded_down(largest_ratio(network))}"
             )
     pruned = _pruned(tp, network, ranks, count)
-    _check(pruned, _without(network, kept), kept)
+    _check(pruned, _without(network, kept))
     return Pruned(pruned, kept, count / sum(network.hidden_sizes), 1 - pruned.parameters / network.parameters)
 
 
@@ -165,19 +165,18 @@ def _without(network: Perceptron, kept: tuple[np.ndarray, ...]) -> Perceptron:
     return Perceptron(tuple(weights), tuple(biases), network.linear)
 
 
-def _check(pruned: Perceptron, expected: Perceptron, kept: tuple[np.ndarray, ...]) -> None:
+def _check(pruned: Perceptron, expected: Perceptron) -> None:
     """Raises RequestError: torch-pruning removed anything else than it was asked to."""
-    for number, (size, places) in enumerate(zip(pruned.hidden_sizes, kept, strict=True), 1):
-        if size != len(places):
-            raise RequestError(
-                f"torch-pruning {version('torch-pruning')} left {size} neurons in hidden layer {number}, where {len(places)} should stay; "
-                "install torch-pruning 1.6.1"
-            )
-    pairs = zip(pruned.arrays().items(), expected.arrays().values(), strict=True)
-    other = [name for (name, array), value in pairs if not np.array_equal(array, value)]
-    if other or pruned.linear != expected.linear:
+    if pruned.sizes != expected.sizes:
         raise RequestError(
-            f"torch-pruning {version('torch-pruning')} removed other neurons than those of least importance, as {other[0]} shows; "
+            f"torch-pruning {version('torch-pruning')} left hidden layers of {list(pruned.hidden_sizes)} neurons, where "
+            f"{list(expected.hidden_sizes)} should stay; install torch-pruning 1.6.1"
+        )
+    pairs = zip(pruned.arrays().values(), expected.arrays().values(), strict=True)
+    same = all(np.array_equal(array, value) for array, value in pairs)
+    if not same or pruned.linear != expected.linear:
+        raise RequestError(
+            f"torch-pruning {version('torch-pruning')} removed other neurons than those of least importance; "
             "install torch-pruning 1.6.1"
         )
 
