@@ -1,4 +1,4 @@
-"""The oracle of training and pruning: one network at a time, torch's own modules and plain loops. It imports nothing from ninscope."""
+"""The oracle of training and pruning: one network at a time, torch's own modules, plain loops. Imports nothing from ninscope."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def module_of(weights, biases, linear, dropout=0.0):
 
 
 def train(module, inputs, outputs, *, rate, dropout, name, seed, epochs, batch_size):
-    """The module's weights and biases after training, and its loss on all samples at epoch 0 and after each epoch. dropout: 0 or .5."""
+    """Weights and biases after training, and the loss on all samples at epoch 0 and after each epoch. dropout: 0 or 0.5."""
     inputs, outputs = torch.tensor(inputs), torch.tensor(outputs)
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     error = nn.MSELoss()
@@ -68,7 +68,11 @@ def train(module, inputs, outputs, *, rate, dropout, name, seed, epochs, batch_s
             optimizer.step()
         losses.append(loss())
     layers = [layer for layer in module if isinstance(layer, nn.Linear)]
-    return [layer.weight.detach().numpy() for layer in layers], [layer.bias.detach().numpy() for layer in layers], losses
+    return (
+        [layer.weight.detach().numpy() for layer in layers],
+        [layer.bias.detach().numpy() for layer in layers],
+        losses,
+    )
 
 
 def kept_neurons(weights, count):

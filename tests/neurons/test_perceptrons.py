@@ -70,7 +70,8 @@ def test_relu_has_derivative_0_at_0_as_torchs_own():
 
 def test_sizes_and_parameters(rng):
     network = initial_perceptron(SIZES, True, rng)
-    assert network.sizes == SIZES and network.hidden_sizes == (8, 3)
+    assert network.sizes == SIZES
+    assert network.hidden_sizes == (8, 3)
     assert network.parameters == sum(p.numel() for p in network.module().parameters()) == 8 * 6 + 3 * 9 + 2 * 4
 
 
@@ -81,9 +82,9 @@ def test_arrays_are_named_and_read_back(rng):
     beside = {**arrays, **initial_perceptron((2, 2), True, rng).arrays("epoch1.")}
     assert same(Perceptron.of_arrays(beside, False, "epoch12."), network)
     del arrays["epoch12.bias.2"]
-    with pytest.raises(RequestError, match='a perceptron misses the array "epoch12.bias.2"'):
+    with pytest.raises(RequestError, match=r'a perceptron misses the array "epoch12\.bias\.2"'):
         Perceptron.of_arrays(arrays, False, "epoch12.")
-    with pytest.raises(RequestError, match='misses the array "epoch3.weight.1"'):
+    with pytest.raises(RequestError, match=r'misses the array "epoch3\.weight\.1"'):
         Perceptron.of_arrays(arrays, False, "epoch3.")
 
 
@@ -103,7 +104,8 @@ def test_a_new_network_follows_the_law_of_nn_linear():
     for array, inputs in ((network.weights[0], 100), (network.biases[0], 100), (network.weights[1], 400)):
         torchs = nn.Linear(inputs, 50).weight.detach().abs().max().item()
         bound = 1 / math.sqrt(inputs)
-        assert torchs <= bound * (1 + 1e-6) and np.abs(array).max() <= bound * (1 + 1e-6)
+        assert torchs <= bound * (1 + 1e-6)
+        assert np.abs(array).max() <= bound * (1 + 1e-6)
         # 400 draws or more: the greatest is within 3 % of the bound but once in 100 000 (.97^400), the variance within 5 sigma.
         assert np.abs(array).max() > 0.97 * bound
         assert abs(array.var() / (bound**2 / 3) - 1) < 5 * math.sqrt(0.8 / array.size)
