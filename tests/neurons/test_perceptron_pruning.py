@@ -14,7 +14,7 @@ from ninscope.neurons.polysemanticity.perceptron import Perceptron, initial_perc
 from ninscope.neurons.polysemanticity.pruning import importance, largest_ratio, neuron_ratio_for, prune  # noqa: E402
 
 # As many inputs as neurons below, about: then no layer is used up early.
-SIZES = [(9, 10, 10, 2), (5, 40, 3), (8, 9, 8, 9, 2)]
+SIZES = [(9, 10, 10, 2), (5, 40, 3), (8, 9, 8, 9, 2), (1, 12, 2)]
 
 
 def first_of(network, count):
@@ -80,6 +80,21 @@ def test_ties_go_by_layer_and_place():
     pruned = prune(network, 3 / 8)
     assert [places.tolist() for places in pruned.kept] == [[3], [0, 1, 2, 3]]
     assert pruned.network.biases[0].tolist() == [3.0]
+
+
+@pytest.mark.parametrize("hidden", [(12, 1), (1, 12), (1, 12, 1)], ids=str)
+def test_a_layer_of_one_neuron_stays_and_counts_as_ranked(rng, hidden):
+    """torch-pruning alone ranks without it."""
+    network = initial_perceptron((4, *hidden, 2), True, rng)
+    weights = [
+        weight * np.float32(100 if weight.shape[0] == 1 else 1) for weight in network.weights
+    ]  # its neuron is ranked above
+    network = Perceptron(tuple(weights), network.biases, True)
+    for count in range(12):
+        pruned = prune(network, count / sum(hidden))
+        assert [places.tolist() for places in pruned.kept] == first_of(network, count)
+    with pytest.raises(RequestError, match="would remove all 12 neurons"):
+        prune(network, 12 / sum(hidden))
 
 
 def test_importance_is_the_mean_absolute_input_weight():

@@ -127,14 +127,16 @@ def _pruned(tp: Any, network: Perceptron, ranks: tuple[np.ndarray, ...], count: 
     with torch.inference_mode(False), torch.enable_grad():  # it follows a pass's gradients to find what depends on what
         module = network.module()
         layers = [layer for layer in module if isinstance(layer, torch.nn.Linear)]
-        neurons = sum(network.hidden_sizes)
+        ranked = sum(
+            size for size in network.hidden_sizes if size > 1
+        )  # it leaves a layer of one neuron out of its ranking
         pruner = tp.pruner.BasePruner(
             module,
             torch.zeros(1, network.sizes[0], dtype=torch.float32),
             importance=_Ranking(dict(zip(layers[:-1], ranks, strict=True))),
             global_pruning=True,
-            # It keeps int(neurons * (1 - ratio)), which half a neuron more takes away from rounding errors.
-            pruning_ratio=1 - (neurons - count + 0.5) / neurons if count else 0.0,
+            # It keeps int(ranked * (1 - ratio)), which half a neuron more takes away from rounding errors.
+            pruning_ratio=1 - (ranked - count + 0.5) / ranked if count else 0.0,
             ignored_layers=[layers[-1]],
         )
         pruner.step()
