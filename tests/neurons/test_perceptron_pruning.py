@@ -86,9 +86,8 @@ def test_ties_go_by_layer_and_place():
 def test_a_layer_of_one_neuron_stays_and_counts_as_ranked(rng, hidden):
     """torch-pruning alone ranks without it."""
     network = initial_perceptron((4, *hidden, 2), True, rng)
-    weights = [
-        weight * np.float32(100 if weight.shape[0] == 1 else 1) for weight in network.weights
-    ]  # its neuron is ranked above
+    # Its neuron is ranked above all others.
+    weights = [weight * np.float32(100 if len(weight) == 1 else 1) for weight in network.weights]
     network = Perceptron(tuple(weights), network.biases, True)
     for count in range(12):
         pruned = prune(network, count / sum(hidden))

@@ -127,9 +127,8 @@ def _pruned(tp: Any, network: Perceptron, ranks: tuple[np.ndarray, ...], count: 
     with torch.inference_mode(False), torch.enable_grad():  # it follows a pass's gradients to find what depends on what
         module = network.module()
         layers = [layer for layer in module if isinstance(layer, torch.nn.Linear)]
-        ranked = sum(
-            size for size in network.hidden_sizes if size > 1
-        )  # it leaves a layer of one neuron out of its ranking
+        # It leaves a layer of one neuron out of its ranking.
+        ranked = sum(size for size in network.hidden_sizes if size > 1)
         pruner = tp.pruner.BasePruner(
             module,
             torch.zeros(1, network.sizes[0], dtype=torch.float32),
