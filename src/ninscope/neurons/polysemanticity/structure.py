@@ -4,6 +4,10 @@ A checkpoint of a training is analysed as `ninscope run` with [controls] analyse
 are named as a state dict would name them, and a description (`chain`) says that each layer reads the one before. So every number
 is the one of a run over safetensors files with that table [architecture]; nothing is written to a disk for it.
 
+Networks this small leave much to chance. Over 30 initialisations, where nothing is learned, the structure index has a standard
+deviation of .12 at sizes 10-128-32-2, .05 at 10-512-128-128-2 and .19 at 5-64-16-16-2, and over seeds of what is shuffled, of one
+network, .12, .07 and .04: only means over many checkpoints or seeds say anything.
+
 The biases have no part in it. Nor have the neurons of the last hidden layer, where the model has few outputs: a neuron counts from
 `min_degree` + 1 edges on (docs/method.md), and the message names the layers without one.
 
