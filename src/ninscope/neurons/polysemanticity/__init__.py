@@ -20,6 +20,15 @@ _LAZY = {
     "feature_gradients": "gradients",
     "neurons_of": "model_neurons",
     "ModelNeurons": "model_neurons",
+    "NetworkMeasures": "structure",
+    "PreparedStart": "structure",
+    "chain": "structure",
+    "network_measures": "structure",
+    "prepared_start": "structure",
+    "sub_network": "structure",
+    "PhiMeasures": "meaning",
+    "phi_measures": "meaning",
+    "phi_of_activations": "meaning",
 }
 __all__ = sorted(_LAZY)
 
