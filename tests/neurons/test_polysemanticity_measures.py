@@ -217,3 +217,13 @@ def test_measures_need_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2.0", "False"]
+
+
+def test_import_ninscope_is_enough_and_needs_no_torch():
+    code = (
+        "import sys, ninscope\n"
+        "print(ninscope.neurons.polysemanticity.degree_of_polysemanticity([[1, 1, 0]]).tolist(), 'torch' in sys.modules)\n"
+        "print('polysemanticity' in dir(ninscope.neurons), 'neurons' in dir(ninscope))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[2.0] False\nTrue True\n"
