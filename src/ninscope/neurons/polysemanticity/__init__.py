@@ -20,7 +20,6 @@ _LAZY = {
     "feature_gradients": "gradients",
     "neurons_of": "model_neurons",
     "ModelNeurons": "model_neurons",
-    "EXPERIMENTS": "experiments",
     "Experiment": "experiments",
     "FeatureModel": "feature_model",
     "SeedVectors": "feature_model",
