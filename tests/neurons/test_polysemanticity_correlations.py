@@ -5,11 +5,13 @@ import math
 import statistics
 
 import numpy as np
+import pandas as pd
 import pytest
 from naive_correlations import partial, spearman
 from polysemanticity_tables import laboratory
 from scipy import stats
 
+from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.correlations import CORRELATION_COLUMNS, polysemanticity_correlations
 
 
@@ -121,6 +123,14 @@ def test_an_experiment_is_one_repetition_of_all_experiments_together():
     message = picked(absent, "width", experiment="all")["message"]
     assert message == "no interval: all experiments have the same value; no value of 1 experiment: L2"
     assert "all" not in set(polysemanticity_correlations(rows[rows["experiment"] == "L1"])["experiment"])
+
+
+def test_a_network_that_is_there_twice_is_refused():
+    rows = laboratory(("L1",))
+    with pytest.raises(
+        RequestError, match=r"L1, dropout 0: a seed has two rows of one network of phase 'training'; give each"
+    ):
+        polysemanticity_correlations(pd.concat([rows, rows.iloc[:1]]))
 
 
 def test_what_no_network_has_has_no_rows():

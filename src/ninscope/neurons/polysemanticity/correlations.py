@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ninscope.correlating.ranks import correlated, mid_ranks, partial
+from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.over_seeds import SeedMean, mean_over_seeds
 from ninscope.neurons.polysemanticity.slopes import CONFIDENCE, WHOLE
 from ninscope.wording import joined_clauses, listed, of_number
@@ -67,7 +68,7 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
     "pruning_ratio" for the partial one. correlation: mean over seeds, with its t interval low, high; other_seeds: mean of a seed's
     measure with the truth of another seed. points: networks of a seed, of the seed with the fewest. The experiment "all" is the
     mean of the experiments' means, and its interval is over experiments, as seeds of one experiment are alike. A measure of
-    which an experiment has no value at all has no row there.
+    which an experiment has no value at all has no row there. Raises RequestError: a seed has one network twice.
     """
     whole = polysemanticity[polysemanticity["layer"] == WHOLE]
     keys = ["suite", "experiment", "dropout", "phase", "learning_rate"]
@@ -76,6 +77,7 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
     rows = []
     for names, group in phases.groupby(keys, sort=False, dropna=False):
         about = dict(zip(keys, names, strict=True))
+        about["learning_rate"] = None if about["phase"] == "training" else about["learning_rate"]  # NaN is not itself
         rows += [about | row for row in _of_group(group, str(about["phase"]), confidence)]
     rows += _over_experiments(rows, confidence)
     return pd.DataFrame(rows, columns=["suite", *CORRELATION_COLUMNS]).astype(
@@ -84,14 +86,21 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
 
 
 def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[dict[str, object]]:
+    seeds, seed_of = np.unique(group["seed"].to_numpy(np.int64), return_inverse=True)
+    points, point_of = np.unique(group[_POINT[phase]].to_numpy(np.float64), return_inverse=True)
+    if len(set(zip(seed_of.tolist(), point_of.tolist(), strict=True))) < len(group):
+        name = f"{group['experiment'].iloc[0]}, dropout {group['dropout'].iloc[0]:g}"
+        raise RequestError(f"{name}: a seed has two rows of one network of phase {phase!r}; give each network once")
+
     def by_seed(column: str) -> np.ndarray:
         """Values [seeds, points]."""
-        return group.pivot(index="seed", columns=_POINT[phase], values=column).to_numpy(np.float64, na_value=np.nan)
+        values = np.full((len(seeds), len(points)), np.nan)
+        values[seed_of, point_of] = group[column].to_numpy(np.float64, na_value=np.nan)
+        return values
 
     known = [name for name in dict.fromkeys((*MEASURES, *TRUTHS)) if name in group and group[name].notna().any()]
     values = {name: by_seed(name) for name in known}
     drift = by_seed(GIVEN[phase])
-    seeds = sorted(group["seed"].unique().tolist())
     for measure in (name for name in MEASURES if name in values):
         for truth in (name for name in TRUTHS if name in values and name != measure):
             pairs = _pairs(values[measure], values[truth], drift)
@@ -105,7 +114,7 @@ def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[di
                     "measure": measure, "truth": truth, "given": given, "experiments": 1,
                     "points": int(pairs.points.min()), "other_seeds": _of_others(matrix),
                     "message": joined_clauses(
-                        _without_interval(over_seeds, "seed"), *_why(seeds, reasons, names, GIVEN[phase])),
+                        _without_interval(over_seeds, "seed"), *_why(seeds.tolist(), reasons, names, GIVEN[phase])),
                 } | _numbers(over_seeds)  # fmt: skip
 
 
@@ -197,19 +206,22 @@ def _without_interval(over: SeedMean, noun: str) -> str:
 
 def _over_experiments(rows: list[dict[str, object]], confidence: float) -> Iterator[dict[str, object]]:
     """Rows of all experiments together, where there are several: each experiment is one repetition."""
-    keys = ["suite", "dropout", "phase", "learning_rate", "measure", "truth", "given"]
-    table = pd.DataFrame(rows, columns=["suite", *CORRELATION_COLUMNS])
-    for names, group in table.groupby(keys, sort=False, dropna=False):
-        known = group[group["correlation"].notna()]
+    keys = ("suite", "dropout", "phase", "learning_rate", "measure", "truth", "given")
+    groups: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    for names, group in groups.items():
         if len(group) < 2:
             continue
-        over = mean_over_seeds(known["correlation"].to_numpy(np.float64), confidence)
-        others = known["other_seeds"].to_numpy(np.float64)
-        absent = [str(name) for name in group.loc[group["correlation"].isna(), "experiment"]]
+        values, others = (np.array([row[name] for row in group], np.float64) for name in ("correlation", "other_seeds"))
+        known = np.isfinite(values)
+        over = mean_over_seeds(values, confidence)
+        absent = [str(row["experiment"]) for row, has_value in zip(group, known, strict=True) if not has_value]
+        counts = np.array([[row["seeds"], row["points"]] for row in group], np.int64)[known]
         yield dict(zip(keys, names, strict=True)) | _numbers(over) | {
-            "experiment": EVERY_EXPERIMENT, "experiments": len(known), "seeds": int(known["seeds"].sum()),
-            "points": int(known["points"].min()) if len(known) else 0,
-            "other_seeds": float(np.nanmean(others)) if np.isfinite(others).any() else float("nan"),
+            "experiment": EVERY_EXPERIMENT, "experiments": int(known.sum()), "seeds": int(counts[:, 0].sum()),
+            "points": int(counts[:, 1].min()) if known.any() else 0,
+            "other_seeds": mean_over_seeds(others[known], confidence).mean,
             "message": joined_clauses(
                 _without_interval(over, "experiment"),
                 f"no value of {of_number(len(absent), 'experiment')}: {listed(absent)}" if absent else ""),
