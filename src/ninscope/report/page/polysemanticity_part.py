@@ -47,16 +47,16 @@ _LINE, _MEASURE = 26, 40  # pixels of a slope, and of a measure
 _SHADES = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
 _TABLES = ("polysemanticity", "polysemanticity_slopes", "polysemanticity_correlations")
 _TEXT = (
-    "These networks learn a task whose features are known. P says over how many features a neuron spreads: 1 means one feature, 2 "
-    "means two equal ones. It is a mean over all hidden neurons, and a dead neuron counts as 0. D says which share of the features "
-    "the network represents. Lines are means over seeds; bands are 95 % intervals of these means.",
+    "These networks learn a task whose features are known. P says over how many features a neuron spreads: 1 means one feature, "
+    "2 means two equal ones. It is a mean over all hidden neurons, and a dead neuron counts as 0. D says which share of the "
+    "features the network represents. Lines are means over seeds; bands are 95 % intervals of these means.",
     "A verdict rests on the slopes of P on the share of parameters that pruning took, one a seed, after retraining. It says "
-    "whether P falls or rises in networks that are made this way. It does not say that P stays the same where the slopes are not told "
-    "apart from 0: with few seeds an interval is wide.",
+    "whether P falls or rises in networks that are made this way. It does not say that P stays the same where the slopes are not "
+    "told apart from 0: with few seeds an interval is wide.",
     "The correlations show whether a measure that knows no features goes along with P, D or the loss within one seed. Two curves "
-    "that only rise always correlate. So look at the correlation given the epoch or the pruning ratio, and at the cross: it compares "
-    "a seed's measure with what is true of other seeds. Where it lies on the dot, the measure follows the course that all seeds "
-    "share, and says nothing of one network. Toy networks of this size say little about large ones.",
+    "that only rise always correlate. So look at the correlation given the epoch or the pruning ratio, and at the cross: it "
+    "compares a seed's measure with what is true of other seeds. Where it lies on the dot, the measure follows the course that "
+    "all seeds share, and says nothing of one network. Toy networks of this size say little about large ones.",
 )  # fmt: skip
 
 
