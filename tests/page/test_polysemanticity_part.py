@@ -70,13 +70,11 @@ def test_slopes_are_per_cent_of_the_baseline_for_a_tenth_of_the_parameters():
     slopes = rows_with(spec, "verdict")
     assert bound(spec, "rate")["labels"] == ["0.001", "0.01"]
     assert [(row["name"], row["verdict"]) for row in slopes[:2]] == [
-        ("L1, without dropout", "falls"), ("L1, dropout 0.5", "not told apart"),
+        ("L1", "falls"), ("L1, dropout 0.5", "not told apart"),
     ]  # fmt: skip
     assert slopes[0]["slope"] == pytest.approx(-5.0, rel=0.01)
     assert slopes[0]["low_drawn"] <= slopes[0]["own_low_drawn"] <= slopes[0]["slope"]
-    assert chart.description == (
-        "Retrained at 0.001: P falls in L1, without dropout and N1, without dropout; 2 slopes are not told apart from 0."
-    )
+    assert chart.description == ("Retrained at 0.001: P falls in L1 and N1; 2 slopes are not told apart from 0.")
 
 
 def test_correlations_begin_with_all_experiments_and_p():
@@ -86,7 +84,7 @@ def test_correlations_begin_with_all_experiments_and_p():
     assert "D over pruning ratios, retrained at 0.01, dropout 0.5" in bound(spec, "entry")["labels"]
     assert bound(spec, "whose")["labels"] == ["all experiments", "L1", "N1"]
     rows = [row for row in rows_with(spec, "kind") if row["entry"] == 0 and row["whose"] == 0]
-    assert {row["kind"] for row in rows} == {"plain", "given the epoch"}
+    assert {row["kind"] for row in rows} == {"plain", "given the epoch or pruning ratio"}
     assert all(row["points"] == 9 for row in rows)
 
 

@@ -30,6 +30,7 @@ from ninscope.report.page.charts import (
     tooltip,
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
+from ninscope.report.page.phrases import capital
 from ninscope.wording import listed, of_number
 
 _MEASURES = (
@@ -43,6 +44,7 @@ _MEASURES = (
 )
 _BEFORE = "before retraining"
 _TENTH = 10.0  # a slope per 1 of the ratio, as per cent for a tenth of the parameters
+_PLAIN, _PARTIAL = "plain", "given the epoch or pruning ratio"
 _LINE, _MEASURE = 26, 40  # pixels of a slope, and of a measure
 _SHADES = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
 _TABLES = ("polysemanticity", "polysemanticity_slopes", "polysemanticity_correlations")
@@ -52,7 +54,7 @@ _TEXT = (
     "features the network represents. Lines are means over seeds; bands are 95 % intervals of these means.",
     "A verdict rests on the slopes of P on the share of parameters that pruning took, one a seed, after retraining. It says "
     "whether P falls or rises in networks that are made this way. It does not say that P stays the same where the slopes are not "
-    "told apart from 0: with few seeds an interval is wide.",
+    "told apart from 0: with few seeds an interval is wide. An interval that reaches the edge of its chart goes on beyond it.",
     "The correlations show whether a measure that knows no features goes along with P, D or the loss within one seed. Two curves "
     "that only rise always correlate. So look at the correlation given the epoch or the pruning ratio, and at the cross: it "
     "compares a seed's measure with what is true of other seeds. Where it lies on the dot, the measure follows the course that "
@@ -127,7 +129,10 @@ def _training(rows: pd.DataFrame) -> Iterator[Chart]:
         for setting, own in first.sort_values("epoch", kind="stable").groupby("setting", sort=False)
     )
     yield Chart(
-        "polysemanticity-training", "While networks train", chart, f"Mean P over seeds, of {entries[0]}. {said}."
+        "polysemanticity-training",
+        "While networks train",
+        chart,
+        f"Mean P over seeds, of {entries[0]}. {capital(said)}.",
     )
 
 
@@ -142,7 +147,7 @@ def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
     data["entry"], entries = numbers_of(data["label"] + ", " + data["setting"])
     data = drawn_ends(data, columns, ["entry"])
     curves = list(dict.fromkeys(data["curve"]))
-    x = alt.X("pruning_ratio:Q", title="pruning ratio: share of the parameters that were removed",
+    x = alt.X("pruning_ratio:Q", title="pruning ratio (share of parameters)",
               axis=alt.Axis(grid=False, tickCount=6), scale=alt.Scale(nice=False))  # fmt: skip
     chart = measured_lines(
         data, "prunedPoints", measures, colour_by("curve", curves, {_BEFORE: GREY} if _BEFORE in curves else None),
@@ -155,7 +160,9 @@ def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
         f"{number_words(own['P'].iloc[-1])} at {own['pruning_ratio'].iloc[-1]:g}"
         for curve, own in first.groupby("curve", sort=False)
     )
-    yield Chart("polysemanticity-pruning", "After pruning", chart, f"Mean P over seeds, of {entries[0]}. {said}.")
+    yield Chart(
+        "polysemanticity-pruning", "After pruning", chart, f"Mean P over seeds, of {entries[0]}. {capital(said)}."
+    )
 
 
 def _curves(rows: pd.DataFrame, pruned: pd.DataFrame) -> pd.DataFrame:
@@ -182,8 +189,10 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     ends = ("slope", "low", "high", "own_low", "own_high")
     data = rows.assign(**{name: rounded(rows[name] * share) for name in ends}, change=rounded(100 * rows["change"]))
     data["rate"], rates = numbers_of(data["learning_rate"].map(lambda rate: f"{rate:g}"))
-    data["line"], _ = numbers_of(data["label"] + ", " + data["setting"])
-    data["name"] = data["label"] + ", " + data["setting"]
+    data["name"] = data["label"] + (", " + data["setting"]).where(
+        data["dropout"] > 0, ""
+    )  # short, as a telephone is narrow
+    data["line"], _ = numbers_of(data["name"])
     data["note"] = data["message"].fillna("").astype("object")
     data["p"] = rounded(data["p_adjusted"])
     domain = domain_of(data["slope"], [data["own_low"], data["own_high"]], hold=[0.0]) or [-1.0, 1.0]
@@ -194,7 +203,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     data = data[["rate", "line", "seeds", *texts, *ends, *drawn, "change", "p"]]
     data = data.astype(dict.fromkeys(texts, object) | {"seeds": "float64"})
     scale = alt.Scale(domain=domain, nice=False)
-    title = "% of the baseline's P, for every 10 % of the parameters"
+    title = "% of P per 10 % of parameters"
     tips = tooltip(
         "name:N", "verdict:N", slope="slope:Q", p_by_Holm="p:Q", interval_from="own_low:Q", interval_to="own_high:Q",
         together_with_the_others_from="low:Q", together_to="high:Q",
@@ -222,7 +231,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
 
 
 def _verdicts_said(rows: pd.DataFrame) -> str:
-    """ "P falls in N1, without dropout and N2, dropout 0.5; 4 slopes are not told apart from 0" """
+    """ "P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0" """
     clauses = [
         f"P {verdict} in {listed(rows.loc[rows['verdict'] == verdict, 'name'].tolist())}"
         for verdict in (FALLS, RISES)
@@ -252,9 +261,12 @@ def _correlations(rows: pd.DataFrame) -> Iterator[Chart]:
     )
     chart = _correlation_chart(data, measures)
     chart = chart.add_params(choice("entry", entries, "against"), choice("whose", experiments, "of"))
-    first = data[(data["entry"] == 0) & (data["whose"] == 0) & (data["kind"] == "plain")]
+    first = data[(data["entry"] == 0) & (data["whose"] == 0) & (data["kind"] == _PLAIN)]
     said = "; ".join(f"{row.measure} {number_words(row.value)}" for row in first.itertuples())
-    stars = f" {listed(KNOW_FEATURES)} take the features as known." if set(KNOW_FEATURES) & set(measures) else ""
+    known = [name for name in KNOW_FEATURES if name in measures]
+    stars = (
+        f" {capital(listed(known))} {'takes' if len(known) == 1 else 'take'} the features as known." if known else ""
+    )
     yield Chart(
         "polysemanticity-correlations", "What measures see", chart,
         f"Mean rank correlations with {entries[0]}, of {experiments[0]}: {said}.{stars}",
@@ -271,7 +283,7 @@ def _when(rows: pd.DataFrame) -> pd.Series:
 
 
 def _correlation_data(rows: pd.DataFrame) -> pd.DataFrame:
-    kinds = {"": "plain"} | {name: f"given the {name.replace('_', ' ')}" for name in GIVEN.values()}
+    kinds = {"": _PLAIN} | dict.fromkeys(GIVEN.values(), _PARTIAL)
     return pd.DataFrame(
         {
             "measure": rows["measure"].astype("object"),
@@ -285,15 +297,14 @@ def _correlation_data(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correlation_chart(data: pd.DataFrame, measures: Sequence[str]) -> alt.LayerChart:
-    kinds = list(dict.fromkeys(data.sort_values("place", kind="stable")["kind"]))
+    kinds = [_PLAIN, _PARTIAL]
     tips = tooltip(
         "measure:N", correlation="kind:N", value="value:Q", interval_from="low:Q", interval_to="high:Q",
         with_the_truth_of_other_seeds="other_seeds:Q", seeds="seeds:Q", networks_of_a_seed="points:Q", note="note:N",
     )  # fmt: skip
     scale = alt.Scale(domain=[-1.04, 1.04], nice=False)
-    title = "rank correlation within a seed (cross: with other seeds)"
-    shades = [GREEN, ORANGE, BLUE][: len(kinds)]
-    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=shades), legend=legend_below(kinds))
+    title = "rank correlation (cross: other seeds)"
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[GREEN, ORANGE]), legend=legend_below(kinds))
     base = (
         alt.Chart(data)
         .transform_filter("datum.entry == entry && datum.whose == whose")
@@ -305,13 +316,16 @@ def _correlation_chart(data: pd.DataFrame, measures: Sequence[str]) -> alt.Layer
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=GREY, opacity=0.7)
     marks = [
-        zero.encode(x=alt.X("at:Q", scale=scale, title=title), tooltip=[alt.Tooltip("at:Q", title="line at")]),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale, title=title), x2="high:Q", color=colour),
-        base.mark_point(filled=True, size=50, opacity=1).encode(
-            x=alt.X("value:Q", scale=scale, title=title), color=colour
+        zero.encode(
+            x=alt.X("at:Q", scale=scale, title=title, axis=alt.Axis(tickCount=5)),
+            tooltip=[alt.Tooltip("at:Q", title="line at")],
         ),
-        base.mark_point(shape="cross", filled=True, size=34, color=GREY, angle=45, opacity=1).encode(
+        base.mark_point(shape="cross", filled=True, size=90, color=GREY, angle=45, opacity=1).encode(
             x=alt.X("other_seeds:Q", scale=scale, title=title)
+        ),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale, title=title), x2="high:Q", color=colour),
+        base.mark_point(filled=True, size=46, opacity=1).encode(
+            x=alt.X("value:Q", scale=scale, title=title), color=colour
         ),
     ]
     return fitted(alt.layer(*marks), _MEASURE * len(measures) + 20)
