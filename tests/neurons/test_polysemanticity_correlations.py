@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from naive_correlations import partial, spearman
-from polysemanticity_tables import laboratory
+from polysemanticity_tables import laboratory, table
 from scipy import stats
 
 from ninscope.errors import RequestError
@@ -123,6 +123,24 @@ def test_an_experiment_is_one_repetition_of_all_experiments_together():
     message = picked(absent, "width", experiment="all")["message"]
     assert message == "no interval: all experiments have the same value; no value of 1 experiment: L2"
     assert "all" not in set(polysemanticity_correlations(rows[rows["experiment"] == "L1"])["experiment"])
+
+
+def test_a_job_that_failed_has_no_networks():
+    rows = laboratory(("L1",), noise=1)
+    failed = (rows["seed"] == 2) & (rows["phase"] == "training")
+    keys = {
+        "suite": "polysemanticity",
+        "experiment": "L1",
+        "dropout": 0.0,
+        "seed": 2,
+        "layer": "all",
+        "status": "failed",
+    }
+    told = table([keys | {"phase": phase} for phase in ("training", "retrained")])
+    found = polysemanticity_correlations(pd.concat([rows[~failed], told]))
+    assert picked(found)["seeds"] == 2
+    assert picked(found, phase="retrained", rate=0.01)["seeds"] == 3
+    assert found.loc[found["phase"] == "retrained", "learning_rate"].notna().all()
 
 
 def test_a_network_that_is_there_twice_is_refused():

@@ -134,6 +134,23 @@ def test_a_seed_without_a_slope_says_why(change, message):
     assert f"seed 1 is left out: {message}" in found["message"]
 
 
+def test_a_seed_whose_job_failed_is_told_of():
+    rows = laboratory(("L1",))
+    failed = (rows["phase"] == "retrained") & (rows["seed"] == 2)
+    row = {
+        "suite": "polysemanticity",
+        "experiment": "L1",
+        "dropout": 0.0,
+        "seed": 2,
+        "phase": "retrained",
+        "layer": "all",
+    }
+    found = polysemanticity_slopes(pd.concat([rows[~failed], table([row | {"status": "failed"}])]))
+    assert found["learning_rate"].tolist() == [0.001, 0.001, 0.01, 0.01]
+    assert one_row(found)["seeds"] == 2
+    assert one_row(found)["message"] == "seed 2 is left out: it was not retrained"
+
+
 def test_without_a_value_there_is_a_row_and_without_retraining_none():
     rows = laboratory(("L1",))
     empty = polysemanticity_slopes(rows.assign(P=np.nan))
@@ -169,7 +186,7 @@ def test_simultaneous_intervals_miss_a_true_slope_in_one_family_of_twenty(rng):
 @pytest.mark.parametrize("values", [[], [math.nan]])
 def test_no_values_have_no_mean(values):
     found = mean_over_seeds(np.array(values))
-    assert found.count == 0
+    assert found.number == 0
     assert math.isnan(found.mean)
 
 

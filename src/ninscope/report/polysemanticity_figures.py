@@ -6,6 +6,7 @@ Tables in, matplotlib figures out. The thesis' figures are here by experiment: 7
 
 from collections.abc import Iterator, Sequence
 from textwrap import fill
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -36,7 +37,7 @@ from ninscope.wording import of_number
 BLUE, ORANGE, GREEN, PINK, GREY = "#2a6f97", "#d95f02", "#2d6a4f", "#a23b72", "#6c757d"
 _OF_DROPOUT = (BLUE, ORANGE, GREEN, PINK)
 _OF_RATE = (BLUE, ORANGE, GREEN, PINK)
-_LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 OF_VERDICT = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
 _MINUS = "\N{MINUS SIGN}"
 _NOTE = 7.5  # font size of legends and of what stands below
@@ -84,7 +85,8 @@ def _training_figure(rows: pd.DataFrame, experiment: str) -> Figure:
         handles: list[Artist] = []
         for axes, (column, label) in zip(panels[0], (("P", _DEGREE), ("D", _FEATURES), ("loss", LOSS)), strict=True):
             shown = []
-            for number, (dropout, own) in enumerate(training.groupby("dropout")):
+            for number, dropout in enumerate(sorted(training["dropout"].unique().tolist())):
+                own = training[training["dropout"] == dropout]
                 colour, line = _OF_DROPOUT[number % 4], _LINES[number % 4]
                 shown.append(_curve(axes, own, "epoch", "epoch", column, colour, line))
                 if axes is panels[0, 0]:
@@ -179,7 +181,7 @@ def _curve(
     x: str,
     y: str,
     colour: str,
-    line: object,
+    line: Any,
     marker: str = "",
     means_only: bool = False,
 ) -> np.ndarray:
@@ -188,7 +190,10 @@ def _curve(
     point: the column by which networks of several seeds belong together; x: where they stand, a mean over seeds.
     """
     known = rows[rows[y].notna()]
-    places, means, lows, highs = [], [], [], []
+    places: list[float] = []
+    means: list[float] = []
+    lows: list[float] = []
+    highs: list[float] = []
     for _, together in known.groupby(point):
         over = mean_over_seeds(together[y].to_numpy(np.float64))
         places.append(float(together[x].astype("float64").mean()))

@@ -76,6 +76,9 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
     phases = phases.assign(learning_rate=phases["learning_rate"].where(phases["phase"] != "training"))
     rows = []
     for names, group in phases.groupby(keys, sort=False, dropna=False):
+        group = group[group[_POINT[str(group["phase"].iloc[0])]].notna()]  # a job that failed has a row, and no network
+        if group.empty:
+            continue
         about = dict(zip(keys, names, strict=True))
         about["learning_rate"] = None if about["phase"] == "training" else about["learning_rate"]  # NaN is not itself
         rows += [about | row for row in _of_group(group, str(about["phase"]), confidence)]
@@ -121,7 +124,7 @@ def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[di
 def _numbers(over_seeds: SeedMean) -> dict[str, object]:
     """Number of seeds, mean and interval; a correlation is never beyond -1 and 1, and nor is its mean."""
     low, high = (float(np.clip(end, -1.0, 1.0)) for end in (over_seeds.low, over_seeds.high))
-    return {"seeds": over_seeds.count, "correlation": over_seeds.mean, "low": low, "high": high}
+    return {"seeds": over_seeds.number, "correlation": over_seeds.mean, "low": low, "high": high}
 
 
 def _of_others(matrix: np.ndarray) -> float:
@@ -197,9 +200,9 @@ def _why(seeds: list[int], reasons: list[str], names: dict[str, str], given: str
 
 
 def _without_interval(over: SeedMean, noun: str) -> str:
-    if over.has_interval or over.count == 0:
+    if over.has_interval or over.number == 0:
         return ""
-    if over.count == 1:
+    if over.number == 1:
         return f"one {noun}: no interval"
     return f"no interval: all {noun}s have the same value"
 

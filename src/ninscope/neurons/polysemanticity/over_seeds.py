@@ -11,9 +11,9 @@ _ROUNDING = 1e-9  # of differences between values that are equal
 
 
 class SeedMean(NamedTuple):
-    """Mean of one value a seed. low, high: interval; p_value: two-sided, of a mean of 0. NaN where there is none."""
+    """Mean of one value a seed, of so many seeds. low, high: interval; p_value: two-sided, of a mean of 0. NaN: there is none."""
 
-    count: int
+    number: int
     mean: float
     low: float
     high: float

@@ -10,6 +10,7 @@ largest ratios is what is asked about, not an error of measurement.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,21 +52,24 @@ def seed_slopes(polysemanticity: pd.DataFrame) -> pd.DataFrame:
     """
     whole = polysemanticity[polysemanticity["layer"] == WHOLE]
     baselines = _baselines(whole)
-    retrained = whole[whole["phase"] == "retrained"]
+    retrained = whole[(whole["phase"] == "retrained") & whole["learning_rate"].notna()]  # a failed job has no rate
     rows = []
-    for names, group in retrained.groupby([*_GROUP, "seed"], sort=False, dropna=False):
-        keys = dict(zip([*_GROUP, "seed"], names, strict=True))
-        baseline = baselines.get((keys["suite"], keys["experiment"], keys["dropout"], keys["seed"]), float("nan"))
-        rows.append(keys | _of_seed(group, baseline))
+    for names, group in retrained.groupby(_GROUP, sort=False, dropna=False):
+        keys = dict(zip(_GROUP, names, strict=True))
+        of_training = tuple(names[:3])
+        for seed in sorted(own[-1] for own in baselines if own[:3] == of_training):
+            baseline = baselines[*of_training, seed]
+            rows.append(keys | {"seed": seed} | _of_seed(group[group["seed"] == seed], baseline))
     return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
 
 
-def _baselines(whole: pd.DataFrame) -> dict[tuple[object, ...], float]:
-    """P of the last epoch, by suite, experiment, dropout and seed."""
-    training = whole[whole["phase"] == "training"].sort_values("epoch", kind="stable")
+def _baselines(whole: pd.DataFrame) -> dict[tuple[Any, ...], float]:
+    """P of the last epoch, NaN where there is none, by suite, experiment, dropout and seed; every seed of the table is there."""
     keys = ["suite", "experiment", "dropout", "seed"]
+    every = {tuple(row): float("nan") for row in whole[keys].itertuples(index=False, name=None)}
+    training = whole[whole["phase"] == "training"].sort_values("epoch", kind="stable")
     last = training.drop_duplicates(keys, keep="last")
-    return {tuple(row[:-1]): float(row[-1]) for row in last[[*keys, "P"]].itertuples(index=False, name=None)}
+    return every | {tuple(row[:-1]): float(row[-1]) for row in last[[*keys, "P"]].itertuples(index=False, name=None)}
 
 
 def _of_seed(group: pd.DataFrame, baseline: float) -> dict[str, object]:
@@ -74,6 +78,8 @@ def _of_seed(group: pd.DataFrame, baseline: float) -> dict[str, object]:
         "networks": len(known), "missing": len(group) - len(known),
         "dead": int((known["dead"] >= known["neurons"]).sum()), "baseline": baseline,
     }  # fmt: skip
+    if group.empty:
+        return counts | {"message": "it was not retrained"}
     if not np.isfinite(baseline):
         return counts | {"message": "its baseline has no P"}
     if known.empty:
@@ -112,7 +118,7 @@ def _family(by_seed: pd.DataFrame, confidence: float) -> Iterator[dict[str, obje
         together = mean_over_seeds(group["slope"].to_numpy(np.float64), confidence, max(tests, 1))
         told = p_adjusted < 1 - confidence
         row = dict(zip(_GROUP, names, strict=True)) | {
-            "seeds": own.count, "slope": own.mean, "low": together.low, "high": together.high,
+            "seeds": own.number, "slope": own.mean, "low": together.low, "high": together.high,
             "own_low": own.low, "own_high": own.high, "p_value": own.p_value,
             "tests": tests if own.has_interval else None, "p_adjusted": p_adjusted,
             "verdict": (FALLS if own.mean < 0 else RISES) if told else NOT_TOLD_APART,
@@ -126,7 +132,8 @@ def _family(by_seed: pd.DataFrame, confidence: float) -> Iterator[dict[str, obje
 
 def _message(group: pd.DataFrame, own: SeedMean, reaches_zero: bool) -> str:
     """What a reader has to know of one row."""
-    left_out = [f"seed {row.seed} is left out: {row.message}" for row in group.itertuples() if row.message]
+    told = group.loc[group["message"] != "", ["seed", "message"]].to_numpy().tolist()
+    left_out = [f"seed {seed} is left out: {message}" for seed, message in told]
     missing, dead = int(group["missing"].sum()), int(group["dead"].sum())
     return joined_clauses(
         _without_interval(own),
@@ -141,4 +148,4 @@ def _without_interval(own: SeedMean) -> str:
     if own.has_interval:
         return ""
     said = {0: "no seed has a slope", 1: "one seed: no interval over seeds"}
-    return said.get(own.count, "no interval: all seeds have the same slope")
+    return said.get(own.number, "no interval: all seeds have the same slope")

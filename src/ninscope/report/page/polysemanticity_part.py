@@ -197,7 +197,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     data["p"] = rounded(data["p_adjusted"])
     domain = domain_of(data["slope"], [data["own_low"], data["own_high"]], hold=[0.0]) or [-1.0, 1.0]
     for end in ("low", "high", "own_low", "own_high"):
-        data[f"{end}_drawn"] = rounded(np.clip(data[end], *domain))
+        data[f"{end}_drawn"] = rounded(data[end].clip(*domain))
     texts = ["name", "verdict", "note"]
     drawn = [f"{end}_drawn" for end in ("low", "high", "own_low", "own_high")]
     data = data[["rate", "line", "seeds", *texts, *ends, *drawn, "change", "p"]]
