@@ -15,6 +15,12 @@ from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.correlations import CORRELATION_COLUMNS, polysemanticity_correlations
 
 
+@pytest.fixture(scope="module")
+def measured():
+    rows = laboratory(noise=5)
+    return rows, polysemanticity_correlations(rows)
+
+
 def picked(found, measure="phi_p99", truth="P", given="", experiment="L1", dropout=0.0, phase="training", rate=None):
     own = found[(found["measure"] == measure) & (found["truth"] == truth) & (found["given"] == given)]
     own = own[(own["experiment"] == experiment) & (own["dropout"] == dropout) & (own["phase"] == phase)]
@@ -32,12 +38,11 @@ def series(rows, column, seed, phase, rate, experiment="L1", dropout=0.0):
 
 
 @pytest.mark.parametrize(
-    ("phase", "rate", "drift"), [("training", None, "epoch"), ("retrained", 0.01, "pruning_ratio")]
+    ("phase", "rate", "drift", "truth"),
+    [("training", None, "epoch", "P"), ("training", None, "epoch", "loss"), ("retrained", 0.01, "pruning_ratio", "D")],
 )
-@pytest.mark.parametrize("truth", ["P", "D", "loss"])
-def test_each_seed_has_its_plain_correlation_and_seeds_a_t_interval(phase, rate, drift, truth):
-    rows = laboratory(noise=5)
-    found = polysemanticity_correlations(rows)
+def test_each_seed_has_its_plain_correlation_and_seeds_a_t_interval(measured, phase, rate, drift, truth):
+    rows, found = measured
     assert list(found.columns) == ["suite", *CORRELATION_COLUMNS]
     x, y, z = ([series(rows, name, seed, phase, rate) for seed in range(3)] for name in ("phi_p99", truth, drift))
     plain = picked(found, truth=truth, phase=phase, rate=rate)
@@ -59,8 +64,8 @@ def test_each_seed_has_its_plain_correlation_and_seeds_a_t_interval(phase, rate,
     assert given["other_seeds"] == pytest.approx(statistics.mean(other_partials))
 
 
-def test_what_only_shares_the_course_of_training_correlates_with_other_seeds_as_well():
-    found = polysemanticity_correlations(laboratory(("L1", "N1"), noise=2))
+def test_what_only_shares_the_course_of_training_correlates_with_other_seeds_as_well(measured):
+    found = measured[1]
     follows, shares = picked(found, "emergence", "P"), picked(found, "phi_p99", "loss")
     assert (follows["correlation"], follows["message"]) == (-1.0, "no interval: all seeds have the same value")
     assert follows["other_seeds"] > -1

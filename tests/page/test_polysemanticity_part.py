@@ -34,10 +34,21 @@ def parts_of(rows: pd.DataFrame):
     return list(polysemanticity_parts(page_tables(rows)))
 
 
-def test_lines_are_means_over_seeds_with_intervals():
-    rows = laboratory(("L1", "N1"), noise=1)
+@pytest.fixture(scope="module")
+def two():
+    """(the table, the part)"""
+    rows = laboratory(("L1", "N1"), noise=1, slopes=(-0.5, 0.001))
     (part,) = parts_of(rows)
-    specs = specs_of([part])
+    return rows, part
+
+
+@pytest.fixture
+def specs(two):
+    return specs_of([two[1]])
+
+
+def test_lines_are_means_over_seeds_with_intervals(two, specs):
+    rows, _ = two
     assert list(specs) == [f"polysemanticity-{name}" for name in ("training", "pruning", "slopes", "correlations")]
     training = rows_with(specs["polysemanticity-training"], "epoch")
     assert len(training) == 2 * 2 * 9
@@ -66,7 +77,7 @@ def test_lines_are_means_over_seeds_with_intervals():
 def test_slopes_are_per_cent_of_the_baseline_for_a_tenth_of_the_parameters():
     (part,) = parts_of(laboratory(("L1", "N1"), slopes=(-0.5, 0.001)))
     chart = part.charts[2]
-    spec = specs_of([part])["polysemanticity-slopes"]
+    spec = chart.chart.to_dict()
     slopes = rows_with(spec, "verdict")
     assert bound(spec, "rate")["labels"] == ["0.001", "0.01"]
     assert [(row["name"], row["verdict"]) for row in slopes[:2]] == [
@@ -77,9 +88,8 @@ def test_slopes_are_per_cent_of_the_baseline_for_a_tenth_of_the_parameters():
     assert chart.description == ("Retrained at 0.001: P falls in L1 and N1; 2 slopes are not told apart from 0.")
 
 
-def test_correlations_begin_with_all_experiments_and_p():
-    (part,) = parts_of(laboratory(("L1", "N1"), noise=2))
-    spec = specs_of([part])["polysemanticity-correlations"]
+def test_correlations_begin_with_all_experiments_and_p(specs):
+    spec = specs["polysemanticity-correlations"]
     assert bound(spec, "entry")["labels"][0] == "P over training, without dropout"
     assert "D over pruning ratios, retrained at 0.01, dropout 0.5" in bound(spec, "entry")["labels"]
     assert bound(spec, "whose")["labels"] == ["all experiments", "L1", "N1"]
@@ -95,7 +105,7 @@ def test_names_of_experiments_and_runs_stay_data():
     both = [page_tables(rows[rows["experiment"] == "N1"], run).tables for run in ("first", "second")]
     joined = {name: pd.concat([tables[name] for tables in both]) for name in NAMES}
     (part,) = polysemanticity_parts(PageTables(joined, ["m"]))
-    assert bound(specs_of([part])["polysemanticity-training"], "entry")["labels"] == ["first, N1", "second, N1"]
+    assert bound(part.charts[0].chart.to_dict(), "entry")["labels"] == ["first, N1", "second, N1"]
 
 
 def test_one_seed_has_lines_without_bands():
