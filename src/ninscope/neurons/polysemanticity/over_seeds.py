@@ -21,6 +21,7 @@ class SeedMean(NamedTuple):
 
     @property
     def has_interval(self) -> bool:
+        """Whether there are two values or more, and they differ."""
         return bool(np.isfinite(self.low))
 
 
