@@ -104,8 +104,8 @@ def test_what_is_missing_or_dead_is_said():
     whole = rows["layer"] == "all"
     seed = rows["seed"]
     rows.loc[whole & (seed == 0) & (rows["epoch"] == 8), "P"] = None
-    rows.loc[whole & (seed == 1) & (rows["neuron_ratio"] == RATIOS[2]), "P"] = None
-    dead = whole & (seed == 2) & (rows["neuron_ratio"] == RATIOS[-1])
+    rows.loc[whole & (seed == 1) & (rows["pruning_ratio"] == true_ratio(RATIOS[2])), "P"] = None
+    dead = whole & (seed == 2) & (rows["pruning_ratio"] == true_ratio(RATIOS[-1]))
     rows.loc[dead, "P"] = 0.0
     rows.loc[dead, "dead"] = rows.loc[dead, "neurons"]
     found = one_row(polysemanticity_slopes(rows))
