@@ -202,7 +202,9 @@ def _curve(
         for _, own in known.groupby("seed"):
             own = own.sort_values(x)
             axes.plot(own[x].astype(float), own[y].astype(float), color=colour, linewidth=0.5, alpha=0.45)
-        axes.fill_between(places, lows, highs, color=colour, alpha=0.16, linewidth=0)
+        least = known[y].min()
+        floor = 1e-6 * least if least > 0 else -np.inf  # an axis of logarithms has no place for 0
+        axes.fill_between(places, np.maximum(lows, floor), highs, color=colour, alpha=0.16, linewidth=0)
     axes.plot(places, means, color=colour, linestyle=line, linewidth=1.6, marker=marker or None, markersize=3.2)
     return np.array(means) if means_only else known[y].to_numpy(np.float64)
 
@@ -363,7 +365,8 @@ def _reach(known: pd.DataFrame, by_seed: pd.DataFrame) -> tuple[float, float]:
     """Limits that hold 0, every seed and intervals that are not far wider than the seeds are apart."""
     values = [0.0]
     for row in known.to_dict("records"):
-        values += _scaled(row, _of_row(by_seed, row)).tolist()
+        values += _scaled(row, [*_of_row(by_seed, row), row["retrained_slope"]]).tolist()
+    values = [value for value in values if np.isfinite(value)]
     low, high = min(values), max(values)
     room = max(high - low, 1e-6)
     ends = [number for row in known.to_dict("records") for number in _scaled(row, [row["low"], row["high"]]).tolist()]
@@ -383,6 +386,8 @@ def _slope_line(axes: Axes, y: float, row: dict, of_seeds: np.ndarray, reach: tu
         _scaled(row, of_seeds), np.full(len(of_seeds), y - 0.22), "|", color=colour, markersize=4, markeredgewidth=0.9
     )
     axes.plot([mean], [y], "o", color=colour, markersize=4.5)
+    without = _scaled(row, [row["retrained_slope"]])
+    axes.plot(without, [y + 0.24], "D", color=colour, markersize=3.2, markerfacecolor="white", markeredgewidth=0.9)
     if low < reach[0]:
         axes.plot([reach[0]], [y], "<", color=colour, markersize=5, clip_on=False)
     if high > reach[1]:
@@ -404,6 +409,16 @@ def _slope_handles() -> list[Artist]:
     return [
         Line2D([], [], color="black", marker="o", markersize=4.5, linestyle="", label="mean over seeds"),
         Line2D([], [], color="black", marker="|", markersize=4, linestyle="", label="single seeds"),
+        Line2D(
+            [],
+            [],
+            color="black",
+            marker="D",
+            markersize=3.2,
+            markerfacecolor="white",
+            linestyle="",
+            label="mean without the unpruned network",
+        ),
         Line2D([], [], color="black", linewidth=3.2, alpha=0.5, label="95 % interval, alone"),
         Line2D([], [], color="black", linewidth=0.9, label="95 % for all tests of a panel together"),
         *(Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in OF_VERDICT.items()),

@@ -184,7 +184,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     if rows.empty:
         return
     share = _TENTH / rows["baseline"]
-    ends = ("slope", "low", "high", "own_low", "own_high")
+    ends = ("slope", "low", "high", "own_low", "own_high", "retrained_slope")
     data = rows.assign(**{name: rounded(rows[name] * share) for name in ends}, change=rounded(100 * rows["change"]))
     data["rate"], rates = numbers_of(data["learning_rate"].map(lambda rate: f"{rate:g}"))
     data["name"] = data["label"] + (", " + data["setting"]).where(
@@ -204,7 +204,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     title = "% of P per 10 % of parameters"
     tips = tooltip(
         "name:N", "verdict:N", slope="slope:Q", p_by_Holm="p:Q", interval_from="own_low:Q", interval_to="own_high:Q",
-        together_with_the_others_from="low:Q", together_to="high:Q",
+        together_with_the_others_from="low:Q", together_to="high:Q", without_the_unpruned_network="retrained_slope:Q",
         change_of_P_at_the_largest_ratio_in_per_cent="change:Q", seeds="seeds:Q", note="note:N",
     )  # fmt: skip
     colour = alt.Color("verdict:N", scale=alt.Scale(domain=list(VERDICTS), range=[_SHADES[name] for name in VERDICTS]),
