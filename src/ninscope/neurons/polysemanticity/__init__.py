@@ -48,6 +48,10 @@ _LAZY = {
     "PhiMeasures": "meaning",
     "phi_measures": "meaning",
     "phi_of_activations": "meaning",
+    "LayerMeasures": "measuring",
+    "LayerResponses": "measuring",
+    "Probe": "measuring",
+    "measure_checkpoint": "measuring",
 }
 __all__ = sorted(_LAZY)
 
