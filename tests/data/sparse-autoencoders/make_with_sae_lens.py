@@ -3,10 +3,10 @@
     pip install torch==2.13.0 sae-lens==6.54.12
     python tests/data/sparse-autoencoders/make_with_sae_lens.py tests/data/sparse-autoencoders
 
-Every folder has 6 neurons and 8 features; numbers are random (seed 0), and the decoder's rows have lengths other than 1 before
-they are saved. expected.safetensors: activations [5, 6], and for each folder that can be read its features [5, 8] and reconstruction
-[5, 6], computed in float32 by sae-lens after it loaded the folder (topk-training by the autoencoder that was saved, as a training
-state is not loaded for inference). License of these files: that of this project; nothing of sae-lens is in them.
+Every folder has 6 neurons and 8 features. Numbers are random (seed 0), and the decoder's rows have other lengths than 1 before
+they are saved. expected.safetensors holds activations [5, 6], and for each folder that can be read its features [5, 8] and
+reconstruction [5, 6], as sae-lens computes them in float32 after it loaded the folder (topk-training: by the autoencoder that was
+saved, since a training state is not loaded for inference). License of these files: this project's; nothing of sae-lens is in them.
 """
 
 import sys

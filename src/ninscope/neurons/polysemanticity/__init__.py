@@ -20,6 +20,16 @@ _LAZY = {
     "feature_gradients": "gradients",
     "neurons_of": "model_neurons",
     "ModelNeurons": "model_neurons",
+    "NeuronPolysemanticity": "trained_models",
+    "polysemanticity_of_module": "trained_models",
+    "polysemanticity_of_neurons": "trained_models",
+    "control_directions": "features",
+    "mean_difference_directions": "features",
+    "typical_strengths": "features",
+    "SparseAutoencoder": "sparse_autoencoders",
+    "load_sparse_autoencoder": "sparse_autoencoder_files",
+    "save_sparse_autoencoder": "sparse_autoencoder_files",
+    "train_sparse_autoencoder": "sparse_autoencoder_training",
 }
 __all__ = sorted(_LAZY)
 

@@ -47,7 +47,7 @@ def typical_strengths(features: ArrayLike) -> np.ndarray:
 
 
 def control_directions(directions: ArrayLike, control: str = "rotated", seed: int = 0) -> np.ndarray:
-    """Other directions that share something with those given, float64 [features, width]: what a measure finds in both is not of the features.
+    """Directions that share something with those given, float64 [features, width]: what a measure finds in both, it says of that.
 
     control: "rotated", all of them turned by one random rotation, which keeps lengths and angles and loses what is special about
     single neurons; "shuffled", the entries of each in a random order of its own, which keeps how few neurons a direction is made
@@ -73,7 +73,9 @@ def _matrix(values: Any, name: str) -> np.ndarray:
     """float64 [rows, columns] of an array or a tensor on the CPU."""
     array = np.asarray(values.detach() if hasattr(values, "detach") else values)
     if array.dtype.kind not in "biuf" or array.ndim != 2 or 0 in array.shape:
-        raise RequestError(f"{name} have shape {list(array.shape)} and type {array.dtype}; numbers [n, m] were expected")
+        raise RequestError(
+            f"{name} have shape {list(array.shape)} and type {array.dtype}; numbers [n, m] were expected"
+        )
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise RequestError(f"{name} hold NaN or infinity; give finite numbers")

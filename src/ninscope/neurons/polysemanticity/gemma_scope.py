@@ -62,14 +62,7 @@ def load_gemma_scope(path: Path, width: int | None = None) -> SparseAutoencoder:
         "message": f"read as jumprelu; its decoder's rows have lengths as stored ({norms})",
         "metadata": {},
     }
-    return SparseAutoencoder(
-        encoder=tensors.pop("W_enc"),
-        decoder=tensors.pop("W_dec"),
-        kind="jumprelu",
-        centred=False,
-        about=about,
-        **tensors,
-    )
+    return SparseAutoencoder.of_tensors(tensors, "jumprelu", centred=False, about=about)
 
 
 def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:

@@ -110,15 +110,13 @@ def _load_folder(folder: Path, width: int | None) -> SparseAutoencoder:
         "message": _message(kind, tensors, metadata, stored_norms, folded_here),
         "metadata": metadata,
     }
-    return SparseAutoencoder(
-        encoder=tensors.pop("W_enc"),
-        decoder=tensors.pop("W_dec"),
-        kind=kind,
+    return SparseAutoencoder.of_tensors(
+        tensors,
+        kind,
         k=config.get("k") if kind == "topk" else None,
         centred=config.get("apply_b_dec_to_input", True),
         normalisation=config.get("normalize_activations", "none"),
         about=about,
-        **tensors,
     )
 
 

@@ -1,10 +1,11 @@
-"""Train a small sparse autoencoder on activations: a topk one (Gao et al. 2024), or a standard one with an L1 penalty (Bricken et al.
-2023). It is for models of the size that a laptop trains; sae-lens trains large ones.
+"""Train a small sparse autoencoder on activations: a topk one (Gao et al. 2024), or a standard one with an L1 penalty (Bricken et
+al. 2023). It is for models of the size that a laptop trains; sae-lens trains large ones.
 
 Activations are scaled to a mean squared length of their width while it trains, so that a rate and a penalty mean the same for
-every layer, and the scale is put back into the biases. Rows of the decoder start in random directions, the encoder as its transpose,
-b_dec at the mean activation. After every step the rows are set back to length 1, without which an L1 penalty is evaded by small
-features and long rows. Every batch is drawn anew from all samples, by a generator of its own: nothing global is read or changed.
+every layer, and the scale is put back into the biases. Rows of the decoder start in random directions, the encoder as its
+transpose, b_dec at the mean activation. After every step the rows are set back to length 1, without which small features and
+long rows evade an L1 penalty. Every batch is drawn anew from all samples, by a generator of its own: nothing global is read or
+changed.
 """
 
 import math
@@ -32,15 +33,15 @@ def train_sparse_autoencoder(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> SparseAutoencoder:
-    """A sparse autoencoder of activations [samples, width] with `features` features; `SparseAutoencoder.quality` tells how good it is.
+    """A sparse autoencoder of activations [samples, width] with `features` features; its `quality` tells how good it is.
 
     Give one of: top_k, the number of features that are active in a sample; l1, the weight of the sum of features (of a sample, at
     the training's scale) beside the sum of squared errors. Adam takes `steps` updates on `batch_size` random samples each, and its
     rate falls to 0 linearly over the last fifth. The same input gives the same bytes on one machine with as many torch threads.
     about["metadata"] has these settings.
 
-    Raises RequestError: both or none of top_k and l1, a number out of range, activations of another shape, not finite or all alike.
-    NonFiniteError: the training diverged.
+    Raises RequestError: both or none of top_k and l1, a number out of range, activations of another shape, not finite, or all
+    alike. NonFiniteError: the training diverged.
     """
     x = _checked(activations)
     for name, value in (("features", features), ("steps", steps), ("batch_size", batch_size)):

@@ -30,6 +30,7 @@ TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 for _tensors in TENSORS.values():
     _tensors |= {"W_enc": ("width", "features"), "W_dec": ("features", "width"), "b_dec": ("width",)}
+_FIELDS = {"W_enc": "encoder", "W_dec": "decoder"}
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 _LAYER_NORM_EPSILON = 1e-5
 _UNIT_TOLERANCE = 1e-3  # a bfloat16 row of length 1 has it to about 5e-4
@@ -96,6 +97,12 @@ class SparseAutoencoder:
         if self.kind == "topk" and (type(self.k) is not int or not 1 <= self.k <= self.features):
             raise RequestError(f"k is {self.k!r}; a number of features from 1 to {self.features} was expected")
 
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, np.ndarray], kind: str, **settings: Any) -> "SparseAutoencoder":
+        """From tensors by their names in files. settings: the other fields. Raises RequestError: as the class."""
+        fields: dict[str, Any] = {_FIELDS.get(name, name): tensor for name, tensor in tensors.items()}
+        return cls(kind=kind, **fields, **settings)
+
     @property
     def width(self) -> int:
         """Number of neurons whose activations it reads."""
@@ -124,15 +131,15 @@ class SparseAutoencoder:
         """
         x, _, _ = self._normalised(activations)
         x = x - self.b_dec if self.centred else x
-        p = x @ self.encoder
+        p, biases = x @ self.encoder, self.tensors
         if self.kind == "gated":
-            open_gates = p + self.b_gate > 0
-            return np.where(open_gates, np.maximum(x @ (self.encoder * np.exp(self.r_mag)) + self.b_mag, 0), 0)
-        p += self.b_enc
+            magnitudes = x @ (self.encoder * np.exp(biases["r_mag"])) + biases["b_mag"]
+            return np.where(p + biases["b_gate"] > 0, np.maximum(magnitudes, 0), 0)
+        p += biases["b_enc"]
         if self.kind == "topk":
             p = _largest(p, self.k or 0)
         elif self.kind == "jumprelu":
-            p = np.where(p > self.threshold, p, 0)
+            p = np.where(p > biases["threshold"], p, 0)
         return np.maximum(p, 0)
 
     def decode(self, features: ArrayLike, activations: ArrayLike | None = None) -> np.ndarray:

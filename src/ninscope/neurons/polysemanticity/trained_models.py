@@ -81,10 +81,10 @@ def polysemanticity_of_module(
     """Of neurons that a part of a model computes from activations in which the features live: integrated gradients.
 
     module: takes activations [batch, width], as the MLP of a block does; neurons are found in it as by `neurons_of`, by the names
-    `layers` (default: every Linear and convolution layer but the last, after the activation module that follows). directions: [features,
-    width]. strengths: [features] (default: 1 each). baseline: activations that features are added to, [width], for example their
-    mean (default: zeros). steps: of the Riemann sum. names: of the features. shape: makes the module's arguments of activations
-    [batch, width], where it takes something else (attention takes [batch, tokens, width]).
+    `layers` (default: every Linear and convolution layer but the last, after the activation module that follows). directions:
+    [features, width]. strengths: [features] (default: 1 each). baseline: activations that features are added to, [width], for
+    example their mean (default: zeros). steps: of the Riemann sum. names: of the features. shape: makes the module's arguments of
+    activations [batch, width], where it takes something else (attention takes [batch, tokens, width]).
 
     Raises RequestError: another width than the module takes, no Linear or convolution layer, shapes that do not fit, numbers that
     are not finite, strengths below 0, and as `feature_gradients`.
