@@ -123,7 +123,10 @@ def _told(method: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason, instead = str(error).partition("\n")[0], '; give method="reverse"' if method == "forward" else ""
+        reason, instead = (
+            str(error).partition("\n")[0].rstrip("."),
+            '; give method="reverse"' if method == "forward" else "",
+        )
         raise RequestError(
             f"torch cannot differentiate these neurons (method {method!r}): {reason}{instead}"
         ) from error
@@ -151,12 +154,23 @@ Slopes = Callable[[Neurons, Tensor, Tensor], Tensor]
 
 def _forward_slopes(neurons: Neurons, points: Tensor, directions: Tensor) -> Tensor:
     """[rows, neurons]: the derivative at each point along its direction. points, directions: [rows, features]."""
-    # Fused attention has no derivative in forward mode; the formula written out has one.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+    with torch.no_grad(), _attention_written_out(), forward_ad.dual_level():
         slopes = forward_ad.unpack_dual(neurons(forward_ad.make_dual(points, directions))).tangent
         if slopes is None:
             raise _independent()
         return slopes
+
+
+@contextmanager
+def _attention_written_out() -> Iterator[None]:
+    """Fused attention has no derivative in forward mode; its formula, operation by operation, has one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _reverse_slopes(neurons: Neurons, points: Tensor, directions: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ def degree_of_polysemanticity(gradients: Any) -> np.ndarray:
     """P(n) = sum_i |dn/df_i| / max_i |dn/df_i|: how many features a neuron represents, from 1 to the number of features.
 
     gradients: [neurons, features]. Returns float64 [neurons], 0 where a neuron is dead. Two equal partial derivatives give
-    exactly 2. Source: the thesis, Definition 14. Raises RequestError: as the module says.
+    exactly 2. Source: the thesis, Definition 14. Raises RequestError: gradients are no matrix of finite real numbers with a
+    feature or more.
     """
     return _of_largest(_matrix(gradients, "gradients")).sum(axis=1)
 
@@ -32,7 +33,7 @@ def normalised_entropy(gradients: Any) -> np.ndarray:
 
     gradients: [neurons, features]. Returns float64 [neurons], from 0 for one feature to 1 where all features have equal shares. A
     dead neuron has 0, as one of a single feature has: the thesis (section 3.3.1) names that as the drawback of this measure.
-    Raises RequestError: as the module says.
+    Raises RequestError: gradients are no matrix of finite real numbers with a feature or more.
     """
     shares = feature_dimensionality(gradients)
     if shares.shape[1] == 1:
@@ -87,7 +88,7 @@ def feature_dimensionality(gradients: Any) -> np.ndarray:
     """D_n(i) = |dn/df_i| / sum_j |dn/df_j|: the share of feature i in neuron n.
 
     gradients: [neurons, features]. Returns float64 [neurons, features], rows that sum to 1; those of dead neurons are 0.
-    Source: the thesis, Definition 10. Raises RequestError: as the module says.
+    Source: the thesis, Definition 10. Raises RequestError: weights are no matrix of finite real numbers with a feature or more.
     """
     sizes = _of_largest(_matrix(gradients, "gradients"))
     sums = sizes.sum(axis=1, keepdims=True)
@@ -98,7 +99,7 @@ def total_feature_dimensionality(gradients: Any) -> float:
     """D = mean over features of min(1, sum_n D_n(i)): the part of all features that a model represents, from 0 to 1.
 
     gradients: [neurons, features], with a row for every neuron of the model, whatever its layer. Source: the thesis, Definition
-    11. Raises RequestError: as the module says.
+    11. Raises RequestError: gradients are no matrix of finite real numbers with a feature or more.
     """
     return float(np.minimum(feature_dimensionality(gradients).sum(axis=0), 1.0).mean())
 

@@ -1,15 +1,14 @@
 """The neurons of any model as one function of features, which `feature_gradients` differentiates.
 
-A Linear or convolution layer stands for its neurons: what the activation module that is given its output makes of it, a ReLU for
-example, or its own output if no activation module follows. Normalisation, dropout and pooling may stand between the two. An
-activation that is a call (torch.relu) is no module, so no hook sees it.
+Hooks see what modules give. Which activation module belongs to a layer is not read from the order of modules, which says little
+of a model that is not sequential: it is the one that is given the tensor that the layer gave.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +35,10 @@ def neurons_of(
     model: takes one tensor, whose first dimension is the batch. layers: names of modules, as in model.named_modules(); None: every
     Linear and convolution layer but the last in the order of named_modules(), which is taken for the output. encode: gives the
     model's input from features [batch, features]; None: features are the input. Modules among the two run in evaluation mode.
+
+    A Linear or convolution layer stands for its neurons: what the activation module that is given its output makes of it, also
+    through normalisation, dropout or pooling; its own output, if no activation module is (torch.relu, a call, is none, and no
+    hook sees it). Any other module stands for its output.
 
     Convolution: every channel is a neuron, its activation the mean over space. Tokens: the mean over all positions. A layer that
     gives several tensors: the first one of floats. Raises RequestError: a model without a Linear or convolution layer, or with
@@ -177,25 +180,27 @@ class _Pass:
     def _see(self, module: nn.Module, arguments: tuple, output: Any) -> None:
         if (h := activations_of(output)) is None:
             return
-        made = self._made_by(module, arguments, h)
+        before, made = self._before(module, arguments), None
+        if _has_weights(module):
+            made = _Made(h, module)
+        elif before:
+            made = _Made(h, before.layer, before.activated or _is_activation(module))
+        if made:
+            self._made[id(h)] = made
         if module in self._names:
             name = self._names[module]
             if name in self._neurons:
                 raise RequestError(f"layer {name!r} runs more than once for one input; take layers that run once")
             self._neurons[name] = self._per_neuron(name, h, made.layer if made else module)
-        elif made and made.activated and made.layer in self._names:
+        elif before and made and made.activated and not before.activated and made.layer in self._names:
             name = self._names[made.layer]
             self._neurons[name] = self._per_neuron(name, h, made.layer)
-        if made:
-            self._made[id(h)] = made
 
-    def _made_by(self, module: nn.Module, arguments: tuple, h: Tensor) -> _Made | None:
-        if _has_weights(module):
-            return _Made(h, module)
-        before = self._made.get(id(arguments[0])) if arguments else None
-        if before is None or not (_is_activation(module) or _keeps_neurons(module)):
+    def _before(self, module: nn.Module, arguments: tuple) -> _Made | None:
+        """What made the input of an activation module, or of another that keeps neurons apart."""
+        if not arguments or not (_is_activation(module) or _keeps_neurons(module)):
             return None
-        return _Made(h, before.layer, before.activated or _is_activation(module))
+        return self._made.get(id(arguments[0]))
 
     def _per_neuron(self, name: str, h: Tensor, layer: nn.Module) -> Tensor:
         """[batch, neurons]. A copy, because a later layer may write over its input."""
@@ -218,14 +223,15 @@ class _Pass:
         if not arguments or not isinstance(given := arguments[0], Tensor):
             return
         if isinstance(module, _ConvNd):
-            dimensions, wanted, width = len(module.kernel_size) + 2, module.in_channels, given.shape[1]
+            dimensions = len(module.kernel_size) + 2
             if given.ndim != dimensions:
                 raise RequestError(
                     f"layer {name!r} is given {list(given.shape)}, and takes {dimensions} dimensions, the batch first; give "
                     "encode, which makes the model's input from features"
                 )
-        elif isinstance(module, nn.Linear):
-            wanted, width = module.in_features, given.shape[-1]
+            wanted, width = module.in_channels, given.shape[1]
+        else:
+            wanted, width = cast(nn.Linear, module).in_features, given.shape[-1]
         if width != wanted:
             what = "features have" if given is self._features else "its input has"
             raise RequestError(
