@@ -84,6 +84,11 @@ def measured(found: NeuronPolysemanticity) -> dict[str, float]:
     return {"P": float(found.neurons["P"].mean()), "D": found.feature_dimensionality}
 
 
+def with_few_classes(found: NeuronPolysemanticity) -> dict[str, float]:
+    """And the number of neurons that are all but of one class: P below 2."""
+    return measured(found) | {"below_2": int((found.neurons["P"] < 2).sum())}
+
+
 def autoencoder_rows(step: int, suite: Suite) -> Iterator[dict]:
     _, training, _ = suite.activations("train.txt", TRAINING_WINDOWS)
     _, hidden, _ = suite.activations("held_out.txt", WINDOWS)
@@ -116,11 +121,11 @@ def class_rows(step: int, suite: Suite) -> Iterator[dict]:
     classes = labels[content][kept]
     directions = mean_difference_directions(hidden[kept], classes)
     for which, chosen in dictionaries(directions):
-        yield {"features": "classes", "step": step} | which | measured(polysemanticity_of_neurons(chosen))
+        yield {"features": "classes", "step": step} | which | with_few_classes(polysemanticity_of_neurons(chosen))
     directions, mean = mean_difference_directions(inputs[kept], classes), inputs.mean(0)
     for which, chosen in dictionaries(directions):
         found = polysemanticity_of_module(suite.mlp, chosen, layers="act", baseline=mean)
-        yield {"features": "classes at the input", "step": step} | which | measured(found)
+        yield {"features": "classes at the input", "step": step} | which | with_few_classes(found)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ _LAZY = {
     "control_directions": "features",
     "mean_difference_directions": "features",
     "typical_strengths": "features",
+    "AutoencoderQuality": "sparse_autoencoders",
     "SparseAutoencoder": "sparse_autoencoders",
     "load_sparse_autoencoder": "sparse_autoencoder_files",
     "save_sparse_autoencoder": "sparse_autoencoder_files",
