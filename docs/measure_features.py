@@ -1,4 +1,4 @@
-"""Make the numbers of docs/howto/features-of-your-model.md: docs/features/polysemanticity.csv. Five minutes on one core.
+"""Make the numbers of docs/howto/features-of-your-model.md: docs/features/polysemanticity.csv. Some 150 s of one core.
 
     python docs/measure_features.py                  # all of it
     python docs/measure_features.py --classes-only   # without autoencoders: some seconds

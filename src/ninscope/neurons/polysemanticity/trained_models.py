@@ -13,8 +13,6 @@ most autoencoders, differences of means as large as they are. `typical_strengths
 is there. P is at most the number of features, so compare dictionaries of one size, and beside `control_directions`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +30,7 @@ from ninscope.neurons.polysemanticity.measures import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    import torch
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def polysemanticity_of_neurons(
 
 
 def polysemanticity_of_module(
-    module: nn.Module,
+    module: "torch.nn.Module",
     directions: ArrayLike,
     strengths: ArrayLike | None = None,
     *,
@@ -76,7 +74,7 @@ def polysemanticity_of_module(
     baseline: ArrayLike | None = None,
     steps: int = 50,
     names: Sequence[str] | None = None,
-    shape: Callable[[Tensor], Any] | None = None,
+    shape: Callable[["torch.Tensor"], Any] | None = None,
 ) -> NeuronPolysemanticity:
     """Of neurons that a part of a model computes from activations in which the features live: integrated gradients.
 
@@ -103,7 +101,7 @@ def polysemanticity_of_module(
     like = next((p.detach() for p in module.parameters() if p.is_floating_point()), torch.empty(0, dtype=torch.float32))
     units, origin = (torch.as_tensor(values).to(like) for values in (scaled, start))
 
-    def encode(features: Tensor) -> Any:
+    def encode(features: torch.Tensor) -> Any:
         activations = origin + features @ units
         return activations if shape is None else shape(activations)
 
