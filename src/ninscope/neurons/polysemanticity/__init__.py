@@ -48,6 +48,17 @@ _LAZY = {
     "PhiMeasures": "meaning",
     "phi_measures": "meaning",
     "phi_of_activations": "meaning",
+    "NeuronPolysemanticity": "trained_models",
+    "polysemanticity_of_module": "trained_models",
+    "polysemanticity_of_neurons": "trained_models",
+    "control_directions": "features",
+    "mean_difference_directions": "features",
+    "typical_strengths": "features",
+    "AutoencoderQuality": "sparse_autoencoders",
+    "SparseAutoencoder": "sparse_autoencoders",
+    "load_sparse_autoencoder": "sparse_autoencoder_files",
+    "save_sparse_autoencoder": "sparse_autoencoder_files",
+    "train_sparse_autoencoder": "sparse_autoencoder_training",
 }
 __all__ = sorted(_LAZY)
 
