@@ -24,6 +24,7 @@ import ninscope
 from ninscope.architectures.described import Description
 from ninscope_pipeline.cli import app, main
 from ninscope_pipeline.request.dagfile import dag_type, load_dag
+from ninscope_pipeline.stages.laboratory.section import OwnExperiment
 from ninscope_pipeline.stages.model_runs.sections import TASKS
 from ninscope_pipeline.tables import all_tables
 
@@ -314,7 +315,7 @@ def test_dag_files_in_the_pages_are_accepted(tmp_path, text):
     (tmp_path / "mine.toml").write_text(text)
     dag = load_dag(tmp_path / "mine.toml")
     assert dag.name == tomllib.loads(text)["name"]
-    assert dag.all_models()
+    assert dag.all_models() or dag.own_models()
 
 
 @pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", PAGES[CLUSTER], flags=re.DOTALL))
@@ -413,7 +414,7 @@ def test_the_page_of_dag_files_has_every_section():
     assert {"[[models]]", "[[suites]]", "[analysis]", "[[variants]]", "[nulls]", "[emergence]", "[cluster]"} <= set(
         sections
     )
-    described = {f"architecture.{name}" for name in ("blocks", "layers", "links")}
+    described = {f"architecture.{name}" for name in ("blocks", "layers", "links")} | {"polysemanticity.own"}
     tasks = {f'task.kind = "{kind}"' for kind in TASKS}
     assert set(listed_keys()) - {"The file itself"} == {*sections, "[architecture]", *described, *tasks}
 
@@ -442,6 +443,10 @@ def test_the_page_of_dag_files_has_every_key_of_an_architecture():
         if field.name in ("blocks", "layers", "links"):
             entry = vars(sys.modules[Description.__module__])[re.search(r"Described\w+", str(field.type)).group()]
             assert listed[f"architecture.{field.name}"] == keys_of(entry)
+
+
+def test_the_page_of_dag_files_has_every_key_of_an_own_experiment():
+    assert listed_keys()["polysemanticity.own"] == keys_of(OwnExperiment)
 
 
 # --- numbers, links and paths ------------------------------------------------------------------------------------------

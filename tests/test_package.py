@@ -174,7 +174,8 @@ def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
         names = set(archive.namelist())
         archive.extractall(tmp_path / "installed")
     shipped = (
-        "dags/demo.toml", "dags/pythia.toml", "dags/diffusion.toml", "dags/memel.toml", "data/README.md",
+        "dags/demo.toml", "dags/pythia.toml", "dags/diffusion.toml", "dags/memel.toml", "dags/polysemanticity.toml",
+        "data/README.md",
         "data/stdlib-neox-500k/step0/model.safetensors", "data/stdlib-neox-500k/evaluations.csv",
         "data/digits-ddpm/step2000/diffusion_pytorch_model.safetensors", "data/digits-ddpm/step2000/config.json",
         "data/digits-ddpm/evaluations.csv", "data/stdlib-neox-67k/step1000/model.safetensors",

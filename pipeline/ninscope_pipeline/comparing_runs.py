@@ -21,7 +21,8 @@ _OF_CHECKPOINT = ("suite", "model", "revision")
 # What tells the rows of a checkpoint apart, in whatever table; what else is a number is a value.
 _KEYS = (
     *_OF_CHECKPOINT, "method", "variant", "part", "sample", "q", "layer", "null", "quantity", "neuron", "radius", "matrix",
-    "writer", "reader", "kind", "measure", "task", "metric", "seed", "learning_rate", "finetune_step",
+    "writer", "reader", "kind", "measure", "truth", "given", "task", "metric", "seed", "experiment", "dropout", "phase",
+    "learning_rate", "finetune_step",
 )  # fmt: skip
 _UNSAID = ("default", "all")  # values of keys that name nothing in particular
 _TOLD = {"emergence": ("alpha0", "width", "emergence")}  # columns whose largest difference is put into words
@@ -89,7 +90,7 @@ def compare_runs(a: str | Path | Run, b: str | Path | Run) -> Comparison:
         *_unfinished(runs),
         *_of_pairs("parameter", told_parameters, "Both runs have the same parameters."),
         *_of_pairs("version", versions, "They were made with the same versions."),
-        *_of_checkpoints(checkpoints),
+        *(_of_checkpoints(checkpoints) if checkpoints or not any(run.own_models for run in runs) else ()),
         *_of_tables(runs, tables),
     ]
     compared = [*told_parameters, *values[len(parameters) :]]

@@ -21,7 +21,7 @@ from ninscope.errors import RequestError
 from ninscope.measured_rows import Measured
 from ninscope.progress import counting
 from ninscope.report import FORMATS
-from ninscope.wording import of_number, outer_names
+from ninscope.wording import of_number, outer_names, own_models_clause
 from ninscope_pipeline.wide_tables import print_whole
 
 if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope audit` do without
@@ -104,10 +104,16 @@ def show_plan(prepared: "PreparedRun", listed: Sequence[tuple[str, str]], to_fet
         print(f"would replace: {prepared.replaces}; without --replace the run is refused")
     for model, size in to_fetch.items():
         print(f"would fetch: {decimal(size)} ({size} bytes) of weights for {model}")
-    count = len(prepared.located)
-    found = (f"{count - len(at_fault)} of " if at_fault else "") + of_number(count, "checkpoint")
     summed = _summed(stage for stage, _ in listed)
-    print(f"{prepared.dag.name}: {found} located; would run {summed}, in {near(prepared.folder.root)}")
+    about = _about(len(prepared.located), len(at_fault), len(prepared.dag.own_models()))
+    print(f"{prepared.dag.name}: {about}; would run {summed}, in {near(prepared.folder.root)}")
+
+
+def _about(checkpoints: int, at_fault: int, own_models: int) -> str:
+    """What a run is about, one clause."""
+    found = (f"{checkpoints - at_fault} of " if at_fault else "") + of_number(checkpoints, "checkpoint")
+    located = [f"{found} located"] if checkpoints or not own_models else []
+    return ", ".join([*located, *([own_models_clause(own_models)] if own_models else [])])
 
 
 def _summed(listed: Iterable[str]) -> str:
@@ -139,18 +145,23 @@ def show_progress(path: Path, progress: "RunProgress") -> None:
     if progress.finished and absent:
         verb = "is" if absent == 1 else "are"
         state += f", but {of_number(absent, 'stored result')} of its plan {verb} not there; run the same command again"
-    print(f"{path.name}: {state}; {of_number(len(progress.problems), 'checkpoint')} not ok")
+    bad = [f"{of_number(len(progress.problems), 'checkpoint')} not ok"]
+    told = bad if progress.checkpoints or not progress.own_models else []
+    told += [own_models_clause(progress.own_models)] if progress.own_models else []
+    print(f"{path.name}: {state}; {', '.join(told)}")
 
 
 def show_runs(folder: Path, runs: "Sequence[RunState]") -> None:
     """One row a run."""
     table = Table(title=escape(str(folder)))
     _add_columns(table, "left", "run", "state")
-    _add_columns(table, "right", "checkpoints", "size", "last asked")
+    makes_own = any(run.own_models for run in runs)
+    _add_columns(table, "right", "checkpoints", *(["own models"] if makes_own else []), "size", "last asked")
     for run in runs:
         state = "finished" if run.finished else "not finished"
+        counts = [str(run.checkpoints), *([str(run.own_models)] if makes_own else [])]
         changed = f"{run.changed:%Y-%m-%d %H:%M}"
-        table.add_row(escape(run.name), state, str(run.checkpoints), decimal(run.bytes), changed)
+        table.add_row(escape(run.name), state, *counts, decimal(run.bytes), changed)
     print_whole(table)
 
 

@@ -28,6 +28,7 @@ _LEAST_DISK = 100_000_000  # the demo leaves 42 MB
 _MOST_THREADS = 8  # beyond so many cores a run has processes, which need more of every limit
 _EXTRAS = {  # extra -> what it is for
     "memel": "stages that run models",
+    "polysemanticity": "the polysemanticity laboratory",
     "cluster": "jobs of a batch system",
     "train": "training the suites of data/",
 }

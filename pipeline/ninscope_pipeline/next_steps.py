@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ninscope
 from ninscope.errors import printable
-from ninscope.wording import of_number
+from ninscope.wording import of_number, own_models_clause
 from ninscope_pipeline.run_folders import folders_in
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
@@ -42,13 +42,16 @@ def show_next_steps(commands: Collection[str]) -> None:
 def _steps_after(newest: RunFolder, count: int) -> tuple[Step, ...]:
     name, finished = newest.root.name, is_finished(newest)
     state = "finished" if finished else "not finished"
-    checkpoints = of_number(len(newest.read_plan()["checkpoints"]), "checkpoint")
-    print(f"{RUNS}/ holds {of_number(count, 'run')}; the newest is {printable(name)}: {state}, {checkpoints}. Next:\n")
+    plan = newest.read_plan()
+    checkpoints, own = plan["checkpoints"], plan.get("own_models", [])
+    about = of_number(len(checkpoints), "checkpoint") if checkpoints or not own else own_models_clause(len(own))
+    print(f"{RUNS}/ holds {of_number(count, 'run')}; the newest is {printable(name)}: {state}, {about}. Next:\n")
     run = shlex.quote(printable(name))
     status = f"status {run}", "see its stages, and checkpoints that are not ok"
     if not finished:
         return (status, ("run ...", "the same command again continues it"))
-    ask = f'query {run} "SELECT step, method, emergence FROM emergence"', "ask its tables in SQL"
+    what = "step, method, emergence FROM emergence" if checkpoints or not own else f"* FROM {own[0]['table']}"
+    ask = f'query {run} "SELECT {what}"', "ask its tables in SQL"
     return status, (f"report {run}", "put its figures and tables on one page"), ask
 
 

@@ -47,7 +47,7 @@ class Run(Shown):
 
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows of it."""
-        models = {(entry["suite"], entry["model"]) for entry in self.plan["checkpoints"]}
+        models = {(entry["suite"], entry["model"]) for entry in (*self.plan["checkpoints"], *self.own_models)}
         state = "finished" if self.finished else "not finished"
         counted = {"models": len(models), "checkpoints": len(self.plan["checkpoints"])}
         return {"path": self.path, "state": state} | counted | {"tables": ", ".join(self.tables) or "none"}
@@ -73,7 +73,7 @@ class Run(Shown):
         known = self.table("checkpoints")["model"].unique().tolist()
         if model not in known:
             raise RequestError(
-                f"{self.path}: no model {model!r}{did_you_mean(model, known)}; its models: {', '.join(known)}"
+                f"{self.path}: no model {model!r}{did_you_mean(model, known)}; its models: {', '.join(known) or 'none'}"
             )
         return rows[rows["model"] == model]
 
@@ -237,6 +237,11 @@ class Run(Shown):
     def plan(self) -> dict[str, Any]:
         """What the run set out to make: keys by stage, the tables' key, and one entry a checkpoint."""
         return self._folder.read_plan()
+
+    @property
+    def own_models(self) -> list[dict[str, str]]:
+        """Models that a stage of the run makes itself: suite, model, and the table that tells of each."""
+        return self.plan.get("own_models", [])
 
     @property
     def finished(self) -> bool:

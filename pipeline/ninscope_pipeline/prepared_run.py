@@ -214,7 +214,12 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
         if job.checkpoint is not None and job.name:
             usable = bool(job.key) and (not stages()[job.stage].judges_checkpoints or request.outcome(job).ok)
             keys.setdefault(job.checkpoint.id, {})[job.name] = job.key if usable else None
+    own_models = [
+        {"suite": suite, "model": model, "table": next((table.name for table in stage.tables), "")}
+        for suite, model, stage in request.dag.own_models()
+    ]
     described = {
+        **({"own_models": own_models} if own_models else {}),
         "stages": plan.keys(),
         "following": plan.following_keys(),
         "tables": key,

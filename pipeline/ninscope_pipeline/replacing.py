@@ -10,6 +10,7 @@ from ninscope_pipeline.storing.runfolder import RunFolder
 
 ModelName = tuple[str, str]  # suite, model
 ModelSource = tuple[str, str | None]  # source, base
+OWN: ModelSource = "the run itself", ""  # of a model that a stage makes; no other has the base ""
 
 
 def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) -> str:
@@ -28,12 +29,15 @@ def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) ->
     held_contents, contents = _contents_held(folder), _contents(located)
     anywhere = set().union(*contents.values())  # where a model of another name may have its weights
     others = [
-        name for name in sorted(suspects) if (own := held_contents.get(name)) and not own & contents.get(name, anywhere)
+        name
+        for name in sorted(suspects)
+        if ((own := held_contents.get(name)) and not own & contents.get(name, anywhere)) or held[name] == OWN
     ]
     if not others:
         return ""
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return f"results of {'/'.join(others[0])} from {held[others[0]][0]}{more}"
+    first = others[0]
+    return f"results of {'/'.join(first)} from {held[first][0]}{more}"
 
 
 def _held(folder: RunFolder) -> Mapping[ModelName, ModelSource]:
@@ -45,7 +49,8 @@ def _held(folder: RunFolder) -> Mapping[ModelName, ModelSource]:
 
 
 def _sources_of(dag: Dag) -> dict[ModelName, ModelSource]:
-    return {(model.suite, model.model): (model.source, model.base) for model in dag.all_models()}
+    listed = {(model.suite, model.model): (model.source, model.base) for model in dag.all_models()}
+    return listed | {(suite, model): OWN for suite, model, _ in dag.own_models()}
 
 
 def _contents_held(folder: RunFolder) -> Mapping[ModelName, set[str]]:

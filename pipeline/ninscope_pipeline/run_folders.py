@@ -13,11 +13,13 @@ from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
 
 @dataclass(frozen=True)
 class RunState:
-    """One run folder. checkpoints: that it was last asked about; bytes: on disk; changed: when its plan was last made."""
+    """One run folder. checkpoints, own_models: how many it was last asked about; bytes: on disk; changed: when its plan was last
+    made."""
 
     name: str
     finished: bool
     checkpoints: int
+    own_models: int
     bytes: int
     changed: datetime
 
@@ -66,8 +68,9 @@ def state_of(path: Path) -> RunState:
     """The state of the run in a folder."""
     folder = RunFolder(path)
     changed = datetime.fromtimestamp(folder.run_file.stat().st_mtime).astimezone()
-    count = len(folder.read_plan()["checkpoints"])
-    return RunState(name_of(path), is_finished(folder), count, bytes_on_disk(path), changed)
+    plan = folder.read_plan()
+    counts = len(plan["checkpoints"]), len(plan.get("own_models", []))
+    return RunState(name_of(path), is_finished(folder), *counts, bytes_on_disk(path), changed)
 
 
 def bytes_on_disk(path: Path) -> int:

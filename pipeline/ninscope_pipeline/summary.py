@@ -10,7 +10,7 @@ import pandas as pd
 from ninscope.checkpoints.verification import without_unverified
 from ninscope.report.analysis_rows import of_analysis, whole_networks
 from ninscope.report.model_names import model_names
-from ninscope.wording import of_number
+from ninscope.wording import of_number, own_models_clause
 from ninscope_pipeline.opened_run import Run
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.registry import stages
@@ -69,10 +69,14 @@ def summary_lines(run: Run) -> list[str]:
     ok = int((checkpoints["status"] == "ok").sum())
     shown = [path for path in run.figures if path.stem.endswith("emergence")]
     look = shown[-1] if len(shown) == 1 else run.path / "figures"
+    made = run.own_models
+    counted = [f"{ok} of {of_number(len(checkpoints), 'checkpoint')} ok"] if len(checkpoints) or not made else []
+    counted += [own_models_clause(len(made))] if made else []
+    table = "emergence" if len(checkpoints) or not made else made[0]["table"]
     return [
-        f"{run.path.name}: {ok} of {of_number(len(checkpoints), 'checkpoint')} ok",
+        f"{run.path.name}: {', '.join(counted)}",
         *_about_e(run, emergence),
-        f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table('emergence')",
+        f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table({table!r})",
         f"page: ninscope report {shlex.quote(str(near(run.path)))}",
     ]
 
@@ -115,11 +119,16 @@ def near(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: stage -> (artefacts there, artefacts planned); finished: its tables are written."""
+    """How far a run is: stage -> (artefacts there, artefacts planned); finished: its tables are written.
+
+    checkpoints, own_models: how many it is about.
+    """
 
     stages: dict[str, tuple[int, int]]
     problems: list[Problem]
     finished: bool
+    checkpoints: int
+    own_models: int
 
 
 def progress_of(run: Run) -> Progress:
@@ -133,4 +142,4 @@ def progress_of(run: Run) -> Progress:
     else:
         fields = ("suite", "model", "revision", "status", "message")
         problems = [Problem(*(c[f] for f in fields)) for c in plan["checkpoints"] if c["status"] != "ok"]
-    return Progress(counts, problems, finished)
+    return Progress(counts, problems, finished, len(plan["checkpoints"]), len(run.own_models))

@@ -25,6 +25,11 @@ def of_number(number: int, one: str, several: str = "") -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
+def own_models_clause(number: int) -> str:
+    """ "3 models of its own": how a run is told that makes models itself."""
+    return f"{of_number(number, 'model')} of its own"
+
+
 def number(value: float) -> str:
     """Three digits that count, never an exponent above 1e-6: "1.09", "0.0000396", "12,300", "0"."""
     if not math.isfinite(value) or value == 0:

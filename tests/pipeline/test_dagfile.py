@@ -145,7 +145,7 @@ def test_a_missing_key_is_named(tmp_path, missing):
 
 
 def test_a_file_without_models_is_refused(tmp_path):
-    expected = "no [[models]] and no [[suites]]; list at least one model or suite"
+    expected = "no [[models]] and no [[suites]]; list at least one model or suite, or write [polysemanticity], which makes its own"
     assert refused(tmp_path / "x.toml", 'name = "x"\n') == expected
     assert refused(tmp_path / "x.toml", 'name = "x"\nmodels = []\n') == expected
 

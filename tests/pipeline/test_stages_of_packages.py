@@ -123,7 +123,8 @@ def test_the_stages_that_ship_are_listed_once_in_the_order_in_which_they_run(pac
     packages()
     assert list(registry.stages()) == [
         "nin", "spectra", "ranges", "parts", "exact", "weights", "weight_changes", "singular_values", "nulls", "controls",
-        "scaling", "interactions", "finetune", "activations", "emergence", "correlations",
+        "scaling", "interactions", "finetune", "activations", "toy_data", "toy_training", "toy_pruning", "polysemanticity",
+        "emergence", "correlations",
     ]  # fmt: skip
     assert registry.stages()["nin"] is NETWORK
 
@@ -188,3 +189,76 @@ def test_a_fault_of_a_stage_is_one_line_that_names_it(packages, tmp_path, monkey
         assert "KeyError: 'x'" in (run / "log" / "faulty-0123.txt").read_text()
     if where != "jobs":
         assert len(list((run / "store.zarr" / "spectra").glob("*/"))) == 1
+
+
+DICE = """
+import numpy as np
+from ninscope_pipeline.request.models import Strict
+from ninscope_pipeline.stages.stage import Job, Section, Stage, Table
+from ninscope_pipeline.storing.store import Artefact
+
+class DiceSection(Strict):
+    throws: int
+
+def rows(results):
+    for job, outcome in results.jobs_of("dice"):
+        yield {"suite": "dice", "model": job.label, "eyes": int(results.store.read(*job.id).arrays["eyes"][0])}
+
+class Dice(Stage):
+    name, title, version = "dice", "throws", 1
+    section = Section("dice", DiceSection | None, None)
+    tables = (Table("throws", {"eyes": "Int64"}, rows),)
+    def names(self, dag):
+        section = dag.section(self)
+        return [f"throw{number}" for number in range(section.throws if section else 0)]
+    def own_models(self, dag):
+        return [("dice", name) for name in self.names(dag)]
+    def jobs(self, request):
+        return [Job(self.name, f"{number:032x}", name, number) for number, name in enumerate(self.names(request.dag))]
+    def make(self, store, job):
+        return Artefact({"eyes": np.array([job.work % 6 + 1])}, {})
+
+STAGE = Dice()
+"""
+
+
+def test_a_stage_that_makes_models_of_its_own_needs_no_others(packages, tmp_path, monkeypatch):
+    (tmp_path / "dice_stage.py").write_text(DICE)
+    monkeypatch.syspath_prepend(tmp_path)
+    packages(dice="dice_stage:STAGE")
+    dag = tmp_path / "tiny.toml"
+    dag.write_text("[emergence]\n")
+    options = ("--runs-dir", tmp_path / "runs")
+    (line,) = command("run", dag, *options).says
+    assert line.endswith(", or write [polysemanticity], which makes its own, or write [dice], which makes its own")
+    dag.write_text("[dice]\nthrows = 3\n")
+    planned = command("run", dag, *options, "--dry-run")
+    assert planned.out.splitlines()[-1].startswith(
+        "tiny: 3 models of its own; would run throws (3), tables, figures, in "
+    )
+    ended = command("run", dag, *options)
+    assert (ended.code, ended.says) == (0, [])
+    assert ended.out.splitlines()[0] == "tiny: 3 models of its own"
+    assert ".table('throws')" in ended.out
+    assert pd.read_parquet(tmp_path / "runs" / "tiny" / "tables" / "throws.parquet")["eyes"].tolist() == [1, 2, 3]
+    assert "nothing to run" in command("run", dag, *options).out  # though there is no figure
+    dag.write_text("[dice]\nthrows = 0\n")
+    (line,) = command("run", dag, *options).says
+    assert "no [[models]] and no [[suites]]" in line
+
+
+def test_models_of_a_run_stand_beside_checkpoints(packages, tmp_path, monkeypatch):
+    (tmp_path / "dice_beside.py").write_text(DICE)
+    monkeypatch.syspath_prepend(tmp_path)
+    packages(dice="dice_beside:STAGE")
+    write_suite(tmp_path / "weights", (0,), blocks=1, width=16, heads=2)
+    dag = write_dag(tmp_path / "tiny.toml", Path("weights"))
+    dag.write_text(dag.read_text() + "\n[dice]\nthrows = 1\n")
+    options = ("--runs-dir", tmp_path / "runs")
+    assert (
+        "tiny: 1 checkpoint located, 1 model of its own; would run " in command("run", dag, *options, "--dry-run").out
+    )
+    ended = command("run", dag, *options)
+    assert ended.out.splitlines()[0] == "tiny: 1 of 1 checkpoint ok, 1 model of its own"
+    assert ".table('emergence')" in ended.out
+    assert "0 checkpoints not ok, 1 model of its own" in command("status", tmp_path / "runs" / "tiny").out

@@ -84,13 +84,16 @@ class Dag(Strict):
 
     @model_validator(mode="after")
     def _models_differ(self) -> "Dag":
+        own = [(suite, model) for suite, model, _ in self.own_models()]
+        if not self.models and not self.suites and not own:
+            sections = [stage.section.key for stage in stages().values() if stage.section and _makes_models(stage)]
+            others = "".join(f", or write [{key}], which makes its own" for key in sections)
+            raise ValueError(f"no [[models]] and no [[suites]]; list at least one model or suite{others}")
         seen = set()
-        if not self.models and not self.suites:
-            raise ValueError("no [[models]] and no [[suites]]; list at least one model or suite")
-        for model in self.all_models():
-            if (model.suite, model.model) in seen:
-                raise ValueError(f"the model {model.suite}/{model.model} is listed twice; list it once, or rename one")
-            seen.add((model.suite, model.model))
+        for suite, model in [*((model.suite, model.model) for model in self.all_models()), *own]:
+            if (suite, model) in seen:
+                raise ValueError(f"the model {suite}/{model} is listed twice; list it once, or rename one")
+            seen.add((suite, model))
         return self
 
     def trusting(self, duplicates: bool, unlike_counts: bool) -> "Dag":
@@ -129,6 +132,15 @@ class Dag(Strict):
         """Every single model, in the order of the file, those of suites last."""
         sections: list[ModelSection | SuiteSection] = [*self.models, *self.suites]
         return [model for section in sections for model in section.single_models()]
+
+    def own_models(self) -> list[tuple[str, str, Stage]]:
+        """(suite, model, stage) of every model that a stage makes itself."""
+        return [(suite, model, stage) for stage in stages().values() for suite, model in stage.own_models(self)]
+
+
+def _makes_models(stage: Stage) -> bool:
+    """Whether a stage can make models of its own."""
+    return type(stage).own_models is not Stage.own_models
 
 
 @cache

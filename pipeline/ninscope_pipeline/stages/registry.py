@@ -15,6 +15,10 @@ from ninscope_pipeline.stages.emergence import EMERGENCE
 from ninscope_pipeline.stages.exact import EXACT, PARTS, RANGES
 from ninscope_pipeline.stages.finetune import FINETUNE
 from ninscope_pipeline.stages.interactions import INTERACTIONS
+from ninscope_pipeline.stages.laboratory.polysemanticity import POLYSEMANTICITY
+from ninscope_pipeline.stages.laboratory.toy_data import TOY_DATA_STAGE
+from ninscope_pipeline.stages.laboratory.toy_pruning import TOY_PRUNING_STAGE
+from ninscope_pipeline.stages.laboratory.toy_training import TOY_TRAINING_STAGE
 from ninscope_pipeline.stages.network import NETWORK
 from ninscope_pipeline.stages.nulls import NULLS
 from ninscope_pipeline.stages.scaling import SCALING
@@ -40,6 +44,10 @@ _OWN: tuple[Stage, ...] = (
     INTERACTIONS,
     FINETUNE,
     ACTIVATIONS,
+    TOY_DATA_STAGE,
+    TOY_TRAINING_STAGE,
+    TOY_PRUNING_STAGE,
+    POLYSEMANTICITY,
     EMERGENCE,
     CORRELATIONS,
 )

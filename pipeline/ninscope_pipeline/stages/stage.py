@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 W = TypeVar("W")
 
 JobId = tuple[str, str]  # a stage's name and a content key
+ModelName = tuple[str, str]  # suite, model
 
 Row = dict[str, Any]
 
@@ -160,6 +161,13 @@ class Stage(ABC, Generic[W]):
 
     def check(self, dag: "Dag") -> None:
         """Raises ValueError where this stage's section and the rest of the DAG file contradict each other."""
+
+    def own_models(self, dag: "Dag") -> Iterable[ModelName]:
+        """(suite, model) of every model that this stage makes itself: a DAG file with some needs no [[models]] and no [[suites]].
+
+        What it makes is no checkpoint of the run: the stage's own tables tell of it, the first of them above all.
+        """
+        return ()
 
     def needs_matrices(self, dag: "Dag") -> bool:
         """Whether this stage reads what the exact analysis of [analysis] gathers of every matrix, which is kept only then."""

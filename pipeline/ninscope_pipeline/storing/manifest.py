@@ -30,9 +30,9 @@ def write_files(folder: RunFolder, directory: Path, key: str, files: Mapping[str
 
 def is_current(folder: RunFolder, directory: Path, key: str) -> bool:
     manifest = _manifest(folder, directory)
-    if manifest.get("key") != key or not manifest.get("files"):
+    if manifest.get("key") != key or "files" not in manifest:  # a run may have no figure, so there may be no file
         return False
-    return all(_digest(directory / Path(name).name) == digest for name, digest in manifest.get("files", {}).items())
+    return all(_digest(directory / Path(name).name) == digest for name, digest in manifest["files"].items())
 
 
 def is_finished(folder: RunFolder) -> bool:

@@ -59,6 +59,10 @@ _LAZY = {
     "load_sparse_autoencoder": "sparse_autoencoder_files",
     "save_sparse_autoencoder": "sparse_autoencoder_files",
     "train_sparse_autoencoder": "sparse_autoencoder_training",
+    "LayerMeasures": "measuring",
+    "LayerResponses": "measuring",
+    "Probe": "measuring",
+    "measure_checkpoint": "measuring",
 }
 __all__ = sorted(_LAZY)
 

@@ -291,11 +291,12 @@ def measured_lines(
     toggle: str = "label",
     tips: Sequence[alt.Tooltip] = (),
     x: alt.X | None = None,
+    place: str = "step",
 ) -> alt.LayerChart:
     """Lines of one of several columns, which a list above the chart chooses, and which is its title.
 
-    measures: (column, title) of columns that have a value. x: where it is not the training step. Where data has
-    `<column>_low` and `_high`, and what `drawn_ends` makes of them, there are bands.
+    measures: (column, title) of columns that have a value. x: where it is not the training step; place: the column that it shows.
+    Where data has `<column>_low` and `_high`, and what `drawn_ends` makes of them, there are bands.
     """
     columns = [column for column, _ in measures]
 
@@ -308,7 +309,9 @@ def measured_lines(
     # A measure without intervals has bands of no height: an axis of nothing but missing values would have no extent.
     drawn = {"from": one_of("_from", "datum.value"), "to": one_of("_to", "datum.value")}
     ends = {"low": one_of("_low"), "high": one_of("_high"), **drawn} if bands else {}
-    shown = tooltip("step:Q", *(f"{field}:N" for field in series if field != "label"), model="label:N", value="value:Q")
+    shown = tooltip(
+        f"{place}:Q", *(f"{field}:N" for field in series if field != "label"), model="label:N", value="value:Q"
+    )
     shown += tooltip(low="low:Q", high="high:Q") if bands else []
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     chart = lines(

@@ -1,0 +1,265 @@
+"""What every network of the laboratory is measured to be: polysemanticity, structure, phi, loss (stage `polysemanticity`).
+
+Its section asks for all of the laboratory. The tables of slopes and correlations are made from the table of measures.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ninscope.neurons.polysemanticity.correlations import CORRELATION_COLUMNS, polysemanticity_correlations
+from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes
+from ninscope.threads import one_thread_each
+from ninscope.wording import joined_clauses
+from ninscope_pipeline.stages.laboratory.planning import (
+    LaboratoryStage,
+    Pruning,
+    Training,
+    prunings,
+    rate_shown,
+    ratio_shown,
+    trainings,
+)
+from ninscope_pipeline.stages.laboratory.section import SECTION, asked
+from ninscope_pipeline.stages.laboratory.toy_data import stored_toy_data
+from ninscope_pipeline.stages.laboratory.toy_pruning import PrunedAt, stored_pruning
+from ninscope_pipeline.stages.laboratory.toy_training import StoredTraining, diverged, stored_training
+from ninscope_pipeline.stages.stage import Job, Measures, ModelName, Row, Table
+from ninscope_pipeline.storing.keys import content_key
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from ninscope.neurons.polysemanticity.measuring import LayerMeasures
+    from ninscope.neurons.polysemanticity.perceptron import Perceptron
+    from ninscope.neurons.polysemanticity.structure import PreparedStart
+    from ninscope.report.page.parts import PagePart, PageTables
+    from ninscope_pipeline.figures import FigureTables
+    from ninscope_pipeline.opened_run import Run
+    from ninscope_pipeline.plan import Request
+    from ninscope_pipeline.request.dagfile import Dag
+    from ninscope_pipeline.results import Results
+
+SLOPES, CORRELATIONS = "polysemanticity_slopes", "polysemanticity_correlations"  # tables
+TRAINING, PRUNED, RETRAINED = "training", "pruned", "retrained"  # phases
+# Columns of the table that are numbers of a layer, or of the network as one.
+MEASURED = (
+    "neurons", "dead", "P", "entropy", "monosemanticity", "D", "loss", "train_loss", "alpha0", "width", "emergence",
+    "emergence_growth", "emergence_fixed", "alpha0_unit", "width_unit", "structure", "phi_mean", "phi_p99",
+)  # fmt: skip
+_WHOLE = ("neurons", "dead")  # of these, whole numbers
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One network that is measured, or why it is not; the fields are columns of the table."""
+
+    revision: str
+    step: int | None
+    phase: str
+    epoch: int | None = None
+    learning_rate: float | None = None
+    asked_ratio: float | None = None
+    neuron_ratio: float | None = None
+    pruning_ratio: float | None = None
+    status: str = "ok"
+    message: str = ""
+
+
+Measured = tuple[
+    Checkpoint, "Perceptron | None", "PreparedStart | None"
+]  # what is measured, and what its E compares with
+
+
+class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
+    name, title, version = "polysemanticity", "polysemanticity", 1
+    section = SECTION
+
+    def own_models(self, dag: "Dag") -> Iterator[ModelName]:
+        section = asked(dag)
+        if section is not None:
+            yield from ((section.suite, training.model) for training in trainings(dag))
+
+    def asked_of_tables(self, dag: "Dag") -> Mapping[str, object]:
+        section = asked(dag)
+        return {} if section is None else {self.name: {"version": self.version, "suite": section.suite}}
+
+    def jobs(self, request: "Request") -> Iterator[Job[Training | Pruning]]:
+        for training in trainings(request.dag):
+            yield self._job(training, "training", training.data.id, training.id)
+        for pruning in prunings(request.dag):
+            yield self._job(pruning, "pruned", pruning.training.data.id, pruning.training.id, pruning.id)
+
+    def _job(self, work: Training | Pruning, what: str, *needs: tuple[str, str]) -> Job[Training | Pruning]:
+        key = content_key(self.name, self.version, networks=work.key)
+        return Job(self.name, key, f"{work.label} {what}", work, needs)
+
+    def make(self, store: ArtefactStore, job: Job[Training | Pruning]) -> Artefact:
+        from ninscope.neurons.polysemanticity.measuring import Probe
+
+        training = job.work.training if isinstance(job.work, Pruning) else job.work
+        data = stored_toy_data(store, training.data)
+        with one_thread_each():
+            probe = Probe(data)
+            measured = [
+                (checkpoint, [] if network is None else probe.measure(network, start))
+                for checkpoint, network, start in _checkpoints(store, job.work)
+            ]
+        if isinstance(job.work, Training):
+            measured[0] = _with_note(*measured[0], data.message)
+        return _artefact(measured)
+
+    def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
+        rows = tables.table(self.name)
+        if rows.empty:
+            return
+        from ninscope.report.polysemanticity_figures import polysemanticity_figures
+
+        yield from polysemanticity_figures(rows, tables.table(SLOPES), tables.table(CORRELATIONS))
+
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
+        from ninscope.report.page.polysemanticity_part import polysemanticity_parts
+
+        yield from polysemanticity_parts(tables)
+
+    def problems(self, run: "Run") -> list[str]:
+        """A line for every network that could not be made, of epochs that were not reached the first."""
+        if self.name not in run.tables:  # a run by an earlier version
+            return []
+        rows = run.table(self.name)
+        failed = rows[rows["status"] != "ok"].drop_duplicates(["suite", "model", "phase", "status", "message"])
+        return [f"{row.suite}/{row.model} {row.revision}: {row.status}: {row.message}" for row in failed.itertuples()]
+
+
+# --- networks ------------------------------------------------------------------------------------------------------------
+def _checkpoints(store: ArtefactStore, work: Training | Pruning) -> "Iterator[Measured]":
+    """Every network of a training, or of a pruning, in the order of the table."""
+    training = work.training if isinstance(work, Pruning) else work
+    trained = stored_training(store, training)
+    if isinstance(work, Pruning):
+        for at in stored_pruning(store, work):
+            yield from _of_ratio(at, trained.networks[0])
+    else:
+        yield from _of_training(training, trained)
+
+
+def _of_training(training: Training, trained: StoredTraining) -> "Iterator[Measured]":
+    from ninscope.neurons.polysemanticity.structure import prepared_start
+
+    start = prepared_start(trained.networks[0].weights)
+    for epoch in range(training.experiment.epochs + 1):
+        reached = epoch < len(trained.networks)
+        told = diverged(None if reached else trained.diverged_at)
+        rate = training.experiment.learning_rate
+        checkpoint = Checkpoint(f"epoch{epoch}", epoch, TRAINING, epoch, rate, 0.0, 0.0, 0.0, *told)
+        yield checkpoint, trained.networks[epoch] if reached else None, start
+
+
+def _of_ratio(at: PrunedAt, initial: "Perceptron") -> "Iterator[Measured]":
+    """The pruned network and those retrained of it. They start from the initial network among the neurons that were kept."""
+    from ninscope.neurons.polysemanticity.structure import prepared_start, sub_network
+
+    start = None if at.network is None else prepared_start(sub_network(initial.weights, at.kept))
+    shown, ratios = ratio_shown(at.ratio), (at.ratio, at.neuron_ratio, at.pruning_ratio)
+    yield Checkpoint(f"pruned-{shown}", None, PRUNED, None, None, *ratios, at.status, at.message), at.network, start
+    for end in at.retrained:
+        revision, rate = f"retrained-{shown}-rate-{rate_shown(end.learning_rate)}", end.learning_rate
+        yield Checkpoint(revision, None, RETRAINED, None, rate, *ratios, end.status, end.message), end.network, start
+
+
+# --- artefacts and rows --------------------------------------------------------------------------------------------------
+def _with_note(
+    checkpoint: Checkpoint, layers: "list[LayerMeasures]", note: str
+) -> "tuple[Checkpoint, list[LayerMeasures]]":
+    """What is to be known of the toy data stands once, in the row of all layers before training."""
+    whole = [replace(layer, message=joined_clauses(layer.message, note)) for layer in layers[:1]]
+    return checkpoint, [*whole, *layers[1:]]
+
+
+def _artefact(measured: "Sequence[tuple[Checkpoint, Sequence[LayerMeasures]]]") -> Artefact:
+    """values: float64 [rows, columns], NaN where there is none. rows: (number of the checkpoint, layer, message)."""
+    rows, values = [], []
+    for number, (_, layers) in enumerate(measured):
+        for layer in layers:
+            rows.append([number, layer.layer, layer.message])
+            values.append([layer.values.get(name, math.nan) for name in MEASURED])
+    return Artefact(
+        {"values": np.array(values, np.float64).reshape(len(rows), len(MEASURED))},
+        {
+            "columns": list(MEASURED),
+            "checkpoints": [vars(checkpoint) for checkpoint, _ in measured],
+            "rows": rows,
+        },
+    )
+
+
+def _stored_rows(stored: Artefact) -> Iterator[Row]:
+    """One row a layer of every network; of one that could not be made one row."""
+    about = stored.attributes
+    by_checkpoint: dict[int, list[tuple[str, str, list[float]]]] = {}
+    for (number, layer, message), values in zip(about["rows"], stored.arrays["values"].tolist(), strict=True):
+        by_checkpoint.setdefault(number, []).append((layer, message, values))
+    for number, checkpoint in enumerate(about["checkpoints"]):
+        if number not in by_checkpoint:
+            yield checkpoint | {"layer": "all"}
+        for layer, message, values in by_checkpoint.get(number, ()):
+            yield checkpoint | {"layer": layer, "message": message} | _numbers(about["columns"], values)
+
+
+def _numbers(columns: Sequence[str], values: Sequence[float]) -> dict[str, Any]:
+    known = {name: value for name, value in zip(columns, values, strict=True) if not math.isnan(value)}
+    return {name: int(value) if name in _WHOLE else value for name, value in known.items()}
+
+
+def _rows(results: "Results") -> Iterator[Row]:
+    section = asked(results.request.dag)
+    if section is None:
+        return
+    for job, outcome in results.jobs_of(PolysemanticityStage.name):
+        training = job.work.training if isinstance(job.work, Pruning) else job.work
+        keys = {
+            "suite": section.suite, "model": training.model, "experiment": training.experiment.name,
+            "dropout": training.dropout, "seed": training.data.seed,
+        }  # fmt: skip
+        if outcome.ok:
+            yield from (keys | row for row in _stored_rows(results.store.read(*job.id)))
+        else:
+            phase = RETRAINED if isinstance(job.work, Pruning) else TRAINING
+            yield (
+                keys
+                | {"revision": phase, "phase": phase, "layer": "all"}
+                | {"status": outcome.status, "message": outcome.message}
+            )
+
+
+def _from_measures(make: "Callable[[pd.DataFrame], pd.DataFrame]") -> "Callable[[Results], pd.DataFrame]":
+    """Rows of a table that is made from the table of measures: of no single model, so that it has no name of one."""
+
+    def rows(results: "Results") -> "pd.DataFrame":
+        measured = results.table(PolysemanticityStage.name)
+        return make(measured).assign(model=None, revision=None, step=None) if len(measured) else measured
+
+    return rows
+
+
+PolysemanticityStage.tables = (
+    Table(
+        "polysemanticity",
+        {
+            "experiment": "string", "dropout": "float64", "seed": "Int64", "phase": "string", "epoch": "Int64",
+            "learning_rate": "float64", "asked_ratio": "float64", "neuron_ratio": "float64", "pruning_ratio": "float64",
+            "layer": "string", **{name: "Int64" if name in _WHOLE else "float64" for name in MEASURED},
+            "status": "string", "message": "string",
+        },
+        _rows,
+        (Measures({"P": "P", "D": "D", "neuron_entropy": "entropy"}, {"layer": "all", "phase": TRAINING}),),
+    ),
+    Table(SLOPES, SLOPE_COLUMNS, _from_measures(polysemanticity_slopes), from_others=True),
+    Table(CORRELATIONS, CORRELATION_COLUMNS, _from_measures(polysemanticity_correlations), from_others=True),
+)  # fmt: skip
+POLYSEMANTICITY = PolysemanticityStage()

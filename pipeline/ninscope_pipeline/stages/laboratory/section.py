@@ -1,0 +1,139 @@
+"""The section [polysemanticity] of a DAG file: which experiments, at which seeds, and how their networks are pruned."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from ninscope.checks import MAX_SEED, did_you_mean
+from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.experiments import EXPERIMENTS, Experiment
+from ninscope.neurons.polysemanticity.perceptron import parameters_of
+from ninscope_pipeline.request.models import Name, Strict
+from ninscope_pipeline.stages.stage import Section
+
+if TYPE_CHECKING:
+    from ninscope_pipeline.request.dagfile import Dag
+
+_RATIOS = [round(0.05 * number, 2) for number in range(1, 13)]
+
+
+class OwnExperiment(Strict):
+    """One of [[polysemanticity.own]]: an experiment that is not the thesis', key by key as `Experiment`.
+
+    features: default: as many neurons as feature_layers has.
+    """
+
+    name: Name
+    linear: bool
+    feature_layers: list[int] = Field(min_length=1)
+    features: int | None = None
+    inputs: int
+    outputs: int
+    sparsity: list[float]
+    observed: list[int]
+    threshold: float = Experiment.threshold
+    epochs: int = Experiment.epochs
+    samples_per_output: int = Experiment.samples_per_output
+    batch_size: int = Experiment.batch_size
+    learning_rate: float = Experiment.learning_rate
+    test_share: float = Experiment.test_share
+
+    @property
+    def experiment(self) -> Experiment:
+        """Raises RequestError."""
+        settings: dict[str, Any] = self.model_dump()
+        if self.features is None:
+            settings["features"] = sum(self.feature_layers)
+        return Experiment(**settings)
+
+    @model_validator(mode="after")
+    def _makes_an_experiment(self) -> "OwnExperiment":
+        if self.name in EXPERIMENTS:
+            raise ValueError(f"{self.name} is one of the thesis' experiments; give this one another name")
+        try:
+            _ = self.experiment
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class PolysemanticitySection(Strict):
+    """[polysemanticity]: every experiment at every seed and dropout is trained, pruned at every ratio and retrained at every rate.
+
+    experiments: names of the thesis' (default: all six, or none where there are own ones). own: others. dropout: 0 is without.
+    ratios: shares of the parameters that are removed, at least. rates: learning rates of the retraining. suite: in the tables.
+    """
+
+    experiments: list[str] | None = None
+    own: list[OwnExperiment] = Field(default=[])
+    suite: Name = "polysemanticity"
+    seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(default=[0, 1, 2], min_length=1)
+    dropout: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.0, 0.5], min_length=1)
+    ratios: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=_RATIOS)
+    rates: list[Annotated[float, Field(gt=0, lt=math.inf)]] = Field(default=[1e-3, 1e-2])
+
+    @field_validator("experiments")
+    @classmethod
+    def _known(cls, names: list[str] | None) -> list[str] | None:
+        for name in names or ():
+            if name not in EXPERIMENTS:
+                raise ValueError(
+                    f"there is no experiment {name!r}{did_you_mean(name, EXPERIMENTS, cutoff=0.4)}; the thesis has "
+                    f"{', '.join(EXPERIMENTS)}, and others stand in [[polysemanticity.own]]"
+                )
+        return names
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "PolysemanticitySection":
+        chosen = list(self.chosen())
+        if not chosen:
+            raise ValueError(
+                "experiments is empty, and there is no [[polysemanticity.own]]; name at least one experiment"
+            )
+        listed: dict[str, Sequence] = {
+            "experiments": [experiment.name for experiment in chosen],
+            "seeds": self.seeds, "dropout": self.dropout, "ratios": self.ratios, "rates": self.rates,
+        }  # fmt: skip
+        for key, values in listed.items():
+            if len(set(values)) != len(values):
+                raise ValueError(f"{key}: a value is listed twice; list each one once")
+        if any(later < earlier for earlier, later in pairwise(self.ratios)):
+            raise ValueError("ratios: the values do not ascend; list them from the smallest to the largest")
+        if bool(self.ratios) != bool(self.rates):
+            raise ValueError(
+                "ratios and rates: one is empty and the other is not; give both, or neither to prune nothing"
+            )
+        for experiment in chosen:
+            self._check_ratios(experiment)
+        return self
+
+    def _check_ratios(self, experiment: Experiment) -> None:
+        """Raises ValueError for a ratio that is not possible, whichever neurons are removed."""
+        sizes = experiment.observed
+        smallest = (sizes[0], *[1] * (len(sizes) - 2), sizes[-1])
+        most = 1 - parameters_of(smallest) / parameters_of(sizes)
+        if self.ratios and self.ratios[-1] > most:
+            raise ValueError(
+                f"ratios: {experiment.name} without {self.ratios[-1]:g} of its parameters has a hidden layer without neurons; the "
+                f"largest ratio that may be possible is {math.floor(most * 1000) / 1000:g}"
+            )
+
+    def chosen(self) -> Iterator[Experiment]:
+        """The thesis' experiments that are asked for, then own ones."""
+        names = self.experiments
+        if names is None:
+            names = [] if self.own else list(EXPERIMENTS)
+        yield from (EXPERIMENTS[name] for name in names)
+        yield from (own.experiment for own in self.own)
+
+
+SECTION = Section("polysemanticity", PolysemanticitySection | None, None)
+
+
+def asked(dag: "Dag") -> PolysemanticitySection | None:
+    """What a DAG file says in [polysemanticity]; None where it has no such section."""
+    section: PolysemanticitySection | None = getattr(dag, SECTION.key, SECTION.default)
+    return section

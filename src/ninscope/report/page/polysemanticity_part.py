@@ -1,0 +1,329 @@
+"""The laboratory of polysemanticity: P while networks train and after they are pruned, the verdicts, and what measures see.
+
+Names of experiments come from a DAG file. They are data: entries of lists, and rows.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
+from ninscope.neurons.polysemanticity.over_seeds import mean_over_seeds
+from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, VERDICTS, WHOLE
+from ninscope.report.page.chart_data import domain_of, drawn_ends, numbers_of, rounded
+from ninscope.report.page.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    choice,
+    colour_by,
+    fitted,
+    known_measures,
+    legend_below,
+    measured_lines,
+    name_rows,
+    number_words,
+    rows_high,
+    tooltip,
+)
+from ninscope.report.page.parts import Chart, PagePart, PageTables
+from ninscope.report.page.phrases import capital
+from ninscope.wording import listed, of_number
+
+_MEASURES = (
+    ("P", "P, degree of polysemanticity"),
+    ("D", "D, total feature dimensionality"),
+    ("PD", "P times D"),
+    ("loss", "loss, held out (MSE)"),
+    ("entropy", "normalised entropy"),
+    ("monosemanticity", "monosemanticity"),
+    ("phi_p99", "phi, 99th percentile"),
+)
+_BEFORE = "before retraining"
+_TENTH = 10.0  # a slope per 1 of the ratio, as per cent for a tenth of the parameters
+_PLAIN, _PARTIAL = "plain", "given the epoch or pruning ratio"
+_LINE, _MEASURE = 26, 40  # pixels of a slope, and of a measure
+_SHADES = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
+_TABLES = ("polysemanticity", "polysemanticity_slopes", "polysemanticity_correlations")
+_TEXT = (
+    "These networks learn a task whose features are known. P says over how many features a neuron spreads: 1 means one feature, "
+    "2 means two equal ones. It is a mean over all hidden neurons, and a dead neuron counts as 0. D says which share of the "
+    "features the network represents. Lines are means over seeds; bands are 95 % intervals of these means.",
+    "A verdict rests on the slopes of P on the share of parameters that pruning took, one a seed, after retraining. It says "
+    "whether P falls or rises in networks that are made this way. It does not say that P stays the same where the slopes are not "
+    "told apart from 0: with few seeds an interval is wide. A band or an interval that ends at the edge of its chart goes on.",
+    "The correlations show whether a measure that knows no features goes along with P, D or the loss within one seed. Two curves "
+    "that only rise always correlate. So look at the correlation given the epoch or the pruning ratio, and at the cross: it "
+    "compares a seed's measure with what is true of other seeds. Where it lies on the dot, the measure follows the course that "
+    "all seeds share, and says nothing of one network. Toy networks of this size say little about large ones.",
+)  # fmt: skip
+
+
+def polysemanticity_parts(tables: PageTables) -> Iterator[PagePart]:
+    """The part of the tables `polysemanticity`, `polysemanticity_slopes` and `polysemanticity_correlations`."""
+    rows = tables.table("polysemanticity")
+    rows = rows[(rows["layer"] == WHOLE) & rows["P"].notna()]
+    if rows.empty:
+        return
+    rows = _named(rows.assign(PD=rows["P"] * rows["D"]))
+    charts = [
+        *_training(rows[rows["phase"] == "training"]),
+        *_pruning(rows),
+        *_slopes(_named(tables.table("polysemanticity_slopes"))),
+        *_correlations(_named(tables.table("polysemanticity_correlations"))),
+    ]
+    yield PagePart("polysemanticity", "Polysemanticity", "models that were run", _TEXT, tuple(charts), _TABLES)
+
+
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the column `label`: the experiment, of several runs or suites with their names."""
+    label = rows["experiment"].astype("object")
+    for name in ("suite", "run"):
+        if name in rows and rows[name].nunique() > 1:
+            label = rows[name].astype("object") + ", " + label
+    dropouts = {
+        value: f"dropout {value:g}" if value else "without dropout" for value in rows["dropout"].dropna().unique()
+    }
+    return rows.assign(label=label, setting=rows["dropout"].map(dropouts).astype("object"))
+
+
+# --- over training and over ratios --------------------------------------------------------------------------------------
+
+
+def _over_seeds(rows: pd.DataFrame, keys: Sequence[str], place: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Means over seeds of columns, with `<column>_low` and `_high`; place: where a point stands, a mean as well."""
+    found = []
+    for names, group in rows.groupby(list(keys), sort=False):
+        row = dict(zip(keys, names, strict=True)) | {place: float(group[place].astype("float64").mean())}
+        row["seeds"] = int(group["seed"].nunique())
+        for column in columns:
+            over = mean_over_seeds(group[column].to_numpy(np.float64))
+            row |= {column: over.mean, f"{column}_low": over.low, f"{column}_high": over.high}
+        found.append(row)
+    data = pd.DataFrame(found)
+    numbers = [place, *(f"{column}{end}" for column in columns for end in ("", "_low", "_high"))]
+    return data.assign(**{name: rounded(data[name]) for name in numbers})
+
+
+def _training(rows: pd.DataFrame) -> Iterator[Chart]:
+    measures = known_measures(rows, _MEASURES)
+    if rows.empty:
+        return
+    columns = [column for column, _ in measures]
+    data = _over_seeds(rows.assign(at=rows["epoch"]), ["label", "setting", "at"], "epoch", columns).drop(columns="at")
+    data["entry"], entries = numbers_of(data["label"])
+    data = drawn_ends(data, columns, ["entry"])
+    settings = list(dict.fromkeys(data["setting"]))
+    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(grid=False, tickCount=6), scale=alt.Scale(nice=False))
+    chart = measured_lines(
+        data, "polysemanticityPoints", measures, colour_by("setting", settings), series=("setting",), toggle="setting",
+        where="datum.entry == entry", x=x, place="epoch", tips=tooltip(seeds="seeds:Q"),
+    ).add_params(choice("entry", entries, "experiment"))  # fmt: skip
+    first = data[data["entry"] == 0]
+    said = "; ".join(
+        f"{setting}: {number_words(own['P'].iloc[0])} at epoch {own['epoch'].iloc[0]:g}, {number_words(own['P'].iloc[-1])} at "
+        f"epoch {own['epoch'].iloc[-1]:g}"
+        for setting, own in first.sort_values("epoch", kind="stable").groupby("setting", sort=False)
+    )
+    yield Chart(
+        "polysemanticity-training",
+        "While networks train",
+        chart,
+        f"Mean P over seeds, of {entries[0]}. {capital(said)}.",
+    )
+
+
+def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
+    pruned = rows[rows["phase"].isin(["pruned", "retrained"])]
+    if pruned.empty:
+        return
+    measures = known_measures(rows, _MEASURES)
+    columns = [column for column, _ in measures]
+    data = _over_seeds(_curves(rows, pruned), ["label", "setting", "curve", "revision"], "pruning_ratio", columns)
+    data = data.drop(columns="revision")
+    data["entry"], entries = numbers_of(data["label"] + ", " + data["setting"])
+    data = drawn_ends(data, columns, ["entry"])
+    curves = list(dict.fromkeys(data["curve"]))
+    x = alt.X("pruning_ratio:Q", title="pruning ratio (share of parameters)",
+              axis=alt.Axis(grid=False, tickCount=6), scale=alt.Scale(nice=False))  # fmt: skip
+    chart = measured_lines(
+        data, "prunedPoints", measures, colour_by("curve", curves, {_BEFORE: GREY} if _BEFORE in curves else None),
+        series=("curve",), toggle="curve", where="datum.entry == entry", x=x, place="pruning_ratio",
+        tips=tooltip(seeds="seeds:Q"),
+    ).add_params(choice("entry", entries, "experiment"))  # fmt: skip
+    first = data[data["entry"] == 0].sort_values("pruning_ratio", kind="stable")
+    said = "; ".join(
+        f"{curve}: {number_words(own['P'].iloc[0])} at ratio {number_words(own['pruning_ratio'].iloc[0])}, "
+        f"{number_words(own['P'].iloc[-1])} at {number_words(own['pruning_ratio'].iloc[-1])}"
+        for curve, own in first.groupby("curve", sort=False)
+    )
+    yield Chart(
+        "polysemanticity-pruning", "After pruning", chart, f"Mean P over seeds, of {entries[0]}. {capital(said)}."
+    )
+
+
+def _curves(rows: pd.DataFrame, pruned: pd.DataFrame) -> pd.DataFrame:
+    """Pruned networks with the column `curve`, and before each curve the unpruned baseline at ratio 0."""
+    names = {rate: f"retrained at {rate:g}" for rate in pruned["learning_rate"].dropna().unique().tolist()}
+    curve = np.where(pruned["phase"] == "pruned", _BEFORE, pruned["learning_rate"].map(names).astype("object"))
+    pruned = pruned.assign(curve=curve)
+    training = rows[rows["phase"] == "training"].sort_values("epoch", kind="stable")
+    last = training.drop_duplicates(["label", "setting", "seed"], keep="last").assign(pruning_ratio=0.0)
+    starts = [last.assign(curve=name) for name in dict.fromkeys(pruned["curve"])]
+    return pd.concat([*starts, pruned], ignore_index=True)
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------------
+
+
+def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
+    rows = rows[rows["slope"].notna() & (rows["baseline"] > 0)].reset_index(drop=True)
+    if rows.empty:
+        return
+    share = _TENTH / rows["baseline"]
+    ends = ("slope", "low", "high", "own_low", "own_high", "retrained_slope")
+    data = rows.assign(**{name: rounded(rows[name] * share) for name in ends}, change=rounded(100 * rows["change"]))
+    data["rate"], rates = numbers_of(data["learning_rate"].map(lambda rate: f"{rate:g}"))
+    data["name"] = data["label"] + (", " + data["setting"]).where(
+        data["dropout"] > 0, ""
+    )  # short, as a telephone is narrow
+    data["line"], _ = numbers_of(data["name"])
+    data["note"] = data["message"].fillna("").astype("object")
+    data["p"] = rounded(data["p_adjusted"])
+    domain = domain_of(data[["slope", "own_low", "own_high"]], [data["low"], data["high"]], hold=[0.0]) or [-1.0, 1.0]
+    for end in ("low", "high", "own_low", "own_high"):
+        data[f"{end}_drawn"] = rounded(data[end].clip(*domain))
+    texts = ["name", "verdict", "note"]
+    drawn = [f"{end}_drawn" for end in ("low", "high", "own_low", "own_high")]
+    data = data[["rate", "line", "seeds", *texts, *ends, *drawn, "change", "p"]]
+    data = data.astype(dict.fromkeys(texts, object) | {"seeds": "float64"})
+    scale = alt.Scale(domain=domain, nice=False)
+    title = "% of P per 10 % of parameters"
+    tips = tooltip(
+        "name:N", "verdict:N", slope="slope:Q", p_by_Holm="p:Q", interval_from="own_low:Q", interval_to="own_high:Q",
+        together_with_the_others_from="low:Q", together_to="high:Q", without_the_unpruned_network="retrained_slope:Q",
+        change_of_P_at_the_largest_ratio_in_per_cent="change:Q", seeds="seeds:Q", note="note:N",
+    )  # fmt: skip
+    colour = alt.Color("verdict:N", scale=alt.Scale(domain=list(VERDICTS), range=[_SHADES[name] for name in VERDICTS]),
+                       legend=legend_below(VERDICTS))  # fmt: skip
+    base = alt.Chart(data).transform_filter("datum.rate == rate")
+    base = base.encode(y=name_rows("name", "line"), color=colour, tooltip=tips)
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=GREY, opacity=0.7)
+    marks = [
+        zero.encode(x=alt.X("at:Q", scale=scale, title=title), tooltip=[alt.Tooltip("at:Q", title="line at")]),
+        base.mark_rule(strokeWidth=1).encode(x=alt.X("low_drawn:Q", scale=scale, title=title), x2="high_drawn:Q"),
+        base.mark_rule(strokeWidth=5, opacity=0.5).encode(
+            x=alt.X("own_low_drawn:Q", scale=scale, title=title), x2="own_high_drawn:Q"
+        ),
+        base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("slope:Q", scale=scale, title=title)),
+    ]
+    chart = alt.layer(*marks).add_params(choice("rate", rates, "learning rate of retraining"))
+    counts = data.groupby("rate")["line"].count()
+    yield Chart(
+        "polysemanticity-slopes", "Does P change with pruning? (thick: 95 % interval; thin: one that holds with all the others)",
+        rows_high(chart, _LINE, counts), f"Retrained at {rates[0]}: {_verdicts_said(data[data['rate'] == 0])}.",
+    )  # fmt: skip
+
+
+def _verdicts_said(rows: pd.DataFrame) -> str:
+    """ "P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0" """
+    clauses = [
+        f"P {verdict} in {listed(rows.loc[rows['verdict'] == verdict, 'name'].tolist())}"
+        for verdict in (FALLS, RISES)
+        if (rows["verdict"] == verdict).any()
+    ]
+    others = int((rows["verdict"] == NOT_TOLD_APART).sum())
+    said = f"{of_number(others, 'slope is', 'slopes are')} not told apart from 0"
+    return "; ".join([*clauses, *([said] if others else [])])
+
+
+# --- what measures see --------------------------------------------------------------------------------------------------
+
+
+def _correlations(rows: pd.DataFrame) -> Iterator[Chart]:
+    rows = rows[rows["correlation"].notna()].reset_index(drop=True)
+    if rows.empty:
+        return
+    measures = [name for name in MEASURES if (rows["measure"] == name).any()]
+    truths = {name: number for number, name in enumerate(TRUTHS)}
+    everything = rows["experiment"] == EVERY_EXPERIMENT
+    rows = rows.assign(truth_place=rows["truth"].map(truths), together=~everything)
+    rows = rows.sort_values(["together", "truth_place"], kind="stable").reset_index(drop=True)
+    data = _correlation_data(rows)
+    data["entry"], entries = numbers_of(rows["truth"] + _when(rows) + ", " + rows["setting"])
+    data["whose"], experiments = numbers_of(
+        rows["label"].where(rows["experiment"] != EVERY_EXPERIMENT, "all experiments")
+    )
+    chart = _correlation_chart(data, measures)
+    chart = chart.add_params(choice("entry", entries, "against"), choice("whose", experiments, "of"))
+    first = data[(data["entry"] == 0) & (data["whose"] == 0) & (data["kind"] == _PLAIN)]
+    said = "; ".join(f"{row.measure} {number_words(row.value)}" for row in first.itertuples())
+    known = [name for name in KNOW_FEATURES if name in measures]
+    stars = (
+        f" {capital(listed(known))} {'takes' if len(known) == 1 else 'take'} the features as known." if known else ""
+    )
+    yield Chart(
+        "polysemanticity-correlations", "What measures see", chart,
+        f"Mean rank correlations with {entries[0]}, of {experiments[0]}: {said}.{stars}",
+    )  # fmt: skip
+
+
+def _when(rows: pd.DataFrame) -> pd.Series:
+    """ " over training", " over pruning ratios, retrained at 0.01" """
+    rates = {
+        rate: f" over pruning ratios, retrained at {rate:g}"
+        for rate in rows["learning_rate"].dropna().unique().tolist()
+    }
+    return rows["learning_rate"].map(rates).astype("object").where(rows["phase"] != "training", " over training")
+
+
+def _correlation_data(rows: pd.DataFrame) -> pd.DataFrame:
+    kinds = {"": _PLAIN} | dict.fromkeys(GIVEN.values(), _PARTIAL)
+    return pd.DataFrame(
+        {
+            "measure": rows["measure"].astype("object"),
+            "kind": rows["given"].fillna("").map(kinds).astype("object"),
+            "place": (rows["given"].fillna("") != "").astype("int64"),
+            "value": rounded(rows["correlation"]), "low": rounded(rows["low"]), "high": rounded(rows["high"]),
+            "other_seeds": rounded(rows["other_seeds"]), "seeds": rows["seeds"].astype("float64"),
+            "points": rows["points"].astype("float64"), "note": rows["message"].fillna("").astype("object"),
+        }
+    )  # fmt: skip
+
+
+def _correlation_chart(data: pd.DataFrame, measures: Sequence[str]) -> alt.LayerChart:
+    kinds = [_PLAIN, _PARTIAL]
+    tips = tooltip(
+        "measure:N", correlation="kind:N", value="value:Q", interval_from="low:Q", interval_to="high:Q",
+        with_the_truth_of_other_seeds="other_seeds:Q", seeds="seeds:Q", networks_of_a_seed="points:Q", note="note:N",
+    )  # fmt: skip
+    scale = alt.Scale(domain=[-1.04, 1.04], nice=False)
+    title = "rank correlation (cross: other seeds)"
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[GREEN, ORANGE]), legend=legend_below(kinds))
+    base = (
+        alt.Chart(data)
+        .transform_filter("datum.entry == entry && datum.whose == whose")
+        .encode(
+            y=alt.Y("measure:N", sort=list(measures), title=None, axis=alt.Axis(labelLimit=125, grid=False)),
+            yOffset=alt.YOffset("place:O", scale=alt.Scale(domain=[0, 1])),
+            tooltip=tips,
+        )
+    )
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=GREY, opacity=0.7)
+    marks = [
+        zero.encode(
+            x=alt.X("at:Q", scale=scale, title=title, axis=alt.Axis(tickCount=5)),
+            tooltip=[alt.Tooltip("at:Q", title="line at")],
+        ),
+        base.mark_point(shape="cross", filled=True, size=90, color=GREY, angle=45, opacity=1).encode(
+            x=alt.X("other_seeds:Q", scale=scale, title=title)
+        ),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale, title=title), x2="high:Q", color=colour),
+        base.mark_point(filled=True, size=46, opacity=1).encode(
+            x=alt.X("value:Q", scale=scale, title=title), color=colour
+        ),
+    ]
+    return fitted(alt.layer(*marks), _MEASURE * len(measures) + 20)

@@ -1,0 +1,105 @@
+"""What is measured of one network of the laboratory: against captum, closed forms and networks that are dead."""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from ninscope.neurons.polysemanticity.experiments import Experiment  # noqa: E402
+from ninscope.neurons.polysemanticity.measuring import Probe, measure_checkpoint  # noqa: E402
+from ninscope.neurons.polysemanticity.perceptron import Perceptron, initial_perceptron  # noqa: E402
+from ninscope.neurons.polysemanticity.toy_data import ToyData, make_toy_data  # noqa: E402
+
+
+def toy(linear: bool) -> ToyData:
+    experiment = Experiment("measured", linear, 5, (3, 2), 4, 1, (0.3, 0.5), (4, 9, 6, 1), samples_per_output=10)
+    with pytest.MonkeyPatch.context() as patch:  # any encoder will do, and this takes a tenth of the time
+        patch.setattr("ninscope.neurons.polysemanticity.autoencoder.MIN_UPDATES", 100)
+        patch.setattr("ninscope.neurons.polysemanticity.autoencoder.MIN_EPOCHS", 2)
+        patch.setattr("ninscope.neurons.polysemanticity.feature_model.SEED_STEPS", 50)
+        return make_toy_data(experiment, 3)
+
+
+@pytest.fixture(scope="module")
+def linear() -> ToyData:
+    return toy(linear=True)
+
+
+@pytest.fixture(scope="module")
+def curved() -> ToyData:
+    return toy(linear=False)
+
+
+def network_for(data: ToyData, rng) -> Perceptron:
+    return initial_perceptron(data.experiment.observed, data.experiment.linear, rng)
+
+
+def test_linear_networks_have_the_exact_derivatives_of_all_matrices_multiplied(linear, rng):
+    network = network_for(linear, rng)
+    axes = torch.eye(5)
+    encoder = (
+        (linear.encoder(axes) - linear.encoder(torch.zeros(1, 5))).detach().numpy().astype(np.float64)
+    )  # [features, inputs]
+    first = network.weights[0].astype(np.float64) @ encoder.T
+    expected = [first, network.weights[1] @ first]
+    for layer, gradients in zip(Probe(linear).responses(network), expected, strict=True):
+        np.testing.assert_allclose(layer.gradients, gradients, rtol=1e-5, atol=1e-7)
+
+
+def test_other_networks_agree_with_captum(curved, rng):
+    attr = pytest.importorskip("captum.attr", reason="captum is not installed")
+    network = network_for(curved, rng)
+    module = network.module().double()
+    whole = torch.nn.Sequential(curved.encoder.double(), *module)
+    ends = [layer for layer in module if isinstance(layer, torch.nn.ReLU)]
+    axes = torch.eye(5, dtype=torch.float64)
+    for layer, responses in zip(ends, Probe(curved).responses(network), strict=True):
+        captum = attr.NeuronIntegratedGradients(whole, layer)
+        for neuron in range(len(responses.gradients)):
+            found = captum.attribute(axes, neuron, n_steps=50, method="riemann_right")
+            np.testing.assert_allclose(responses.gradients[neuron], found.diagonal().detach(), atol=1e-5)
+        with torch.no_grad():
+            activations = whole[: list(whole).index(layer) + 1](axes).T
+        np.testing.assert_allclose(responses.activations, activations, rtol=1e-6, atol=1e-9)
+
+
+def test_few_values_at_once_change_no_number(curved, rng, monkeypatch):
+    network = network_for(curved, rng)
+    whole = Probe(curved).responses(network)
+    monkeypatch.setattr("ninscope.neurons.polysemanticity.measuring._MOST_VALUES", 200)
+    for one, other in zip(whole, Probe(curved).responses(network), strict=True):
+        np.testing.assert_allclose(one.gradients, other.gradients, rtol=1e-12)
+        np.testing.assert_array_equal(one.activations, other.activations)
+
+
+def test_losses_are_mean_squared_errors_of_the_samples_in_and_out_of_training(linear, rng):
+    network = network_for(linear, rng)
+    values = measure_checkpoint(network, None, linear)[0].values
+    module = network.module().double()
+    for name, chosen in (("loss", linear.test), ("train_loss", linear.train)):
+        errors = module(torch.from_numpy(linear.inputs[chosen]).double()).detach().numpy() - linear.outputs[chosen]
+        assert values[name] == pytest.approx((errors**2).mean(), rel=1e-5)
+
+
+def test_a_dead_network_has_P_0_and_says_so(curved, rng):
+    network = network_for(curved, rng)
+    dead = Perceptron(network.weights, tuple(np.full_like(bias, -100) for bias in network.biases), linear=False)
+    whole, *layers = measure_checkpoint(dead, None, curved)
+    for measures in (whole, *layers):
+        assert measures.values["P"] == measures.values["D"] == 0
+        assert measures.values["dead"] == measures.values["neurons"]
+    assert whole.message.startswith("every neuron is dead, so P is 0; ")
+    assert layers[0].message.startswith("every neuron of the layer is dead, so P is 0; ")
+    assert math.isnan(whole.values["phi_mean"])
+
+
+def test_a_dead_layer_is_told_in_its_own_row_alone(curved, rng):
+    network = network_for(curved, rng)
+    biases = (network.biases[0], np.full_like(network.biases[1], -100), network.biases[2])
+    whole, first, second = measure_checkpoint(Perceptron(network.weights, biases, linear=False), None, curved)
+    assert (first.values["P"] > 0, second.values["P"]) == (True, 0)
+    assert whole.values["P"] == pytest.approx(first.values["P"] * 9 / 15)
+    assert "every neuron" not in whole.message
+    assert "every neuron of the layer is dead" in second.message
