@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
+import pandas as pd
 import pytest
 import typer
 import yaml
@@ -40,7 +41,11 @@ PAGES = {
 }
 CLUSTER = "docs/cluster.md"  # needs a cluster: tests/pipeline/test_slurm.py runs its example
 ARCHITECTURES = "docs/architectures.md"  # its example is a module: tests/architectures/test_new_family.py runs it
-RUNS_MODELS = ("docs/memel.md", "docs/howto/own-training-loop.md")  # their examples train
+RUNS_MODELS = (
+    "docs/memel.md",
+    "docs/howto/own-training-loop.md",
+    "docs/howto/features-of-your-model.md",
+)  # their examples train
 README_LINES = 120
 
 # Pages that are done as a reader does them: DAG files written, commands and code run, in the order of the page, in one folder.
@@ -48,6 +53,7 @@ FOLLOWED = (
     "docs/tutorial.md",
     "docs/howto/audit.md",
     "docs/howto/controls.md",
+    "docs/howto/features-of-your-model.md",
     "docs/howto/fine-tunes.md",
     "docs/howto/own-model.md",
     "docs/howto/own-training-loop.md",
@@ -478,6 +484,31 @@ def test_the_numbers_of_the_tutorial_are_measured(demo_folder):
     )
     assert [f"{coupling[64, kind]:.2f}" for kind in ("mlp", "vo", "qk")] == list(told.groups())
     assert not (run.table("controls")["verdict"] == "stands").any()
+
+
+def spread(values: pd.Series, decimals: int) -> str:
+    """The least and the largest of them, as a table of a page has them."""
+    low, high = (f"{value:.{decimals}f}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def test_the_numbers_of_the_features_page_are_those_of_its_script():
+    """docs/measure_features.py made the table that the page shows a part of."""
+    table = pd.read_csv(ROOT / "docs/features/polysemanticity.csv")
+    shown = re.findall(r"^\| (?:\D+ \| )?(?:0|4000) \|.*$", PAGES["docs/howto/features-of-your-model.md"], re.MULTILINE)
+    lines = []
+    for features in ("classes", "classes at the input"):
+        for step in (0, 4000):
+            rows = table[(table["features"] == features) & (table["step"] == step)]
+            of = [rows[rows["directions"] == name] for name in ("found", "rotated", "shuffled")]
+            values = [spread(part["P"], 2) for part in of] + [spread(part["below_2"], 0) for part in of]
+            lines.append(" | ".join([features, str(step), *values]))
+    for (step, updates), rows in table[table["features"] == "autoencoder"].groupby(["step", "updates"]):
+        of = [rows[rows["directions"] == name] for name in ("found", "rotated", "shuffled")]
+        values = [spread(rows["explained_variance"], 3), spread(rows["dead_features"], 0)]
+        values += [spread(part[column], 1) for column in ("P", "P_typical") for part in of]
+        lines.append(" | ".join([str(step), f"{updates:.0f}", *values]))
+    assert shown == [f"| {line} |" for line in lines]
 
 
 def anchors(text: str) -> set[str]:
