@@ -50,7 +50,7 @@ demo: $(VENV)/core
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 #   make check   the tests that take no process, cluster, browser or trained model of their own (under three minutes on two cores)
 check: $(VENV)/tools
