@@ -238,6 +238,14 @@ def memel(shape: tuple[int, int, int], runs: int):
         yield from measured.memel(shape, runs)
 
 
+def polysemanticity(features: int, sizes: tuple[int, ...], calls: int, runs: int):
+    """P of all neurons of an experiment, where torch and captum are installed."""
+    if all(map(importlib.util.find_spec, ("torch", "captum"))):
+        from benchmarks import polysemanticity as measured
+
+        yield from measured.polysemanticity(features, sizes, calls, runs)
+
+
 def trained(folder: Path, blocks: int, width: int):
     """Trainers' files, where torch is installed to write them."""
     if importlib.util.find_spec("torch"):
@@ -308,6 +316,7 @@ def main() -> None:
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             trained(folder, *((2, 256) if small else (16, 1024))),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
+            polysemanticity(*((4, (3, 6, 2), 5, 1) if small else (128, (10, 512, 128, 128, 2), 100, 5))),
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
             questions(folder, *((3, 2) if small else (1540, 40))),

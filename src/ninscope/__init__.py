@@ -43,14 +43,17 @@ _HOMES = {
     "RequestError": "ninscope.errors",
     "CheckpointError": "ninscope.errors",
 }
+_PACKAGES = ("neurons",)  # what single neurons do: a part with names of its own
 __all__ = [*sorted(_HOMES), "__version__"]
 
 
 def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'ninscope' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+    return sorted(set(globals()) | set(_HOMES) | set(_PACKAGES))

@@ -4,21 +4,19 @@ E of the baseline's weights at this checkpoint's norms is growth alone; E of thi
 the rest. At unit norms no growth is left, and the shuffled null says what the weights' distribution alone gives.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from ninscope.exact.controls import ControlReading, growth_reading, matrices_alike, structure, unit_readings
+from ninscope.exact.control_columns import Against, control_columns
+from ninscope.exact.controls import ControlReading, Start, control_readings
 from ninscope.measurement import Measurement
-from ninscope.multifractal.emergence import compared, left_out_interval, unlike_counts, withheld, without_interval
 from ninscope.multifractal.verdict import verdicts
 from ninscope.networks.incoming import DIRECTIONS
 from ninscope.parameters import Parameters
-from ninscope.wording import joined_clauses
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.request.analyses import DEFAULT
@@ -38,9 +36,7 @@ if TYPE_CHECKING:
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
     from ninscope_pipeline.request.dagfile import Dag
-    from ninscope_pipeline.results import CheckpointResult, Results
-
-UNIT, SHUFFLED, FIXED, GROWTH = "unit", "shuffled", "fixed", "growth"
+    from ninscope_pipeline.results import Results
 
 
 class ControlsSection(Strict):
@@ -132,16 +128,11 @@ class ControlsStage(WeightsStage[ControlsWork]):
         parameters, start = job.work.parameters, job.work.start
         network = network_of(job, parameters.reading)
         rms = _rms(store, checkpoint_of(job), parameters)
-        if start is None:
-            return artefact_of_readings(unit_readings(network, rms, parameters, seed=job.work.seed))
-        other = network_of(replace(job, checkpoint=start), parameters.reading)
-        if not matrices_alike(network, other):
-            readings = unit_readings(network, rms, parameters, seed=job.work.seed)
-            return artefact_of_readings(readings, f"no growth: {start.revision} has other matrices")
-        start_rms = _rms(store, start, parameters)
-        readings = unit_readings(network, rms, parameters, start_rms, job.work.seed)
-        readings[GROWTH] = growth_reading(other, start_rms, rms, parameters)
-        return artefact_of_readings(readings, _zeros(rms, start_rms, start.revision))
+        baseline = None
+        if start is not None:
+            other = network_of(replace(job, checkpoint=start), parameters.reading)
+            baseline = Start(other, _rms(store, start, parameters), start.revision)
+        return artefact_of_readings(*control_readings(network, rms, parameters, baseline, job.work.seed))
 
     def check_unchanged(self, store: ArtefactStore, job: Job[ControlsWork]) -> None:
         super().check_unchanged(store, job)
@@ -172,15 +163,6 @@ class ControlsStage(WeightsStage[ControlsWork]):
 
 def _rms(store: ArtefactStore, located: Located, parameters: Parameters) -> dict[str, float]:
     return stored_rms(store.read(WEIGHTS, weights_key(located, parameters.reading)))
-
-
-def _zeros(rms: Mapping[str, float], start_rms: Mapping[str, float], start: str) -> str:
-    """One clause on matrices that no factor brings to the norm of the other checkpoint."""
-    now, before = ([name for name, value in of.items() if value == 0] for of in (rms, start_rms))
-    clauses = [
-        f"{names[0]} holds nothing but zeros{at}" for names, at in ((now, ""), (before, f" at {start}")) if names
-    ]
-    return "; ".join(clauses)
 
 
 def artefact_of_readings(readings: Mapping[str, ControlReading], message: str = "") -> Artefact:
@@ -215,14 +197,6 @@ def stored_readings(artefact: Artefact) -> tuple[dict[str, ControlReading], str]
     return readings, about["message"]
 
 
-class _OfModel(NamedTuple):
-    """What rows of one model compare with. start: the measurement of the baseline, if there is one."""
-
-    start: Measurement | None
-    confidence: float
-    baseline: str
-
-
 def _rows(results: "Results") -> Iterator[Row]:
     outcomes = {job.checkpoint.id: (job, outcome) for job, outcome in results.jobs_of(CONTROLS.name) if job.checkpoint}
     for checkpoints in results.by_model():
@@ -232,16 +206,21 @@ def _rows(results: "Results") -> Iterator[Row]:
             if checkpoint.id in outcomes and checkpoint.outcomes[EXACT_METHOD].ok
         }
         start = next((checkpoint for checkpoint in checkpoints if checkpoint.located.is_baseline), None)
-        confidence = results.request.dag.emergence.confidence
+        settings = results.request.dag.emergence
         rows = []
         for checkpoint in checkpoints:
             if checkpoint.id in measured:
-                own = _OfModel(
-                    None if start is None else measured.get(start.id), confidence, checkpoint.located.baseline.label
+                located = checkpoint.located
+                against = Against(
+                    None if start is None else measured.get(start.id),
+                    located.baseline.label,
+                    settings.confidence,
+                    located.is_baseline,
+                    located.no_emergence,
+                    settings.trust_unlike_counts,
                 )
-                job, outcome = outcomes[checkpoint.id]
-                about = {"variant": DEFAULT, "baseline": own.baseline}
-                row = _row(results, checkpoint, measured[checkpoint.id], job, outcome, own)
+                about = {"variant": DEFAULT, "baseline": against.baseline}
+                row = _row(results, measured[checkpoint.id], *outcomes[checkpoint.id], against)
                 rows.append(checkpoint.row_keys | about | row)
         if rows:
             yield from _with_verdicts(results, rows, "" if start is None else start.located.revision)
@@ -258,59 +237,9 @@ def _with_verdicts(results: "Results", rows: list[Row], baseline: str) -> Iterat
         yield row | ({"verdict": str(told[row["revision"]])} if row["revision"] in told else {})
 
 
-def _row(
-    results: "Results", checkpoint: "CheckpointResult", now: Measurement, job: Job, outcome: Outcome, own: _OfModel
-) -> Row:
-    located = checkpoint.located
-    row: Row = {"status": outcome.status}
-    for name, ends in now.interval(own.confidence).items():
-        row |= _ends(name, ends)
-    comparison = compared(now, own.start, located.no_emergence, own.baseline, trust_unlike_counts=True)
-    clauses = [comparison.message, without_interval(now)]
-    if own.start is not None and not located.no_emergence:
-        row |= {"alpha0_ratio": _ratio(own.start.alpha0, now.alpha0), "width_ratio": _ratio(now.width, own.start.width)}
-        trusted = results.request.dag.emergence.trust_unlike_counts
-        if comparison.warning and not trusted:
-            clauses.append(withheld(comparison.warning))
-        else:
-            row["emergence"] = comparison.emergence
-            row |= _ends("emergence", left_out_interval(now, own.start, comparison.emergence, own.confidence))
-    if not outcome.ok:
-        return row | {"message": joined_clauses(*clauses, outcome.message)}
-    readings, message = stored_readings(results.store.read(*job.id))
-    unit, shuffled = readings[UNIT], readings[SHUFFLED]
-    value, low, high = structure(unit, shuffled, own.confidence)
-    row |= {
-        "alpha0_unit": unit.alpha0, "width_unit": unit.width, "alpha0_shuffled": shuffled.alpha0,
-        "width_shuffled": shuffled.width, "structure": value, **_ends("structure", (low, high)),
-    }  # fmt: skip
-    if located.is_baseline and own.start is not None and not math.isnan(comparison.emergence):
-        row |= {"emergence_growth": 0.0, "emergence_fixed": 0.0}
-    for name in (GROWTH, FIXED):
-        if name in readings and own.start is not None:
-            control, warned = _control(name, readings[name], own)
-            row |= control
-            clauses.append(warned)
-    notes = [f"{name}: {reading.message}" for name, reading in readings.items() if reading.message]
-    return row | {"message": joined_clauses(*clauses, message, *notes)}
-
-
-def _control(name: str, reading: ControlReading, own: _OfModel) -> tuple[Row, str]:
-    """(columns, a clause on what they compare) of E of a reading against the baseline as it is."""
-    assert own.start is not None
-    column = f"emergence_{name}"
-    value = compared(reading, own.start, "", own.baseline, trust_unlike_counts=True).emergence
-    warned = unlike_counts(reading, own.start, own.baseline)
-    row = {column: value, **_ends(column, left_out_interval(reading, own.start, value, own.confidence))}
-    return row, f"{column}: {warned}" if warned else ""
-
-
-def _ends(name: str, ends: tuple[float, float]) -> Row:
-    return dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
-
-
-def _ratio(above: float, below: float) -> float:
-    return above / below if below > 0 else math.nan
+def _row(results: "Results", now: Measurement, job: Job, outcome: Outcome, against: Against) -> Row:
+    readings, note = stored_readings(results.store.read(*job.id)) if outcome.ok else (None, outcome.message)
+    return {"status": outcome.status} | control_columns(now, against, readings, note)
 
 
 _MEASURES = (

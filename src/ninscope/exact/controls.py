@@ -28,6 +28,7 @@ from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
 
+UNIT, SHUFFLED, FIXED, GROWTH = "unit", "shuffled", "fixed", "growth"
 UNIT_RMS = 0.1
 SHUFFLED_NODES = 256  # of each node layer: draws of more would cost more than the rest of the controls
 
@@ -57,6 +58,45 @@ class ControlReading:
         return frozenset(self.left_out)
 
 
+@dataclass(frozen=True)
+class Start:
+    """A baseline: its network, the root mean squares of its matrices, and what messages call it."""
+
+    network: NeuronNetwork
+    rms: RootMeanSquares
+    name: str
+
+
+def control_readings(
+    network: NeuronNetwork,
+    rms: RootMeanSquares,
+    parameters: Parameters,
+    start: Start | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, ControlReading], str]:
+    """(every reading of a checkpoint by its name, one clause on what is not as it should be, or empty).
+
+    rms: of its matrices. start: its baseline, where growth is to be told from the rest; there is no "fixed" and no "growth"
+    without one, nor where it has other matrices. parameters, seed: as in `unit_readings`. Raises CheckpointError.
+    """
+    if start is None:
+        return unit_readings(network, rms, parameters, seed=seed), ""
+    if not matrices_alike(network, start.network):
+        return unit_readings(network, rms, parameters, seed=seed), f"no growth: {start.name} has other matrices"
+    readings = unit_readings(network, rms, parameters, start.rms, seed)
+    readings[GROWTH] = growth_reading(start.network, start.rms, rms, parameters)
+    return readings, _zeros(rms, start)
+
+
+def _zeros(rms: RootMeanSquares, start: Start) -> str:
+    """One clause on matrices that no factor brings to the norm of the other checkpoint."""
+    now, before = ([name for name, value in of.items() if value == 0] for of in (rms, start.rms))
+    clauses = [
+        f"{names[0]} holds nothing but zeros{at}" for names, at in ((now, ""), (before, f" at {start.name}")) if names
+    ]
+    return "; ".join(clauses)
+
+
 def unit_readings(
     network: NeuronNetwork,
     rms: RootMeanSquares,
@@ -73,10 +113,10 @@ def unit_readings(
         factors.append({name: _ratio(start_rms[name], own) for name, own in rms.items()})
     radii = parameters.integer_radii
     layers = list(rescaled_layers(network, parameters, radii, factors))
-    readings = {"unit": {layer.layer: layer.sums[0] for layer in layers}}
-    readings["shuffled"] = {layer.layer: _shuffled(layer, network, radii, parameters, seed) for layer in layers}
+    readings = {UNIT: {layer.layer: layer.sums[0] for layer in layers}}
+    readings[SHUFFLED] = {layer.layer: _shuffled(layer, network, radii, parameters, seed) for layer in layers}
     if start_rms is not None:
-        readings["fixed"] = {layer.layer: layer.sums[1] for layer in layers}
+        readings[FIXED] = {layer.layer: layer.sums[1] for layer in layers}
     return {name: _reading(sums, parameters, radii) for name, sums in readings.items()}
 
 

@@ -37,15 +37,15 @@ def left_out_values(
     empty = np.array([layer.nodes == 0 for layer in layers])
     if empty.any():  # they change nothing, and are most of a network where few layers count
         values[empty] = _alpha0_and_width(z[None], m[None], np.asarray(seen.any(axis=0)), q, log_radii, derivative)[0]
-    counted = np.flatnonzero(~empty)
-    patterns, which = np.unique(others_see[counted], axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
-        alike = counted[which.reshape(-1) == number]
-        for first in range(0, alike.size, _AT_ONCE):
-            some = alike[first : first + _AT_ONCE]
+    alike: dict[bytes, list[int]] = {}  # layers without which the rest has edges at the same radii
+    for layer in np.flatnonzero(~empty).tolist():
+        alike.setdefault(others_see[layer].tobytes(), []).append(layer)
+    for group in alike.values():
+        for first in range(0, len(group), _AT_ONCE):
+            some = group[first : first + _AT_ONCE]
             rest_z = np.stack([z - layers[layer].z for layer in some])
             rest_m = np.stack([m - layers[layer].m for layer in some])
-            values[some] = _alpha0_and_width(rest_z, rest_m, pattern, q, log_radii, derivative)
+            values[some] = _alpha0_and_width(rest_z, rest_m, others_see[group[0]], q, log_radii, derivative)
     return values
 
 

@@ -6,6 +6,7 @@ kept as its bin: the number of steps, rounded half to even.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -27,6 +28,7 @@ def radius_step(transfer: str, max_distance: float) -> float:
     return 1.0
 
 
+@lru_cache(maxsize=32)
 def epsilon(max_distance: float) -> float:
     """The smallest float64 |w| with 1/|w| <= max_distance in float64 arithmetic: comparing with it saves the division.
 

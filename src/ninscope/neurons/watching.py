@@ -1,4 +1,4 @@
-"""Watch what layers of a model give while it runs, and which of it is padding."""
+"""Watch what layers of a model give while it runs, and which of it is padding; leave the model's modes as they were."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,3 +38,16 @@ def watched(model: nn.Module, layers: Mapping[str, nn.Module], see: See) -> Iter
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode; afterwards every module has its own mode again, frozen ones too."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

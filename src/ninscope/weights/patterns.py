@@ -94,10 +94,16 @@ def count_rows(bits: np.ndarray, dtype: str, slots: np.ndarray, slot_count: int)
         if dtype == "F64":  # what is finite stays so
             nearest = np.where(np.isfinite(weights), np.clip(nearest, -_LARGEST_F32, _LARGEST_F32), nearest)
     _count_upper_bits(_known(nearest.view(np.uint32)), slots, counts)
-    sums = np.zeros((len(bits), ROW_SUMS))
+    sums = row_sums(weights)
+    return [PatternCounts(dtype, weights_of[slot], mine, sums[slots == slot]) for slot, mine in enumerate(counts)]
+
+
+def row_sums(weights: np.ndarray) -> np.ndarray:
+    """Sums of rows of weights, float32 or float64 [rows, columns], rows contiguous: float64 [rows, ROW_SUMS]."""
+    sums = np.zeros((len(weights), ROW_SUMS))
     with np.errstate(all="ignore"):  # as compiled code does
         _sum_rows(_known(weights), sums)
-    return [PatternCounts(dtype, weights_of[slot], mine, sums[slots == slot]) for slot, mine in enumerate(counts)]
+    return sums
 
 
 def _known(array: np.ndarray) -> np.ndarray:

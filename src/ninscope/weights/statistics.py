@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numba import njit
 
-from ninscope.weights.patterns import ACCURACY, ROW_SUMS, PatternCounts, as_wide, magnitudes, widened
+from ninscope.weights.patterns import ACCURACY, ROW_SUMS, PatternCounts, as_wide, magnitudes, row_sums, widened
 
 NEAR_ZERO = 0.01  # of the rms: smaller weights are near zero
 SIGNED_QUANTILES = {"q01": 0.01, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "q99": 0.99}
@@ -93,8 +93,7 @@ def statistics_of(counts: PatternCounts) -> WeightStatistics:
         return WeightStatistics(0, **dict.fromkeys(STATISTICS[1:], math.nan))
     sums = _exact_sums(occupied, n) if counts.is_exact else joined_sums(counts.rows)
     _, mean, second, _, fourth, l1, zeros = sums.tolist()
-    norm = math.sqrt(second + n * mean * mean)
-    rms = norm / math.sqrt(n)
+    norm, rms = _norm_and_rms(n, mean, second)
     variance = second / n
     square = variance * variance
     spread = math.sqrt(variance) > 1e-14 * abs(mean)  # else all they differ from their mean by rounding
@@ -116,6 +115,17 @@ def statistics_of(counts: PatternCounts) -> WeightStatistics:
         zeros=zeros / n,
         accuracy=0.0 if counts.is_exact else ACCURACY,
     )
+
+
+def _norm_and_rms(n: int, mean: float, second: float) -> tuple[float, float]:
+    norm = math.sqrt(second + n * mean * mean)
+    return norm, norm / math.sqrt(n)
+
+
+def rms_of(weights: np.ndarray) -> float:
+    """The root mean square of a matrix, float32 or float64 [rows, columns]: to the bit what `statistics_of` says of it."""
+    _, mean, second, *_ = joined_sums(row_sums(weights)).tolist()
+    return _norm_and_rms(weights.size, mean, second)[1]
 
 
 def _fits_bins(occupied: _Occupied, rms: float) -> bool:

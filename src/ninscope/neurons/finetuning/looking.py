@@ -3,11 +3,12 @@
 import torch
 
 from ninscope.neurons.finetuning.recipe import ALL_LAYERS, Looking
-from ninscope.neurons.finetuning.training import device_of, history_of, threads
+from ninscope.neurons.finetuning.training import device_of, history_of
 from ninscope.neurons.memel.finding import layers_of
 from ninscope.neurons.phi import PhiSummary, phi_of_layers, together
 from ninscope.neurons.tasks.evaluation import evaluating, moved
 from ninscope.neurons.tasks.task import Base, Task
+from ninscope.neurons.torch_threads import threads
 
 
 def look_at(task: Task, base: Base, how: Looking) -> dict[str, PhiSummary]:

@@ -6,10 +6,9 @@ examples is a permutation a pass, dropout draws from a generator that every step
 
 import hashlib
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -28,10 +27,10 @@ from ninscope.neurons.memel.inserting import insert_memel
 from ninscope.neurons.phi import PhiOfLayers, PhiSummary, together
 from ninscope.neurons.tasks.evaluation import evaluating, moved
 from ninscope.neurons.tasks.task import Base, Task
+from ninscope.neurons.torch_threads import threads
 
 SAVE_SECONDS = 30.0
 PHI_BATCHES = 8  # of training examples, from which phi has its statistics
-_ALONE = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -248,22 +247,6 @@ def device_of(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise RequestError('device is "cuda", and torch finds no GPU here; take "cpu", or a machine that has one')
     return torch.device(name)
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Run torch with so many threads: they split sums, so bits may depend on their number.
-
-    Only one such block runs in a process at a time: a worker may run several tasks at once, and they would share the number of
-    threads and the generator that dropout draws from.
-    """
-    with _ALONE:
-        before = torch.get_num_threads()
-        torch.set_num_threads(number)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, list[str]]:

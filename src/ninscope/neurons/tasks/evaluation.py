@@ -9,19 +9,14 @@ from torch import nn
 
 from ninscope.errors import CheckpointError
 from ninscope.neurons.tasks.task import Batch
+from ninscope.neurons.watching import evaluation_mode
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode, without gradients; afterwards every module has its own mode again, frozen ones too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():  # inference_mode would leave its mark on what modules cache
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation_mode(model), torch.no_grad():  # inference_mode would leave its mark on what modules cache
+        yield
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

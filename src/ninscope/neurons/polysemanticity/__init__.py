@@ -1,0 +1,62 @@
+"""How many features each neuron represents, where the features are known: polysemanticity and its measures.
+
+    from ninscope.neurons.polysemanticity import degree_of_polysemanticity, feature_gradients, neurons_of
+    gradients = feature_gradients(neurons_of(model, encode=encoder), features=128)   # float64 [neurons, features]
+    degree_of_polysemanticity(gradients)                                            # float64 [neurons]
+
+Source: the thesis "polysemanticity under pruning", sections 2.2.3 and 3.3; docs/method.md. Names are imported when first used:
+measures of gradients need numpy alone, whatever runs a model needs torch.
+"""
+
+from importlib import import_module
+
+_LAZY = {
+    "degree_of_polysemanticity": "measures",
+    "normalised_entropy": "measures",
+    "monosemanticity": "measures",
+    "capacity": "measures",
+    "feature_dimensionality": "measures",
+    "total_feature_dimensionality": "measures",
+    "feature_gradients": "gradients",
+    "neurons_of": "model_neurons",
+    "ModelNeurons": "model_neurons",
+    "Experiment": "experiments",
+    "FeatureModel": "feature_model",
+    "SeedVectors": "feature_model",
+    "hidden_layer_sizes": "feature_model",
+    "random_feature_model": "feature_model",
+    "seed_vectors": "feature_model",
+    "FeatureAutoencoder": "autoencoder",
+    "train_autoencoder": "autoencoder",
+    "ToyData": "toy_data",
+    "make_toy_data": "toy_data",
+    "Perceptron": "perceptron",
+    "initial_perceptron": "perceptron",
+    "Trained": "training",
+    "TrainingRun": "training",
+    "train_together": "training",
+    "Pruned": "pruning",
+    "largest_ratio": "pruning",
+    "neuron_ratio_for": "pruning",
+    "prune": "pruning",
+    "NetworkMeasures": "structure",
+    "PreparedStart": "structure",
+    "chain": "structure",
+    "network_measures": "structure",
+    "prepared_start": "structure",
+    "sub_network": "structure",
+    "PhiMeasures": "meaning",
+    "phi_measures": "meaning",
+    "phi_of_activations": "meaning",
+}
+__all__ = sorted(_LAZY)
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))
