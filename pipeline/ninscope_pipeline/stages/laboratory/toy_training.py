@@ -20,10 +20,9 @@ from ninscope_pipeline.stages.stage import Job
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
+    from ninscope.neurons.polysemanticity.perceptron import Perceptron
     from ninscope.neurons.polysemanticity.toy_data import ToyData
     from ninscope.neurons.polysemanticity.training import Trained
-
-    from ninscope.neurons.polysemanticity.perceptron import Perceptron
     from ninscope_pipeline.plan import Request
 
 
