@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Python compiles what is imported, once; pip would compile the 15,000 files of torch and its like that nobody imports.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 # Tests and benchmarks start many processes, each of which would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -25,21 +26,21 @@ TREE := import pathlib, sysconfig; \
 
 # The core alone: no torch. `make demo` shows that measuring needs nothing more.
 $(VENV)/core: $(VENV)/created pyproject.toml setup.py constraints.txt
-	$(PIP) install --quiet --editable . --constraint constraints.txt
+	$(PIP) --editable . --constraint constraints.txt
 	$(BIN)/python -c '$(TREE)'
 	touch $@
 
 $(VENV)/tools: $(VENV)/core
-	$(PIP) install --quiet --editable '.[test,train,memel,polysemanticity,docs]' --constraint constraints.txt
+	$(PIP) --editable '.[test,train,memel,polysemanticity,docs]' --constraint constraints.txt
 	touch $@
 
 # torchvision is built for another torch than the CPU's, and beside it transformers cannot be imported: a folder of its own.
 $(VENV)/timm: $(VENV)/tools
-	$(PIP) install --quiet --no-deps --target $@ timm==1.0.31 torchvision==0.28.0
+	$(PIP) --no-deps --target $@ timm==1.0.31 torchvision==0.28.0
 	touch $@
 
 $(VENV)/mutants: $(VENV)/tools
-	$(PIP) install --quiet --editable '.[mutants]' --constraint constraints.txt
+	$(PIP) --editable '.[mutants]' --constraint constraints.txt
 	touch $@
 
 demo: $(VENV)/core
@@ -49,17 +50,17 @@ demo: $(VENV)/core
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 #   make check   the tests that take no process, cluster, browser or trained model of their own (under three minutes on two cores)
 check: $(VENV)/tools
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
 
-# Compiled first, two files of tests at a time; then the kernels once more as plain Python, so that an index error cannot hide in
-# machine code.
+# Compiled first, three files of tests at a time on two cores, since many wait for processes; then the kernels once more as plain
+# Python, so that an index error cannot hide in machine code.
 test: $(VENV)/timm
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest --numprocesses 2 -m "not slow" tests/kernels
 
 #   make soak    kill runs at 200 random moments (ten minutes or more); NINSCOPE_TEST_SEED=1 takes others
 soak: $(VENV)/tools

@@ -3,7 +3,9 @@
 import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,9 +36,19 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that two workers that take a file at a time come to their ends together."""
+    """Files with slow tests first, so that workers that take a file at a time come to their ends together.
+
+    Those of runs, which often wait for processes, in turn with the others, which compute: what runs beside one that waits has the
+    core.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "pipeline"))
+    turns: dict[Path, tuple[bool, int, bool]] = {}
+    before = Counter[tuple[bool, bool]]()
+    for path in dict.fromkeys(item.path for item in items):
+        kind = (path not in slow, path.parent.name != "pipeline")
+        turns[path] = (kind[0], before[kind], kind[1])
+        before[kind] += 1
+    items.sort(key=lambda item: turns[item.path])
 
 
 @pytest.fixture

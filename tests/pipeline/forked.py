@@ -57,6 +57,9 @@ def _begin(work: Callable[..., None], arguments: tuple[str, ...], out: Path | No
 def dask_workers() -> Iterator[None]:
     """Worker processes of Dask that begin meanwhile are forked off too; what the environment then says does not reach them."""
     forkserver.ensure_running()  # before Dask says what it is to import, which is less
+    first = CONTEXT.Process(target=int)  # once this one has ended, all is imported
+    first.start()
+    first.join()
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         yield
 

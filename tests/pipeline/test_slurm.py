@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from driving import COMMAND, Finished, contents, process, write_dag
+from driving import COMMAND, UNDRAWN, Finished, contents, process, write_dag
 from single_node import CannotStart, queue, single_node
 from suites import write_suite
 
@@ -68,19 +68,22 @@ def asked(place: Path, suite: Path, cluster: dict) -> Path:
 def undisturbed(suite) -> Path:
     """The run of these checkpoints on this machine."""
     dag = asked(suite.parent, suite, {"kind": "local", "workers": 2})
-    assert process("run", dag, "--runs-dir", suite.parent / "runs").code == 0
+    assert process("run", dag, "--runs-dir", suite.parent / "runs", program=UNDRAWN).code == 0
     return suite.parent / "runs" / "tiny"
 
 
 @pytest.fixture
 def started(slurm, no_job_is_left):
-    """Starts a run in the background, which Ctrl-C would reach as in a terminal; it says what it says to said.txt."""
+    """Starts a run in the background, which Ctrl-C would reach as in a terminal; it says what it says to said.txt.
+
+    It draws no pictures, which would take longer than its jobs, unless `program` is COMMAND.
+    """
     running = []
 
-    def start(dag: Path, runs: Path) -> subprocess.Popen:
+    def start(dag: Path, runs: Path, program: tuple[str, ...] = UNDRAWN) -> subprocess.Popen:
         with open(dag.parent / "said.txt", "w") as said:
             run = subprocess.Popen(
-                [*COMMAND, "run", str(dag), "--runs-dir", str(runs)],
+                [*program, "run", str(dag), "--runs-dir", str(runs)],
                 stdout=subprocess.DEVNULL, stderr=said, env=slurm, start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
@@ -120,7 +123,7 @@ def test_the_demo_on_slurm_makes_the_bytes_of_this_machine(slurm, started, tmp_p
     (tmp_path / "here.toml").write_text(text)
     (tmp_path / "there.toml").write_text(f'{text}\n[cluster]\nkind = "slurm"\nmaximum = 2\n[cluster.job]\n{job}')
     there = tmp_path / "there" / "demo"
-    run = started(dag := tmp_path / "there.toml", there.parent)
+    run = started(dag := tmp_path / "there.toml", there.parent, COMMAND)
     assert until(lambda: at_its_work(there), 60)
     ((number, _),) = queue(slurm)
     workers = workers_of(number)
@@ -172,14 +175,14 @@ def test_the_example_of_the_page_runs(slurm, suite, tmp_path):
     (tmp_path / "mine.toml").write_text(example)
     for command in ("run mine.toml --dry-run", "run mine.toml", "status runs/mine"):
         assert f"\n    ninscope {command} " in PAGE.read_text()
-        finished = process(*command.split(), cwd=tmp_path, env=slurm)
+        finished = process(*command.split(), program=UNDRAWN, cwd=tmp_path, env=slurm)
         assert finished.code == 0, finished.err
     assert "mine: finished" in finished.out
 
 
 def test_a_scheduler_at_an_address_makes_the_bytes_of_this_machine(suite, undisturbed, scheduler, tmp_path):
     dag = asked(tmp_path, suite, {"kind": "address", "address": scheduler})
-    finished = process("run", dag, "--runs-dir", tmp_path)
+    finished = process("run", dag, "--runs-dir", tmp_path, program=UNDRAWN)
     assert (finished.code, finished.says) == (0, [])
     assert_same(tmp_path / "tiny", undisturbed)
 
@@ -187,7 +190,7 @@ def test_a_scheduler_at_an_address_makes_the_bytes_of_this_machine(suite, undist
 def test_nothing_is_submitted_where_nothing_is_to_run(slurm, suite, undisturbed):
     dag = asked(suite.parent, suite, cluster(queue="closed"))
     new = process("run", dag, "--runs-dir", suite.parent / "new", "--dry-run", env=slurm)
-    again = process("run", dag, "--runs-dir", undisturbed.parent, env=slurm)
+    again = process("run", dag, "--runs-dir", undisturbed.parent, program=UNDRAWN, env=slurm)
     assert (new.code, new.err, again.code, again.err) == (0, "", 0, "")
     assert "all results are stored already" in again.out
     assert not (undisturbed / "log").exists()
@@ -217,7 +220,7 @@ def test_a_command_that_is_killed_leaves_jobs_that_end_by_themselves(slurm, star
     run.kill()
     run.wait()
     assert until(lambda: not queue(slurm), 20)
-    finished = process("run", dag, "--runs-dir", tmp_path, env=slurm)
+    finished = process("run", dag, "--runs-dir", tmp_path, program=UNDRAWN, env=slurm)
     assert finished.code == 0, finished.err
     assert_same(tmp_path / "tiny", undisturbed)
 
@@ -236,7 +239,7 @@ def test_a_job_that_is_cancelled_comes_again(slurm, started, suite, undisturbed,
 
 def test_a_job_that_ends_before_its_worker_comes_is_one_line(slurm, suite, tmp_path):
     dag = asked(tmp_path, suite, cluster(maximum=1, python="/bin/false"))
-    finished = process("run", dag, "--runs-dir", tmp_path, env=slurm)
+    finished = process("run", dag, "--runs-dir", tmp_path, program=UNDRAWN, env=slurm)
     assert finished.code == 2
     *_, last = finished.says
     assert last.endswith(f"ended before its worker came; what it printed is in {tmp_path / 'tiny' / 'log'}")

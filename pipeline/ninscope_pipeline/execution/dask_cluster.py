@@ -128,6 +128,7 @@ def _keep_up(cluster: LocalCluster, given_up: Event) -> None:
             last_seen = time.monotonic()
         elif time.monotonic() - last_seen > START_SECONDS and not given_up.is_set():
             given_up.set()
+            cluster.shutdown_scheduler = False  # by the cluster, which would wait half a minute for an answer of it
             loop.add_callback(scheduler.close)
             return
         for name, nanny in list(cluster.workers.items()):
