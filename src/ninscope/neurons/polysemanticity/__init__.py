@@ -64,12 +64,21 @@ _LAZY = {
     "Probe": "measuring",
     "measure_checkpoint": "measuring",
 }
+_OPTIONAL = ("torch", "captum", "torch_pruning")
 __all__ = sorted(_LAZY)
 
 
 def __getattr__(name: str) -> object:
     if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        try:
+            return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] not in _OPTIONAL:
+                raise
+            raise ModuleNotFoundError(
+                f"{name} needs {error.name}, which is not installed: pip install 'ninscope[polysemanticity]'",
+                name=error.name,
+            ) from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -80,6 +80,10 @@ class SparseAutoencoder:
     normalisation: str = "none"
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    def __repr__(self) -> str:
+        kind = self.kind if self.k is None else f"{self.kind}, k {self.k}"
+        return f"<SparseAutoencoder: {kind}, {self.features:,} features of {self.width:,} neurons; .directions, .about>"
+
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise RequestError(f"kind is {self.kind!r}; one of {', '.join(KINDS)}")
@@ -149,7 +153,7 @@ class SparseAutoencoder:
 
         Raises RequestError: another number of features, no activations though they are needed, or ones of another width.
         """
-        values = np.asarray(features, np.float32)
+        values = _plain(features)
         if values.ndim < 1 or values.shape[-1] != self.features:
             raise RequestError(f"features have shape {list(values.shape)}; [..., {self.features}] was expected")
         reconstructed: np.ndarray = values @ self.decoder + self.b_dec
@@ -164,7 +168,7 @@ class SparseAutoencoder:
 
     def quality(self, activations: ArrayLike) -> AutoencoderQuality:
         """How well it reconstructs activations [samples, width]. Raises RequestError: as `encode`, or fewer than two samples."""
-        x = np.asarray(activations, np.float32)
+        x = _plain(activations)
         if x.ndim != 2 or len(x) < 2:
             raise RequestError(f"activations have shape {list(x.shape)}; [samples, width], two or more, was expected")
         features = self.encode(x)
@@ -176,7 +180,7 @@ class SparseAutoencoder:
 
     def _normalised(self, activations: ArrayLike) -> tuple[np.ndarray, np.ndarray | float, np.ndarray | float]:
         """(activations as they are encoded, scale, shift): scale and shift take reconstructions back."""
-        x = np.asarray(activations, np.float32)
+        x = _plain(activations)
         if x.ndim < 1 or x.shape[-1] != self.width:
             raise RequestError(
                 f"activations have shape {list(x.shape)}, the autoencoder reads {self.width} neurons; "
@@ -193,6 +197,11 @@ class SparseAutoencoder:
             scale = np.where(length > 0, length, 1) / np.float32(np.sqrt(self.width))
             return x / scale, scale, 0.0
         return x, 1.0, 0.0
+
+
+def _plain(values: Any) -> np.ndarray:
+    """float32 of an array, or of a tensor of torch wherever it is, also one that records gradients."""
+    return np.asarray(values.detach().cpu().float() if hasattr(values, "detach") else values, np.float32)
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], kind: str) -> None:
