@@ -101,7 +101,7 @@ def polysemanticity_of_module(
 
     if shape is not None and not callable(shape):
         raise RequestError(
-            f"shape is {shape!r}; a function was expected that makes the module's arguments of activations [batch, width], such as "
+            f"shape is {shape!r}; a function was expected that makes the module's arguments of activations [batch, width]: "
             "lambda activations: activations.unflatten(1, (1, 8, 8))"
         )
     check_module(module)
