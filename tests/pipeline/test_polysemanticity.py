@@ -198,7 +198,10 @@ def test_a_training_begins_alike_with_dropout_and_without(rows):
 
 # --- what is said -------------------------------------------------------------------------------------------------------
 def test_the_words_at_the_end_say_what_was_made(told, run):
-    assert "lab: 2 models of its own\n" in told.out
+    assert (
+        "lab: 2 models of its own\nslope of P on pruning, retrained at 0.001: 2 slopes are not told apart from 0.\n"
+        in told.out
+    )
     assert ".table('polysemanticity')" in told.out
     assert "checkpoint" not in told.out
     status = command("status", run)

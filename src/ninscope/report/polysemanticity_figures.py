@@ -42,7 +42,7 @@ OF_VERDICT = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
 _MINUS = "\N{MINUS SIGN}"
 _NOTE = 7.5  # font size of legends and of what stands below
 _ROOM = 0.25  # of the seeds' range: as far a band is shown beyond them
-_BANDS = "95 % t interval of the mean"
+_BANDS = "95 % t interval of the mean, also beyond the panel"
 _PER = 0.1  # of the parameters: for which a slope is drawn
 LOSS = "loss, held out (MSE)"
 _DEGREE = "degree of polysemanticity P"
@@ -106,7 +106,13 @@ def _pruning_figure(rows: pd.DataFrame, experiment: str) -> Figure:
     dropouts = sorted(rows["dropout"].unique().tolist())
     pruned = rows[rows["phase"].isin(["pruned", "retrained"])]
     rates = sorted(pruned["learning_rate"].dropna().unique().tolist())
-    lines = (("P", "P"), ("layers", "P of each layer"), ("PD", r"P$\,\cdot\,$D"), ("D", "D"), ("loss", LOSS))
+    lines = (
+        ("P", "P"),
+        ("layers", "P of each layer,\nretrained"),
+        ("PD", r"P$\,\cdot\,$D"),
+        ("D", "D"),
+        ("loss", LOSS),
+    )
     with styled():
         figure = Figure(figsize=(3.7 * len(dropouts) + 1.0, 10.6))
         panels = figure.subplots(len(lines), len(dropouts), sharex=True, sharey="row", squeeze=False)
@@ -134,7 +140,7 @@ def _pruning_figure(rows: pd.DataFrame, experiment: str) -> Figure:
             axes.set_xlabel("true pruning ratio (share of the parameters)")
         layers = sorted(set(rows["layer"]) - {WHOLE}, key=_number_of)
         below = _legend(figure, _pruning_handles(rates, layers) + _band_handles(whole))
-        arrange(figure, panels, above=above, below=below)
+        arrange(figure, panels, above=above, below=below, beyond=8.0)
         return figure
 
 
@@ -340,7 +346,9 @@ def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
             )
             axes.xaxis.label.set_fontsize(8)
             tests = own["tests"].dropna()
-            name_panel(axes, f"retrained at {rate:g}" + (f" ({int(tests.iloc[0])} tests)" if len(tests) else ""))
+            name_panel(
+                axes, f"retrained at {rate:g}" + (f" ({of_number(int(tests.iloc[0]), 'test')})" if len(tests) else "")
+            )
             label_places(axes.yaxis, [-line for line in range(len(names))], [_line_name(*name) for name in names])
         for axes in panels[0, 1:]:
             axes.yaxis.set_tick_params(labelleft=False)
@@ -469,6 +477,7 @@ def _kinds(rows: pd.DataFrame, phase: str) -> list[tuple[float, str, str, str]]:
         (dropout, given, colour, "os^D"[number % 4])
         for number, dropout in enumerate(dropouts)
         for given, colour in colours.items()
+        if ((rows["dropout"] == dropout) & (rows["given"] == given)).any()
     ]
 
 
@@ -513,11 +522,12 @@ def _correlation_marks(axes: Axes, y: float, rows: pd.DataFrame, colour: str, ma
 def _how_to_read(phase: str, measures: Sequence[str], experiments: int) -> str:
     drift = GIVEN[phase].replace("_", " ")
     stars = " * takes the features as known, as P and D do." if set(KNOW_FEATURES) & set(measures) else ""
-    units = "experiments, each one repetition" if experiments > 1 else "seeds"
+    unit, units = ("experiment", "experiments") if experiments > 1 else ("seed", "seeds")
+    once = ", each one repetition" if experiments > 1 else ""
     return (
-        f"Intervals (95 %) are over {units}. Two curves that only rise, or fall, always correlate: look at the correlation "
+        f"Intervals (95 %) are over {units}{once}. Two curves that only rise, or fall, always correlate: look at the correlation "
         f"given the {drift}, and at other seeds. Where a cross lies on its dot, the measure follows the course that all seeds "
-        f"share.{stars}"
+        f"share. A dot without a line is of one {unit}, or of {units} that agree.{stars}"
     )
 
 

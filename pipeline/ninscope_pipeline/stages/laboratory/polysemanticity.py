@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ninscope.neurons.polysemanticity.correlations import CORRELATION_COLUMNS, polysemanticity_correlations
-from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes
+from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes, verdicts_in_words
 from ninscope.threads import one_thread_each
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.stages.laboratory.planning import (
@@ -134,6 +134,11 @@ class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
         rows = run.table(self.name)
         failed = rows[rows["status"] != "ok"].drop_duplicates(["suite", "model", "phase", "status", "message"])
         return [f"{row.suite}/{row.model} {row.revision}: {row.status}: {row.message}" for row in failed.itertuples()]
+
+    def summary(self, run: "Run") -> list[str]:
+        """The verdicts on P after pruning, a line a learning rate."""
+        said = verdicts_in_words(run.table(SLOPES)) if SLOPES in run.tables else []
+        return [f"slope of P on pruning, {line[0].lower()}{line[1:]}" for line in said]
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------

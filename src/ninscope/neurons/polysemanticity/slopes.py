@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ninscope.neurons.polysemanticity.over_seeds import SeedMean, holm, mean_over_seeds
-from ninscope.wording import joined_clauses, of_number
+from ninscope.wording import joined_clauses, listed, of_number
 
 CONFIDENCE = 0.95
 FALLS, RISES, NOT_TOLD_APART = "falls", "rises", "not told apart"
@@ -34,6 +34,34 @@ SEED_COLUMNS = (
     "retrained_slope", "relative_slope", "change", "largest_ratio", "message",
 )  # fmt: skip
 _GROUP = ["suite", "experiment", "dropout", "learning_rate"]
+
+
+def verdicts_in_words(slopes: pd.DataFrame) -> list[str]:
+    """The verdicts of each learning rate of retraining in a sentence, the smallest rate first.
+
+    slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. A column `name` says what a row is
+    called; without it that is the experiment, and the dropout. As in "Retrained at 0.001: P falls in N1 and N2, dropout 0.5; 4
+    slopes are not told apart from 0."
+    """
+    known = slopes[slopes["slope"].notna()]
+    if "name" not in known:
+        known = known.assign(name=[_named(*pair) for pair in zip(known["experiment"], known["dropout"], strict=True)])
+    return [f"Retrained at {rate:g}: {_verdicts_said(rows)}." for rate, rows in known.groupby("learning_rate")]
+
+
+def _named(experiment: str, dropout: float) -> str:
+    return f"{experiment}, dropout {dropout:g}" if dropout > 0 else experiment
+
+
+def _verdicts_said(rows: pd.DataFrame) -> str:
+    clauses = [
+        f"P {verdict} in {listed(rows.loc[rows['verdict'] == verdict, 'name'].tolist())}"
+        for verdict in (FALLS, RISES)
+        if (rows["verdict"] == verdict).any()
+    ]
+    others = int((rows["verdict"] == NOT_TOLD_APART).sum())
+    said = f"{of_number(others, 'slope is', 'slopes are')} not told apart from 0"
+    return "; ".join([*clauses, *([said] if others else [])])
 
 
 def least_squares_slope(x: np.ndarray, y: np.ndarray) -> float:

@@ -11,7 +11,14 @@ import pandas as pd
 
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
 from ninscope.neurons.polysemanticity.over_seeds import mean_over_seeds
-from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, VERDICTS, WHOLE
+from ninscope.neurons.polysemanticity.slopes import (
+    FALLS,
+    NOT_TOLD_APART,
+    RISES,
+    VERDICTS,
+    WHOLE,
+    verdicts_in_words,
+)
 from ninscope.report.page.chart_data import domain_of, drawn_ends, numbers_of, rounded
 from ninscope.report.page.charts import (
     BLUE,
@@ -31,7 +38,7 @@ from ninscope.report.page.charts import (
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 from ninscope.report.page.phrases import capital
-from ninscope.wording import listed, of_number
+from ninscope.wording import listed
 
 _MEASURES = (
     ("P", "P, degree of polysemanticity"),
@@ -58,7 +65,8 @@ _TEXT = (
     "The correlations show whether a measure that knows no features goes along with P, D or the loss within one seed. Two curves "
     "that only rise always correlate. So look at the correlation given the epoch or the pruning ratio, and at the cross: it "
     "compares a seed's measure with what is true of other seeds. Where it lies on the dot, the measure follows the course that "
-    "all seeds share, and says nothing of one network. Toy networks of this size say little about large ones.",
+    "all seeds share, and says nothing of one network. A dot without a line is of one seed, or of seeds that agree. "
+    "Toy networks of this size say little about large ones.",
 )  # fmt: skip
 
 
@@ -69,13 +77,25 @@ def polysemanticity_parts(tables: PageTables) -> Iterator[PagePart]:
     if rows.empty:
         return
     rows = _named(rows.assign(PD=rows["P"] * rows["D"]))
+    slopes = _with_name(_named(tables.table("polysemanticity_slopes")))
     charts = [
         *_training(rows[rows["phase"] == "training"]),
         *_pruning(rows),
-        *_slopes(_named(tables.table("polysemanticity_slopes"))),
+        *_slopes(slopes),
         *_correlations(_named(tables.table("polysemanticity_correlations"))),
     ]
-    yield PagePart("polysemanticity", "Polysemanticity", "models that were run", _TEXT, tuple(charts), _TABLES)
+    yield PagePart("polysemanticity", "Polysemanticity", "models that were run", _texts(slopes), tuple(charts), _TABLES)
+
+
+def _texts(slopes: pd.DataFrame) -> tuple[str, ...]:
+    """The verdicts stand first: they are what was asked."""
+    said = verdicts_in_words(slopes)
+    return (f"Does P change with pruning? {' '.join(said)}", *_TEXT) if said else _TEXT
+
+
+def _with_name(slopes: pd.DataFrame) -> pd.DataFrame:
+    """Slopes with the column `name`: experiment and dropout, short, as a telephone is narrow."""
+    return slopes.assign(name=slopes["label"] + (", " + slopes["setting"]).where(slopes["dropout"] > 0, ""))
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
@@ -187,9 +207,6 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     ends = ("slope", "low", "high", "own_low", "own_high", "retrained_slope")
     data = rows.assign(**{name: rounded(rows[name] * share) for name in ends}, change=rounded(100 * rows["change"]))
     data["rate"], rates = numbers_of(data["learning_rate"].map(lambda rate: f"{rate:g}"))
-    data["name"] = data["label"] + (", " + data["setting"]).where(
-        data["dropout"] > 0, ""
-    )  # short, as a telephone is narrow
     data["line"], _ = numbers_of(data["name"])
     data["note"] = data["message"].fillna("").astype("object")
     data["p"] = rounded(data["p_adjusted"])
@@ -222,22 +239,11 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     ]
     chart = alt.layer(*marks).add_params(choice("rate", rates, "learning rate of retraining"))
     counts = data.groupby("rate")["line"].count()
+    said = verdicts_in_words(rows[data["rate"] == 0])[0]
     yield Chart(
         "polysemanticity-slopes", "Does P change with pruning? (thick: 95 % interval; thin: one that holds with all the others)",
-        rows_high(chart, _LINE, counts), f"Retrained at {rates[0]}: {_verdicts_said(data[data['rate'] == 0])}.",
+        rows_high(chart, _LINE, counts), said,
     )  # fmt: skip
-
-
-def _verdicts_said(rows: pd.DataFrame) -> str:
-    """ "P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0" """
-    clauses = [
-        f"P {verdict} in {listed(rows.loc[rows['verdict'] == verdict, 'name'].tolist())}"
-        for verdict in (FALLS, RISES)
-        if (rows["verdict"] == verdict).any()
-    ]
-    others = int((rows["verdict"] == NOT_TOLD_APART).sum())
-    said = f"{of_number(others, 'slope is', 'slopes are')} not told apart from 0"
-    return "; ".join([*clauses, *([said] if others else [])])
 
 
 # --- what measures see --------------------------------------------------------------------------------------------------
@@ -301,7 +307,7 @@ def _correlation_chart(data: pd.DataFrame, measures: Sequence[str]) -> alt.Layer
         with_the_truth_of_other_seeds="other_seeds:Q", seeds="seeds:Q", networks_of_a_seed="points:Q", note="note:N",
     )  # fmt: skip
     scale = alt.Scale(domain=[-1.04, 1.04], nice=False)
-    title = "rank correlation (cross: other seeds)"
+    title = ["rank correlation", "(cross: other seeds)"]
     colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[GREEN, ORANGE]), legend=legend_below(kinds))
     base = (
         alt.Chart(data)
