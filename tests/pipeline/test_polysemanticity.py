@@ -208,6 +208,10 @@ def test_the_words_at_the_end_say_what_was_made(told, run):
     assert status.code == 0
     assert "lab: finished; 2 models of its own" in status.out
     assert "own models" in command("runs", "--runs-dir", run.parent).out
+    with pytest.raises(
+        RequestError, match="no checkpoints to draw; its models are its own, in the table 'polysemanticity', and"
+    ):
+        ninscope.open_run(run).plot()
 
 
 def test_a_run_without_checkpoints_is_opened_asked_compared_and_put_on_a_page(run, place):
