@@ -191,7 +191,7 @@ def _curves(rows: pd.DataFrame, pruned: pd.DataFrame) -> pd.DataFrame:
     curve = np.where(pruned["phase"] == "pruned", _BEFORE, pruned["learning_rate"].map(names).astype("object"))
     pruned = pruned.assign(curve=curve)
     training = rows[rows["phase"] == "training"].sort_values("epoch", kind="stable")
-    last = training.drop_duplicates(["label", "setting", "seed"], keep="last").assign(pruning_ratio=0.0)
+    last = training.drop_duplicates(["label", "setting", "seed"], keep="last").sort_index().assign(pruning_ratio=0.0)
     starts = [last.assign(curve=name) for name in dict.fromkeys(pruned["curve"])]
     return pd.concat([*starts, pruned], ignore_index=True)
 
