@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from polysemanticity_tables import laboratory, true_ratio
 
 from ninscope.neurons.polysemanticity.correlations import polysemanticity_correlations
-from ninscope.neurons.polysemanticity.slopes import polysemanticity_slopes
+from ninscope.neurons.polysemanticity.slopes import BY_BASELINE, polysemanticity_slopes
 from ninscope.report.polysemanticity_figures import BLUE, GREY, ORANGE, polysemanticity_figures
 
 TRUE_RATIOS = [0.0, *(true_ratio(0.05 * number) for number in range(1, 13))]
@@ -178,6 +178,27 @@ def test_a_legend_has_no_entry_of_what_is_not_drawn_and_one_test_is_no_tests():
     assert [text.get_text() for text in legend.texts] == ["without dropout, plain", "with the truth of other seeds"]
     titles = [axes.get_title() for axes in named["polysemanticity-slopes.png"].axes]
     assert titles == ["retrained at 0.001 (1 test)", "retrained at 0.01 (1 test)"]
+
+
+def test_a_verdict_that_rests_on_the_unpruned_network_has_a_star():
+    rows = laboratory(("L1",), noise=1, epochs=3)
+    slopes = polysemanticity_slopes(rows)
+    assert (slopes["verdict"] == "falls").any()
+    for message, stars in (("", 0), (BY_BASELINE, int((slopes["verdict"] == "falls").sum()))):
+        figures = dict(
+            polysemanticity_figures(rows, slopes.assign(message=message), polysemanticity_correlations(rows))
+        )
+        said = words(figures["polysemanticity-slopes.png"])
+        assert sum(text.startswith("falls *, p") for text in said) == stars
+        assert ("the retrained networks alone do not show it" in said) == bool(stars)
+
+
+def test_a_d_that_is_1_throughout_has_an_axis_without_an_offset():
+    rows = laboratory(("L1",), noise=1, epochs=3).assign(D=1.0)
+    for name in ("training", "pruning"):
+        for axes in figures(rows)[f"polysemanticity-L1-{name}.png"].axes:
+            axes.figure.draw_without_rendering()
+            assert axes.yaxis.get_offset_text().get_text() == ""
 
 
 def test_there_is_no_figure_of_what_is_not_there():

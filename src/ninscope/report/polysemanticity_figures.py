@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
 from ninscope.neurons.polysemanticity.over_seeds import mean_over_seeds
-from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, WHOLE, seed_slopes
+from ninscope.neurons.polysemanticity.slopes import BY_BASELINE, FALLS, NOT_TOLD_APART, RISES, WHOLE, seed_slopes
 from ninscope.report.layout import (
     arrange,
     label_places,
@@ -42,6 +42,7 @@ OF_VERDICT = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
 _MINUS = "\N{MINUS SIGN}"
 _NOTE = 7.5  # font size of legends and of what stands below
 _ROOM = 0.25  # of the seeds' range: as far a band is shown beyond them
+_LEAST_RANGE = 0.02  # of the values: less would show rounding, of a D that is 1 throughout
 _BANDS = "95 % t interval of the mean, also beyond the panel"
 _PER = 0.1  # of the parameters: for which a slope is drawn
 LOSS = "loss, held out (MSE)"
@@ -225,7 +226,7 @@ def _finish(axes: Axes, shown: Sequence[np.ndarray], message: str, logarithmic: 
     logarithmic = logarithmic and values.min() > 0
     scaled = np.log(values) if logarithmic else values
     low, high = float(scaled.min()), float(scaled.max())
-    room = _ROOM * max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-9)
+    room = _ROOM * max(high - low, _LEAST_RANGE * max(abs(low), abs(high)), 1e-9)
     ends = np.array([low - room, high + room])
     if logarithmic:
         axes.set_yscale("log")
@@ -235,6 +236,7 @@ def _finish(axes: Axes, shown: Sequence[np.ndarray], message: str, logarithmic: 
         ends = np.exp(ends)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_ylim(*ends.tolist())
 
 
@@ -352,7 +354,19 @@ def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
             label_places(axes.yaxis, [-line for line in range(len(names))], [_line_name(*name) for name in names])
         for axes in panels[0, 1:]:
             axes.yaxis.set_tick_params(labelleft=False)
-        below = _legend(figure, _slope_handles())
+        handles = _slope_handles()
+        if any(map(_by_baseline, known.to_dict("records"))):
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    color="black",
+                    marker="$*$",
+                    linestyle="",
+                    label="the retrained networks alone do not show it",
+                )
+            )
+        below = _legend(figure, handles)
         arrange(figure, panels, above=above, below=below, beyond=beside + 6)
         return figure
 
@@ -406,7 +420,12 @@ def _verdict_words(row: dict) -> str:
     p = row["p_adjusted"]
     if not np.isfinite(p):
         return "one seed" if row["seeds"] == 1 else "no test"
-    return f"{row['verdict']}, p {'< .001' if p < 0.001 else f'= {p:.3f}'.replace('0.', '.')}"
+    star = " *" if _by_baseline(row) else ""
+    return f"{row['verdict']}{star}, p {'< .001' if p < 0.001 else f'= {p:.3f}'.replace('0.', '.')}"
+
+
+def _by_baseline(row: dict) -> bool:
+    return row["verdict"] != NOT_TOLD_APART and BY_BASELINE in str(row["message"])
 
 
 def _line_name(experiment: str, dropout: float) -> str:
@@ -521,13 +540,13 @@ def _correlation_marks(axes: Axes, y: float, rows: pd.DataFrame, colour: str, ma
 
 def _how_to_read(phase: str, measures: Sequence[str], experiments: int) -> str:
     drift = GIVEN[phase].replace("_", " ")
-    stars = " * takes the features as known, as P and D do." if set(KNOW_FEATURES) & set(measures) else ""
+    stars = " * knows the features." if set(KNOW_FEATURES) & set(measures) else ""
     unit, units = ("experiment", "experiments") if experiments > 1 else ("seed", "seeds")
     once = ", each one repetition" if experiments > 1 else ""
     return (
         f"Intervals (95 %) are over {units}{once}. Two curves that only rise, or fall, always correlate: look at the correlation "
         f"given the {drift}, and at other seeds. Where a cross lies on its dot, the measure follows the course that all seeds "
-        f"share. A dot without a line is of one {unit}, or of {units} that agree.{stars}"
+        f"share. A dot without a line: one {unit}, or all alike.{stars}"
     )
 
 

@@ -20,6 +20,7 @@ from ninscope.wording import joined_clauses, listed, of_number
 
 CONFIDENCE = 0.95
 FALLS, RISES, NOT_TOLD_APART = "falls", "rises", "not told apart"
+BY_BASELINE = "the retrained networks alone do not show it: retraining itself may move P"
 VERDICTS = (FALLS, RISES, NOT_TOLD_APART)
 WHOLE = "all"  # the row of the table `polysemanticity` that is all hidden layers together
 SLOPE_COLUMNS = {
@@ -40,8 +41,8 @@ def verdicts_in_words(slopes: pd.DataFrame) -> list[str]:
     """The verdicts of each learning rate of retraining in a sentence, the smallest rate first.
 
     slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. A column `name` says what a row is
-    called; without it that is the experiment, and the dropout. As in "Retrained at 0.001: P falls in N1 and N2, dropout 0.5; 4
-    slopes are not told apart from 0."
+    called; without it that is the experiment, and the dropout. What the message of a verdict says stands beside it. As in
+    "Retrained at 0.001: P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0."
     """
     known = slopes[slopes["slope"].notna()]
     if "name" not in known:
@@ -54,8 +55,10 @@ def _named(experiment: str, dropout: float) -> str:
 
 
 def _verdicts_said(rows: pd.DataFrame) -> str:
+    notes = rows["message"].fillna("")
+    names = rows["name"] + (" (" + notes + ")").where(notes != "", "")
     clauses = [
-        f"P {verdict} in {listed(rows.loc[rows['verdict'] == verdict, 'name'].tolist())}"
+        f"P {verdict} in {listed(names[rows['verdict'] == verdict].tolist())}"
         for verdict in (FALLS, RISES)
         if (rows["verdict"] == verdict).any()
     ]
@@ -179,7 +182,7 @@ def _message(group: pd.DataFrame, own: SeedMean, reaches_zero: bool, by_baseline
     return joined_clauses(
         _without_interval(own),
         "by Holm's test, which finds more than the interval, that reaches 0" if reaches_zero else "",
-        "the retrained networks alone do not show it: retraining itself may move P" if by_baseline else "",
+        BY_BASELINE if by_baseline else "",
         *left_out,
         f"{of_number(missing, 'retrained network has', 'retrained networks have')} no P" if missing else "",
         f"{of_number(dead, 'retrained network is', 'retrained networks are')} dead: P is 0" if dead else "",
