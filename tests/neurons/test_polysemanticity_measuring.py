@@ -7,9 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from ninscope.neurons.polysemanticity import feature_gradients, neurons_of  # noqa: E402
 from ninscope.neurons.polysemanticity.experiments import Experiment  # noqa: E402
 from ninscope.neurons.polysemanticity.measuring import Probe, measure_checkpoint  # noqa: E402
 from ninscope.neurons.polysemanticity.perceptron import Perceptron, initial_perceptron  # noqa: E402
+from ninscope.neurons.polysemanticity.table_names import MEASURED  # noqa: E402
 from ninscope.neurons.polysemanticity.toy_data import ToyData, make_toy_data  # noqa: E402
 
 
@@ -63,6 +65,19 @@ def test_other_networks_agree_with_captum(curved, rng):
         with torch.no_grad():
             activations = whole[: list(whole).index(layer) + 1](axes).T
         np.testing.assert_allclose(responses.activations, activations, rtol=1e-6, atol=1e-9)
+
+
+def test_gradients_are_those_of_any_model_but_for_rounding(curved, rng):
+    network = network_for(curved, rng)
+    module, encoder = network.module().double(), curved.encoder.double()
+    found = np.concatenate([layer.gradients for layer in Probe(curved).responses(network)])
+    np.testing.assert_allclose(found, feature_gradients(neurons_of(module, encode=encoder), 5), atol=1e-14)
+
+
+def test_every_column_of_the_table_is_measured_and_nothing_else_is(curved, rng):
+    network = network_for(curved, rng)
+    whole, *_ = Probe(curved).measure(network, initial_perceptron(network.sizes, network.linear, rng).weights)
+    assert sorted(whole.values) == sorted(MEASURED)
 
 
 def test_few_values_at_once_change_no_number(curved, rng, monkeypatch):

@@ -20,7 +20,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
 from ninscope.neurons.polysemanticity.over_seeds import mean_over_seeds
-from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, WHOLE, seed_slopes
+from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, seed_slopes
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, PRUNED, RETRAINED, TRAINING
 from ninscope.report.layout import (
     arrange,
     label_places,
@@ -60,9 +61,9 @@ def polysemanticity_figures(
     """
     known = polysemanticity[polysemanticity["P"].notna()]
     for experiment, rows in known.groupby("experiment", sort=False):
-        if (rows["phase"] == "training").any():
+        if (rows["phase"] == TRAINING).any():
             yield f"polysemanticity-{experiment}-training.png", _training_figure(rows, str(experiment))
-        if rows["phase"].isin(["pruned", "retrained"]).any():
+        if rows["phase"].isin([PRUNED, RETRAINED]).any():
             yield f"polysemanticity-{experiment}-pruning.png", _pruning_figure(rows, str(experiment))
     if slopes["slope"].notna().any():
         yield "polysemanticity-slopes.png", _slopes_figure(slopes, seed_slopes(polysemanticity))
@@ -77,7 +78,7 @@ def polysemanticity_figures(
 
 def _training_figure(rows: pd.DataFrame, experiment: str) -> Figure:
     """P, D and the held-out loss after every epoch, a line a dropout (thesis, figures 7, 12, 13, 15, 17, 20, 30 and 31)."""
-    training = rows[(rows["phase"] == "training") & (rows["layer"] == WHOLE)]
+    training = rows[(rows["phase"] == TRAINING) & (rows["layer"] == ALL_LAYERS)]
     with styled():
         figure = Figure(figsize=(9.6, 3.4))
         panels = figure.subplots(1, 3, squeeze=False)
@@ -104,13 +105,13 @@ def _pruning_figure(rows: pd.DataFrame, experiment: str) -> Figure:
     14, 16, 18, 21 to 23, 25, 27, 28 and 32)."""
     rows = rows.assign(PD=rows["P"] * rows["D"])
     dropouts = sorted(rows["dropout"].unique().tolist())
-    pruned = rows[rows["phase"].isin(["pruned", "retrained"])]
+    pruned = rows[rows["phase"].isin([PRUNED, RETRAINED])]
     rates = sorted(pruned["learning_rate"].dropna().unique().tolist())
     lines = (("P", "P"), ("layers", "P of each layer"), ("PD", r"P$\,\cdot\,$D"), ("D", "D"), ("loss", LOSS))
     with styled():
         figure = Figure(figsize=(3.7 * len(dropouts) + 1.0, 10.6))
         panels = figure.subplots(len(lines), len(dropouts), sharex=True, sharey="row", squeeze=False)
-        whole = pruned[pruned["layer"] == WHOLE]
+        whole = pruned[pruned["layer"] == ALL_LAYERS]
         above = title_above(
             figure,
             f"{plain(experiment)} after pruning: degree of polysemanticity P, total feature dimensionality D; {_seeds_of(whole)}",
@@ -132,7 +133,7 @@ def _pruning_figure(rows: pd.DataFrame, experiment: str) -> Figure:
             axes.yaxis.set_tick_params(which="both", labelleft=False)
         for axes in panels[-1]:
             axes.set_xlabel("true pruning ratio (share of the parameters)")
-        layers = sorted(set(rows["layer"]) - {WHOLE}, key=_number_of)
+        layers = sorted(set(rows["layer"]) - {ALL_LAYERS}, key=_number_of)
         below = _legend(figure, _pruning_handles(rates, layers) + _band_handles(whole))
         arrange(figure, panels, above=above, below=below)
         return figure
@@ -140,13 +141,13 @@ def _pruning_figure(rows: pd.DataFrame, experiment: str) -> Figure:
 
 def _pruning_curves(axes: Axes, rows: pd.DataFrame, rates: Sequence[float], column: str) -> list[np.ndarray]:
     """Before retraining, and after it with each learning rate, all from the unpruned baseline on."""
-    whole = rows[rows["layer"] == WHOLE]
-    before = whole[(whole["phase"] == "pruned")]
+    whole = rows[rows["layer"] == ALL_LAYERS]
+    before = whole[(whole["phase"] == PRUNED)]
     shown = []
     if before[column].notna().any():
         shown.append(_curve(axes, _from_baseline(whole, before), "pruning_ratio", column, GREY, "--"))
     for number, rate in enumerate(rates):
-        own = whole[(whole["phase"] == "retrained") & (whole["learning_rate"] == rate)]
+        own = whole[(whole["phase"] == RETRAINED) & (whole["learning_rate"] == rate)]
         colour, marker = _OF_RATE[number % 4], "os^D"[number % 4]
         joined = _from_baseline(whole, own)
         shown.append(_curve(axes, joined, "pruning_ratio", column, colour, "-", marker))
@@ -156,11 +157,11 @@ def _pruning_curves(axes: Axes, rows: pd.DataFrame, rates: Sequence[float], colu
 def _layer_curves(axes: Axes, rows: pd.DataFrame, rates: Sequence[float], column: str) -> list[np.ndarray]:
     """Means over seeds alone: layers by colour, learning rates by line."""
     shown = []
-    layers = sorted(set(rows["layer"]) - {WHOLE}, key=_number_of)
+    layers = sorted(set(rows["layer"]) - {ALL_LAYERS}, key=_number_of)
     for layer, colour in zip(layers, _layer_colours(len(layers)), strict=True):
         of_layer = rows[rows["layer"] == layer]
         for number, rate in enumerate(rates):
-            own = of_layer[(of_layer["phase"] == "retrained") & (of_layer["learning_rate"] == rate)]
+            own = of_layer[(of_layer["phase"] == RETRAINED) & (of_layer["learning_rate"] == rate)]
             joined = _from_baseline(of_layer, own)
             line = _LINES[number % 4]
             shown.append(_curve(axes, joined, "pruning_ratio", "P", colour, line, means_only=True))
@@ -169,7 +170,7 @@ def _layer_curves(axes: Axes, rows: pd.DataFrame, rates: Sequence[float], column
 
 def _from_baseline(every: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with those of the last epoch of each training before them, at ratio 0."""
-    training = every[every["phase"] == "training"].sort_values("epoch", kind="stable")
+    training = every[every["phase"] == TRAINING].sort_values("epoch", kind="stable")
     baseline = training.drop_duplicates(["suite", "dropout", "seed", "layer"], keep="last")
     return pd.concat([baseline.assign(pruning_ratio=0.0), rows])
 
@@ -443,7 +444,7 @@ def _correlations_figure(correlations: pd.DataFrame, phase: str) -> Figure:
     with styled():
         figure = Figure(figsize=(2.75 * len(truths) + 1.5, 0.13 * len(measures) * (len(kinds) + 1) + 1.9))
         panels = figure.subplots(1, len(truths), sharex=True, sharey=True, squeeze=False)
-        when = "over training" if phase == "training" else f"over pruning ratios, retrained at {rate:g}"
+        when = "over training" if phase == TRAINING else f"over pruning ratios, retrained at {rate:g}"
         above = title_above(
             figure, f"What measures see {when}: rank correlations within a seed, {_units(rows, experiments)}"
         )

@@ -12,6 +12,14 @@ import numpy as np
 
 from ninscope.neurons.polysemanticity.correlations import CORRELATION_COLUMNS, polysemanticity_correlations
 from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes
+from ninscope.neurons.polysemanticity.table_names import (
+    ALL_LAYERS,
+    COUNTS,
+    MEASURED,
+    PRUNED,
+    RETRAINED,
+    TRAINING,
+)
 from ninscope.threads import one_thread_each
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.stages.laboratory.planning import (
@@ -46,13 +54,6 @@ if TYPE_CHECKING:
     from ninscope_pipeline.results import Results
 
 SLOPES, CORRELATIONS = "polysemanticity_slopes", "polysemanticity_correlations"  # tables
-TRAINING, PRUNED, RETRAINED = "training", "pruned", "retrained"  # phases
-# Columns of the table that are numbers of a layer, or of the network as one.
-MEASURED = (
-    "neurons", "dead", "P", "entropy", "monosemanticity", "D", "loss", "train_loss", "alpha0", "width", "emergence",
-    "emergence_growth", "emergence_fixed", "alpha0_unit", "width_unit", "structure", "phi_mean", "phi_p99",
-)  # fmt: skip
-_WHOLE = ("neurons", "dead")  # of these, whole numbers
 
 
 @dataclass(frozen=True)
@@ -206,14 +207,14 @@ def _stored_rows(stored: Artefact) -> Iterator[Row]:
         by_checkpoint.setdefault(number, []).append((layer, message, values))
     for number, checkpoint in enumerate(about["checkpoints"]):
         if number not in by_checkpoint:
-            yield checkpoint | {"layer": "all"}
+            yield checkpoint | {"layer": ALL_LAYERS}
         for layer, message, values in by_checkpoint.get(number, ()):
             yield checkpoint | {"layer": layer, "message": message} | _numbers(about["columns"], values)
 
 
 def _numbers(columns: Sequence[str], values: Sequence[float]) -> dict[str, Any]:
     known = {name: value for name, value in zip(columns, values, strict=True) if not math.isnan(value)}
-    return {name: int(value) if name in _WHOLE else value for name, value in known.items()}
+    return {name: int(value) if name in COUNTS else value for name, value in known.items()}
 
 
 def _rows(results: "Results") -> Iterator[Row]:
@@ -232,7 +233,7 @@ def _rows(results: "Results") -> Iterator[Row]:
             phase = RETRAINED if isinstance(job.work, Pruning) else TRAINING
             yield (
                 keys
-                | {"revision": phase, "phase": phase, "layer": "all"}
+                | {"revision": phase, "phase": phase, "layer": ALL_LAYERS}
                 | {"status": outcome.status, "message": outcome.message}
             )
 
@@ -253,11 +254,11 @@ PolysemanticityStage.tables = (
         {
             "experiment": "string", "dropout": "float64", "seed": "Int64", "phase": "string", "epoch": "Int64",
             "learning_rate": "float64", "asked_ratio": "float64", "neuron_ratio": "float64", "pruning_ratio": "float64",
-            "layer": "string", **{name: "Int64" if name in _WHOLE else "float64" for name in MEASURED},
+            "layer": "string", **{name: "Int64" if name in COUNTS else "float64" for name in MEASURED},
             "status": "string", "message": "string",
         },
         _rows,
-        (Measures({"P": "P", "D": "D", "neuron_entropy": "entropy"}, {"layer": "all", "phase": TRAINING}),),
+        (Measures({"P": "P", "D": "D", "neuron_entropy": "entropy"}, {"layer": ALL_LAYERS, "phase": TRAINING}),),
     ),
     Table(SLOPES, SLOPE_COLUMNS, _from_measures(polysemanticity_slopes), from_others=True),
     Table(CORRELATIONS, CORRELATION_COLUMNS, _from_measures(polysemanticity_correlations), from_others=True),

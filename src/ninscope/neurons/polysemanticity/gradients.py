@@ -20,12 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ninscope.checks import checked_integer
 from ninscope.errors import NonFiniteError, RequestError, described
+from ninscope.neurons.polysemanticity.measures import STEPS
 from ninscope.neurons.polysemanticity.model_neurons import ModelNeurons
 from ninscope.neurons.watching import evaluation_mode
 
 Neurons = Callable[[Tensor], Tensor]
 
-STEPS = 50  # of the thesis, section 3.3.2
 METHODS = ("forward", "reverse", "captum")
 _MOST = 2**24
 
@@ -123,10 +123,8 @@ def _told(method: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason, instead = (
-            str(error).partition("\n")[0].rstrip("."),
-            '; give method="reverse"' if method == "forward" else "",
-        )
+        reason = str(error).partition("\n")[0].rstrip(".")
+        instead = '; give method="reverse"' if method == "forward" else ""
         raise RequestError(
             f"torch cannot differentiate these neurons (method {method!r}): {reason}{instead}"
         ) from error

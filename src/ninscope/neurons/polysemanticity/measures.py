@@ -16,6 +16,7 @@ from scipy.special import entr
 from ninscope.errors import RequestError
 
 DELTA = 1e-10  # of the thesis, section 2.2.3 "Monosemanticity"
+STEPS = 50  # of integrated gradients; the thesis, section 3.3.2
 
 
 def degree_of_polysemanticity(gradients: Any) -> np.ndarray:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 
 from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.measures import (
+    STEPS,
     degree_of_polysemanticity,
     feature_dimensionality,
     normalised_entropy,
@@ -72,7 +73,7 @@ def polysemanticity_of_module(
     *,
     layers: str | Sequence[str] | None = None,
     baseline: ArrayLike | None = None,
-    steps: int = 50,
+    steps: int = STEPS,
     names: Sequence[str] | None = None,
     shape: Callable[["torch.Tensor"], Any] | None = None,
 ) -> NeuronPolysemanticity:

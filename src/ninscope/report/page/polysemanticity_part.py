@@ -11,7 +11,8 @@ import pandas as pd
 
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
 from ninscope.neurons.polysemanticity.over_seeds import mean_over_seeds
-from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, VERDICTS, WHOLE
+from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, VERDICTS
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, PRUNED, RETRAINED, TRAINING
 from ninscope.report.page.chart_data import domain_of, drawn_ends, numbers_of, rounded
 from ninscope.report.page.charts import (
     BLUE,
@@ -65,12 +66,12 @@ _TEXT = (
 def polysemanticity_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the tables `polysemanticity`, `polysemanticity_slopes` and `polysemanticity_correlations`."""
     rows = tables.table("polysemanticity")
-    rows = rows[(rows["layer"] == WHOLE) & rows["P"].notna()]
+    rows = rows[(rows["layer"] == ALL_LAYERS) & rows["P"].notna()]
     if rows.empty:
         return
     rows = _named(rows.assign(PD=rows["P"] * rows["D"]))
     charts = [
-        *_training(rows[rows["phase"] == "training"]),
+        *_training(rows[rows["phase"] == TRAINING]),
         *_pruning(rows),
         *_slopes(_named(tables.table("polysemanticity_slopes"))),
         *_correlations(_named(tables.table("polysemanticity_correlations"))),
@@ -137,7 +138,7 @@ def _training(rows: pd.DataFrame) -> Iterator[Chart]:
 
 
 def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
-    pruned = rows[rows["phase"].isin(["pruned", "retrained"])]
+    pruned = rows[rows["phase"].isin([PRUNED, RETRAINED])]
     if pruned.empty:
         return
     measures = known_measures(rows, _MEASURES)
@@ -168,9 +169,9 @@ def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
 def _curves(rows: pd.DataFrame, pruned: pd.DataFrame) -> pd.DataFrame:
     """Pruned networks with the column `curve`, and before each curve the unpruned baseline at ratio 0."""
     names = {rate: f"retrained at {rate:g}" for rate in pruned["learning_rate"].dropna().unique().tolist()}
-    curve = np.where(pruned["phase"] == "pruned", _BEFORE, pruned["learning_rate"].map(names).astype("object"))
+    curve = np.where(pruned["phase"] == PRUNED, _BEFORE, pruned["learning_rate"].map(names).astype("object"))
     pruned = pruned.assign(curve=curve)
-    training = rows[rows["phase"] == "training"].sort_values("epoch", kind="stable")
+    training = rows[rows["phase"] == TRAINING].sort_values("epoch", kind="stable")
     last = training.drop_duplicates(["label", "setting", "seed"], keep="last").assign(pruning_ratio=0.0)
     starts = [last.assign(curve=name) for name in dict.fromkeys(pruned["curve"])]
     return pd.concat([*starts, pruned], ignore_index=True)
@@ -277,7 +278,7 @@ def _when(rows: pd.DataFrame) -> pd.Series:
         rate: f" over pruning ratios, retrained at {rate:g}"
         for rate in rows["learning_rate"].dropna().unique().tolist()
     }
-    return rows["learning_rate"].map(rates).astype("object").where(rows["phase"] != "training", " over training")
+    return rows["learning_rate"].map(rates).astype("object").where(rows["phase"] != TRAINING, " over training")
 
 
 def _correlation_data(rows: pd.DataFrame) -> pd.DataFrame:
