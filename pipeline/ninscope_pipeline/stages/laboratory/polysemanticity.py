@@ -166,7 +166,7 @@ def _of_ratio(at: PrunedAt, initial: "Perceptron") -> "Iterator[Measured]":
     from ninscope.neurons.polysemanticity.structure import prepared_start, sub_network
 
     start = None if at.network is None else prepared_start(sub_network(initial.weights, at.kept))
-    shown, ratios = ratio_shown(at.ratio), (at.ratio, at.neuron_ratio, at.pruning_ratio)
+    shown, ratios = ratio_shown(at.asked_ratio), (at.asked_ratio, at.neuron_ratio, at.pruning_ratio)
     yield Checkpoint(f"pruned-{shown}", None, PRUNED, None, None, *ratios, at.status, at.message), at.network, start
     for end in at.retrained:
         revision, rate = f"retrained-{shown}-rate-{rate_shown(end.learning_rate)}", end.learning_rate

@@ -36,7 +36,7 @@ _LAZY = {
     "TrainingRun": "training",
     "train_together": "training",
     "Pruned": "pruning",
-    "largest_ratio": "pruning",
+    "largest_neuron_ratio": "pruning",
     "neuron_ratio_for": "pruning",
     "prune": "pruning",
     "NetworkMeasures": "structure",
