@@ -5,7 +5,7 @@
     degree_of_polysemanticity(gradients)                                            # float64 [neurons]
 
 Source: the thesis "polysemanticity under pruning", sections 2.2.3 and 3.3; docs/method.md. Names are imported when first used:
-measures of gradients need numpy alone, whatever runs a model needs torch.
+measures of gradients need numpy and scipy alone, whatever runs a model needs torch.
 """
 
 from importlib import import_module

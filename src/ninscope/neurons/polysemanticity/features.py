@@ -1,7 +1,7 @@
 """Features of a trained model as directions in the space of its activations, and dictionaries of directions to compare them with.
 
 A direction is what one unit of a feature adds to the activations of a layer. It comes from a sparse autoencoder's decoder
-(`sparse_autoencoders.py`), or from labelled examples, here. Needs numpy alone.
+(`sparse_autoencoders.py`), or from labelled examples, here. Needs no torch.
 
 Directions of means correlate with what is labelled. They do not show that the model uses the feature, and classes that go with
 each other in the data have similar directions, whatever the model does with them.
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.measures import readable
 
 CONTROLS = ("rotated", "shuffled", "random")
 
@@ -28,7 +29,7 @@ def mean_difference_directions(activations: ArrayLike, labels: ArrayLike) -> np.
     that all samples have, or none.
     """
     x = _matrix(activations, "activations")
-    has = _memberships(np.asarray(labels), len(x))
+    has = _memberships(np.asarray(readable(labels)), len(x))
     counts = has.sum(0)
     sums = has.T.astype(np.float64) @ x
     within = sums / counts[:, None]
@@ -70,8 +71,8 @@ def control_directions(directions: ArrayLike, control: str = "rotated", seed: in
 
 
 def _matrix(values: Any, name: str) -> np.ndarray:
-    """float64 [rows, columns] of an array or a tensor on the CPU."""
-    array = np.asarray(values.detach() if hasattr(values, "detach") else values)
+    """float64 [rows, columns] of an array or a tensor."""
+    array = np.asarray(readable(values))
     if array.dtype.kind not in "biuf" or array.ndim != 2 or 0 in array.shape:
         raise RequestError(
             f"{name} have shape {list(array.shape)} and type {array.dtype}; numbers [n, m] were expected"

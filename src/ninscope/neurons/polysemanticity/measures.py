@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import entr
 
+from ninscope.checks import is_number
 from ninscope.errors import RequestError
 
 DELTA = 1e-10  # of the thesis, section 2.2.3 "Monosemanticity"
@@ -51,7 +52,7 @@ def monosemanticity(activations: Any, delta: float = DELTA) -> np.ndarray:
     alone. Source: the thesis, section 2.2.3, after Jermyn, Schiefer and Hubinger (2022). Raises RequestError: delta is no number
     above 0, or as the module says.
     """
-    if isinstance(delta, bool) or not isinstance(delta, int | float | np.number) or not 0 < delta < math.inf:
+    if not is_number(delta) or not 0 < delta < math.inf:
         raise RequestError(f"delta is {delta!r}; a number above 0 was expected")
     active = np.maximum(_matrix(activations, "activations"), 0.0)
     largest = active.max(axis=1)
@@ -112,13 +113,18 @@ def _of_largest(gradients: np.ndarray) -> np.ndarray:
     return sizes / np.where(largest > 0, largest, 1.0)
 
 
+def readable(values: Any) -> Any:
+    """What numpy reads: a tensor of torch, on whatever device, as one on the CPU, floats as float64."""
+    if not hasattr(values, "detach"):
+        return values
+    values = values.detach().cpu()
+    return values.double() if values.is_floating_point() else values  # numpy has no bfloat16
+
+
 def _matrix(values: Any, name: str) -> np.ndarray:
     """float64 [neurons, features] of an array or a tensor."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.double() if values.is_floating_point() else values  # numpy has no bfloat16
     try:
-        array = np.asarray(values)
+        array = np.asarray(readable(values))
     except ValueError:  # rows of unlike lengths
         raise RequestError(f"{name} are no array [neurons, features]; give all rows the same length") from None
     if array.dtype.kind not in "biuf":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ninscope.checks import is_number
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.polysemanticity.perceptron import Perceptron, parameters_of, weights_among
 
@@ -118,8 +119,7 @@ def _removed(network: Perceptron, neuron_ratio: float) -> int:
 
 
 def _check_ratio(name: str, ratio: object) -> None:
-    number = isinstance(ratio, int | float | np.integer | np.floating) and not isinstance(ratio, bool)
-    if not number or not 0 <= ratio < 1:  # type: ignore[operator]
+    if not is_number(ratio) or not 0 <= ratio < 1:
         raise RequestError(f"{name} is {ratio!r}; a number from 0 to below 1 was expected")
 
 
