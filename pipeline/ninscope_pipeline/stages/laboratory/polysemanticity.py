@@ -26,12 +26,12 @@ from ninscope_pipeline.stages.laboratory.planning import (
     LaboratoryStage,
     Pruning,
     Training,
+    number_shown,
     prunings,
-    rate_shown,
     ratio_shown,
     trainings,
 )
-from ninscope_pipeline.stages.laboratory.section import SECTION, asked
+from ninscope_pipeline.stages.laboratory.section import SECTION, section_of
 from ninscope_pipeline.stages.laboratory.toy_data import stored_toy_data
 from ninscope_pipeline.stages.laboratory.toy_pruning import PrunedAt, stored_pruning
 from ninscope_pipeline.stages.laboratory.toy_training import StoredTraining, diverged, stored_training
@@ -72,9 +72,8 @@ class Checkpoint:
     message: str = ""
 
 
-Measured = tuple[
-    Checkpoint, "Perceptron | None", "PreparedStart | None"
-]  # what is measured, and what its E compares with
+# A network, None where there is none, and what its E compares with.
+Measured = tuple[Checkpoint, "Perceptron | None", "PreparedStart | None"]
 
 
 class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
@@ -82,19 +81,19 @@ class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
     section = SECTION
 
     def own_models(self, dag: "Dag") -> Iterator[ModelName]:
-        section = asked(dag)
+        section = section_of(dag)
         if section is not None:
             yield from ((section.suite, training.model) for training in trainings(dag))
 
     def asked_of_tables(self, dag: "Dag") -> Mapping[str, object]:
-        section = asked(dag)
+        section = section_of(dag)
         return {} if section is None else {self.name: {"version": self.version, "suite": section.suite}}
 
     def jobs(self, request: "Request") -> Iterator[Job[Training | Pruning]]:
         for training in trainings(request.dag):
-            yield self._job(training, "training", training.data.id, training.id)
+            yield self._job(training, TRAINING, training.data.id, training.id)
         for pruning in prunings(request.dag):
-            yield self._job(pruning, "pruned", pruning.training.data.id, pruning.training.id, pruning.id)
+            yield self._job(pruning, PRUNED, pruning.training.data.id, pruning.training.id, pruning.id)
 
     def _job(self, work: Training | Pruning, what: str, *needs: tuple[str, str]) -> Job[Training | Pruning]:
         key = content_key(self.name, self.version, networks=work.key)
@@ -169,7 +168,7 @@ def _of_ratio(at: PrunedAt, initial: "Perceptron") -> "Iterator[Measured]":
     shown, ratios = ratio_shown(at.asked_ratio), (at.asked_ratio, at.neuron_ratio, at.pruning_ratio)
     yield Checkpoint(f"pruned-{shown}", None, PRUNED, None, None, *ratios, at.status, at.message), at.network, start
     for end in at.retrained:
-        revision, rate = f"retrained-{shown}-rate-{rate_shown(end.learning_rate)}", end.learning_rate
+        revision, rate = f"retrained-{shown}-rate-{number_shown(end.learning_rate)}", end.learning_rate
         yield Checkpoint(revision, None, RETRAINED, None, rate, *ratios, end.status, end.message), end.network, start
 
 
@@ -177,7 +176,7 @@ def _of_ratio(at: PrunedAt, initial: "Perceptron") -> "Iterator[Measured]":
 def _with_note(
     checkpoint: Checkpoint, layers: "list[LayerMeasures]", note: str
 ) -> "tuple[Checkpoint, list[LayerMeasures]]":
-    """What is to be known of the toy data stands once, in the row of all layers before training."""
+    """What is to be known of the toy data stands once, in the row of all layers (the first) before training."""
     whole = [replace(layer, message=joined_clauses(layer.message, note)) for layer in layers[:1]]
     return checkpoint, [*whole, *layers[1:]]
 
@@ -218,7 +217,7 @@ def _numbers(columns: Sequence[str], values: Sequence[float]) -> dict[str, Any]:
 
 
 def _rows(results: "Results") -> Iterator[Row]:
-    section = asked(results.request.dag)
+    section = section_of(results.request.dag)
     if section is None:
         return
     for job, outcome in results.jobs_of(PolysemanticityStage.name):
