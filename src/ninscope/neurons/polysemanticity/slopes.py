@@ -9,7 +9,7 @@ median of the slopes between pairs of points, was rejected: it leaves aside the 
 largest ratios is what is asked about, not an error of measurement.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ SEED_COLUMNS = (
     "suite", "experiment", "dropout", "learning_rate", "seed", "networks", "missing", "dead", "baseline", "slope",
     "retrained_slope", "relative_slope", "change", "largest_ratio", "message",
 )  # fmt: skip
+TRAINING_KEYS = ("suite", "experiment", "dropout", "seed")
 _GROUP = ["suite", "experiment", "dropout", "learning_rate"]
 
 
@@ -65,13 +66,21 @@ def seed_slopes(polysemanticity: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
 
 
+def unpruned_networks(polysemanticity: pd.DataFrame, keys: Sequence[str] = TRAINING_KEYS) -> pd.DataFrame:
+    """Rows of the networks that are pruned: of every training that of its last epoch, whether it has a P or not.
+
+    keys: columns that tell trainings apart.
+    """
+    training = polysemanticity[(polysemanticity["phase"] == TRAINING) & polysemanticity["epoch"].notna()]
+    return training[training["epoch"] == training.groupby(list(keys))["epoch"].transform("max")]
+
+
 def _baselines(whole: pd.DataFrame) -> dict[tuple[Any, ...], float]:
-    """P of the last epoch, NaN where there is none, by suite, experiment, dropout and seed; every seed of the table is there."""
-    keys = ["suite", "experiment", "dropout", "seed"]
+    """P of the unpruned networks by TRAINING_KEYS, NaN where there is none; every seed of the table is there."""
+    keys = list(TRAINING_KEYS)
     every = {tuple(row): float("nan") for row in whole[keys].itertuples(index=False, name=None)}
-    training = whole[whole["phase"] == TRAINING].sort_values("epoch", kind="stable")
-    last = training.drop_duplicates(keys, keep="last")
-    return every | {tuple(row[:-1]): float(row[-1]) for row in last[[*keys, "P"]].itertuples(index=False, name=None)}
+    of_rows = unpruned_networks(whole)[[*keys, "P"]].itertuples(index=False, name=None)
+    return every | {tuple(row[:-1]): float(row[-1]) for row in of_rows}
 
 
 def _of_seed(group: pd.DataFrame, baseline: float) -> dict[str, object]:

@@ -11,3 +11,8 @@ MEASURED = (
     "emergence_fixed", "alpha0_unit", "width_unit", "structure", "phi_mean", "phi_p99",
 )  # fmt: skip
 """Numbers of a layer, or of the network as one: columns of the table, in its order."""
+
+
+def dropout_name(dropout: float) -> str:
+    """A dropout in figures: "without dropout", "dropout 0.5"."""
+    return f"dropout {dropout:g}" if dropout else "without dropout"
