@@ -11,7 +11,7 @@ tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed
 
 from ninscope.errors import CheckpointError, RequestError  # noqa: E402
 from ninscope.neurons.polysemanticity.perceptron import Perceptron, initial_perceptron  # noqa: E402
-from ninscope.neurons.polysemanticity.pruning import importance, largest_neuron_ratio, neuron_ratio_for, prune  # noqa: E402
+from ninscope.neurons.polysemanticity.pruning import largest_neuron_ratio, neuron_importance, neuron_ratio_for, prune  # noqa: E402
 
 # As many inputs as neurons below, about: then no layer is used up early.
 SIZES = [(9, 10, 10, 2), (5, 40, 3), (8, 9, 8, 9, 2), (1, 12, 2)]
@@ -99,7 +99,7 @@ def test_a_layer_of_one_neuron_stays_and_counts_as_ranked(rng, hidden):
 def test_importance_is_the_mean_absolute_input_weight():
     weights = (np.array([[1, -3], [0, 0], [-0.5, 0.5]], np.float32), np.ones((1, 3), np.float32))
     network = Perceptron(weights, (np.full(3, 9, np.float32), np.zeros(1, np.float32)), True)
-    assert [values.tolist() for values in importance(network)] == [[2.0, 0.0, 0.5]]
+    assert [values.tolist() for values in neuron_importance(network)] == [[2.0, 0.0, 0.5]]
     assert prune(network, 0.3).kept[0].tolist() == [0, 2]
 
 

@@ -85,9 +85,8 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
 
 def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[dict[str, object]]:
     seeds, seed_of = np.unique(group["seed"].to_numpy(np.int64), return_inverse=True)
-    points, point_of = np.unique(
-        group["revision"].to_numpy(str), return_inverse=True
-    )  # in any order: `drift` has theirs
+    # In any order: `drift` has theirs.
+    points, point_of = np.unique(group["revision"].to_numpy(str), return_inverse=True)
     if len(set(zip(seed_of.tolist(), point_of.tolist(), strict=True))) < len(group):
         name = f"{group['experiment'].iloc[0]}, dropout {group['dropout'].iloc[0]:g}"
         raise RequestError(f"{name}: a seed has two rows of one network of phase {phase!r}; give each network once")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ninscope.neurons.polysemanticity.meaning import phi_of_activations
 from ninscope.neurons.polysemanticity.measures import (
     STEPS,
     degree_of_polysemanticity,
@@ -22,6 +21,7 @@ from ninscope.neurons.polysemanticity.measures import (
     total_feature_dimensionality,
 )
 from ninscope.neurons.polysemanticity.perceptron import Perceptron
+from ninscope.neurons.polysemanticity.perceptron_phi import phi_of_activations
 from ninscope.neurons.polysemanticity.structure import PreparedStart, Weights, network_measures
 from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS
 from ninscope.neurons.polysemanticity.toy_data import ToyData
@@ -113,13 +113,6 @@ class Probe:
             about = (found.message, found.warning) if name == ALL_LAYERS else ()
             measured.append(_of_layer(name, responses, values, joined_clauses(phi[name].message, *about)))
         return measured
-
-
-def measure_checkpoint(
-    network: Perceptron, start: Weights | PreparedStart | None, data: ToyData, steps: int = STEPS
-) -> list[LayerMeasures]:
-    """One network of one set of toy data; of many, `Probe` has what they share computed once."""
-    return Probe(data, steps).measure(network, start)
 
 
 def _encoded_axes(data: ToyData, steps: int) -> tuple[np.ndarray, np.ndarray]:

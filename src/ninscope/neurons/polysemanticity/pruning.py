@@ -92,7 +92,7 @@ def neuron_ratio_for(network: Perceptron, pruning_ratio: float) -> float:
     )
 
 
-def importance(network: Perceptron) -> tuple[np.ndarray, ...]:
+def neuron_importance(network: Perceptron) -> tuple[np.ndarray, ...]:
     """float64 [neurons], one a hidden layer: mean absolute input weight of each neuron, by which it is ranked (section 3.5)."""
     return tuple(np.abs(weight).mean(axis=1, dtype=np.float64) for weight in network.weights[:-1])
 
@@ -105,7 +105,7 @@ def _ranks(network: Perceptron) -> tuple[np.ndarray, ...]:
         raise CheckpointError(
             "nonfinite", "a network with NaN or infinite parameters cannot be pruned; its neurons have no order"
         )
-    order = np.argsort(np.concatenate(importance(network)), kind="stable")
+    order = np.argsort(np.concatenate(neuron_importance(network)), kind="stable")
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
     return tuple(np.split(ranks, np.cumsum(network.hidden_sizes)[:-1]))
