@@ -25,6 +25,7 @@ from ninscope.neurons.polysemanticity.model_neurons import ModelNeurons
 from ninscope.neurons.watching import evaluation_mode
 
 Neurons = Callable[[Tensor], Tensor]
+_Slopes = Callable[[Neurons, Tensor, Tensor], Tensor]  # as `_forward_slopes`
 
 METHODS = ("forward", "reverse", "captum")
 _MOST = 2**24
@@ -131,7 +132,7 @@ def _told(method: str) -> Iterator[None]:
 
 
 def _mean_slopes(
-    neurons: Neurons, start: Tensor, parts: Tensor, slopes: "Slopes", batch_size: int, width: int
+    neurons: Neurons, start: Tensor, parts: Tensor, slopes: _Slopes, batch_size: int, width: int
 ) -> np.ndarray:
     """float64 [neurons, features]. parts: float [steps], how far each feature is raised."""
     found = torch.empty((width, len(start)), dtype=torch.float64)
@@ -145,9 +146,6 @@ def _mean_slopes(
             sums += of_rows.view(len(features), len(raised), width).sum(1, dtype=torch.float64)
         found[:, features.cpu()] = sums.T / len(parts)
     return found.numpy()
-
-
-Slopes = Callable[[Neurons, Tensor, Tensor], Tensor]
 
 
 def _forward_slopes(neurons: Neurons, points: Tensor, directions: Tensor) -> Tensor:
@@ -195,7 +193,7 @@ def _independent() -> RequestError:
     )
 
 
-_SLOPES: dict[str, Slopes] = {"forward": _forward_slopes, "reverse": _reverse_slopes}
+_SLOPES: dict[str, _Slopes] = {"forward": _forward_slopes, "reverse": _reverse_slopes}
 
 
 class _Captured(nn.Module):

@@ -92,7 +92,7 @@ def polysemanticity_of_module(
     import torch
 
     from ninscope.neurons.polysemanticity.gradients import feature_gradients
-    from ninscope.neurons.polysemanticity.model_neurons import neurons_of
+    from ninscope.neurons.polysemanticity.model_neurons import first_weights, neurons_of
 
     scaled = _scaled(directions, strengths)
     start = np.zeros(scaled.shape[1]) if baseline is None else np.asarray(readable(baseline), np.float64)
@@ -100,8 +100,7 @@ def polysemanticity_of_module(
         raise RequestError(
             f"baseline has shape {list(start.shape)}; {scaled.shape[1]} finite numbers were expected, the width of the directions"
         )
-    like = next((p.detach() for p in module.parameters() if p.is_floating_point()), torch.empty(0, dtype=torch.float32))
-    units, origin = (torch.as_tensor(values).to(like) for values in (scaled, start))
+    units, origin = (torch.as_tensor(values).to(first_weights([module])) for values in (scaled, start))
 
     def encode(features: torch.Tensor) -> Any:
         activations = origin + features @ units

@@ -223,7 +223,7 @@ def _slope_data(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[float]]:
     return data.astype(dict.fromkeys(texts, object) | {"seeds": "float64"}), domain
 
 
-def _slope_chart(data: pd.DataFrame, domain: list[float]) -> alt.LayerChart:
+def _slope_chart(data: pd.DataFrame, domain: list[float]) -> alt.LayerChart | alt.FacetChart:
     scale = alt.Scale(domain=domain, nice=False)
     title = "% of P per 10 % of parameters"
     tips = tooltip(
@@ -236,14 +236,15 @@ def _slope_chart(data: pd.DataFrame, domain: list[float]) -> alt.LayerChart:
     base = alt.Chart(data).transform_filter("datum.rate == rate")
     base = base.encode(y=name_rows("name", "line"), color=colour, tooltip=tips)
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(color=GREY, opacity=0.7)
-    return alt.layer(
+    marks = [
         zero.encode(x=alt.X("at:Q", scale=scale, title=title), tooltip=[alt.Tooltip("at:Q", title="line at")]),
         base.mark_rule(strokeWidth=1).encode(x=alt.X("low_drawn:Q", scale=scale, title=title), x2="high_drawn:Q"),
         base.mark_rule(strokeWidth=5, opacity=0.5).encode(
             x=alt.X("own_low_drawn:Q", scale=scale, title=title), x2="own_high_drawn:Q"
         ),
         base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("slope:Q", scale=scale, title=title)),
-    )
+    ]
+    return alt.layer(*marks)
 
 
 def _verdicts_said(rows: pd.DataFrame) -> str:
