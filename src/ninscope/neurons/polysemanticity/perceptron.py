@@ -17,7 +17,7 @@ import numpy as np
 from ninscope.errors import RequestError
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
 
 Inputs = TypeVar("Inputs")  # a numpy array or a tensor, [batch, inputs]; activations are of the same kind
 
@@ -101,7 +101,7 @@ class Perceptron:
         weights, biases = ([tensor.to(inputs) for tensor in tensors] for tensors in as_tensors)
         return weights, biases
 
-    def module(self, dropout: float = 0.0) -> nn.Sequential:
+    def module(self, dropout: float = 0.0) -> torch.nn.Sequential:
         """A copy as Linear, ReLU (none where linear), Dropout (none at rate 0), ..., Linear: nothing follows the output layer."""
         import torch
         from torch import nn
@@ -120,7 +120,7 @@ class Perceptron:
         return nn.Sequential(*layers)
 
     @classmethod
-    def of_module(cls, module: nn.Sequential) -> Perceptron:
+    def of_module(cls, module: torch.nn.Sequential) -> Perceptron:
         """The perceptron that `module` made this of. Raises RequestError: a module of another make."""
         from torch import nn
 
