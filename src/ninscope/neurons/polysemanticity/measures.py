@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import entr
 
 from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_floats
 
 DELTA = 1e-10  # of the thesis, section 2.2.3 "Monosemanticity"
 
@@ -113,20 +114,11 @@ def _of_largest(gradients: np.ndarray) -> np.ndarray:
 
 def _matrix(values: Any, name: str) -> np.ndarray:
     """float64 [neurons, features] of an array or a tensor."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.double() if values.is_floating_point() else values  # numpy has no bfloat16
-    try:
-        array = np.asarray(values)
-    except ValueError:  # rows of unlike lengths
-        raise RequestError(f"{name} are no array [neurons, features]; give all rows the same length") from None
-    if array.dtype.kind not in "biuf":
-        raise RequestError(f"{name} are of type {array.dtype}; real numbers were expected")
+    array = given_floats(values, name)
     if array.ndim != 2 or array.shape[1] == 0:
         raise RequestError(
             f"{name} have the shape {list(array.shape)}; [neurons, features] was expected, with a feature or more"
         )
-    array = array.astype(np.float64)
     if not np.isfinite(array).all():
         neuron, feature = np.argwhere(~np.isfinite(array))[0]
         raise RequestError(
