@@ -64,7 +64,7 @@ class Training:
 
     @property
     def label(self) -> str:
-        return f"{self.data.label} dropout {self.dropout:g}"
+        return f"{self.data.label} dropout {_shown(self.dropout)}"
 
     @property
     def model(self) -> str:
