@@ -289,7 +289,7 @@ def test_compressions_that_numpy_does_not_write_are_refused(rng, tmp_path, compr
         for name, array in gemma(rng).items():
             archive.writestr(f"{name}.npy", npy(array))
     with pytest.raises(
-        CheckpointError, match="W_enc is compressed as numpy does not; write it by numpy.savez"
+        CheckpointError, match=r"W_enc is compressed as numpy does not; write it by numpy\.savez"
     ) as raised:
         load_sparse_autoencoder(tmp_path)
     assert raised.value.status == "unsupported"

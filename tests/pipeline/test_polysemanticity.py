@@ -401,6 +401,15 @@ def test_without_torch_pruning_the_plan_says_what_to_install(dag, options, monke
     )
 
 
+def test_what_prunes_nothing_needs_no_torch_pruning(tmp_path, options, monkeypatch):
+    find = "ninscope_pipeline.stages.laboratory.planning.find_spec"
+    monkeypatch.setattr(find, lambda name: None if name == "torch_pruning" else object())
+    dag = dag_of(tmp_path / "lab.toml", name="unpruned", ratios=[], rates=[])
+    ended = command("run", dag, *options, "--dry-run")
+    assert (ended.code, ended.says) == (0, [])
+    assert "would run: toy_training small seed 0 dropout 0.5" in ended.out
+
+
 def test_results_of_models_that_a_run_made_are_not_replaced_unasked(tmp_path, options, run):
     other = tmp_path / "lab.toml"
     model = {"suite": "s", "model": "m", "source": str(Path(__file__).parents[2] / "data" / "stdlib-neox-67k")}
