@@ -69,7 +69,9 @@ def test_the_share_of_variance_kept_is_said():
     one = replace(data, experiment=replace(SMALL, inputs=1, observed=(1, 8, 2)))
     assert one.message.startswith("1 input keeps ")
     assert data.variance_kept < 0.95
-    assert np.isnan(replace(data, features=np.ones_like(data.features)).variance_kept)
+    alike = replace(data, features=np.ones_like(data.features))
+    assert np.isnan(alike.variance_kept)
+    assert alike.message == "no feature varies: all samples are alike"
 
 
 def test_the_parts_for_training_and_test_hold_each_sample_once():

@@ -60,6 +60,8 @@ class ToyData:
     def message(self) -> str:
         """How much of the features the inputs keep, in words."""
         width = self.experiment.inputs
+        if not np.isfinite(self.variance_kept):
+            return "no feature varies: all samples are alike"
         return (
             f"{width} input{'s keep' if width > 1 else ' keeps'} {100 * self.variance_kept:.0f} % of the variance of "
             f"{self.experiment.features} features, as far as the autoencoder reads them back"
