@@ -8,7 +8,7 @@ from naive_toy_data import layer, network
 
 torch = pytest.importorskip("torch")
 
-from ninscope.errors import RequestError  # noqa: E402
+from ninscope.errors import CheckpointError, RequestError  # noqa: E402
 from ninscope.neurons.polysemanticity import autoencoder, feature_model  # noqa: E402
 from ninscope.neurons.polysemanticity.experiments import EXPERIMENTS, Experiment  # noqa: E402
 from ninscope.neurons.polysemanticity.keyed_randomness import generator, torch_generator  # noqa: E402
@@ -166,3 +166,12 @@ def test_a_torch_generator_follows_from_its_key_alone():
     drawn = [torch.rand(4, generator=each) for each in (first, again, other)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_feature_model_whose_activations_exceed_float32_is_refused_at_once():
+    """50 layers of 24 neurons make activations 8 to the power of 25 times as large, and nothing is trained on them."""
+    deep = replace(SMALL, linear=True, feature_layers=(24,) * 50, features=1200, samples_per_output=1)
+    with pytest.raises(
+        CheckpointError, match="toy data of small are not finite: the weights of its 50 feature layers make"
+    ):
+        make_toy_data(deep, 0)
