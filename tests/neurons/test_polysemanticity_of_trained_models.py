@@ -1,14 +1,12 @@
 """Features of trained models: directions of labelled data and controls by loops; P of neurons by hand and through a module."""
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ninscope.errors import RequestError
-from ninscope.neurons import polysemanticity
 from ninscope.neurons.polysemanticity import (
     control_directions,
     mean_difference_directions,
@@ -146,6 +144,16 @@ def test_directions_that_are_none(arguments, message):
         polysemanticity_of_neurons(*arguments)
 
 
+def test_tensors_are_read_in_any_type_of_floats():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    directions = torch.tensor([[1.0, 0.5], [1.0, 2.0]], requires_grad=True)
+    for kind in (torch.bfloat16, torch.float16, torch.float64):  # numpy has no bfloat16
+        found = polysemanticity_of_neurons(directions.to(kind), torch.tensor([2.0, 1.0], dtype=kind))
+        assert found.neurons["P"].tolist() == [1.5, 1.5]
+        given = mean_difference_directions(directions.to(kind), torch.tensor([0, 1]))
+        assert given.tolist() == [[0.0, -1.5], [0.0, 1.5]]
+
+
 def test_as_many_names_as_features():
     with pytest.raises(RequestError, match="names are 1, and there are 2 features; give a name to each"):
         polysemanticity_of_neurons(np.eye(2), names=["one"])
@@ -232,10 +240,34 @@ def test_what_does_not_fit_the_module(layers):
         polysemanticity_of_module(module, np.eye(4), layers="act")
 
 
-def test_a_name_that_needs_torch_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "ninscope.neurons.polysemanticity.training", raising=False)
-    with pytest.raises(
-        ImportError, match=r"train_together needs torch, which is not installed: pip install 'ninscope\[poly"
-    ):
-        polysemanticity.train_together  # noqa: B018
+# --- what is given -------------------------------------------------------------------------------------------
+def test_tensors_that_numpy_has_no_type_for(layers, rng):
+    """bfloat16, in which models and autoencoders are kept, is read exactly as the same numbers of float32."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    _, _, module = layers
+    short = {name: torch.tensor(rng.random(shape)).bfloat16() for name, shape in
+             (("directions", (3, 4)), ("strengths", (3,)), ("baseline", (4,)), ("activations", (6, 4)))}  # fmt: skip
+    plain = {name: tensor.float().numpy() for name, tensor in short.items()}
+    labels = [0, 1, 1, 0, 1, 0]
+    for given, same in ((short, plain), (short | {"directions": short["directions"].to_sparse()}, plain)):
+        for measure, names in ((polysemanticity_of_neurons, ("directions", "strengths")),
+                               (polysemanticity_of_module, ("directions", "strengths", "baseline"))):  # fmt: skip
+            where = (module,) if "baseline" in names else ()
+            found, expected = (measure(*where, **{name: values[name] for name in names}) for values in (given, same))
+            np.testing.assert_array_equal(found.gradients, expected.gradients)
+    for function, more in ((mean_difference_directions, (torch.tensor(labels),)), (typical_strengths, ())):
+        np.testing.assert_array_equal(function(short["activations"], *more), function(plain["activations"], *more))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: polysemanticity_of_neurons([[1], [1, 2]]), "directions are no array; give all rows the same length"),
+        (lambda: polysemanticity_of_neurons([[1, 2]], ["a"]), "strengths are of type <U1; real numbers were expected"),
+        (lambda: mean_difference_directions([[1], [1, 2]], [0, 1]), "activations are no array; give all rows the same"),
+        (lambda: mean_difference_directions([[1], [2]], [[True], []]), "labels are no array; give all rows the same"),
+    ],
+)
+def test_what_is_no_array_of_numbers(call, message):
+    with pytest.raises(RequestError, match=message):
+        call()

@@ -1,7 +1,7 @@
 """Features of a trained model as directions in the space of its activations, and dictionaries of directions to compare them with.
 
 A direction is what one unit of a feature adds to the activations of a layer. It comes from a sparse autoencoder's decoder
-(`sparse_autoencoders.py`), or from labelled examples, here. Needs numpy alone.
+(`sparse_autoencoders.py`), or from labelled examples, here. Needs no torch.
 
 Directions of means correlate with what is labelled. They do not show that the model uses the feature, and classes that go with
 each other in the data have similar directions, whatever the model does with them.
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_array
 
 CONTROLS = ("rotated", "shuffled", "random")
 
@@ -70,8 +71,8 @@ def control_directions(directions: ArrayLike, control: str = "rotated", seed: in
 
 
 def _matrix(values: Any, name: str) -> np.ndarray:
-    """float64 [rows, columns] of an array or a tensor on the CPU."""
-    array = np.asarray(values.detach() if hasattr(values, "detach") else values)
+    """float64 [rows, columns] of an array or a tensor."""
+    array = given_array(values, name)
     if array.dtype.kind not in "biuf" or array.ndim != 2 or 0 in array.shape:
         raise RequestError(
             f"{name} have shape {list(array.shape)} and type {array.dtype}; numbers [n, m] were expected"
@@ -84,7 +85,7 @@ def _matrix(values: Any, name: str) -> np.ndarray:
 
 def _labels(values: Any) -> np.ndarray:
     """As an array; strings that pandas holds as objects as strings of numpy."""
-    labels = np.asarray(values)
+    labels = given_array(values, "labels")
     if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat):
         return labels.astype(str)
     return labels

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 from scipy.special import entr
 
+from ninscope.checks import is_number
 from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_floats
 
 DELTA = 1e-10  # of the thesis, section 2.2.3 "Monosemanticity"
+STEPS = 50  # of integrated gradients; the thesis, section 3.3.2
 
 
 def degree_of_polysemanticity(gradients: Any) -> np.ndarray:
@@ -50,7 +53,7 @@ def monosemanticity(activations: Any, delta: float = DELTA) -> np.ndarray:
     alone. Source: the thesis, section 2.2.3, after Jermyn, Schiefer and Hubinger (2022). Raises RequestError: delta is no number
     above 0, or as the module says.
     """
-    if isinstance(delta, bool) or not isinstance(delta, int | float | np.number) or not 0 < delta < math.inf:
+    if not is_number(delta) or not 0 < delta < math.inf:
         raise RequestError(f"delta is {delta!r}; a number above 0 was expected")
     active = np.maximum(_matrix(activations, "activations"), 0.0)
     largest = active.max(axis=1)
@@ -113,20 +116,11 @@ def _of_largest(gradients: np.ndarray) -> np.ndarray:
 
 def _matrix(values: Any, name: str) -> np.ndarray:
     """float64 [neurons, features] of an array or a tensor."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.double() if values.is_floating_point() else values  # numpy has no bfloat16
-    try:
-        array = np.asarray(values)
-    except ValueError:  # rows of unlike lengths
-        raise RequestError(f"{name} are no array [neurons, features]; give all rows the same length") from None
-    if array.dtype.kind not in "biuf":
-        raise RequestError(f"{name} are of type {array.dtype}; real numbers were expected")
+    array = given_floats(values, name)
     if array.ndim != 2 or array.shape[1] == 0:
         raise RequestError(
             f"{name} have the shape {list(array.shape)}; [neurons, features] was expected, with a feature or more"
         )
-    array = array.astype(np.float64)
     if not np.isfinite(array).all():
         neuron, feature = np.argwhere(~np.isfinite(array))[0]
         raise RequestError(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_floats
 
 KINDS = ("standard", "jumprelu", "topk", "gated")
 # Tensors of each kind by their name in files, with the sizes of their axes.
@@ -153,7 +154,7 @@ class SparseAutoencoder:
 
         Raises RequestError: another number of features, no activations though they are needed, or ones of another width.
         """
-        values = _plain(features)
+        values = given_floats(features, "features", np.float32)
         if values.ndim < 1 or values.shape[-1] != self.features:
             raise RequestError(f"features have shape {list(values.shape)}; [..., {self.features}] was expected")
         reconstructed: np.ndarray = values @ self.decoder + self.b_dec
@@ -168,7 +169,7 @@ class SparseAutoencoder:
 
     def quality(self, activations: ArrayLike) -> AutoencoderQuality:
         """How well it reconstructs activations [samples, width]. Raises RequestError: as `encode`, or fewer than two samples."""
-        x = _plain(activations)
+        x = given_floats(activations, "activations", np.float32)
         if x.ndim != 2 or len(x) < 2:
             raise RequestError(f"activations have shape {list(x.shape)}; [samples, width], two or more, was expected")
         features = self.encode(x)
@@ -180,7 +181,7 @@ class SparseAutoencoder:
 
     def _normalised(self, activations: ArrayLike) -> tuple[np.ndarray, np.ndarray | float, np.ndarray | float]:
         """(activations as they are encoded, scale, shift): scale and shift take reconstructions back."""
-        x = _plain(activations)
+        x = given_floats(activations, "activations", np.float32)
         if x.ndim < 1 or x.shape[-1] != self.width:
             raise RequestError(
                 f"activations have shape {list(x.shape)}, the autoencoder reads {self.width} neurons; "
@@ -197,11 +198,6 @@ class SparseAutoencoder:
             scale = np.where(length > 0, length, 1) / np.float32(np.sqrt(self.width))
             return x / scale, scale, 0.0
         return x, 1.0, 0.0
-
-
-def _plain(values: Any) -> np.ndarray:
-    """float32 of an array, or of a tensor of torch wherever it is, also one that records gradients."""
-    return np.asarray(values.detach().cpu().float() if hasattr(values, "detach") else values, np.float32)
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], kind: str) -> None:

@@ -22,7 +22,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_array, given_floats
 from ninscope.neurons.polysemanticity.measures import (
+    STEPS,
     degree_of_polysemanticity,
     feature_dimensionality,
     normalised_entropy,
@@ -79,7 +81,7 @@ def polysemanticity_of_module(
     *,
     layers: str | Sequence[str] | None = None,
     baseline: ArrayLike | None = None,
-    steps: int = 50,
+    steps: int = STEPS,
     names: Sequence[str] | None = None,
     shape: Callable[["torch.Tensor"], Any] | None = None,
 ) -> NeuronPolysemanticity:
@@ -97,7 +99,7 @@ def polysemanticity_of_module(
     import torch
 
     from ninscope.neurons.polysemanticity.gradients import feature_gradients
-    from ninscope.neurons.polysemanticity.model_neurons import check_module, neurons_of
+    from ninscope.neurons.polysemanticity.model_neurons import check_module, first_weights, neurons_of
 
     if shape is not None and not callable(shape):
         raise RequestError(
@@ -106,13 +108,12 @@ def polysemanticity_of_module(
         )
     check_module(module)
     scaled = _scaled(directions, strengths)
-    start = np.zeros(scaled.shape[1]) if baseline is None else np.asarray(_plain(baseline), np.float64)
+    start = np.zeros(scaled.shape[1]) if baseline is None else given_floats(baseline, "baseline activations")
     if start.shape != scaled.shape[1:] or not np.isfinite(start).all():
         raise RequestError(
             f"baseline has shape {list(start.shape)}; {scaled.shape[1]} finite numbers were expected, the width of the directions"
         )
-    like = next((p.detach() for p in module.parameters() if p.is_floating_point()), torch.empty(0, dtype=torch.float32))
-    units, origin = (torch.as_tensor(values).to(like) for values in (scaled, start))
+    units, origin = (torch.as_tensor(values).to(first_weights([module])) for values in (scaled, start))
 
     def encode(features: torch.Tensor) -> Any:
         activations = origin + features @ units
@@ -148,7 +149,7 @@ def _measured(gradients: np.ndarray, sizes: Mapping[str, int], names: Sequence[s
 
 def _scaled(directions: ArrayLike, strengths: ArrayLike | None) -> np.ndarray:
     """strengths * directions, float64 [features, width]."""
-    rows = np.asarray(_plain(directions))
+    rows = given_array(directions, "directions")
     if rows.dtype.kind not in "iuf" or rows.ndim != 2 or 0 in rows.shape:
         raise RequestError(f"directions have shape {list(rows.shape)}; numbers [features, width] were expected")
     rows = rows.astype(np.float64)
@@ -156,14 +157,9 @@ def _scaled(directions: ArrayLike, strengths: ArrayLike | None) -> np.ndarray:
         raise RequestError(f"direction {np.argwhere(~np.isfinite(rows))[0][0]} holds NaN or infinity; leave it out")
     if strengths is None:
         return rows
-    factors = np.asarray(_plain(strengths), np.float64)
+    factors = given_floats(strengths, "strengths")
     if factors.shape != rows.shape[:1]:
         raise RequestError(f"strengths have shape {list(factors.shape)}; {len(rows)} were expected, one a direction")
     if not (np.isfinite(factors) & (factors >= 0)).all():
         raise RequestError("strengths must be finite and not negative; a sign belongs to the direction")
     return rows * factors[:, None]
-
-
-def _plain(values: Any) -> Any:
-    """Tensors of torch as what numpy reads."""
-    return values.detach().cpu() if hasattr(values, "detach") else values
