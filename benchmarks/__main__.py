@@ -238,12 +238,16 @@ def memel(shape: tuple[int, int, int], runs: int):
         yield from measured.memel(shape, runs)
 
 
-def polysemanticity(features: int, sizes: tuple[int, ...], calls: int, runs: int):
-    """P of all neurons of an experiment, where torch and captum are installed."""
-    if all(map(importlib.util.find_spec, ("torch", "captum"))):
+def polysemanticity(folder: Path, small: bool):
+    """The laboratory of polysemanticity, where torch, captum and torch-pruning are installed."""
+    if all(map(importlib.util.find_spec, ("torch", "captum", "torch_pruning"))):
         from benchmarks import polysemanticity as measured
 
-        yield from measured.polysemanticity(features, sizes, calls, runs)
+        p_of_all = (4, (3, 6, 2), 5, 1) if small else (128, (10, 512, 128, 128, 2), 100, 5)
+        yield from measured.polysemanticity(*p_of_all)
+        yield from measured.together(*(((3, 6, 2), 2, 64, 1, 1) if small else ((10, 128, 32, 2), 24, 2240, 2, 3)))
+        for name, section, limit in measured.SMALL if small else measured.OF_THE_THESIS:
+            yield from measured.laboratory(folder, name, section, limit)
 
 
 def trained(folder: Path, blocks: int, width: int):
@@ -316,7 +320,7 @@ def main() -> None:
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             trained(folder, *((2, 256) if small else (16, 1024))),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
-            polysemanticity(*((4, (3, 6, 2), 5, 1) if small else (128, (10, 512, 128, 128, 2), 100, 5))),
+            polysemanticity(folder, small),
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
             questions(folder, *((3, 2) if small else (1540, 40))),

@@ -1,15 +1,27 @@
-"""Polysemanticity of all neurons, beside one call of captum a neuron and feature, as the thesis does it."""
+"""The laboratory of polysemanticity: its measures beside captum, its training beside torch's loop, its runs beside their limits.
+
+The thesis calls captum once a neuron and feature, and trains one network at a time.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measures import timed
-from ninscope.neurons.polysemanticity import ModelNeurons, degree_of_polysemanticity, feature_gradients, neurons_of
+from benchmarks.measures import in_new_process, timed
+from ninscope.neurons.polysemanticity import (
+    ModelNeurons,
+    TrainingRun,
+    degree_of_polysemanticity,
+    feature_gradients,
+    initial_perceptron,
+    neurons_of,
+    train_together,
+)
 
 Row = tuple[str, float, str, str, float | None]  # name, value, unit, comparison, ratio
 
@@ -81,3 +93,56 @@ def _measured(
         whole / ours.median,
     )
     yield f"{name}, apart from captum", apart * 1e6, "millionths", "(largest of the calls; wanted: 10)", apart / 1e-5
+
+
+def together(sizes: tuple[int, ...], networks: int, samples: int, epochs: int, runs: int) -> Iterator[Row]:
+    """Networks that train as one batch, beside the same calls for one network each. Both in one thread."""
+    generator = np.random.default_rng(0)
+    started = [initial_perceptron(sizes, False, generator) for _ in range(networks)]
+    plans = [TrainingRun(1e-3, 0.0, str(number)) for number in range(networks)]
+    inputs, outputs = (generator.random((samples, width), np.float32) for width in (sizes[0], sizes[-1]))
+
+    def train(first: int, last: int) -> None:
+        chosen = slice(first, last)
+        train_together(started[chosen], plans[chosen], inputs, outputs, inputs, outputs, epochs=epochs)
+
+    def one_by_one() -> None:
+        for number in range(networks):
+            train(number, number + 1)
+
+    as_one, apart = timed(lambda: train(0, networks), runs), timed(one_by_one, runs)
+    shape = "-".join(str(size) for size in sizes)
+    yield (
+        f"training of {networks} networks {shape}, one batch",
+        as_one.best * 1e3,
+        "ms",
+        f"one by one: {apart.best * 1e3:.0f} ms",
+        as_one.best / apart.best,
+    )
+
+
+def laboratory(folder: Path, name: str, section: str, limit: float) -> Iterator[Row]:
+    """A whole run with nothing stored. section: [polysemanticity] of its DAG file. limit: seconds that are wanted."""
+    dag = folder / f"{name.replace(' ', '-')}.toml"
+    dag.write_text(f"[polysemanticity]\n{section}\n")
+    code = "import sys\nfrom ninscope_pipeline.cli import main\n"
+    code += f"sys.argv = ['ninscope', 'run', {str(dag)!r}, '--runs-dir', {str(folder)!r}]\n"
+    code += "try:\n    main()\nexcept SystemExit as end:\n    result = end.code\n"
+    done = in_new_process(code)
+    if done["result"]:
+        raise RuntimeError(f"the run of {name} ended with exit code {done['result']}")
+    yield f"run of {name}", done["seconds"], "s", f"wanted: under {limit:g} s", done["seconds"] / limit
+
+
+OF_THE_THESIS: Sequence[tuple[str, str, float]] = (
+    ("L1 with one seed", 'experiments = ["L1"]\nseeds = [0]', 120),
+    ("L1 and N1 with three seeds", 'experiments = ["L1", "N1"]\nseeds = [0, 1, 2]', 900),
+)
+SMALL: Sequence[tuple[str, str, float]] = (
+    (
+        "a small experiment",
+        "seeds = [0]\nratios = [0.2]\n[[polysemanticity.own]]\nname = 'small'\nlinear = true\nfeature_layers = [4]\n"
+        "inputs = 3\noutputs = 1\nsparsity = [0.4, 0.6]\nobserved = [3, 8, 4, 1]\nepochs = 1",
+        120,
+    ),
+)

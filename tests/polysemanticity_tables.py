@@ -94,3 +94,13 @@ def laboratory(experiments=("L1", "N1"), seeds=3, slopes=(-0.2, 0.1), noise=None
                     experiment, dropout, seed, 20 + 5 * number + away, slope + 0.01 * away, noise=generator, **columns
                 )
     return table(rows)
+
+
+def diverged(rows: pd.DataFrame, seed: int, epoch: int) -> pd.DataFrame:
+    """The table, had the trainings of this seed ended in NaN at this epoch: no layers from there on, and nothing pruned."""
+    gone = (rows["seed"] == seed) & ((rows["phase"] != "training") | (rows["epoch"] >= epoch))
+    kept = ~gone | (rows["layer"] == "all")
+    numbers = [name for name in NUMBERS if name not in {"dropout", "learning_rate", "neuron_ratio", "pruning_ratio"}]
+    failed = rows.assign(status=rows["status"].where(~gone, "nonfinite"))
+    failed.loc[gone, numbers] = np.nan
+    return failed[kept].reset_index(drop=True)

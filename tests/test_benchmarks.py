@@ -49,6 +49,7 @@ def test_small_benchmarks_run():
         "partition sums",
         "memory",
         *(["MEmeL, positions", "MEmeL, top-10", "a BERT layer"] if importlib.util.find_spec("transformers") else []),
+        *(["P of 6 neurons", "run of a small"] if importlib.util.find_spec("torch_pruning") else []),
         *(["bytes read of a Lightning checkpoint"] if importlib.util.find_spec("torch") else []),
         "overhead of a task, 40 tasks",
         "run of 3 tiny checkpoints, again",

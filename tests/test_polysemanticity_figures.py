@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from polysemanticity_tables import laboratory, true_ratio
+from polysemanticity_tables import diverged, laboratory, true_ratio
 
 from ninscope.neurons.polysemanticity.correlations import polysemanticity_correlations
 from ninscope.neurons.polysemanticity.slopes import polysemanticity_slopes
-from ninscope.report.polysemanticity_figures import BLUE, GREY, ORANGE, polysemanticity_figures
+from ninscope.report.polysemanticity_figures import polysemanticity_figures
+from ninscope.report.polysemanticity_style import BLUE, GREY, ORANGE
 
 TRUE_RATIOS = [0.0, *(true_ratio(0.05 * number) for number in range(1, 13))]
 
@@ -92,6 +93,16 @@ def test_pruning_begins_at_the_baseline_and_tells_rates_and_layers_apart(two):
     assert grid[0, 0].get_ylim() == grid[0, 1].get_ylim()
     assert grid[4, 0].get_yscale() == "log"
     assert {"hidden layer 1", "hidden layer 2", "retrained at 0.01", "before retraining"} <= set(words(figure))
+
+
+def test_a_training_that_diverged_is_no_baseline_of_the_others():
+    rows = laboratory(("N1",), noise=1, epochs=3)
+    _, pruning, *_ = figures(diverged(rows, seed=1, epoch=3)).values()
+    grid = np.array(pruning.axes).reshape(5, 2)
+    last = rows[(rows["epoch"] == 3) & (rows["dropout"] == 0) & (rows["seed"] != 1)]
+    for line in thick(grid[0, 0]):
+        assert line.get_ydata()[0] == pytest.approx(last.loc[last["layer"] == "all", "P"].mean())
+    assert thick(grid[1, 0])[0].get_ydata()[0] == pytest.approx(last.loc[last["layer"] == "1", "P"].mean())
 
 
 def test_what_pd_shows_is_p_times_d(two):

@@ -21,7 +21,7 @@ from ninscope.errors import RequestError
 from ninscope.measured_rows import Measured
 from ninscope.progress import counting
 from ninscope.report import FORMATS
-from ninscope.wording import of_number, outer_names, own_models_clause
+from ninscope.wording import of_number, outer_names, with_own_models
 from ninscope_pipeline.wide_tables import print_whole
 
 if TYPE_CHECKING:  # a second of imports, which `ninscope measure` and `ninscope audit` do without
@@ -112,8 +112,7 @@ def show_plan(prepared: "PreparedRun", listed: Sequence[tuple[str, str]], to_fet
 def _about(checkpoints: int, at_fault: int, own_models: int) -> str:
     """What a run is about, one clause."""
     found = (f"{checkpoints - at_fault} of " if at_fault else "") + of_number(checkpoints, "checkpoint")
-    located = [f"{found} located"] if checkpoints or not own_models else []
-    return ", ".join([*located, *([own_models_clause(own_models)] if own_models else [])])
+    return with_own_models(f"{found} located", checkpoints, own_models)
 
 
 def _summed(listed: Iterable[str]) -> str:
@@ -145,10 +144,8 @@ def show_progress(path: Path, progress: "RunProgress") -> None:
     if progress.finished and absent:
         verb = "is" if absent == 1 else "are"
         state += f", but {of_number(absent, 'stored result')} of its plan {verb} not there; run the same command again"
-    bad = [f"{of_number(len(progress.problems), 'checkpoint')} not ok"]
-    told = bad if progress.checkpoints or not progress.own_models else []
-    told += [own_models_clause(progress.own_models)] if progress.own_models else []
-    print(f"{path.name}: {state}; {', '.join(told)}")
+    bad = f"{of_number(len(progress.problems), 'checkpoint')} not ok"
+    print(f"{path.name}: {state}; {with_own_models(bad, progress.checkpoints, progress.own_models)}")
 
 
 def show_runs(folder: Path, runs: "Sequence[RunState]") -> None:

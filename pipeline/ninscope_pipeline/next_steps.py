@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ninscope
 from ninscope.errors import printable
-from ninscope.wording import of_number, own_models_clause
+from ninscope.wording import of_number, with_own_models
 from ninscope_pipeline.run_folders import folders_in
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
@@ -44,7 +44,7 @@ def _steps_after(newest: RunFolder, count: int) -> tuple[Step, ...]:
     state = "finished" if finished else "not finished"
     plan = newest.read_plan()
     checkpoints, own = plan["checkpoints"], plan.get("own_models", [])
-    about = of_number(len(checkpoints), "checkpoint") if checkpoints or not own else own_models_clause(len(own))
+    about = with_own_models(of_number(len(checkpoints), "checkpoint"), len(checkpoints), len(own))
     print(f"{RUNS}/ holds {of_number(count, 'run')}; the newest is {printable(name)}: {state}, {about}. Next:\n")
     run = shlex.quote(printable(name))
     status = f"status {run}", "see its stages, and checkpoints that are not ok"

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from ninscope.errors import RequestError
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.request.dagfile import Dag, dag_written_in
+from ninscope_pipeline.stages.stage import ModelName
 from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RunFolder
 
-ModelName = tuple[str, str]  # suite, model
 ModelSource = tuple[str, str | None]  # source, base
 OWN: ModelSource = "the run itself", ""  # of a model that a stage makes; no other has the base ""
 

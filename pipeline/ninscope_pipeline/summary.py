@@ -10,7 +10,7 @@ import pandas as pd
 from ninscope.checkpoints.verification import without_unverified
 from ninscope.report.analysis_rows import of_analysis, whole_networks
 from ninscope.report.model_names import model_names
-from ninscope.wording import of_number, own_models_clause
+from ninscope.wording import of_number, with_own_models
 from ninscope_pipeline.opened_run import Run
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.stages.registry import stages
@@ -70,11 +70,10 @@ def summary_lines(run: Run) -> list[str]:
     shown = [path for path in run.figures if path.stem.endswith("emergence")]
     look = shown[-1] if len(shown) == 1 else run.path / "figures"
     made = run.own_models
-    counted = [f"{ok} of {of_number(len(checkpoints), 'checkpoint')} ok"] if len(checkpoints) or not made else []
-    counted += [own_models_clause(len(made))] if made else []
+    counted = with_own_models(f"{ok} of {of_number(len(checkpoints), 'checkpoint')} ok", len(checkpoints), len(made))
     table = "emergence" if len(checkpoints) or not made else made[0]["table"]
     return [
-        f"{run.path.name}: {', '.join(counted)}",
+        f"{run.path.name}: {counted}",
         *_about_e(run, emergence),
         f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table({table!r})",
         f"page: ninscope report {shlex.quote(str(near(run.path)))}",

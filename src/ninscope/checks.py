@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TypeGuard
 
 import numpy as np
 
 from ninscope.errors import RequestError
 
 MAX_SEED = 2**63 - 1
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number, of Python or of numpy; True and False are none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def checked_integer(name: str, value: object, low: int, high: int, other: str = "") -> int:
@@ -25,7 +31,7 @@ def checked_confidence(value: object) -> float:
 
     Raises RequestError, which names the value.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating) or not 0 < value < 1:
+    if not is_number(value) or not 0 < value < 1:
         raise RequestError(f"confidence is {value!r}; a number between 0 and 1 was expected")
     return float(value)
 

@@ -25,9 +25,12 @@ def of_number(number: int, one: str, several: str = "") -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
-def own_models_clause(number: int) -> str:
-    """ "3 models of its own": how a run is told that makes models itself."""
-    return f"{of_number(number, 'model')} of its own"
+def with_own_models(of_checkpoints: str, checkpoints: int, own_models: int) -> str:
+    """ "2 checkpoints located, 3 models of its own": what a run is about. of_checkpoints says nothing of one that has models of
+    its own and no checkpoint.
+    """
+    own = f"{of_number(own_models, 'model')} of its own"
+    return ", ".join(([of_checkpoints] if checkpoints or not own_models else []) + ([own] if own_models else []))
 
 
 def number(value: float) -> str:

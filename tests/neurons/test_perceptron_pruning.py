@@ -11,7 +11,7 @@ tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed
 
 from ninscope.errors import CheckpointError, RequestError  # noqa: E402
 from ninscope.neurons.polysemanticity.perceptron import Perceptron, initial_perceptron  # noqa: E402
-from ninscope.neurons.polysemanticity.pruning import importance, largest_ratio, neuron_ratio_for, prune  # noqa: E402
+from ninscope.neurons.polysemanticity.pruning import largest_neuron_ratio, neuron_importance, neuron_ratio_for, prune  # noqa: E402
 
 # As many inputs as neurons below, about: then no layer is used up early.
 SIZES = [(9, 10, 10, 2), (5, 40, 3), (8, 9, 8, 9, 2), (1, 12, 2)]
@@ -39,7 +39,7 @@ def test_those_of_least_mean_absolute_input_weight_go_and_the_rest_computes_as_b
     assert pruned.neuron_ratio == pytest.approx(count / neurons)
     left = sum(parameter.numel() for parameter in pruned.network.module().parameters())
     before = sum(parameter.numel() for parameter in network.module().parameters())
-    assert pruned.parameter_ratio == pytest.approx(1 - left / before)
+    assert pruned.pruning_ratio == pytest.approx(1 - left / before)
     inputs = rng.normal(size=(20, sizes[0])).astype(np.float32)
     expected = naive.outputs_with_silent(network.weights, network.biases, linear, kept, inputs)
     np.testing.assert_allclose(pruned.network.outputs(inputs), expected, atol=1e-5)
@@ -99,7 +99,7 @@ def test_a_layer_of_one_neuron_stays_and_counts_as_ranked(rng, hidden):
 def test_importance_is_the_mean_absolute_input_weight():
     weights = (np.array([[1, -3], [0, 0], [-0.5, 0.5]], np.float32), np.ones((1, 3), np.float32))
     network = Perceptron(weights, (np.full(3, 9, np.float32), np.zeros(1, np.float32)), True)
-    assert [values.tolist() for values in importance(network)] == [[2.0, 0.0, 0.5]]
+    assert [values.tolist() for values in neuron_importance(network)] == [[2.0, 0.0, 0.5]]
     assert prune(network, 0.3).kept[0].tolist() == [0, 2]
 
 
@@ -107,7 +107,7 @@ def test_importance_is_the_mean_absolute_input_weight():
 @pytest.mark.parametrize("sizes", [*SIZES, (10, 128, 32, 2)], ids=str)
 def test_a_ratio_that_would_empty_a_layer_is_refused_with_the_largest_possible(rng, sizes):
     network = initial_perceptron(sizes, True, rng)
-    neurons, largest = sum(sizes[1:-1]), largest_ratio(network)
+    neurons, largest = sum(sizes[1:-1]), largest_neuron_ratio(network)
     count = next(count for count in range(neurons + 1) if not all(first_of(network, count)))
     assert largest == pytest.approx((count - 1) / neurons)
     assert min(prune(network, largest).network.hidden_sizes) == 1
@@ -124,9 +124,9 @@ def test_a_ratio_that_would_empty_a_layer_is_refused_with_the_largest_possible(r
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan"), float("inf"), "half", None, True])
 def test_what_is_no_ratio_is_refused(rng, ratio):
     network = initial_perceptron((3, 5, 1), True, rng)
-    with pytest.raises(RequestError, match=r"pruning_ratio is .*; a number from 0 to below 1 was expected"):
+    with pytest.raises(RequestError, match=r"neuron_ratio is .*; a number from 0 to below 1 was expected"):
         prune(network, ratio)
-    with pytest.raises(RequestError, match=r"parameter_ratio is .*; a number from 0 to below 1 was expected"):
+    with pytest.raises(RequestError, match=r"pruning_ratio is .*; a number from 0 to below 1 was expected"):
         neuron_ratio_for(network, ratio)
 
 
@@ -146,7 +146,7 @@ def test_the_absence_of_torch_pruning_names_the_extra(rng, monkeypatch):
     network = initial_perceptron((3, 5, 1), True, rng)
     with pytest.raises(RequestError, match=r"pip install 'ninscope\[polysemanticity\]'"):
         prune(network, 0.3)
-    assert largest_ratio(network) == pytest.approx(0.8)
+    assert largest_neuron_ratio(network) == pytest.approx(0.8)
 
 
 def test_what_torch_pruning_did_is_checked(rng, monkeypatch):
@@ -171,16 +171,16 @@ def test_what_torch_pruning_did_is_checked(rng, monkeypatch):
 def test_the_least_ratio_of_neurons_for_a_share_of_the_parameters(rng, sizes):
     network = initial_perceptron(sizes, False, rng)
     neurons = sum(sizes[1:-1])
-    possible = [prune(network, count / neurons) for count in range(round(largest_ratio(network) * neurons) + 1)]
-    for share in (0.0, 0.05, 0.3, 0.6, possible[1].parameter_ratio):
+    possible = [prune(network, count / neurons) for count in range(round(largest_neuron_ratio(network) * neurons) + 1)]
+    for share in (0.0, 0.05, 0.3, 0.6, possible[1].pruning_ratio):
         reached = prune(network, neuron_ratio_for(network, share))
-        least = next(pruned for pruned in possible if pruned.parameter_ratio >= share)
+        least = next(pruned for pruned in possible if pruned.pruning_ratio >= share)
         assert reached.network.sizes == least.network.sizes
-        assert reached.parameter_ratio >= share
-    largest = possible[-1].parameter_ratio
-    assert neuron_ratio_for(network, largest) == pytest.approx(largest_ratio(network))
+        assert reached.pruning_ratio >= share
+    largest = possible[-1].pruning_ratio
+    assert neuron_ratio_for(network, largest) == pytest.approx(largest_neuron_ratio(network))
     with pytest.raises(
-        RequestError, match=r"remove all neurons of a hidden layer; the largest possible is ([\d.]+), by"
+        RequestError, match=r"remove all neurons of a hidden layer; the largest possible is ([\d.]+) of the parameters"
     ):
         neuron_ratio_for(network, (1 + largest) / 2)
 

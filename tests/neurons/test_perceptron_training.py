@@ -39,7 +39,7 @@ def contents(trained):
     """Everything that a training gives, as bytes."""
     return [
         (
-            [array.tobytes() for array in result.network.arrays().values()],
+            [array.tobytes() for array in (*result.network.weights, *result.network.biases)],
             result.train_loss.tobytes(),
             result.test_loss.tobytes(),
             result.diverged_at,

@@ -17,9 +17,9 @@ SIZES = (5, 8, 3, 2)
 
 
 def same(one, other):
-    pairs = zip(one.arrays().items(), other.arrays().items(), strict=True)
+    pairs = zip((*one.weights, *one.biases), (*other.weights, *other.biases), strict=True)
     return one.linear == other.linear and all(
-        name == named and array.tobytes() == value.tobytes() for (name, array), (named, value) in pairs
+        (array.shape, array.tobytes()) == (value.shape, value.tobytes()) for array, value in pairs
     )
 
 
@@ -75,17 +75,14 @@ def test_sizes_and_parameters(rng):
     assert network.parameters == sum(p.numel() for p in network.module().parameters()) == 8 * 6 + 3 * 9 + 2 * 4
 
 
-def test_arrays_are_named_and_read_back(rng):
-    network = initial_perceptron(SIZES, False, rng)
-    arrays = network.arrays("epoch12.")
-    assert list(arrays)[:2] == ["epoch12.weight.1", "epoch12.bias.1"]
-    beside = {**arrays, **initial_perceptron((2, 2), True, rng).arrays("epoch1.")}
-    assert same(Perceptron.of_arrays(beside, False, "epoch12."), network)
-    del arrays["epoch12.bias.2"]
-    with pytest.raises(RequestError, match=r'a perceptron misses the array "epoch12\.bias\.2"'):
-        Perceptron.of_arrays(arrays, False, "epoch12.")
-    with pytest.raises(RequestError, match=r'misses the array "epoch3\.weight\.1"'):
-        Perceptron.of_arrays(arrays, False, "epoch3.")
+def test_networks_are_the_same_where_kind_shape_and_all_parameters_are(rng):
+    network = initial_perceptron((2, 3, 1), False, rng)
+    weights, biases = network.weights, network.biases
+    assert network.is_same(Perceptron(weights, biases, linear=False))
+    assert not network.is_same(Perceptron(weights, biases, linear=True))
+    assert not network.is_same(Perceptron(weights, (biases[0], biases[1] + 1), linear=False))
+    assert not network.is_same(Perceptron((weights[0] * 2, weights[1]), biases, linear=False))
+    assert not network.is_same(initial_perceptron((2, 4, 1), False, rng))
 
 
 def test_arrays_are_copies_that_cannot_be_written_to():
@@ -119,7 +116,7 @@ def test_nothing_here_imports_torch_before_it_is_used():
         "import ninscope.neurons.polysemanticity.pruning as pruning\n"
         "from ninscope.neurons.polysemanticity.perceptron import initial_perceptron\n"
         "network = initial_perceptron((2, 3, 1), True, np.random.default_rng(0))\n"
-        "pruning.largest_ratio(network), network.outputs(np.zeros((1, 2), np.float32))\n"
+        "pruning.largest_neuron_ratio(network), network.outputs(np.zeros((1, 2), np.float32))\n"
         "print('torch' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

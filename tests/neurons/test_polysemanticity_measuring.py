@@ -7,9 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from ninscope.neurons.polysemanticity import feature_gradients, neurons_of  # noqa: E402
 from ninscope.neurons.polysemanticity.experiments import Experiment  # noqa: E402
-from ninscope.neurons.polysemanticity.measuring import Probe, measure_checkpoint  # noqa: E402
+from ninscope.neurons.polysemanticity.measuring import Probe  # noqa: E402
 from ninscope.neurons.polysemanticity.perceptron import Perceptron, initial_perceptron  # noqa: E402
+from ninscope.neurons.polysemanticity.table_names import MEASURED  # noqa: E402
 from ninscope.neurons.polysemanticity.toy_data import ToyData, make_toy_data  # noqa: E402
 
 
@@ -65,6 +67,19 @@ def test_other_networks_agree_with_captum(curved, rng):
         np.testing.assert_allclose(responses.activations, activations, rtol=1e-6, atol=1e-9)
 
 
+def test_gradients_are_those_of_any_model_but_for_rounding(curved, rng):
+    network = network_for(curved, rng)
+    module, encoder = network.module().double(), curved.encoder.double()
+    found = np.concatenate([layer.gradients for layer in Probe(curved).responses(network)])
+    np.testing.assert_allclose(found, feature_gradients(neurons_of(module, encode=encoder), 5), atol=1e-14)
+
+
+def test_every_column_of_the_table_is_measured_and_nothing_else_is(curved, rng):
+    network = network_for(curved, rng)
+    whole, *_ = Probe(curved).measure(network, initial_perceptron(network.sizes, network.linear, rng).weights)
+    assert sorted(whole.values) == sorted(MEASURED)
+
+
 def test_few_values_at_once_change_no_number(curved, rng, monkeypatch):
     network = network_for(curved, rng)
     whole = Probe(curved).responses(network)
@@ -76,7 +91,7 @@ def test_few_values_at_once_change_no_number(curved, rng, monkeypatch):
 
 def test_losses_are_mean_squared_errors_of_the_samples_in_and_out_of_training(linear, rng):
     network = network_for(linear, rng)
-    values = measure_checkpoint(network, None, linear)[0].values
+    values = Probe(linear).measure(network)[0].values
     module = network.module().double()
     for name, chosen in (("loss", linear.test), ("train_loss", linear.train)):
         errors = module(torch.from_numpy(linear.inputs[chosen]).double()).detach().numpy() - linear.outputs[chosen]
@@ -86,7 +101,7 @@ def test_losses_are_mean_squared_errors_of_the_samples_in_and_out_of_training(li
 def test_a_dead_network_has_P_0_and_says_so(curved, rng):
     network = network_for(curved, rng)
     dead = Perceptron(network.weights, tuple(np.full_like(bias, -100) for bias in network.biases), linear=False)
-    whole, *layers = measure_checkpoint(dead, None, curved)
+    whole, *layers = Probe(curved).measure(dead)
     for measures in (whole, *layers):
         assert measures.values["P"] == measures.values["D"] == 0
         assert measures.values["dead"] == measures.values["neurons"]
@@ -98,7 +113,7 @@ def test_a_dead_network_has_P_0_and_says_so(curved, rng):
 def test_a_dead_layer_is_told_in_its_own_row_alone(curved, rng):
     network = network_for(curved, rng)
     biases = (network.biases[0], np.full_like(network.biases[1], -100), network.biases[2])
-    whole, first, second = measure_checkpoint(Perceptron(network.weights, biases, linear=False), None, curved)
+    whole, first, second = Probe(curved).measure(Perceptron(network.weights, biases, linear=False))
     assert (first.values["P"] > 0, second.values["P"]) == (True, 0)
     assert whole.values["P"] == pytest.approx(first.values["P"] * 9 / 15)
     assert "every neuron" not in whole.message

@@ -125,6 +125,16 @@ def test_directions_that_are_none(arguments, message):
         polysemanticity_of_neurons(*arguments)
 
 
+def test_tensors_are_read_in_any_type_of_floats():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    directions = torch.tensor([[1.0, 0.5], [1.0, 2.0]], requires_grad=True)
+    for kind in (torch.bfloat16, torch.float16, torch.float64):  # numpy has no bfloat16
+        found = polysemanticity_of_neurons(directions.to(kind), torch.tensor([2.0, 1.0], dtype=kind))
+        assert found.neurons["P"].tolist() == [1.5, 1.5]
+        given = mean_difference_directions(directions.to(kind), torch.tensor([0, 1]))
+        assert given.tolist() == [[0.0, -1.5], [0.0, 1.5]]
+
+
 def test_as_many_names_as_features():
     with pytest.raises(RequestError, match="names are 1, and there are 2 features; give a name to each"):
         polysemanticity_of_neurons(np.eye(2), names=["one"])

@@ -12,8 +12,8 @@ from naive_memel import history_of, scales, two_pass  # noqa: E402
 
 from ninscope.neurons.inhibition import NEURONS  # noqa: E402
 from ninscope.neurons.phi import phi_of_layers, together  # noqa: E402
-from ninscope.neurons.polysemanticity.meaning import PhiMeasures, phi_measures, phi_of_activations  # noqa: E402
 from ninscope.neurons.polysemanticity.perceptron import Perceptron, initial_perceptron  # noqa: E402
+from ninscope.neurons.polysemanticity.perceptron_phi import PhiMeasures, phi_measures, phi_of_activations  # noqa: E402
 
 SIZES = (5, 12, 7, 2)
 LAYERS = ["1", "2"]

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from ninscope.errors import CheckpointError, RequestError  # noqa: E402
 from ninscope.neurons.polysemanticity import autoencoder, feature_model  # noqa: E402
 from ninscope.neurons.polysemanticity.experiments import EXPERIMENTS, Experiment  # noqa: E402
-from ninscope.neurons.polysemanticity.keyed_randomness import generator, torch_generator  # noqa: E402
+from ninscope.neurons.polysemanticity.keyed_randomness import generator  # noqa: E402
 from ninscope.neurons.polysemanticity.toy_data import ToyData, make_toy_data, sparse_targets  # noqa: E402
 
 SMALL = Experiment("small", False, 6, (4, 2), 2, 2, (0.5, 0.7), (2, 8, 4, 2), samples_per_output=20)
@@ -159,13 +159,6 @@ def test_what_was_stored_of_something_else_is_refused(change, message):
 def test_a_seed_out_of_range_is_refused():
     with pytest.raises(RequestError, match="seed is -1; an integer from 0 to"):
         make_toy_data(SMALL, -1)
-
-
-def test_a_torch_generator_follows_from_its_key_alone():
-    first, again, other = (torch_generator("order", "L1", seed) for seed in (0, 0, 1))
-    drawn = [torch.rand(4, generator=each) for each in (first, again, other)]
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_a_feature_model_whose_activations_exceed_float32_is_refused_at_once():

@@ -3,11 +3,10 @@
 import math
 import statistics
 
-import chart_checks
 import pandas as pd
 import pytest
 from chart_checks import HOSTILE, bound, rows_with, specs_of
-from polysemanticity_tables import laboratory, true_ratio
+from polysemanticity_tables import diverged, laboratory, true_ratio
 
 from ninscope.neurons.polysemanticity.correlations import CORRELATION_COLUMNS, polysemanticity_correlations
 from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes
@@ -15,12 +14,6 @@ from ninscope.report.page.parts import PageTables
 from ninscope.report.page.polysemanticity_part import polysemanticity_parts
 
 NAMES = ("polysemanticity", "polysemanticity_slopes", "polysemanticity_correlations")
-
-
-@pytest.fixture(autouse=True)
-def _tables_that_a_stage_will_have(monkeypatch):
-    known = chart_checks.all_tables()
-    monkeypatch.setattr(chart_checks, "all_tables", lambda: dict.fromkeys([*known, *NAMES]))
 
 
 def page_tables(rows: pd.DataFrame, run="r") -> PageTables:
@@ -106,6 +99,16 @@ def test_names_of_experiments_and_runs_stay_data():
     joined = {name: pd.concat([tables[name] for tables in both]) for name in NAMES}
     (part,) = polysemanticity_parts(PageTables(joined, ["m"]))
     assert bound(part.charts[0].chart.to_dict(), "entry")["labels"] == ["first, N1", "second, N1"]
+
+
+def test_a_training_that_diverged_is_no_baseline_of_the_others():
+    rows = laboratory(("N1",), epochs=3)
+    (part,) = parts_of(diverged(rows, seed=1, epoch=3))
+    pruning = rows_with(specs_of([part])["polysemanticity-pruning"], "curve")
+    starts = [row for row in pruning if row["pruning_ratio"] == 0]
+    assert len(starts) == 2 * 3
+    for row in starts:  # of baselines 19, 20 and 21 the middle one is gone
+        assert (row["seeds"], row["P"]) == (2, pytest.approx(20.0))
 
 
 def test_one_seed_has_lines_without_bands():

@@ -322,7 +322,7 @@ def test_a_training_that_diverges_and_a_ratio_too_large_have_rows_and_the_others
     for revision in ("pruned-0.80", "retrained-0.80-rate-0.001"):
         assert of_narrow.loc[revision, "status"] == "refused"
         assert re.search(
-            r"parameter_ratio 0.8 would remove all neurons of a hidden layer; the largest possible is 0\.\d+",
+            r"pruning_ratio 0.8 would remove all neurons of a hidden layer; the largest possible is 0\.\d+",
             of_narrow.loc[revision, "message"],
         )
     assert f"polysemanticity/wild-seed0 epoch1: nonfinite: {failed.loc['epoch1', 'message']}" in ended.says

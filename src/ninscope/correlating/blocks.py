@@ -3,9 +3,9 @@
 Only a bit generator's raw output is used, which numpy keeps stable over versions.
 """
 
-import hashlib
-
 import numpy as np
+
+from ninscope.seeding import keyed_bits
 
 
 def block_length(n: int) -> int:
@@ -46,9 +46,7 @@ def shuffled_places(n: int, block: int, resamples: int, seed: int, name: str) ->
 
 
 def _raw(n: int, block: int, shape: tuple[int, ...], seed: int, name: str) -> np.ndarray:
-    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4")
-    generator = np.random.PCG64(np.random.SeedSequence([seed, n, block, *map(int, words)]))
-    return generator.random_raw(int(np.prod(shape))).reshape(shape)
+    return keyed_bits(name, seed, n, block).random_raw(int(np.prod(shape))).reshape(shape)
 
 
 def counts_of(places: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ unbiased estimate of ||B A||_F^2. A pair then costs a product of two [n, vectors
 vector of the reader. (With vectors on one side alone each pair would multiply the reader again.)
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 
 from ninscope.interaction.coupling import Coupling, Exactness, coupled, random_signs
 from ninscope.interaction.permutations import Side, moments, side_of_gram
+from ninscope.seeding import words_of
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def carried(
     if n <= exactness.neurons:
         gram = matrix @ matrix.T
         return Carried(gram, {way: side_of_gram(travelled_gram(gram, way, norms or {})) for way in ways})
-    words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u4")
-    signs = random_signs((a, exactness.vectors), exactness.seed, *map(int, words))
+    signs = random_signs((a, exactness.vectors), exactness.seed, *words_of(name)[:4])
     kept = matrix @ signs
     sides = {way: _sketched_side(matrix, kept, way, norms or {}) for way in ways}
     return Carried(kept, sides, exactness.vectors)

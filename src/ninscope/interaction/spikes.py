@@ -4,11 +4,12 @@ Shuffling keeps the weights and destroys their places. So what lies beyond is st
 tails are. The bound is MARGIN times the largest singular value of one shuffle, which varies by less from shuffle to shuffle.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 import numpy as np
+
+from ninscope.seeding import words_of
 
 MARGIN = 1.02
 
@@ -37,8 +38,7 @@ def spikes(weights: np.ndarray, name: str, seed: int = 0) -> Spikes:
         return Spikes(0, math.nan, math.nan, 0.0, "a matrix of zeros has no spikes")
     if not math.isfinite(total):
         return Spikes(0, math.nan, math.nan, math.inf, "weights are too large for their squares")
-    words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u4")
-    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *map(int, words)])))
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words_of(name)[:4]])))
     shuffled = weights.reshape(-1).copy()
     random.shuffle(shuffled)
     largest = float(squared_singular_values(shuffled.reshape(weights.shape))[-1])

@@ -5,7 +5,6 @@ counts a column gets when the matrix is shuffled, or drawn from a Gaussian, can 
 as if the weights had been.
 """
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ from numba import njit
 from ninscope.multifractal.partition import PartitionSums
 from ninscope.networks.bin_table import bin_table
 from ninscope.networks.radii import Radii
+from ninscope.seeding import keyed_bits
 
 _DRAWN_AT_ONCE = 1 << 15  # random numbers, which stay in the second-level cache until they are used
 _BATCH = 256  # places that are known before any weight moves, so that their reads do not wait for each other
@@ -115,8 +115,7 @@ def seen_radii(expected: np.ndarray) -> np.ndarray:
 
 def generator_of(seed: int, sample: int, null: str, matrix: str) -> np.random.PCG64:
     """The random numbers of one null of one matrix: by names, so the same at every checkpoint and whatever the scheduling."""
-    words = np.frombuffer(hashlib.sha256(f"{null} {matrix}".encode()).digest(), dtype="<u4")
-    return np.random.PCG64(np.random.SeedSequence([seed, sample, *(int(word) for word in words)]))
+    return keyed_bits(f"{null} {matrix}", seed, sample)
 
 
 @njit(cache=True, nogil=True)

@@ -5,10 +5,11 @@ on every machine and whatever the scheduling. Only a bit generator's raw output 
 versions (its distributions are not), and a smaller sample is part of a larger one with the same seed.
 """
 
-import hashlib
 from functools import lru_cache
 
 import numpy as np
+
+from ninscope.seeding import keyed_bits
 
 
 @lru_cache(maxsize=1 << 14)  # every checkpoint of a model asks for the same samples
@@ -18,9 +19,7 @@ def sampled_neurons(seed: int, sample: int, group: str, size: int, count: int) -
         neurons = np.arange(size, dtype=np.int64)
         neurons.flags.writeable = False
         return neurons
-    name = np.frombuffer(hashlib.sha256(group.encode()).digest(), dtype="<u4")
-    generator = np.random.PCG64(np.random.SeedSequence([seed, sample, *(int(word) for word in name)]))
-    order = np.argsort(generator.random_raw(size), kind="stable")
+    order = np.argsort(keyed_bits(group, seed, sample).random_raw(size), kind="stable")
     neurons = np.sort(order[:count]).astype(np.int64)
     neurons.flags.writeable = False  # shared by everyone who asks
     return neurons

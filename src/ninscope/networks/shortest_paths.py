@@ -11,7 +11,6 @@ So N_i(r) of a node i counts, besides i, the nodes of all layers reached by 1 to
 With k = 1 there are only edges: the single-layer network, the same counts to the last one.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from ninscope.networks.radii import FitRadii, IntegerRadii, Radii, fitted_logari
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.networks.transfer import UNCOUNTED, radius_step
 from ninscope.networks.walks import BlockPart, Redrawing, Walk, distances_of
+from ninscope.seeding import keyed_bits
 
 Result = TypeVar("Result")
 
@@ -172,8 +172,7 @@ class _Estimate:
 
     def product(self, first: np.ndarray, second: np.ndarray, name: str) -> np.ndarray:
         # Each product has a generator of its own, so that threads do not matter.
-        words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4").tolist()
-        generator = np.random.PCG64(np.random.SeedSequence([self.seed, self.sample, *words]))
+        generator = keyed_bits(name, self.seed, self.sample)
         return min_plus_estimate(first, second, self.budget, self.longest, self.tolerance, generator)
 
 

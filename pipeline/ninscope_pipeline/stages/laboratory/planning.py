@@ -1,13 +1,13 @@
 """Planning the laboratory: which networks are trained, what tables call them, and the content keys of what is made of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.experiments import Experiment
-from ninscope_pipeline.stages.laboratory.section import SECTION, asked
+from ninscope_pipeline.stages.laboratory.section import SECTION, section_of
 from ninscope_pipeline.stages.stage import JobId, Stage
 from ninscope_pipeline.storing.keys import content_key
 
@@ -21,12 +21,8 @@ TOY_DATA, TOY_TRAINING, TOY_PRUNING = "toy_data", "toy_training", "toy_pruning"
 # What changes when the same settings give other numbers; part of the keys of all that follows.
 VERSIONS = {TOY_DATA: 1, TOY_TRAINING: 1, TOY_PRUNING: 1}
 
-_OF_TRAINING = (
-    "observed",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-)  # fields of Experiment that the toy data know nothing of
+# Fields of Experiment that the toy data know nothing of.
+_OF_TRAINING = ("observed", "epochs", "batch_size", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,13 @@ class Training:
 
     @property
     def label(self) -> str:
-        return f"{self.data.label} dropout {_shown(self.dropout)}"
+        return f"{self.data.label} dropout {number_shown(self.dropout)}"
 
     @property
     def model(self) -> str:
-        """What the tables call it: "L1-seed0", with dropout "L1-dropout-seed0"."""
-        rate = "" if self.dropout == 0.5 else _shown(self.dropout)
-        return f"{self.experiment.name}{f'-dropout{rate}' if self.dropout else ''}-seed{self.data.seed}"
+        """What the tables call it: "L1-seed0", with dropout 0.5 "L1-dropout-seed0", with another "L1-dropout0.2-seed0"."""
+        share = "" if self.dropout == 0.5 else number_shown(self.dropout)
+        return f"{self.experiment.name}{f'-dropout{share}' if self.dropout else ''}-seed{self.data.seed}"
 
     @property
     def key(self) -> str:
@@ -117,20 +113,20 @@ class LaboratoryStage(Stage[W]):
 
 def toy_seeds(dag: "Dag") -> Iterator[ToySeed]:
     """Every experiment that is asked for at every seed."""
-    if (section := asked(dag)) is not None:
+    if (section := section_of(dag)) is not None:
         for experiment in section.chosen():
             yield from (ToySeed(experiment, seed) for seed in section.seeds)
 
 
 def trainings(dag: "Dag") -> Iterator[Training]:
     """Every network that is asked for."""
-    if (section := asked(dag)) is not None:
+    if (section := section_of(dag)) is not None:
         yield from (Training(data, float(dropout)) for data in toy_seeds(dag) for dropout in section.dropout)
 
 
 def prunings(dag: "Dag") -> Iterator[Pruning]:
     """Every network that is asked for, where it is to be pruned."""
-    section = asked(dag)
+    section = section_of(dag)
     if section is not None and section.ratios:
         ratios, rates = tuple(section.ratios), tuple(section.rates)
         yield from (Pruning(training, ratios, rates) for training in trainings(dag))
@@ -158,14 +154,6 @@ def ratio_shown(ratio: float) -> str:
     return f"{ratio:.2f}" if float(f"{ratio:.2f}") == ratio else repr(ratio)
 
 
-def _shown(number: float) -> str:
-    """A number without digits that say nothing: "0.001", "0.2"."""
+def number_shown(number: float) -> str:
+    """A dropout or a learning rate in a name, without digits that say nothing: "0.001", "0.2"."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(number)
-
-
-rate_shown = _shown
-
-
-def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row says: an absent value is missing in the table."""
-    return {name: value for name, value in values.items() if value is not None}

@@ -12,18 +12,26 @@ import numpy as np
 
 from ninscope.neurons.polysemanticity.correlations import CORRELATION_COLUMNS, polysemanticity_correlations
 from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes
+from ninscope.neurons.polysemanticity.table_names import (
+    ALL_LAYERS,
+    COUNTS,
+    MEASURED,
+    PRUNED,
+    RETRAINED,
+    TRAINING,
+)
 from ninscope.threads import one_thread_each
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.stages.laboratory.planning import (
     LaboratoryStage,
     Pruning,
     Training,
+    number_shown,
     prunings,
-    rate_shown,
     ratio_shown,
     trainings,
 )
-from ninscope_pipeline.stages.laboratory.section import SECTION, asked
+from ninscope_pipeline.stages.laboratory.section import SECTION, section_of
 from ninscope_pipeline.stages.laboratory.toy_data import stored_toy_data
 from ninscope_pipeline.stages.laboratory.toy_pruning import PrunedAt, stored_pruning
 from ninscope_pipeline.stages.laboratory.toy_training import StoredTraining, diverged, stored_training
@@ -46,13 +54,6 @@ if TYPE_CHECKING:
     from ninscope_pipeline.results import Results
 
 SLOPES, CORRELATIONS = "polysemanticity_slopes", "polysemanticity_correlations"  # tables
-TRAINING, PRUNED, RETRAINED = "training", "pruned", "retrained"  # phases
-# Columns of the table that are numbers of a layer, or of the network as one.
-MEASURED = (
-    "neurons", "dead", "P", "entropy", "monosemanticity", "D", "loss", "train_loss", "alpha0", "width", "emergence",
-    "emergence_growth", "emergence_fixed", "alpha0_unit", "width_unit", "structure", "phi_mean", "phi_p99",
-)  # fmt: skip
-_WHOLE = ("neurons", "dead")  # of these, whole numbers
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ class Checkpoint:
     message: str = ""
 
 
-Measured = tuple[
-    Checkpoint, "Perceptron | None", "PreparedStart | None"
-]  # what is measured, and what its E compares with
+# A network, None where there is none, and what its E compares with.
+Measured = tuple[Checkpoint, "Perceptron | None", "PreparedStart | None"]
 
 
 class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
@@ -81,19 +81,19 @@ class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
     section = SECTION
 
     def own_models(self, dag: "Dag") -> Iterator[ModelName]:
-        section = asked(dag)
+        section = section_of(dag)
         if section is not None:
             yield from ((section.suite, training.model) for training in trainings(dag))
 
     def asked_of_tables(self, dag: "Dag") -> Mapping[str, object]:
-        section = asked(dag)
+        section = section_of(dag)
         return {} if section is None else {self.name: {"version": self.version, "suite": section.suite}}
 
     def jobs(self, request: "Request") -> Iterator[Job[Training | Pruning]]:
         for training in trainings(request.dag):
-            yield self._job(training, "training", training.data.id, training.id)
+            yield self._job(training, TRAINING, training.data.id, training.id)
         for pruning in prunings(request.dag):
-            yield self._job(pruning, "pruned", pruning.training.data.id, pruning.training.id, pruning.id)
+            yield self._job(pruning, PRUNED, pruning.training.data.id, pruning.training.id, pruning.id)
 
     def _job(self, work: Training | Pruning, what: str, *needs: tuple[str, str]) -> Job[Training | Pruning]:
         key = content_key(self.name, self.version, networks=work.key)
@@ -165,10 +165,10 @@ def _of_ratio(at: PrunedAt, initial: "Perceptron") -> "Iterator[Measured]":
     from ninscope.neurons.polysemanticity.structure import prepared_start, sub_network
 
     start = None if at.network is None else prepared_start(sub_network(initial.weights, at.kept))
-    shown, ratios = ratio_shown(at.ratio), (at.ratio, at.neuron_ratio, at.pruning_ratio)
+    shown, ratios = ratio_shown(at.asked_ratio), (at.asked_ratio, at.neuron_ratio, at.pruning_ratio)
     yield Checkpoint(f"pruned-{shown}", None, PRUNED, None, None, *ratios, at.status, at.message), at.network, start
     for end in at.retrained:
-        revision, rate = f"retrained-{shown}-rate-{rate_shown(end.learning_rate)}", end.learning_rate
+        revision, rate = f"retrained-{shown}-rate-{number_shown(end.learning_rate)}", end.learning_rate
         yield Checkpoint(revision, None, RETRAINED, None, rate, *ratios, end.status, end.message), end.network, start
 
 
@@ -176,7 +176,7 @@ def _of_ratio(at: PrunedAt, initial: "Perceptron") -> "Iterator[Measured]":
 def _with_note(
     checkpoint: Checkpoint, layers: "list[LayerMeasures]", note: str
 ) -> "tuple[Checkpoint, list[LayerMeasures]]":
-    """What is to be known of the toy data stands once, in the row of all layers before training."""
+    """What is to be known of the toy data stands once, in the row of all layers (the first) before training."""
     whole = [replace(layer, message=joined_clauses(layer.message, note)) for layer in layers[:1]]
     return checkpoint, [*whole, *layers[1:]]
 
@@ -206,18 +206,18 @@ def _stored_rows(stored: Artefact) -> Iterator[Row]:
         by_checkpoint.setdefault(number, []).append((layer, message, values))
     for number, checkpoint in enumerate(about["checkpoints"]):
         if number not in by_checkpoint:
-            yield checkpoint | {"layer": "all"}
+            yield checkpoint | {"layer": ALL_LAYERS}
         for layer, message, values in by_checkpoint.get(number, ()):
             yield checkpoint | {"layer": layer, "message": message} | _numbers(about["columns"], values)
 
 
 def _numbers(columns: Sequence[str], values: Sequence[float]) -> dict[str, Any]:
     known = {name: value for name, value in zip(columns, values, strict=True) if not math.isnan(value)}
-    return {name: int(value) if name in _WHOLE else value for name, value in known.items()}
+    return {name: int(value) if name in COUNTS else value for name, value in known.items()}
 
 
 def _rows(results: "Results") -> Iterator[Row]:
-    section = asked(results.request.dag)
+    section = section_of(results.request.dag)
     if section is None:
         return
     for job, outcome in results.jobs_of(PolysemanticityStage.name):
@@ -232,7 +232,7 @@ def _rows(results: "Results") -> Iterator[Row]:
             phase = RETRAINED if isinstance(job.work, Pruning) else TRAINING
             yield (
                 keys
-                | {"revision": phase, "phase": phase, "layer": "all"}
+                | {"revision": phase, "phase": phase, "layer": ALL_LAYERS}
                 | {"status": outcome.status, "message": outcome.message}
             )
 
@@ -253,11 +253,11 @@ PolysemanticityStage.tables = (
         {
             "experiment": "string", "dropout": "float64", "seed": "Int64", "phase": "string", "epoch": "Int64",
             "learning_rate": "float64", "asked_ratio": "float64", "neuron_ratio": "float64", "pruning_ratio": "float64",
-            "layer": "string", **{name: "Int64" if name in _WHOLE else "float64" for name in MEASURED},
+            "layer": "string", **{name: "Int64" if name in COUNTS else "float64" for name in MEASURED},
             "status": "string", "message": "string",
         },
         _rows,
-        (Measures({"P": "P", "D": "D", "neuron_entropy": "entropy"}, {"layer": "all", "phase": TRAINING}),),
+        (Measures({"P": "P", "D": "D", "neuron_entropy": "entropy"}, {"layer": ALL_LAYERS, "phase": TRAINING}),),
     ),
     Table(SLOPES, SLOPE_COLUMNS, _from_measures(polysemanticity_slopes), from_others=True),
     Table(CORRELATIONS, CORRELATION_COLUMNS, _from_measures(polysemanticity_correlations), from_others=True),

@@ -74,8 +74,9 @@ class OwnExperiment(Strict):
 class PolysemanticitySection(Strict):
     """[polysemanticity]: every experiment at every seed and dropout is trained, pruned at every ratio and retrained at every rate.
 
-    experiments: names of the thesis' (default: all six, or none where there are own ones). own: others. dropout: 0 is without.
-    ratios: shares of the parameters that are removed, at least. rates: learning rates of the retraining. suite: in the tables.
+    experiments: names of the thesis' experiments (default: all six, or none where there are own ones). own: others. suite: what
+    the tables call all of them. dropout: 0 is without. ratios: pruning ratios that are asked for, each the least share of the
+    parameters that is to go. rates: learning rates of the retraining.
     """
 
     experiments: list[str] | None = None
@@ -150,7 +151,7 @@ class PolysemanticitySection(Strict):
 SECTION = Section("polysemanticity", PolysemanticitySection | None, None)
 
 
-def asked(dag: "Dag") -> PolysemanticitySection | None:
+def section_of(dag: "Dag") -> PolysemanticitySection | None:
     """What a DAG file says in [polysemanticity]; None where it has no such section."""
     section: PolysemanticitySection | None = getattr(dag, SECTION.key, SECTION.default)
     return section

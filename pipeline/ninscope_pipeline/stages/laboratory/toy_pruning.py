@@ -39,14 +39,14 @@ class Retrained:
 
 @dataclass(frozen=True)
 class PrunedAt:
-    """What became of one ratio that was asked for.
+    """What became of one pruning ratio that was asked for (asked_ratio, the least share of parameters that is to go).
 
-    network: before retraining; None where there is none, of which status and message tell, as those of what would have been
-    retrained. kept: int64, a hidden layer each, which of the trained network's neurons it has. neuron_ratio, pruning_ratio: the
-    shares of hidden neurons and of parameters that are gone. retrained: one a learning rate.
+    network: before retraining; None where there is none, and then status and message of it and of all in `retrained` say why.
+    kept: int64, a hidden layer each, which of the trained network's neurons it has. neuron_ratio, pruning_ratio: the shares of
+    hidden neurons and of parameters that are gone. retrained: one a learning rate.
     """
 
-    ratio: float
+    asked_ratio: float
     retrained: tuple[Retrained, ...]
     network: "Perceptron | None" = None
     kept: tuple[np.ndarray, ...] = ()
@@ -121,7 +121,7 @@ def _pruned(baseline: "Perceptron", ratio: float) -> "Pruned | str":
 
 
 def _found(ratio: float, pruned: "Pruned", retrained: Sequence[Retrained]) -> PrunedAt:
-    ratios = pruned.neuron_ratio, pruned.parameter_ratio
+    ratios = pruned.neuron_ratio, pruned.pruning_ratio
     return PrunedAt(ratio, tuple(retrained), pruned.network, pruned.kept, *ratios)
 
 
@@ -141,7 +141,7 @@ def _artefact(ratios: Sequence[PrunedAt]) -> Artefact:
 
 def _described(at: PrunedAt) -> dict[str, Any]:
     return {
-        "ratio": at.ratio,
+        "ratio": at.asked_ratio,
         "neuron_ratio": at.neuron_ratio,
         "pruning_ratio": at.pruning_ratio,
         "sizes": [] if at.network is None else list(at.network.sizes),

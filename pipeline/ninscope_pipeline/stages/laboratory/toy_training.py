@@ -50,13 +50,9 @@ def _trained(data: "ToyData", training: Training) -> Artefact:
     keyed = generator("observed model", experiment.name, training.data.seed)
     start = initial_perceptron(experiment.observed, experiment.linear, keyed)
     reached: list[Perceptron] = []
-    (diverged_at,) = (
-        trained.diverged_at
-        for trained in train(data, training, [start], [experiment.learning_rate], ["training"], reached.append)
-    )
-    return Artefact(
-        {"parameters": as_array(reached).reshape(len(reached), start.parameters)}, {"diverged_at": diverged_at}
-    )
+    (trained,) = train(data, training, [start], [experiment.learning_rate], ["training"], reached.append)
+    parameters = as_array(reached).reshape(len(reached), start.parameters)
+    return Artefact({"parameters": parameters}, {"diverged_at": trained.diverged_at})
 
 
 def train(

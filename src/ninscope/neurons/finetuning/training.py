@@ -4,7 +4,6 @@ Everything random follows from (seed, what it is for, step), so that a step need
 examples is a permutation a pass, dropout draws from a generator that every step seeds anew.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from ninscope.neurons.phi import PhiOfLayers, PhiSummary, together
 from ninscope.neurons.tasks.evaluation import evaluating, moved
 from ninscope.neurons.tasks.task import Base, Task
 from ninscope.neurons.torch_threads import threads
+from ninscope.seeding import keyed_bits
 
 SAVE_SECONDS = 30.0
 PHI_BATCHES = 8  # of training examples, from which phi has its statistics
@@ -267,5 +267,4 @@ def _seed_of(seed: int, purpose: str, number: int) -> int:
 
 
 def _generator(seed: int, purpose: str, number: int) -> np.random.Generator:
-    name = np.frombuffer(hashlib.sha256(purpose.encode()).digest(), dtype="<u4")
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number, *map(int, name)])))
+    return np.random.Generator(keyed_bits(purpose, seed, number))

@@ -5,7 +5,7 @@
     degree_of_polysemanticity(gradients)                                            # float64 [neurons]
 
 Source: the thesis "polysemanticity under pruning", sections 2.2.3 and 3.3; docs/method.md. Names are imported when first used:
-measures of gradients need numpy alone, whatever runs a model needs torch.
+measures of gradients need numpy and scipy alone, whatever runs a model needs torch.
 """
 
 from importlib import import_module
@@ -18,8 +18,9 @@ _LAZY = {
     "feature_dimensionality": "measures",
     "total_feature_dimensionality": "measures",
     "feature_gradients": "gradients",
-    "neurons_of": "model_neurons",
     "ModelNeurons": "model_neurons",
+    "neurons_of": "model_neurons",
+    "EXPERIMENTS": "experiments",
     "Experiment": "experiments",
     "FeatureModel": "feature_model",
     "SeedVectors": "feature_model",
@@ -36,7 +37,8 @@ _LAZY = {
     "TrainingRun": "training",
     "train_together": "training",
     "Pruned": "pruning",
-    "largest_ratio": "pruning",
+    "largest_neuron_ratio": "pruning",
+    "neuron_importance": "pruning",
     "neuron_ratio_for": "pruning",
     "prune": "pruning",
     "NetworkMeasures": "structure",
@@ -45,24 +47,29 @@ _LAZY = {
     "network_measures": "structure",
     "prepared_start": "structure",
     "sub_network": "structure",
-    "PhiMeasures": "meaning",
-    "phi_measures": "meaning",
-    "phi_of_activations": "meaning",
-    "NeuronPolysemanticity": "trained_models",
-    "polysemanticity_of_module": "trained_models",
-    "polysemanticity_of_neurons": "trained_models",
+    "PhiMeasures": "perceptron_phi",
+    "phi_measures": "perceptron_phi",
+    "phi_of_activations": "perceptron_phi",
+    "LayerMeasures": "measuring",
+    "LayerResponses": "measuring",
+    "Probe": "measuring",
+    "SeedMean": "over_seeds",
+    "holm": "over_seeds",
+    "mean_over_seeds": "over_seeds",
+    "polysemanticity_slopes": "slopes",
+    "seed_slopes": "slopes",
+    "polysemanticity_correlations": "correlations",
     "control_directions": "features",
     "mean_difference_directions": "features",
     "typical_strengths": "features",
+    "NeuronPolysemanticity": "trained_models",
+    "polysemanticity_of_module": "trained_models",
+    "polysemanticity_of_neurons": "trained_models",
     "AutoencoderQuality": "sparse_autoencoders",
     "SparseAutoencoder": "sparse_autoencoders",
     "load_sparse_autoencoder": "sparse_autoencoder_files",
     "save_sparse_autoencoder": "sparse_autoencoder_files",
     "train_sparse_autoencoder": "sparse_autoencoder_training",
-    "LayerMeasures": "measuring",
-    "LayerResponses": "measuring",
-    "Probe": "measuring",
-    "measure_checkpoint": "measuring",
 }
 __all__ = sorted(_LAZY)
 

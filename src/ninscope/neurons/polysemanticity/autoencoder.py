@@ -1,13 +1,11 @@
 """The feature autoencoder: its encoder maps features to inputs (thesis "Polysemanticity under Pruning", section 3.2.2)."""
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 import numpy as np
 import torch
 from torch import nn
 
 from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.perceptron import initial_perceptron
 
 RATE, BATCH = 1e-3, 64  # the thesis', of all its training (section 3.1)
 MIN_EPOCHS, MIN_UPDATES = 50, 5_000
@@ -22,8 +20,8 @@ class FeatureAutoencoder(nn.Module):
 
     def __init__(self, features: int, inputs: int, linear: bool, generator: np.random.Generator) -> None:
         super().__init__()
-        self.encoder = _dense((features, features // 2, inputs), linear, generator)
-        self.decoder = _dense((inputs, features // 2, features), linear, generator)
+        self.encoder = initial_perceptron((features, features // 2, inputs), linear, generator).module()
+        self.decoder = initial_perceptron((inputs, features // 2, features), linear, generator).module()
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """The inputs [batch, inputs] that features [batch, features] become."""
@@ -66,18 +64,3 @@ def train_autoencoder(autoencoder: FeatureAutoencoder, features: torch.Tensor, g
             adam.zero_grad()
             loss.backward()
             adam.step()
-
-
-def _dense(sizes: Sequence[int], linear: bool, generator: np.random.Generator) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layer = nn.utils.skip_init(
-            nn.Linear, inputs, outputs, device="cpu", dtype=torch.float32
-        )  # global state is left alone
-        bound = inputs**-0.5
-        with torch.no_grad():
-            for parameter in (layer.weight, layer.bias):
-                drawn = generator.uniform(-bound, bound, tuple(parameter.shape))
-                parameter.copy_(torch.from_numpy(drawn.astype(np.float32)))
-        layers += [layer] if linear else [layer, nn.ReLU()]
-    return nn.Sequential(*(layers if linear else layers[:-1]))

@@ -23,7 +23,8 @@ import pandas as pd
 from ninscope.correlating.ranks import correlated, mid_ranks, partial
 from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.over_seeds import SeedMean, mean_over_seeds
-from ninscope.neurons.polysemanticity.slopes import CONFIDENCE, WHOLE
+from ninscope.neurons.polysemanticity.slopes import CONFIDENCE
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, RETRAINED, TRAINING
 from ninscope.wording import joined_clauses, listed, of_number
 
 TRUTHS = ("P", "D", "loss")
@@ -33,7 +34,7 @@ MEASURES = (
 )  # fmt: skip
 KNOW_FEATURES = ("entropy", "monosemanticity")  # measures that take the features as known, as P and D do
 EVERY_EXPERIMENT = "all"  # the row of all experiments together
-GIVEN = {"training": "epoch", "retrained": "pruning_ratio"}  # by phase: what both series drift with
+GIVEN = {TRAINING: "epoch", RETRAINED: "pruning_ratio"}  # by phase: what both series drift with
 FEWEST, FEWEST_GIVEN = 3, 4  # points of a correlation, and of a partial one
 CORRELATION_COLUMNS = {
     "experiment": "string", "dropout": "float64", "phase": "string", "learning_rate": "float64", "measure": "string",
@@ -66,15 +67,15 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
     mean of the experiments' means, and its interval is over experiments, as seeds of one experiment are alike. A measure of
     which an experiment has no value at all has no row there. Raises RequestError: a seed has one network twice.
     """
-    whole = polysemanticity[polysemanticity["layer"] == WHOLE]
+    whole = polysemanticity[polysemanticity["layer"] == ALL_LAYERS]
     keys = ["suite", "experiment", "dropout", "phase", "learning_rate"]
     phases = whole[whole["phase"].isin(list(GIVEN))]
-    phases = phases[(phases["phase"] == "training") | phases["learning_rate"].notna()]  # a failed job has no network
-    phases = phases.assign(learning_rate=phases["learning_rate"].where(phases["phase"] != "training"))
+    phases = phases[(phases["phase"] == TRAINING) | phases["learning_rate"].notna()]  # a failed job has no network
+    phases = phases.assign(learning_rate=phases["learning_rate"].where(phases["phase"] != TRAINING))
     rows = []
     for names, group in phases.groupby(keys, sort=False, dropna=False):
         about = dict(zip(keys, names, strict=True))
-        about["learning_rate"] = None if about["phase"] == "training" else about["learning_rate"]  # NaN is not itself
+        about["learning_rate"] = None if about["phase"] == TRAINING else about["learning_rate"]  # NaN is not itself
         rows += [about | row for row in _of_group(group, str(about["phase"]), confidence)]
     rows += _over_experiments(rows, confidence)
     return pd.DataFrame(rows, columns=["suite", *CORRELATION_COLUMNS]).astype(
@@ -84,9 +85,8 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
 
 def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[dict[str, object]]:
     seeds, seed_of = np.unique(group["seed"].to_numpy(np.int64), return_inverse=True)
-    points, point_of = np.unique(
-        group["revision"].to_numpy(str), return_inverse=True
-    )  # in any order: `drift` has theirs
+    # In any order: `drift` has theirs.
+    points, point_of = np.unique(group["revision"].to_numpy(str), return_inverse=True)
     if len(set(zip(seed_of.tolist(), point_of.tolist(), strict=True))) < len(group):
         name = f"{group['experiment'].iloc[0]}, dropout {group['dropout'].iloc[0]:g}"
         raise RequestError(f"{name}: a seed has two rows of one network of phase {phase!r}; give each network once")

@@ -4,11 +4,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeGuard
 
-import numpy as np
-
-from ninscope.checks import checked_integer
+from ninscope.checks import checked_integer, is_number
 from ninscope.errors import RequestError
 
 MAX_NEURONS = 100_000  # of a layer
@@ -111,7 +108,7 @@ class Experiment:
             low, high = self.sparsity
         except (TypeError, ValueError):
             low = high = math.nan
-        if not (_is_number(low) and _is_number(high) and 0 <= low <= high < 1):
+        if not (is_number(low) and is_number(high) and 0 <= low <= high < 1):
             raise RequestError(
                 f"{self._named('sparsity')} is {self.sparsity!r}; two probabilities were expected, the lowest and the highest, "
                 "from 0 to below 1: at 1 a feature is in no sample"
@@ -119,7 +116,7 @@ class Experiment:
         return float(low), float(high)
 
     def _check_number(self, key: str, value: object, low: float, high: float, low_counts: bool = True) -> None:
-        if not _is_number(value) or not (low <= value < high if low_counts else low < value < high):
+        if not is_number(value) or not (low <= value < high if low_counts else low < value < high):
             least = f"from {low}" if low_counts else f"above {low}"
             most = "" if math.isinf(high) else f" to below {high}"
             raise RequestError(f"{self._named(key)} is {value!r}; a number {least}{most} was expected")
@@ -151,10 +148,6 @@ def _check_name(name: object) -> None:
             f"an experiment's name is {name!r}; 1 to {MAX_NAME} letters, digits, '.', '_' or '-' were expected, "
             "the first of them no '.'"
         )
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 EXPERIMENTS = {

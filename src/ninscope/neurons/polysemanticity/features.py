@@ -1,7 +1,7 @@
 """Features of a trained model as directions in the space of its activations, and dictionaries of directions to compare them with.
 
 A direction is what one unit of a feature adds to the activations of a layer. It comes from a sparse autoencoder's decoder
-(`sparse_autoencoders.py`), or from labelled examples, here. Needs numpy alone.
+(`sparse_autoencoders.py`), or from labelled examples, here. Needs no torch.
 
 Directions of means correlate with what is labelled. They do not show that the model uses the feature, and classes that go with
 each other in the data have similar directions, whatever the model does with them.

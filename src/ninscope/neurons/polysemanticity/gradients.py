@@ -21,12 +21,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ninscope.checks import checked_integer
 from ninscope.errors import NonFiniteError, RequestError, described
 from ninscope.neurons.polysemanticity.given_arrays import given_floats
+from ninscope.neurons.polysemanticity.measures import STEPS
 from ninscope.neurons.polysemanticity.model_neurons import ModelNeurons
 from ninscope.neurons.watching import evaluation_mode
 
 Neurons = Callable[[Tensor], Tensor]
+_Slopes = Callable[[Neurons, Tensor, Tensor], Tensor]  # as `_forward_slopes`
 
-STEPS = 50  # of the thesis, section 3.3.2
 METHODS = ("forward", "reverse", "captum")
 _MOST = 2**24
 
@@ -125,17 +126,15 @@ def _told(method: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason, instead = (
-            str(error).partition("\n")[0].rstrip("."),
-            '; give method="reverse"' if method == "forward" else "",
-        )
+        reason = str(error).partition("\n")[0].rstrip(".")
+        instead = '; give method="reverse"' if method == "forward" else ""
         raise RequestError(
             f"torch cannot differentiate these neurons (method {method!r}): {reason}{instead}"
         ) from error
 
 
 def _mean_slopes(
-    neurons: Neurons, start: Tensor, parts: Tensor, slopes: "Slopes", batch_size: int, width: int
+    neurons: Neurons, start: Tensor, parts: Tensor, slopes: _Slopes, batch_size: int, width: int
 ) -> np.ndarray:
     """float64 [neurons, features]. parts: float [steps], how far each feature is raised."""
     found = torch.empty((width, len(start)), dtype=torch.float64)
@@ -149,9 +148,6 @@ def _mean_slopes(
             sums += of_rows.view(len(features), len(raised), width).sum(1, dtype=torch.float64)
         found[:, features.cpu()] = sums.T / len(parts)
     return found.numpy()
-
-
-Slopes = Callable[[Neurons, Tensor, Tensor], Tensor]
 
 
 def _forward_slopes(neurons: Neurons, points: Tensor, directions: Tensor) -> Tensor:
@@ -199,7 +195,7 @@ def _independent() -> RequestError:
     )
 
 
-_SLOPES: dict[str, Slopes] = {"forward": _forward_slopes, "reverse": _reverse_slopes}
+_SLOPES: dict[str, _Slopes] = {"forward": _forward_slopes, "reverse": _reverse_slopes}
 
 
 class _Captured(nn.Module):

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from scipy.special import entr
 
+from ninscope.checks import is_number
 from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.given_arrays import given_floats
 
 DELTA = 1e-10  # of the thesis, section 2.2.3 "Monosemanticity"
+STEPS = 50  # of integrated gradients; the thesis, section 3.3.2
 
 
 def degree_of_polysemanticity(gradients: Any) -> np.ndarray:
@@ -51,7 +53,7 @@ def monosemanticity(activations: Any, delta: float = DELTA) -> np.ndarray:
     alone. Source: the thesis, section 2.2.3, after Jermyn, Schiefer and Hubinger (2022). Raises RequestError: delta is no number
     above 0, or as the module says.
     """
-    if isinstance(delta, bool) or not isinstance(delta, int | float | np.number) or not 0 < delta < math.inf:
+    if not is_number(delta) or not 0 < delta < math.inf:
         raise RequestError(f"delta is {delta!r}; a number above 0 was expected")
     active = np.maximum(_matrix(activations, "activations"), 0.0)
     largest = active.max(axis=1)

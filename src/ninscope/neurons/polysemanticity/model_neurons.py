@@ -4,7 +4,7 @@ Hooks see what modules give. Which activation module belongs to a layer is not r
 of a model that is not sequential: it is the one that is given the tensor that the layer gave.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -123,11 +123,16 @@ class ModelNeurons:
     @property
     def like(self) -> Tensor:
         """A tensor of the type and on the device of the first weights that read features."""
-        for module in self._modules:
-            for weights in module.parameters():
-                if weights.is_floating_point():
-                    return weights.detach()
-        return torch.empty(0, dtype=torch.float32)
+        return first_weights(self._modules)
+
+
+def first_weights(modules: Iterable[nn.Module]) -> Tensor:
+    """The first parameter of floats, whose type and device tell what modules read; an empty float32 where there is none."""
+    for module in modules:
+        for weights in module.parameters():
+            if weights.is_floating_point():
+                return weights.detach()
+    return torch.empty(0, dtype=torch.float32)
 
 
 def _width(module: nn.Module) -> int | None:

@@ -1,4 +1,4 @@
-"""Means over seeds, with intervals and tests. A seed is one repetition; the checkpoints of its training are none.
+"""Means over seeds, with intervals and tests. A seed is one repetition; the networks of its training are none.
 
 Student's t throughout: of a mean of n values s is s / sqrt(n), and its interval is the mean -+ t(n - 1) s / sqrt(n).
 """
@@ -11,7 +11,9 @@ _ROUNDING = 1e-9  # of differences between values that are equal
 
 
 class SeedMean(NamedTuple):
-    """Mean of one value a seed, of so many seeds. low, high: interval; p_value: two-sided, of a mean of 0. NaN: there is none."""
+    """The mean of values, one a seed. number: how many seeds have one. low, high: its interval. p_value: of the t test that the
+    mean is 0, two-sided. NaN where there is none.
+    """
 
     number: int
     mean: float

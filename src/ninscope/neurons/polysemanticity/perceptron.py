@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +17,7 @@ import numpy as np
 from ninscope.errors import RequestError
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
 
 Inputs = TypeVar("Inputs")  # a numpy array or a tensor, [batch, inputs]; activations are of the same kind
 
@@ -101,7 +101,7 @@ class Perceptron:
         weights, biases = ([tensor.to(inputs) for tensor in tensors] for tensors in as_tensors)
         return weights, biases
 
-    def module(self, dropout: float = 0.0) -> nn.Sequential:
+    def module(self, dropout: float = 0.0) -> torch.nn.Sequential:
         """A copy as Linear, ReLU (none where linear), Dropout (none at rate 0), ..., Linear: nothing follows the output layer."""
         import torch
         from torch import nn
@@ -109,7 +109,7 @@ class Perceptron:
         layers: list[nn.Module] = []
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), 1):
             # nn.Linear alone would draw from torch's global generator.
-            layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=torch.float32)
+            layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], device="cpu", dtype=torch.float32)
             with torch.no_grad():
                 layer.weight.copy_(torch.tensor(weight))
                 layer.bias.copy_(torch.tensor(bias))
@@ -120,7 +120,7 @@ class Perceptron:
         return nn.Sequential(*layers)
 
     @classmethod
-    def of_module(cls, module: nn.Sequential) -> Perceptron:
+    def of_module(cls, module: torch.nn.Sequential) -> Perceptron:
         """The perceptron that `module` made this of. Raises RequestError: a module of another make."""
         from torch import nn
 
@@ -134,25 +134,12 @@ class Perceptron:
         arrays = [(_array(layer.weight), _array(layer.bias)) for layer in layers]
         return cls(tuple(weight for weight, _ in arrays), tuple(bias for _, bias in arrays), linear=not relus)
 
-    def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """All parameters by name, to be stored: "<prefix>weight.1", "<prefix>bias.1", ... of layers 1, 2, ..."""
-        named: dict[str, np.ndarray] = {}
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), 1):
-            named |= {f"{prefix}weight.{number}": weight, f"{prefix}bias.{number}": bias}
-        return named
-
-    @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray], linear: bool, prefix: str = "") -> Perceptron:
-        """The perceptron whose `arrays` these hold, beside others. Raises RequestError: one is missing or does not fit."""
-        count = 0
-        while f"{prefix}weight.{count + 1}" in arrays:
-            count += 1
-        missing = [f"{prefix}bias.{number}" for number in range(1, count + 1) if f"{prefix}bias.{number}" not in arrays]
-        if not count or missing:
-            raise RequestError(f'a perceptron misses the array "{missing[0] if count else f"{prefix}weight.1"}"')
-        numbers = range(1, count + 1)
-        weights, biases = ([arrays[f"{prefix}{kind}.{number}"] for number in numbers] for kind in ("weight", "bias"))
-        return cls(tuple(weights), tuple(biases), linear)
+    def is_same(self, other: Perceptron) -> bool:
+        """Whether both are of one kind and one shape, and all their parameters are equal."""
+        if (self.linear, self.sizes) != (other.linear, other.sizes):
+            return False
+        pairs = zip((*self.weights, *self.biases), (*other.weights, *other.biases), strict=True)
+        return all(np.array_equal(own, others) for own, others in pairs)
 
 
 def initial_perceptron(sizes: Sequence[int], linear: bool, generator: np.random.Generator) -> Perceptron:
@@ -171,6 +158,19 @@ def initial_perceptron(sizes: Sequence[int], linear: bool, generator: np.random.
         weights.append(generator.uniform(-bound, bound, (units, inputs)).astype(np.float32))
         biases.append(generator.uniform(-bound, bound, units).astype(np.float32))
     return Perceptron(tuple(weights), tuple(biases), linear)
+
+
+def weights_among(weights: Sequence[np.ndarray], kept: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The weights [out, in] among all inputs, the kept neurons of every hidden layer, in their new order, and all outputs.
+
+    kept: int64, one array a hidden layer, the numbers of its neurons that stay.
+    """
+    places = [np.arange(weights[0].shape[1]), *kept, np.arange(weights[-1].shape[0])]
+    pairs = itertools.pairwise(places)
+    return tuple(
+        np.ascontiguousarray(weight[np.ix_(above, below)])
+        for weight, (below, above) in zip(weights, pairs, strict=True)
+    )
 
 
 def parameters_of(sizes: Sequence[int]) -> int:

@@ -4,6 +4,9 @@ The neurons of all hidden layers are ranked by the mean absolute value of their 
 their weights in and out and their biases. Inputs and outputs stay. torch-pruning leaves a layer whole of which it should remove
 every neuron, and removes more than asked where neurons tie, both without a word; so the ranking is made here, where ties go by
 layer and place, and what it removed is compared with what it should have.
+
+Two shares tell how much is gone: neuron_ratio, of the hidden neurons, and pruning_ratio, of the parameters (the thesis' exact
+pruning ratio; torch-pruning's own setting of that name is of channels).
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ninscope.checks import is_number
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.neurons.polysemanticity.perceptron import Perceptron, parameters_of
+from ninscope.neurons.polysemanticity.perceptron import Perceptron, parameters_of, weights_among
 
 if TYPE_CHECKING:
     import torch
@@ -27,18 +31,18 @@ if TYPE_CHECKING:
 class Pruned:
     """A network without some hidden neurons. kept: int64, one a hidden layer: places of the neurons that stay, in ascending order.
 
-    neuron_ratio: share of the hidden neurons that were removed, the least from the asked one on. parameter_ratio: share of the
+    neuron_ratio: share of the hidden neurons that were removed, the least from the asked one on. pruning_ratio: share of the
     parameters that went with them, the thesis' exact pruning ratio: 1 - parameters / parameters before.
     """
 
     network: Perceptron
     kept: tuple[np.ndarray, ...]
     neuron_ratio: float
-    parameter_ratio: float
+    pruning_ratio: float
 
 
-def prune(network: Perceptron, ratio: float) -> Pruned:
-    """Remove the share `ratio` of the hidden neurons, as a whole number rounded up: torch-pruning rounds what stays down.
+def prune(network: Perceptron, neuron_ratio: float) -> Pruned:
+    """Remove this share of the hidden neurons, as a whole number rounded up: torch-pruning rounds what stays down.
 
     Raises RequestError: torch-pruning is not installed, a ratio that is not from 0 to below 1, one that would empty a layer (which
     names the largest possible), or a torch-pruning that removes other neurons than it was asked to. Raises CheckpointError
@@ -46,21 +50,21 @@ def prune(network: Perceptron, ratio: float) -> Pruned:
     """
     tp = _torch_pruning()
     ranks = _ranks(network)
-    count = _removed(network, ratio)
+    count = _removed(network, neuron_ratio)
     kept = tuple(np.flatnonzero(of_layer >= count) for of_layer in ranks)
     for number, (of_layer, places) in enumerate(zip(ranks, kept, strict=True), 1):
         if not len(places):
             raise RequestError(
-                f"pruning_ratio {ratio:g} would remove all {len(of_layer)} neurons of hidden layer {number}; "
-                f"the largest possible is {_rounded_down(largest_ratio(network))}"
+                f"neuron_ratio {neuron_ratio:g} would remove all {len(of_layer)} neurons of hidden layer {number}; "
+                f"the largest possible is {_rounded_down(largest_neuron_ratio(network))}"
             )
     pruned = _pruned(tp, network, ranks, count)
     _check(pruned, _without(network, kept))
     return Pruned(pruned, kept, count / sum(network.hidden_sizes), 1 - pruned.parameters / network.parameters)
 
 
-def largest_ratio(network: Perceptron) -> float:
-    """The largest ratio that `prune` takes: it leaves a neuron in every hidden layer.
+def largest_neuron_ratio(network: Perceptron) -> float:
+    """The largest neuron_ratio that `prune` takes: it leaves a neuron in every hidden layer.
 
     Raises RequestError: no hidden layer. Raises CheckpointError (nonfinite): a network that is not finite.
     """
@@ -68,27 +72,27 @@ def largest_ratio(network: Perceptron) -> float:
     return most / sum(network.hidden_sizes)
 
 
-def neuron_ratio_for(network: Perceptron, parameter_ratio: float) -> float:
-    """The least ratio of neurons for `prune` by which at least this share of the weights and biases goes.
+def neuron_ratio_for(network: Perceptron, pruning_ratio: float) -> float:
+    """The least neuron_ratio for `prune` by which at least this share of the parameters goes.
 
     Raises RequestError: no hidden layer, not a number from 0 to below 1, or a share that would empty a layer (names the largest
     possible). Raises CheckpointError (nonfinite): a network that is not finite.
     """
     ranks = _ranks(network)
-    _check_ratio("parameter_ratio", parameter_ratio)
+    _check_ratio("pruning_ratio", pruning_ratio)
     most = min(int(of_layer.max()) for of_layer in ranks)
     for count in range(most + 1):
         kept = [int((of_layer >= count).sum()) for of_layer in ranks]
         reached = 1 - parameters_of([network.sizes[0], *kept, network.sizes[-1]]) / network.parameters
-        if reached >= parameter_ratio:
+        if reached >= pruning_ratio:
             return count / sum(network.hidden_sizes)
     raise RequestError(
-        f"parameter_ratio {parameter_ratio:g} would remove all neurons of a hidden layer; the largest possible is "
-        f"{_rounded_down(reached)}, by the ratio {_rounded_down(largest_ratio(network))} of neurons"
+        f"pruning_ratio {pruning_ratio:g} would remove all neurons of a hidden layer; the largest possible is "
+        f"{_rounded_down(reached)} of the parameters, which is {_rounded_down(most / sum(network.hidden_sizes))} of the neurons"
     )
 
 
-def importance(network: Perceptron) -> tuple[np.ndarray, ...]:
+def neuron_importance(network: Perceptron) -> tuple[np.ndarray, ...]:
     """float64 [neurons], one a hidden layer: mean absolute input weight of each neuron, by which it is ranked (section 3.5)."""
     return tuple(np.abs(weight).mean(axis=1, dtype=np.float64) for weight in network.weights[:-1])
 
@@ -101,22 +105,21 @@ def _ranks(network: Perceptron) -> tuple[np.ndarray, ...]:
         raise CheckpointError(
             "nonfinite", "a network with NaN or infinite parameters cannot be pruned; its neurons have no order"
         )
-    order = np.argsort(np.concatenate(importance(network)), kind="stable")
+    order = np.argsort(np.concatenate(neuron_importance(network)), kind="stable")
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
     return tuple(np.split(ranks, np.cumsum(network.hidden_sizes)[:-1]))
 
 
-def _removed(network: Perceptron, ratio: float) -> int:
-    """How many neurons a ratio removes."""
-    _check_ratio("pruning_ratio", ratio)
+def _removed(network: Perceptron, neuron_ratio: float) -> int:
+    """How many neurons this share removes."""
+    _check_ratio("neuron_ratio", neuron_ratio)
     # 0.55 of 160 neurons is 88.00000000000001 in floating point, and 88 are meant.
-    return math.ceil(round(float(ratio) * sum(network.hidden_sizes), 6))
+    return math.ceil(round(float(neuron_ratio) * sum(network.hidden_sizes), 6))
 
 
 def _check_ratio(name: str, ratio: object) -> None:
-    number = isinstance(ratio, int | float | np.integer | np.floating) and not isinstance(ratio, bool)
-    if not number or not 0 <= ratio < 1:  # type: ignore[operator]
+    if not is_number(ratio) or not 0 <= ratio < 1:
         raise RequestError(f"{name} is {ratio!r}; a number from 0 to below 1 was expected")
 
 
@@ -157,13 +160,9 @@ class _Ranking:
 
 def _without(network: Perceptron, kept: tuple[np.ndarray, ...]) -> Perceptron:
     """The network with only those hidden neurons."""
-    places = [np.arange(network.sizes[0]), *kept, np.arange(network.sizes[-1])]
-    weights = [
-        weight[np.ix_(above, below)]
-        for weight, below, above in zip(network.weights, places[:-1], places[1:], strict=True)
-    ]
-    biases = [bias[above] for bias, above in zip(network.biases, places[1:], strict=True)]
-    return Perceptron(tuple(weights), tuple(biases), network.linear)
+    *hidden, outputs = network.biases
+    biases = (*(bias[neurons] for bias, neurons in zip(hidden, kept, strict=True)), outputs)
+    return Perceptron(weights_among(network.weights, kept), biases, network.linear)
 
 
 def _check(pruned: Perceptron, expected: Perceptron) -> None:
@@ -173,9 +172,7 @@ def _check(pruned: Perceptron, expected: Perceptron) -> None:
             f"torch-pruning {version('torch-pruning')} left hidden layers of {list(pruned.hidden_sizes)} neurons, where "
             f"{list(expected.hidden_sizes)} should stay; install torch-pruning 1.6.1"
         )
-    pairs = zip(pruned.arrays().values(), expected.arrays().values(), strict=True)
-    same = all(np.array_equal(array, value) for array, value in pairs)
-    if not same or pruned.linear != expected.linear:
+    if not pruned.is_same(expected):
         raise RequestError(
             f"torch-pruning {version('torch-pruning')} removed other neurons than those of least importance; "
             "install torch-pruning 1.6.1"

@@ -9,19 +9,19 @@ median of the slopes between pairs of points, was rejected: it leaves aside the 
 largest ratios is what is asked about, not an error of measurement.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ninscope.neurons.polysemanticity.over_seeds import SeedMean, holm, mean_over_seeds
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, RETRAINED, TRAINING
 from ninscope.wording import joined_clauses, of_number
 
 CONFIDENCE = 0.95
 FALLS, RISES, NOT_TOLD_APART = "falls", "rises", "not told apart"
 VERDICTS = (FALLS, RISES, NOT_TOLD_APART)
-WHOLE = "all"  # the row of the table `polysemanticity` that is all hidden layers together
 SLOPE_COLUMNS = {
     "experiment": "string", "dropout": "float64", "learning_rate": "float64", "seeds": "Int64", "baseline": "float64",
     "slope": "float64", "low": "float64", "high": "float64", "own_low": "float64", "own_high": "float64",
@@ -33,6 +33,7 @@ SEED_COLUMNS = (
     "suite", "experiment", "dropout", "learning_rate", "seed", "networks", "missing", "dead", "baseline", "slope",
     "retrained_slope", "relative_slope", "change", "largest_ratio", "message",
 )  # fmt: skip
+TRAINING_KEYS = ("suite", "experiment", "dropout", "seed")
 _GROUP = ["suite", "experiment", "dropout", "learning_rate"]
 
 
@@ -52,9 +53,9 @@ def seed_slopes(polysemanticity: pd.DataFrame) -> pd.DataFrame:
     relative_slope: the slope as a share of the baseline's P. change: P at the
     largest ratio over the baseline's, less 1; largest_ratio: that ratio. message: why there is no slope.
     """
-    whole = polysemanticity[polysemanticity["layer"] == WHOLE]
+    whole = polysemanticity[polysemanticity["layer"] == ALL_LAYERS]
     baselines = _baselines(whole)
-    retrained = whole[(whole["phase"] == "retrained") & whole["learning_rate"].notna()]  # a failed job has no rate
+    retrained = whole[(whole["phase"] == RETRAINED) & whole["learning_rate"].notna()]  # a failed job has no rate
     rows = []
     for names, group in retrained.groupby(_GROUP, sort=False, dropna=False):
         keys = dict(zip(_GROUP, names, strict=True))
@@ -65,13 +66,21 @@ def seed_slopes(polysemanticity: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
 
 
+def unpruned_networks(polysemanticity: pd.DataFrame, keys: Sequence[str] = TRAINING_KEYS) -> pd.DataFrame:
+    """Rows of the networks that are pruned: of every training that of its last epoch, whether it has a P or not.
+
+    keys: columns that tell trainings apart.
+    """
+    training = polysemanticity[(polysemanticity["phase"] == TRAINING) & polysemanticity["epoch"].notna()]
+    return training[training["epoch"] == training.groupby(list(keys))["epoch"].transform("max")]
+
+
 def _baselines(whole: pd.DataFrame) -> dict[tuple[Any, ...], float]:
-    """P of the last epoch, NaN where there is none, by suite, experiment, dropout and seed; every seed of the table is there."""
-    keys = ["suite", "experiment", "dropout", "seed"]
+    """P of the unpruned networks by TRAINING_KEYS, NaN where there is none; every seed of the table is there."""
+    keys = list(TRAINING_KEYS)
     every = {tuple(row): float("nan") for row in whole[keys].itertuples(index=False, name=None)}
-    training = whole[whole["phase"] == "training"].sort_values("epoch", kind="stable")
-    last = training.drop_duplicates(keys, keep="last")
-    return every | {tuple(row[:-1]): float(row[-1]) for row in last[[*keys, "P"]].itertuples(index=False, name=None)}
+    of_rows = unpruned_networks(whole)[[*keys, "P"]].itertuples(index=False, name=None)
+    return every | {tuple(row[:-1]): float(row[-1]) for row in of_rows}
 
 
 def _of_seed(group: pd.DataFrame, baseline: float) -> dict[str, object]:

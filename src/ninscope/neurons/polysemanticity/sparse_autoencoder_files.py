@@ -1,4 +1,4 @@
-"""Read and write sparse autoencoders: folders of SAELens 6, and the files of Gemma Scope. Needs numpy alone; no pickle is read.
+"""Read and write sparse autoencoders: folders of SAELens 6, and the files of Gemma Scope. Needs no torch; no pickle is read.
 
 A folder of SAELens holds cfg.json and sae_weights.safetensors. Its training states are other files (`TrainingSAE.save_model`):
 what is read here is what `save_inference_model` or `SAE.save_model` wrote. Such saves of batchtopk and matryoshka_batchtopk have

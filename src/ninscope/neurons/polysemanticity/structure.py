@@ -38,6 +38,7 @@ from ninscope.measuring import measured_network
 from ninscope.multifractal.emergence import Bootstrap
 from ninscope.networks.incoming import DIRECTIONS
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
+from ninscope.neurons.polysemanticity.perceptron import weights_among
 from ninscope.parameters import ALL, Parameters
 from ninscope.weights.statistics import rms_of
 from ninscope.wording import joined_clauses
@@ -139,12 +140,7 @@ def sub_network(weights: Weights, kept: Sequence[np.ndarray]) -> tuple[np.ndarra
         _checked_kept(number, neurons, matrix.shape[0])
         for number, (neurons, matrix) in enumerate(zip(kept, matrices, strict=False), 1)
     ]
-    targets = [*chosen, np.arange(matrices[-1].shape[0])]
-    sources = [np.arange(matrices[0].shape[1]), *chosen]
-    return tuple(
-        np.ascontiguousarray(matrix[np.ix_(rows, columns)])
-        for matrix, rows, columns in zip(matrices, targets, sources, strict=True)
-    )
+    return weights_among(matrices, chosen)
 
 
 @cache

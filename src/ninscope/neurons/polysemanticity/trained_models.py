@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.given_arrays import given_array, given_floats
 from ninscope.neurons.polysemanticity.measures import (
+    STEPS,
     degree_of_polysemanticity,
     feature_dimensionality,
     normalised_entropy,
@@ -73,7 +74,7 @@ def polysemanticity_of_module(
     *,
     layers: str | Sequence[str] | None = None,
     baseline: ArrayLike | None = None,
-    steps: int = 50,
+    steps: int = STEPS,
     names: Sequence[str] | None = None,
     shape: Callable[["torch.Tensor"], Any] | None = None,
 ) -> NeuronPolysemanticity:
@@ -91,7 +92,7 @@ def polysemanticity_of_module(
     import torch
 
     from ninscope.neurons.polysemanticity.gradients import feature_gradients
-    from ninscope.neurons.polysemanticity.model_neurons import neurons_of
+    from ninscope.neurons.polysemanticity.model_neurons import first_weights, neurons_of
 
     scaled = _scaled(directions, strengths)
     start = np.zeros(scaled.shape[1]) if baseline is None else given_floats(baseline, "baseline activations")
@@ -99,8 +100,7 @@ def polysemanticity_of_module(
         raise RequestError(
             f"baseline has shape {list(start.shape)}; {scaled.shape[1]} finite numbers were expected, the width of the directions"
         )
-    like = next((p.detach() for p in module.parameters() if p.is_floating_point()), torch.empty(0, dtype=torch.float32))
-    units, origin = (torch.as_tensor(values).to(like) for values in (scaled, start))
+    units, origin = (torch.as_tensor(values).to(first_weights([module])) for values in (scaled, start))
 
     def encode(features: torch.Tensor) -> Any:
         activations = origin + features @ units

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ninscope.checks import MAX_SEED, checked_integer
+from ninscope.checks import MAX_SEED, checked_integer, is_number
 from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.keyed_randomness import generator
 from ninscope.neurons.polysemanticity.perceptron import Perceptron, parameters_of
@@ -47,9 +47,9 @@ class TrainingRun:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
+        if not is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
             raise RequestError(f"learning_rate is {self.learning_rate!r}; a positive number was expected")
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise RequestError(f"dropout is {self.dropout!r}; a number from 0 to below 1 was expected")
         checked_integer("seed", self.seed, 0, MAX_SEED)
 
@@ -321,7 +321,3 @@ def _padded(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 def _tensor(array: np.ndarray) -> torch.Tensor:
     """A copy, in memory of torch's own, whose alignment is always the same."""
     return torch.tensor(array, dtype=torch.float32)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -11,7 +11,15 @@ import pandas as pd
 
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
 from ninscope.neurons.polysemanticity.over_seeds import mean_over_seeds
-from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, VERDICTS, WHOLE
+from ninscope.neurons.polysemanticity.slopes import (
+    FALLS,
+    NOT_TOLD_APART,
+    RISES,
+    TRAINING_KEYS,
+    VERDICTS,
+    unpruned_networks,
+)
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, PRUNED, RETRAINED, TRAINING, dropout_name
 from ninscope.report.page.chart_data import domain_of, drawn_ends, numbers_of, rounded
 from ninscope.report.page.charts import (
     BLUE,
@@ -65,13 +73,14 @@ _TEXT = (
 def polysemanticity_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the tables `polysemanticity`, `polysemanticity_slopes` and `polysemanticity_correlations`."""
     rows = tables.table("polysemanticity")
-    rows = rows[(rows["layer"] == WHOLE) & rows["P"].notna()]
-    if rows.empty:
+    if not rows["P"].notna().any():
         return
-    rows = _named(rows.assign(PD=rows["P"] * rows["D"]))
+    whole = rows[rows["layer"] == ALL_LAYERS]
+    every = _named(whole.assign(PD=whole["P"] * whole["D"]))
+    rows = every[every["P"].notna()]
     charts = [
-        *_training(rows[rows["phase"] == "training"]),
-        *_pruning(rows),
+        *_training(rows[rows["phase"] == TRAINING]),
+        *_pruning(rows, unpruned_networks(every, ("run", *TRAINING_KEYS))),
         *_slopes(_named(tables.table("polysemanticity_slopes"))),
         *_correlations(_named(tables.table("polysemanticity_correlations"))),
     ]
@@ -84,9 +93,7 @@ def _named(rows: pd.DataFrame) -> pd.DataFrame:
     for name in ("suite", "run"):
         if name in rows and rows[name].nunique() > 1:
             label = rows[name].astype("object") + ", " + label
-    dropouts = {
-        value: f"dropout {value:g}" if value else "without dropout" for value in rows["dropout"].dropna().unique()
-    }
+    dropouts = {value: dropout_name(value) for value in rows["dropout"].dropna().unique()}
     return rows.assign(label=label, setting=rows["dropout"].map(dropouts).astype("object"))
 
 
@@ -136,13 +143,19 @@ def _training(rows: pd.DataFrame) -> Iterator[Chart]:
     )
 
 
-def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
-    pruned = rows[rows["phase"].isin(["pruned", "retrained"])]
+def _pruning(rows: pd.DataFrame, baselines: pd.DataFrame) -> Iterator[Chart]:
+    """baselines: the unpruned networks, from which all curves begin."""
+    pruned = rows[rows["phase"].isin([PRUNED, RETRAINED])]
     if pruned.empty:
         return
     measures = known_measures(rows, _MEASURES)
     columns = [column for column, _ in measures]
-    data = _over_seeds(_curves(rows, pruned), ["label", "setting", "curve", "revision"], "pruning_ratio", columns)
+    data = _over_seeds(
+        _curves(pruned, baselines[baselines["P"].notna()]),
+        ["label", "setting", "curve", "revision"],
+        "pruning_ratio",
+        columns,
+    )
     data = data.drop(columns="revision")
     data["entry"], entries = numbers_of(data["label"] + ", " + data["setting"])
     data = drawn_ends(data, columns, ["entry"])
@@ -165,14 +178,12 @@ def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
     )
 
 
-def _curves(rows: pd.DataFrame, pruned: pd.DataFrame) -> pd.DataFrame:
-    """Pruned networks with the column `curve`, and before each curve the unpruned baseline at ratio 0."""
+def _curves(pruned: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Pruned networks with the column `curve`, and before each curve the baselines at ratio 0."""
     names = {rate: f"retrained at {rate:g}" for rate in pruned["learning_rate"].dropna().unique().tolist()}
-    curve = np.where(pruned["phase"] == "pruned", _BEFORE, pruned["learning_rate"].map(names).astype("object"))
+    curve = np.where(pruned["phase"] == PRUNED, _BEFORE, pruned["learning_rate"].map(names).astype("object"))
     pruned = pruned.assign(curve=curve)
-    training = rows[rows["phase"] == "training"].sort_values("epoch", kind="stable")
-    last = training.drop_duplicates(["label", "setting", "seed"], keep="last").assign(pruning_ratio=0.0)
-    starts = [last.assign(curve=name) for name in dict.fromkeys(pruned["curve"])]
+    starts = [baselines.assign(pruning_ratio=0.0, curve=name) for name in dict.fromkeys(pruned["curve"])]
     return pd.concat([*starts, pruned], ignore_index=True)
 
 
@@ -183,13 +194,23 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     rows = rows[rows["slope"].notna() & (rows["baseline"] > 0)].reset_index(drop=True)
     if rows.empty:
         return
+    rows["rate"], rates = numbers_of(rows["learning_rate"].map(lambda rate: f"{rate:g}"))
+    data, domain = _slope_data(rows)
+    chart = _slope_chart(data, domain).add_params(choice("rate", rates, "learning rate of retraining"))
+    counts = data.groupby("rate")["line"].count()
+    yield Chart(
+        "polysemanticity-slopes", "Does P change with pruning? (thick: 95 % interval; thin: one that holds with all the others)",
+        rows_high(chart, _LINE, counts), f"Retrained at {rates[0]}: {_verdicts_said(data[data['rate'] == 0])}.",
+    )  # fmt: skip
+
+
+def _slope_data(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[float]]:
+    """(what is drawn of each slope, in per cent of the baseline's P for a tenth of the parameters; the ends of the axis)."""
     share = _TENTH / rows["baseline"]
     ends = ("slope", "low", "high", "own_low", "own_high", "retrained_slope")
     data = rows.assign(**{name: rounded(rows[name] * share) for name in ends}, change=rounded(100 * rows["change"]))
-    data["rate"], rates = numbers_of(data["learning_rate"].map(lambda rate: f"{rate:g}"))
-    data["name"] = data["label"] + (", " + data["setting"]).where(
-        data["dropout"] > 0, ""
-    )  # short, as a telephone is narrow
+    # Without dropout the experiment alone: a telephone is narrow.
+    data["name"] = data["label"] + (", " + data["setting"]).where(data["dropout"] > 0, "")
     data["line"], _ = numbers_of(data["name"])
     data["note"] = data["message"].fillna("").astype("object")
     data["p"] = rounded(data["p_adjusted"])
@@ -199,7 +220,10 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     texts = ["name", "verdict", "note"]
     drawn = [f"{end}_drawn" for end in ("low", "high", "own_low", "own_high")]
     data = data[["rate", "line", "seeds", *texts, *ends, *drawn, "change", "p"]]
-    data = data.astype(dict.fromkeys(texts, object) | {"seeds": "float64"})
+    return data.astype(dict.fromkeys(texts, object) | {"seeds": "float64"}), domain
+
+
+def _slope_chart(data: pd.DataFrame, domain: list[float]) -> alt.LayerChart | alt.FacetChart:
     scale = alt.Scale(domain=domain, nice=False)
     title = "% of P per 10 % of parameters"
     tips = tooltip(
@@ -220,12 +244,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
         ),
         base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("slope:Q", scale=scale, title=title)),
     ]
-    chart = alt.layer(*marks).add_params(choice("rate", rates, "learning rate of retraining"))
-    counts = data.groupby("rate")["line"].count()
-    yield Chart(
-        "polysemanticity-slopes", "Does P change with pruning? (thick: 95 % interval; thin: one that holds with all the others)",
-        rows_high(chart, _LINE, counts), f"Retrained at {rates[0]}: {_verdicts_said(data[data['rate'] == 0])}.",
-    )  # fmt: skip
+    return alt.layer(*marks)
 
 
 def _verdicts_said(rows: pd.DataFrame) -> str:
@@ -277,7 +296,7 @@ def _when(rows: pd.DataFrame) -> pd.Series:
         rate: f" over pruning ratios, retrained at {rate:g}"
         for rate in rows["learning_rate"].dropna().unique().tolist()
     }
-    return rows["learning_rate"].map(rates).astype("object").where(rows["phase"] != "training", " over training")
+    return rows["learning_rate"].map(rates).astype("object").where(rows["phase"] != TRAINING, " over training")
 
 
 def _correlation_data(rows: pd.DataFrame) -> pd.DataFrame:

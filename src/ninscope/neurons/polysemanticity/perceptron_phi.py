@@ -23,9 +23,9 @@ from ninscope.neurons.inhibition import EPSILON, NEURONS
 from ninscope.neurons.memel.scale import MonosemanticScale
 from ninscope.neurons.phi import QUANTILES
 from ninscope.neurons.polysemanticity.perceptron import Perceptron
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS
 from ninscope.wording import joined_clauses
 
-ALL_LAYERS = "all"
 _SHARE = QUANTILES["p99"]
 
 

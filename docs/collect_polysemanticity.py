@@ -1,0 +1,183 @@
+"""Make the numbers of docs/polysemanticity.md and docs/what-do-neurons-mean.md from the tables of `ninscope run polysemanticity`.
+
+    python docs/collect_polysemanticity.py runs/polysemanticity   # tables of the run -> docs/polysemanticity/*.csv and the pages
+    python docs/collect_polysemanticity.py                        # docs/polysemanticity/*.csv -> the tables of the pages alone
+
+Tables:
+    baselines.csv      the unpruned networks: a row an experiment, dropout and seed
+    slopes.csv         the table polysemanticity_slopes of the run
+    correlations.csv   the table polysemanticity_correlations of the run, without the experiments one by one
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "docs" / "polysemanticity"
+KEYS = ["suite", "model", "revision", "step"]
+PAGES = ("polysemanticity.md", "what-do-neurons-mean.md")
+# Total feature dimensionality and mean squared error of the unpruned networks, without dropout (thesis, section 4 and appendices).
+THESIS = {
+    "L1": (0.95, 0.6), "L2": (0.99, 0.15), "N1": (0.99, 0.027), "N2": (0.98, 0.448), "N3": (0.98, 0.0949), "N4": (0.98, 0.5408),
+}  # fmt: skip
+MEASURES = (
+    "phi_p99", "phi_mean", "emergence", "emergence_growth", "emergence_fixed", "structure", "width_unit", "alpha0",
+    "width", "loss",
+)  # fmt: skip
+
+
+# --- from a run --------------------------------------------------------------------------------------------------------------
+def baselines(polysemanticity: pd.DataFrame) -> pd.DataFrame:
+    """The last epoch of every training, and P of the first; loss_start: of the network before training."""
+    whole = polysemanticity[(polysemanticity["layer"] == "all") & (polysemanticity["phase"] == "training")]
+    keys = ["experiment", "dropout", "seed"]
+    ordered = whole.sort_values([*keys, "epoch"], kind="stable").groupby(keys, sort=False)
+    first, last = ordered.first(), ordered.last()
+    columns = [
+        "P",
+        "D",
+        "entropy",
+        "dead",
+        "loss",
+        "train_loss",
+        "alpha0",
+        "width",
+        "emergence",
+        "phi_p99",
+        "structure",
+    ]
+    return last[columns].assign(P_start=first["P"], D_start=first["D"], loss_start=first["loss"]).reset_index()
+
+
+def collect(run: Path) -> None:
+    whole, slopes, correlations = (
+        pd.read_parquet(run / "tables" / f"polysemanticity{name}.parquet") for name in ("", "_slopes", "_correlations")
+    )
+    written = {
+        "baselines": baselines(whole),
+        "slopes": slopes.drop(columns=KEYS),
+        "correlations": correlations[correlations["experiment"] == "all"].drop(columns=KEYS),
+    }
+    TABLES.mkdir(exist_ok=True)
+    for name, table in written.items():
+        table.to_csv(TABLES / f"{name}.csv", index=False, float_format="%.6g")
+
+
+# --- tables of the pages -----------------------------------------------------------------------------------------------------
+def read_tables() -> dict[str, pd.DataFrame]:
+    return {path.stem: pd.read_csv(path, keep_default_na=True) for path in sorted(TABLES.glob("*.csv"))}
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def reach(values: pd.Series, decimals: int) -> str:
+    low, high = (f"{value:.{decimals}f}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def baseline_table(baselines: pd.DataFrame) -> str:
+    rows = []
+    for experiment, (dimensionality, loss) in THESIS.items():
+        own = baselines[baselines["experiment"] == experiment]
+        without, dropped = own[own["dropout"] == 0], own[own["dropout"] > 0]
+        reached = [reach(without["D"], 3), f"{loss:g}", reach(without["loss"], 3)]
+        degrees = [reach(without["P_start"], 1), reach(without["P"], 1)]
+        rows.append(
+            [experiment, f"{dimensionality:g}", *reached, *degrees, reach(dropped["D"], 3), reach(dropped["loss"], 3)]
+        )
+    header = [
+        "experiment", "D, thesis", "D", "loss, thesis", "loss", "P before training", "P after", "D, dropout", "loss, dropout",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def percent(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:+.1f}"
+
+
+def slope_table(slopes: pd.DataFrame, rate: float) -> str:
+    """Slopes for every tenth of the parameters that is removed, in per cent of the unpruned network's P."""
+    rows = []
+    for row in slopes[slopes["learning_rate"] == rate].itertuples():
+        scale = 10 / row.baseline
+        interval = f"{percent(row.low * scale)} to {percent(row.high * scale)}"
+        slope = [percent(row.slope * scale), interval, f"{row.p_adjusted:.2g}", percent(row.retrained_slope * scale)]
+        rows.append(
+            [row.experiment, f"{row.dropout:g}", f"{row.seeds}", *slope, percent(100 * row.change), row.verdict]
+        )
+    header = [
+        "experiment", "dropout", "seeds", "slope", "interval of all together", "p, adjusted", "without the unpruned",
+        "P at the largest ratio", "verdict",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def correlation_table(correlations: pd.DataFrame, phase: str, rate: float | None) -> str:
+    """Every measure against P, D and the loss: plain, given the drift, and with other seeds."""
+    of_phase = correlations[(correlations["phase"] == phase) & (correlations["dropout"] == 0)]
+    if rate is not None:
+        of_phase = of_phase[of_phase["learning_rate"] == rate]
+    rows = []
+    for measure in MEASURES:
+        cells = []
+        for truth in ("P", "D", "loss"):
+            own = of_phase[(of_phase["measure"] == measure) & (of_phase["truth"] == truth)]
+            plain, given = (
+                own[own["given"].isna() | (own["given"] == "")],
+                own[own["given"].notna() & (own["given"] != "")],
+            )
+            cells += [_value(plain, "correlation"), _with_interval(given), _value(plain, "other_seeds")]
+        if any(cells):
+            rows.append([f"`{measure}`", *cells])
+    names = [f"{truth}{what}" for truth in ("P", "D", "loss") for what in ("", ", given the drift", ", other seeds")]
+    return markdown(["measure", *names], rows)
+
+
+def _value(row: pd.DataFrame, column: str) -> str:
+    return "" if row.empty or pd.isna(row[column].iloc[0]) else f"{row[column].iloc[0]:+.2f}"
+
+
+def _with_interval(row: pd.DataFrame) -> str:
+    value = _value(row, "correlation")
+    return f"{value} ({_value(row, 'low')} to {_value(row, 'high')})" if value else ""
+
+
+def page_tables(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """By the name between the marks, `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    return {
+        "baselines": baseline_table(tables["baselines"]),
+        "slopes": slope_table(tables["slopes"], 1e-3),
+        "slopes at 1e-2": slope_table(tables["slopes"], 1e-2),
+        "correlations in training": correlation_table(tables["correlations"], "training", None),
+        "correlations after pruning": correlation_table(tables["correlations"], "retrained", 1e-3),
+    }
+
+
+def fill(page: str, tables: dict[str, str]) -> str:
+    """The page with each table that it has marks for."""
+    for name, table in tables.items():
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        page = marks.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", page)
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", nargs="?", type=Path, help="folder of the run")
+    if (run := parser.parse_args().run) is not None:
+        collect(run)
+    tables = page_tables(read_tables())
+    for name in PAGES:
+        path = ROOT / "docs" / name
+        path.write_text(fill(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""What the table `polysemanticity` calls layers and phases, and which measures are its columns. Needs nothing.
+
+Those who measure, those who read the table and the stage that fills it share these names.
+"""
+
+ALL_LAYERS = "all"  # the layer that is all hidden layers together
+TRAINING, PRUNED, RETRAINED = "training", "pruned", "retrained"  # phases
+COUNTS = ("neurons", "dead")  # of these, whole numbers
+MEASURED = (
+    *COUNTS, "P", "entropy", "monosemanticity", "D", "loss", "train_loss", "alpha0", "width", "emergence", "emergence_growth",
+    "emergence_fixed", "alpha0_unit", "width_unit", "structure", "phi_mean", "phi_p99",
+)  # fmt: skip
+"""Numbers of a layer, or of the network as one: columns of the table, in its order."""
+
+
+def dropout_name(dropout: float) -> str:
+    """A dropout in figures: "without dropout", "dropout 0.5"."""
+    return f"dropout {dropout:g}" if dropout else "without dropout"
