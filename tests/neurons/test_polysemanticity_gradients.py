@@ -501,6 +501,7 @@ def test_layers_whose_first_dimension_is_not_the_batch_are_refused():
         ({"batch_size": 0}, "^batch_size is 0; an integer from 1 to"),
         ({"method": "backward"}, "^method is 'backward'; one of forward, reverse, captum was expected"),
         ({"baseline": [0.0, 1.0]}, r"^baseline has the shape \[2\]; \[3\] was expected, a number for each feature"),
+        ({"baseline": ["0", "1", "2"]}, r"^numbers of baseline are of type <U1; real numbers were expected"),
         ({"baseline": [0.0, math.nan, 0]}, r"^baseline is not finite \(NaN or infinity\)"),
         (
             {"neurons": lambda f: f[0]},

@@ -204,7 +204,11 @@ def test_the_package_names_all_that_it_has():
     assert set(polysemanticity.__all__) <= set(dir(polysemanticity))
     pytest.importorskip("torch", reason="torch is not installed")
     for name in polysemanticity.__all__:
-        assert getattr(polysemanticity, name).__name__ == name
+        value = getattr(polysemanticity, name)
+        assert name == "EXPERIMENTS" or (value.__name__, value.__module__.startswith(polysemanticity.__name__)) == (
+            name,
+            True,
+        )
     with pytest.raises(AttributeError, match="has no attribute 'degree'"):
         polysemanticity.degree  # noqa: B018
 
@@ -227,3 +231,12 @@ def test_import_ninscope_is_enough_and_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[2.0] False\nTrue True\n"
+
+
+def test_a_name_that_needs_torch_says_so_without_it(monkeypatch):
+    """In whatever order others have imported what."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "ninscope.neurons.polysemanticity.training", raising=False)
+    message = r"train_together needs torch, which is not installed: pip install 'ninscope\[polysemanticity\]'"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        _ = polysemanticity.train_together

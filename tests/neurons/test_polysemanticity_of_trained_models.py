@@ -213,3 +213,36 @@ def test_what_does_not_fit_the_module(layers):
         polysemanticity_of_module(torch.nn.ReLU(), np.eye(4))
     with pytest.raises(RequestError, match="layer 'act' is no module of the model"):
         polysemanticity_of_module(module, np.eye(4), layers="act")
+
+
+# --- what is given -------------------------------------------------------------------------------------------
+def test_tensors_that_numpy_has_no_type_for(layers, rng):
+    """bfloat16, in which models and autoencoders are kept, is read exactly as the same numbers of float32."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    _, _, module = layers
+    short = {name: torch.tensor(rng.random(shape)).bfloat16() for name, shape in
+             (("directions", (3, 4)), ("strengths", (3,)), ("baseline", (4,)), ("activations", (6, 4)))}  # fmt: skip
+    plain = {name: tensor.float().numpy() for name, tensor in short.items()}
+    labels = [0, 1, 1, 0, 1, 0]
+    for given, same in ((short, plain), (short | {"directions": short["directions"].to_sparse()}, plain)):
+        for measure, names in ((polysemanticity_of_neurons, ("directions", "strengths")),
+                               (polysemanticity_of_module, ("directions", "strengths", "baseline"))):  # fmt: skip
+            where = (module,) if "baseline" in names else ()
+            found, expected = (measure(*where, **{name: values[name] for name in names}) for values in (given, same))
+            np.testing.assert_array_equal(found.gradients, expected.gradients)
+    for function, more in ((mean_difference_directions, (torch.tensor(labels),)), (typical_strengths, ())):
+        np.testing.assert_array_equal(function(short["activations"], *more), function(plain["activations"], *more))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: polysemanticity_of_neurons([[1], [1, 2]]), "directions are no array; give all rows the same length"),
+        (lambda: polysemanticity_of_neurons([[1, 2]], ["a"]), "strengths are of type <U1; real numbers were expected"),
+        (lambda: mean_difference_directions([[1], [1, 2]], [0, 1]), "activations are no array; give all rows the same"),
+        (lambda: mean_difference_directions([[1], [2]], [[True], []]), "labels are no array; give all rows the same"),
+    ],
+)
+def test_what_is_no_array_of_numbers(call, message):
+    with pytest.raises(RequestError, match=message):
+        call()

@@ -8,7 +8,7 @@ from naive_toy_data import layer, network
 
 torch = pytest.importorskip("torch")
 
-from ninscope.errors import RequestError  # noqa: E402
+from ninscope.errors import CheckpointError, RequestError  # noqa: E402
 from ninscope.neurons.polysemanticity import autoencoder, feature_model  # noqa: E402
 from ninscope.neurons.polysemanticity.experiments import EXPERIMENTS, Experiment  # noqa: E402
 from ninscope.neurons.polysemanticity.keyed_randomness import generator  # noqa: E402
@@ -69,7 +69,9 @@ def test_the_share_of_variance_kept_is_said():
     one = replace(data, experiment=replace(SMALL, inputs=1, observed=(1, 8, 2)))
     assert one.message.startswith("1 input keeps ")
     assert data.variance_kept < 0.95
-    assert np.isnan(replace(data, features=np.ones_like(data.features)).variance_kept)
+    alike = replace(data, features=np.ones_like(data.features))
+    assert np.isnan(alike.variance_kept)
+    assert alike.message == "no feature varies: all samples are alike"
 
 
 def test_the_parts_for_training_and_test_hold_each_sample_once():
@@ -157,3 +159,12 @@ def test_what_was_stored_of_something_else_is_refused(change, message):
 def test_a_seed_out_of_range_is_refused():
     with pytest.raises(RequestError, match="seed is -1; an integer from 0 to"):
         make_toy_data(SMALL, -1)
+
+
+def test_a_feature_model_whose_activations_exceed_float32_is_refused_at_once():
+    """50 layers of 24 neurons make activations 8 to the power of 25 times as large, and nothing is trained on them."""
+    deep = replace(SMALL, linear=True, feature_layers=(24,) * 50, features=1200, samples_per_output=1)
+    with pytest.raises(
+        CheckpointError, match="toy data of small are not finite: the weights of its 50 feature layers make"
+    ):
+        make_toy_data(deep, 0)

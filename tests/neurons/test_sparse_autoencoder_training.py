@@ -129,3 +129,11 @@ def test_what_cannot_be_trained(changes, message):
 def test_a_training_that_diverges_is_told():
     with pytest.raises(NonFiniteError, match="the training of the autoencoder diverged; take a smaller learning_rate"):
         train_sparse_autoencoder(planted(20)[0], 8, l1=0.1, steps=20, learning_rate=1e30)
+
+
+def test_a_callers_inference_mode_changes_nothing():
+    x = planted(20)[0]
+    expected = train_sparse_autoencoder(x, 8, top_k=2, steps=3)
+    with torch.inference_mode():
+        found = train_sparse_autoencoder(torch.from_numpy(x), 8, top_k=2, steps=3)
+    np.testing.assert_array_equal(found.encoder, expected.encoder)

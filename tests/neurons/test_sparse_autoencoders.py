@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -282,6 +283,41 @@ def test_zip_files_that_are_damaged(rng, tmp_path):
         load_sparse_autoencoder(path)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_compressions_that_numpy_does_not_write_are_refused(rng, tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "params.npz", "w", compression) as archive:
+        for name, array in gemma(rng).items():
+            archive.writestr(f"{name}.npy", npy(array))
+    with pytest.raises(
+        CheckpointError, match=r"W_enc is compressed as numpy does not; write it by numpy\.savez"
+    ) as raised:
+        load_sparse_autoencoder(tmp_path)
+    assert raised.value.status == "unsupported"
+
+
+def test_a_small_file_cannot_ask_for_much_memory(rng, tmp_path, monkeypatch):
+    """A header that states a length of its own, and zeros, of which a deflated file holds a thousand times its size."""
+    path = tmp_path / "params.npz"
+    good = {name: npy(array) for name, array in gemma(rng).items()}
+    header = b"\x93NUMPY\x02\x00" + struct.pack("<I", 20_000_000) + b" " * 20_000_000
+
+    def peak_of(message, members):
+        zipped(path, members.items())
+        tracemalloc.start()
+        with pytest.raises(CheckpointError, match=message) as raised:
+            load_sparse_autoencoder(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert raised.value.status == "corrupt"
+        return peak
+
+    assert peak_of("b_enc: not an array of numpy", good | {"b_enc": header}) < 2_000_000
+    zeros = {"W_enc": (6, 500_000), "W_dec": (500_000, 6), "b_enc": (500_000,), "threshold": (500_000,)}
+    bomb = good | {name: npy(np.zeros(shape, np.float32)) for name, shape in zeros.items()}
+    monkeypatch.setattr(gemma_scope, "MAX_UNCOMPRESSED", 2**20)
+    assert peak_of(r"its \d+ bytes would become 28\d+, as no weights do: it is made to be large", bomb) < 2_000_000
+
+
 # --- the autoencoder itself ---------------------------------------------------------------------------------
 def autoencoder(**changes):
     plain = {"encoder": np.eye(3, 4), "decoder": np.eye(4, 3), "b_dec": np.zeros(3), "b_enc": np.zeros(4)}
@@ -335,3 +371,11 @@ def test_activations_that_do_not_fit():
         plain.quality(np.ones((1, 3)))
     with pytest.raises(RequestError, match=r"normalises activations \(layer_norm\); give those that were encoded"):
         autoencoder(normalisation="layer_norm").decode(np.ones((2, 4)))
+
+
+def test_metadata_that_json_cannot_hold_are_not_written(tmp_path):
+    for metadata, message in (({"a": {1}}, "cannot be written as JSON: .*set is not JSON"), ([1], "is a list; a table of names"),
+                              ({"a": float("nan")}, "cannot be written as JSON")):  # fmt: skip
+        with pytest.raises(RequestError, match=rf'about\["metadata"\] {message}'):
+            save_sparse_autoencoder(autoencoder(about={"metadata": metadata}), tmp_path / "none")
+    assert not (tmp_path / "none").exists()

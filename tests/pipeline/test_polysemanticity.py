@@ -354,6 +354,11 @@ def test_a_training_that_diverges_and_a_ratio_too_large_have_rows_and_the_others
         ({"seeds": [0, 0]}, r"seeds: a value is listed twice"),
         ({"seed": [0]}, r"polysemanticity.seed: no such key; did you mean 'seeds'\?"),
         ({"own": [SMALL | {"name": "L1"}]}, r"own.1: L1 is one of the thesis' experiments; give this one another name"),
+        ({"own": [SMALL | {"name": "all"}]}, r"own.1: the name 'all' is one that tables or figures have a use for"),
+        ({"own": [SMALL | {"name": "correlations"}]}, r"own.1: the name 'correlations' is one that tables or figures"),
+        ({"own": [SMALL | {"name": "small-"}]}, r"own.1: the name 'small-' is one that tables or figures have a use for"),
+        ({"own": [SMALL | {"epochs": 10**6, "observed": [4, 99, 1]}]}, r"own.1: the weights of every epoch are kept, which would"),
+        ({"own": [SMALL | {"observed": [4, 1, 1, 1]}]}, r"small has one neuron in every hidden layer, of which none can go"),
         ({"own": [SMALL | {"features": 6}]}, r"own.1: experiment small: feature_layers has 5 neurons and features is 6"),
         ({"own": [SMALL | {"observed": [3, 8, 1]}]}, r"own.1: experiment small: observed is \[3, 8, 1\]"),
         ({"own": [SMALL | {"epoch": 3}]}, r"polysemanticity.own.1.epoch: no such key; did you mean 'epochs'\?"),
@@ -394,6 +399,15 @@ def test_without_torch_pruning_the_plan_says_what_to_install(dag, options, monke
             "pip install 'ninscope[polysemanticity]'"
         ],
     )
+
+
+def test_what_prunes_nothing_needs_no_torch_pruning(tmp_path, options, monkeypatch):
+    find = "ninscope_pipeline.stages.laboratory.planning.find_spec"
+    monkeypatch.setattr(find, lambda name: None if name == "torch_pruning" else object())
+    dag = dag_of(tmp_path / "lab.toml", name="unpruned", ratios=[], rates=[])
+    ended = command("run", dag, *options, "--dry-run")
+    assert (ended.code, ended.says) == (0, [])
+    assert "would run: toy_training small seed 0 dropout 0.5" in ended.out
 
 
 def test_results_of_models_that_a_run_made_are_not_replaced_unasked(tmp_path, options, run):

@@ -21,7 +21,6 @@ TOY_DATA, TOY_TRAINING, TOY_PRUNING = "toy_data", "toy_training", "toy_pruning"
 # What changes when the same settings give other numbers; part of the keys of all that follows.
 VERSIONS = {TOY_DATA: 1, TOY_TRAINING: 1, TOY_PRUNING: 1}
 
-_NEEDED = ("torch", "torch_pruning")
 # Fields of Experiment that the toy data know nothing of.
 _OF_TRAINING = ("observed", "epochs", "batch_size", "learning_rate")
 
@@ -60,7 +59,7 @@ class Training:
 
     @property
     def label(self) -> str:
-        return f"{self.data.label} dropout {self.dropout:g}"
+        return f"{self.data.label} dropout {number_shown(self.dropout)}"
 
     @property
     def model(self) -> str:
@@ -133,14 +132,21 @@ def prunings(dag: "Dag") -> Iterator[Pruning]:
         yield from (Pruning(training, ratios, rates) for training in trainings(dag))
 
 
-def check_installed() -> None:
-    """Raises RequestError where the libraries that the laboratory needs are absent."""
-    for name in _NEEDED:
-        if find_spec(name) is None:
+def check_installed(dag: "Dag") -> None:
+    """Raises RequestError where the libraries that what is asked for needs are absent."""
+    for name in ("torch", *(["torch_pruning"] if any(prunings(dag)) else [])):
+        if not _is_installed(name):
             raise RequestError(
                 f"[{SECTION.key}] trains and prunes networks, and {name.replace('_', '-')} is not installed; install it: "
                 "pip install 'ninscope[polysemanticity]'"
             )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def ratio_shown(ratio: float) -> str:

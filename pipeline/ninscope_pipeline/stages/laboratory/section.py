@@ -17,6 +17,9 @@ from ninscope_pipeline.stages.stage import Section
 if TYPE_CHECKING:
     from ninscope_pipeline.request.dagfile import Dag
 
+# An experiment of every experiment in the table of correlations, and their figure's name beside "polysemanticity-L1-training.png".
+_TAKEN = ("all", "correlations")
+MAX_KEPT = 2**28  # numbers in the networks of all epochs of a training, which are kept: 1 GiB
 _RATIOS = [round(0.05 * number, 2) for number in range(1, 13)]
 
 
@@ -53,10 +56,18 @@ class OwnExperiment(Strict):
     def _makes_an_experiment(self) -> "OwnExperiment":
         if self.name in EXPERIMENTS:
             raise ValueError(f"{self.name} is one of the thesis' experiments; give this one another name")
+        if self.name in _TAKEN or self.name.endswith("-"):
+            raise ValueError(f"the name {self.name!r} is one that tables or figures have a use for; give it another")
         try:
-            _ = self.experiment
+            experiment = self.experiment
         except RequestError as error:
             raise ValueError(str(error)) from None
+        kept = (experiment.epochs + 1) * parameters_of(experiment.observed)
+        if kept > MAX_KEPT:
+            raise ValueError(
+                f"the weights of every epoch are kept, which would be {kept} numbers of {self.name}, more than {MAX_KEPT}; "
+                "ask for fewer epochs or smaller layers"
+            )
         return self
 
 
@@ -116,11 +127,17 @@ class PolysemanticitySection(Strict):
         sizes = experiment.observed
         smallest = (sizes[0], *[1] * (len(sizes) - 2), sizes[-1])
         most = 1 - parameters_of(smallest) / parameters_of(sizes)
-        if self.ratios and self.ratios[-1] > most:
+        if not self.ratios or self.ratios[-1] <= most:
+            return
+        if most == 0:
             raise ValueError(
-                f"ratios: {experiment.name} without {self.ratios[-1]:g} of its parameters has a hidden layer without neurons; the "
-                f"largest ratio that may be possible is {math.floor(most * 1000) / 1000:g}"
+                f"ratios: {experiment.name} has one neuron in every hidden layer, of which none can go; give ratios = [] and "
+                "rates = [], or larger layers"
             )
+        raise ValueError(
+            f"ratios: {experiment.name} without {self.ratios[-1]:g} of its parameters has a hidden layer without neurons; the "
+            f"largest ratio that may be possible is {math.floor(most * 1000) / 1000:g}"
+        )
 
     def chosen(self) -> Iterator[Experiment]:
         """The thesis' experiments that are asked for, then own ones."""

@@ -25,7 +25,7 @@ class ToyDataStage(LaboratoryStage[ToySeed]):
     def jobs(self, request: "Request") -> list[Job[ToySeed]]:
         asked_for = list(toy_seeds(request.dag))
         if asked_for:
-            check_installed()
+            check_installed(request.dag)
         return [Job(self.name, data.key, data.label, data) for data in asked_for]
 
     def make(self, store: ArtefactStore, job: Job[ToySeed]) -> Artefact:

@@ -76,7 +76,13 @@ __all__ = sorted(_LAZY)
 
 def __getattr__(name: str) -> object:
     if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        try:
+            return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            needs = f"{name} needs torch, which is not installed: pip install 'ninscope[polysemanticity]'"
+            raise ModuleNotFoundError(needs, name="torch") from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -140,7 +140,7 @@ def _search(model: FeatureModel, inputs: torch.Tensor, wanted: torch.Tensor) -> 
         loss = (model.features(inputs) - wanted).square().mean(dim=1).sum()
         if step % SEED_CHECK == 0:
             now = loss.item()
-            if now >= before * (1 - SEED_GAIN):
+            if not now < before * (1 - SEED_GAIN):  # NaN ends it, too
                 break
             before = now
         inputs.grad = None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ninscope.errors import RequestError
-from ninscope.neurons.polysemanticity.measures import readable
+from ninscope.neurons.polysemanticity.given_arrays import given_array
 
 CONTROLS = ("rotated", "shuffled", "random")
 
@@ -29,7 +29,7 @@ def mean_difference_directions(activations: ArrayLike, labels: ArrayLike) -> np.
     that all samples have, or none.
     """
     x = _matrix(activations, "activations")
-    has = _memberships(np.asarray(readable(labels)), len(x))
+    has = _memberships(given_array(labels, "labels"), len(x))
     counts = has.sum(0)
     sums = has.T.astype(np.float64) @ x
     within = sums / counts[:, None]
@@ -72,7 +72,7 @@ def control_directions(directions: ArrayLike, control: str = "rotated", seed: in
 
 def _matrix(values: Any, name: str) -> np.ndarray:
     """float64 [rows, columns] of an array or a tensor."""
-    array = np.asarray(readable(values))
+    array = given_array(values, name)
     if array.dtype.kind not in "biuf" or array.ndim != 2 or 0 in array.shape:
         raise RequestError(
             f"{name} have shape {list(array.shape)} and type {array.dtype}; numbers [n, m] were expected"

@@ -1,9 +1,11 @@
 """Gemma Scope's params.npz: W_enc, W_dec, b_enc, b_dec and threshold of a jumprelu autoencoder, as arrays of numpy in a zip file.
 
 Lieberum et al. (2024), "Gemma Scope". A zip file states the sizes of its members, and an array's header its shape: all of that
-is checked before memory is taken, so that a small file cannot ask for a large array. Arrays of objects (pickles) are refused.
+is checked before memory is taken, so that a small file cannot ask for a large array. Arrays of objects (pickles) are refused, and
+so are compressions that numpy does not write: LZMA asks for as much memory as the file says.
 """
 
+import io
 import math
 import zipfile
 import zlib
@@ -26,6 +28,9 @@ from ninscope.neurons.polysemanticity.sparse_autoencoders import (
 NPZ_NAME = "params.npz"
 NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 MAX_TENSOR_BYTES = 2**34  # a million features of 4,096 neurons in float32
+MAX_UNCOMPRESSED, MOST_COMPRESSED = 2**26, 100  # bytes that a file of any size may hold; beyond, times its own size
+_MOST_HEADER = 2**15  # bytes of a member that its array's header is looked for in; numpy takes 10,000
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _READERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
 
@@ -45,7 +50,9 @@ def load_gemma_scope(path: Path, width: int | None = None) -> SparseAutoencoder:
     name = f"{path.parent.name}/{path.name}"
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = {key: _described(archive, member, name) for key, member in _members(archive, name).items()}
+            members = _members(archive, name)
+            _check_sizes(members, path.stat().st_size, name)
+            arrays = {key: _described(archive, member, name) for key, member in members.items()}
             _check(arrays, name)
             check_width(arrays["W_enc"].shape[0], width, name)
             tensors = {key: _values(archive, array, f"{name}: {key}") for key, array in arrays.items()}
@@ -81,21 +88,38 @@ def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
+def _check_sizes(members: dict[str, zipfile.ZipInfo], size: int, name: str) -> None:
+    """Members are of a size that such a file can have. size: of the file, in bytes. Raises CheckpointError."""
+    for key, member in members.items():
+        if member.compress_type not in _COMPRESSIONS:
+            raise CheckpointError(
+                "unsupported", f"{name}: {key} is compressed as numpy does not; write it by numpy.savez"
+            )
+        if member.file_size > MAX_TENSOR_BYTES:
+            raise CheckpointError(
+                "corrupt", f"{name}: {key} would take {member.file_size} bytes, more than {MAX_TENSOR_BYTES}"
+            )
+    together = sum(member.file_size for member in members.values())
+    if together > max(MAX_UNCOMPRESSED, MOST_COMPRESSED * size):
+        raise CheckpointError(
+            "corrupt",
+            f"{name}: its {size} bytes would become {together}, as no weights do: it is made to be large; fetch the file again",
+        )
+
+
 def _described(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> _Array:
     """A member's shape and type, of which no more than its header is read. Raises CheckpointError."""
     where = f"{name}: {member.filename.removesuffix('.npy')}"
-    if member.file_size > MAX_TENSOR_BYTES:
-        raise CheckpointError("corrupt", f"{where} would take {member.file_size} bytes, more than {MAX_TENSOR_BYTES}")
     with archive.open(member) as stream:
-        try:
-            read_header = _READERS[npy_format.read_magic(stream)]
-            shape, is_fortran, dtype = read_header(stream)
-        except (ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(
-                "corrupt", f"{where}: not an array of numpy ({reason}); fetch the file again"
-            ) from None
-        offset = stream.tell()
+        # numpy reads a header as long as it says to be before it refuses that.
+        beginning = io.BytesIO(stream.read(_MOST_HEADER))
+    try:
+        read_header = _READERS[npy_format.read_magic(beginning)]
+        shape, is_fortran, dtype = read_header(beginning)
+    except (ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError("corrupt", f"{where}: not an array of numpy ({reason}); fetch the file again") from None
+    offset = beginning.tell()
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise CheckpointError("unsupported", f"{where} is of type {dtype}; float16, float32 or float64 can be read")
     expected = math.prod(shape) * dtype.itemsize

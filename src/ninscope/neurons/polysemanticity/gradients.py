@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ninscope.checks import checked_integer
 from ninscope.errors import NonFiniteError, RequestError, described
+from ninscope.neurons.polysemanticity.given_arrays import given_floats
 from ninscope.neurons.polysemanticity.measures import STEPS
 from ninscope.neurons.polysemanticity.model_neurons import ModelNeurons
 from ninscope.neurons.watching import evaluation_mode
@@ -87,7 +88,8 @@ def _start(neurons: Neurons, features: int, baseline: Any) -> Tensor:
         return torch.zeros(features, dtype=like.dtype, device=like.device)
     if isinstance(baseline, Tensor) and baseline.is_floating_point() and not isinstance(neurons, ModelNeurons):
         like = baseline
-    start = torch.as_tensor(baseline, dtype=like.dtype, device=like.device).detach().clone()
+    given = baseline if isinstance(baseline, Tensor) else given_floats(baseline, "numbers of baseline")
+    start = torch.as_tensor(given, dtype=like.dtype, device=like.device).detach().clone()
     if start.shape != (features,):
         raise RequestError(
             f"baseline has the shape {list(start.shape)}; [{features}] was expected, a number for each feature"

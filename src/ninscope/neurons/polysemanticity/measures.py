@@ -15,6 +15,7 @@ from scipy.special import entr
 
 from ninscope.checks import is_number
 from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_floats
 
 DELTA = 1e-10  # of the thesis, section 2.2.3 "Monosemanticity"
 STEPS = 50  # of integrated gradients; the thesis, section 3.3.2
@@ -113,27 +114,13 @@ def _of_largest(gradients: np.ndarray) -> np.ndarray:
     return sizes / np.where(largest > 0, largest, 1.0)
 
 
-def readable(values: Any) -> Any:
-    """What numpy reads: a tensor of torch, on whatever device, as one on the CPU, floats as float64."""
-    if not hasattr(values, "detach"):
-        return values
-    values = values.detach().cpu()
-    return values.double() if values.is_floating_point() else values  # numpy has no bfloat16
-
-
 def _matrix(values: Any, name: str) -> np.ndarray:
     """float64 [neurons, features] of an array or a tensor."""
-    try:
-        array = np.asarray(readable(values))
-    except ValueError:  # rows of unlike lengths
-        raise RequestError(f"{name} are no array [neurons, features]; give all rows the same length") from None
-    if array.dtype.kind not in "biuf":
-        raise RequestError(f"{name} are of type {array.dtype}; real numbers were expected")
+    array = given_floats(values, name)
     if array.ndim != 2 or array.shape[1] == 0:
         raise RequestError(
             f"{name} have the shape {list(array.shape)}; [neurons, features] was expected, with a feature or more"
         )
-    array = array.astype(np.float64)
     if not np.isfinite(array).all():
         neuron, feature = np.argwhere(~np.isfinite(array))[0]
         raise RequestError(

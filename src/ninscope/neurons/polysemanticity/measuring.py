@@ -101,7 +101,10 @@ class Probe:
             np.concatenate([layer.activations for layer in layers]),
         )
         found = network_measures(network.weights, start)
-        training, held_out = (network.hidden(self.data.inputs[chosen]) for chosen in (self.data.train, self.data.test))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is said of its layer
+            training, held_out = (
+                network.hidden(self.data.inputs[chosen]) for chosen in (self.data.train, self.data.test)
+            )
         phi = phi_of_activations(training, held_out)
         of_network = {name: getattr(found, name) for name in _STRUCTURE}
         of_network["loss"] = _mean_squared_error(network, held_out[-1], self.data.outputs[self.data.test])

@@ -65,10 +65,15 @@ def load_sparse_autoencoder(path: str | Path, width: int | None = None) -> Spars
 def save_sparse_autoencoder(autoencoder: SparseAutoencoder, folder: str | Path) -> Path:
     """Write cfg.json and sae_weights.safetensors (float32) as SAELens 6 does; both it and `load_sparse_autoencoder` read them.
 
-    metadata of cfg.json is about["metadata"], which must be JSON. Returns the folder. Files of these names are replaced.
+    metadata of cfg.json is about["metadata"]. Returns the folder. Files of these names are replaced. Raises RequestError: the
+    metadata are no table that JSON can hold.
     """
     folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    metadata = autoencoder.about.get("metadata", {})
+    if not isinstance(metadata, Mapping):
+        raise RequestError(
+            f'about["metadata"] is a {type(metadata).__name__}; a table of names and values was expected'
+        )
     config: dict[str, Any] = {
         "architecture": autoencoder.kind,
         "d_in": autoencoder.width,
@@ -78,11 +83,18 @@ def save_sparse_autoencoder(autoencoder: SparseAutoencoder, folder: str | Path) 
         "apply_b_dec_to_input": autoencoder.centred,
         "normalize_activations": autoencoder.normalisation,
         "reshape_activations": "none",
-        "metadata": dict(autoencoder.about.get("metadata", {})) | {"sae_lens_version": LAYOUT_VERSION},
+        "metadata": dict(metadata) | {"sae_lens_version": LAYOUT_VERSION},
     }
     if autoencoder.kind == "topk":
         config |= {"k": autoencoder.k, "rescale_acts_by_decoder_norm": False}
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    try:
+        written = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f'about["metadata"] cannot be written as JSON: {error}; leave out what it cannot hold'
+        ) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_NAME).write_text(written, encoding="utf-8")
     save_file(autoencoder.tensors, folder / WEIGHTS_NAME)
     return folder
 

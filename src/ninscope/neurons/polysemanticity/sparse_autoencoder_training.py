@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ninscope.errors import NonFiniteError, RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_floats
 from ninscope.neurons.polysemanticity.sparse_autoencoders import SparseAutoencoder
 
 _PURPOSE = 0x5AE  # keeps its random numbers apart from others of the same seed
@@ -53,8 +54,10 @@ def train_sparse_autoencoder(
     if spread == 0:
         raise RequestError("all activations are alike, so there are no features in them; give those of several inputs")
     scale = math.sqrt(x.shape[1] / spread)
-    training = _Training((torch.from_numpy(x) - torch.from_numpy(mean).float()) * scale, features, top_k, l1, seed)
-    training.run(steps, batch_size, learning_rate)
+    with torch.inference_mode(False):  # a caller's would leave nothing to train by
+        centred = (torch.from_numpy(x) - torch.from_numpy(mean).float()) * scale
+        training = _Training(centred, features, top_k, l1, seed)
+        training.run(steps, batch_size, learning_rate)
     settings = {"top_k": top_k, "l1": l1, "steps": steps, "batch_size": batch_size, "seed": seed}
     metadata = {"trained_by": "ninscope", "learning_rate": learning_rate, "samples": len(x)} | settings
     encoder, decoder, b_enc, b_dec = (tensor.numpy().astype(np.float64) for tensor in training.tensors())
@@ -131,7 +134,7 @@ class _Training:
 
 
 def _checked(activations: ArrayLike) -> np.ndarray:
-    x = np.ascontiguousarray(activations, np.float32)
+    x = np.ascontiguousarray(given_floats(activations, "activations", np.float32))
     if x.ndim != 2 or len(x) < 2 or not x.shape[1]:
         raise RequestError(f"activations have shape {list(x.shape)}; [samples, width], two or more, was expected")
     if not np.isfinite(x).all():

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_floats
 
 KINDS = ("standard", "jumprelu", "topk", "gated")
 # Tensors of each kind by their name in files, with the sizes of their axes.
@@ -149,7 +150,7 @@ class SparseAutoencoder:
 
         Raises RequestError: another number of features, no activations though they are needed, or ones of another width.
         """
-        values = np.asarray(features, np.float32)
+        values = given_floats(features, "features", np.float32)
         if values.ndim < 1 or values.shape[-1] != self.features:
             raise RequestError(f"features have shape {list(values.shape)}; [..., {self.features}] was expected")
         reconstructed: np.ndarray = values @ self.decoder + self.b_dec
@@ -164,7 +165,7 @@ class SparseAutoencoder:
 
     def quality(self, activations: ArrayLike) -> AutoencoderQuality:
         """How well it reconstructs activations [samples, width]. Raises RequestError: as `encode`, or fewer than two samples."""
-        x = np.asarray(activations, np.float32)
+        x = given_floats(activations, "activations", np.float32)
         if x.ndim != 2 or len(x) < 2:
             raise RequestError(f"activations have shape {list(x.shape)}; [samples, width], two or more, was expected")
         features = self.encode(x)
@@ -176,7 +177,7 @@ class SparseAutoencoder:
 
     def _normalised(self, activations: ArrayLike) -> tuple[np.ndarray, np.ndarray | float, np.ndarray | float]:
         """(activations as they are encoded, scale, shift): scale and shift take reconstructions back."""
-        x = np.asarray(activations, np.float32)
+        x = given_floats(activations, "activations", np.float32)
         if x.ndim < 1 or x.shape[-1] != self.width:
             raise RequestError(
                 f"activations have shape {list(x.shape)}, the autoencoder reads {self.width} neurons; "

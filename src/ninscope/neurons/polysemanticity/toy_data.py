@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ninscope.errors import RequestError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.polysemanticity.autoencoder import FeatureAutoencoder, train_autoencoder
 from ninscope.neurons.polysemanticity.experiments import Experiment
 from ninscope.neurons.polysemanticity.feature_model import FeatureModel, random_feature_model, seed_vectors
@@ -60,6 +60,8 @@ class ToyData:
     def message(self) -> str:
         """How much of the features the inputs keep, in words."""
         width = self.experiment.inputs
+        if not np.isfinite(self.variance_kept):
+            return "no feature varies: all samples are alike"
         return (
             f"{width} input{'s keep' if width > 1 else ' keeps'} {100 * self.variance_kept:.0f} % of the variance of "
             f"{self.experiment.features} features, as far as the autoencoder reads them back"
@@ -110,7 +112,8 @@ def make_toy_data(experiment: Experiment, seed: int) -> ToyData:
     With the targets N4 ends with a test loss above the outputs' variance, and the total feature dimensionality of N3 and N4 is
     0.75 to 0.90, where the thesis has 0.98 (docs/method.md, errata). The reason is that activations of later layers come nowhere
     near sparse targets. torch computes with one thread meanwhile; its global state is left as it was. Raises
-    RequestError: a seed out of range.
+    RequestError: a seed out of range. Raises CheckpointError (nonfinite): a feature model so deep that its activations, or their
+    squares, exceed float32.
     """
     sizes = (experiment.features, *experiment.feature_layers, experiment.outputs)
     key = (experiment.name, seed)
@@ -120,12 +123,14 @@ def make_toy_data(experiment: Experiment, seed: int) -> ToyData:
         seeds = seed_vectors(model, targets, generator("seed vectors", *key))
         with torch.no_grad():
             features, outputs = model.features(seeds.inputs), model(seeds.inputs)
+        _check_finite(experiment, features.square(), outputs.square())  # or no loss is finite
         autoencoder = FeatureAutoencoder(
             experiment.features, experiment.inputs, experiment.linear, generator("autoencoder", *key)
         )
         train_autoencoder(autoencoder, features, generator("autoencoder's order", *key))
         with torch.no_grad():
             inputs = autoencoder.encode(features)
+        _check_finite(experiment, inputs)
         reconstruction_loss = autoencoder.loss(features)
     train, test = _split(experiment, generator("split", *key))
     return ToyData(
@@ -141,6 +146,16 @@ def make_toy_data(experiment: Experiment, seed: int) -> ToyData:
         seeds.loss,
         reconstruction_loss,
     )
+
+
+def _check_finite(experiment: Experiment, *values: torch.Tensor) -> None:
+    """Raises CheckpointError (nonfinite)."""
+    if not all(bool(part.isfinite().all()) for part in values):
+        raise CheckpointError(
+            "nonfinite",
+            f"toy data of {experiment.name} are not finite: the weights of its {len(experiment.feature_layers)} feature layers "
+            "make activations larger than float32 holds; ask for fewer, or smaller ones",
+        )
 
 
 def sparse_targets(experiment: Experiment, generator: np.random.Generator) -> np.ndarray:

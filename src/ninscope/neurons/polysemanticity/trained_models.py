@@ -22,12 +22,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ninscope.errors import RequestError
+from ninscope.neurons.polysemanticity.given_arrays import given_array, given_floats
 from ninscope.neurons.polysemanticity.measures import (
     STEPS,
     degree_of_polysemanticity,
     feature_dimensionality,
     normalised_entropy,
-    readable,
     total_feature_dimensionality,
 )
 
@@ -95,7 +95,7 @@ def polysemanticity_of_module(
     from ninscope.neurons.polysemanticity.model_neurons import first_weights, neurons_of
 
     scaled = _scaled(directions, strengths)
-    start = np.zeros(scaled.shape[1]) if baseline is None else np.asarray(readable(baseline), np.float64)
+    start = np.zeros(scaled.shape[1]) if baseline is None else given_floats(baseline, "baseline activations")
     if start.shape != scaled.shape[1:] or not np.isfinite(start).all():
         raise RequestError(
             f"baseline has shape {list(start.shape)}; {scaled.shape[1]} finite numbers were expected, the width of the directions"
@@ -136,7 +136,7 @@ def _measured(gradients: np.ndarray, sizes: Mapping[str, int], names: Sequence[s
 
 def _scaled(directions: ArrayLike, strengths: ArrayLike | None) -> np.ndarray:
     """strengths * directions, float64 [features, width]."""
-    rows = np.asarray(readable(directions))
+    rows = given_array(directions, "directions")
     if rows.dtype.kind not in "iuf" or rows.ndim != 2 or 0 in rows.shape:
         raise RequestError(f"directions have shape {list(rows.shape)}; numbers [features, width] were expected")
     rows = rows.astype(np.float64)
@@ -144,7 +144,7 @@ def _scaled(directions: ArrayLike, strengths: ArrayLike | None) -> np.ndarray:
         raise RequestError(f"direction {np.argwhere(~np.isfinite(rows))[0][0]} holds NaN or infinity; leave it out")
     if strengths is None:
         return rows
-    factors = np.asarray(readable(strengths), np.float64)
+    factors = given_floats(strengths, "strengths")
     if factors.shape != rows.shape[:1]:
         raise RequestError(f"strengths have shape {list(factors.shape)}; {len(rows)} were expected, one a direction")
     if not (np.isfinite(factors) & (factors >= 0)).all():
