@@ -1,6 +1,7 @@
 """What is measured of one network of the laboratory: against captum, closed forms and networks that are dead."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,7 +105,8 @@ def test_a_dead_network_has_P_0_and_says_so(curved, rng):
     whole, *layers = Probe(curved).measure(dead)
     for measures in (whole, *layers):
         assert measures.values["P"] == measures.values["D"] == 0
-        assert measures.values["dead"] == measures.values["neurons"]
+        assert measures.values["dead"] == measures.values["inactive"] == measures.values["neurons"]
+        assert (measures.values["P_samples"], math.isnan(measures.values["P_live"])) == (0, True)
     assert whole.message.startswith("every neuron is dead, so P is 0; ")
     assert layers[0].message.startswith("every neuron of the layer is dead, so P is 0; ")
     assert math.isnan(whole.values["phi_mean"])
@@ -118,3 +120,38 @@ def test_a_dead_layer_is_told_in_its_own_row_alone(curved, rng):
     assert whole.values["P"] == pytest.approx(first.values["P"] * 9 / 15)
     assert "every neuron" not in whole.message
     assert "every neuron of the layer is dead" in second.message
+
+
+@pytest.mark.parametrize("kind", ["linear", "curved"])
+def test_derivatives_at_samples_are_those_of_autograd_and_their_P_is_of_mean_sizes(kind, rng, request, monkeypatch):
+    data = request.getfixturevalue(kind)
+    monkeypatch.setattr("ninscope.neurons.polysemanticity.measuring.SAMPLES", 7)
+    network = network_for(data, rng)
+    module, encoder = network.module().double(), data.encoder.double()
+    ends = [1, 2] if data.experiment.linear else [2, 4]  # modules up to each hidden layer's activation
+    points = torch.from_numpy(data.features[data.test[:7]]).double()
+    probe = Probe(data)
+    measured = probe.measure(network)[1:]
+    for end, found, layer in zip(ends, probe.sizes_at_samples(network), measured, strict=True):
+        part = torch.nn.Sequential(encoder, *list(module)[:end])
+        jacobians = [torch.autograd.functional.jacobian(part, point).abs().numpy() for point in points]
+        expected = np.mean(jacobians, axis=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+        degrees = [sum(row) / max(row) if max(row) else 0.0 for row in expected.tolist()]
+        assert layer.values["P_samples"] == pytest.approx(sum(degrees) / len(degrees))
+
+
+def test_P_of_live_neurons_leaves_the_dead_out_and_inactive_neurons_are_those_that_no_sample_wakes(curved, rng):
+    """Neuron 0 of the first layer is off on every axis and on at one held-out sample; neuron 1 is off everywhere."""
+    inputs = curved.inputs.copy()
+    inputs[curved.test[0]] = 100.0
+    network = network_for(curved, rng)
+    weights, biases = [array.copy() for array in network.weights], [array.copy() for array in network.biases]
+    weights[0][0], biases[0][0] = 1.0, -200.0
+    biases[0][1] = -100
+    data = replace(curved, inputs=inputs)
+    whole, first, _ = Probe(data).measure(Perceptron(tuple(weights), tuple(biases), linear=False))
+    assert first.values["inactive"] < first.values["dead"]
+    live = first.values["neurons"] - first.values["dead"]
+    assert first.values["P_live"] * live == pytest.approx(first.values["P"] * first.values["neurons"])
+    assert whole.values["inactive"] >= first.values["inactive"] >= 1

@@ -236,3 +236,7 @@ def test_verdicts_in_words_say_what_their_messages_say():
         "Retrained at 0.01: P falls in L1 and L1, dropout 0.5 (so and so); 1 slope is not told apart from 0.",
     ]
     assert verdicts_in_words(rows.iloc[:0]) == []
+    of_degrees = pd.concat([rows.assign(degree=None), rows.iloc[:1].assign(degree="P_live")])
+    assert verdicts_in_words(of_degrees) == verdicts_in_words(rows)
+    assert verdicts_in_words(of_degrees, "P_live") == ["Retrained at 0.01: P_live falls in L1."]
+    assert verdicts_in_words(rows, "P_live") == []

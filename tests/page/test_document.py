@@ -154,7 +154,10 @@ def test_a_page_of_models_that_the_run_made_itself_does_not_speak_of_checkpoints
     held = tables()
     held["checkpoints"] = held["checkpoints"].iloc[:0]
     own, others = (page_html(contents(each)).content.decode() for each in (held, tables()))
-    for words in ("The weights of a model, read checkpoint by checkpoint", "They are not the spread between trainings."):
+    for words in (
+        "The weights of a model, read checkpoint by checkpoint",
+        "They are not the spread between trainings.",
+    ):
         assert words in others
         assert words not in own
     for words in ("Small models that the run made.", "What was measured is explained where it is shown."):

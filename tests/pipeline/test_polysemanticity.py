@@ -337,6 +337,20 @@ def test_a_training_that_diverges_and_a_ratio_too_large_have_rows_and_the_others
     assert command("status", tmp_path / "lab").code == 1
 
 
+@pytest.mark.usefixtures("_rough_toy_data")
+def test_toy_data_that_cannot_be_made_fail_alone(tmp_path, undrawn):
+    deep = SMALL | {"name": "deep", "linear": True, "feature_layers": [24] * 50, "samples_per_output": 1}
+    dag = dag_of(tmp_path / "lab.toml", (deep, SMALL), dropout=[0.0], ratios=[], rates=[])
+    ended = command("run", dag, "--runs-dir", tmp_path, "--workers", 1)
+    assert ended.code == 1
+    (line,) = ended.says
+    assert line.startswith(
+        "polysemanticity/deep-seed0 training: nonfinite: toy data of deep are not finite: the weights of its 50"
+    )
+    rows = table(tmp_path / "lab").groupby("experiment")["status"].agg(set).to_dict()
+    assert rows == {"deep": {"nonfinite"}, "small": {"ok"}}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -13,14 +13,22 @@ from matplotlib.lines import Line2D
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
 from ninscope.neurons.polysemanticity.table_names import TRAINING, dropout_name
 from ninscope.report.layout import arrange, label_places, line_height, name_panel, styled, title_above
-from ninscope.report.polysemanticity_style import BLUE, GREY, LOSS, MARKERS, NOTE, ORANGE
+from ninscope.report.polysemanticity_style import BLUE, GREY, LOSS, MARKERS, NOTE, ORANGE, NamedFigures
 from ninscope.wording import of_number
 
 _TRUTH_NAMES = {"P": "P, polysemanticity", "D": "D, features represented", "loss": LOSS}
 _MINUS = "\N{MINUS SIGN}"
 
 
-def correlations_figure(correlations: pd.DataFrame, phase: str) -> Figure:
+def correlations_figures(correlations: pd.DataFrame) -> NamedFigures:
+    """A figure a phase that has correlations. correlations: the table `polysemanticity_correlations`."""
+    for phase in GIVEN:
+        rows = correlations[(correlations["phase"] == phase) & correlations["correlation"].notna()]
+        if len(rows):
+            yield f"polysemanticity-correlations-{phase}.png", _correlations_figure(rows, phase)
+
+
+def _correlations_figure(correlations: pd.DataFrame, phase: str) -> Figure:
     """Correlations of every measure with P, D and the loss: plain, given the drift, and with other seeds.
 
     correlations: rows with a value, of one phase. Of several learning rates the smallest is drawn. Marks with intervals are of all

@@ -17,13 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ninscope.neurons.polysemanticity.correlations import GIVEN
 from ninscope.neurons.polysemanticity.over_seeds import mean_over_seeds
-from ninscope.neurons.polysemanticity.slopes import seed_slopes, unpruned_networks
+from ninscope.neurons.polysemanticity.slopes import unpruned_networks
 from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, PRUNED, RETRAINED, TRAINING, dropout_name
 from ninscope.report.layout import arrange, name_panel, plain, say_nothing, styled, title_above
-from ninscope.report.polysemanticity_correlations_figure import correlations_figure
-from ninscope.report.polysemanticity_slopes_figure import slopes_figure
+from ninscope.report.polysemanticity_correlations_figure import correlations_figures
+from ninscope.report.polysemanticity_slopes_figure import slopes_figures
 from ninscope.report.polysemanticity_style import COLOURS, GREY, LINES, LOSS, MARKERS, legend_below
 from ninscope.wording import of_number
 
@@ -51,12 +50,8 @@ def polysemanticity_figures(
             baselines = unpruned_networks(every).assign(pruning_ratio=0.0)
             baselines = baselines[baselines["P"].notna()]
             yield f"polysemanticity-{experiment}-pruning.png", _pruning_figure(pruned, baselines, str(experiment))
-    if slopes["slope"].notna().any():
-        yield "polysemanticity-slopes.png", slopes_figure(slopes, seed_slopes(polysemanticity))
-    for phase in GIVEN:
-        rows = correlations[(correlations["phase"] == phase) & correlations["correlation"].notna()]
-        if len(rows):
-            yield f"polysemanticity-correlations-{phase}.png", correlations_figure(rows, phase)
+    yield from slopes_figures(slopes, polysemanticity)
+    yield from correlations_figures(correlations)
 
 
 def _training_figure(rows: pd.DataFrame, experiment: str) -> Figure:

@@ -7,17 +7,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ninscope.neurons.polysemanticity.slopes import BY_BASELINE, FALLS, NOT_TOLD_APART, RISES
+from ninscope.neurons.polysemanticity.slopes import BY_BASELINE, FALLS, NOT_TOLD_APART, RISES, seed_slopes, slopes_of
 from ninscope.neurons.polysemanticity.table_names import dropout_name
 from ninscope.report.layout import arrange, label_places, name_panel, plain, styled, text_width, title_above
-from ninscope.report.polysemanticity_style import BLUE, GREY, NOTE, ORANGE, legend_below
+from ninscope.report.polysemanticity_style import BLUE, GREY, NOTE, ORANGE, NamedFigures, legend_below
 from ninscope.wording import of_number
 
 OF_VERDICT = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
 _PER = 0.1  # of the parameters: for which a slope is drawn
 
 
-def slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
+def slopes_figures(slopes: pd.DataFrame, polysemanticity: pd.DataFrame) -> NamedFigures:
+    """One figure, of P, where a slope is known. slopes, polysemanticity: the tables `polysemanticity_slopes`, `polysemanticity`."""
+    slopes = slopes_of(slopes)
+    if slopes["slope"].notna().any():
+        yield "polysemanticity-slopes.png", _slopes_figure(slopes, seed_slopes(polysemanticity))
+
+
+def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
     """How much P changes for every tenth of the parameters, a line an experiment and dropout, a panel a learning rate.
 
     slopes: the table; by_seed: `seed_slopes`. In per cent of the baseline's P, so that experiments stand on one axis.

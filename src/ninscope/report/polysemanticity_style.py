@@ -1,6 +1,6 @@
 """What the figures of polysemanticity share: colours, lines, a legend below all panels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ninscope.report.layout import line_height, text_width
 
+NamedFigures = Iterator[tuple[str, Figure]]  # (file name, figure)
 BLUE, ORANGE, GREEN, PINK, GREY = "#2a6f97", "#d95f02", "#2d6a4f", "#a23b72", "#6c757d"
 COLOURS = (BLUE, ORANGE, GREEN, PINK)
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))

@@ -15,6 +15,7 @@ from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemantici
 from ninscope.neurons.polysemanticity.table_names import (
     ALL_LAYERS,
     COUNTS,
+    DEGREES,
     MEASURED,
     PRUNED,
     RETRAINED,
@@ -137,8 +138,10 @@ class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
 
     def summary(self, run: "Run") -> list[str]:
         """The verdicts on P after pruning, a line a learning rate."""
-        said = verdicts_in_words(run.table(SLOPES)) if SLOPES in run.tables else []
-        return [f"slope of P on pruning, {line[0].lower()}{line[1:]}" for line in said]
+        if SLOPES not in run.tables:
+            return []
+        said = [(degree, line) for degree in DEGREES for line in verdicts_in_words(run.table(SLOPES), degree)]
+        return [f"slope of {degree} on pruning, {line[0].lower()}{line[1:]}" for degree, line in said]
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------

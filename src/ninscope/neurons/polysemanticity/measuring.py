@@ -28,6 +28,7 @@ from ninscope.neurons.polysemanticity.toy_data import ToyData
 from ninscope.neurons.torch_threads import threads
 from ninscope.wording import joined_clauses
 
+SAMPLES = 50  # held-out samples at which derivatives are taken
 _MOST_VALUES = 1 << 22  # activations of one layer that are held at a time
 _STRUCTURE = (
     "alpha0", "width", "emergence", "emergence_growth", "emergence_fixed", "alpha0_unit", "width_unit", "structure",
@@ -69,6 +70,10 @@ class Probe:
         self.data = data
         self.steps = 1 if data.experiment.linear else steps
         self._inputs, self._slopes = _encoded_axes(data, self.steps)
+        held_out = data.features[data.test[: 1 if data.experiment.linear else SAMPLES]]
+        inputs, slopes = _encoded(data, np.repeat(held_out, data.experiment.features, axis=0))
+        self._sample_inputs = inputs[:: data.experiment.features]
+        self._sample_slopes = slopes.reshape(len(held_out), data.experiment.features, -1)
 
     def responses(self, network: Perceptron) -> list[LayerResponses]:
         """Of every hidden layer, inputs first, for the features of the toy data: through the encoder, then the network."""
@@ -85,6 +90,22 @@ class Probe:
         return [
             LayerResponses(total.T / self.steps, activations.T) for total, activations in zip(sums, last, strict=True)
         ]
+
+    def sizes_at_samples(self, network: Perceptron) -> list[np.ndarray]:
+        """Mean absolute partial derivatives by the features at held-out samples (thesis, section 3.3.2, first option).
+
+        float64 [neurons, features] of every hidden layer, at the first SAMPLES held-out samples. Along one feature's own axis, as
+        in `responses`, a neuron that needs several features is silent. Here it is seen among the features of real samples.
+        """
+        samples, features, _ = self._sample_slopes.shape
+        sums = [np.zeros((features, neurons)) for neurons in network.hidden_sizes]
+        at_once = max(1, _MOST_VALUES // (features * max(network.sizes)))
+        for first in range(0, samples, at_once):
+            rows = slice(first, first + at_once)
+            layers = _forward(network, self._sample_inputs[rows, None], self._sample_slopes[rows])
+            for total, (_, slopes) in zip(sums, layers, strict=True):
+                total += np.abs(slopes, out=slopes).sum(axis=0)
+        return [total.T / samples for total in sums]
 
     def measure(self, network: Perceptron, start: Weights | PreparedStart | None = None) -> list[LayerMeasures]:
         """All hidden layers together, then each of them, "1" being that which reads the inputs.
@@ -106,12 +127,21 @@ class Probe:
                 network.hidden(self.data.inputs[chosen]) for chosen in (self.data.train, self.data.test)
             )
         phi = phi_of_activations(training, held_out)
+        at_samples = self.sizes_at_samples(network)
+        inactive = [~np.any(activations, axis=0) for activations in held_out]
         of_network = {name: getattr(found, name) for name in _STRUCTURE}
         of_network["loss"] = _mean_squared_error(network, held_out[-1], self.data.outputs[self.data.test])
         of_network["train_loss"] = _mean_squared_error(network, training[-1], self.data.outputs[self.data.train])
         measured = []
-        for name, responses in zip(names, [together, *layers], strict=True):
-            values = {"phi_mean": phi[name].phi_mean, "phi_p99": phi[name].phi_p99}
+        for name, responses, sizes, silent in zip(
+            names,
+            [together, *layers],
+            [np.concatenate(at_samples), *at_samples],
+            [np.concatenate(inactive), *inactive],
+            strict=True,
+        ):
+            values = {"phi_mean": phi[name].phi_mean, "phi_p99": phi[name].phi_p99, "inactive": float(silent.sum())}
+            values["P_samples"] = _mean(degree_of_polysemanticity(sizes))
             values |= of_network if name == ALL_LAYERS else {}
             about = (found.message, found.warning) if name == ALL_LAYERS else ()
             measured.append(_of_layer(name, responses, values, joined_clauses(phi[name].message, *about)))
@@ -119,24 +149,37 @@ class Probe:
 
 
 def _encoded_axes(data: ToyData, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(inputs, their partial derivatives by the feature) at i/steps of every feature's axis, i = 1 ... steps.
+    """`_encoded` at i/steps of every feature's axis, i = 1 ... steps, all features of the first step first."""
+    axes = np.eye(data.experiment.features)
+    return _encoded(data, np.concatenate([axes * (number / steps) for number in range(1, steps + 1)]))
 
-    float64 [steps * features, inputs] each, all features of the first step first.
+
+def _encoded(data: ToyData, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(inputs, their partial derivatives by a feature) at points: of the first by the first feature, and so on, round and round.
+
+    points: [a multiple of features, features]. float64 [points, inputs] each.
     """
-    axes = torch.eye(data.experiment.features, dtype=torch.float64)
-    points = torch.cat([axes * (number / steps) for number in range(1, steps + 1)])
+    features = data.experiment.features
+    axes = torch.eye(features, dtype=torch.float64).repeat(len(points) // features, 1)
     encoder = copy.deepcopy(data.encoder).double().eval()
     with threads(1), torch.inference_mode(False), torch.no_grad():
-        inputs, slopes = torch.func.jvp(encoder, (points,), (axes.repeat(steps, 1),))[:2]
+        at = torch.from_numpy(np.asarray(points, np.float64))
+        inputs, slopes = torch.func.jvp(encoder, (at,), (axes,))[:2]
     return inputs.numpy(), slopes.numpy()
 
 
 def _forward(network: Perceptron, inputs: np.ndarray, slopes: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(activations, their derivatives) of every hidden layer, float64 [rows, neurons]. A ReLU at 0 has the derivative 0."""
+    """(activations, their derivatives) of every hidden layer. A ReLU at 0 has the derivative 0.
+
+    inputs: float64 [..., inputs]; slopes: as these, or with more rows where they are 1. float64 [..., neurons] each.
+    """
     layers = []
     for weight, bias in zip(network.weights[:-1], network.biases[:-1], strict=True):
         matrix = weight.T.astype(np.float64)
-        inputs, slopes = inputs @ matrix + bias, slopes @ matrix
+        inputs, slopes = (
+            np.tensordot(inputs, matrix, 1) + bias,
+            np.tensordot(slopes, matrix, 1),
+        )  # faster than stacked @
         if not network.linear:
             active = inputs > 0
             inputs, slopes = inputs * active, slopes * active
@@ -146,11 +189,14 @@ def _forward(network: Perceptron, inputs: np.ndarray, slopes: np.ndarray) -> lis
 
 def _of_layer(name: str, responses: LayerResponses, others: Mapping[str, float], message: str) -> LayerMeasures:
     gradients = responses.gradients
-    dead = int((~gradients.any(axis=1)).sum())
+    moved = gradients.any(axis=1)
+    dead = int((~moved).sum())
+    degrees = degree_of_polysemanticity(gradients)
     values = {
         "neurons": float(len(gradients)),
         "dead": float(dead),
-        "P": _mean(degree_of_polysemanticity(gradients)),
+        "P": _mean(degrees),
+        "P_live": _mean(degrees[moved]) if moved.any() else math.nan,
         "entropy": _mean(normalised_entropy(gradients)),
         "monosemanticity": _mean(monosemanticity(responses.activations)),
         "D": total_feature_dimensionality(gradients),

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ninscope.neurons.polysemanticity.over_seeds import SeedMean, holm, mean_over_seeds
-from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, RETRAINED, TRAINING
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, DEGREES, RETRAINED, TRAINING
 from ninscope.wording import joined_clauses, listed, of_number
 
 CONFIDENCE = 0.95
@@ -24,11 +24,11 @@ FALLS, RISES, NOT_TOLD_APART = "falls", "rises", "not told apart"
 BY_BASELINE = "the retrained networks alone do not show it: retraining itself may move P"
 VERDICTS = (FALLS, RISES, NOT_TOLD_APART)
 SLOPE_COLUMNS = {
-    "experiment": "string", "dropout": "float64", "learning_rate": "float64", "seeds": "Int64", "baseline": "float64",
-    "slope": "float64", "low": "float64", "high": "float64", "own_low": "float64", "own_high": "float64",
-    "retrained_slope": "float64", "retrained_low": "float64", "retrained_high": "float64", "p_value": "float64", "tests": "Int64",
-    "p_adjusted": "float64", "relative_slope": "float64", "change": "float64", "largest_ratio": "float64",
-    "verdict": "string", "message": "string",
+    "experiment": "string", "dropout": "float64", "learning_rate": "float64", "degree": "string", "seeds": "Int64",
+    "baseline": "float64", "slope": "float64", "low": "float64", "high": "float64", "own_low": "float64",
+    "own_high": "float64", "retrained_slope": "float64", "retrained_low": "float64", "retrained_high": "float64",
+    "p_value": "float64", "tests": "Int64", "p_adjusted": "float64", "relative_slope": "float64", "change": "float64",
+    "largest_ratio": "float64", "verdict": "string", "message": "string",
 }  # fmt: skip
 SEED_COLUMNS = (
     "suite", "experiment", "dropout", "learning_rate", "seed", "networks", "missing", "dead", "baseline", "slope",
@@ -38,28 +38,36 @@ TRAINING_KEYS = ("suite", "experiment", "dropout", "seed")
 _GROUP = ["suite", "experiment", "dropout", "learning_rate"]
 
 
-def verdicts_in_words(slopes: pd.DataFrame) -> list[str]:
-    """The verdicts of each learning rate of retraining in a sentence, the smallest rate first.
+def slopes_of(slopes: pd.DataFrame, degree: str = DEGREES[0]) -> pd.DataFrame:
+    """The rows of the table `polysemanticity_slopes` that take this degree for P. An older table knows P alone."""
+    if "degree" not in slopes:
+        return slopes if degree == DEGREES[0] else slopes.iloc[:0]
+    return slopes[slopes["degree"].fillna(DEGREES[0]) == degree]
 
-    slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. A column `name` says what a row is
+
+def verdicts_in_words(slopes: pd.DataFrame, degree: str = DEGREES[0]) -> list[str]:
+    """The verdicts on a degree in a sentence for each learning rate of retraining, the smallest rate first.
+
+    slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. degree: one of DEGREES. A column `name` says what a row is
     called; without it that is the experiment, and the dropout. What the message of a verdict says stands beside it. As in
     "Retrained at 0.001: P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0."
     """
-    known = slopes[slopes["slope"].notna()]
+    known = slopes_of(slopes, degree)
+    known = known[known["slope"].notna()]
     if "name" not in known:
         known = known.assign(name=[_named(*pair) for pair in zip(known["experiment"], known["dropout"], strict=True)])
-    return [f"Retrained at {rate:g}: {_verdicts_said(rows)}." for rate, rows in known.groupby("learning_rate")]
+    return [f"Retrained at {rate:g}: {_verdicts_said(rows, degree)}." for rate, rows in known.groupby("learning_rate")]
 
 
 def _named(experiment: str, dropout: float) -> str:
     return f"{experiment}, dropout {dropout:g}" if dropout > 0 else experiment
 
 
-def _verdicts_said(rows: pd.DataFrame) -> str:
+def _verdicts_said(rows: pd.DataFrame, degree: str) -> str:
     notes = rows["message"].fillna("")
     names = rows["name"] + (" (" + notes + ")").where(notes != "", "")
     clauses = [
-        f"P {verdict} in {listed(names[rows['verdict'] == verdict].tolist())}"
+        f"{degree} {verdict} in {listed(names[rows['verdict'] == verdict].tolist())}"
         for verdict in (FALLS, RISES)
         if (rows["verdict"] == verdict).any()
     ]
@@ -75,16 +83,17 @@ def least_squares_slope(x: np.ndarray, y: np.ndarray) -> float:
     return float((away * (y - y.mean())).sum()) / squares if squares > 0 else float("nan")
 
 
-def seed_slopes(polysemanticity: pd.DataFrame) -> pd.DataFrame:
+def seed_slopes(polysemanticity: pd.DataFrame, degree: str = DEGREES[0]) -> pd.DataFrame:
     """The slope of P on the true pruning ratio of every seed: a row an experiment, dropout, learning rate of retraining and seed.
 
-    polysemanticity: the table of that name. networks: how many retrained networks have a P and enter beside the baseline; missing:
-    how many have none; dead: how many of those that enter have no neuron that responds (P = 0). baseline: P before pruning.
-    slope: change of P per 1 of the pruning ratio; retrained_slope: the same without the baseline, which alone was not retrained;
-    relative_slope: the slope as a share of the baseline's P. change: P at the
-    largest ratio over the baseline's, less 1; largest_ratio: that ratio. message: why there is no slope.
+    polysemanticity: the table of that name. degree: which of its columns DEGREES is taken for P. networks: how many retrained
+    networks have a P and enter beside the baseline; missing: how many have none; dead: how many of those that enter have no neuron
+    that responds. baseline: P before pruning. slope: change of P per 1 of the pruning ratio; retrained_slope: the same without
+    the baseline, which alone was not retrained; relative_slope: the slope as a share of the baseline's P. change: P at the largest
+    ratio over the baseline's, less 1; largest_ratio: that ratio. message: why there is no slope.
     """
     whole = polysemanticity[polysemanticity["layer"] == ALL_LAYERS]
+    whole = whole.assign(P=whole[degree])
     baselines = _baselines(whole)
     retrained = whole[(whole["phase"] == RETRAINED) & whole["learning_rate"].notna()]  # a failed job has no rate
     rows = []
@@ -142,20 +151,27 @@ def _of_seed(group: pd.DataFrame, baseline: float) -> dict[str, object]:
 
 
 def polysemanticity_slopes(polysemanticity: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
-    """The verdict: a row an experiment, dropout and learning rate of retraining. Columns: suite and those of SLOPE_COLUMNS.
+    """The verdict: a row an experiment, dropout, learning rate of retraining and degree. Columns: suite and SLOPE_COLUMNS.
 
-    polysemanticity: the table of that name. slope: mean over seeds of `seed_slopes`, as are baseline, relative_slope, change and
-    largest_ratio. own_low, own_high: its t interval taken alone. retrained_slope, with its own t interval: without the baseline.
-    Retraining alone may move P, which would look like an effect of pruning; message says where the verdict hangs on it.
+    polysemanticity: the table of that name; each of DEGREES that it has is taken for P in turn. slope: mean over seeds of
+    `seed_slopes`, as are baseline, relative_slope, change and largest_ratio. own_low, own_high: its t interval taken alone.
+    retrained_slope, with its own t interval: without the baseline. Retraining alone may move P, which would look like an effect of
+    pruning; message says where the verdict hangs on it.
 
-    The experiments and dropouts of one learning rate are one family of tests (twelve in the thesis): low and high hold all of its
-    slopes together with this confidence (Bonferroni), and p_adjusted is the p-value by Holm. verdict: "falls" or "rises" where
-    p_adjusted is below 1 - confidence, else "not told apart". Holm's test finds at least as much as the interval, so a verdict may
-    stand beside an interval that reaches 0; message says so.
+    The experiments and dropouts of one learning rate and degree are one family of tests (twelve in the thesis): low and high hold
+    all of its slopes together with this confidence (Bonferroni), and p_adjusted is the p-value by Holm. verdict: "falls" or
+    "rises" where p_adjusted is below 1 - confidence, else "not told apart". Holm's test finds at least as much as the interval, so
+    a verdict may stand beside an interval that reaches 0; message says so.
     """
-    by_seed = seed_slopes(polysemanticity)
-    families = [family for _, family in by_seed.groupby(["suite", "learning_rate"], sort=False, dropna=False)]
-    rows = [row for family in families for row in _family(family, confidence)]
+    rows = [
+        row | {"degree": degree}
+        for degree in DEGREES
+        if degree in polysemanticity
+        for _, family in seed_slopes(polysemanticity, degree).groupby(
+            ["suite", "learning_rate"], sort=False, dropna=False
+        )
+        for row in _family(family, confidence)
+    ]
     return pd.DataFrame(rows, columns=["suite", *SLOPE_COLUMNS]).astype({"suite": "string", **SLOPE_COLUMNS})
 
 

@@ -9,7 +9,7 @@ changed.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -48,10 +48,7 @@ def train_sparse_autoencoder(
     for name, value in (("features", features), ("steps", steps), ("batch_size", batch_size)):
         _check_count(name, value)
     _check_sparsity(top_k, l1, features)
-    if not _is_number(learning_rate) or learning_rate <= 0:
-        raise RequestError(f"learning_rate is {learning_rate!r}; a positive number was expected")
-    if type(seed) is not int or seed < 0:
-        raise RequestError(f"seed is {seed!r}; an integer that is not negative was expected")
+    _check_rate_and_seed(learning_rate, seed)
     mean = x.mean(0, dtype=np.float64)
     spread = float(np.square(x - mean).sum(1, dtype=np.float64).mean())
     if spread == 0:
@@ -150,6 +147,13 @@ def _check_count(name: str, value: object) -> None:
         raise RequestError(f"{name} is {value!r}; a positive integer was expected")
 
 
+def _check_rate_and_seed(learning_rate: object, seed: object) -> None:
+    if not _is_number(learning_rate) or learning_rate <= 0:
+        raise RequestError(f"learning_rate is {learning_rate!r}; a positive number was expected")
+    if type(seed) is not int or seed < 0:
+        raise RequestError(f"seed is {seed!r}; an integer that is not negative was expected")
+
+
 def _check_sparsity(top_k: int | None, l1: float | None, features: int) -> None:
     if (top_k is None) == (l1 is None):
         raise RequestError(f"top_k is {top_k!r} and l1 is {l1!r}; give one of the two")
@@ -157,9 +161,10 @@ def _check_sparsity(top_k: int | None, l1: float | None, features: int) -> None:
         _check_count("top_k", top_k)
         if top_k > features:
             raise RequestError(f"top_k is {top_k}, more than the {features} features; take fewer")
-    elif not _is_number(l1) or l1 < 0:  # type: ignore[operator]
+    elif not _is_number(l1) or l1 < 0:
         raise RequestError(f"l1 is {l1!r}; a number that is not negative was expected")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
+    """Finite, and of Python: metadata has it as JSON."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -97,22 +97,25 @@ def network_measures(
     Raises RequestError: matrices that do not follow each other, a start of another shape, parameters without controls. Raises
     CheckpointError: nonfinite (NaN or infinity among the weights), unsupported.
     """
-    if isinstance(start, PreparedStart):
-        if parameters is not None:
-            raise RequestError("parameters are those of the prepared start; give them to prepared_start alone")
-        before: PreparedStart | None = start
-    else:
-        before = None if start is None else prepared_start(start, parameters)
+    before = _prepared(start, parameters)
     chosen = before.parameters if before is not None else _checked_parameters(parameters)
     matrices = _checked_weights(weights)
-    if before is None:
-        return _measures(matrices, None, chosen, seed, trust_unlike_counts)
-    if [matrix.shape for matrix in matrices] != [matrix.shape for matrix in before.weights]:
+    if before is not None and [matrix.shape for matrix in matrices] != [matrix.shape for matrix in before.weights]:
         raise RequestError(
             f"a network of {_sizes(matrices)} neurons cannot be compared with a start of {_sizes(before.weights)}; give the "
             "sub-network of the start that has the same neurons (sub_network)"
         )
     return _measures(matrices, before, chosen, seed, trust_unlike_counts)
+
+
+def _prepared(start: "Weights | PreparedStart | None", parameters: Parameters | None) -> PreparedStart | None:
+    if start is None:
+        return None
+    if not isinstance(start, PreparedStart):
+        return prepared_start(start, parameters)
+    if parameters is not None:
+        raise RequestError("parameters are those of the prepared start; give them to prepared_start alone")
+    return start
 
 
 def prepared_start(weights: Weights, parameters: Parameters | None = None) -> PreparedStart:

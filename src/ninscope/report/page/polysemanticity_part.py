@@ -17,6 +17,7 @@ from ninscope.neurons.polysemanticity.slopes import (
     RISES,
     TRAINING_KEYS,
     VERDICTS,
+    slopes_of,
     unpruned_networks,
     verdicts_in_words,
 )
@@ -56,6 +57,11 @@ _TENTH = 10.0  # a slope per 1 of the ratio, as per cent for a tenth of the para
 _PLAIN, _PARTIAL = "plain", "given the epoch or pruning ratio"
 _LINE, _MEASURE = 26, 40  # pixels of a slope, and of a measure
 _SHADES = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
+_QUESTIONS = {
+    "P": "Does P change with pruning?",
+    "P_live": "P_live, of the neurons that are not dead:",
+    "P_samples": "P_samples, at the samples instead of at single features:",
+}
 _TABLES = ("polysemanticity", "polysemanticity_slopes", "polysemanticity_correlations")
 _TEXT = (
     "These networks learn a task whose features are known. P says over how many features a neuron spreads: 1 means one feature, "
@@ -92,8 +98,9 @@ def polysemanticity_parts(tables: PageTables) -> Iterator[PagePart]:
 
 def _texts(slopes: pd.DataFrame) -> tuple[str, ...]:
     """The verdicts stand first: they are what was asked."""
-    said = verdicts_in_words(slopes)
-    return (f"Does P change with pruning? {' '.join(said)}", *_TEXT) if said else _TEXT
+    found = [(question, verdicts_in_words(slopes, degree)) for degree, question in _QUESTIONS.items()]
+    first = " ".join(f"{question} {' '.join(said)}" for question, said in found if said)
+    return (first, *_TEXT) if first else _TEXT
 
 
 def _with_name(slopes: pd.DataFrame) -> pd.DataFrame:
@@ -205,6 +212,7 @@ def _curves(pruned: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
+    rows = slopes_of(rows)
     rows = rows[rows["slope"].notna() & (rows["baseline"] > 0)].reset_index(drop=True)
     if rows.empty:
         return
