@@ -18,7 +18,10 @@ _PER = 0.1  # of the parameters: for which a slope is drawn
 
 
 def slopes_figures(slopes: pd.DataFrame, polysemanticity: pd.DataFrame) -> NamedFigures:
-    """One figure, of P, where a slope is known. slopes, polysemanticity: the tables `polysemanticity_slopes`, `polysemanticity`."""
+    """One figure, of P, where a slope is known.
+
+    slopes, polysemanticity: the tables `polysemanticity_slopes` and `polysemanticity`.
+    """
     slopes = slopes_of(slopes)
     if slopes["slope"].notna().any():
         yield "polysemanticity-slopes.png", _slopes_figure(slopes, seed_slopes(polysemanticity))

@@ -48,8 +48,8 @@ def slopes_of(slopes: pd.DataFrame, degree: str = DEGREES[0]) -> pd.DataFrame:
 def verdicts_in_words(slopes: pd.DataFrame, degree: str = DEGREES[0]) -> list[str]:
     """The verdicts on a degree in a sentence for each learning rate of retraining, the smallest rate first.
 
-    slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. degree: one of DEGREES. A column `name` says what a row is
-    called; without it that is the experiment, and the dropout. What the message of a verdict says stands beside it. As in
+    slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. degree: one of DEGREES. A column
+    `name` says what a row is called; without it that is the experiment, and the dropout. What the message of a verdict says stands beside it. As in
     "Retrained at 0.001: P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0."
     """
     known = slopes_of(slopes, degree)
