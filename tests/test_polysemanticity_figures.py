@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from polysemanticity_tables import diverged, laboratory, true_ratio
 
 from ninscope.neurons.polysemanticity.correlations import polysemanticity_correlations
-from ninscope.neurons.polysemanticity.slopes import polysemanticity_slopes
+from ninscope.neurons.polysemanticity.slopes import BY_BASELINE, polysemanticity_slopes
 from ninscope.report.polysemanticity_figures import polysemanticity_figures
 from ninscope.report.polysemanticity_style import BLUE, GREY, ORANGE
 
@@ -72,7 +72,7 @@ def test_training_is_a_mean_over_seeds_with_each_seed_and_a_band(two):
     assert band[band[:, 0] == 0][:, 1].max() == pytest.approx(start.mean() + half)
     low, high = axes.get_ylim()
     assert low < rows.loc[own.index, "P"].min() < rows.loc[own.index, "P"].max() < high
-    assert "band: 95 % t interval of the mean" in words(named["polysemanticity-L1-training.png"])
+    assert "band: 95 % t interval of the mean, also beyond the panel" in words(named["polysemanticity-L1-training.png"])
 
 
 def test_pruning_begins_at_the_baseline_and_tells_rates_and_layers_apart(two):
@@ -177,6 +177,39 @@ def test_one_seed_has_no_band_and_says_so_and_names_are_no_formulas():
         boxes = [text.get_window_extent() for text in texts if text.get_text()]
         assert all(box.x0 > -1 and box.x1 < figure.bbox.width for box in boxes)
         assert all(box.y0 > -1 and box.y1 < figure.bbox.height for box in boxes)
+
+
+def test_a_legend_has_no_entry_of_what_is_not_drawn_and_one_test_is_no_tests():
+    rows = laboratory(("L1",), noise=1, epochs=3)
+    rows = rows[rows["dropout"] == 0]
+    correlations = polysemanticity_correlations(rows)
+    correlations.loc[(correlations["phase"] == "retrained") & (correlations["given"] != ""), "correlation"] = np.nan
+    named = dict(polysemanticity_figures(rows, polysemanticity_slopes(rows), correlations))
+    (legend,) = named["polysemanticity-correlations-retrained.png"].legends
+    assert [text.get_text() for text in legend.texts] == ["without dropout, plain", "with the truth of other seeds"]
+    titles = [axes.get_title() for axes in named["polysemanticity-slopes.png"].axes]
+    assert titles == ["retrained at 0.001 (1 test)", "retrained at 0.01 (1 test)"]
+
+
+def test_a_verdict_that_rests_on_the_unpruned_network_has_a_star():
+    rows = laboratory(("L1",), noise=1, epochs=3)
+    slopes = polysemanticity_slopes(rows)
+    assert (slopes["verdict"] == "falls").any()
+    for message, stars in (("", 0), (BY_BASELINE, int((slopes["verdict"] == "falls").sum()))):
+        figures = dict(
+            polysemanticity_figures(rows, slopes.assign(message=message), polysemanticity_correlations(rows))
+        )
+        said = words(figures["polysemanticity-slopes.png"])
+        assert sum(text.startswith("falls *, p") for text in said) == stars
+        assert ("the retrained networks alone do not show it" in said) == bool(stars)
+
+
+def test_a_d_that_is_1_throughout_has_an_axis_without_an_offset():
+    rows = laboratory(("L1",), noise=1, epochs=3).assign(D=1.0)
+    for name in ("training", "pruning"):
+        for axes in figures(rows)[f"polysemanticity-L1-{name}.png"].axes:
+            axes.figure.draw_without_rendering()
+            assert axes.yaxis.get_offset_text().get_text() == ""
 
 
 def test_there_is_no_figure_of_what_is_not_there():

@@ -336,7 +336,8 @@ def run(
         str,
         typer.Argument(
             metavar="DAG.toml",
-            help="DAG file, or the name of one that ships: demo, controls, ablations, diffusion, memel, parts, pythia, ...",
+            help="DAG file, or the name of one that ships: demo, controls, ablations, diffusion, memel, parts, "
+            "polysemanticity, pythia, ...",
         ),
     ],
     runs_dir: RunsDir = Path("runs"),

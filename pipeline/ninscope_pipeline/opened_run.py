@@ -60,6 +60,12 @@ class Run(Shown):
         """
         from ninscope.report.plots import plot_benchmark, plot_rows
 
+        own = self.own_models
+        if own and self.table("checkpoints").empty:
+            raise RequestError(
+                f"{self.path}: it has no checkpoints to draw; its models are its own, in the table {own[0]['table']!r}, and their "
+                f"figures in {self._folder.figures}"
+            )
         rows = self._of_model("benchmarks" if "/" in value else "emergence", model)
         title = self.path.name if model is None else model
         return (

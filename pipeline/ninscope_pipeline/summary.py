@@ -75,6 +75,7 @@ def summary_lines(run: Run) -> list[str]:
     return [
         f"{run.path.name}: {counted}",
         *_about_e(run, emergence),
+        *(line for stage in stages().values() for line in stage.summary(run)),
         f"figures: {near(look)}; tables: ninscope.open_run({str(near(run.path))!r}).table({table!r})",
         f"page: ninscope report {shlex.quote(str(near(run.path)))}",
     ]

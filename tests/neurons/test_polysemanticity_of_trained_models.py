@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ninscope.errors import RequestError
@@ -41,13 +42,31 @@ def test_directions_of_concepts_that_overlap(rng):
     np.testing.assert_allclose(mean_difference_directions(activations, concepts), expected, atol=1e-12)
 
 
+def test_strings_that_pandas_holds_are_labels(rng):
+    activations = rng.standard_normal((5, 3))
+    names = ["b", "a", "b", "c", "a"]
+    expected = mean_difference_directions(activations, np.array(names))
+    for labels in (pd.Series(names), pd.Series(names, dtype=object), pd.Series(names, dtype="string")):
+        np.testing.assert_array_equal(mean_difference_directions(pd.DataFrame(activations), labels), expected)
+
+
+def test_what_was_found_is_shown_in_one_line():
+    found = polysemanticity_of_neurons(np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
+    assert repr(found) == "<NeuronPolysemanticity: 3 neurons, 2 features, mean P 1, D 0.75; .neurons is a table>"
+
+
 @pytest.mark.parametrize(
     ("activations", "labels", "message"),
     [
         (np.ones((3, 2)), [1, 2], r"labels have shape \[2\]; 3 were expected, one for each sample"),
         (np.ones((3, 2)), [1, 1, 1], "all labels are 1; two classes or more"),
         (np.ones((3, 2)), [1.0, 2.0, 1.0], "labels are of type float64; whole numbers or strings"),
-        (np.ones((2, 2)), [[1, 0], [0, 1]], r"labels are of type int64; a matrix \[samples, concepts\] must be bool"),
+        (
+            np.ones((2, 2)),
+            [[1, 0], [0, 1]],
+            r"labels are of type int64; a matrix \[samples, concepts\] must be bool: labels > 0",
+        ),
+        (np.ones((2, 2)), np.array(["a", 1], object), "labels are of type object; whole numbers or strings"),
         (np.ones((2, 2)), np.array([[1, 0], [0, 0]], bool), "no sample has concept 1, so it has no direction"),
         (np.ones((2, 2)), np.array([[1, 1], [0, 1]], bool), "all samples have concept 1, so it has no direction"),
         (np.ones(3), [1, 2, 1], r"activations have shape \[3\]"),
@@ -203,8 +222,14 @@ def test_a_module_that_takes_tokens(layers, rng):
 def test_what_does_not_fit_the_module(layers):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     _, _, module = layers
-    with pytest.raises(RequestError, match=r"takes inputs of width 4, and its input has width 7"):
+    with pytest.raises(
+        RequestError, match=r"takes inputs of width 4, and its input has width 7; give directions of that"
+    ):
         polysemanticity_of_module(module, np.eye(7))
+    with pytest.raises(RequestError, match=r"the model is a function; a torch.nn.Module was expected"):
+        polysemanticity_of_module(lambda x: x, np.eye(4))
+    with pytest.raises(RequestError, match=r"shape is \(1, 4\); a function was expected"):
+        polysemanticity_of_module(module, np.eye(4), shape=(1, 4))
     with pytest.raises(RequestError, match=r"Given normalized_shape=\[4\].* got input of size ?\[1, 7\]"):
         polysemanticity_of_module(torch.nn.Sequential(torch.nn.LayerNorm(4), *module).double(), np.eye(7))
     with pytest.raises(RequestError, match=r"baseline has shape \[7\]; 4 finite numbers were expected, the width"):

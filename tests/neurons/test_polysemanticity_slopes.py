@@ -10,7 +10,13 @@ from polysemanticity_tables import RATIOS, laboratory, rows_of_training, table, 
 from scipy import stats
 
 from ninscope.neurons.polysemanticity.over_seeds import holm, mean_over_seeds
-from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes, seed_slopes
+from ninscope.neurons.polysemanticity.slopes import (
+    SLOPE_COLUMNS,
+    of_degree,
+    polysemanticity_slopes,
+    seed_slopes,
+    verdicts_in_words,
+)
 
 
 def naive_slopes(rows: pd.DataFrame, experiment: str, dropout: float, rate: float) -> list[float]:
@@ -213,3 +219,38 @@ def test_holm_leaves_out_what_was_not_tested():
     assert holm(np.array([math.nan, 0.01, 0.04, 0.5])).tolist()[1:] == pytest.approx([0.03, 0.08, 0.5])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
     assert np.isnan(holm(np.array([math.nan]))).all()
+
+
+def test_verdicts_in_words_say_what_their_messages_say():
+    rows = pd.DataFrame(
+        [
+            ("L1", 0.0, 0.01, 1.0, "falls", ""),
+            ("L1", 0.5, 0.01, 1.0, "falls", "so and so"),
+            ("N1", 0.0, 0.01, 1.0, "not told apart", "no matter"),
+            ("N1", 0.0, 0.001, 1.0, "rises", None),
+            ("N2", 0.0, 0.001, float("nan"), "not told apart", ""),
+        ],
+        columns=["experiment", "dropout", "learning_rate", "slope", "verdict", "message"],
+    ).assign(degree="P")
+    assert verdicts_in_words(rows.assign(degree="P_live")) == []
+    assert verdicts_in_words(rows.assign(degree="P_samples"), "P_samples")[0] == (
+        "Retrained at 0.001: P at the samples rises in N1."
+    )
+    assert verdicts_in_words(rows) == [
+        "Retrained at 0.001: P rises in N1.",
+        "Retrained at 0.01: P falls in L1 and L1, dropout 0.5 (so and so); 1 slope is not told apart from 0.",
+    ]
+    assert verdicts_in_words(rows.iloc[:0]) == []
+
+
+def test_each_degree_of_polysemanticity_has_slopes_and_corrections_of_its_own():
+    rows = laboratory(("L1", "N1"), noise=5)
+    both = polysemanticity_slopes(rows.assign(P_samples=3 - rows["P"]))
+    assert both["degree"].value_counts().to_dict() == {"P": 8, "P_samples": 8}
+    own, other = (of_degree(both, degree).reset_index(drop=True) for degree in ("P", "P_samples"))
+    np.testing.assert_allclose(other["slope"], -own["slope"])
+    np.testing.assert_allclose(other["p_adjusted"], own["p_adjusted"])
+    pd.testing.assert_frame_equal(own, polysemanticity_slopes(rows))
+    assert (
+        seed_slopes(rows.assign(P_live=2 * rows["P"]), "P_live")["baseline"] == 2 * seed_slopes(rows)["baseline"]
+    ).all()

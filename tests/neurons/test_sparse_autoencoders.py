@@ -165,11 +165,15 @@ def test_an_autoencoder_of_another_width_is_refused_before_weights_are_read(tmp_
 
 
 def test_files_that_are_absent_or_cut_short(tmp_path):
-    with pytest.raises(RequestError, match=r"nowhere is not there; give a folder of SAELens 6, or params.npz"):
+    with pytest.raises(RequestError, match=r"nowhere is not there; give a folder of SAELens 6 .* fetch it first"):
         load_sparse_autoencoder(tmp_path / "nowhere")
-    with pytest.raises(RequestError, match=r"holds neither cfg.json nor params.npz"):
+    with pytest.raises(RequestError, match=r"holds neither cfg.json nor params.npz; give a folder of SAELens 6"):
         load_sparse_autoencoder(tmp_path)
     folder = changed(tmp_path, "standard")
+    with pytest.raises(RequestError, match=rf"{WEIGHTS} is a file; give the folder that it is in"):
+        load_sparse_autoencoder(folder / WEIGHTS)
+    with pytest.raises(RequestError, match=r"neither cfg.json nor params.npz; choose a folder inside it: standard$"):
+        load_sparse_autoencoder(folder.parent)
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:-5])
     with pytest.raises(CheckpointError, match=f"standard/{WEIGHTS}: truncated"):
@@ -371,6 +375,27 @@ def test_activations_that_do_not_fit():
         plain.quality(np.ones((1, 3)))
     with pytest.raises(RequestError, match=r"normalises activations \(layer_norm\); give those that were encoded"):
         autoencoder(normalisation="layer_norm").decode(np.ones((2, 4)))
+
+
+def test_tensors_that_record_gradients_are_read(rng):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    given, numbers = autoencoder(), rng.standard_normal((3, autoencoder().width)).astype(np.float32)
+    tensor = torch.tensor(numbers, requires_grad=True)
+    features = given.encode(numbers)
+    np.testing.assert_array_equal(given.encode(tensor), features)
+    np.testing.assert_array_equal(given.decode(torch.tensor(features)), given.decode(features))
+    assert given.quality(tensor) == given.quality(numbers)
+
+
+def test_an_autoencoder_is_shown_in_one_line():
+    assert re.fullmatch(r"<SparseAutoencoder: standard, \d+ features of \d+ neurons; .*>", repr(autoencoder()))
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(RequestError, match="is a file, or lies in one; give a folder to write to"):
+            save_sparse_autoencoder(autoencoder(), path)
 
 
 def test_metadata_that_json_cannot_hold_are_not_written(tmp_path):

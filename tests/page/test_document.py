@@ -150,6 +150,21 @@ def test_data_of_charts_is_as_the_table_has_it_to_seven_digits(page):
     assert data["label"] == ["m"] * 3
 
 
+def test_a_page_of_models_that_the_run_made_itself_does_not_speak_of_checkpoints_intervals():
+    held = tables()
+    held["checkpoints"] = held["checkpoints"].iloc[:0]
+    own, others = (page_html(contents(each)).content.decode() for each in (held, tables()))
+    for words in (
+        "The weights of a model, read checkpoint by checkpoint",
+        "They are not the spread between trainings.",
+    ):
+        assert words in others
+        assert words not in own
+    for words in ("Small models that the run made.", "What was measured is explained where it is shown."):
+        assert words in own
+        assert words not in others
+
+
 def test_values_that_a_chart_writes_out_itself_are_held_like_tables():
     values = [{"step": 0, "emergence": 1.23456789, "label": "m"}, {"step": 1, "label": "m", "emergence": math.inf}]
     page = PageReader(page_html(contents(parts=[part(line(alt.Data(values=values)))])).content.decode())

@@ -79,6 +79,10 @@ def test_slopes_are_per_cent_of_the_baseline_for_a_tenth_of_the_parameters():
     assert slopes[0]["slope"] == pytest.approx(-5.0, rel=0.01)
     assert slopes[0]["low_drawn"] <= slopes[0]["own_low_drawn"] <= slopes[0]["slope"]
     assert chart.description == ("Retrained at 0.001: P falls in L1 and N1; 2 slopes are not told apart from 0.")
+    assert part.text[0] == (
+        "Does P change with pruning? Retrained at 0.001: P falls in L1 and N1; 2 slopes are not told apart from 0. "
+        "Retrained at 0.01: P falls in L1 and N1; 2 slopes are not told apart from 0."
+    )
 
 
 def test_correlations_begin_with_all_experiments_and_p(specs):

@@ -198,13 +198,20 @@ def test_a_training_begins_alike_with_dropout_and_without(rows):
 
 # --- what is said -------------------------------------------------------------------------------------------------------
 def test_the_words_at_the_end_say_what_was_made(told, run):
-    assert "lab: 2 models of its own\n" in told.out
+    assert (
+        "lab: 2 models of its own\nslope of P on pruning, retrained at 0.001: 2 slopes are not told apart from 0.\n"
+        in told.out
+    )
     assert ".table('polysemanticity')" in told.out
     assert "checkpoint" not in told.out
     status = command("status", run)
     assert status.code == 0
     assert "lab: finished; 2 models of its own" in status.out
     assert "own models" in command("runs", "--runs-dir", run.parent).out
+    with pytest.raises(
+        RequestError, match="no checkpoints to draw; its models are its own, in the table 'polysemanticity', and"
+    ):
+        ninscope.open_run(run).plot()
 
 
 def test_a_run_without_checkpoints_is_opened_asked_compared_and_put_on_a_page(run, place):
@@ -212,7 +219,7 @@ def test_a_run_without_checkpoints_is_opened_asked_compared_and_put_on_a_page(ru
     assert opened.facts()["models"] == 2
     assert opened.facts()["checkpoints"] == 0
     assert opened.table("checkpoints").empty
-    with pytest.raises(RequestError, match=r"no model 'small-seed0'; its models: none"):
+    with pytest.raises(RequestError, match="it has no checkpoints to draw; its models are its own"):
         opened.plot(model="small-seed0")
     asked = opened.query(
         "SELECT model, count(*) AS n FROM polysemanticity WHERE phase = 'training' GROUP BY model ORDER BY model"
@@ -365,7 +372,7 @@ def test_toy_data_that_cannot_be_made_fail_alone(tmp_path, undrawn):
         ({"dropout": [1.0]}, r"dropout.1: Input should be less than 1"),
         ({"dropout": []}, r"dropout: List should have at least 1 item"),
         ({"seeds": [-1]}, r"seeds.1: Input should be greater than or equal to 0"),
-        ({"seeds": [0, 0]}, r"seeds: a value is listed twice"),
+        ({"seeds": [0, 0]}, r"seeds: a value is listed twice, 0; list each"),
         ({"seed": [0]}, r"polysemanticity.seed: no such key; did you mean 'seeds'\?"),
         ({"own": [SMALL | {"name": "L1"}]}, r"own.1: L1 is one of the thesis' experiments; give this one another name"),
         ({"own": [SMALL | {"name": "all"}]}, r"own.1: the name 'all' is one that tables or figures have a use for"),
@@ -376,13 +383,25 @@ def test_toy_data_that_cannot_be_made_fail_alone(tmp_path, undrawn):
         ({"own": [SMALL | {"features": 6}]}, r"own.1: experiment small: feature_layers has 5 neurons and features is 6"),
         ({"own": [SMALL | {"observed": [3, 8, 1]}]}, r"own.1: experiment small: observed is \[3, 8, 1\]"),
         ({"own": [SMALL | {"epoch": 3}]}, r"polysemanticity.own.1.epoch: no such key; did you mean 'epochs'\?"),
-        ({"own": [SMALL, SMALL]}, r"experiments: a value is listed twice"),
+        ({"own": [SMALL, SMALL]}, r"own: two experiments have the name 'small'; rename one"),
+        ({"own": [SMALL | {"name": "a/b"}]}, r"own.1.name: give letters, digits, .* \(it is 'a/b'\)"),
+        ({"own": [SMALL | {"sparsity": 0.5}]}, r"own.1.sparsity: a list was expected, in square brackets \(it is 0.5\)"),
+        ({"experiments": ["small"]}, r"no experiment 'small'.*others stand in .* and run without being listed here"),
         ({"own": [SMALL, SMALL | {"name": "small-dropout"}]}, r"the model polysemanticity/small-dropout-seed0 is listed twice"),
     ],
 )  # fmt: skip
 def test_a_wrong_section_is_refused_in_one_line(tmp_path, changes, says):
     with pytest.raises(RequestError, match=says):
         load_dag(dag_of(tmp_path / "lab.toml", **changes))
+
+
+def test_one_own_experiment_in_single_brackets(tmp_path):
+    file = dag_of(tmp_path / "lab.toml")
+    file.write_text(file.read_text().replace("[[polysemanticity.own]]", "[polysemanticity.own]"))
+    with pytest.raises(
+        RequestError, match=r"polysemanticity.own: there may be several, so write \[\[polysemanticity.own\]\]"
+    ):
+        load_dag(file)
 
 
 def test_experiments_of_the_thesis_are_all_six_unless_some_are_named_or_there_are_own_ones():

@@ -15,7 +15,16 @@ from ninscope.errors import RequestError
 from ninscope.multifractal.emergence import MAX_REPLICATES, MIN_REPLICATES, Bootstrap
 from ninscope_pipeline.request.analyses import Analysis, AnalysisSection, VariantSection, analyses
 from ninscope_pipeline.request.cluster import Cluster
-from ninscope_pipeline.request.models import REVISIONS, Evaluations, ModelSection, Name, Strict, SuiteSection
+from ninscope_pipeline.request.models import (
+    NAME,
+    NAME_IN_WORDS,
+    REVISIONS,
+    Evaluations,
+    ModelSection,
+    Name,
+    Strict,
+    SuiteSection,
+)
 from ninscope_pipeline.request.toml_files import read_toml
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import Stage
@@ -263,7 +272,9 @@ def _first_error(error: ValidationError, raw: dict[str, Any]) -> str:
         message = f"give {table}" if where.startswith("suites.") else f"{REVISIONS}, or {table}"
     elif where.endswith(".q") and problem["type"] != "value_error":
         message = "give a list of numbers, or { start = ..., stop = ..., step = ... }"
-    elif "." not in where:
+    elif problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME:
+        message = NAME_IN_WORDS
+    else:
         message = _how_written(where, problem) or message
     shown = (
         ""
@@ -274,9 +285,11 @@ def _first_error(error: ValidationError, raw: dict[str, Any]) -> str:
 
 
 def _how_written(key: str, problem: ErrorDetails) -> str:
-    """How a section is written that is not the table, or the list of tables, that it should be; empty where that is not wrong."""
+    """How something is written that is not the table or the list that it should be; empty where that is not wrong."""
     if problem["type"] == "list_type" and isinstance(problem["input"], dict):
         return f"there may be several, so write [[{key}]] in double brackets"
+    if "." in key:
+        return "a list was expected, in square brackets" if problem["type"] == "list_type" else ""
     if problem["type"] in ("model_type", "dict_type"):
         once = ", once and in single brackets" if isinstance(problem["input"], list) else " with its keys below it"
         return f"it is a section; write [{key}]{once}"

@@ -13,6 +13,9 @@ from ninscope.errors import RequestError
 from ninscope.locating import named_revision
 
 NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}\Z"  # becomes part of file names, where "--" parts suite and model
+NAME_IN_WORDS = (
+    'give letters, digits, ".", "_" and single "-", at most 96 of them, of which the first is a letter or a digit'
+)
 Name = Annotated[str, StringConstraints(pattern=re.compile(NAME))]
 # What may still hold {seed}.
 _NAME_OF_SEEDS = re.compile(NAME.replace(r"(?:", r"(?:\{seed\}|", 1))

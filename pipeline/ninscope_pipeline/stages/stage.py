@@ -221,6 +221,10 @@ class Stage(ABC, Generic[W]):
         """
         return []
 
+    def summary(self, run: "Run") -> list[str]:
+        """Lines at the end of a run on what came out, where that can be said in a few words."""
+        return []
+
     def clear(self, store: ArtefactStore, jobs: Sequence[Job[W]], alone: bool) -> None:
         """Delete what is of no more use after a run.
 

@@ -69,6 +69,7 @@ def _kinds(rows: pd.DataFrame, phase: str) -> list[tuple[float, str, str, str]]:
         (dropout, given, colour, MARKERS[number % 4])
         for number, dropout in enumerate(dropouts)
         for given, colour in colours.items()
+        if ((rows["dropout"] == dropout) & (rows["given"] == given)).any()
     ]
 
 
@@ -112,12 +113,12 @@ def _correlation_marks(axes: Axes, y: float, rows: pd.DataFrame, colour: str, ma
 
 def _how_to_read(phase: str, measures: Sequence[str], experiments: int) -> str:
     drift = GIVEN[phase].replace("_", " ")
-    stars = " * takes the features as known, as P and D do." if set(KNOW_FEATURES) & set(measures) else ""
-    units = "experiments, each one repetition" if experiments > 1 else "seeds"
+    stars = " * knows the features." if set(KNOW_FEATURES) & set(measures) else ""
+    unit, units = ("experiment", "experiments, each one repetition") if experiments > 1 else ("seed", "seeds")
     return (
         f"Intervals (95 %) are over {units}. Two curves that only rise, or fall, always correlate: look at the correlation "
         f"given the {drift}, and at other seeds. Where a cross lies on its dot, the measure follows the course that all seeds "
-        f"share.{stars}"
+        f"share. A dot without a line: one {unit}, or all alike.{stars}"
     )
 
 

@@ -7,25 +7,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ninscope.neurons.polysemanticity.slopes import FALLS, NOT_TOLD_APART, RISES, seed_slopes
-from ninscope.neurons.polysemanticity.table_names import dropout_name
+from ninscope.neurons.polysemanticity.slopes import BY_BASELINE, FALLS, NOT_TOLD_APART, RISES, of_degree, seed_slopes
+from ninscope.neurons.polysemanticity.table_names import DEGREES, dropout_name
 from ninscope.report.layout import arrange, label_places, name_panel, plain, styled, text_width, title_above
 from ninscope.report.polysemanticity_style import BLUE, GREY, NOTE, ORANGE, NamedFigures, legend_below
+from ninscope.wording import of_number
 
 OF_VERDICT = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
 _PER = 0.1  # of the parameters: for which a slope is drawn
 
 
 def slopes_figures(slopes: pd.DataFrame, polysemanticity: pd.DataFrame) -> NamedFigures:
-    """One figure, where a slope is known. slopes, polysemanticity: the tables `polysemanticity_slopes` and `polysemanticity`."""
-    if slopes["slope"].notna().any():
-        yield "polysemanticity-slopes.png", _slopes_figure(slopes, seed_slopes(polysemanticity))
+    """Of P and of P at the samples, where a slope is known. slopes, polysemanticity: the tables `polysemanticity_slopes` and
+    `polysemanticity`."""
+    for degree, name in (("P", "polysemanticity-slopes.png"), ("P_samples", "polysemanticity-slopes-samples.png")):
+        rows = of_degree(slopes, degree)
+        if rows["slope"].notna().any():
+            yield name, _slopes_figure(rows, seed_slopes(polysemanticity, degree), DEGREES[degree])
 
 
-def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
+def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame, degree: str) -> Figure:
     """How much P changes for every tenth of the parameters, a line an experiment and dropout, a panel a learning rate.
 
-    slopes: the table; by_seed: `seed_slopes`. In per cent of the baseline's P, so that experiments stand on one axis.
+    slopes: the table's rows of one degree, and what a reader calls it; by_seed: `seed_slopes`. In per cent of the baseline's P, so
+    that experiments stand on one axis.
     """
     known = slopes[slopes["slope"].notna() & (slopes["baseline"] > 0)]
     rates = sorted(known["learning_rate"].unique().tolist())
@@ -34,7 +39,7 @@ def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(4.4 * len(rates) + 1.2, 0.3 * len(names) + 1.8))
         panels = figure.subplots(1, len(rates), sharex=True, sharey=True, squeeze=False)
         above = title_above(
-            figure, "Does P change with pruning? Slopes on the true pruning ratio after retraining; p by Holm"
+            figure, f"Does {degree} change with pruning? Slopes on the true pruning ratio after retraining; p by Holm"
         )
         reach = _reach(known, by_seed)
         beside = 0.0
@@ -42,10 +47,13 @@ def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
             own = known[known["learning_rate"] == rate]
             beside = max(beside, _slope_lines(axes, own, by_seed, names, reach))
             tests = own["tests"].dropna()
-            name_panel(axes, f"retrained at {rate:g}" + (f" ({int(tests.iloc[0])} tests)" if len(tests) else ""))
+            name_panel(
+                axes, f"retrained at {rate:g}" + (f" ({of_number(int(tests.iloc[0]), 'test')})" if len(tests) else "")
+            )
         for axes in panels[0, 1:]:
             axes.yaxis.set_tick_params(labelleft=False)
-        below = legend_below(figure, _slope_handles())
+        starred = any(map(_by_baseline, known.to_dict("records")))
+        below = legend_below(figure, _slope_handles(starred))
         arrange(figure, panels, above=above, below=below, beyond=beside + 6)
         return figure
 
@@ -126,15 +134,20 @@ def _verdict_words(row: dict) -> str:
     p = row["p_adjusted"]
     if not np.isfinite(p):
         return "one seed" if row["seeds"] == 1 else "no test"
-    return f"{row['verdict']}, p {'< .001' if p < 0.001 else f'= {p:.3f}'.replace('0.', '.')}"
+    star = " *" if _by_baseline(row) else ""
+    return f"{row['verdict']}{star}, p {'< .001' if p < 0.001 else f'= {p:.3f}'.replace('0.', '.')}"
+
+
+def _by_baseline(row: dict) -> bool:
+    return row["verdict"] != NOT_TOLD_APART and BY_BASELINE in str(row["message"])
 
 
 def _line_name(experiment: str, dropout: float) -> str:
     return plain(experiment) + (f", {dropout_name(dropout)}" if dropout else "")
 
 
-def _slope_handles() -> list[Artist]:
-    return [
+def _slope_handles(starred: bool) -> list[Artist]:
+    handles: list[Artist] = [
         Line2D([], [], color="black", marker="o", markersize=4.5, linestyle="", label="mean over seeds"),
         Line2D([], [], color="black", marker="|", markersize=4, linestyle="", label="single seeds"),
         Line2D(
@@ -151,3 +164,7 @@ def _slope_handles() -> list[Artist]:
         Line2D([], [], color="black", linewidth=0.9, label="95 % for all tests of a panel together"),
         *(Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in OF_VERDICT.items()),
     ]
+    if starred:
+        said = "the retrained networks alone do not show it"
+        handles.append(Line2D([], [], color="black", marker="$*$", linestyle="", label=said))
+    return handles

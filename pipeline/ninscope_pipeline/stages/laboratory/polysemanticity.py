@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ninscope.neurons.polysemanticity.correlations import CORRELATION_COLUMNS, polysemanticity_correlations
-from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes
+from ninscope.neurons.polysemanticity.slopes import SLOPE_COLUMNS, polysemanticity_slopes, verdicts_in_words
 from ninscope.neurons.polysemanticity.table_names import (
     ALL_LAYERS,
     COUNTS,
+    DEGREES,
     MEASURED,
     PRUNED,
     RETRAINED,
@@ -134,6 +135,17 @@ class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
         rows = run.table(self.name)
         failed = rows[rows["status"] != "ok"].drop_duplicates(["suite", "model", "phase", "status", "message"])
         return [f"{row.suite}/{row.model} {row.revision}: {row.status}: {row.message}" for row in failed.itertuples()]
+
+    def summary(self, run: "Run") -> list[str]:
+        """The verdicts on P after pruning, and on P at the samples, a line a learning rate."""
+        if SLOPES not in run.tables:
+            return []
+        slopes = run.table(SLOPES)
+        return [
+            f"slope of {DEGREES[degree]} on pruning, {line[0].lower()}{line[1:]}"
+            for degree in ("P", "P_samples")
+            for line in verdicts_in_words(slopes, degree)
+        ]
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class PolysemanticitySection(Strict):
             if name not in EXPERIMENTS:
                 raise ValueError(
                     f"there is no experiment {name!r}{did_you_mean(name, EXPERIMENTS, cutoff=0.4)}; the thesis has "
-                    f"{', '.join(EXPERIMENTS)}, and others stand in [[polysemanticity.own]]"
+                    f"{', '.join(EXPERIMENTS)}; others stand in [[polysemanticity.own]], and run without being listed here"
                 )
         return names
 
@@ -110,8 +110,11 @@ class PolysemanticitySection(Strict):
             "seeds": self.seeds, "dropout": self.dropout, "ratios": self.ratios, "rates": self.rates,
         }  # fmt: skip
         for key, values in listed.items():
-            if len(set(values)) != len(values):
-                raise ValueError(f"{key}: a value is listed twice; list each one once")
+            twice = next((value for value in values if list(values).count(value) > 1), None)
+            if twice is not None and twice in [own.name for own in self.own]:
+                raise ValueError(f"own: two experiments have the name {twice!r}; rename one")
+            if twice is not None:
+                raise ValueError(f"{key}: a value is listed twice, {twice!r}; list each one once")
         if any(later < earlier for earlier, later in pairwise(self.ratios)):
             raise ValueError("ratios: the values do not ascend; list them from the smallest to the largest")
         if bool(self.ratios) != bool(self.rates):

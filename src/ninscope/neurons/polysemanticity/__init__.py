@@ -58,6 +58,7 @@ _LAZY = {
     "mean_over_seeds": "over_seeds",
     "polysemanticity_slopes": "slopes",
     "seed_slopes": "slopes",
+    "verdicts_in_words": "slopes",
     "polysemanticity_correlations": "correlations",
     "control_directions": "features",
     "mean_difference_directions": "features",

@@ -29,7 +29,7 @@ def mean_difference_directions(activations: ArrayLike, labels: ArrayLike) -> np.
     that all samples have, or none.
     """
     x = _matrix(activations, "activations")
-    has = _memberships(given_array(labels, "labels"), len(x))
+    has = _memberships(_labels(labels), len(x))
     counts = has.sum(0)
     sums = has.T.astype(np.float64) @ x
     within = sums / counts[:, None]
@@ -83,6 +83,14 @@ def _matrix(values: Any, name: str) -> np.ndarray:
     return array
 
 
+def _labels(values: Any) -> np.ndarray:
+    """As an array; strings that pandas holds as objects as strings of numpy."""
+    labels = given_array(values, "labels")
+    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat):
+        return labels.astype(str)
+    return labels
+
+
 def _memberships(labels: np.ndarray, samples: int) -> np.ndarray:
     """bool [samples, classes]."""
     if labels.ndim not in (1, 2) or len(labels) != samples:
@@ -95,7 +103,7 @@ def _memberships(labels: np.ndarray, samples: int) -> np.ndarray:
             raise RequestError(f"all labels are {classes[0]!s}; two classes or more were expected")
         return labels[:, None] == classes
     if labels.dtype.kind != "b":
-        raise RequestError(f"labels are of type {labels.dtype}; a matrix [samples, concepts] must be bool")
+        raise RequestError(f"labels are of type {labels.dtype}; a matrix [samples, concepts] must be bool: labels > 0")
     counts = labels.sum(0)
     for concept in np.flatnonzero((counts == 0) | (counts == samples)):
         which = "no sample has" if counts[concept] == 0 else "all samples have"

@@ -42,8 +42,9 @@ def neurons_of(
 
     Convolution: every channel is a neuron, its activation the mean over space. Tokens: the mean over all positions. A layer that
     gives several tensors: the first one of floats. Raises RequestError: a model without a Linear or convolution layer, or with
-    none but its output; a name that is no module of the model, or is given twice.
+    none but its output; a name that is no module of the model, or is given twice; a model that is no torch.nn.Module.
     """
+    check_module(model)
     modules = dict(model.named_modules())
     if layers is None:
         return ModelNeurons(model, _hidden(model), encode)
@@ -55,6 +56,14 @@ def neurons_of(
             near = did_you_mean(name, modules) or f"; it has {first_names([known for known in modules if known])}"
             raise RequestError(f"layer {name!r} is no module of the model{near}")
     return ModelNeurons(model, {name: modules[name] for name in names}, encode)
+
+
+def check_module(model: object) -> None:
+    """Raises RequestError: it is no torch.nn.Module, whose layers hooks can see."""
+    if not isinstance(model, nn.Module):
+        raise RequestError(
+            f"the model is a {type(model).__name__}; a torch.nn.Module was expected, whose layers can be seen"
+        )
 
 
 def _hidden(model: nn.Module) -> dict[str, nn.Module]:
@@ -232,17 +241,20 @@ class _Pass:
             if given.ndim != dimensions:
                 raise RequestError(
                     f"layer {name!r} is given {list(given.shape)}, and takes {dimensions} dimensions, the batch first; give "
-                    "encode, which makes the model's input from features"
+                    "encode (to polysemanticity_of_module: shape), which makes the model's input from features"
                 )
             wanted, width = module.in_channels, given.shape[1]
         else:
             wanted, width = cast(nn.Linear, module).in_features, given.shape[-1]
         if width != wanted:
-            what = "features have" if given is self._features else "its input has"
-            raise RequestError(
-                f"layer {name!r} takes inputs of width {wanted}, and {what} width {width}; give as many features as it takes, or "
-                "encode, which makes the model's input from features"
+            direct = given is self._features
+            what = "features have" if direct else "its input has"
+            advice = (
+                "give as many features as it takes, or encode, which makes the model's input from features"
+                if direct
+                else "give directions of that width, or a function that makes such an input (shape, or encode)"
             )
+            raise RequestError(f"layer {name!r} takes inputs of width {wanted}, and {what} width {width}; {advice}")
 
 
 def _is_activation(module: nn.Module) -> bool:

@@ -17,10 +17,11 @@ import pandas as pd
 
 from ninscope.neurons.polysemanticity.over_seeds import SeedMean, holm, mean_over_seeds
 from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, DEGREES, RETRAINED, TRAINING
-from ninscope.wording import joined_clauses, of_number
+from ninscope.wording import joined_clauses, listed, of_number
 
 CONFIDENCE = 0.95
 FALLS, RISES, NOT_TOLD_APART = "falls", "rises", "not told apart"
+BY_BASELINE = "the retrained networks alone do not show it: retraining itself may move P"
 VERDICTS = (FALLS, RISES, NOT_TOLD_APART)
 SLOPE_COLUMNS = {
     "experiment": "string", "dropout": "float64", "learning_rate": "float64", "degree": "string", "seeds": "Int64",
@@ -37,6 +38,43 @@ TRAINING_KEYS = ("suite", "experiment", "dropout", "seed")
 _GROUP = ["suite", "experiment", "dropout", "learning_rate"]
 
 
+def of_degree(slopes: pd.DataFrame, degree: str = "P") -> pd.DataFrame:
+    """The rows of the table `polysemanticity_slopes` of one of DEGREES."""
+    return slopes[slopes["degree"] == degree]
+
+
+def verdicts_in_words(slopes: pd.DataFrame, degree: str = "P") -> list[str]:
+    """The verdicts on one of DEGREES, a sentence for each learning rate of retraining, the smallest rate first.
+
+    slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. A column `name` says what a row is
+    called; without it that is the experiment, and the dropout. What the message of a verdict says stands beside it. As in
+    "Retrained at 0.001: P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0."
+    """
+    known = of_degree(slopes, degree)
+    known = known[known["slope"].notna()]
+    if "name" not in known:
+        known = known.assign(name=[_named(*pair) for pair in zip(known["experiment"], known["dropout"], strict=True)])
+    of_rates = known.groupby("learning_rate")
+    return [f"Retrained at {rate:g}: {_verdicts_said(rows, DEGREES[degree])}." for rate, rows in of_rates]
+
+
+def _named(experiment: str, dropout: float) -> str:
+    return f"{experiment}, dropout {dropout:g}" if dropout > 0 else experiment
+
+
+def _verdicts_said(rows: pd.DataFrame, degree: str) -> str:
+    notes = rows["message"].fillna("")
+    names = rows["name"] + (" (" + notes + ")").where(notes != "", "")
+    clauses = [
+        f"{degree} {verdict} in {listed(names[rows['verdict'] == verdict].tolist())}"
+        for verdict in (FALLS, RISES)
+        if (rows["verdict"] == verdict).any()
+    ]
+    others = int((rows["verdict"] == NOT_TOLD_APART).sum())
+    said = f"{of_number(others, 'slope is', 'slopes are')} not told apart from 0"
+    return "; ".join([*clauses, *([said] if others else [])])
+
+
 def least_squares_slope(x: np.ndarray, y: np.ndarray) -> float:
     """Slope of y on x by least squares; NaN where x has one value. x, y: float64 [points], at least one."""
     away = x - x.mean()
@@ -44,7 +82,7 @@ def least_squares_slope(x: np.ndarray, y: np.ndarray) -> float:
     return float((away * (y - y.mean())).sum()) / squares if squares > 0 else float("nan")
 
 
-def seed_slopes(polysemanticity: pd.DataFrame, degree: str = DEGREES[0]) -> pd.DataFrame:
+def seed_slopes(polysemanticity: pd.DataFrame, degree: str = "P") -> pd.DataFrame:
     """The slope of P on the true pruning ratio of every seed: a row an experiment, dropout, learning rate of retraining and seed.
 
     polysemanticity: the table of that name. degree: which of its columns DEGREES is taken for P. networks: how many retrained
@@ -168,7 +206,7 @@ def _message(group: pd.DataFrame, own: SeedMean, reaches_zero: bool, by_baseline
     return joined_clauses(
         _without_interval(own),
         "by Holm's test, which finds more than the interval, that reaches 0" if reaches_zero else "",
-        "the retrained networks alone do not show it: retraining itself may move P" if by_baseline else "",
+        BY_BASELINE if by_baseline else "",
         *left_out,
         f"{of_number(missing, 'retrained network has', 'retrained networks have')} no P" if missing else "",
         f"{of_number(dead, 'retrained network is', 'retrained networks are')} dead: P is 0" if dead else "",

@@ -11,6 +11,7 @@ Numbers are computed in float32, whatever type is stored. SAELens itself compute
 import json
 import re
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ from ninscope.neurons.polysemanticity.sparse_autoencoders import (
     checked_finite,
     decoder_norms,
 )
+from ninscope.wording import first_names
 
 CONFIG_NAME, WEIGHTS_NAME = "cfg.json", "sae_weights.safetensors"
 MAX_CONFIG_BYTES = 1_000_000
 LAYOUT_VERSION = "6.0.0"  # of SAELens, whose layout is written
+_DEEPEST, _MOST_FOUND = 3, 100  # folders below the one that was given, and how many of a depth are looked at
 _IN_TRAINING = ("batchtopk", "matryoshka_batchtopk")
 
 
@@ -58,15 +61,14 @@ def load_sparse_autoencoder(path: str | Path, width: int | None = None) -> Spars
         return _load_folder(folder, width)
     if (folder / NPZ_NAME).is_file():
         return load_gemma_scope(folder / NPZ_NAME, width)
-    problem = f"holds neither {CONFIG_NAME} nor {NPZ_NAME}" if folder.is_dir() else "is not there"
-    raise RequestError(f"{folder} {problem}; give a folder of SAELens 6, or {NPZ_NAME} of Gemma Scope")
+    raise RequestError(f"{folder} {_why_not(folder)}")
 
 
 def save_sparse_autoencoder(autoencoder: SparseAutoencoder, folder: str | Path) -> Path:
     """Write cfg.json and sae_weights.safetensors (float32) as SAELens 6 does; both it and `load_sparse_autoencoder` read them.
 
     metadata of cfg.json is about["metadata"]. Returns the folder. Files of these names are replaced. Raises RequestError: the
-    metadata are no table that JSON can hold.
+    metadata are no table that JSON can hold, the folder is a file or lies in one.
     """
     folder = Path(folder).expanduser()
     metadata = autoencoder.about.get("metadata", {})
@@ -93,10 +95,36 @@ def save_sparse_autoencoder(autoencoder: SparseAutoencoder, folder: str | Path) 
         raise RequestError(
             f'about["metadata"] cannot be written as JSON: {error}; leave out what it cannot hold'
         ) from None
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RequestError(f"{folder} is a file, or lies in one; give a folder to write to") from None
     (folder / CONFIG_NAME).write_text(written, encoding="utf-8")
     save_file(autoencoder.tensors, folder / WEIGHTS_NAME)
     return folder
+
+
+def _why_not(folder: Path) -> str:
+    """Why there is no autoencoder at a path, and what to give instead: in words."""
+    what = f"a folder of SAELens 6 with {CONFIG_NAME}, or {NPZ_NAME} of Gemma Scope"
+    if folder.is_file():
+        return f"is a file; give the folder that it is in: {what}"
+    if not folder.is_dir():
+        return f"is not there; give {what} (nothing is downloaded: fetch it first)"
+    below = _autoencoders_below(folder)
+    if below:
+        return f"holds neither {CONFIG_NAME} nor {NPZ_NAME}; choose a folder inside it: {first_names(below)}"
+    return f"holds neither {CONFIG_NAME} nor {NPZ_NAME}; give {what}"
+
+
+def _autoencoders_below(folder: Path) -> list[str]:
+    """Folders with autoencoders, relative to a folder that holds several, as the repositories of SAELens and Gemma Scope do."""
+    found: list[str] = []
+    for depth in range(1, _DEEPEST + 1):
+        for name in (CONFIG_NAME, NPZ_NAME):
+            files = islice(folder.glob("/".join(["*"] * depth + [name])), _MOST_FOUND)
+            found += [str(file.parent.relative_to(folder)) for file in files]
+    return sorted(found)
 
 
 def _load_folder(folder: Path, width: int | None) -> SparseAutoencoder:

@@ -81,6 +81,10 @@ class SparseAutoencoder:
     normalisation: str = "none"
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    def __repr__(self) -> str:
+        kind = self.kind if self.k is None else f"{self.kind}, k {self.k}"
+        return f"<SparseAutoencoder: {kind}, {self.features:,} features of {self.width:,} neurons; .directions, .about>"
+
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise RequestError(f"kind is {self.kind!r}; one of {', '.join(KINDS)}")

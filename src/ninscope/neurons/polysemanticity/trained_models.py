@@ -49,6 +49,13 @@ class NeuronPolysemanticity:
     feature_dimensionality: float
     gradients: np.ndarray
 
+    def __repr__(self) -> str:
+        neurons, features = self.gradients.shape
+        return (
+            f"<NeuronPolysemanticity: {neurons:,} neurons, {features:,} features, mean P {self.neurons['P'].mean():.4g}, "
+            f"D {self.feature_dimensionality:.4g}; .neurons is a table>"
+        )
+
 
 def polysemanticity_of_neurons(
     directions: ArrayLike,
@@ -87,13 +94,19 @@ def polysemanticity_of_module(
     activations [batch, width], where it takes something else (attention takes [batch, tokens, width]).
 
     Raises RequestError: another width than the module takes, no Linear or convolution layer, shapes that do not fit, numbers that
-    are not finite, strengths below 0, and as `feature_gradients`.
+    are not finite, strengths below 0, a shape that is no function, and as `neurons_of` and `feature_gradients`.
     """
     import torch
 
     from ninscope.neurons.polysemanticity.gradients import feature_gradients
-    from ninscope.neurons.polysemanticity.model_neurons import first_weights, neurons_of
+    from ninscope.neurons.polysemanticity.model_neurons import check_module, first_weights, neurons_of
 
+    if shape is not None and not callable(shape):
+        raise RequestError(
+            f"shape is {shape!r}; a function was expected that makes the module's arguments of activations [batch, width]: "
+            "lambda activations: activations.unflatten(1, (1, 8, 8))"
+        )
+    check_module(module)
     scaled = _scaled(directions, strengths)
     start = np.zeros(scaled.shape[1]) if baseline is None else given_floats(baseline, "baseline activations")
     if start.shape != scaled.shape[1:] or not np.isfinite(start).all():

@@ -313,7 +313,8 @@ def measured_lines(
         f"{place}:Q", *(f"{field}:N" for field in series if field != "label"), model="label:N", value="value:Q"
     )
     shown += tooltip(low="low:Q", high="high:Q") if bands else []
-    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
+    # Bands are cut where they would make the lines flat: the chart ends there, so that none seems to end inside it.
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, nice=not bands))
     chart = lines(
         data, name, step_axis(steps_in(data)) if x is None else x, y, colour, [*shown, *tips],
         series=series, band=("from", "to") if bands else None, where=where, toggle=toggle,

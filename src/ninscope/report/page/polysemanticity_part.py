@@ -17,9 +17,11 @@ from ninscope.neurons.polysemanticity.slopes import (
     RISES,
     TRAINING_KEYS,
     VERDICTS,
+    of_degree,
     unpruned_networks,
+    verdicts_in_words,
 )
-from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, PRUNED, RETRAINED, TRAINING, dropout_name
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, DEGREES, PRUNED, RETRAINED, TRAINING, dropout_name
 from ninscope.report.page.chart_data import domain_of, drawn_ends, numbers_of, rounded
 from ninscope.report.page.charts import (
     BLUE,
@@ -39,7 +41,7 @@ from ninscope.report.page.charts import (
 )
 from ninscope.report.page.parts import Chart, PagePart, PageTables
 from ninscope.report.page.phrases import capital
-from ninscope.wording import listed, of_number
+from ninscope.wording import listed
 
 _MEASURES = (
     ("P", "P, degree of polysemanticity"),
@@ -66,7 +68,8 @@ _TEXT = (
     "The correlations show whether a measure that knows no features goes along with P, D or the loss within one seed. Two curves "
     "that only rise always correlate. So look at the correlation given the epoch or the pruning ratio, and at the cross: it "
     "compares a seed's measure with what is true of other seeds. Where it lies on the dot, the measure follows the course that "
-    "all seeds share, and says nothing of one network. Toy networks of this size say little about large ones.",
+    "all seeds share, and says nothing of one network. A dot without a line is of one seed, or of seeds that agree. "
+    "Toy networks of this size say little about large ones.",
 )  # fmt: skip
 
 
@@ -78,13 +81,29 @@ def polysemanticity_parts(tables: PageTables) -> Iterator[PagePart]:
     whole = rows[rows["layer"] == ALL_LAYERS]
     every = _named(whole.assign(PD=whole["P"] * whole["D"]))
     rows = every[every["P"].notna()]
+    slopes = _with_name(_named(tables.table("polysemanticity_slopes")))
     charts = [
         *_training(rows[rows["phase"] == TRAINING]),
         *_pruning(rows, unpruned_networks(every, ("run", *TRAINING_KEYS))),
-        *_slopes(_named(tables.table("polysemanticity_slopes"))),
+        *_slopes(of_degree(slopes)),
         *_correlations(_named(tables.table("polysemanticity_correlations"))),
     ]
-    yield PagePart("polysemanticity", "Polysemanticity", "models that were run", _TEXT, tuple(charts), _TABLES)
+    yield PagePart("polysemanticity", "Polysemanticity", "models that were run", _texts(slopes), tuple(charts), _TABLES)
+
+
+def _texts(slopes: pd.DataFrame) -> tuple[str, ...]:
+    """The verdicts stand first: they are what was asked."""
+    told = [
+        f"Does {name} change with pruning? {' '.join(said)}"
+        for degree, name in DEGREES.items()
+        if (said := verdicts_in_words(slopes, degree))
+    ]
+    return (*told, *_TEXT)
+
+
+def _with_name(slopes: pd.DataFrame) -> pd.DataFrame:
+    """Slopes with the column `name`: the experiment, and its dropout where there is one: a telephone is narrow."""
+    return slopes.assign(name=slopes["label"] + (", " + slopes["setting"]).where(slopes["dropout"] > 0, ""))
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
@@ -183,7 +202,7 @@ def _curves(pruned: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
     names = {rate: f"retrained at {rate:g}" for rate in pruned["learning_rate"].dropna().unique().tolist()}
     curve = np.where(pruned["phase"] == PRUNED, _BEFORE, pruned["learning_rate"].map(names).astype("object"))
     pruned = pruned.assign(curve=curve)
-    starts = [baselines.assign(pruning_ratio=0.0, curve=name) for name in dict.fromkeys(pruned["curve"])]
+    starts = [baselines.sort_index().assign(pruning_ratio=0.0, curve=name) for name in dict.fromkeys(pruned["curve"])]
     return pd.concat([*starts, pruned], ignore_index=True)
 
 
@@ -198,9 +217,10 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     data, domain = _slope_data(rows)
     chart = _slope_chart(data, domain).add_params(choice("rate", rates, "learning rate of retraining"))
     counts = data.groupby("rate")["line"].count()
+    (said,) = verdicts_in_words(rows[rows["rate"] == 0])
     yield Chart(
         "polysemanticity-slopes", "Does P change with pruning? (thick: 95 % interval; thin: one that holds with all the others)",
-        rows_high(chart, _LINE, counts), f"Retrained at {rates[0]}: {_verdicts_said(data[data['rate'] == 0])}.",
+        rows_high(chart, _LINE, counts), said,
     )  # fmt: skip
 
 
@@ -209,8 +229,6 @@ def _slope_data(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[float]]:
     share = _TENTH / rows["baseline"]
     ends = ("slope", "low", "high", "own_low", "own_high", "retrained_slope")
     data = rows.assign(**{name: rounded(rows[name] * share) for name in ends}, change=rounded(100 * rows["change"]))
-    # Without dropout the experiment alone: a telephone is narrow.
-    data["name"] = data["label"] + (", " + data["setting"]).where(data["dropout"] > 0, "")
     data["line"], _ = numbers_of(data["name"])
     data["note"] = data["message"].fillna("").astype("object")
     data["p"] = rounded(data["p_adjusted"])
@@ -245,18 +263,6 @@ def _slope_chart(data: pd.DataFrame, domain: list[float]) -> alt.LayerChart | al
         base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("slope:Q", scale=scale, title=title)),
     ]
     return alt.layer(*marks)
-
-
-def _verdicts_said(rows: pd.DataFrame) -> str:
-    """ "P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0" """
-    clauses = [
-        f"P {verdict} in {listed(rows.loc[rows['verdict'] == verdict, 'name'].tolist())}"
-        for verdict in (FALLS, RISES)
-        if (rows["verdict"] == verdict).any()
-    ]
-    others = int((rows["verdict"] == NOT_TOLD_APART).sum())
-    said = f"{of_number(others, 'slope is', 'slopes are')} not told apart from 0"
-    return "; ".join([*clauses, *([said] if others else [])])
 
 
 # --- what measures see --------------------------------------------------------------------------------------------------
@@ -320,7 +326,7 @@ def _correlation_chart(data: pd.DataFrame, measures: Sequence[str]) -> alt.Layer
         with_the_truth_of_other_seeds="other_seeds:Q", seeds="seeds:Q", networks_of_a_seed="points:Q", note="note:N",
     )  # fmt: skip
     scale = alt.Scale(domain=[-1.04, 1.04], nice=False)
-    title = "rank correlation (cross: other seeds)"
+    title = ["rank correlation", "(cross: other seeds)"]
     colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[GREEN, ORANGE]), legend=legend_below(kinds))
     base = (
         alt.Chart(data)

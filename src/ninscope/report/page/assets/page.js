@@ -228,6 +228,9 @@
     return table;
   };
 
+  // Long messages in a narrow column would make rows as high as a screen.
+  const wrapped = (rows, column) => (rows.some((row) => String(row[column]).length > 150) ? "wrapped long" : "wrapped");
+
   const show = async (anchor, name) => {
     status.textContent = `Reading ${name} …`;
     const view = byId("table-view");
@@ -247,7 +250,7 @@
       columns: names.map((title, column) => ({
         type: numeric[column] ? "num" : "string",
         visible: !isIdle(title, column, names, rows),
-        className: title === "message" || title === "warning" ? "wrapped" : "",
+        className: title === "message" || title === "warning" ? wrapped(rows, column) : "",
         // Every cell is text: what came from a checkpoint is never taken for HTML. For filtering, too, DataTables parses
         // what has an "&".
         render: (value, purpose) => {
