@@ -61,7 +61,7 @@ def rows_of_training(
             learning_rate=0.001, revision=f"epoch{epoch}")  # fmt: skip
     share = lost(slope, noise)
     for ratio in RATIOS:
-        own = {"neuron_ratio": ratio, "pruning_ratio": true_ratio(ratio)}
+        own = {"neuron_ratio": ratio + seed / 1000, "pruning_ratio": true_ratio(ratio)}  # seeds lose other neurons
         add(
             baseline * (1 + 0.2 * true_ratio(ratio)),
             1 + 9 * ratio,

@@ -98,7 +98,7 @@ def test_what_pd_shows_is_p_times_d(two):
     rows, named = two
     grid = np.array(named["polysemanticity-L1-pruning.png"].axes).reshape(5, 2)
     own = rows[(rows["experiment"] == "L1") & (rows["dropout"] == 0) & (rows["layer"] == "all")]
-    last = own[(own["neuron_ratio"] == 0.6) & (own["learning_rate"] == 0.001)]
+    last = own[own["revision"] == "retrained-0.60-rate-0.001"]
     assert thick(grid[2, 0])[1].get_ydata()[-1] == pytest.approx((last["P"] * last["D"]).mean())
 
 

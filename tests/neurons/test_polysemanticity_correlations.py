@@ -34,7 +34,7 @@ def series(rows, column, seed, phase, rate, experiment="L1", dropout=0.0):
     own = [row for row in rows.to_dict("records") if row["layer"] == "all" and row["phase"] == phase]
     own = [row for row in own if (row["experiment"], row["dropout"], row["seed"]) == (experiment, dropout, seed)]
     own = [row for row in own if rate is None or row["learning_rate"] == rate]
-    return [row[column] for row in sorted(own, key=lambda row: (row["neuron_ratio"], row["revision"]))]
+    return [row[column] for row in sorted(own, key=lambda row: (row["pruning_ratio"], row["revision"]))]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,9 @@ def test_networks_without_a_value_are_left_out_of_their_seed_alone():
     rows = laboratory(("L1",), noise=4)
     gaps = (rows["seed"] == 1) & (rows["layer"] == "all") & rows["epoch"].isin([2, 5])
     rows.loc[gaps, "P"] = np.nan
-    rows.loc[(rows["seed"] == 2) & (rows["layer"] == "all") & (rows["neuron_ratio"] == 0.3), "pruning_ratio"] = np.nan
+    rows.loc[
+        (rows["seed"] == 2) & (rows["layer"] == "all") & rows["revision"].str.contains("-0.30"), "pruning_ratio"
+    ] = np.nan
     found = polysemanticity_correlations(rows)
     row = picked(found)
     pairs = [list(zip(series(rows, "phi_p99", seed, "training", None), series(rows, "P", seed, "training", None), strict=True))

@@ -84,6 +84,25 @@ def test_a_verdict_by_holm_beside_an_interval_that_reaches_0_is_explained():
     assert not found.drop(odd.index)["message"].str.contains("Holm").any()
 
 
+def test_what_retraining_does_by_itself_is_told_from_what_pruning_does():
+    """P is 10 lower after every retraining, and does not depend on the ratio."""
+    rows = laboratory(("L1",), slopes=(0.0, -0.5), noise=2)
+    whole = (rows["layer"] == "all") & (rows["phase"] == "retrained") & (rows["dropout"] == 0)
+    rows.loc[whole, "P"] -= 10
+    found = polysemanticity_slopes(rows)
+    jump, falling = one_row(found), one_row(found, dropout=0.5)
+    assert (jump["verdict"], falling["verdict"]) == ("falls", "falls")
+    assert jump["message"].endswith("the retrained networks alone do not show it: retraining itself may move P")
+    assert "alone" not in falling["message"]
+    slopes = [
+        statistics.linear_regression(own["pruning_ratio"], own["P"]).slope
+        for _, own in rows[whole & (rows["learning_rate"] == 0.001)].groupby("seed")
+    ]
+    interval = stats.ttest_1samp(slopes, 0.0).confidence_interval(0.95)
+    assert jump["retrained_slope"] == pytest.approx(statistics.mean(slopes))
+    assert (jump["retrained_low"], jump["retrained_high"]) == pytest.approx(tuple(interval))
+
+
 def test_one_seed_has_a_slope_and_no_interval():
     row = one_row(polysemanticity_slopes(laboratory(seeds=1)))
     assert row["slope"] == pytest.approx(-0.2 * 20)
@@ -104,8 +123,8 @@ def test_what_is_missing_or_dead_is_said():
     whole = rows["layer"] == "all"
     seed = rows["seed"]
     rows.loc[whole & (seed == 0) & (rows["epoch"] == 8), "P"] = None
-    rows.loc[whole & (seed == 1) & (rows["neuron_ratio"] == RATIOS[2]), "P"] = None
-    dead = whole & (seed == 2) & (rows["neuron_ratio"] == RATIOS[-1])
+    rows.loc[whole & (seed == 1) & (rows["pruning_ratio"] == true_ratio(RATIOS[2])), "P"] = None
+    dead = whole & (seed == 2) & (rows["pruning_ratio"] == true_ratio(RATIOS[-1]))
     rows.loc[dead, "P"] = 0.0
     rows.loc[dead, "dead"] = rows.loc[dead, "neurons"]
     found = one_row(polysemanticity_slopes(rows))

@@ -88,7 +88,7 @@ def _training_figure(rows: pd.DataFrame, experiment: str) -> Figure:
             for number, dropout in enumerate(sorted(training["dropout"].unique().tolist())):
                 own = training[training["dropout"] == dropout]
                 colour, line = _OF_DROPOUT[number % 4], _LINES[number % 4]
-                shown.append(_curve(axes, own, "epoch", "epoch", column, colour, line))
+                shown.append(_curve(axes, own, "epoch", column, colour, line))
                 if axes is panels[0, 0]:
                     handles.append(Line2D([], [], color=colour, linestyle=line, label=_dropout_name(dropout)))
             _finish(axes, shown, f"no epoch has a {column}", logarithmic=column == "loss")
@@ -144,12 +144,12 @@ def _pruning_curves(axes: Axes, rows: pd.DataFrame, rates: Sequence[float], colu
     before = whole[(whole["phase"] == "pruned")]
     shown = []
     if before[column].notna().any():
-        shown.append(_curve(axes, _from_baseline(whole, before), "neuron_ratio", "pruning_ratio", column, GREY, "--"))
+        shown.append(_curve(axes, _from_baseline(whole, before), "pruning_ratio", column, GREY, "--"))
     for number, rate in enumerate(rates):
         own = whole[(whole["phase"] == "retrained") & (whole["learning_rate"] == rate)]
         colour, marker = _OF_RATE[number % 4], "os^D"[number % 4]
         joined = _from_baseline(whole, own)
-        shown.append(_curve(axes, joined, "neuron_ratio", "pruning_ratio", column, colour, "-", marker))
+        shown.append(_curve(axes, joined, "pruning_ratio", column, colour, "-", marker))
     return shown
 
 
@@ -163,7 +163,7 @@ def _layer_curves(axes: Axes, rows: pd.DataFrame, rates: Sequence[float], column
             own = of_layer[(of_layer["phase"] == "retrained") & (of_layer["learning_rate"] == rate)]
             joined = _from_baseline(of_layer, own)
             line = _LINES[number % 4]
-            shown.append(_curve(axes, joined, "neuron_ratio", "pruning_ratio", "P", colour, line, means_only=True))
+            shown.append(_curve(axes, joined, "pruning_ratio", "P", colour, line, means_only=True))
     return shown
 
 
@@ -171,13 +171,12 @@ def _from_baseline(every: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with those of the last epoch of each training before them, at ratio 0."""
     training = every[every["phase"] == "training"].sort_values("epoch", kind="stable")
     baseline = training.drop_duplicates(["suite", "dropout", "seed", "layer"], keep="last")
-    return pd.concat([baseline.assign(neuron_ratio=0.0, pruning_ratio=0.0), rows])
+    return pd.concat([baseline.assign(pruning_ratio=0.0), rows])
 
 
 def _curve(
     axes: Axes,
     rows: pd.DataFrame,
-    point: str,
     x: str,
     y: str,
     colour: str,
@@ -187,14 +186,14 @@ def _curve(
 ) -> np.ndarray:
     """Mean over seeds with its interval, and each seed as a thin line; returns every value that is drawn.
 
-    point: the column by which networks of several seeds belong together; x: where they stand, a mean over seeds.
+    x: the column of where networks stand. Those of one revision belong together, and stand at the mean over seeds.
     """
     known = rows[rows[y].notna()]
     places: list[float] = []
     means: list[float] = []
     lows: list[float] = []
     highs: list[float] = []
-    for _, together in known.groupby(point):
+    for _, together in sorted(known.groupby("revision"), key=lambda group: float(group[1][x].mean())):
         over = mean_over_seeds(together[y].to_numpy(np.float64))
         places.append(float(together[x].astype("float64").mean()))
         for values, value in ((means, over.mean), (lows, over.low), (highs, over.high)):
@@ -203,7 +202,9 @@ def _curve(
         for _, own in known.groupby("seed"):
             own = own.sort_values(x)
             axes.plot(own[x].astype(float), own[y].astype(float), color=colour, linewidth=0.5, alpha=0.45)
-        axes.fill_between(places, lows, highs, color=colour, alpha=0.16, linewidth=0)
+        least = known[y].min()
+        floor = 1e-6 * least if least > 0 else -np.inf  # an axis of logarithms has no place for 0
+        axes.fill_between(places, np.maximum(lows, floor), highs, color=colour, alpha=0.16, linewidth=0)
     axes.plot(places, means, color=colour, linestyle=line, linewidth=1.6, marker=marker or None, markersize=3.2)
     return np.array(means) if means_only else known[y].to_numpy(np.float64)
 
@@ -364,7 +365,8 @@ def _reach(known: pd.DataFrame, by_seed: pd.DataFrame) -> tuple[float, float]:
     """Limits that hold 0, every seed and intervals that are not far wider than the seeds are apart."""
     values = [0.0]
     for row in known.to_dict("records"):
-        values += _scaled(row, _of_row(by_seed, row)).tolist()
+        values += _scaled(row, [*_of_row(by_seed, row), row["retrained_slope"]]).tolist()
+    values = [value for value in values if np.isfinite(value)]
     low, high = min(values), max(values)
     room = max(high - low, 1e-6)
     ends = [number for row in known.to_dict("records") for number in _scaled(row, [row["low"], row["high"]]).tolist()]
@@ -384,6 +386,8 @@ def _slope_line(axes: Axes, y: float, row: dict, of_seeds: np.ndarray, reach: tu
         _scaled(row, of_seeds), np.full(len(of_seeds), y - 0.22), "|", color=colour, markersize=4, markeredgewidth=0.9
     )
     axes.plot([mean], [y], "o", color=colour, markersize=4.5)
+    without = _scaled(row, [row["retrained_slope"]])
+    axes.plot(without, [y + 0.24], "D", color=colour, markersize=3.2, markerfacecolor="white", markeredgewidth=0.9)
     if low < reach[0]:
         axes.plot([reach[0]], [y], "<", color=colour, markersize=5, clip_on=False)
     if high > reach[1]:
@@ -405,6 +409,16 @@ def _slope_handles() -> list[Artist]:
     return [
         Line2D([], [], color="black", marker="o", markersize=4.5, linestyle="", label="mean over seeds"),
         Line2D([], [], color="black", marker="|", markersize=4, linestyle="", label="single seeds"),
+        Line2D(
+            [],
+            [],
+            color="black",
+            marker="D",
+            markersize=3.2,
+            markerfacecolor="white",
+            linestyle="",
+            label="mean without the unpruned network",
+        ),
         Line2D([], [], color="black", linewidth=3.2, alpha=0.5, label="95 % interval, alone"),
         Line2D([], [], color="black", linewidth=0.9, label="95 % for all tests of a panel together"),
         *(Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in OF_VERDICT.items()),

@@ -40,10 +40,6 @@ CORRELATION_COLUMNS = {
     "truth": "string", "given": "string", "experiments": "Int64", "seeds": "Int64", "points": "Int64", "correlation": "float64",
     "low": "float64", "high": "float64", "other_seeds": "float64", "message": "string",
 }  # fmt: skip
-_POINT = {
-    "training": "epoch",
-    "retrained": "neuron_ratio",
-}  # by which checkpoints of several seeds are told to be the same
 _FEW, _CONSTANT_MEASURE, _CONSTANT_TRUTH, _FOLLOWS = "few", "constant measure", "constant truth", "follows"
 
 
@@ -76,10 +72,9 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
     phases = phases.assign(learning_rate=phases["learning_rate"].where(phases["phase"] != "training"))
     rows = []
     for names, group in phases.groupby(keys, sort=False, dropna=False):
-        group = group[group[_POINT[str(group["phase"].iloc[0])]].notna()]  # a job that failed has a row, and no network
-        if group.empty:
-            continue
         about = dict(zip(keys, names, strict=True))
+        if about["phase"] != "training" and pd.isna(about["learning_rate"]):
+            continue  # a job that failed has a row, and no network
         about["learning_rate"] = None if about["phase"] == "training" else about["learning_rate"]  # NaN is not itself
         rows += [about | row for row in _of_group(group, str(about["phase"]), confidence)]
     rows += _over_experiments(rows, confidence)
@@ -90,7 +85,9 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
 
 def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[dict[str, object]]:
     seeds, seed_of = np.unique(group["seed"].to_numpy(np.int64), return_inverse=True)
-    points, point_of = np.unique(group[_POINT[phase]].to_numpy(np.float64), return_inverse=True)
+    points, point_of = np.unique(
+        group["revision"].to_numpy(str), return_inverse=True
+    )  # in any order: `drift` has theirs
     if len(set(zip(seed_of.tolist(), point_of.tolist(), strict=True))) < len(group):
         name = f"{group['experiment'].iloc[0]}, dropout {group['dropout'].iloc[0]:g}"
         raise RequestError(f"{name}: a seed has two rows of one network of phase {phase!r}; give each network once")

@@ -25,12 +25,13 @@ WHOLE = "all"  # the row of the table `polysemanticity` that is all hidden layer
 SLOPE_COLUMNS = {
     "experiment": "string", "dropout": "float64", "learning_rate": "float64", "seeds": "Int64", "baseline": "float64",
     "slope": "float64", "low": "float64", "high": "float64", "own_low": "float64", "own_high": "float64",
-    "p_value": "float64", "tests": "Int64", "p_adjusted": "float64", "relative_slope": "float64", "change": "float64",
-    "largest_ratio": "float64", "verdict": "string", "message": "string",
+    "retrained_slope": "float64", "retrained_low": "float64", "retrained_high": "float64", "p_value": "float64", "tests": "Int64",
+    "p_adjusted": "float64", "relative_slope": "float64", "change": "float64", "largest_ratio": "float64",
+    "verdict": "string", "message": "string",
 }  # fmt: skip
 SEED_COLUMNS = (
     "suite", "experiment", "dropout", "learning_rate", "seed", "networks", "missing", "dead", "baseline", "slope",
-    "relative_slope", "change", "largest_ratio", "message",
+    "retrained_slope", "relative_slope", "change", "largest_ratio", "message",
 )  # fmt: skip
 _GROUP = ["suite", "experiment", "dropout", "learning_rate"]
 
@@ -47,7 +48,8 @@ def seed_slopes(polysemanticity: pd.DataFrame) -> pd.DataFrame:
 
     polysemanticity: the table of that name. networks: how many retrained networks have a P and enter beside the baseline; missing:
     how many have none; dead: how many of those that enter have no neuron that responds (P = 0). baseline: P before pruning.
-    slope: change of P per 1 of the pruning ratio; relative_slope: the same as a share of the baseline's P. change: P at the
+    slope: change of P per 1 of the pruning ratio; retrained_slope: the same without the baseline, which alone was not retrained;
+    relative_slope: the slope as a share of the baseline's P. change: P at the
     largest ratio over the baseline's, less 1; largest_ratio: that ratio. message: why there is no slope.
     """
     whole = polysemanticity[polysemanticity["layer"] == WHOLE]
@@ -88,7 +90,12 @@ def _of_seed(group: pd.DataFrame, baseline: float) -> dict[str, object]:
     slope = least_squares_slope(np.append(0.0, ratios), np.append(baseline, values))
     if not np.isfinite(slope):
         return counts | {"message": "no network has lost a parameter"}
-    found = counts | {"slope": slope, "largest_ratio": float(ratios[-1]), "message": ""}
+    found = counts | {
+        "slope": slope,
+        "retrained_slope": least_squares_slope(ratios, values),
+        "largest_ratio": float(ratios[-1]),
+        "message": "",
+    }
     if baseline > 0:
         found |= {"relative_slope": slope / baseline, "change": float(values[-1]) / baseline - 1}
     return found
@@ -98,10 +105,13 @@ def polysemanticity_slopes(polysemanticity: pd.DataFrame, confidence: float = CO
     """The verdict: a row an experiment, dropout and learning rate of retraining. Columns: suite and those of SLOPE_COLUMNS.
 
     polysemanticity: the table of that name. slope: mean over seeds of `seed_slopes`, as are baseline, relative_slope, change and
-    largest_ratio. own_low, own_high: its t interval taken alone. The experiments and dropouts of one learning rate are one family
-    of tests (twelve in the thesis): low and high hold all of its slopes together with this confidence (Bonferroni), and p_adjusted
-    is the p-value by Holm. verdict: "falls" or "rises" where p_adjusted is below 1 - confidence, else "not told apart". Holm's
-    test finds at least as much as the interval, so a verdict may stand beside an interval that reaches 0; message says so.
+    largest_ratio. own_low, own_high: its t interval taken alone. retrained_slope, with its own t interval: without the baseline.
+    Retraining alone may move P, which would look like an effect of pruning; message says where the verdict hangs on it.
+
+    The experiments and dropouts of one learning rate are one family of tests (twelve in the thesis): low and high hold all of its
+    slopes together with this confidence (Bonferroni), and p_adjusted is the p-value by Holm. verdict: "falls" or "rises" where
+    p_adjusted is below 1 - confidence, else "not told apart". Holm's test finds at least as much as the interval, so a verdict may
+    stand beside an interval that reaches 0; message says so.
     """
     by_seed = seed_slopes(polysemanticity)
     families = [family for _, family in by_seed.groupby(["suite", "learning_rate"], sort=False, dropna=False)]
@@ -116,13 +126,16 @@ def _family(by_seed: pd.DataFrame, confidence: float) -> Iterator[dict[str, obje
     adjusted = holm(np.array([own.p_value for own in alone]))
     for (names, group), own, p_adjusted in zip(groups, alone, adjusted.tolist(), strict=True):
         together = mean_over_seeds(group["slope"].to_numpy(np.float64), confidence, max(tests, 1))
+        retrained = mean_over_seeds(group["retrained_slope"].to_numpy(np.float64), confidence)
         told = p_adjusted < 1 - confidence
         row = dict(zip(_GROUP, names, strict=True)) | {
             "seeds": own.number, "slope": own.mean, "low": together.low, "high": together.high,
-            "own_low": own.low, "own_high": own.high, "p_value": own.p_value,
+            "own_low": own.low, "own_high": own.high, "retrained_slope": retrained.mean,
+            "retrained_low": retrained.low, "retrained_high": retrained.high, "p_value": own.p_value,
             "tests": tests if own.has_interval else None, "p_adjusted": p_adjusted,
             "verdict": (FALLS if own.mean < 0 else RISES) if told else NOT_TOLD_APART,
-            "message": _message(group, own, told and together.low <= 0 <= together.high),
+            "message": _message(group, own, told and together.low <= 0 <= together.high,
+                                told and not retrained.low * own.mean > 0 < retrained.high * own.mean),
         }  # fmt: skip
         measured = group[group["slope"].notna()]
         means = {name: measured[name].astype("float64").mean() for name in
@@ -130,14 +143,15 @@ def _family(by_seed: pd.DataFrame, confidence: float) -> Iterator[dict[str, obje
         yield row | means
 
 
-def _message(group: pd.DataFrame, own: SeedMean, reaches_zero: bool) -> str:
-    """What a reader has to know of one row."""
+def _message(group: pd.DataFrame, own: SeedMean, reaches_zero: bool, by_baseline: bool) -> str:
+    """What a reader has to know of one row. by_baseline: without the baseline there is no such verdict."""
     told = group.loc[group["message"] != "", ["seed", "message"]].to_numpy().tolist()
     left_out = [f"seed {seed} is left out: {message}" for seed, message in told]
     missing, dead = int(group["missing"].sum()), int(group["dead"].sum())
     return joined_clauses(
         _without_interval(own),
         "by Holm's test, which finds more than the interval, that reaches 0" if reaches_zero else "",
+        "the retrained networks alone do not show it: retraining itself may move P" if by_baseline else "",
         *left_out,
         f"{of_number(missing, 'retrained network has', 'retrained networks have')} no P" if missing else "",
         f"{of_number(dead, 'retrained network is', 'retrained networks are')} dead: P is 0" if dead else "",

@@ -54,7 +54,7 @@ _TEXT = (
     "features the network represents. Lines are means over seeds; bands are 95 % intervals of these means.",
     "A verdict rests on the slopes of P on the share of parameters that pruning took, one a seed, after retraining. It says "
     "whether P falls or rises in networks that are made this way. It does not say that P stays the same where the slopes are not "
-    "told apart from 0: with few seeds an interval is wide. An interval that reaches the edge of its chart goes on beyond it.",
+    "told apart from 0: with few seeds an interval is wide. A band or an interval that ends at the edge of its chart goes on.",
     "The correlations show whether a measure that knows no features goes along with P, D or the loss within one seed. Two curves "
     "that only rise always correlate. So look at the correlation given the epoch or the pruning ratio, and at the cross: it "
     "compares a seed's measure with what is true of other seeds. Where it lies on the dot, the measure follows the course that "
@@ -142,8 +142,8 @@ def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
         return
     measures = known_measures(rows, _MEASURES)
     columns = [column for column, _ in measures]
-    data = _over_seeds(_curves(rows, pruned), ["label", "setting", "curve", "neuron_ratio"], "pruning_ratio", columns)
-    data = data.drop(columns="neuron_ratio")
+    data = _over_seeds(_curves(rows, pruned), ["label", "setting", "curve", "revision"], "pruning_ratio", columns)
+    data = data.drop(columns="revision")
     data["entry"], entries = numbers_of(data["label"] + ", " + data["setting"])
     data = drawn_ends(data, columns, ["entry"])
     curves = list(dict.fromkeys(data["curve"]))
@@ -156,8 +156,8 @@ def _pruning(rows: pd.DataFrame) -> Iterator[Chart]:
     ).add_params(choice("entry", entries, "experiment"))  # fmt: skip
     first = data[data["entry"] == 0].sort_values("pruning_ratio", kind="stable")
     said = "; ".join(
-        f"{curve}: {number_words(own['P'].iloc[0])} at ratio {own['pruning_ratio'].iloc[0]:g}, "
-        f"{number_words(own['P'].iloc[-1])} at {own['pruning_ratio'].iloc[-1]:g}"
+        f"{curve}: {number_words(own['P'].iloc[0])} at ratio {number_words(own['pruning_ratio'].iloc[0])}, "
+        f"{number_words(own['P'].iloc[-1])} at {number_words(own['pruning_ratio'].iloc[-1])}"
         for curve, own in first.groupby("curve", sort=False)
     )
     yield Chart(
@@ -171,9 +171,7 @@ def _curves(rows: pd.DataFrame, pruned: pd.DataFrame) -> pd.DataFrame:
     curve = np.where(pruned["phase"] == "pruned", _BEFORE, pruned["learning_rate"].map(names).astype("object"))
     pruned = pruned.assign(curve=curve)
     training = rows[rows["phase"] == "training"].sort_values("epoch", kind="stable")
-    last = training.drop_duplicates(["label", "setting", "seed"], keep="last").assign(
-        neuron_ratio=0.0, pruning_ratio=0.0
-    )
+    last = training.drop_duplicates(["label", "setting", "seed"], keep="last").assign(pruning_ratio=0.0)
     starts = [last.assign(curve=name) for name in dict.fromkeys(pruned["curve"])]
     return pd.concat([*starts, pruned], ignore_index=True)
 
@@ -186,7 +184,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     if rows.empty:
         return
     share = _TENTH / rows["baseline"]
-    ends = ("slope", "low", "high", "own_low", "own_high")
+    ends = ("slope", "low", "high", "own_low", "own_high", "retrained_slope")
     data = rows.assign(**{name: rounded(rows[name] * share) for name in ends}, change=rounded(100 * rows["change"]))
     data["rate"], rates = numbers_of(data["learning_rate"].map(lambda rate: f"{rate:g}"))
     data["name"] = data["label"] + (", " + data["setting"]).where(
@@ -195,7 +193,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     data["line"], _ = numbers_of(data["name"])
     data["note"] = data["message"].fillna("").astype("object")
     data["p"] = rounded(data["p_adjusted"])
-    domain = domain_of(data["slope"], [data["own_low"], data["own_high"]], hold=[0.0]) or [-1.0, 1.0]
+    domain = domain_of(data[["slope", "own_low", "own_high"]], [data["low"], data["high"]], hold=[0.0]) or [-1.0, 1.0]
     for end in ("low", "high", "own_low", "own_high"):
         data[f"{end}_drawn"] = rounded(data[end].clip(*domain))
     texts = ["name", "verdict", "note"]
@@ -206,7 +204,7 @@ def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
     title = "% of P per 10 % of parameters"
     tips = tooltip(
         "name:N", "verdict:N", slope="slope:Q", p_by_Holm="p:Q", interval_from="own_low:Q", interval_to="own_high:Q",
-        together_with_the_others_from="low:Q", together_to="high:Q",
+        together_with_the_others_from="low:Q", together_to="high:Q", without_the_unpruned_network="retrained_slope:Q",
         change_of_P_at_the_largest_ratio_in_per_cent="change:Q", seeds="seeds:Q", note="note:N",
     )  # fmt: skip
     colour = alt.Color("verdict:N", scale=alt.Scale(domain=list(VERDICTS), range=[_SHADES[name] for name in VERDICTS]),
