@@ -69,12 +69,11 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
     whole = polysemanticity[polysemanticity["layer"] == WHOLE]
     keys = ["suite", "experiment", "dropout", "phase", "learning_rate"]
     phases = whole[whole["phase"].isin(list(GIVEN))]
+    phases = phases[(phases["phase"] == "training") | phases["learning_rate"].notna()]  # a failed job has no network
     phases = phases.assign(learning_rate=phases["learning_rate"].where(phases["phase"] != "training"))
     rows = []
     for names, group in phases.groupby(keys, sort=False, dropna=False):
         about = dict(zip(keys, names, strict=True))
-        if about["phase"] != "training" and pd.isna(about["learning_rate"]):
-            continue  # a job that failed has a row, and no network
         about["learning_rate"] = None if about["phase"] == "training" else about["learning_rate"]  # NaN is not itself
         rows += [about | row for row in _of_group(group, str(about["phase"]), confidence)]
     rows += _over_experiments(rows, confidence)
