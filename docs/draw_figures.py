@@ -44,7 +44,14 @@ OF_RUNS = {
     f"{SUITE}--lines-finetunes.png": ("memel", f"{SUITE}--lines-finetunes.png"),
     "blobs-convgru--leaving-blobs-finetunes.png": ("memel", "blobs-convgru--leaving-blobs-finetunes.png"),
     "project-text-activations.png": ("memel", "project-text-activations.png"),
-}
+    **{
+        name: ("polysemanticity", name)
+        for name in (
+            "polysemanticity-L1-training.png", "polysemanticity-N2-pruning.png", "polysemanticity-slopes.png",
+            "polysemanticity-correlations-training.png",
+        )
+    },
+}  # fmt: skip
 
 
 def small(picture: bytes) -> bytes:

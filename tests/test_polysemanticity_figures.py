@@ -204,13 +204,6 @@ def test_a_verdict_that_rests_on_the_unpruned_network_has_a_star():
         assert ("the retrained networks alone do not show it" in said) == bool(stars)
 
 
-def test_verdicts_are_of_p_alone_where_other_degrees_are_known():
-    rows = laboratory(("L1",), noise=1, epochs=3)
-    alone, more = (figures(table)["polysemanticity-slopes.png"] for table in (rows, rows.assign(P_live=rows["P"] / 2)))
-    assert words(alone) == words(more)
-    assert [len(axes.lines) for axes in alone.axes] == [len(axes.lines) for axes in more.axes]
-
-
 def test_a_d_that_is_1_throughout_has_an_axis_without_an_offset():
     rows = laboratory(("L1",), noise=1, epochs=3).assign(D=1.0)
     for name in ("training", "pruning"):

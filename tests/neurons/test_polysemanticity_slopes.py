@@ -12,6 +12,7 @@ from scipy import stats
 from ninscope.neurons.polysemanticity.over_seeds import holm, mean_over_seeds
 from ninscope.neurons.polysemanticity.slopes import (
     SLOPE_COLUMNS,
+    of_degree,
     polysemanticity_slopes,
     seed_slopes,
     verdicts_in_words,
@@ -230,13 +231,33 @@ def test_verdicts_in_words_say_what_their_messages_say():
             ("N2", 0.0, 0.001, float("nan"), "not told apart", ""),
         ],
         columns=["experiment", "dropout", "learning_rate", "slope", "verdict", "message"],
+    ).assign(degree="P")
+    assert verdicts_in_words(rows.assign(degree="P_live")) == []
+    assert verdicts_in_words(rows.assign(degree="P_samples"), "P_samples")[0] == (
+        "Retrained at 0.001: P at the samples rises in N1."
     )
     assert verdicts_in_words(rows) == [
         "Retrained at 0.001: P rises in N1.",
         "Retrained at 0.01: P falls in L1 and L1, dropout 0.5 (so and so); 1 slope is not told apart from 0.",
     ]
     assert verdicts_in_words(rows.iloc[:0]) == []
-    of_degrees = pd.concat([rows.assign(degree=None), rows.iloc[:1].assign(degree="P_live")])
-    assert verdicts_in_words(of_degrees) == verdicts_in_words(rows)
-    assert verdicts_in_words(of_degrees, "P_live") == ["Retrained at 0.01: P_live falls in L1."]
-    assert verdicts_in_words(rows, "P_live") == []
+
+
+def test_an_older_table_is_of_p():
+    slopes = polysemanticity_slopes(laboratory(("L1",)))
+    for older in (slopes.drop(columns="degree"), slopes.assign(degree=None)):
+        assert verdicts_in_words(older) == verdicts_in_words(slopes) != []
+        assert verdicts_in_words(older, "P_samples") == []
+
+
+def test_each_degree_of_polysemanticity_has_slopes_and_corrections_of_its_own():
+    rows = laboratory(("L1", "N1"), noise=5)
+    both = polysemanticity_slopes(rows.assign(P_samples=3 - rows["P"]))
+    assert both["degree"].value_counts().to_dict() == {"P": 8, "P_samples": 8}
+    own, other = (of_degree(both, degree).reset_index(drop=True) for degree in ("P", "P_samples"))
+    np.testing.assert_allclose(other["slope"], -own["slope"])
+    np.testing.assert_allclose(other["p_adjusted"], own["p_adjusted"])
+    pd.testing.assert_frame_equal(own, polysemanticity_slopes(rows))
+    assert (
+        seed_slopes(rows.assign(P_live=2 * rows["P"]), "P_live")["baseline"] == 2 * seed_slopes(rows)["baseline"]
+    ).all()

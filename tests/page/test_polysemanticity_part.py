@@ -85,16 +85,6 @@ def test_slopes_are_per_cent_of_the_baseline_for_a_tenth_of_the_parameters():
     )
 
 
-def test_other_degrees_have_sentences_and_the_chart_is_of_p():
-    rows = laboratory(("L1", "N1"), slopes=(-0.5, 0.001))
-    (alone,), (more,) = parts_of(rows), parts_of(rows.assign(P_live=rows["P"] / 2))
-    assert more.text[0].startswith(
-        f"{alone.text[0]} P_live, of the neurons that are not dead: Retrained at 0.001: P_live falls in L1 and N1;"
-    )
-    drawn = [len(rows_with(specs_of([part])["polysemanticity-slopes"], "verdict")) for part in (alone, more)]
-    assert drawn[0] == drawn[1]
-
-
 def test_correlations_begin_with_all_experiments_and_p(specs):
     spec = specs["polysemanticity-correlations"]
     assert bound(spec, "entry")["labels"][0] == "P over training, without dropout"

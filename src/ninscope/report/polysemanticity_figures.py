@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from ninscope.neurons.polysemanticity.over_seeds import mean_over_seeds
 from ninscope.neurons.polysemanticity.slopes import unpruned_networks
-from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, PRUNED, RETRAINED, TRAINING, dropout_name
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, DEGREES, PRUNED, RETRAINED, TRAINING, dropout_name
 from ninscope.report.layout import arrange, name_panel, plain, say_nothing, styled, title_above
 from ninscope.report.polysemanticity_correlations_figure import correlations_figures
 from ninscope.report.polysemanticity_slopes_figure import slopes_figures
@@ -58,11 +58,16 @@ def _training_figure(rows: pd.DataFrame, experiment: str) -> Figure:
     """P, D and the held-out loss after every epoch, a line a dropout (thesis, figures 7, 12, 13, 15, 17, 20, 30 and 31)."""
     training = rows[(rows["phase"] == TRAINING) & (rows["layer"] == ALL_LAYERS)]
     with styled():
-        figure = Figure(figsize=(9.6, 3.4))
-        panels = figure.subplots(1, 3, squeeze=False)
+        lines = [
+            (column, label)
+            for column, label in (("P", _DEGREE), ("P_samples", DEGREES["P_samples"]), ("D", _FEATURES), ("loss", LOSS))
+            if column in training
+        ]
+        figure = Figure(figsize=(3.2 * len(lines), 3.4))
+        panels = figure.subplots(1, len(lines), squeeze=False)
         above = title_above(figure, f"{plain(experiment)} while it trains: {_seeds_of(training)}")
         handles: list[Artist] = []
-        for axes, (column, label) in zip(panels[0], (("P", _DEGREE), ("D", _FEATURES), ("loss", LOSS)), strict=True):
+        for axes, (column, label) in zip(panels[0], lines, strict=True):
             shown = []
             for number, dropout in enumerate(sorted(training["dropout"].unique().tolist())):
                 own = training[training["dropout"] == dropout]
@@ -89,13 +94,14 @@ def _pruning_figure(pruned: pd.DataFrame, baselines: pd.DataFrame, experiment: s
     rates = sorted(pruned["learning_rate"].dropna().unique().tolist())
     lines = (
         ("P", "P"),
+        *((("P_samples", DEGREES["P_samples"]),) if "P_samples" in rows else ()),
         ("layers", "P of each layer,\nretrained"),
         ("PD", r"P$\,\cdot\,$D"),
         ("D", "D"),
         ("loss", LOSS),
     )
     with styled():
-        figure = Figure(figsize=(3.7 * len(dropouts) + 1.0, 10.6))
+        figure = Figure(figsize=(3.7 * len(dropouts) + 1.0, 2.1 * len(lines)))
         panels = figure.subplots(len(lines), len(dropouts), sharex=True, sharey="row", squeeze=False)
         whole = pruned[pruned["layer"] == ALL_LAYERS]
         above = title_above(

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ninscope.neurons.polysemanticity.slopes import BY_BASELINE, FALLS, NOT_TOLD_APART, RISES, seed_slopes, slopes_of
-from ninscope.neurons.polysemanticity.table_names import dropout_name
+from ninscope.neurons.polysemanticity.slopes import BY_BASELINE, FALLS, NOT_TOLD_APART, RISES, of_degree, seed_slopes
+from ninscope.neurons.polysemanticity.table_names import DEGREES, dropout_name
 from ninscope.report.layout import arrange, label_places, name_panel, plain, styled, text_width, title_above
 from ninscope.report.polysemanticity_style import BLUE, GREY, NOTE, ORANGE, NamedFigures, legend_below
 from ninscope.wording import of_number
@@ -18,19 +18,19 @@ _PER = 0.1  # of the parameters: for which a slope is drawn
 
 
 def slopes_figures(slopes: pd.DataFrame, polysemanticity: pd.DataFrame) -> NamedFigures:
-    """One figure, of P, where a slope is known.
+    """Of P and of P at the samples, where a slope is known. slopes, polysemanticity: the tables `polysemanticity_slopes` and
+    `polysemanticity`."""
+    for degree, name in (("P", "polysemanticity-slopes.png"), ("P_samples", "polysemanticity-slopes-samples.png")):
+        rows = of_degree(slopes, degree)
+        if rows["slope"].notna().any():
+            yield name, _slopes_figure(rows, seed_slopes(polysemanticity, degree), DEGREES[degree])
 
-    slopes, polysemanticity: the tables `polysemanticity_slopes` and `polysemanticity`.
-    """
-    slopes = slopes_of(slopes)
-    if slopes["slope"].notna().any():
-        yield "polysemanticity-slopes.png", _slopes_figure(slopes, seed_slopes(polysemanticity))
 
-
-def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
+def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame, degree: str) -> Figure:
     """How much P changes for every tenth of the parameters, a line an experiment and dropout, a panel a learning rate.
 
-    slopes: the table; by_seed: `seed_slopes`. In per cent of the baseline's P, so that experiments stand on one axis.
+    slopes: the table's rows of one degree, and what a reader calls it; by_seed: `seed_slopes`. In per cent of the baseline's P, so
+    that experiments stand on one axis.
     """
     known = slopes[slopes["slope"].notna() & (slopes["baseline"] > 0)]
     rates = sorted(known["learning_rate"].unique().tolist())
@@ -39,7 +39,7 @@ def _slopes_figure(slopes: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(4.4 * len(rates) + 1.2, 0.3 * len(names) + 1.8))
         panels = figure.subplots(1, len(rates), sharex=True, sharey=True, squeeze=False)
         above = title_above(
-            figure, "Does P change with pruning? Slopes on the true pruning ratio after retraining; p by Holm"
+            figure, f"Does {degree} change with pruning? Slopes on the true pruning ratio after retraining; p by Holm"
         )
         reach = _reach(known, by_seed)
         beside = 0.0

@@ -137,11 +137,15 @@ class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
         return [f"{row.suite}/{row.model} {row.revision}: {row.status}: {row.message}" for row in failed.itertuples()]
 
     def summary(self, run: "Run") -> list[str]:
-        """The verdicts on P after pruning, a line a learning rate."""
+        """The verdicts on P after pruning, and on P at the samples, a line a learning rate."""
         if SLOPES not in run.tables:
             return []
-        said = [(degree, line) for degree in DEGREES for line in verdicts_in_words(run.table(SLOPES), degree)]
-        return [f"slope of {degree} on pruning, {line[0].lower()}{line[1:]}" for degree, line in said]
+        slopes = run.table(SLOPES)
+        return [
+            f"slope of {DEGREES[degree]} on pruning, {line[0].lower()}{line[1:]}"
+            for degree in ("P", "P_samples")
+            for line in verdicts_in_words(slopes, degree)
+        ]
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from ninscope.neurons.polysemanticity.slopes import CONFIDENCE
 from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, RETRAINED, TRAINING
 from ninscope.wording import joined_clauses, listed, of_number
 
-TRUTHS = ("P", "D", "loss")
+TRUTHS = ("P", "P_samples", "D", "loss")
 MEASURES = (
     "phi_mean", "phi_p99", "emergence", "emergence_growth", "emergence_fixed", "structure", "alpha0", "width", "alpha0_unit",
     "width_unit", "loss", "entropy", "monosemanticity",

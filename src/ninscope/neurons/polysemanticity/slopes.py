@@ -38,25 +38,25 @@ TRAINING_KEYS = ("suite", "experiment", "dropout", "seed")
 _GROUP = ["suite", "experiment", "dropout", "learning_rate"]
 
 
-def slopes_of(slopes: pd.DataFrame, degree: str = DEGREES[0]) -> pd.DataFrame:
-    """The rows of the table `polysemanticity_slopes` that take this degree for P. An older table knows P alone."""
-    if "degree" not in slopes:
-        return slopes if degree == DEGREES[0] else slopes.iloc[:0]
-    return slopes[slopes["degree"].fillna(DEGREES[0]) == degree]
+def of_degree(slopes: pd.DataFrame, degree: str = "P") -> pd.DataFrame:
+    """The rows of the table `polysemanticity_slopes` of one of DEGREES; those of an older table are of P."""
+    degrees = slopes["degree"].fillna("P") if "degree" in slopes else pd.Series("P", slopes.index)
+    return slopes[degrees == degree]
 
 
-def verdicts_in_words(slopes: pd.DataFrame, degree: str = DEGREES[0]) -> list[str]:
-    """The verdicts on a degree in a sentence for each learning rate of retraining, the smallest rate first.
+def verdicts_in_words(slopes: pd.DataFrame, degree: str = "P") -> list[str]:
+    """The verdicts on one of DEGREES, a sentence for each learning rate of retraining, the smallest rate first.
 
-    slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. degree: one of DEGREES. A column
-    `name` says what a row is called; without it that is the experiment, and the dropout. What the message of a verdict says stands beside it. As in
+    slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. A column `name` says what a row is
+    called; without it that is the experiment, and the dropout. What the message of a verdict says stands beside it. As in
     "Retrained at 0.001: P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0."
     """
-    known = slopes_of(slopes, degree)
+    known = of_degree(slopes, degree)
     known = known[known["slope"].notna()]
     if "name" not in known:
         known = known.assign(name=[_named(*pair) for pair in zip(known["experiment"], known["dropout"], strict=True)])
-    return [f"Retrained at {rate:g}: {_verdicts_said(rows, degree)}." for rate, rows in known.groupby("learning_rate")]
+    of_rates = known.groupby("learning_rate")
+    return [f"Retrained at {rate:g}: {_verdicts_said(rows, DEGREES[degree])}." for rate, rows in of_rates]
 
 
 def _named(experiment: str, dropout: float) -> str:
@@ -83,7 +83,7 @@ def least_squares_slope(x: np.ndarray, y: np.ndarray) -> float:
     return float((away * (y - y.mean())).sum()) / squares if squares > 0 else float("nan")
 
 
-def seed_slopes(polysemanticity: pd.DataFrame, degree: str = DEGREES[0]) -> pd.DataFrame:
+def seed_slopes(polysemanticity: pd.DataFrame, degree: str = "P") -> pd.DataFrame:
     """The slope of P on the true pruning ratio of every seed: a row an experiment, dropout, learning rate of retraining and seed.
 
     polysemanticity: the table of that name. degree: which of its columns DEGREES is taken for P. networks: how many retrained

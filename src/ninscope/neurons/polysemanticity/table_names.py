@@ -6,7 +6,8 @@ Those who measure, those who read the table and the stage that fills it share th
 ALL_LAYERS = "all"  # the layer that is all hidden layers together
 TRAINING, PRUNED, RETRAINED = "training", "pruned", "retrained"  # phases
 COUNTS = ("neurons", "dead", "inactive")  # of these, whole numbers
-DEGREES = ("P", "P_live", "P_samples")  # of all neurons, of those that are not dead, and at the samples
+DEGREES = {"P": "P", "P_live": "P of live neurons", "P_samples": "P at the samples"}
+"""Degrees of polysemanticity: columns, and what a reader calls them. P is the thesis'."""
 MEASURED = (
     *COUNTS, *DEGREES, "entropy", "monosemanticity", "D", "loss", "train_loss", "alpha0", "width", "emergence",
     "emergence_growth", "emergence_fixed", "alpha0_unit", "width_unit", "structure", "phi_mean", "phi_p99",

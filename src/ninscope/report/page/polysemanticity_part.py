@@ -17,11 +17,11 @@ from ninscope.neurons.polysemanticity.slopes import (
     RISES,
     TRAINING_KEYS,
     VERDICTS,
-    slopes_of,
+    of_degree,
     unpruned_networks,
     verdicts_in_words,
 )
-from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, PRUNED, RETRAINED, TRAINING, dropout_name
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, DEGREES, PRUNED, RETRAINED, TRAINING, dropout_name
 from ninscope.report.page.chart_data import domain_of, drawn_ends, numbers_of, rounded
 from ninscope.report.page.charts import (
     BLUE,
@@ -57,11 +57,6 @@ _TENTH = 10.0  # a slope per 1 of the ratio, as per cent for a tenth of the para
 _PLAIN, _PARTIAL = "plain", "given the epoch or pruning ratio"
 _LINE, _MEASURE = 26, 40  # pixels of a slope, and of a measure
 _SHADES = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
-_QUESTIONS = {
-    "P": "Does P change with pruning?",
-    "P_live": "P_live, of the neurons that are not dead:",
-    "P_samples": "P_samples, at the samples instead of at single features:",
-}
 _TABLES = ("polysemanticity", "polysemanticity_slopes", "polysemanticity_correlations")
 _TEXT = (
     "These networks learn a task whose features are known. P says over how many features a neuron spreads: 1 means one feature, "
@@ -90,7 +85,7 @@ def polysemanticity_parts(tables: PageTables) -> Iterator[PagePart]:
     charts = [
         *_training(rows[rows["phase"] == TRAINING]),
         *_pruning(rows, unpruned_networks(every, ("run", *TRAINING_KEYS))),
-        *_slopes(slopes),
+        *_slopes(of_degree(slopes)),
         *_correlations(_named(tables.table("polysemanticity_correlations"))),
     ]
     yield PagePart("polysemanticity", "Polysemanticity", "models that were run", _texts(slopes), tuple(charts), _TABLES)
@@ -98,9 +93,12 @@ def polysemanticity_parts(tables: PageTables) -> Iterator[PagePart]:
 
 def _texts(slopes: pd.DataFrame) -> tuple[str, ...]:
     """The verdicts stand first: they are what was asked."""
-    found = [(question, verdicts_in_words(slopes, degree)) for degree, question in _QUESTIONS.items()]
-    first = " ".join(f"{question} {' '.join(said)}" for question, said in found if said)
-    return (first, *_TEXT) if first else _TEXT
+    told = [
+        f"Does {name} change with pruning? {' '.join(said)}"
+        for degree, name in DEGREES.items()
+        if (said := verdicts_in_words(slopes, degree))
+    ]
+    return (*told, *_TEXT)
 
 
 def _with_name(slopes: pd.DataFrame) -> pd.DataFrame:
@@ -212,7 +210,6 @@ def _curves(pruned: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _slopes(rows: pd.DataFrame) -> Iterator[Chart]:
-    rows = slopes_of(rows)
     rows = rows[rows["slope"].notna() & (rows["baseline"] > 0)].reset_index(drop=True)
     if rows.empty:
         return
