@@ -134,3 +134,17 @@ def test_what_is_not_there_has_no_chart():
     empty = {"polysemanticity": rows.iloc[:0], "polysemanticity_slopes": pd.DataFrame(columns=["suite", *SLOPE_COLUMNS]),
              "polysemanticity_correlations": pd.DataFrame(columns=["suite", *CORRELATION_COLUMNS])}  # fmt: skip
     assert list(polysemanticity_parts(PageTables(empty, []))) == []
+
+
+def test_degrees_of_live_neurons_and_at_the_samples_are_told_and_can_be_chosen():
+    rows = laboratory(("L1",), noise=1)
+    (part,) = parts_of(rows.assign(P_live=rows["P"], P_samples=2 * rows["P"]))
+    specs = specs_of([part])
+    for name in ("P", "P of live neurons", "P at the samples"):
+        assert f"Does {name} change with pruning? Retrained at 0.001: " in part.text[0]
+    labels = bound(specs["polysemanticity-training"], "measure")["labels"]
+    assert labels[3:5] == ["P of live neurons", "P at the samples"]
+    first = rows_with(specs["polysemanticity-training"], "epoch")[0]
+    assert first["P_samples"] == pytest.approx(2 * first["P"], rel=1e-5)
+    rows_drawn = rows_with(specs["polysemanticity-slopes"], "line")
+    assert len(rows_drawn) == 4  # of P alone: two dropouts, two learning rates

@@ -47,6 +47,8 @@ _MEASURES = (
     ("P", "P, degree of polysemanticity"),
     ("D", "D, total feature dimensionality"),
     ("PD", "P times D"),
+    ("P_live", DEGREES["P_live"]),
+    ("P_samples", DEGREES["P_samples"]),
     ("loss", "loss, held out (MSE)"),
     ("entropy", "normalised entropy"),
     ("monosemanticity", "monosemanticity"),
@@ -60,7 +62,8 @@ _SHADES = {FALLS: BLUE, RISES: ORANGE, NOT_TOLD_APART: GREY}
 _TABLES = ("polysemanticity", "polysemanticity_slopes", "polysemanticity_correlations")
 _TEXT = (
     "These networks learn a task whose features are known. P says over how many features a neuron spreads: 1 means one feature, "
-    "2 means two equal ones. It is a mean over all hidden neurons, and a dead neuron counts as 0. D says which share of the "
+    "2 means two equal ones. It is a mean over all hidden neurons. One that no single feature moves counts as 0, though it may "
+    "answer to several at once: P at the samples counts it as it is among real samples. D says which share of the "
     "features the network represents. Lines are means over seeds; bands are 95 % intervals of these means.",
     "A verdict rests on the slopes of P on the share of parameters that pruning took, one a seed, after retraining. It says "
     "whether P falls or rises in networks that are made this way. It does not say that P stays the same where the slopes are not "
@@ -98,7 +101,7 @@ def _texts(slopes: pd.DataFrame) -> tuple[str, ...]:
         for degree, name in DEGREES.items()
         if (said := verdicts_in_words(slopes, degree))
     ]
-    return (*told, *_TEXT)
+    return (" ".join(told), *_TEXT) if told else _TEXT
 
 
 def _with_name(slopes: pd.DataFrame) -> pd.DataFrame:
