@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 # Tests and benchmarks start many processes, each of which would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test soak mutants lint docs bench comparison suite study figures clean help
+.PHONY: demo check test soak mutants lint docs bench comparison suite study laboratory figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -103,10 +103,15 @@ study: $(VENV)/tools
 		--demo runs/controls --out docs/study/measures.parquet
 	$(BIN)/python data/analyse_controls_study.py
 
+#   make laboratory   train, prune and measure the networks of docs/polysemanticity.md and make that page's tables (half an hour on two cores)
+laboratory: $(VENV)/tools
+	$(BIN)/ninscope run polysemanticity
+	$(BIN)/python docs/collect_polysemanticity.py runs/polysemanticity
+
 #   make figures   draw the figures of the README and of docs/ again
-figures: demo $(VENV)/tools
+figures: demo laboratory
 	$(BIN)/ninscope bias data/stdlib-neox-500k --figure docs/figures/bias-stdlib-neox-500k.png
-	for dag in parts controls ablations diffusion memel polysemanticity docs/figures/scaling.toml; do $(BIN)/ninscope run $$dag || exit; done
+	for dag in parts controls ablations diffusion memel docs/figures/scaling.toml; do $(BIN)/ninscope run $$dag || exit; done
 	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0
 	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png
 	$(BIN)/python docs/draw_figures.py runs

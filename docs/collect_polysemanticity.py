@@ -24,6 +24,7 @@ PAGES = ("polysemanticity.md", "what-do-neurons-mean.md")
 THESIS = {
     "L1": (0.95, 0.6), "L2": (0.99, 0.15), "N1": (0.99, 0.027), "N2": (0.98, 0.448), "N3": (0.98, 0.0949), "N4": (0.98, 0.5408),
 }  # fmt: skip
+TRUTHS = {"P": "P", "P_samples": "P at the samples", "D": "D"}
 MEASURES = (
     "phi_p99", "phi_mean", "emergence", "emergence_growth", "emergence_fixed", "structure", "width_unit", "alpha0",
     "width", "loss",
@@ -37,20 +38,8 @@ def baselines(polysemanticity: pd.DataFrame) -> pd.DataFrame:
     keys = ["experiment", "dropout", "seed"]
     ordered = whole.sort_values([*keys, "epoch"], kind="stable").groupby(keys, sort=False)
     first, last = ordered.first(), ordered.last()
-    columns = [
-        "P",
-        "D",
-        "entropy",
-        "dead",
-        "loss",
-        "train_loss",
-        "alpha0",
-        "width",
-        "emergence",
-        "phi_p99",
-        "structure",
-    ]
-    return last[columns].assign(P_start=first["P"], D_start=first["D"], loss_start=first["loss"]).reset_index()
+    columns = ["neurons", "dead", "inactive", "P", "P_live", "P_samples", "D", "loss", "train_loss"]
+    return last[columns].join(first[columns[1:]].add_suffix("_start")).reset_index()
 
 
 def collect(run: Path) -> None:
@@ -98,12 +87,27 @@ def baseline_table(baselines: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def dead_table(baselines: pd.DataFrame) -> str:
+    """Means over seeds, without dropout: before training and after it."""
+    rows = []
+    for experiment, own in baselines[baselines["dropout"] == 0].groupby("experiment", sort=False):
+        cells = [str(experiment)]
+        for column in ("dead", "inactive"):
+            cells += [f"{(own[name] / own['neurons']).mean():.2f}" for name in (f"{column}_start", column)]
+        for column in ("P", "P_live", "P_samples"):
+            cells += [f"{own[name].mean():.1f}" for name in (f"{column}_start", column)]
+        rows.append(cells)
+    names = ["moved by no single feature", "active at no sample", "P", "P of live neurons", "P at the samples"]
+    return markdown(["experiment", *(f"{name}{when}" for name in names for when in (", before", ", after"))], rows)
+
+
 def percent(value: float) -> str:
     return "" if pd.isna(value) else f"{value:+.1f}"
 
 
-def slope_table(slopes: pd.DataFrame, rate: float) -> str:
+def slope_table(slopes: pd.DataFrame, rate: float, degree: str) -> str:
     """Slopes for every tenth of the parameters that is removed, in per cent of the unpruned network's P."""
+    slopes = slopes[slopes["degree"] == degree]
     rows = []
     for row in slopes[slopes["learning_rate"] == rate].itertuples():
         scale = 10 / row.baseline
@@ -120,14 +124,14 @@ def slope_table(slopes: pd.DataFrame, rate: float) -> str:
 
 
 def correlation_table(correlations: pd.DataFrame, phase: str, rate: float | None) -> str:
-    """Every measure against P, D and the loss: plain, given the drift, and with other seeds."""
+    """Every measure against P, P at the samples and D: plain, given the drift, and with other seeds."""
     of_phase = correlations[(correlations["phase"] == phase) & (correlations["dropout"] == 0)]
     if rate is not None:
         of_phase = of_phase[of_phase["learning_rate"] == rate]
     rows = []
     for measure in MEASURES:
         cells = []
-        for truth in ("P", "D", "loss"):
+        for truth in TRUTHS:
             own = of_phase[(of_phase["measure"] == measure) & (of_phase["truth"] == truth)]
             plain, given = (
                 own[own["given"].isna() | (own["given"] == "")],
@@ -136,7 +140,7 @@ def correlation_table(correlations: pd.DataFrame, phase: str, rate: float | None
             cells += [_value(plain, "correlation"), _with_interval(given), _value(plain, "other_seeds")]
         if any(cells):
             rows.append([f"`{measure}`", *cells])
-    names = [f"{truth}{what}" for truth in ("P", "D", "loss") for what in ("", ", given the drift", ", other seeds")]
+    names = [f"{truth}{what}" for truth in TRUTHS.values() for what in ("", ", given the drift", ", other seeds")]
     return markdown(["measure", *names], rows)
 
 
@@ -153,8 +157,10 @@ def page_tables(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     """By the name between the marks, `<!-- NAME -->` and `<!-- end of NAME -->`."""
     return {
         "baselines": baseline_table(tables["baselines"]),
-        "slopes": slope_table(tables["slopes"], 1e-3),
-        "slopes at 1e-2": slope_table(tables["slopes"], 1e-2),
+        "slopes": slope_table(tables["slopes"], 1e-3, "P"),
+        "slopes at 1e-2": slope_table(tables["slopes"], 1e-2, "P"),
+        "slopes at the samples": slope_table(tables["slopes"], 1e-3, "P_samples"),
+        "dead neurons": dead_table(tables["baselines"]),
         "correlations in training": correlation_table(tables["correlations"], "training", None),
         "correlations after pruning": correlation_table(tables["correlations"], "retrained", 1e-3),
     }

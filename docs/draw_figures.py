@@ -47,7 +47,8 @@ OF_RUNS = {
     **{
         name: ("polysemanticity", name)
         for name in (
-            "polysemanticity-L1-training.png", "polysemanticity-N2-pruning.png", "polysemanticity-slopes.png",
+            "polysemanticity-N4-training.png", "polysemanticity-N3-pruning.png", "polysemanticity-slopes.png",
+            "polysemanticity-slopes-samples.png",
             "polysemanticity-correlations-training.png",
         )
     },

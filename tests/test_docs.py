@@ -28,6 +28,9 @@ from ninscope_pipeline.stages.laboratory.section import OwnExperiment
 from ninscope_pipeline.stages.model_runs.sections import TASKS
 from ninscope_pipeline.tables import all_tables
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+import collect_polysemanticity
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -509,6 +512,17 @@ def test_the_numbers_of_the_features_page_are_those_of_its_script():
         values += [spread(part[column], 1) for column in ("P", "P_typical") for part in of]
         lines.append(" | ".join([str(step), f"{updates:.0f}", *values]))
     assert shown == [f"| {line} |" for line in lines]
+
+
+def test_the_tables_of_the_laboratorys_pages_are_those_of_its_run():
+    """docs/collect_polysemanticity.py wrote them from the tables of a run, of which it keeps what the pages need."""
+    tables = collect_polysemanticity.page_tables(collect_polysemanticity.read_tables())
+    marked = set()
+    for name in collect_polysemanticity.PAGES:
+        page = PAGES[f"docs/{name}"]
+        assert collect_polysemanticity.fill(page, tables) == page
+        marked |= {table for table in tables if f"<!-- {table} -->\n|" in page}
+    assert marked == set(tables)
 
 
 def anchors(text: str) -> set[str]:

@@ -11,12 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
-from ninscope.neurons.polysemanticity.table_names import TRAINING, dropout_name
+from ninscope.neurons.polysemanticity.table_names import DEGREES, TRAINING, dropout_name
 from ninscope.report.layout import arrange, label_places, line_height, name_panel, styled, title_above
 from ninscope.report.polysemanticity_style import BLUE, GREY, LOSS, MARKERS, NOTE, ORANGE, NamedFigures
 from ninscope.wording import of_number
 
-_TRUTH_NAMES = {"P": "P, polysemanticity", "D": "D, features represented", "loss": LOSS}
+_TRUTH_NAMES = {
+    "P": "P, polysemanticity",
+    "P_samples": DEGREES["P_samples"],
+    "D": "D, features represented",
+    "loss": LOSS,
+}
 _MINUS = "\N{MINUS SIGN}"
 
 

@@ -281,7 +281,7 @@ def _correlations(rows: pd.DataFrame) -> Iterator[Chart]:
     rows = rows.assign(truth_place=rows["truth"].map(truths), together=~everything)
     rows = rows.sort_values(["together", "truth_place"], kind="stable").reset_index(drop=True)
     data = _correlation_data(rows)
-    data["entry"], entries = numbers_of(rows["truth"] + _when(rows) + ", " + rows["setting"])
+    data["entry"], entries = numbers_of(rows["truth"].replace(DEGREES) + _when(rows) + ", " + rows["setting"])
     data["whose"], experiments = numbers_of(
         rows["label"].where(rows["experiment"] != EVERY_EXPERIMENT, "all experiments")
     )
