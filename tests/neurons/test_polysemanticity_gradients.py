@@ -524,7 +524,7 @@ def test_layers_whose_first_dimension_is_not_the_batch_are_refused():
         ),
         ({"neurons": lambda f: f.detach() * 2, "method": "reverse"}, "^torch sees no way from features to neurons"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_differentiated_is_refused(settings, message):
     settings = {"neurons": torch.sin, "features": 3} | settings
