@@ -40,7 +40,7 @@ CONTRACT = {
     "correlations": ["measure", "method", "variant", "task", "metric", "kind", "value", "low", "high"],
     "activations": ["task", "layer", "neurons", "values", "phi_mean"],
     "polysemanticity": ["experiment", "dropout", "seed", "phase", "epoch", "learning_rate", "asked_ratio"],
-    "polysemanticity_slopes": ["experiment", "dropout", "learning_rate", "seeds"],
+    "polysemanticity_slopes": ["experiment", "dropout", "learning_rate", "degree", "seeds"],
     "polysemanticity_correlations": ["experiment", "dropout", "phase", "learning_rate", "measure", "truth"],
 }  # fmt: skip
 STEPS = (0, 1, 8)
