@@ -140,7 +140,7 @@ def test_degrees_of_live_neurons_and_at_the_samples_are_told_and_can_be_chosen()
     rows = laboratory(("L1",), noise=1)
     (part,) = parts_of(rows.assign(P_live=rows["P"], P_samples=2 * rows["P"]))
     specs = specs_of([part])
-    for name in ("P", "P of live neurons", "P at the samples"):
+    for name in ("P", "P at the samples"):
         assert f"Does {name} change with pruning? Retrained at 0.001: " in part.text[0]
     labels = bound(specs["polysemanticity-training"], "measure")["labels"]
     assert labels[3:5] == ["P of live neurons", "P at the samples"]

@@ -48,7 +48,7 @@ def verdicts_in_words(slopes: pd.DataFrame, degree: str = "P") -> list[str]:
     """The verdicts on one of DEGREES, a sentence for each learning rate of retraining, the smallest rate first.
 
     slopes: rows of the table `polysemanticity_slopes`; those without a slope are left out. A column `name` says what a row is
-    called; without it that is the experiment, and the dropout. What the message of a verdict says stands beside it. As in
+    called; without it that is the experiment, and the dropout. As in
     "Retrained at 0.001: P falls in N1 and N2, dropout 0.5; 4 slopes are not told apart from 0."
     """
     known = of_degree(slopes, degree)
@@ -64,8 +64,9 @@ def _named(experiment: str, dropout: float) -> str:
 
 
 def _verdicts_said(rows: pd.DataFrame, degree: str) -> str:
-    notes = rows["message"].fillna("")
-    names = rows["name"] + (" (" + notes + ")").where(notes != "", "")
+    """Verdicts that rest on the unpruned network alone have a star, which is explained once."""
+    starred = rows["message"].fillna("").str.contains(BY_BASELINE, regex=False) & (rows["verdict"] != NOT_TOLD_APART)
+    names = rows["name"] + starred.map({True: "*", False: ""})
     clauses = [
         f"{degree} {verdict} in {listed(names[rows['verdict'] == verdict].tolist())}"
         for verdict in (FALLS, RISES)
@@ -73,7 +74,8 @@ def _verdicts_said(rows: pd.DataFrame, degree: str) -> str:
     ]
     others = int((rows["verdict"] == NOT_TOLD_APART).sum())
     said = f"{of_number(others, 'slope is', 'slopes are')} not told apart from 0"
-    return "; ".join([*clauses, *([said] if others else [])])
+    note = f" (* {BY_BASELINE})" if starred.any() else ""
+    return "; ".join([*clauses, *([said] if others else [])]) + note
 
 
 def least_squares_slope(x: np.ndarray, y: np.ndarray) -> float:

@@ -99,7 +99,7 @@ def _texts(slopes: pd.DataFrame) -> tuple[str, ...]:
     told = [
         f"Does {name} change with pruning? {' '.join(said)}"
         for degree, name in DEGREES.items()
-        if (said := verdicts_in_words(slopes, degree))
+        if degree != "P_live" and (said := verdicts_in_words(slopes, degree))
     ]
     return (" ".join(told), *_TEXT) if told else _TEXT
 
