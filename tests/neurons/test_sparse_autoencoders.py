@@ -398,6 +398,13 @@ def test_a_file_where_the_folder_should_be(tmp_path):
             save_sparse_autoencoder(autoencoder(), path)
 
 
+def test_all_files_that_are_written_can_be_read_by_whom_the_user_lets(tmp_path):
+    folder = save_sparse_autoencoder(load_sparse_autoencoder(FILES / "standard"), tmp_path / "saved")
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "plain", *folder.iterdir())}
+    assert len(modes) == 1
+
+
 def test_metadata_that_json_cannot_hold_are_not_written(tmp_path):
     for metadata, message in (({"a": {1}}, "cannot be written as JSON: .*set is not JSON"), ([1], "is a list; a table of names"),
                               ({"a": float("nan")}, "cannot be written as JSON")):  # fmt: skip

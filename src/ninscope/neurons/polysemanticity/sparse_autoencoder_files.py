@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ninscope.checkpoints.formats.safetensors import open_tensors
 from ninscope.checkpoints.formats.weight_file import TensorEntry, WeightFile
@@ -100,7 +100,7 @@ def save_sparse_autoencoder(autoencoder: SparseAutoencoder, folder: str | Path) 
     except (FileExistsError, NotADirectoryError):
         raise RequestError(f"{folder} is a file, or lies in one; give a folder to write to") from None
     (folder / CONFIG_NAME).write_text(written, encoding="utf-8")
-    save_file(autoencoder.tensors, folder / WEIGHTS_NAME)
+    (folder / WEIGHTS_NAME).write_bytes(save(autoencoder.tensors))  # save_file makes files that nobody else may read
     return folder
 
 
