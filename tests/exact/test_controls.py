@@ -1,6 +1,7 @@
 """Readings at other norms are those of scaled weights, the shuffled null is that of a shuffled matrix, E splits as it should."""
 
 import math
+from dataclasses import replace
 
 import naive
 import numpy as np
@@ -10,7 +11,18 @@ from suites import neox_tensors, used_names, write_bf16, write_checkpoint
 import ninscope
 from ninscope.checkpoints.source import open_source
 from ninscope.exact.blocks import matrix_name
-from ninscope.exact.controls import UNIT_RMS, growth_reading, matrices_alike, structure, unit_readings
+from ninscope.exact.control_columns import Against, control_columns
+from ninscope.exact.controls import (
+    FIXED,
+    GROWTH,
+    UNIT_RMS,
+    Start,
+    control_readings,
+    growth_reading,
+    matrices_alike,
+    structure,
+    unit_readings,
+)
 from ninscope.exact.rescaled import rescaled_layers
 from ninscope.networks.neuron_network import neuron_network
 from ninscope.parameters import Parameters
@@ -182,3 +194,50 @@ def test_networks_with_other_matrices_are_told_apart(tmp_path):
     )
     assert matrices_alike(one, same)
     assert not matrices_alike(one, other)
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory):
+    """(measurement, `Start`) of a network, and of it five times as small and with a matrix of zeros: fewer of its nodes count."""
+    folder, found = tmp_path_factory.mktemp("unlike"), []
+    for name, factor in (("step0", 1.0), ("step9", 0.2)):
+        tensors = neox_tensors(**SHAPE, seed=1)
+        for key, tensor in tensors.items():
+            tensor *= np.float16(0 if factor < 1 and key == "gpt_neox.layers.1.attention.dense.weight" else factor)
+        path = write_checkpoint(folder / name, tensors)
+        found.append((ninscope.measure(path), Start(network_of(path), rms_of(matrices_of(tensors)), name)))
+    return found
+
+
+def test_columns_withhold_e_where_unlike_parts_count_unless_they_are_trusted(unlike):
+    (start, before), (now, after) = unlike
+    readings, note = control_readings(after.network, after.rms, EXACT, before)
+    assert note == "block1.c -> block1.a holds nothing but zeros"
+    assert {GROWTH, FIXED} < set(readings)
+    columns = control_columns(now, Against(start, "step0", 0.95), readings, note)
+    assert "emergence" not in columns
+    assert columns["message"].count("no E: it would compare") == columns["message"].count(note) == 1
+    trusted = control_columns(now, Against(start, "step0", 0.95, trust_unlike_counts=True), readings, note)
+    assert trusted["emergence"] == pytest.approx(now.width / start.width * math.log(start.alpha0 / now.alpha0))
+    for each in (columns, trusted):
+        assert each["alpha0_ratio"] == pytest.approx(start.alpha0 / now.alpha0)
+        assert each["width_ratio"] == pytest.approx(now.width / start.width)
+
+
+def test_columns_of_a_network_like_its_baseline_and_zeros_of_the_baseline(unlike):
+    (start, before), (_, after) = unlike
+    _, note = control_readings(before.network, before.rms, EXACT, after)
+    assert note == "block1.c -> block1.a holds nothing but zeros at step9"
+    readings, note = control_readings(before.network, before.rms, EXACT, before)
+    assert note == ""
+    columns = control_columns(start, Against(start, "step0", 0.95), readings)
+    assert columns["emergence"] == pytest.approx(0, abs=1e-12)
+    assert control_columns(start, Against(None, "step0", 0.95), readings).get("emergence") is None
+
+
+def test_a_ratio_to_nothing_is_none(unlike):
+    (start, _), (now, _) = unlike
+    flat = replace(start, samples=tuple(replace(spectrum, width=0.0) for spectrum in start.samples))
+    columns = control_columns(now, Against(flat, "step0", 0.95), None)
+    assert math.isnan(columns["width_ratio"])
+    assert columns["alpha0_ratio"] == pytest.approx(start.alpha0 / now.alpha0)
