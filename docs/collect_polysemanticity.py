@@ -5,7 +5,7 @@
 
 Tables:
     baselines.csv      the unpruned networks: a row an experiment, dropout and seed
-    slopes.csv         the table polysemanticity_slopes of the run
+    slopes.csv         the table polysemanticity_slopes of the run, without its messages
     correlations.csv   the table polysemanticity_correlations of the run, without the experiments one by one
 """
 
@@ -15,6 +15,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
+
+from ninscope.neurons.polysemanticity.slopes import unpruned_networks
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, TRAINING
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "docs" / "polysemanticity"
@@ -33,13 +36,13 @@ MEASURES = (
 
 # --- from a run --------------------------------------------------------------------------------------------------------------
 def baselines(polysemanticity: pd.DataFrame) -> pd.DataFrame:
-    """The last epoch of every training, and P of the first; loss_start: of the network before training."""
-    whole = polysemanticity[(polysemanticity["layer"] == "all") & (polysemanticity["phase"] == "training")]
+    """The unpruned networks, without dropout and with it; columns `..._start` are of the same networks before training."""
+    whole = polysemanticity[polysemanticity["layer"] == ALL_LAYERS]
     keys = ["experiment", "dropout", "seed"]
-    ordered = whole.sort_values([*keys, "epoch"], kind="stable").groupby(keys, sort=False)
-    first, last = ordered.first(), ordered.last()
     columns = ["neurons", "dead", "inactive", "P", "P_live", "P_samples", "D", "loss", "train_loss"]
-    return last[columns].join(first[columns[1:]].add_suffix("_start")).reset_index()
+    last = unpruned_networks(whole).set_index(keys)[columns]
+    first = whole[(whole["phase"] == TRAINING) & (whole["epoch"] == 0)].set_index(keys)[columns[1:]]
+    return last.join(first.add_suffix("_start")).sort_index().reset_index()
 
 
 def collect(run: Path) -> None:
@@ -48,7 +51,7 @@ def collect(run: Path) -> None:
     )
     written = {
         "baselines": baselines(whole),
-        "slopes": slopes.drop(columns=KEYS),
+        "slopes": slopes.drop(columns=[*KEYS, "message"]),
         "correlations": correlations[correlations["experiment"] == "all"].drop(columns=KEYS),
     }
     TABLES.mkdir(exist_ok=True)

@@ -264,3 +264,14 @@ def test_each_degree_of_polysemanticity_has_slopes_and_corrections_of_its_own():
     assert (
         seed_slopes(rows.assign(P_live=2 * rows["P"]), "P_live")["baseline"] == 2 * seed_slopes(rows)["baseline"]
     ).all()
+
+
+def test_a_network_that_is_dead_along_single_features_is_not_dead_at_the_samples():
+    rows = laboratory(("L1",), noise=5)
+    gone = (rows["phase"] == "retrained") & (rows["revision"] == rows["revision"].iloc[-1]) & (rows["seed"] == 0)
+    dead = rows.assign(
+        P_samples=rows["P"], P=rows["P"].where(~gone, 0.0), dead=rows["dead"].where(~gone, rows["neurons"])
+    )
+    said = polysemanticity_slopes(dead).groupby("degree")["message"].agg("".join)
+    assert "1 retrained network is dead: P is 0" in said["P"]
+    assert "dead" not in said["P_samples"]

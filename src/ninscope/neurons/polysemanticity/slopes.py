@@ -129,7 +129,7 @@ def _of_seed(group: pd.DataFrame, baseline: float) -> dict[str, object]:
     known = group[group["P"].notna() & group["pruning_ratio"].notna()].sort_values("pruning_ratio", kind="stable")
     counts = {
         "networks": len(known), "missing": len(group) - len(known),
-        "dead": int((known["dead"] >= known["neurons"]).sum()), "baseline": baseline,
+        "dead": int((known["P"] == 0).sum()), "baseline": baseline,
     }  # fmt: skip
     if group.empty:
         return counts | {"message": "it was not retrained"}
