@@ -1,0 +1,1 @@
+"""The neuron observatory: what single neurons, heads and representations of a model do (`look`)."""

@@ -1,0 +1,1 @@
+"""The measures of neurons, one a file; `registry.py` finds them here."""
