@@ -22,6 +22,7 @@ from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons.tasks.base_models import blueprint_of, configuration, load
 from ninscope.neurons.tasks.task import Base
 
+DTYPES = ("float32", "bfloat16", "float16")
 # With a head first: what has one stored is run with it.
 _MAPPINGS: tuple[Mapping[type, Any], ...] = (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -29,34 +30,33 @@ _MAPPINGS: tuple[Mapping[type, Any], ...] = (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
 )
-_PRECISIONS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float32"}
+_STORED = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float32"}
 
 
-def stored_precision(checkpoint: Checkpoint) -> str:
-    """"float32", "bfloat16" or "float16": that of most weights of a checkpoint (of float64 the nearest, float32).
+def stored_dtype(checkpoint: Checkpoint) -> str:
+    """The one of DTYPES that most weights of a checkpoint are stored in (of float64 the nearest, float32).
 
     Raises CheckpointError (unsupported): it holds no weights of these types.
     """
     numbers: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values():
-        if tensor.dtype in _PRECISIONS:
-            numbers[_PRECISIONS[tensor.dtype]] += prod(tensor.shape)
+        if tensor.dtype in _STORED:
+            numbers[_STORED[tensor.dtype]] += prod(tensor.shape)
     if not numbers:
         raise CheckpointError("unsupported", "the checkpoint holds no plain floats, so no model can be run")
     return max(sorted(numbers), key=lambda name: numbers[name])
 
 
-def model_of(base: Base, precision: str = "float32", device: torch.device | str = "cpu") -> PreTrainedModel:
-    """The model of a checkpoint in evaluation mode: of the class that config.json names, else with the head that is stored, else bare.
+def model_of(base: Base, dtype: str = "float32") -> PreTrainedModel:
+    """The model of a checkpoint, in evaluation mode, on the CPU: of the class that config.json names, else with the head that is
+    stored, else bare. A head that is not stored is left out and not drawn, so that no output is random.
 
-    precision: "float32", "bfloat16" or "float16". A head that is not stored is left out and not drawn, so that no output is
-    random. Raises CheckpointError (unsupported): transformers knows no such model, or its tensors are not those of config.json.
+    dtype: one of DTYPES. Raises RequestError: a kind that transformers does not know, tensors that do not fit, or a dtype that is
+    none.
     """
-    try:
-        model = _loaded(base)
-    except RequestError as error:
-        raise CheckpointError("unsupported", str(error)) from None
-    return model.to(device=device, dtype=getattr(torch, precision)).eval()
+    if dtype not in DTYPES:
+        raise RequestError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} was expected")
+    return _loaded(base).to(getattr(torch, dtype)).eval()
 
 
 def _loaded(base: Base) -> PreTrainedModel:
@@ -68,7 +68,9 @@ def _loaded(base: Base) -> PreTrainedModel:
         with suppress(RequestError):
             return load(blueprint_of(base, config, kind), whole=True)
     if type(config) not in MODEL_MAPPING:
-        raise RequestError(f"{base.name}: transformers has no {config.model_type} model without a head; measure another model")
+        raise RequestError(
+            f"{base.name}: transformers has no {config.model_type} model without a head; measure another model"
+        )
     return load(blueprint_of(base, config, _first(MODEL_MAPPING[type(config)])))
 
 
@@ -81,4 +83,3 @@ def _with_heads(config: PreTrainedConfig, architectures: object) -> Iterator[Any
 
 def _first(kinds: Any) -> Any:
     return kinds[0] if isinstance(kinds, tuple | list) else kinds
-
