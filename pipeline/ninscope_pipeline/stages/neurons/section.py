@@ -1,0 +1,136 @@
+"""The section [[neurons]] of a DAG file: which measures, of which checkpoints, on which examples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ninscope.checks import MAX_SEED
+from ninscope.errors import RequestError
+from ninscope.neurons.finetuning.recipe import DEVICES, MOST_THREADS
+from ninscope.neurons.observatory.measure import Measure
+from ninscope.neurons.observatory.registry import chosen
+from ninscope_pipeline.request.choices import one_of
+from ninscope_pipeline.request.models import Name, Strict
+from ninscope_pipeline.stages.model_runs.sections import ModelRunRevisions, absolute
+
+STORED = "stored"
+DTYPES = (STORED, "float32", "bfloat16", "float16")
+PROJECT_TEXT, DIGITS, BYTES = "project-text", "digits", "bytes"  # what ships, and the tokenizer that needs no files
+MAX_TOKENS = 2**31
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class DatasetText(Strict):
+    """Text of a data set of the library `datasets`: a folder or a name, its split, and the column of the text."""
+
+    dataset: Text
+    split: Text = "test"
+    column: Text = "text"
+
+
+class NeuronsSection(Strict):
+    """One of [[neurons]]: measures of the checkpoints of a model, or of all models, on one text or one set of images.
+
+    measures: names, or "all" of those that there are. text: "project-text" (which ships), files, or a data set. images: "digits",
+    or a folder of images by class. name: of the examples, in tables. label: the column of classes, in tables of texts. tokens:
+    most that are read. window: tokens that are run together. tokenizer: "bytes", a folder or a Hub repository (None: the
+    checkpoint's own). bos: every window begins with the special token. dtype: "stored" is the checkpoint's own precision.
+    neuron_values: keep the values of single neurons too. other_seeds: models that are one training at several seeds, where no
+    `seeds` in [[models]] says so.
+    """
+
+    suite: Name | None = None
+    model: Name | None = None
+    revisions: ModelRunRevisions = "all"
+    measures: Literal["all"] | list[Text] = "all"
+    text: Text | list[Text] | DatasetText | None = None
+    images: Text | None = None
+    name: Name | None = None
+    label: Text | None = None
+    tokens: int = Field(default=65_536, ge=1, le=MAX_TOKENS)
+    window: int = Field(default=128, ge=2, le=MAX_TOKENS)
+    batch_size: int = Field(default=16, ge=1, le=MAX_TOKENS)
+    tokenizer: Text | None = None
+    bos: bool = False
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
+    device: Annotated[str, one_of(DEVICES)] = "cpu"
+    dtype: Annotated[str, one_of(DTYPES)] = STORED
+    neuron_values: bool = False
+    other_seeds: list[Name] = []
+
+    @field_validator("measures")
+    @classmethod
+    def _known(cls, value: str | list[str]) -> str | list[str]:
+        try:
+            chosen(value)
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise ValueError("a measure is listed twice; list each one once")
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "NeuronsSection":
+        if self.text is not None and self.images is not None:
+            raise ValueError("text and images are both given; give one, and the other in a section [[neurons]] of its own")
+        if isinstance(self.text, list) and len(set(self.text)) < len(self.text):
+            raise ValueError("text: a file is listed twice; list each one once")
+        if self.images is not None and self.label is not None:
+            raise ValueError("label is a column of texts, and images have their folders as labels; leave it out")
+        if len(set(self.other_seeds)) < len(self.other_seeds):
+            raise ValueError("other_seeds: a model is listed twice; list each one once")
+        try:
+            self.examples()
+        except RequestError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def named(self) -> bool:
+        """Whether measures are asked for by name, so that one that cannot be taken is a failure."""
+        return self.measures != "all"
+
+    def chosen(self) -> tuple[Measure, ...]:
+        return chosen(self.measures)
+
+
+def with_paths(sections: Any, folder: Path) -> Any:
+    """A section, or a list of them, with its paths from `folder`; what is wrong is left for the checks."""
+    return [_placed(one, folder) for one in sections] if isinstance(sections, list) else _placed(sections, folder)
+
+
+def _placed(section: Any, folder: Path) -> Any:
+    if not isinstance(section, dict):
+        return section
+    changed: dict[str, Any] = {}
+    text, images, tokenizer = section.get("text"), section.get("images"), section.get("tokenizer")
+    if isinstance(text, str) and text not in ("", PROJECT_TEXT):
+        changed["text"] = absolute(text, folder)
+    elif isinstance(text, list) and all(isinstance(one, str) for one in text):
+        changed["text"] = [absolute(one, folder) for one in text]
+    elif isinstance(text, dict) and _is_there(text.get("dataset"), folder):
+        changed["text"] = text | {"dataset": absolute(text["dataset"], folder)}
+    if isinstance(images, str) and images not in ("", DIGITS):
+        changed["images"] = absolute(images, folder)
+    if _is_there(tokenizer, folder) and tokenizer != BYTES:
+        changed["tokenizer"] = absolute(tokenizer, folder)
+    return section | changed
+
+
+def _is_there(given: object, folder: Path) -> bool:
+    """Whether it is a folder here, and no name on a Hub."""
+    return isinstance(given, str) and bool(given) and Path(absolute(given, folder)).exists()
+
+
+def check_differ(sections: Sequence[NeuronsSection]) -> None:
+    """Raises ValueError where two sections have the same examples' name, of the same models: no table could tell them apart."""
+    seen = set()
+    for section in sections:
+        name = section.examples().name
+        if (section.suite, section.model, name) in seen:
+            raise ValueError(f"two sections [[neurons]] have the examples {name!r} and the same model; give each its own name")
+        seen.add((section.suite, section.model, name))
