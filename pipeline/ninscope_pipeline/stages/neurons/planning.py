@@ -5,7 +5,7 @@ measure, control and other checkpoint, is kept beside under keys of their own: s
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ninscope.checks import did_you_mean
@@ -65,7 +65,8 @@ class NeuronsWork:
 
     def check_unchanged(self) -> None:
         """Raises ChangedInputs where the examples, or files beside the weights, are not those of the plan: call it after reading."""
-        if _made_from(self.section, [self.located, *self.others.values()]) != self.made_from:
+        digest = self.section.examples().digest()
+        if _made_from(digest, self.section, self.located, self.others) != self.made_from:
             raise ChangedInputs(
                 f"{self.label}: its examples, or files of its model, have changed since the run began; run it again"
             )
@@ -82,9 +83,9 @@ def neurons_jobs(sections: Sequence[NeuronsSection], request: "Request") -> Iter
     by_row: dict[tuple[str, ...], str] = {}
     for section in sections:
         examples = section.examples()
-        siblings = Siblings(section, request)
+        siblings, digest = Siblings(section, request), examples.digest()
         for located in checkpoints_of(f"[[{NEURONS}]]", section, request.checkpoints):
-            job = _job(NeuronsWork(located, section, examples.name), siblings)
+            job = _job(NeuronsWork(located, section, examples.name), siblings, digest)
             if by_row.setdefault((*located.id, examples.name), job.key) != job.key:
                 raise RequestError(
                     f"two of [[{NEURONS}]] mean {job.label}; tell them apart by name, or by suite and model"
@@ -92,7 +93,8 @@ def neurons_jobs(sections: Sequence[NeuronsSection], request: "Request") -> Iter
             yield job
 
 
-def _job(work: NeuronsWork, siblings: "Siblings") -> Job[NeuronsWork]:
+def _job(work: NeuronsWork, siblings: "Siblings", digest: str) -> Job[NeuronsWork]:
+    """digest: of the section's examples."""
     located, section = work.located, work.section
     about = listed_as(work.examples)
     if not located.outcome.ok:
@@ -100,14 +102,17 @@ def _job(work: NeuronsWork, siblings: "Siblings") -> Job[NeuronsWork]:
             NEURONS, "", work.label, work, checkpoint=located, listed_as=about, known=located.outcome.passed_on()
         )
     others, absent = siblings.of(located)
-    keyed = _Keyed(section, located, others)
+    keyed = _Keyed(section, digest, located, others)
     parts = tuple(
-        part for measure in section.chosen() for control in measure.controls for part in keyed.parts(measure, control, absent)
+        part
+        for measure in section.chosen()
+        for control in measure.controls
+        for part in keyed.parts(measure, control, absent)
     )
     compared = {part.against for part in parts if part.key}
     used = {name: other for name, other in others.items() if name in compared}
-    planned = NeuronsWork(
-        located, section, work.examples, parts, used, _made_from(section, [located, *used.values()])
+    planned = replace(
+        work, parts=parts, others=used, made_from=_made_from(digest, section, located, used)
     )
     key = content_key(
         NEURONS,
@@ -157,7 +162,9 @@ class Siblings:
             absent[START] = f"there is no usable {located.baseline.label} to compare with; {CHOOSE_BASELINE}"
         elif start.revision != located.revision:
             others[START] = start
-        if before:
+        if located.step is None:
+            absent[PREVIOUS] = "its revision states no step, so that none is known to be before it"
+        elif before:
             others[PREVIOUS] = max(before, key=lambda one: one.step or 0)
         seeds = self._seeds(located)
         for suite, model in seeds:
@@ -167,10 +174,10 @@ class Siblings:
                 if one.outcome.ok and one.step is not None and one.step == located.step
             ]
             if at_step:
-                others[model] = at_step[0]
+                others[_called(located, suite, model)] = at_step[0]
         if not seeds:
             absent[SEED] = "there is one seed of this model here; give `seeds` in [[models]], or other_seeds"
-        elif not any(model in others for _, model in seeds):
+        elif not any(_called(located, *name) in others for name in seeds):
             names = ", ".join(model for _, model in seeds)
             absent[SEED] = f"no other seed ({names}) has a usable checkpoint of this step"
         return others, absent
@@ -192,22 +199,26 @@ class Siblings:
         return found
 
 
+def _called(located: Located, suite: str, model: str) -> str:
+    """The name of another seed among what a checkpoint is compared with."""
+    return model if suite == located.suite else f"{suite}/{model}"
+
+
 # --- keys ----------------------------------------------------------------------------------------------------------------
 class _Keyed:
     """Keys of results of one checkpoint."""
 
-    def __init__(self, section: NeuronsSection, located: Located, others: Mapping[str, Located]) -> None:
+    def __init__(self, section: NeuronsSection, digest: str, located: Located, others: Mapping[str, Located]) -> None:
         self._others = others
         self._shared = {
             "weights": located.content_sha256,
             "beside": beside(located, section),
-            "examples": section.examples().digest(),
+            "examples": digest,
             "how": [section.batch_size, section.seed, section.threads, section.device, section.dtype],
             **({"neuron_values": True} if section.neuron_values else {}),
         }
         self._compared = {
-            name: [other.content_sha256, beside(other, section), f"{other.model} {other.revision}"]  # as messages name it
-            for name, other in others.items()
+            name: [other.content_sha256, configuration_digest(other), name_of(other)] for name, other in others.items()
         }
 
     def parts(self, measure: Measure, control: str, absent: Mapping[str, str]) -> Iterator[Part]:
@@ -247,5 +258,10 @@ def beside(located: Located, section: NeuronsSection) -> Beside:
     return config, commit if commit is not None else tokenizer_digest(home)
 
 
-def _made_from(section: NeuronsSection, read: Sequence[Located]) -> tuple:
-    return (section.examples().digest(), *(beside(located, section) for located in read))
+def name_of(located: Located) -> str:
+    """What messages call a checkpoint that another is compared with."""
+    return f"{located.model} {located.revision}"
+
+
+def _made_from(digest: str, section: NeuronsSection, located: Located, others: Mapping[str, Located]) -> tuple:
+    return digest, beside(located, section), *(configuration_digest(other) for other in others.values())
