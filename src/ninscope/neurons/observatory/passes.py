@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +16,8 @@ from ninscope.neurons.observatory.measure import (
     NONE,
     SHUFFLED,
     ComparingTally,
-    Fact,
     Found,
     Measure,
-    NeuronValues,
     OwnMeasure,
     Place,
     StreamedComparison,
@@ -251,35 +248,6 @@ def nonfinite(place: Place, values: Tensor, whose: str = "") -> CheckpointError 
         return None
     half = " (float16 ends at 65504; take dtype float32 or bfloat16)" if values.dtype == torch.float16 else ""
     return CheckpointError(NONFINITE, f"{whose}{place.layer}: {place.kind} values are NaN or infinite{half}")
-
-
-def averaged(founds: Sequence[Found]) -> Found:
-    """The mean over several others, fact by fact and neuron by neuron, of what all of them have. Quantiles are averaged too.
-
-    Raises ValueError: nothing to average.
-    """
-    if not founds:
-        raise ValueError("there is nothing to average")
-    by_fact = [{(fact.name, fact.layer): fact for fact in found.facts} for found in founds]
-    by_values = [{(one.name, one.layer): one for one in found.values} for found in founds]
-    facts = [
-        _mean_fact([facts[key] for facts in by_fact]) for key in by_fact[0] if all(key in facts for facts in by_fact)
-    ]
-    values = [
-        NeuronValues(*key, np.sum([one[key].values for one in by_values], axis=0) / len(founds), by_values[0][key].unit)
-        for key in by_values[0]
-        if all(key in one and one[key].values.shape == by_values[0][key].values.shape for one in by_values)
-    ]
-    return Found(tuple(facts), tuple(values))
-
-
-def _mean_fact(facts: Sequence[Fact]) -> Fact:
-    quantiles = None
-    if all(fact.quantiles is not None for fact in facts):
-        each = zip(*(fact.quantiles or () for fact in facts), strict=True)
-        quantiles = tuple(sum(parts) / len(facts) for parts in each)
-    value = sum(fact.value for fact in facts) / len(facts)
-    return Fact(facts[0].name, facts[0].layer, value, quantiles, facts[0].count)
 
 
 def check_named(observations: Iterable[Observation], named: bool) -> None:

@@ -115,9 +115,7 @@ class Places:
 
     def entering(self, layer: str) -> list[Held]:
         """The matrices that enter a layer, or the gate and the up projection that its neurons are products of."""
-        stem = layer.removesuffix(".m")
-        names = {layer, f"{stem}.g", f"{stem}.u"} if layer.endswith(".m") else {layer}
-        return [held for held in self.held if held.target in names]
+        return [held for held in self.held if held.target in entered_layers(layer)]
 
     @contextmanager
     def shown(self, kinds: Sequence[str], see: See) -> Iterator[None]:
@@ -186,6 +184,12 @@ class Places:
 
     def _down(self, module: nn.Module) -> Tensor:
         return module.get_parameter(_down_name(module))
+
+
+def entered_layers(layer: str) -> set[str]:
+    """The node layers that weights enter on the way to a hidden one: itself, or the gate and the up projection."""
+    stem = layer.removesuffix(".m")
+    return {layer, f"{stem}.g", f"{stem}.u"} if layer.endswith(".m") else {layer}
 
 
 def places_of(model: nn.Module, layers: Sequence[str] | None = None) -> Places:

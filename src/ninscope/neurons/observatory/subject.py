@@ -8,14 +8,17 @@ from contextlib import AbstractContextManager
 from copy import copy
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ninscope.architectures.layout import WeightBlock
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.interaction.matrices import block_weights
 from ninscope.neurons.observatory.examples import TOKENS_KIND, Examples
 from ninscope.neurons.observatory.measure import HIDDEN, LABELS, NEXT_TOKENS, OUTPUT, TOKENS, Batch, Place
-from ninscope.neurons.observatory.places import Held, Places, places_of
+from ninscope.neurons.observatory.places import Held, Places, entered_layers, places_of
 from ninscope.neurons.watching import evaluation_mode
 
 See = Callable[[Place, Tensor, Batch], None]
@@ -149,16 +152,35 @@ class Subject:
 
     def leaving(self, layer: str) -> Tensor:
         """Weights that leave a hidden layer, float32 [targets, neurons], a copy. Raises RequestError: there are none."""
-        return torch.cat([held.weight() for held in self._held(layer, self.places.leaving(layer))])
+        return torch.cat(self._weights(layer, self.places.leaving(layer), lambda block: block.source == layer))
 
     def entering(self, layer: str) -> list[Tensor]:
         """Weights that enter it, float32 [neurons, sources]: one, or gate and up. Raises RequestError: there are none."""
-        return [held.weight() for held in self._held(layer, self.places.entering(layer))]
+        targets = entered_layers(layer)
+        return self._weights(layer, self.places.entering(layer), lambda block: block.target in targets)
 
-    def _held(self, layer: str, held: list[Held]) -> list[Held]:
-        if not held:
+    def _weights(self, layer: str, held: list[Held], is_one: Callable[[WeightBlock], bool]) -> list[Tensor]:
+        """Those that modules hold; of experts, which have no modules, slices of the tensor that all of them share."""
+        if held:
+            return [one.weight() for one in held]
+        network = self.places.network
+        blocks = [] if network is None else [block for block in network.blocks if is_one(block)]
+        if network is None or not blocks:
             raise RequestError(f"{self.name}: which weights {layer} has is not known")
-        return held
+        found = (block_weights(network.matrices[one.tensor], one, network.sizes[one.target]) for one in blocks)
+        return [torch.from_numpy(np.asarray(weights[:, :, 0], np.float32)) for weights in found]
+
+    @property
+    def predicts(self) -> str | None:
+        """What `losses` are of: "next tokens", "labels", or None for nothing."""
+        if NEXT_TOKENS in self.has:
+            return NEXT_TOKENS
+        return LABELS if LABELS in self.has and self.examples.kind != TOKENS_KIND else None
+
+    def head(self) -> Tensor | None:
+        """The matrix that reads FEATURES and gives the outputs, float32 [classes or vocabulary, width]; None without one."""
+        head = self.places.head()
+        return None if head is None else head.get_parameter("weight").detach().float()
 
     def unembedding(self) -> Tensor | None:
         """[vocabulary, width] float32, as `Places.unembedding`."""
