@@ -56,13 +56,15 @@ class Measures:
     """Columns of a table that say one number of a checkpoint, so that they can be followed over training beside accuracy.
 
     columns: the table's column by the measure's name, which no other table has. where: only rows that hold these values count.
-    by: columns that tell apart what a checkpoint has several of; their values end the name ("coupling/qk"). Of the rows of a
-    checkpoint that are left, the mean is taken. A table with columns `method` and `variant` has a series for each.
+    by: columns that tell apart what a checkpoint has several of; their values end the name ("coupling/qk"). chosen: takes the rows
+    that are left and gives those that count, where columns alone do not tell. Of these rows of a checkpoint the mean is taken. A
+    table with columns `method` and `variant` has a series for each.
     """
 
     columns: Mapping[str, str]
     where: Mapping[str, object] = field(default_factory=dict)
     by: tuple[str, ...] = ()
+    chosen: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ class Job(Generic[W]):
     stage, key: where. key is empty where it is known that nothing can be made; `known` then says why. label: what a user reads.
     work: what the stage needs to make it; small, and it can be pickled. needs: jobs whose artefacts it reads; if one fails, so
     does this. checkpoint: whose weights it is made from, if it is one checkpoint. name: what the checkpoint's tables call it
-    ("exact", "transfer-coth sampled", "nulls"). listed_as: what plan.json calls its key among those of the checkpoint, where it has
-    no such name. requested: False for a job that runs only where another one needs it (a part of an
-    analysis). known: its outcome as far as it is known before it runs.
+    ("exact", "transfer-coth sampled", "nulls"). listed_as: what plan.json calls its key among those of the checkpoint, where it
+    has no such name. requested: False for a job that runs only where another one needs it (a part of an analysis). known: its
+    outcome as far as it is known before it runs.
     """
 
     stage: str

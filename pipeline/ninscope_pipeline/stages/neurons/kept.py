@@ -11,15 +11,16 @@ _NO_COUNT = -1
 
 
 def artefact_of_found(found: Found, with_values: bool) -> Artefact:
-    """numbers: float64 [facts, 1 + quantiles], NaN for what there is not; counts: int64 [facts]; values: float64, layer after layer.
-
-    with_values: keep those of single neurons.
+    """Arrays: numbers, float64 [facts, 1 + quantiles], NaN for what there is not; counts, int64 [facts], -1 for none; values,
+    float64, layer after layer. with_values: keep those of single neurons.
     """
     values = found.values if with_values else ()
     return Artefact(
         {
             **arrays_of_facts(found.facts),
-            "values": np.concatenate([np.empty(0), *(np.asarray(one.values, np.float64).reshape(-1) for one in values)]),
+            "values": np.concatenate(
+                [np.empty(0), *(np.asarray(one.values, np.float64).reshape(-1) for one in values)]
+            ),
         },
         {
             "facts": names_of_facts(found.facts),

@@ -1,7 +1,7 @@
 """Planning [[neurons]]: which measures are taken of which checkpoint, with what it is compared, and the key of each result.
 
-A job is of one checkpoint and one section. Its artefact has everything that tables need. What it is put together from, one result a
-measure, control and other checkpoint, is kept beside under keys of their own: so a measure that is asked for later is taken alone.
+A job is of one checkpoint and one section. Its artefact has everything that tables need. What it is put together from, one result
+a measure, control and other checkpoint, is kept beside under keys of their own: a measure that is asked for later is taken alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,7 +64,7 @@ class NeuronsWork:
         return tuple((KEPT, part.key) for part in self.parts if part.key)
 
     def check_unchanged(self) -> None:
-        """Raises ChangedInputs where the examples, or files beside the weights, are not those of the plan: call it after reading."""
+        """Raises ChangedInputs where examples, or files beside the weights, are not those of the plan: call it after reading."""
         digest = self.section.examples().digest()
         if _made_from(digest, self.section, self.located, self.others) != self.made_from:
             raise ChangedInputs(
@@ -78,8 +78,8 @@ def listed_as(examples: str) -> str:
 
 
 def neurons_jobs(sections: Sequence[NeuronsSection], request: "Request") -> Iterator[Job[NeuronsWork]]:
-    """The jobs of all sections. Raises RequestError: a model or revision that is not there, two meanings of one row, one seed where
-    a named measure compares seeds, examples that cannot be read."""
+    """The jobs of all sections. Raises RequestError: a model or revision that is not there, two meanings of one row, one seed
+    where a named measure compares seeds, examples that cannot be read."""
     by_row: dict[tuple[str, ...], str] = {}
     for section in sections:
         examples = section.examples()
@@ -111,9 +111,7 @@ def _job(work: NeuronsWork, siblings: "Siblings", digest: str) -> Job[NeuronsWor
     )
     compared = {part.against for part in parts if part.key}
     used = {name: other for name, other in others.items() if name in compared}
-    planned = replace(
-        work, parts=parts, others=used, made_from=_made_from(digest, section, located, used)
-    )
+    planned = replace(work, parts=parts, others=used, made_from=_made_from(digest, section, located, used))
     key = content_key(
         NEURONS,
         VERSION,
@@ -157,7 +155,9 @@ class Siblings:
         absent: dict[str, str] = {}
         usable = [one for one in self._by_model[located.suite, located.model] if one.outcome.ok]
         start = next((one for one in usable if one.is_baseline), None)
-        before = [one for one in usable if one.step is not None and located.step is not None and one.step < located.step]
+        before = [
+            one for one in usable if one.step is not None and located.step is not None and one.step < located.step
+        ]
         if start is None:
             absent[START] = f"there is no usable {located.baseline.label} to compare with; {CHOOSE_BASELINE}"
         elif start.revision != located.revision:
@@ -193,9 +193,7 @@ class Siblings:
             if name != own and name[0] == own[0] and group is not None and self._group_of.get(name) == group
         ]
         if self._section.other_seeds and located.model in named:
-            found += [
-                name for name in self._by_model if name != own and name[1] in named and name not in found
-            ]
+            found += [name for name in self._by_model if name != own and name[1] in named and name not in found]
         return found
 
 

@@ -1,4 +1,4 @@
-"""What the results of a job's parts come to: the rows of the table `neurons`, and the matrix of single neurons, as one artefact."""
+"""What the results of a job come to: rows of the table `neurons`, and the matrix of single neurons, as one artefact."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,7 +8,17 @@ from itertools import groupby
 import numpy as np
 
 from ninscope.errors import CheckpointError
-from ninscope.neurons.observatory.measure import ALL, NONE, PARTS, PREVIOUS, SEED, START, Fact, Found, NeuronValues
+from ninscope.neurons.observatory.measure import (
+    ALL,
+    NONE,
+    PARTS,
+    PREVIOUS,
+    SEED,
+    START,
+    Fact,
+    Found,
+    NeuronValues,
+)
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.stages.neurons.kept import arrays_of_facts, facts_of, names_of_facts
 from ninscope_pipeline.stages.neurons.planning import NeuronsWork, Part
@@ -36,7 +46,9 @@ class Told:
 def told(work: NeuronsWork, results: Mapping[str, Result]) -> Iterator[Told]:
     """Every result of a job in the order of measures, controls and what they are compared with. results: by key; a part that has
     none is left out."""
-    for (measure, control, against), parts in groupby(work.parts, lambda part: (part.measure, part.control, _kind(part))):
+    for (measure, control, against), parts in groupby(
+        work.parts, lambda part: (part.measure, part.control, _kind(part))
+    ):
         yield from _told(measure, control, against, list(parts), results)
 
 
@@ -46,13 +58,11 @@ def _told(
     if parts[0].why:
         yield Told(measure, control, against, "unsupported", parts[0].why, None)
         return
-    from ninscope.neurons.observatory.passes import averaged  # it needs torch
-
     known = [(part.against, results[part.key]) for part in parts if part.key in results]
     founds = [(name, result) for name, result in known if isinstance(result, Found)]
     errors = [(name, result) for name, result in known if isinstance(result, CheckpointError)]
     if founds:
-        found = founds[0][1] if against != SEED else averaged([one for _, one in founds])
+        found = founds[0][1] if against != SEED else measures()[measure].over_seeds([one for _, one in founds])
         of = f"mean over {', '.join(name for name, _ in founds)}" if against == SEED else ""
         missing = [f"not over {name}: {error}" for name, error in errors]
         yield Told(measure, control, against, "ok", joined_clauses(of, *missing), found)
@@ -108,7 +118,8 @@ def row_of(fact: Fact, control: str, against: str, status: str, message: str) ->
 
 # --- single neurons ------------------------------------------------------------------------------------------------------
 def _matrix(results: Sequence[Told]) -> AnnotatedMatrix:
-    """Neurons x measures; NaN where a measure says nothing of a neuron. Raises ValueError: two measures count a layer otherwise."""
+    """Neurons x measures; NaN where a measure says nothing of a neuron. Raises ValueError: two measures differ in how many neurons
+    a layer has."""
     columns = [
         (_column(one.name, result), result, one)
         for result in results
@@ -119,7 +130,11 @@ def _matrix(results: Sequence[Told]) -> AnnotatedMatrix:
     starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
     names = list(dict.fromkeys(name for name, *_ in columns))
     values = np.full((sum(sizes.values()), len(names)), np.nan)
-    about: dict[str, list[str]] = {"measure": [""] * len(names), "control": [""] * len(names), "against": [""] * len(names)}
+    about: dict[str, list[str]] = {
+        "measure": [""] * len(names),
+        "control": [""] * len(names),
+        "against": [""] * len(names),
+    }
     for name, result, one in columns:
         number, first = names.index(name), starts[one.layer, one.unit]
         values[first : first + len(one.values), number] = one.values
@@ -140,7 +155,9 @@ def _matrix(results: Sequence[Told]) -> AnnotatedMatrix:
 
 
 def _column(name: str, result: Told) -> str:
-    return "/".join([name, *([result.against] if result.against else []), *([] if result.control == NONE else [result.control])])
+    return "/".join(
+        [name, *([result.against] if result.against else []), *([] if result.control == NONE else [result.control])]
+    )
 
 
 def _sizes(values: Iterable[NeuronValues]) -> dict[tuple[str, str], int]:

@@ -60,7 +60,7 @@ class NeuronsSection(Strict):
     device: Annotated[str, one_of(DEVICES)] = "cpu"
     dtype: Annotated[str, one_of(DTYPES)] = STORED
     neuron_values: bool = False
-    other_seeds: list[Name] = []
+    other_seeds: list[Name] = Field(default=[])
 
     @field_validator("measures")
     @classmethod
@@ -76,7 +76,9 @@ class NeuronsSection(Strict):
     @model_validator(mode="after")
     def _makes_sense(self) -> "NeuronsSection":
         if self.text is not None and self.images is not None:
-            raise ValueError("text and images are both given; give one, and the other in a section [[neurons]] of its own")
+            raise ValueError(
+                "text and images are both given; give one, and the other in a section [[neurons]] of its own"
+            )
         if isinstance(self.text, list) and len(set(self.text)) < len(self.text):
             raise ValueError("text: a file is listed twice; list each one once")
         if self.images is not None and self.label is not None:
@@ -132,5 +134,7 @@ def check_differ(sections: Sequence[NeuronsSection]) -> None:
     for section in sections:
         name = section.examples().name
         if (section.suite, section.model, name) in seen:
-            raise ValueError(f"two sections [[neurons]] have the examples {name!r} and the same model; give each its own name")
+            raise ValueError(
+                f"two sections [[neurons]] have the examples {name!r} and the same model; give each its own name"
+            )
         seen.add((section.suite, section.model, name))

@@ -54,9 +54,16 @@ def model_of(base: Base, dtype: str = "float32") -> PreTrainedModel:
     dtype: one of DTYPES. Raises RequestError: a kind that transformers does not know, tensors that do not fit, or a dtype that is
     none.
     """
+    kind = checked_dtype(dtype)
+    return _loaded(base).to(kind).eval()
+
+
+def checked_dtype(dtype: str) -> torch.dtype:
+    """The dtype of this name. Raises RequestError: it is none of DTYPES."""
     if dtype not in DTYPES:
         raise RequestError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} was expected")
-    return _loaded(base).to(getattr(torch, dtype)).eval()
+    kind: torch.dtype = getattr(torch, dtype)
+    return kind
 
 
 def _loaded(base: Base) -> PreTrainedModel:
