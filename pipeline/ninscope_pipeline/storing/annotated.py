@@ -58,8 +58,8 @@ def _files_of_frame(name: str, index: Sequence[str], columns: Mapping[str, Colum
     about = {"_index": _INDEX, "column-order": list(columns)}
     files = {f"{name}/{NODE}": _group("dataframe", "0.2.0", **about)} | _files_of_texts(f"{name}/{_INDEX}", index)
     for column, values in columns.items():
-        write = files_of_array if isinstance(values, np.ndarray) else _files_of_categories
-        files |= write(f"{name}/{column}", values)  # type: ignore[operator]
+        path = f"{name}/{column}"
+        files |= files_of_array(path, values) if isinstance(values, np.ndarray) else _files_of_categories(path, values)
     return files
 
 

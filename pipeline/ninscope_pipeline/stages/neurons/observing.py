@@ -116,10 +116,18 @@ def _subject(store: ArtefactStore, work: NeuronsWork) -> "tuple[Subject, Example
     base = base_of_checkpoint(store.folder, work.located)
     model = _model(work, work.located, base)
     try:
-        examples = work.section.examples().read(base).examples(work.section.batch_size)
+        examples = _examples(work, base)
         return Subject(SUBJECT, model, examples, work.section.seed), examples
     except RequestError as error:
         raise _unsupported(error) from None
+
+
+def _examples(work: NeuronsWork, base: "Base") -> "Examples":
+    """Raises RequestError: no tokenizer, less text than a window, images that the model does not take."""
+    from ninscope.neurons.observatory.examples import Examples
+
+    read = work.section.examples().read(base)
+    return Examples(read.kind, read.inputs, work.section.batch_size, read.labels, read.classes, read.bos)
 
 
 def _opener(store: ArtefactStore, work: NeuronsWork, other: Located, examples: "Examples") -> "Callable[[], Subject]":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+import pandas as pd
 
 from ninscope.errors import CheckpointError
 from ninscope.neurons.observatory.measure import (
@@ -19,6 +20,7 @@ from ninscope.neurons.observatory.measure import (
     Found,
     NeuronValues,
 )
+from ninscope.neurons.observatory.registry import measures
 from ninscope.wording import joined_clauses
 from ninscope_pipeline.stages.neurons.kept import arrays_of_facts, facts_of, names_of_facts
 from ninscope_pipeline.stages.neurons.planning import NeuronsWork, Part
@@ -85,7 +87,10 @@ def artefact_of_results(results: Iterable[Told], neuron_values: bool) -> Artefac
         for fact in _facts(result):
             named.append([result.control, result.against, result.status, result.message])
             facts.append(fact)
-    about = {"rows": [[*row, *names] for row, names in zip(named, names_of_facts(facts), strict=True)]}
+    about = {
+        "rows": [[*row, *names] for row, names in zip(named, names_of_facts(facts), strict=True)],
+        "neuron_values": neuron_values,
+    }
     return Artefact(arrays_of_facts(facts), about, annotated=_matrix(kept) if neuron_values else None)
 
 
@@ -152,6 +157,13 @@ def _matrix(results: Sequence[Told]) -> AnnotatedMatrix:
         },
         about,
     )
+
+
+def values_frame(matrix: AnnotatedMatrix) -> pd.DataFrame:
+    """The matrix of single neurons as a table: layer, index, unit, and a column a measure."""
+    about = pd.DataFrame({name: matrix.rows[name] for name in ("layer", "index", "unit")})
+    values = pd.DataFrame(np.asarray(matrix.values), columns=list(matrix.column_names))
+    return pd.concat([about.astype({"layer": "string", "unit": "string"}), values], axis=1)
 
 
 def _column(name: str, result: Told) -> str:

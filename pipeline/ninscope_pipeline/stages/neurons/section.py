@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from ninscope.checks import MAX_SEED
 from ninscope.errors import RequestError
 from ninscope.neurons.finetuning.recipe import DEVICES, MOST_THREADS
+from ninscope.neurons.observatory.example_files import ImageExamples, TextExamples
 from ninscope.neurons.observatory.measure import Measure
 from ninscope.neurons.observatory.registry import chosen
 from ninscope_pipeline.request.choices import one_of
@@ -96,7 +97,21 @@ class NeuronsSection(Strict):
         """Whether measures are asked for by name, so that one that cannot be taken is a failure."""
         return self.measures != "all"
 
+    def examples(self) -> TextExamples | ImageExamples:
+        """What the models are run on. Raises RequestError: a file or a column is not there."""
+        if self.images is not None:
+            return ImageExamples(self.images, name=self.name)
+        settings: dict[str, Any] = {
+            "name": self.name, "label": self.label, "tokens": self.tokens, "window": self.window,
+            "tokenizer": self.tokenizer, "bos": self.bos,
+        }  # fmt: skip
+        if isinstance(self.text, DatasetText):
+            return TextExamples(**self.text.model_dump(), **settings)
+        text = PROJECT_TEXT if self.text is None else tuple(self.text) if isinstance(self.text, list) else self.text
+        return TextExamples(text, **settings)
+
     def chosen(self) -> tuple[Measure, ...]:
+        """The measures that are asked for, in the order of names."""
         return chosen(self.measures)
 
 
@@ -114,18 +129,21 @@ def _placed(section: Any, folder: Path) -> Any:
         changed["text"] = absolute(text, folder)
     elif isinstance(text, list) and all(isinstance(one, str) for one in text):
         changed["text"] = [absolute(one, folder) for one in text]
-    elif isinstance(text, dict) and _is_there(text.get("dataset"), folder):
-        changed["text"] = text | {"dataset": absolute(text["dataset"], folder)}
+    elif isinstance(text, dict) and isinstance(there := _placed_folder(text.get("dataset"), folder), str):
+        changed["text"] = text | {"dataset": there}
     if isinstance(images, str) and images not in ("", DIGITS):
         changed["images"] = absolute(images, folder)
-    if _is_there(tokenizer, folder) and tokenizer != BYTES:
-        changed["tokenizer"] = absolute(tokenizer, folder)
+    if tokenizer != BYTES and isinstance(there := _placed_folder(tokenizer, folder), str):
+        changed["tokenizer"] = there
     return section | changed
 
 
-def _is_there(given: object, folder: Path) -> bool:
-    """Whether it is a folder here, and no name on a Hub."""
-    return isinstance(given, str) and bool(given) and Path(absolute(given, folder)).exists()
+def _placed_folder(given: object, folder: Path) -> str | None:
+    """The path of what is a folder or a file here; None of anything else, such as a name on a Hub."""
+    if not isinstance(given, str) or not given:
+        return None
+    path = absolute(given, folder)
+    return path if Path(path).exists() else None
 
 
 def check_differ(sections: Sequence[NeuronsSection]) -> None:

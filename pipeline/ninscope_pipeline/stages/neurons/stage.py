@@ -69,7 +69,9 @@ class NeuronsStage(Stage[NeuronsWork]):
         known = set(bad[["suite", "model", "revision"]].itertuples(index=False, name=None))
         asked = _sections_of(run)
         lines = []
-        for row in rows[rows["status"] != "ok"].to_dict("records"):
+        failed = rows[rows["status"] != "ok"].astype(object)
+        for values in failed.itertuples(index=False, name=None):
+            row = dict(zip(failed.columns, values, strict=True))
             measure = row["measure"] if isinstance(row["measure"], str) else ""
             told_elsewhere = (row["suite"], row["model"], row["revision"]) in known
             if told_elsewhere or (row["status"] == "unsupported" and measure and not _is_named(row, asked)):

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -47,7 +48,7 @@ def stored_dtype(checkpoint: Checkpoint) -> str:
     return max(sorted(numbers), key=lambda name: numbers[name])
 
 
-def model_of(base: Base, dtype: str = "float32") -> PreTrainedModel:
+def model_of(base: Base, dtype: str = "float32") -> nn.Module:
     """The model of a checkpoint, in evaluation mode, on the CPU: of the class that config.json names, else with the head that is
     stored, else bare. A head that is not stored is left out and not drawn, so that no output is random.
 
@@ -55,7 +56,8 @@ def model_of(base: Base, dtype: str = "float32") -> PreTrainedModel:
     none.
     """
     kind = checked_dtype(dtype)
-    return _loaded(base).to(kind).eval()
+    model: nn.Module = _loaded(base)
+    return model.to(kind).eval()
 
 
 def checked_dtype(dtype: str) -> torch.dtype:
