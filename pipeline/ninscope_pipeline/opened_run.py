@@ -222,8 +222,8 @@ class Run(Shown):
         checkpoints = self.table("checkpoints")
         (step,) = checkpoints.loc[(checkpoints[["suite", "model", "revision"]] == names).all(axis=1), "step"]
         for place, (name, value) in enumerate(zip(("suite", "model", "revision"), names, strict=True)):
-            frame.insert(place, name, pd.array([value] * len(frame), "string"))
-        frame.insert(3, "step", pd.array([step] * len(frame), "Int64"))
+            frame.insert(place, name, pd.Series([value] * len(frame), dtype="string"))
+        frame.insert(3, "step", pd.Series([step] * len(frame), dtype="Int64"))
         if not nodes:
             return frame
         of_nodes = self.nodes(model, revision, suite=suite).rename(columns={"neuron": "index"})

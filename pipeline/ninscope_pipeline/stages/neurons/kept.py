@@ -1,6 +1,7 @@
 """What a measure has found, as it is stored: arrays of facts, and of values of single neurons where these are asked for."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,10 +11,19 @@ from ninscope_pipeline.storing.store import Artefact
 _NO_COUNT = -1
 
 
-def artefact_of_found(found: Found, with_values: bool) -> Artefact:
+@dataclass(frozen=True)
+class Measured:
+    """What a measure has found. notes: what is to be known of the examples."""
+
+    found: Found
+    notes: tuple[str, ...] = ()
+
+
+def artefact_of_measured(measured: Measured, with_values: bool) -> Artefact:
     """Arrays: numbers, float64 [facts, 1 + quantiles], NaN for what there is not; counts, int64 [facts], -1 for none; values,
     float64, layer after layer. with_values: keep those of single neurons.
     """
+    found = measured.found
     values = found.values if with_values else ()
     return Artefact(
         {
@@ -24,20 +34,21 @@ def artefact_of_found(found: Found, with_values: bool) -> Artefact:
         },
         {
             "facts": names_of_facts(found.facts),
+            "notes": list(measured.notes),
             "neuron_values": [[one.name, one.layer, one.unit, int(np.size(one.values))] for one in values],
         },
     )
 
 
-def stored_found(artefact: Artefact) -> Found:
-    """What `artefact_of_found` stored."""
+def stored_measured(artefact: Artefact) -> Measured:
+    """What `artefact_of_measured` stored."""
     arrays, about = artefact.arrays, artefact.attributes
     facts = facts_of(about["facts"], arrays["numbers"], arrays["counts"])
     values, place = [], 0
     for name, layer, unit, length in about["neuron_values"]:
         values.append(NeuronValues(name, layer, arrays["values"][place : place + length], unit))
         place += length
-    return Found(tuple(facts), tuple(values))
+    return Measured(Found(tuple(facts), tuple(values)), tuple(about["notes"]))
 
 
 def names_of_facts(facts: Sequence[Fact]) -> list[list]:

@@ -5,12 +5,12 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from ninscope.errors import CheckpointError, NinscopeError, NonFiniteError, RequestError
-from ninscope.neurons.observatory.measure import CONTROLS, Found
+from ninscope.neurons.observatory.measure import CONTROLS
 from ninscope.neurons.observatory.registry import measures
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.stages.model_runs.doing import a_gpu, base_of_checkpoint
 from ninscope_pipeline.stages.model_runs.planning import ChangedInputs
-from ninscope_pipeline.stages.neurons.kept import artefact_of_found, stored_found
+from ninscope_pipeline.stages.neurons.kept import Measured, artefact_of_measured, stored_measured
 from ninscope_pipeline.stages.neurons.planning import KEPT, NeuronsWork, Part, name_of
 from ninscope_pipeline.stages.neurons.results import Result
 from ninscope_pipeline.stages.neurons.section import STORED
@@ -39,7 +39,7 @@ def _kept(store: ArtefactStore, key: str) -> Result | None:
     if not store.has(KEPT, key):
         return None
     try:
-        return stored_found(store.read(KEPT, key))
+        return stored_measured(store.read(KEPT, key))
     except CheckpointError as error:
         return error
     except DamagedArtefact:  # it has been removed, and is taken again
@@ -61,8 +61,8 @@ def taken_results(store: ArtefactStore, work: NeuronsWork, check_unchanged: Call
         for observed in _observed(store, work, missing):
             check_unchanged()
             for part, result in observed:
-                if isinstance(result, Found):
-                    store.write(KEPT, part.key, artefact_of_found(result, work.section.neuron_values))
+                if isinstance(result, Measured):
+                    store.write(KEPT, part.key, artefact_of_measured(result, work.section.neuron_values))
                 elif result.status in _FOLLOW_FROM_BYTES:
                     store.write_failure(KEPT, part.key, result)
                 else:
@@ -82,7 +82,7 @@ def _observed(store: ArtefactStore, work: NeuronsWork, missing: Sequence[Part]) 
     names = {part.measure for part in missing}
     asked = [measure for name, measure in measures().items() if name in names]
     with threads(work.section.threads):
-        subject, examples = _subject(store, work)
+        subject, examples, notes = _subject(store, work)
         for control in CONTROLS:
             parts = {(part.measure, part.against): part for part in missing if part.control == control}
             if parts:
@@ -95,39 +95,34 @@ def _observed(store: ArtefactStore, work: NeuronsWork, missing: Sequence[Part]) 
                 }
                 seen = observe(subject, chosen, control, others)
                 yield [
-                    (parts[place], _result(one)) for one in seen if (place := (one.measure.name, one.against)) in parts
+                    (parts[place], _result(one, notes))
+                    for one in seen
+                    if (place := (one.measure.name, one.against)) in parts
                 ]
 
 
-def _result(observation: "Observation") -> Result:
+def _result(observation: "Observation", notes: Sequence[str]) -> Result:
     """Raises what concerns more than this result: a store that cannot be written, inputs that have changed."""
     error = observation.error
     if error is None and observation.found is not None:
-        return observation.found
+        return Measured(observation.found, tuple(notes))
     if isinstance(error, StoreError | ChangedInputs | DamagedArtefact):
         raise error
     return error if isinstance(error, CheckpointError) else CheckpointError(observation.status, str(error))
 
 
-def _subject(store: ArtefactStore, work: NeuronsWork) -> "tuple[Subject, Examples]":
-    """The model of a job's checkpoint, and its examples. Raises CheckpointError."""
+def _subject(store: ArtefactStore, work: NeuronsWork) -> "tuple[Subject, Examples, tuple[str, ...]]":
+    """The model of a job's checkpoint, its examples, and what is to be known of them. Raises CheckpointError."""
     from ninscope.neurons.observatory.subject import Subject
 
     base = base_of_checkpoint(store.folder, work.located)
     model = _model(work, work.located, base)
     try:
-        examples = _examples(work, base)
-        return Subject(SUBJECT, model, examples, work.section.seed), examples
+        read = work.section.examples().read(base)
+        examples = read.examples(work.section.batch_size)
+        return Subject(SUBJECT, model, examples, work.section.seed), examples, read.notes
     except RequestError as error:
         raise _unsupported(error) from None
-
-
-def _examples(work: NeuronsWork, base: "Base") -> "Examples":
-    """Raises RequestError: no tokenizer, less text than a window, images that the model does not take."""
-    from ninscope.neurons.observatory.examples import Examples
-
-    read = work.section.examples().read(base)
-    return Examples(read.kind, read.inputs, work.section.batch_size, read.labels, read.classes, read.bos)
 
 
 def _opener(store: ArtefactStore, work: NeuronsWork, other: Located, examples: "Examples") -> "Callable[[], Subject]":

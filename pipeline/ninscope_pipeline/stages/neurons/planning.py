@@ -82,11 +82,10 @@ def neurons_jobs(sections: Sequence[NeuronsSection], request: "Request") -> Iter
     where a named measure compares seeds, examples that cannot be read."""
     by_row: dict[tuple[str, ...], str] = {}
     for section in sections:
-        examples = section.examples()
-        siblings, digest = Siblings(section, request), examples.digest()
+        siblings, digest, name = Siblings(section, request), section.examples().digest(), section.examples_name
         for located in checkpoints_of(f"[[{NEURONS}]]", section, request.checkpoints):
-            job = _job(NeuronsWork(located, section, examples.name), siblings, digest)
-            if by_row.setdefault((*located.id, examples.name), job.key) != job.key:
+            job = _job(NeuronsWork(located, section, name), siblings, digest)
+            if by_row.setdefault((*located.id, name), job.key) != job.key:
                 raise RequestError(
                     f"two of [[{NEURONS}]] mean {job.label}; tell them apart by name, or by suite and model"
                 )

@@ -22,7 +22,7 @@ from ninscope.neurons.observatory.measure import (
 )
 from ninscope.neurons.observatory.registry import measures
 from ninscope.wording import joined_clauses
-from ninscope_pipeline.stages.neurons.kept import arrays_of_facts, facts_of, names_of_facts
+from ninscope_pipeline.stages.neurons.kept import Measured, arrays_of_facts, facts_of, names_of_facts
 from ninscope_pipeline.stages.neurons.planning import NeuronsWork, Part
 from ninscope_pipeline.stages.stage import Row
 from ninscope_pipeline.storing.annotated import AnnotatedMatrix
@@ -30,7 +30,7 @@ from ninscope_pipeline.storing.store import Artefact
 
 NEURON = "neuron"
 QUANTILES = tuple(f"p{round(100 * part):02d}" for part in PARTS)
-Result = Found | CheckpointError
+Result = Measured | CheckpointError
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ def _told(
         yield Told(measure, control, against, "unsupported", parts[0].why, None)
         return
     known = [(part.against, results[part.key]) for part in parts if part.key in results]
-    founds = [(name, result) for name, result in known if isinstance(result, Found)]
+    measured = [(name, result) for name, result in known if isinstance(result, Measured)]
     errors = [(name, result) for name, result in known if isinstance(result, CheckpointError)]
-    if founds:
-        found = founds[0][1] if against != SEED else measures()[measure].over_seeds([one for _, one in founds])
-        of = f"mean over {', '.join(name for name, _ in founds)}" if against == SEED else ""
+    if measured:
+        founds = [result.found for _, result in measured]
+        found = founds[0] if against != SEED else measures()[measure].over_seeds(founds)
+        of = f"over {', '.join(name for name, _ in measured)}" if against == SEED else ""
         missing = [f"not over {name}: {error}" for name, error in errors]
-        yield Told(measure, control, against, "ok", joined_clauses(of, *missing), found)
+        yield Told(measure, control, against, "ok", joined_clauses(of, *missing, *measured[0][1].notes), found)
     elif errors:
         yield Told(measure, control, against, errors[0][1].status, str(errors[0][1]), None)
 
