@@ -30,7 +30,9 @@ CONTEXT = "context"  # what an attention's heads give, side by side, before its 
 VALUES = "values"  # values of an attention, heads side by side; [n, t, value heads * head size]
 ATTENTION = "attention"  # its pattern, after softmax; [n, heads, t, t], row i attends to columns j
 RESIDUAL = "residual"  # the residual stream: what enters every block, and what leaves the last one; [n, t, width]
-WRITTEN = "written"  # what attention or MLP adds to the stream, under the node layer that writes it (c or m); [n, t, width]
+WRITTEN = (
+    "written"  # what attention or MLP adds to the stream, under the node layer that writes it (c or m); [n, t, width]
+)
 OUTPUT = "output"  # logits; [n, t, vocabulary], or [n, 1, classes] of a classifier
 FEATURES = "features"  # what the last matrix, the head, reads; [n, t, width], or [n, 1, width] of a classifier
 KINDS = (HIDDEN, CONTEXT, VALUES, ATTENTION, RESIDUAL, WRITTEN, OUTPUT, FEATURES)
