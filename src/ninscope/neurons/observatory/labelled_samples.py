@@ -1,4 +1,4 @@
-"""What measures of labelled examples share: refusals, and sums over the samples of a class. Needs no torch before there is a model."""
+"""What measures of labelled examples share: refusals, and sums over a class's samples. Needs no torch before there is a model."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class NeuralCollapse(StreamedMeasure):
     def objection(self, subject: Subject) -> str | None:
         if (reason := labels_objection(subject, 2)) is not None:
             return reason
-        head, classes = subject.head(), len(subject.examples.classes)
+        head, classes = _head(subject), len(subject.examples.classes)
         if head is None:
             return "it has no matrix that reads features and gives classes"
         if len(head) != classes:
@@ -115,7 +115,7 @@ class _Collapse(Tally):
                 "unsupported",
                 f"{layer}: the features of class {name!r} have the mean of all classes; collapse is not defined",
             )
-        head = self._subject.head()
+        head = _head(self._subject)
         assert head is not None
         values = {
             "neural_collapse": (_within_over_between(within.cpu().numpy(), centred.cpu().numpy()), samples),
@@ -144,6 +144,12 @@ class _Collapse(Tally):
 
         self._subject.run((FEATURES, OUTPUT), see)
         return differing
+
+
+def _head(subject: Subject) -> Tensor | None:
+    """The matrix that reads the features, [classes, width]; None without one."""
+    head = subject.places.head()
+    return None if head is None else head.get_parameter("weight").detach()
 
 
 def _within_over_between(within: np.ndarray, centred: np.ndarray) -> float:

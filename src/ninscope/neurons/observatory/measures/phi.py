@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from ninscope.errors import CheckpointError, NonFiniteError, RequestError
+from ninscope.errors import CheckpointError, NonFiniteError
 from ninscope.neurons.observatory.measure import (
     ALL,
     HIDDEN,
@@ -44,8 +42,8 @@ class Phi(StreamedMeasure):
     """How far activations stray from their neuron's mean, in units of its variance. A neuron that is quiet on most tokens and
     loud on a few has a few large values: it is monosemantic in MEmeL's sense.
 
-    phi = (h - mean)^2 / (variance + 0.01 * the layer's mean variance), with each neuron's mean and variance over history. History
-    is the batches that begin in the first half of the samples; phi is of the others. Where a neuron has no variance, phi is 0.
+    phi = (h - mean)^2 / (variance + 0.01 * the layer's mean variance), with each neuron's mean and variance over history, which
+    is the first half of the batches (of an odd number, the larger half); phi is of the others. A neuron without variance has 0.
 
     Source: MEmeL, Definition 3.1 and Appendix E (paper and code read): the same scale and the same numbers as
     `ninscope.neurons.phi.phi_of_layers` gives for these halves, quantiles to 2.5e-4 of themselves.
@@ -69,15 +67,20 @@ class Phi(StreamedMeasure):
     }
     reads = frozenset({HIDDEN})
 
+    def objection(self, subject: Subject) -> str | None:
+        if subject.examples.batch_count < 2:
+            return "it needs two batches or more, the first half as history; take smaller batches or more samples"
+        return None
+
     def tally(self, subject: Subject) -> Tally:
-        return _Counting(subject.examples.samples)
+        return _Counting(subject.examples.batch_count)
 
 
 class _Counting(Tally):
-    """samples: of all examples, which tell where history ends."""
+    """batches: how many there are, of which the first half is history."""
 
-    def __init__(self, samples: int) -> None:
-        self._samples = samples
+    def __init__(self, batches: int) -> None:
+        self._batches = batches
         self._layers: dict[str, CountedPhi] = {}
         self._routed: set[str] = set()
 
@@ -91,7 +94,7 @@ class _Counting(Tally):
         if place.routed:
             self._routed.add(place.layer)
         try:
-            if 2 * batch.first < self._samples:
+            if 2 * batch.number < self._batches:
                 counted.learn(values)
             else:
                 counted.look(values)
@@ -99,13 +102,16 @@ class _Counting(Tally):
             raise CheckpointError("nonfinite", str(error)) from None
 
     def found(self) -> Found:
-        """Raises RequestError: there was one batch only. A layer that only one half used has no rows."""
+        """A layer that only one half of the batches used, an expert's, has no rows.
+
+        Raises CheckpointError (unsupported): that is so of all layers.
+        """
         from ninscope.neurons.phi import together
 
         known = {layer: counted for layer, counted in self._layers.items() if counted.values}
         if not known:
-            raise RequestError(
-                "phi needs two batches or more, of which the first half is history; take smaller batches"
+            raise CheckpointError(
+                "unsupported", "no hidden layer is used in both halves of the batches; take more samples"
             )
         facts: list[Fact] = []
         neurons: list[NeuronValues] = []
