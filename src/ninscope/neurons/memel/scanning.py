@@ -178,7 +178,7 @@ def _samples_in_threads(
     def scan(number: int, first: int, last: int) -> None:
         scan_samples(values, counted, shift, scale, first, last, sums, squares, best, index)
 
-    _in_threads(scan, samples, max(min(threads, samples), 1))
+    in_threads(scan, samples, max(min(threads, samples), 1))
     return sums.sum(0), squares.sum(0), best, index  # samples in their order
 
 
@@ -192,12 +192,12 @@ def _positions_in_threads(
     def scan(number: int, first: int, last: int) -> None:
         scan_positions(values, counted, shift, scale, first, last, sums, squares, best[number], index[number])
 
-    _in_threads(scan, neurons, threads)
+    in_threads(scan, neurons, threads)
     first = best.argmax(0)[None]  # the first of equals, in the order of positions
     return sums, squares, np.take_along_axis(best, first, 0)[0], np.take_along_axis(index, first, 0)[0]
 
 
-def _in_threads(scan: Callable[[int, int, int], None], size: int, threads: int) -> None:
+def in_threads(scan: Callable[[int, int, int], None], size: int, threads: int) -> None:
     """scan(number, first, last) for so many parts of 0..size-1, the first part in this thread."""
     bounds = np.linspace(0, size, threads + 1).astype(int).tolist()
     parts = [(number, *pair) for number, pair in enumerate(itertools.pairwise(bounds))]
