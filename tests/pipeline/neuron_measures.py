@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ class Size(StreamedMeasure):
     """The mean size of a hidden neuron's activation."""
 
     name, title, source = "size", "size", "none"
-    facts = {"size": "mean of |h|"}
+    facts: ClassVar = {"size": "mean of |h|"}
     reads = frozenset({HIDDEN})
 
     def tally(self, subject) -> Tally:
@@ -69,7 +70,7 @@ class Logit(StreamedMeasure):
     """The largest logit."""
 
     name, title, source = "logit", "logit", "none"
-    facts = {"logit": "largest |logit|"}
+    facts: ClassVar = {"logit": "largest |logit|"}
     reads = frozenset({OUTPUT})
 
     def tally(self, subject) -> Tally:
@@ -92,7 +93,7 @@ class Gap(StreamedComparison):
     """How far the logits of two models are apart."""
 
     name, title, source = "gap", "gap", "none"
-    facts = {"gap": "mean of |difference of logits|"}
+    facts: ClassVar = {"gap": "mean of |difference of logits|"}
     reads = frozenset({OUTPUT})
     compared_with = (START, PREVIOUS, SEED)
 
@@ -104,7 +105,7 @@ class Twin(OwnMeasure):
     """Of seeds alone: whether their biases are alike."""
 
     name, title, source = "twin", "twin", "none"
-    facts = {"twin": "mean of |difference of weights|"}
+    facts: ClassVar = {"twin": "mean of |difference of weights|"}
     compared_with = (SEED,)
     controls = ("none",)
 
@@ -118,7 +119,7 @@ class Classes(OwnMeasure):
     """What needs labels."""
 
     name, title, source = "classes", "classes", "none"
-    facts = {"classes": "how many classes there are"}
+    facts: ClassVar = {"classes": "how many classes there are"}
     needs = frozenset({LABELS})
     controls = ("none",)
 
