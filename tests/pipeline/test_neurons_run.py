@@ -232,7 +232,7 @@ def test_one_measure_more_costs_that_measure_alone(place, tmp_path):
 
 
 def test_a_run_that_ends_on_the_way_goes_on_from_there(place, tmp_path, monkeypatch):
-    """It dies over the third result of a job, the last of the first control; what is stored at the end is byte for byte the same."""
+    """It dies over the last result of the first control; what is stored at the end is byte for byte the same."""
     undisturbed = run_of(
         dag_of(place, "once", ONE, measures=["size", "gap"], neuron_values=True, revisions="last"), tmp_path / "a"
     )

@@ -139,10 +139,10 @@ def blueprint_of(base: Base, config: PreTrainedConfig, kind: Any) -> Blueprint:
 def load(plan: Blueprint, tensors: Mapping[str, torch.Tensor] | None = None, whole: bool = False) -> PreTrainedModel:
     """The model, float32 on the CPU, in evaluation mode, with tensors of its own. tensors: instead of all of the base's.
 
-    whole: a head that the base lacks is not drawn, but refused. Names may be those of the bare model, of a model with another head,
-    or of an earlier version of the library. The head, and a pooler, is drawn from torch's global generator where the base has none.
-    Raises RequestError: a tensor of the body is missing, has another shape, or belongs to a layer that the configuration does not
-    have.
+    whole: a head that the base lacks is not drawn, but refused. Names may be those of the bare model, of a model with another
+    head, or of an earlier version of the library. The head, and a pooler, is drawn from torch's global generator where the base
+    has none. Raises RequestError: a tensor of the body is missing, has another shape, or belongs to a layer that the
+    configuration does not have.
     """
     base = plan.base
     tensors = base.tensors if tensors is None else tensors
