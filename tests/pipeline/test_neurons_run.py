@@ -430,3 +430,15 @@ def test_main_numbers_over_training(run):
         at = own[own["step"] == step].set_index("measure")["value"]
         assert series["neurons/size"][step] == pytest.approx(at.loc["size"].mean())
         assert series["neurons/logit"][step] == at.loc["logit"]
+
+
+def test_what_is_the_same_is_taken_once(place, tmp_path):
+    """At the second revision the start is the revision before: the other model runs once a control."""
+    with counted_passes() as passes:
+        run = run_of(dag_of(place, "same", ONE, measures=["gap"], revisions="last"), tmp_path)
+    batches = -(-len(windows_of(place)) // 16)
+    assert sum(number > 0 for number in passes) == 2 * 2 * (batches - 1)  # the first one is looked at before, too
+    assert len(artefacts(run)[KEPT]) == 2
+    values = table(run).set_index(["control", "against"])["value"]
+    assert values["none", "start"] == values["none", "previous"]
+    assert values["none", "start"] != values["shuffled", "start"]

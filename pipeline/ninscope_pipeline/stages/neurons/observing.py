@@ -53,7 +53,8 @@ def taken_results(store: ArtefactStore, work: NeuronsWork, check_unchanged: Call
     model can be made of the checkpoint, or another one that it is compared with cannot be had now.
     """
     results = kept_results(store, work)
-    missing = [part for part in work.parts if part.key and part.key not in results]
+    # At the second revision the start is also the revision before: what is the same is taken once.
+    missing = list({part.key: part for part in reversed(work.parts) if part.key and part.key not in results}.values())
     if not missing:
         return results
     passing: list[CheckpointError] = []
