@@ -1,0 +1,118 @@
+"""When a hidden neuron is on. One rule for all measures that ask, chosen for each layer and written into their facts.
+
+The papers on single neurons look at ReLU: on is what is not zero. What that becomes elsewhere is our choice:
+
+- A layer without a gate is on where its activation is above zero. ReLU and its square, GELU and SiLU are so exactly
+  where their input is, thus a GELU neuron is on where a ReLU neuron with the same weights would be. GELU and SiLU also
+  let a little through below zero: such a layer is called smooth, which shows by values below zero. tanh and LeakyReLU
+  are read alike.
+- A layer with a gate multiplies two branches, so signs say nothing. Behind a ReLU gate on is what is not zero. Behind
+  a smooth gate (SwiGLU, GEGLU) nothing is zero: on is what exceeds, in size, the mean size of the layer's activations.
+
+Whether there is a gate says the architecture, as the number of matrices that enter the layer; a layer whose matrices
+are not known (a module that the user names) counts as one without. The rest is judged by the layer's own values in the
+first batch of examples: a module may be called anything, and compute anything. A rectified gate is one that makes some
+neurons exactly zero for some tokens and not for others; neurons that are zero throughout (pruned ones) do not count as
+a sign of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ninscope.errors import RequestError
+from ninscope.neurons.observatory.measure import Fact, Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ninscope.neurons.observatory.subject import Subject
+
+# Of all activations of a layer behind a rectified gate, at least so many are zero in neurons that are not always zero.
+RECTIFIED_ZEROS = 0.01
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When neurons of a layer are on. gated: two matrices enter it. smooth: its activation is no rectified one.
+
+    threshold: what the size of an activation has to exceed in a gated layer, and the activation itself elsewhere (0).
+    """
+
+    gated: bool
+    smooth: bool
+    threshold: float
+
+
+class Scratch:
+    """Memory for values of one place, used again for each: as much as the largest place of a batch takes in float32."""
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+
+    def like(self, values: Tensor) -> Tensor:
+        """float32, of the shape of the values; what was given before is overwritten."""
+        import torch
+
+        if self._memory is None or self._memory.numel() < values.numel() or self._memory.device != values.device:
+            self._memory = torch.empty(values.numel(), dtype=torch.float32, device=values.device)
+        return self._memory[: values.numel()].view(values.shape)
+
+
+class Firing:
+    """The rules of a model's layers, and what they say of activations."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.rules: dict[str, Rule] = {}
+        self._subject, self._scratch = subject, Scratch()
+
+    def on(self, place: Place, values: Tensor) -> Tensor:
+        """1 where a neuron is on, else 0; float32, of the shape of the values, [n, t, neurons]. It is good until the
+        next call."""
+        import torch
+
+        rule = self.rules.get(place.layer)
+        if rule is None:
+            rule = self.rules[place.layer] = rule_of(values, self._gated(place.layer))
+        found = self._scratch.like(values)
+        if not rule.gated:
+            return torch.gt(values, 0, out=found)
+        if not rule.smooth:
+            return torch.ne(values, 0, out=found)
+        torch.abs(values, out=found)
+        return torch.gt(found, rule.threshold, out=found)
+
+    def _gated(self, layer: str) -> bool:
+        try:
+            return len(self._subject.entering(layer)) > 1
+        except RequestError:  # which weights it has is not known
+            return False
+
+    def facts(self, measure: str) -> tuple[Fact, ...]:
+        """The rule of each layer that was seen, as facts whose names begin with the measure's."""
+        found = []
+        for layer, rule in self.rules.items():
+            found.append(Fact(f"{measure}_smooth", layer, float(rule.smooth)))
+            found.append(Fact(f"{measure}_threshold", layer, rule.threshold))
+        return tuple(found)
+
+
+def told_facts(measure: str) -> Mapping[str, str]:
+    """What the facts of the rules say."""
+    return {
+        f"{measure}_smooth": "1 where the layer's activation is smooth (GELU, SiLU), 0 where rectified (ReLU), judged by its first batch",
+        f"{measure}_threshold": "what an activation has to exceed to be on; in a layer behind a gate, its size",
+    }
+
+
+def rule_of(values: Tensor, gated: bool) -> Rule:
+    """The rule of a layer, from activations [n, t, neurons] that are not empty."""
+    if not gated:
+        return Rule(gated=False, smooth=bool(values.min() < 0), threshold=0.0)
+    rows = values.flatten(0, -2)
+    zeros = (rows == 0).sum(0).double()
+    zeros_among_others = float(zeros[zeros < len(rows)].sum())
+    if zeros_among_others >= RECTIFIED_ZEROS * rows.numel():
+        return Rule(gated=True, smooth=False, threshold=0.0)
+    return Rule(gated=True, smooth=True, threshold=float(rows.float().abs().mean()))
