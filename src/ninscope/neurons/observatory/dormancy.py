@@ -33,7 +33,7 @@ class Scores:
 
         if not values.numel():
             return
-        sums = torch.abs(values, out=self._scratch.like(values)).sum(1).sum(0, dtype=torch.float64)
+        sums = self._scratch.absolute(values).sum(1).sum(0, dtype=torch.float64)
         self._sums[place.layer] = self._sums[place.layer] + sums if place.layer in self._sums else sums
         self._rows[place.layer] = self._rows.get(place.layer, 0) + values.shape[0] * values.shape[1]
 

@@ -13,7 +13,8 @@ Whether there is a gate says the architecture, as the number of matrices that en
 are not known (a module that the user names) counts as one without. The rest is judged by the layer's own values in the
 first batch of examples: a module may be called anything, and compute anything. A rectified gate is one that makes some
 neurons exactly zero for some tokens and not for others; neurons that are zero throughout (pruned ones) do not count as
-a sign of it."""
+a sign of it.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +60,15 @@ class Scratch:
             self._memory = torch.empty(values.numel(), dtype=torch.float32, device=values.device)
         return self._memory[: values.numel()].view(values.shape)
 
+    def absolute(self, values: Tensor) -> Tensor:
+        """|values|, as `like`."""
+        import torch
+
+        found = self.like(values)
+        if values.dtype == found.dtype:
+            return torch.abs(values, out=found)
+        return found.copy_(values).abs_()
+
 
 class Firing:
     """The rules of a model's layers, and what they say of activations."""
@@ -69,19 +79,18 @@ class Firing:
 
     def on(self, place: Place, values: Tensor) -> Tensor:
         """1 where a neuron is on, else 0; float32, of the shape of the values, [n, t, neurons]. It is good until the
-        next call."""
+        next call.
+        """
         import torch
 
         rule = self.rules.get(place.layer)
         if rule is None:
             rule = self.rules[place.layer] = rule_of(values, self._gated(place.layer))
+        if rule.gated and rule.smooth:
+            found = self._scratch.absolute(values)
+            return torch.gt(found, rule.threshold, out=found)
         found = self._scratch.like(values)
-        if not rule.gated:
-            return torch.gt(values, 0, out=found)
-        if not rule.smooth:
-            return torch.ne(values, 0, out=found)
-        torch.abs(values, out=found)
-        return torch.gt(found, rule.threshold, out=found)
+        return torch.ne(values, 0, out=found) if rule.gated else torch.gt(values, 0, out=found)
 
     def _gated(self, layer: str) -> bool:
         try:
@@ -101,7 +110,7 @@ class Firing:
 def told_facts(measure: str) -> Mapping[str, str]:
     """What the facts of the rules say."""
     return {
-        f"{measure}_smooth": "1 where the layer's activation is smooth (GELU, SiLU), 0 where rectified (ReLU), judged by its first batch",
+        f"{measure}_smooth": "1 where activations are smooth (GELU, SiLU), 0 where rectified (ReLU), by the first batch",
         f"{measure}_threshold": "what an activation has to exceed to be on; in a layer behind a gate, its size",
     }
 

@@ -3,7 +3,8 @@ them.
 
 An n-gram belongs to the position of its last token. Left out are the first position of every window, where attention
 has nothing to look back at, a token that begins every window, wherever it stands, and n-grams that would reach into
-the window before."""
+the window before.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ _AT_ONCE = 1 << 22  # n-grams that are sorted at a time
 @dataclass(frozen=True)
 class Numbering:
     """How n-grams are written as one number. vocabulary: tokens are below it. bos: the token that is left out, or
-    -1."""
+    -1.
+    """
 
     vocabulary: int
     bos: int
@@ -63,12 +65,12 @@ class Sorted:
 
     starts: int64 [groups], where a group of equal n-grams begins. groups: int64 [groups], the number of the n-gram in
     `Grams`, -1 for all that are not counted, which come first. uncounted: whether there is such a group, 0 or 1.
-    sizes: int64 [groups]."""
+    sizes: int64 [groups].
+    """
 
     rows: Tensor
     starts: Tensor
     groups: Tensor
-    sizes: Tensor
     uncounted: int
 
 
@@ -87,7 +89,8 @@ def grams_of(examples: Examples, size: int, most: int, numbering: Numbering) -> 
     number.
 
     Memory does not grow with the text: n-grams are sorted in parts of about 4 million, one pass over the tokens for
-    each."""
+    each.
+    """
     parts = max(1, -(-examples.tokens // _AT_ONCE))
     numbers, occurrences, positions = np.empty(0, np.int64), np.empty(0, np.int64), 0
     for part in range(parts):
@@ -118,7 +121,7 @@ def sorted_batch(grams: Grams, tokens: Tensor) -> Sorted:
         groups = torch.where(known[place] == numbers, place, groups)
     groups, order = torch.sort(groups, stable=True)
     groups, sizes = torch.unique_consecutive(groups, return_counts=True)
-    return Sorted(rows[order], sizes.cumsum(0) - sizes, groups, sizes, int(len(groups) > 0 and groups[0] < 0))
+    return Sorted(rows[order], sizes.cumsum(0) - sizes, groups, int(len(groups) > 0 and groups[0] < 0))
 
 
 def _all_numbers(batches: Iterable[Batch], size: int, numbering: Numbering) -> Iterator[np.ndarray]:

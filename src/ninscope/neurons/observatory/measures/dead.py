@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ninscope.neurons.observatory.by_layer import distributions, neuron_values, shares, something_seen
-from ninscope.neurons.observatory.firing import Firing, Rule, Scratch, told_facts
+from ninscope.neurons.observatory.firing import Firing, Scratch, told_facts
 from ninscope.neurons.observatory.measure import ALL, HIDDEN, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 
@@ -22,6 +22,7 @@ SMOOTH_PART = 0.01
 # A kurtosis is not known where the neuron's variance is less than this part of its mean square distance from the first
 # batch's mean: the digits that float32 sums of powers leave would be noise.
 LEAST_VARIANCE = 0.01
+_ROUNDING = 1e-12  # nor where that distance is what float32 makes of a constant's mean
 
 
 @register
@@ -62,13 +63,15 @@ class Dead(StreamedMeasure):
 
 @dataclass
 class _Sums:
-    """Of one layer: tokens, and for each neuron the times it was on, its extremes, and sums of powers of h - centre."""
+    """Of one layer: tokens, and for each neuron the times it was on, its largest |h|, and sums of powers of h - centre.
+
+    centre, largest: float32 [neurons]; largest is of smooth layers alone. on: float64 [neurons]. powers: float64 [4, neurons].
+    """
 
     centre: Tensor
     on: Tensor
-    lowest: Tensor
-    highest: Tensor
-    powers: Tensor  # float64 [4, neurons]
+    largest: Tensor
+    powers: Tensor
     tokens: int = 0
 
 
@@ -88,8 +91,9 @@ class _Tally(Tally):
             sums = self._layers[place.layer] = _empty(values)
         sums.tokens += values.shape[0] * values.shape[1]
         sums.on += _sum(self._firing.on(place, values))
-        torch.minimum(sums.lowest, values.amin((0, 1)).float(), out=sums.lowest)
-        torch.maximum(sums.highest, values.amax((0, 1)).float(), out=sums.highest)
+        if self._firing.rules[place.layer].smooth:
+            torch.maximum(sums.largest, values.amax((0, 1)).float(), out=sums.largest)
+            torch.maximum(sums.largest, -values.amin((0, 1)).float(), out=sums.largest)
         power = torch.sub(values, sums.centre, out=self._scratch.like(values))
         square = torch.mul(power, power, out=self._squares.like(values))
         sums.powers[0] += _sum(power)
@@ -101,10 +105,10 @@ class _Tally(Tally):
         something_seen("dead", self._layers)
         dead, never, frequency, kurtosis, bounds = {}, {}, {}, {}, {}
         for layer, sums in self._layers.items():
-            on = sums.on.cpu().numpy()
-            largest = np.maximum(-sums.lowest.cpu().numpy(), sums.highest.cpu().numpy())
-            bounds[layer] = _bound(sums, self._firing.rules[layer])
-            dead[layer], never[layer] = largest <= bounds[layer], on == 0
+            on, rule = sums.on.cpu().numpy(), self._firing.rules[layer]
+            bounds[layer] = _bound(sums) if rule.smooth else 0.0
+            never[layer] = on == 0  # of a rectified layer: never non-zero
+            dead[layer] = sums.largest.cpu().numpy() <= bounds[layer] if rule.smooth else never[layer]
             frequency[layer], kurtosis[layer] = on / sums.tokens, _kurtosis(sums)
         alive = {layer: np.where(dead[layer], np.nan, frequency[layer]) for layer in frequency}
         tokens = {layer: sums.tokens for layer, sums in self._layers.items()}
@@ -130,12 +134,10 @@ def _empty(values: Tensor) -> _Sums:
     import torch
 
     neurons = values.shape[-1]
-    lowest = torch.full((neurons,), torch.inf, device=values.device)
     return _Sums(
         centre=values.float().mean((0, 1)),
         on=torch.zeros(neurons, dtype=torch.float64, device=values.device),
-        lowest=lowest,
-        highest=-lowest,
+        largest=torch.zeros(neurons, device=values.device),
         powers=torch.zeros((4, neurons), dtype=torch.float64, device=values.device),
     )
 
@@ -147,9 +149,8 @@ def _sum(values: Tensor) -> Tensor:
     return values.sum(1).sum(0, dtype=torch.float64)
 
 
-def _bound(sums: _Sums, rule: Rule) -> float:
-    if not rule.smooth:
-        return 0.0
+def _bound(sums: _Sums) -> float:
+    """The part SMOOTH_PART of the root mean square of a layer's activations."""
     offset, square = sums.powers[0] / sums.tokens, sums.powers[1] / sums.tokens
     centre = sums.centre.double()
     mean_squares = square + 2 * centre * offset + centre * centre
@@ -161,5 +162,5 @@ def _kurtosis(sums: _Sums) -> np.ndarray:
     first, second, third, fourth = sums.powers.cpu().numpy() / sums.tokens
     variance = second - first**2
     moment = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
-    known = (sums.lowest < sums.highest).cpu().numpy() & (variance > LEAST_VARIANCE * second)
+    known = (variance > LEAST_VARIANCE * second) & (second > _ROUNDING * sums.centre.double().cpu().numpy() ** 2)
     return np.where(known, moment / np.where(known, variance, 1) ** 2, np.nan)

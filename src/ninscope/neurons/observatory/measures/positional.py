@@ -36,7 +36,8 @@ class Positional(StreamedMeasure):
     Few windows bias I upwards: a neuron that knows nothing of positions has about 1/(2 windows) nats by chance, so
     that with 10 windows all may seem positional. What chance gives to each neuron is computed exactly (the mean of I
     over all ways to distribute what it fires over positions and windows), is a fact, and `positional_corrected` takes
-    it off before it counts.
+    it off before it counts. That is the mean of what chance gives, not its spread: with 4 windows of 50 tokens one
+    neuron in 20 is still above by chance, with 8 hardly one.
 
     The kinds of shape are the paper's, their bounds ours: f is averaged over 32 stretches of the window; a stretch is
     on where this is at least .95, off where at most .05. Oscillatory: of stretches that are on or off, neighbours
@@ -44,7 +45,8 @@ class Positional(StreamedMeasure):
     Early: half of what the neuron fires is in the first tenth of the window.
 
     Source: Voita et al., "Neurons in Large Language Models: Dead, N-gram, Positional" (2023), section 5, appendix B.
-    Paper read."""
+    Paper read.
+    """
 
     name: ClassVar[str] = "positional"
     title: ClassVar[str] = "Positional neurons"
@@ -142,7 +144,8 @@ def information_by_chance(fired: np.ndarray, positions: int, windows: int) -> np
     """The mean of I where what a neuron fires is distributed over positions and windows at random; float64 [neurons].
 
     fired: int64 [neurons], how often a neuron was on. At one position it then is on in a hypergeometric number of
-    windows."""
+    windows.
+    """
     from scipy.special import gammaln
 
     total = positions * windows
@@ -167,7 +170,8 @@ def information_by_chance(fired: np.ndarray, positions: int, windows: int) -> np
 
 def shapes_of(frequency: np.ndarray, positional: np.ndarray) -> dict[str, np.ndarray]:
     """The kinds of shape that neurons have. frequency: float64 [positions, neurons]; positional: bool [neurons]; gives
-    bool."""
+    bool.
+    """
     positions = len(frequency)
     edges = np.arange(min(positions, STRETCHES)) * positions // min(positions, STRETCHES)
     means = np.add.reduceat(frequency, edges, axis=0) / np.diff([*edges, positions])[:, None]

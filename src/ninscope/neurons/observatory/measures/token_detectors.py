@@ -27,8 +27,9 @@ MOST = {1: 5, 2: 50, 3: 50}  # triggers that a detector may have; the source has
 ALLOWED = 20
 # Counts take so many bytes, or this part of what the model's weights take if that is more: half for tokens, a quarter
 # for bigrams, and for trigrams.
-BYTES, OF_WEIGHTS = 64 << 20, 1 / 8
+BYTES, OF_WEIGHTS = 128 << 20, 1 / 8
 PARTS = {1: 0.5, 2: 0.25, 3: 0.25}
+_BYTES_EACH, _EXACT = 4, 1 << 24  # of a count: float32 holds whole numbers up to this
 _BLOCK = 1 << 22  # counts that are searched at once
 
 
@@ -49,14 +50,14 @@ class TokenDetectors(StreamedMeasure):
     neuron fires there counts. Where there is no gate a neuron is on only at positive values, which the sign of U w
     supposes; behind a gate it is not known (NaN).
 
-    Memory: of each neuron and each counted token, one to four bytes for misses, which are counted up to what a trigger
-    may have. Where this would take over 64 MiB, or an eighth of what the weights take, only the most frequent tokens
-    are counted; `token_detectors_tokens_counted` is the share of positions that they cover. A rarer one then is found
-    to be no trigger.
+    Memory: four bytes for each neuron and each counted token, bigram and trigram. Where this would take more than 128 MiB, or
+    an eighth of what the weights take if that is more, only the most frequent tokens are counted; `token_detectors_tokens_counted`
+    is the share of positions that they cover. What a neuron fires at rarer ones counts, and they are no triggers.
 
     Source: Voita et al., "Neurons in Large Language Models: Dead, N-gram, Positional" (2023), sections 4.2, 4.4,
     appendix A.2. Paper read. It reads 5 million tokens; on a short text most tokens are too rare to be found. It asks,
-    besides, that the five tokens on which the neuron fires most cover 95 %, which what is said above implies."""
+    besides, that the five tokens on which the neuron fires most cover 95 %, which what is said above implies.
+    """
 
     name: ClassVar[str] = "token_detectors"
     title: ClassVar[str] = "Token detectors"
@@ -85,16 +86,19 @@ class TokenDetectors(StreamedMeasure):
         return "windows have one token, and the first is left out" if subject.examples.positions < 2 else None
 
     def tally(self, subject: Subject) -> Tally:
-        """Misses of each neuron at each counted token, bigram and trigram."""
+        """How often each neuron is on at each counted token, bigram and trigram."""
         return _Tally(subject)
 
 
 @dataclass
 class _Counts:
-    """Of one layer and one n. misses: [grams, neurons], capped. fired: float64 [neurons], wherever there is an
-    n-gram."""
+    """Of one layer and one n: how often a neuron was on.
 
-    misses: Tensor
+    hits: float32 [grams, neurons], at each counted n-gram; exact, and float64 where one is there over 16 million times.
+    fired: float64 [neurons], wherever there is an n-gram, counted or not.
+    """
+
+    hits: Tensor
     fired: Tensor
 
 
@@ -102,7 +106,6 @@ class _Tally(Tally):
     def __init__(self, subject: Subject) -> None:
         self._subject, self._firing = subject, Firing(subject)
         self._grams = _counted_grams(subject)
-        self._caps: dict[int, Tensor] = {}
         self._sorted: dict[int, Sorted] = {}
         self._counts: dict[str, dict[int, _Counts]] = {}
 
@@ -111,27 +114,17 @@ class _Tally(Tally):
             return
         if not self._sorted:
             self._sorted = {size: sorted_batch(grams, batch.tokens) for size, grams in self._grams.items()}
-        if not self._caps:
-            self._caps = {size: _caps(grams).to(values.device) for size, grams in self._grams.items()}
         counts = self._counts.get(place.layer)
         if counts is None:
-            counts = self._counts[place.layer] = {size: self._empty(size, values) for size in SIZES}
+            counts = {size: _empty(grams, values) for size, grams in self._grams.items()}
+            self._counts[place.layer] = counts
         on = self._firing.on(place, values).flatten(0, 1)
         for size, sums in counts.items():
-            _count(sums, self._caps[size], self._sorted[size], on)
+            _count(sums, self._sorted[size], on)
 
     def batch_ended(self, batch: Batch) -> None:
         """Positions are those of one batch."""
         self._sorted = {}
-
-    def _empty(self, size: int, values: Tensor) -> _Counts:
-        import torch
-
-        caps, neurons = self._caps[size], values.shape[-1]
-        return _Counts(
-            torch.zeros((len(caps), neurons), dtype=caps.dtype, device=values.device),
-            torch.zeros(neurons, dtype=torch.float64, device=values.device),
-        )
 
     def found(self) -> Found:
         something_seen("token_detectors", self._counts)
@@ -183,7 +176,8 @@ class _Tally(Tally):
 @dataclass(frozen=True)
 class _Detectors:
     """flags: bool [neurons]. triggers: int64 [neurons, most], numbers of n-grams, the most frequent first; -1 where
-    there are no more."""
+    there are no more.
+    """
 
     flags: np.ndarray
     triggers: np.ndarray
@@ -195,15 +189,10 @@ def _counted_grams(subject: Subject) -> dict[int, Grams]:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in subject.model.parameters())
     memory = max(BYTES, int(weights * OF_WEIGHTS))
     numbering = numbering_of(subject.examples)
-    found = {}
-    for size, part in PARTS.items():
-        most = int(memory * part) // neurons
-        grams = grams_of(subject.examples, size, most, numbering)
-        bytes_each = _caps(grams).element_size()
-        if len(grams.numbers) * bytes_each > most:
-            grams = grams_of(subject.examples, size, most // bytes_each, numbering)
-        found[size] = grams
-    return found
+    return {
+        size: grams_of(subject.examples, size, int(memory * part) // (neurons * _BYTES_EACH), numbering)
+        for size, part in PARTS.items()
+    }
 
 
 def _neurons(subject: Subject) -> int:
@@ -219,17 +208,19 @@ def _neurons(subject: Subject) -> int:
     return sum(widths.get(place.layer, 0) for place in places)
 
 
-def _caps(grams: Grams) -> Tensor:
-    """One more miss than a trigger may have, [grams, 1], in the smallest type that holds them all."""
+def _empty(grams: Grams, values: Tensor) -> _Counts:
     import torch
 
-    caps = torch.from_numpy(grams.occurrences)[:, None] // ALLOWED + 1
-    largest = int(caps.max()) if len(caps) else 0
-    return caps.to(next(kind for kind in (torch.uint8, torch.int16, torch.int32) if largest <= torch.iinfo(kind).max))
+    number, neurons = len(grams.numbers), values.shape[-1]
+    kind = torch.float64 if number and grams.occurrences.max() > _EXACT else torch.float32
+    return _Counts(
+        torch.zeros((number, neurons), dtype=kind, device=values.device),
+        torch.zeros(neurons, dtype=torch.float64, device=values.device),
+    )
 
 
-def _count(sums: _Counts, caps: Tensor, order: Sorted, on: Tensor) -> None:
-    """Adds a batch's misses. on: 0 and 1, float32 [n * t, neurons]; their sums are exact."""
+def _count(sums: _Counts, order: Sorted, on: Tensor) -> None:
+    """Adds a batch. on: 0 and 1, float32 [n * t, neurons]; their sums are exact."""
     import torch
     from torch.nn.functional import embedding_bag
 
@@ -237,31 +228,28 @@ def _count(sums: _Counts, caps: Tensor, order: Sorted, on: Tensor) -> None:
         return
     fired = embedding_bag(order.rows, on, order.starts, mode="sum")
     sums.fired += fired.sum(0, dtype=torch.float64)
-    groups = order.groups[order.uncounted :]
-    misses = torch.sub(order.sizes[order.uncounted :, None], fired[order.uncounted :])
-    misses += sums.misses[groups]
-    sums.misses[groups] = torch.minimum(misses, caps[groups]).to(caps.dtype)
+    sums.hits.index_add_(0, order.groups[order.uncounted :], fired[order.uncounted :].to(sums.hits.dtype))
 
 
 def _detectors(counts: _Counts, grams: Grams, most: int) -> _Detectors:
     """Which neurons of a layer detect at most `most` n-grams, and which those are."""
     import torch
 
-    fired = counts.fired.cpu()
+    fired = counts.fired.cpu().long()
     flags = np.zeros(len(fired), bool)
     triggers = np.full((len(fired), most), -1, np.int64)
     number = len(grams.numbers)
     occurrences = torch.from_numpy(grams.occurrences)[:, None]
     step = max(1, _BLOCK // max(number, 1))
     for first in range(0, len(fired) if number else 0, step):
-        misses = counts.misses[:, first : first + step].cpu().long()
-        hits = torch.where(misses * ALLOWED <= occurrences, occurrences - misses, 0)
-        enough = fired[first : first + step] * (1 - 1 / ALLOWED)
-        likely = ((hits.sum(0) >= enough) & (enough > 0)).nonzero().flatten()
+        hits = counts.hits[:, first : first + step].cpu().long()
+        hits = torch.where((occurrences - hits) * ALLOWED <= occurrences, hits, 0)
+        enough = fired[first : first + step] * (ALLOWED - 1)
+        likely = ((hits.sum(0) * ALLOWED >= enough) & (enough > 0)).nonzero().flatten()
         ranked = hits[:, likely] * number + torch.arange(number - 1, -1, -1)[:, None]  # ties: the smaller number first
         best = ranked.topk(min(most, number), dim=0).values
         covered = best // number
-        found = covered.sum(0) >= enough[likely]
+        found = covered.sum(0) * ALLOWED >= enough[likely]
         rows = (likely[found] + first).numpy()
         flags[rows] = True
         chosen = torch.where(covered > 0, number - 1 - best % number, -1)[:, found]
@@ -289,7 +277,8 @@ def _suppressed(unembedding: Tensor, leaving: Tensor | None, found: _Detectors, 
     2].
 
     Nothing is known ([0, 2]) where what leaves the layer is not written into the residual stream, of the unembedding's
-    width."""
+    width.
+    """
     if leaving is None or leaving.shape[0] != unembedding.shape[1]:
         return np.zeros((0, 2), bool)
     mean = unembedding.mean(0)
