@@ -44,6 +44,7 @@ def naive(values, bound):
 
 
 @pytest.mark.parametrize(("activation", "smooth"), [(relu, False), (gelu, True)])
+@pytest.mark.usefixtures("way_of_counting")
 def test_all_numbers_are_those_of_loops(activation, smooth):
     values = activation(DRAWN)
     found = found_in("dead", {"m": values})
@@ -76,6 +77,7 @@ def test_a_neuron_that_fires_once_is_alive():
     assert value(found, "dead_firing_frequency", "m") == pytest.approx((1 + 1 / 180) / 2)
 
 
+@pytest.mark.usefixtures("way_of_counting")
 def test_behind_a_rectified_gate_what_is_negative_is_alive():
     values = relu(DRAWN) * RNG.normal(size=DRAWN.shape).astype(np.float32)
     values[..., 2] = -np.abs(values[..., 2])

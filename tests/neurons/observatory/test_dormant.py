@@ -31,6 +31,7 @@ def naive_scores(values):
 
 
 @pytest.mark.parametrize("activation", [relu, gelu, np.tanh])
+@pytest.mark.usefixtures("way_of_counting")
 def test_scores_are_those_of_the_formula(activation):
     layers = {"a": activation(DRAWN), "b": activation(DRAWN[..., :4])}
     found = found_in("dormant", layers)

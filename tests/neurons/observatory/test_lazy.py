@@ -21,6 +21,7 @@ def naive_share(values):
 
 
 @pytest.mark.parametrize("activation", [relu, gelu])
+@pytest.mark.usefixtures("way_of_counting")
 def test_the_share_is_that_of_a_loop(activation):
     layers = {"a": activation(DRAWN), "b": activation(WIDER)}
     found = found_in("lazy", layers)

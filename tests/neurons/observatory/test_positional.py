@@ -52,6 +52,7 @@ def naive_information(values):
     return np.array(found)
 
 
+@pytest.mark.usefixtures("way_of_counting")
 def test_information_is_that_of_the_formula():
     values = gelu(RNG.normal(np.sin(np.arange(20))[:, None] * RNG.uniform(0, 2, 9), 1, (15, 20, 9)).astype(np.float32))
     found = found_in("positional", {"m": values}, tokens=np.zeros((15, 20), int))

@@ -104,6 +104,7 @@ def test_planted_detectors_are_found_and_no_others():
 
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.usefixtures("way_of_counting")
 def test_random_detectors_are_those_of_the_twin(seed, bos):
     """Neurons around the bounds: a few tokens, misses near one in 20, strays near one in 20; Zipf's tokens."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ninscope.neurons.observatory.firing import Scratch
+from ninscope.neurons.observatory.firing import processor_values
 from ninscope.neurons.observatory.measure import Place
 
 if TYPE_CHECKING:
@@ -25,16 +25,24 @@ class Scores:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._rows: dict[str, int] = {}
-        self._scratch = Scratch()
 
     def see(self, place: Place, values: Tensor) -> None:
-        """values: [n, t, neurons]; sums of a sample are float32, sums over samples float64."""
+        """values: [n, t, neurons]; sums over many are float64."""
         import torch
+
+        from ninscope.neurons.observatory.counting_kernels import add_sizes
 
         if not values.numel():
             return
-        sums = self._scratch.absolute(values).sum(1).sum(0, dtype=torch.float64)
-        self._sums[place.layer] = self._sums[place.layer] + sums if place.layer in self._sums else sums
+        sums = self._sums.get(place.layer)
+        if sums is None:
+            sums = torch.zeros(values.shape[-1], dtype=torch.float64, device=values.device)
+            self._sums[place.layer] = sums
+        held = processor_values(values)
+        if held is None:
+            sums += values.float().abs().sum(1).sum(0, dtype=torch.float64)
+        else:
+            add_sizes(held.reshape(-1, held.shape[-1]), sums.numpy())
         self._rows[place.layer] = self._rows.get(place.layer, 0) + values.shape[0] * values.shape[1]
 
     def scores(self) -> Mapping[str, np.ndarray]:

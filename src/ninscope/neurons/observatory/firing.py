@@ -20,7 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ninscope.errors import RequestError
 from ninscope.neurons.observatory.measure import Fact, Place
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 # Of all activations of a layer behind a rectified gate, at least so many are zero in neurons that are not always zero.
 RECTIFIED_ZEROS = 0.01
+# Whether what a processor has computed is counted by compiled kernels; torch counts elsewhere. Both give the same.
+COMPILED = True
 
 
 @dataclass(frozen=True)
@@ -45,52 +50,27 @@ class Rule:
     smooth: bool
     threshold: float
 
-
-class Scratch:
-    """Memory for values of one place, used again for each: as much as the largest place of a batch takes in float32."""
-
-    def __init__(self) -> None:
-        self._memory: Tensor | None = None
-
-    def like(self, values: Tensor) -> Tensor:
-        """float32, of the shape of the values; what was given before is overwritten."""
-        import torch
-
-        if self._memory is None or self._memory.numel() < values.numel() or self._memory.device != values.device:
-            self._memory = torch.empty(values.numel(), dtype=torch.float32, device=values.device)
-        return self._memory[: values.numel()].view(values.shape)
-
-    def absolute(self, values: Tensor) -> Tensor:
-        """|values|, as `like`."""
-        import torch
-
-        found = self.like(values)
-        if values.dtype == found.dtype:
-            return torch.abs(values, out=found)
-        return found.copy_(values).abs_()
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """A neuron is on where its activation is above the first, or below the second."""
+        return self.threshold, -self.threshold if self.gated else -inf
 
 
 class Firing:
-    """The rules of a model's layers, and what they say of activations."""
+    """The rules of a model's layers."""
 
     def __init__(self, subject: Subject) -> None:
         self.rules: dict[str, Rule] = {}
-        self._subject, self._scratch = subject, Scratch()
+        self._subject = subject
 
-    def on(self, place: Place, values: Tensor) -> Tensor:
-        """1 where a neuron is on, else 0; float32, of the shape of the values, [n, t, neurons]. It is good until the
-        next call.
+    def rule(self, place: Place, values: Tensor) -> Rule:
+        """The rule of a place's layer, made of these values if they are its first. values: [n, t, neurons], not
+        empty.
         """
-        import torch
-
         rule = self.rules.get(place.layer)
         if rule is None:
             rule = self.rules[place.layer] = rule_of(values, self._gated(place.layer))
-        if rule.gated and rule.smooth:
-            found = self._scratch.absolute(values)
-            return torch.gt(found, rule.threshold, out=found)
-        found = self._scratch.like(values)
-        return torch.ne(values, 0, out=found) if rule.gated else torch.gt(values, 0, out=found)
+        return rule
 
     def _gated(self, layer: str) -> bool:
         try:
@@ -125,3 +105,19 @@ def rule_of(values: Tensor, gated: bool) -> Rule:
     if zeros_among_others >= RECTIFIED_ZEROS * rows.numel():
         return Rule(gated=True, smooth=False, threshold=0.0)
     return Rule(gated=True, smooth=True, threshold=float(rows.float().abs().mean()))
+
+
+def is_on(rule: Rule, values: Tensor) -> Tensor:
+    """float32, of the shape of the values: 1 where a neuron is on, else 0."""
+    above, below = rule.bounds
+    return ((values > above) | (values < below)).float()
+
+
+def processor_values(values: Tensor) -> np.ndarray | None:
+    """The values as the kernels take them, float32 and contiguous; None where another device has them, and torch is to
+    count.
+    """
+    if values.device.type != "cpu" or not COMPILED:
+        return None
+    found: np.ndarray = values.detach().float().contiguous().numpy()
+    return found

@@ -59,21 +59,6 @@ class Grams:
         return self.numbers % self.numbering.vocabulary
 
 
-@dataclass(frozen=True)
-class Sorted:
-    """A batch's positions, sorted by their n-gram. rows: int64 [positions], numbers of rows of [n * t, neurons].
-
-    starts: int64 [groups], where a group of equal n-grams begins. groups: int64 [groups], the number of the n-gram in
-    `Grams`, -1 for all that are not counted, which come first. uncounted: whether there is such a group, 0 or 1.
-    sizes: int64 [groups].
-    """
-
-    rows: Tensor
-    starts: Tensor
-    groups: Tensor
-    uncounted: int
-
-
 def numbering_of(examples: Examples) -> Numbering:
     """From one look at all tokens."""
     largest, bos = 0, -1
@@ -107,21 +92,21 @@ def grams_of(examples: Examples, size: int, most: int, numbering: Numbering) -> 
     return Grams(size, numbers[order], occurrences[order].astype(np.int64), positions, numbering)
 
 
-def sorted_batch(grams: Grams, tokens: Tensor) -> Sorted:
-    """tokens: int64 [n, t]."""
+def groups_of(grams: Grams, tokens: Tensor) -> Tensor:
+    """The number in `Grams` of the n-gram at each position: int64 [n * t]; -1 for one not counted, -2 where there is
+    none.
+
+    tokens: int64 [n, t].
+    """
     import torch
 
     numbers, there = _numbers(tokens, grams.size, grams.numbering)
-    rows = there.flatten().nonzero().flatten()
-    numbers = numbers.flatten()[rows]
-    known = torch.from_numpy(grams.numbers).to(tokens.device)
     groups = torch.full_like(numbers, -1)
+    known = torch.from_numpy(grams.numbers).to(tokens.device)
     if len(known):
         place = torch.searchsorted(known, numbers).clamp_(max=len(known) - 1)
         groups = torch.where(known[place] == numbers, place, groups)
-    groups, order = torch.sort(groups, stable=True)
-    groups, sizes = torch.unique_consecutive(groups, return_counts=True)
-    return Sorted(rows[order], sizes.cumsum(0) - sizes, groups, int(len(groups) > 0 and groups[0] < 0))
+    return torch.where(there, groups, -2).flatten()
 
 
 def _all_numbers(batches: Iterable[Batch], size: int, numbering: Numbering) -> Iterator[np.ndarray]:

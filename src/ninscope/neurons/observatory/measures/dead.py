@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ninscope.neurons.observatory.by_layer import distributions, neuron_values, shares, something_seen
-from ninscope.neurons.observatory.firing import Firing, Scratch, told_facts
+from ninscope.neurons.observatory.firing import Firing, Rule, is_on, processor_values, told_facts
 from ninscope.neurons.observatory.measure import ALL, HIDDEN, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 
@@ -65,7 +65,7 @@ class Dead(StreamedMeasure):
 class _Sums:
     """Of one layer: tokens, and for each neuron the times it was on, its largest |h|, and sums of powers of h - centre.
 
-    centre, largest: float32 [neurons]; largest is of smooth layers alone. on: float64 [neurons]. powers: float64 [4, neurons].
+    centre, largest: float32 [neurons]. on: float64 [neurons]. powers: float64 [4, neurons].
     """
 
     centre: Tensor
@@ -78,11 +78,10 @@ class _Sums:
 class _Tally(Tally):
     def __init__(self, subject: Subject) -> None:
         self._firing = Firing(subject)
-        self._scratch, self._squares = Scratch(), Scratch()
         self._layers: dict[str, _Sums] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
-        import torch
+        from ninscope.neurons.observatory.counting_kernels import add_powers
 
         if not values.numel():
             return
@@ -90,16 +89,13 @@ class _Tally(Tally):
         if sums is None:
             sums = self._layers[place.layer] = _empty(values)
         sums.tokens += values.shape[0] * values.shape[1]
-        sums.on += _sum(self._firing.on(place, values))
-        if self._firing.rules[place.layer].smooth:
-            torch.maximum(sums.largest, values.amax((0, 1)).float(), out=sums.largest)
-            torch.maximum(sums.largest, -values.amin((0, 1)).float(), out=sums.largest)
-        power = torch.sub(values, sums.centre, out=self._scratch.like(values))
-        square = torch.mul(power, power, out=self._squares.like(values))
-        sums.powers[0] += _sum(power)
-        sums.powers[1] += _sum(square)
-        sums.powers[2] += _sum(power.mul_(square))
-        sums.powers[3] += _sum(square.mul_(square))
+        rule, held = self._firing.rule(place, values), processor_values(values)
+        if held is None:
+            _add(sums, rule, values)
+        else:
+            rows = held.reshape(-1, held.shape[-1])
+            mine = (one.numpy() for one in (sums.centre, sums.on, sums.powers, sums.largest))
+            add_powers(rows, *rule.bounds, *mine)
 
     def found(self) -> Found:
         something_seen("dead", self._layers)
@@ -107,8 +103,7 @@ class _Tally(Tally):
         for layer, sums in self._layers.items():
             on, rule = sums.on.cpu().numpy(), self._firing.rules[layer]
             bounds[layer] = _bound(sums) if rule.smooth else 0.0
-            never[layer] = on == 0  # of a rectified layer: never non-zero
-            dead[layer] = sums.largest.cpu().numpy() <= bounds[layer] if rule.smooth else never[layer]
+            never[layer], dead[layer] = on == 0, sums.largest.cpu().numpy() <= bounds[layer]
             frequency[layer], kurtosis[layer] = on / sums.tokens, _kurtosis(sums)
         alive = {layer: np.where(dead[layer], np.nan, frequency[layer]) for layer in frequency}
         tokens = {layer: sums.tokens for layer, sums in self._layers.items()}
@@ -140,6 +135,17 @@ def _empty(values: Tensor) -> _Sums:
         largest=torch.zeros(neurons, device=values.device),
         powers=torch.zeros((4, neurons), dtype=torch.float64, device=values.device),
     )
+
+
+def _add(sums: _Sums, rule: Rule, values: Tensor) -> None:
+    """As the kernel `add_powers`."""
+    import torch
+
+    power = values.float() - sums.centre
+    square = power * power
+    sums.on += _sum(is_on(rule, values))
+    torch.maximum(sums.largest, values.float().abs().amax((0, 1)), out=sums.largest)
+    sums.powers += torch.stack([_sum(power), _sum(square), _sum(power * square), _sum(square * square)])
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ninscope.neurons.observatory.by_layer import something_seen
-from ninscope.neurons.observatory.firing import Firing, told_facts
+from ninscope.neurons.observatory.firing import Firing, is_on, processor_values, told_facts
 from ninscope.neurons.observatory.measure import ALL, HIDDEN, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 
@@ -51,18 +51,24 @@ class _Tally(Tally):
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
         import torch
 
+        from ninscope.neurons.observatory.counting_kernels import add_on
+
         if not values.numel():
             return
-        on = (
-            self._firing.on(place, values).sum(1).sum(dtype=torch.float64)
-        )  # float32 sums of a sample's 0 and 1 are exact
-        self._on[place.layer] = self._on[place.layer] + on if place.layer in self._on else on
+        rule, held = self._firing.rule(place, values), processor_values(values)
+        if place.layer not in self._on:
+            self._on[place.layer] = torch.zeros(values.shape[-1], dtype=torch.float64, device=values.device)
+        on = self._on[place.layer]
+        if held is None:
+            on += is_on(rule, values).sum((0, 1))
+        else:
+            add_on(held.reshape(-1, held.shape[-1]), *rule.bounds, on.numpy())
         self._tokens[place.layer] = self._tokens.get(place.layer, 0) + values.shape[0] * values.shape[1]
         self._neurons[place.layer] = values.shape[2]
 
     def found(self) -> Found:
         something_seen("lazy", self._on)
-        on = {layer: float(sums) for layer, sums in self._on.items()}
+        on = {layer: float(sums.sum()) for layer, sums in self._on.items()}
         pairs = {layer: self._tokens[layer] * self._neurons[layer] for layer in on}
         rows = [Fact("lazy", layer, on[layer] / pairs[layer], count=self._tokens[layer]) for layer in on]
         rows.append(Fact("lazy", ALL, sum(on.values()) / sum(pairs.values()), count=max(self._tokens.values())))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ninscope.errors import CheckpointError
 from ninscope.neurons.observatory.by_layer import distributions, neuron_values, shares, something_seen
-from ninscope.neurons.observatory.firing import Firing, told_facts
+from ninscope.neurons.observatory.firing import Firing, is_on, processor_values, told_facts
 from ninscope.neurons.observatory.measure import HIDDEN, TOKENS, Batch, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 
@@ -91,16 +91,23 @@ class _Tally(Tally):
         self._windows: dict[str, int] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
+        import torch
+
+        from ninscope.neurons.observatory.counting_kernels import add_on_by_position
+
         if place.routed or not values.numel():
             return
-        on = self._firing.on(place, values).sum(0)
-        before = self._on.get(place.layer)
-        if before is not None and before.shape != on.shape:
-            text = (
-                f"positional: windows of {len(before)} and of {len(on)} tokens at layer {place.layer}; all must be full"
-            )
+        rule, held = self._firing.rule(place, values), processor_values(values)
+        if place.layer not in self._on:
+            self._on[place.layer] = torch.zeros(values.shape[1:], device=values.device)
+        on = self._on[place.layer]
+        if on.shape != values.shape[1:]:
+            text = f"positional: windows of {len(on)} and of {values.shape[1]} tokens at layer {place.layer}; all must be full"
             raise CheckpointError("unsupported", text)
-        self._on[place.layer] = on if before is None else before.add_(on)
+        if held is None:
+            on += is_on(rule, values).sum(0)
+        else:
+            add_on_by_position(held, *rule.bounds, on.numpy())
         self._windows[place.layer] = self._windows.get(place.layer, 0) + len(values)
 
     def found(self) -> Found:

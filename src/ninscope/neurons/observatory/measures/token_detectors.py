@@ -10,8 +10,8 @@ import numpy as np
 
 from ninscope.errors import RequestError
 from ninscope.neurons.observatory.by_layer import neuron_values, shares, something_seen
-from ninscope.neurons.observatory.firing import Firing, told_facts
-from ninscope.neurons.observatory.grams import Grams, Sorted, grams_of, numbering_of, sorted_batch
+from ninscope.neurons.observatory.firing import Firing, Rule, is_on, processor_values, told_facts
+from ninscope.neurons.observatory.grams import Grams, grams_of, groups_of, numbering_of
 from ninscope.neurons.observatory.measure import ALL, HIDDEN, TOKENS, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 
@@ -50,9 +50,10 @@ class TokenDetectors(StreamedMeasure):
     neuron fires there counts. Where there is no gate a neuron is on only at positive values, which the sign of U w
     supposes; behind a gate it is not known (NaN).
 
-    Memory: four bytes for each neuron and each counted token, bigram and trigram. Where this would take more than 128 MiB, or
-    an eighth of what the weights take if that is more, only the most frequent tokens are counted; `token_detectors_tokens_counted`
-    is the share of positions that they cover. What a neuron fires at rarer ones counts, and they are no triggers.
+    Memory: four bytes for each neuron and each counted token, bigram and trigram. Where this would take more than 128
+    MiB, or an eighth of what the weights take if that is more, only the most frequent tokens are counted;
+    `token_detectors_tokens_counted` is the share of positions that they cover. What a neuron fires at rarer ones
+    counts, and they are no triggers.
 
     Source: Voita et al., "Neurons in Large Language Models: Dead, N-gram, Positional" (2023), sections 4.2, 4.4,
     appendix A.2. Paper read. It reads 5 million tokens; on a short text most tokens are too rare to be found. It asks,
@@ -106,25 +107,32 @@ class _Tally(Tally):
     def __init__(self, subject: Subject) -> None:
         self._subject, self._firing = subject, Firing(subject)
         self._grams = _counted_grams(subject)
-        self._sorted: dict[int, Sorted] = {}
+        self._groups: dict[int, Tensor] = {}
         self._counts: dict[str, dict[int, _Counts]] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
+        from ninscope.neurons.observatory.counting_kernels import add_on_by_group
+
         if place.routed or batch.tokens is None or values.shape[:2] != batch.tokens.shape:
             return
-        if not self._sorted:
-            self._sorted = {size: sorted_batch(grams, batch.tokens) for size, grams in self._grams.items()}
+        if not self._groups:
+            self._groups = {size: groups_of(grams, batch.tokens) for size, grams in self._grams.items()}
         counts = self._counts.get(place.layer)
         if counts is None:
             counts = {size: _empty(grams, values) for size, grams in self._grams.items()}
             self._counts[place.layer] = counts
-        on = self._firing.on(place, values).flatten(0, 1)
+        rule, held = self._firing.rule(place, values), processor_values(values)
         for size, sums in counts.items():
-            _count(sums, self._sorted[size], on)
+            if held is None:
+                _add(sums, rule, values, self._groups[size])
+            else:
+                rows = held.reshape(-1, held.shape[-1])
+                mine = (one.numpy() for one in (self._groups[size], sums.hits, sums.fired))
+                add_on_by_group(rows, *rule.bounds, *mine)
 
     def batch_ended(self, batch: Batch) -> None:
         """Positions are those of one batch."""
-        self._sorted = {}
+        self._groups = {}
 
     def found(self) -> Found:
         something_seen("token_detectors", self._counts)
@@ -219,16 +227,13 @@ def _empty(grams: Grams, values: Tensor) -> _Counts:
     )
 
 
-def _count(sums: _Counts, order: Sorted, on: Tensor) -> None:
-    """Adds a batch. on: 0 and 1, float32 [n * t, neurons]; their sums are exact."""
+def _add(sums: _Counts, rule: Rule, values: Tensor, groups: Tensor) -> None:
+    """As the kernel `add_on_by_group`. Sums of 0 and 1 are exact, in any order."""
     import torch
-    from torch.nn.functional import embedding_bag
 
-    if not len(order.rows):
-        return
-    fired = embedding_bag(order.rows, on, order.starts, mode="sum")
-    sums.fired += fired.sum(0, dtype=torch.float64)
-    sums.hits.index_add_(0, order.groups[order.uncounted :], fired[order.uncounted :].to(sums.hits.dtype))
+    on = is_on(rule, values).flatten(0, 1)
+    sums.fired += on[groups > -2].sum(0, dtype=torch.float64)
+    sums.hits.index_add_(0, groups[groups >= 0], on[groups >= 0].to(sums.hits.dtype))
 
 
 def _detectors(counts: _Counts, grams: Grams, most: int) -> _Detectors:
