@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 from fed_tallies import feed, feed_two, looked_at, orthogonal, permuted_neox, small_neox, subject_of  # noqa: E402
 
+from ninscope.errors import CheckpointError  # noqa: E402
 from ninscope.neurons import look  # noqa: E402
 from ninscope.neurons.observatory import similarity  # noqa: E402
 from ninscope.neurons.observatory.measure import LABELS, RESIDUAL, TOKENS, Batch  # noqa: E402
@@ -226,6 +227,14 @@ def test_without_targets_there_are_no_rows_of_them():
     assert set(found) == {("geometry_outputs", "a.x")}
 
 
+def test_batches_that_pass_through_different_layers_are_refused():
+    tally = measures()["geometry"].tally(subject_of(8, 6))
+    tokens = np.zeros((8, 6), np.int64)
+    feed(tally, {"a.x": drawn(26, 8, 6, 3), "output": drawn(27, 8, 6, 3)}, 8, tokens=tokens)
+    with pytest.raises(CheckpointError, match="the other: batches pass through different layers"):
+        feed(tally, {"b.x": drawn(26, 8, 6, 3), "output": drawn(27, 8, 6, 3)}, 8, tokens=tokens)
+
+
 # --- the measure of two models ------------------------------------------------------------------------------
 def test_two_models_are_compared_as_the_plain_twin_does():
     x = drawn(30, WINDOWS, WINDOW, 6)
@@ -278,3 +287,29 @@ def test_look_at_a_model_and_at_two():
     assert set(found["count"]) == {96}
     same = look(model, tokens, "geometry_between", other={"previous": permuted_neox(model)})
     assert same[same["measure"] == "geometry_between"]["value"].min() == pytest.approx(1, abs=1e-9)
+
+
+def test_look_at_images():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": 3, "num_attention_heads": 2}
+    model = ViTForImageClassification(
+        ViTConfig(hidden_size=16, num_hidden_layers=2, intermediate_size=24, initializer_range=0.5, **sizes)
+    ).eval()
+    images, labels = drawn(41, 40, 1, 8, 8), np.arange(40) % 3
+    with torch.no_grad():
+        output = model(pixel_values=torch.from_numpy(images), output_hidden_states=True)
+    first, second = (state.mean(1).double().numpy() for state in output.hidden_states[:2])
+    logits = output.logits.double().numpy()
+    logits -= logits.mean(1, keepdims=True)
+    rows = looked_at(look(model, images, "geometry", labels=labels, controls="none", batch_size=20))
+    parts = (slice(0, 20), slice(20, 40))
+    kernels = {name: [v[p] @ v[p].T for p in parts] for name, v in (("x", first), ("y", second), ("out", logits))}
+    kernels["labels"] = [(labels[p, None] == labels[p]).astype(float) for p in parts]
+    assert rows["geometry", "block1.x", ""] == pytest.approx(batch_cka(kernels["x"], kernels["y"]), abs=TOL)
+    assert rows["geometry_outputs", "block1.x", ""] == pytest.approx(batch_cka(kernels["y"], kernels["out"]), abs=1e-5)
+    assert rows["geometry_targets", "block1.x", ""] == pytest.approx(
+        batch_cka(kernels["y"], kernels["labels"]), abs=TOL
+    )
+    assert rows["geometry_procrustes", "block1.x", ""] == pytest.approx(shape_angle(first, second), abs=TOL)

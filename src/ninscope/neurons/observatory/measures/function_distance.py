@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ninscope.neurons.observatory.subject import Subject
 
-_VALUES = 1 << 15  # logits that are looked at together: what a core's cache holds in float64
+_VALUES = 1 << 17  # logits that are looked at together: 1 MB in float64
 
 
 @register

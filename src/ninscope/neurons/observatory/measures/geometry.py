@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
+from ninscope.errors import CheckpointError
 from ninscope.neurons.observatory.measure import OUTPUT, RESIDUAL, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 from ninscope.neurons.observatory.similarity import Choice, KernelSums, ShapeSums, kernel_of
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ninscope.neurons.observatory.subject import Subject
 
+_TARGETS = "target"
 _RANGE = "1: the same up to rotation and scale; about 0, or a little below: unrelated"
 
 
@@ -54,49 +55,58 @@ class Geometry(StreamedMeasure):
 
 
 class _GeometryTally(Tally):
+    """names: what is compared, in the order of the kernels: layers, then the outputs and the targets."""
+
     def __init__(self, subject: Subject) -> None:
         self.choice = Choice(subject)
-        self.layers = [place.layer for place in subject.places_of(RESIDUAL)]
+        self.name = subject.name
+        self.names: list[str] = []
         self.sums = KernelSums()
-        self.shapes = {pair: ShapeSums() for pair in pairwise(self.layers)}
-        self.has_targets = False
+        self.shapes: dict[str, ShapeSums] = {}
         self._start()
 
     def _start(self) -> None:
         self._kernels: dict[str, Tensor] = {}
-        self._before: tuple[str, Tensor] | None = None
+        self._outputs: dict[str, Tensor] = {}
+        self._before: Tensor | None = None
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
         if place.kind == OUTPUT:
-            self._kernels[OUTPUT] = self.choice.output_kernel(values, batch)
+            self._outputs[OUTPUT] = self.choice.output_kernel(values, batch)
             return
         rows = self.choice.rows(values, batch)
         self._kernels[place.layer] = kernel_of(rows)
-        if self._before is not None and (self._before[0], place.layer) in self.shapes:
-            self.shapes[self._before[0], place.layer].add(self._before[1], rows)
-        self._before = place.layer, rows
+        if self._before is not None:
+            self.shapes.setdefault(place.layer, ShapeSums()).add(self._before, rows)
+        self._before = rows
 
     def batch_ended(self, batch: Batch) -> None:
-        kernels = [self._kernels[layer] for layer in (*self.layers, OUTPUT)]
+        kernels = self._kernels | self._outputs
         targets = self.choice.target_kernel(batch)
-        self.has_targets = targets is not None
-        self.sums.add([*kernels, *([] if targets is None else [targets])])
+        if targets is not None:
+            kernels[_TARGETS] = targets
         self._start()
+        names = list(kernels)
+        if self.names and names != self.names:
+            raise CheckpointError(
+                "unsupported", f"{self.name}: batches pass through different layers; geometry needs all"
+            )
+        self.names = names
+        if kernels:
+            self.sums.add(list(kernels.values()))
 
     def found(self) -> Found:
-        last = len(self.layers)
-        samples = self.sums.samples
+        at = {name: number for number, name in enumerate(self.names)}
+        layers = [name for name in self.names if name not in (OUTPUT, _TARGETS)]
         facts = []
-        for number, layer in enumerate(self.layers):
-            with_others = {"geometry_outputs": last}
-            if number > 0:
-                with_others = {"geometry": number - 1, "geometry_inputs": 0} | with_others
-            if self.has_targets:
-                with_others["geometry_targets"] = last + 1
+        for before, layer in zip([None, *layers], layers, strict=False):
+            others = {} if before is None else {"geometry": before, "geometry_inputs": layers[0]}
+            others |= {f"geometry_{name}s": name for name in (OUTPUT, _TARGETS) if name in at}
             facts += [
-                Fact(name, layer, self.sums.alignment(number, other), None, samples)
-                for name, other in with_others.items()
+                Fact(fact, layer, self.sums.alignment(at[layer], at[other]), None, self.sums.samples)
+                for fact, other in others.items()
             ]
-        for (_, layer), shape in self.shapes.items():
-            facts.append(Fact("geometry_procrustes", layer, shape.distance(), None, shape.samples))
+            if before is not None:
+                shape = self.shapes[layer]
+                facts.append(Fact("geometry_procrustes", layer, shape.distance(), None, shape.samples))
         return Found(tuple(facts))
