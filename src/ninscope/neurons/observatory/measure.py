@@ -30,7 +30,9 @@ CONTEXT = "context"  # what an attention's heads give, side by side, before its 
 VALUES = "values"  # values of an attention, heads side by side; [n, t, value heads * head size]
 ATTENTION = "attention"  # its pattern, after softmax; [n, heads, t, t], row i attends to columns j
 RESIDUAL = "residual"  # the residual stream: what enters every block, and what leaves the last one; [n, t, width]
-WRITTEN = "written"  # what attention or MLP adds to the stream, under the node layer that writes it (c or m); [n, t, width]
+WRITTEN = (
+    "written"  # what attention or MLP adds to the stream, under the node layer that writes it (c or m); [n, t, width]
+)
 OUTPUT = "output"  # logits; [n, t, vocabulary], or [n, 1, classes] of a classifier
 FEATURES = "features"  # what the last matrix, the head, reads; [n, t, width], or [n, 1, width] of a classifier
 KINDS = (HIDDEN, CONTEXT, VALUES, ATTENTION, RESIDUAL, WRITTEN, OUTPUT, FEATURES)
@@ -139,7 +141,7 @@ class Tally(ABC):
         It is not to be changed, and not to be kept beyond `batch_ended`.
         """
 
-    def batch_ended(self, batch: Batch) -> None:
+    def batch_ended(self, batch: Batch) -> None:  # noqa: B027  most have nothing to do then
         """Called after all places of a batch were seen."""
 
     @abstractmethod
@@ -154,7 +156,7 @@ class ComparingTally(ABC):
     def see(self, place: Place, values: Tensor, other: Tensor, batch: Batch) -> None:
         """values: the model's. other: the other model's, of the same place; its number of neurons may differ."""
 
-    def batch_ended(self, batch: Batch) -> None:
+    def batch_ended(self, batch: Batch) -> None:  # noqa: B027  most have nothing to do then
         """Called after all places of a batch were seen."""
 
     @abstractmethod
@@ -167,8 +169,8 @@ class Measure(ABC):
 
     name: of the measure, as users write it. version: raise it when the same activations give another result. title: what a user
     reads. source: what it follows. facts: the names of its rows, and what each says, with its unit and range; the first one is
-    the measure's main number, and is called as the measure is. needs: of NEEDS. compared_with: of OTHERS; empty where it is of
-    one model. controls: of CONTROLS, the examples on which it is measured.
+    the measure's main number, and is called as the measure is. reads: of KINDS, all of which a model must have. needs: of NEEDS.
+    compared_with: of OTHERS; empty where it is of one model. controls: of CONTROLS, the examples on which it is measured.
     """
 
     name: ClassVar[str]
@@ -176,6 +178,7 @@ class Measure(ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     facts: ClassVar[Mapping[str, str]]
+    reads: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
     compared_with: ClassVar[tuple[str, ...]] = ()
     controls: ClassVar[tuple[str, ...]] = CONTROLS
@@ -186,9 +189,7 @@ class Measure(ABC):
 
 
 class StreamedMeasure(Measure):
-    """reads: of KINDS. A model that has no place of a kind that is read has no such measure."""
-
-    reads: ClassVar[frozenset[str]]
+    """It is shown what one model gives, in a pass that it shares with others."""
 
     @abstractmethod
     def tally(self, subject: Subject) -> Tally:
@@ -196,9 +197,7 @@ class StreamedMeasure(Measure):
 
 
 class StreamedComparison(Measure):
-    """reads: of KINDS."""
-
-    reads: ClassVar[frozenset[str]]
+    """It is shown what two models give for the same examples."""
 
     @abstractmethod
     def tally(self, subject: Subject, other: Subject) -> ComparingTally:
@@ -206,9 +205,7 @@ class StreamedComparison(Measure):
 
 
 class OwnMeasure(Measure):
-    """It runs the model by itself, or not at all. reads: of KINDS, what it asks the subject for, as far as there is anything."""
-
-    reads: ClassVar[frozenset[str]] = frozenset()
+    """It runs the model by itself, or not at all."""
 
     @abstractmethod
     def found(self, subject: Subject, other: Subject | None = None) -> Found:
