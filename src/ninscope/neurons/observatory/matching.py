@@ -162,4 +162,3 @@ def _assigned_by(group: Group, correlations: Mapping[tuple[str, str], np.ndarray
 def moved(group: Group, permutation: np.ndarray) -> float:
     """The share of units that are no longer in their place."""
     return float((permutation != np.arange(group.size)).mean())
-

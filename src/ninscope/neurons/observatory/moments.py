@@ -51,14 +51,14 @@ class LayerSums:
 
     @property
     def deviations(self) -> Tensor:
-        """The square root of the sum of squared deviations from the mean, float64 [n]; exactly 0 of a neuron that does not vary."""
+        """The square root of the sum of squared deviations from the mean, float64 [n]; exactly 0 where a neuron does not vary."""
         return (self.squares - self.total.square() / max(self.count, 1)).clamp(min=0).sqrt()
 
 
 def centre(products: Tensor, left: LayerSums, right: LayerSums) -> Tensor:
-    """Make sums of products, float32 [n, m], over the rows that `left` (n) and `right` (m) counted, those of deviations from the means.
+    """Make sums of products of shifted rows (left.T @ right, float32 [n, m]) those of deviations from the means, in place.
 
-    In place. products: the product of shifted rows, left.T @ right.
+    left (n neurons), right (m): sums over the same rows.
     """
     scale = max(left.count, 1)
     return products.addr_(left.total.float(), (right.total / scale).float(), alpha=-1.0)

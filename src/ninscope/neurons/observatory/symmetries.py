@@ -8,10 +8,10 @@ stands and by its shape, which is a guess; so `checked` permutes at random, comp
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,10 @@ HIDDEN_NEURONS, HEADS, STREAM = "hidden neurons", "heads", "residual stream"
 _GENERIC = "generic"
 _HEAD_NORMS = {"q_norm": "q", "k_norm": "k"}
 _SAMPLES = 2  # of the first batch, whose outputs are compared
-_CLOSE = {torch.float16: 0.05, torch.bfloat16: 0.2}  # of the outputs' deviation; rounding alone gives about a tenth of that
+_CLOSE = {
+    torch.float16: 0.05,
+    torch.bfloat16: 0.2,
+}  # of the outputs' deviation; rounding alone gives about a tenth of that
 _CLOSE_FLOAT = 1e-3
 
 Permutations = Mapping[str, np.ndarray]
@@ -119,7 +122,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def holding(model: nn.Module, tensors: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-    """The model has other weights meanwhile: tensors(name, its own) of the same shape and dtype. Afterwards it has its own again."""
+    """The model has other weights meanwhile, tensors(name, its own) of the same shape; afterwards it has its own again."""
     named = [*model.named_parameters(), *model.named_buffers()]
     own = [(name, tensor, tensor.data) for name, tensor in named if tensor.is_floating_point()]
     try:
@@ -168,7 +171,7 @@ class _Part:
 
 
 class _Layout:
-    """Which group the neurons of each node layer belong to. Of a model of no known family, what one module gives the next reads."""
+    """Which group the neurons of each node layer belong to."""
 
     def __init__(self, places: Places) -> None:
         network = places.network
@@ -182,10 +185,12 @@ class _Layout:
         same, beside = _joined(network.links, self.sizes, self._parts)
         if network.family == _GENERIC:
             same += _in_a_row(places.held, self.sizes)
+        hidden = set(places.hidden_layers)
         streams = {name for link in network.links if link.skip for name in (link.source, link.target)}
         for members in _classes([name for name in self.sizes if name not in self._parts], same):
             kind = STREAM if streams.intersection(members) else HIDDEN_NEURONS
-            group = Group(members[0], kind, self.sizes[members[0]], tuple(members))
+            name = next((member for member in members if member in hidden), members[0])
+            group = Group(name, kind, self.sizes[name], tuple(members))
             self.groups[group.name] = group
             for member in members:
                 self._parts[member] = [_Part(group.name, 0, group.size)]
@@ -211,7 +216,9 @@ class _Layout:
         if sum(self.sizes[one.source] for one in links) == self.sizes[link.target]:
             self.groups.pop(link.target, None)
             self._parts[link.target] = [
-                _Part(part.group, one.first + part.first, part.count) for one in links for part in self._parts[one.source]
+                _Part(part.group, one.first + part.first, part.count)
+                for one in links
+                for part in self._parts[one.source]
             ]
 
     def of(self, layer: str) -> list[_Part]:
@@ -222,7 +229,8 @@ class _Layout:
         found = {
             tuple(part.group for part in parts): layer
             for layer, parts in self._parts.items()
-            if self.sizes[layer] == size and all(kind in ("", self.groups[part.group].kind) for part in parts)
+            if self.sizes[layer] == size
+            and all(kind in ("", self.groups[part.group].kind) for part in parts)
             and all(self.groups[part.group].kind != HEADS for part in parts)
         }
         return next(iter(found.values())) if len(found) == 1 else None
@@ -240,8 +248,7 @@ def _joined(
 def _in_a_row(held: Sequence[Held], sizes: Mapping[str, int]) -> list[tuple[str, str]]:
     """A plain network: what a module with weights gives is what the next one reads, if it is as many neurons."""
     weights = [one for one in held if not isinstance(one.module, nn.Embedding)]
-    pairs = zip(weights, weights[1:], strict=False)
-    return [(one.target, after.source) for one, after in pairs if sizes[one.target] == sizes[after.source]]
+    return [(one.target, after.source) for one, after in pairwise(weights) if sizes[one.target] == sizes[after.source]]
 
 
 def _classes(names: Sequence[str], same: Sequence[tuple[str, str]]) -> list[list[str]]:
@@ -273,7 +280,7 @@ def _candidates(places: Places) -> Symmetries:
 
     by_module = _by_module(places.held)
     for several in by_module.values():
-        weight, transposed = several[0].module.weight, several[0].transposed
+        weight, transposed = several[0].module.get_parameter("weight"), several[0].transposed
         columns = np.arange(layout.sizes[several[0].source])
         if weight.shape[0 if transposed else 1] != len(columns):
             continue  # a convolution of several groups of channels
@@ -297,51 +304,64 @@ def _candidates(places: Places) -> Symmetries:
     return Symmetries(tuple(groups))
 
 
-def _rest(
-    places: Places, layout: _Layout, by_module: Mapping[str, Sequence[Held]]
-) -> Iterator[tuple[str, str, int]]:
+def _rest(places: Places, layout: _Layout, by_module: Mapping[str, Sequence[Held]]) -> Iterator[tuple[str, str, int]]:
     """(node layer, tensor, axis) of what the network leaves out, told by names, shapes and what stands before it."""
     canonical = {id(tensor): name for name, tensor in [*places.model.named_parameters(), *places.model.named_buffers()]}
-    last, seen = "", {canonical[id(several[0].module.weight)] for several in by_module.values()}
+    seen = {canonical[id(several[0].module.weight)] for several in by_module.values()}
+    last: Held | None = None
     for name, module in places.model.named_modules():
         if name in by_module:
-            last = by_module[name][-1].target
+            last = by_module[name][-1]
             continue
         weight = getattr(module, "weight", None)
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for key, tensor in own:
+        for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             full = canonical.get(id(tensor), "")
             if not full or full in seen or not tensor.is_floating_point() or tensor.ndim == 0:
                 continue
             seen.add(full)
-            if tensor.ndim == 1 and key == "bias" and isinstance(weight, torch.Tensor) and weight.ndim > 1:
-                layer, axis = (_of_vector(layout, name, tensor, last) if weight.ndim > 2 else None), 0
-            elif tensor.ndim == 1:
-                layer, axis = _of_vector(layout, name, tensor, last), 0
-            else:
+            if tensor.ndim > 1:
                 layer, axis = _of_table(layout, tensor)
+            elif key == "bias" and isinstance(weight, torch.Tensor) and weight.ndim == 2:
+                continue  # of a head, whose outputs are no neurons of the network
+            else:
+                layer, axis = _of_vector(layout, name, tensor, last), 0
             if layer is not None:
                 yield layer, full, axis
+        if isinstance(module, nn.Linear) and layout.of_size(module.out_features, STREAM) is not None:
+            return  # a layer of the head's own: what comes after it reads that
 
 
-def _of_vector(layout: _Layout, module: str, tensor: Tensor, last: str) -> str | None:
-    """The layer that a gain, a bias or a running mean belongs to: what the module before it gives, else the only one of its size."""
+def _of_vector(layout: _Layout, module: str, tensor: Tensor, last: Held | None) -> str | None:
+    """The layer that a gain, a bias or a running mean belongs to, if it is of the size.
+
+    What the module with weights that is registered before it (last) gives, or reads, or else the only layer of this size.
+    """
     part = _HEAD_NORMS.get(module.rpartition(".")[2])
     if part is not None:
-        layer = f"{last.rpartition('.')[0]}.{part}"
+        layer = f"{last.target.rpartition('.')[0] if last else ''}.{part}"
         return layer if layout.sizes.get(layer) == len(tensor) else None
-    before = layout.of(last)
-    if before and layout.sizes[last] == len(tensor) and all(layout.groups[one.group].kind != HEADS for one in before):
-        return last
+    for near in (last.target, last.source) if last else ():
+        parts = layout.of(near)
+        if (
+            layout.sizes[near] == len(tensor)
+            and parts
+            and not any(layout.groups[one.group].kind == HEADS for one in parts)
+        ):
+            return near
     return layout.of_size(len(tensor))
 
 
 def _of_table(layout: _Layout, tensor: Tensor) -> tuple[str | None, int]:
-    """(layer, axis) of an embedding, a head, a token: its last axis is the stream, or the first one of a convolution."""
-    layer = layout.of_size(tensor.shape[-1], STREAM)
-    if layer is not None:
-        return layer, tensor.ndim - 1
-    return (layout.of_size(tensor.shape[0], STREAM) if tensor.ndim > 2 else None), 0
+    """(layer, axis) of an embedding, a head, a token, a convolution of patches, experts: the axis that is the stream.
+
+    The last one if it can be; only a tensor of three dimensions and more may have it elsewhere.
+    """
+    axes = range(tensor.ndim - 1, -1 if tensor.ndim > 2 else tensor.ndim - 2, -1)
+    for axis in axes:
+        layer = layout.of_size(tensor.shape[axis], STREAM)
+        if layer is not None:
+            return layer, axis
+    return None, 0
 
 
 def _tables_of_heads(
@@ -354,9 +374,10 @@ def _tables_of_heads(
         stem = group.name.removesuffix(".c")
         layers = {group.name, f"{stem}.q"}
         inside = [name for name, held in by_module.items() if any({one.source, one.target} & layers for one in held)]
-        whole = os.path.commonprefix([name.split(".") for name in inside])
+        levels = zip(*(name.split(".") for name in inside), strict=False)
+        whole = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
         for name, tensor in places.model.named_parameters():
-            within = name.split(".")[: len(whole)] == list(whole)
+            within = name.split(".")[: len(whole)] == whole
             if inside and within and "bias_table" in name and tensor.ndim == 2 and tensor.shape[1] == group.size:
                 yield group.name, name, 1
 

@@ -1,9 +1,9 @@
-"""Alignment of two seeds up to permutations of their neurons, and the barrier between them on the line that joins their weights."""
+"""Alignment of two seeds up to permutations of their neurons, and the loss on the line that joins their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -39,12 +39,12 @@ SHARES = (0.25, 0.5, 0.75)  # of the model's own weights, between the ends 0 and
 class Alignment(OwnMeasure):
     """Whether two seeds found the same solution with their neurons in another order.
 
-    Hidden neurons, attention heads (whole, as blocks) and the basis of the residual stream of the other model B are permuted so that
-    its weights come near to those of the model A: P B computes what B does. The barrier is
-    max over lambda of L(lambda A + (1 - lambda) P B) - (L(A) + L(B)) / 2, L the mean loss in nats (of next tokens, else of labels),
-    over lambda = 0, 1/4, 1/2, 3/4, 1. It is 0 or more, and half the difference of both losses where the line has no bump.
-    Variance collapse is the variance of a layer's hidden activations at lambda = 1/2, meaned over neurons, over that of both ends:
-    1 where merging leaves the scale, towards 0 where units average out.
+    Hidden neurons, attention heads (whole, as blocks) and the basis of the residual stream of the other model B are permuted so
+    that its weights come near to those of the model A: P B computes what B does. The barrier is
+    max over lambda of L(lambda A + (1 - lambda) P B) - (L(A) + L(B)) / 2 over lambda = 0, 1/4, 1/2, 3/4, 1, where L is the mean
+    loss in nats (of next tokens, else of labels). It is 0 or more: half the difference of both losses where the line has no bump.
+    Variance collapse is the variance of hidden activations at lambda = 1/2, the mean over a layer's neurons, over that of both
+    ends: 1 where merging leaves the scale, towards 0 where units average out.
 
     Follows Ainsworth et al., "Git Re-Basin: Merging Models modulo Permutation Symmetries" (2022), algorithm 1 and its code (code
     read; written for multilayer perceptrons and ResNets: the blocks of a transformer are ours, and groups take turns in a fixed
@@ -61,7 +61,7 @@ class Alignment(OwnMeasure):
     name = "alignment"
     title = "Alignment of seeds"
     source = "Ainsworth et al. 2022, Git Re-Basin, code samuela/git-re-basin; Jordan et al. 2022, REPAIR"
-    facts = {
+    facts: ClassVar[Mapping[str, str]] = {
         "alignment": "loss barrier after alignment, nats, 0 or more",
         "alignment_barrier_unaligned": "loss barrier without alignment, nats, 0 or more",
         "alignment_moved": "share of the units that alignment moves, 0 to 1",
@@ -89,21 +89,25 @@ class Alignment(OwnMeasure):
         return None
 
     def found(self, subject: Subject, other: Subject | None = None) -> Found:
-        """See `OwnMeasure.found`. Raises CheckpointError (unsupported): other shapes, nothing that can be permuted; (nonfinite)."""
+        """See `OwnMeasure.found`.
+
+        Raises CheckpointError: unsupported (other shapes, nothing that can be permuted), nonfinite (outputs on the line).
+        """
         from ninscope.neurons.observatory.matching import by_activations, by_weights, similarities
         from ninscope.neurons.observatory.symmetries import symmetries_of, tensors_of
 
         if other is None:
             raise RequestError(f"alignment: {subject.name} has no other seed to be compared with; give two seeds")
+        why = self.objection(subject)  # whose passes are over before any is watched
+        if why is not None:
+            raise RequestError(f"alignment: {why}")
         ours, theirs = tensors_of(subject.model), tensors_of(other.model)
         _check_alike(subject, other, ours, theirs)
         symmetries = symmetries_of(other, next(subject.batches()))
         if not symmetries.groups:
             raise CheckpointError("unsupported", f"{other.name}: no order of its neurons is known to be free")
-        if self.matching == WEIGHTS:
-            order = by_weights(symmetries, ours, theirs)
-        else:
-            order = by_activations(symmetries, subject, other)
+        weights = self.matching == WEIGHTS
+        order = by_weights(symmetries, ours, theirs) if weights else by_activations(symmetries, subject, other)
         before, after = (similarities(symmetries, ours, theirs, one) for one in ({}, order))
         facts, values = _rows_of_groups(symmetries, order, before, after)
         facts += _rows_of_lines(subject, symmetries, theirs, order)
@@ -115,7 +119,8 @@ class Alignment(OwnMeasure):
 def _check_alike(subject: Subject, other: Subject, ours: Tensors, theirs: Tensors) -> None:
     if [(name, tensor.shape) for name, tensor in ours.items()] != [(name, one.shape) for name, one in theirs.items()]:
         raise CheckpointError(
-            "unsupported", f"{subject.name} and {other.name} have other tensors; only models of one shape can be aligned"
+            "unsupported",
+            f"{subject.name} and {other.name} have other tensors; only models of one shape can be aligned",
         )
 
 
@@ -173,7 +178,10 @@ def _rows_of_lines(subject: Subject, symmetries: Symmetries, theirs: Tensors, or
 
 
 class _Point:
-    """A model of some weights over all examples. loss: mean, nats. variances: of hidden activations, meaned over a layer's neurons."""
+    """A model of some weights over all examples.
+
+    loss: mean, nats. neurons: how many each hidden layer has. variances: of their activations, the mean over each layer.
+    """
 
     def __init__(self, subject: Subject, tensors: Callable[[str, Tensor], Tensor] | None = None) -> None:
         from ninscope.neurons.observatory.symmetries import holding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Universal(OwnMeasure):
     name = "universal"
     title = "Universal neurons"
     source = "Gurnee et al. 2024, Universal neurons in GPT2 language models; code wesg52/universal-neurons"
-    facts = {
+    facts: ClassVar[Mapping[str, str]] = {
         "universal": "share of the neurons that vary with rho > 0.5, 0 to 1",
         "universal_rho": "of a neuron: best correlation less its baseline, -1 to 2",
         "universal_best": "of a neuron: largest correlation with a neuron of the other model, -1 to 1",
@@ -117,14 +117,16 @@ class Universal(OwnMeasure):
     def _rows(self, best: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]) -> Found:
         facts: list[Fact] = []
         kept: list[NeuronValues] = []
-        every = (np.concatenate(list(values.values())) for values in (best, baseline))
-        for layer, high, low in [*((name, best[name], baseline[name]) for name in best), (ALL, *every)]:
-            known = np.isfinite(high)
+        for layer in [*best, ALL]:
+            layers = list(best) if layer == ALL else [layer]
+            high, low = (np.concatenate([values[one] for one in layers]) for values in (best, baseline))
+            rho = high - low
+            known = np.isfinite(rho)
             count = int(known.sum())
-            share = float((high - low)[known].__gt__(self.threshold).mean()) if count else float("nan")
+            share = float((rho[known] > self.threshold).mean()) if count else float("nan")
             facts.append(Fact("universal", layer, share, count=count))
-            for name, values in (("rho", high - low), ("best", high), ("baseline", low)):
-                fact, of_neurons = distribution(f"universal_{name}", layer, values, keep=layer != ALL)
+            for name, numbers in (("universal_rho", rho), ("universal_best", high), ("universal_baseline", low)):
+                fact, of_neurons = distribution(name, layer, numbers, keep=layer != ALL)
                 facts.append(fact)
                 kept.extend(of_neurons)
             facts.append(Fact("universal_dead", layer, float((~known).mean()), count=len(known)))
@@ -184,15 +186,14 @@ class Products:
         self._cross[place.layer].addmm_(shifted.T, self._others[: self._rows])
 
     def maxima(self, seed: int, best: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]) -> None:
-        """Raise the maxima over the other's neurons, and over random directions of its layers, where these layers have larger ones.
+        """Raise the maxima over the other's neurons, and over random directions, to those that these layers have.
 
         best, baseline: float64 [n] by layer, changed in place. Of this object it makes correlations: call it once.
         """
         self._buffer = self._others = self._buffer.new_empty(0)
         for theirs, columns in self._columns.items():
             sums = self._theirs[theirs]
-            directions = random_directions(sums.size, f"universal/{theirs}", seed)
-            directions = sums.shift.new_tensor(directions)
+            directions = sums.shift.new_tensor(random_directions(sums.size, f"universal/{theirs}", seed))
             spread = _deviations_along(directions, self._own[theirs], sums)
             for layer, cross in self._cross.items():
                 part = centre(cross[:, columns], self._mine[layer], sums)
@@ -203,7 +204,7 @@ class Products:
 
 
 def random_directions(size: int, name: str, seed: int) -> np.ndarray:
-    """`size` independent directions of length 1, uniform on the sphere, float32 [size, size], a row each; keyed by name and seed."""
+    """Independent directions of length 1, uniform on the sphere: the rows, float32 [size, size]. Keyed by name and seed."""
     drawn = np.random.Generator(keyed_bits(name, seed)).standard_normal((size, size), dtype=np.float32)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     return drawn
@@ -220,7 +221,7 @@ def _raise(maximum: np.ndarray, products: Tensor, deviations: Tensor) -> None:
 
 
 def _deviations_along(directions: Tensor, own: Tensor, sums: LayerSums) -> Tensor:
-    """As `LayerSums.deviations`, along directions [d, n]: float64 [d]. own: products of the shifted neurons with each other, [n, n]."""
+    """As `LayerSums.deviations`, along directions [d, n]: float64 [d]. own: products of shifted neurons, [n, n]."""
     import torch
 
     centred = own.double().addr_(sums.total, sums.total, alpha=-1 / max(sums.count, 1))
