@@ -12,7 +12,7 @@ alone. Nothing here imports torch before a model is there, so that a plan needs 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -131,6 +131,35 @@ def distribution(
     return fact, (NeuronValues(name, layer, values, unit),) if keep else ()
 
 
+def averaged(founds: Sequence[Found]) -> Found:
+    """The mean over several others, fact by fact and neuron by neuron, of what all of them have. Quantiles are averaged too.
+
+    Raises ValueError: nothing to average.
+    """
+    if not founds:
+        raise ValueError("there is nothing to average")
+    by_fact = [{(fact.name, fact.layer): fact for fact in found.facts} for found in founds]
+    by_values = [{(one.name, one.layer): one for one in found.values} for found in founds]
+    facts = [
+        _mean_fact([facts[key] for facts in by_fact]) for key in by_fact[0] if all(key in facts for facts in by_fact)
+    ]
+    values = [
+        NeuronValues(*key, np.sum([one[key].values for one in by_values], axis=0) / len(founds), by_values[0][key].unit)
+        for key in by_values[0]
+        if all(key in one and one[key].values.shape == by_values[0][key].values.shape for one in by_values)
+    ]
+    return Found(tuple(facts), tuple(values))
+
+
+def _mean_fact(facts: Sequence[Fact]) -> Fact:
+    quantiles = None
+    if all(fact.quantiles is not None for fact in facts):
+        each = zip(*(fact.quantiles or () for fact in facts), strict=True)
+        quantiles = tuple(sum(parts) / len(facts) for parts in each)
+    value = sum(fact.value for fact in facts) / len(facts)
+    return Fact(facts[0].name, facts[0].layer, value, quantiles, facts[0].count)
+
+
 class Tally(ABC):
     """The running statistics of one measure, of one model and its examples. It may keep a place's values until the batch ends."""
 
@@ -186,6 +215,10 @@ class Measure(ABC):
     def objection(self, subject: Subject) -> str | None:
         """Why it cannot be measured of this model, one clause, beside what `needs` and `reads` say; None where it can."""
         return None
+
+    def over_seeds(self, founds: Sequence[Found]) -> Found:
+        """What several other seeds come to together: the mean of every fact and of every neuron's number."""
+        return averaged(founds)
 
 
 class StreamedMeasure(Measure):

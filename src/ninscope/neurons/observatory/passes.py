@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +16,8 @@ from ninscope.neurons.observatory.measure import (
     NONE,
     SHUFFLED,
     ComparingTally,
-    Fact,
     Found,
     Measure,
-    NeuronValues,
     OwnMeasure,
     Place,
     StreamedComparison,
@@ -76,6 +73,11 @@ def observe(
     with at.at_rest(), torch.no_grad():
         alone = [measure for measure in asked if not measure.compared_with]
         _alone(at, alone, keep)
+        for measure in asked:
+            if measure.compared_with and not any(_compares(measure, name) for name in others or ()):
+                kinds = ", ".join(measure.compared_with)
+                why = f"{measure.name}: it compares with another model ({kinds}), and none was given"
+                keep(measure, "", CheckpointError(NOT_MEASURED, why))
         for name, open_other in (others or {}).items():
             compared = [measure for measure in asked if _compares(measure, name)]
             if compared:
@@ -163,6 +165,7 @@ class _Readers:
     def __init__(self, tallies: Mapping[Measure, Tally | ComparingTally]) -> None:
         self.tallies = dict(tallies)
         self.results: dict[Measure, Found | NinscopeError] = {}
+        self.shown: set[str] = set()
 
     def reading(self, kind: str) -> list[Measure]:
         return [measure for measure in self.tallies if kind in measure.reads and measure not in self.results]
@@ -187,6 +190,10 @@ class _Readers:
         self.each(left, lambda tally: tally.batch_ended(batch))
 
     def found(self) -> dict[Measure, Found | NinscopeError]:
+        for measure in self.tallies:
+            if measure not in self.results and (hidden := sorted(measure.reads - self.shown)):
+                why = f"{measure.name}: the model shows no {hidden[0]} while it runs"
+                self.results[measure] = CheckpointError(NOT_MEASURED, why)
         return {
             measure: self.results[measure] if measure in self.results else _attempt(tally.found)
             for measure, tally in self.tallies.items()
@@ -201,6 +208,7 @@ def _streamed(subject: Subject, measures: Sequence[StreamedMeasure]) -> Mapping[
     readers = _Readers({measure: measure.tally(subject) for measure in measures})
 
     def see(place: Place, values: Tensor, batch: Samples) -> None:
+        readers.shown.add(place.kind)
         if (wrong := nonfinite(place, values)) is not None:
             readers.fail(place.kind, wrong)
             if not readers.kinds:
@@ -227,6 +235,7 @@ def _streamed_beside(
         theirs[place.kind, place.layer] = values
 
     def see(place: Place, values: Tensor, batch: Samples) -> None:
+        readers.shown.add(place.kind)
         if (wrong := nonfinite(place, values)) is not None:
             readers.fail(place.kind, wrong)
         beside = theirs.get((place.kind, place.layer))
@@ -251,35 +260,6 @@ def nonfinite(place: Place, values: Tensor, whose: str = "") -> CheckpointError 
         return None
     half = " (float16 ends at 65504; take dtype float32 or bfloat16)" if values.dtype == torch.float16 else ""
     return CheckpointError(NONFINITE, f"{whose}{place.layer}: {place.kind} values are NaN or infinite{half}")
-
-
-def averaged(founds: Sequence[Found]) -> Found:
-    """The mean over several others, fact by fact and neuron by neuron, of what all of them have. Quantiles are averaged too.
-
-    Raises ValueError: nothing to average.
-    """
-    if not founds:
-        raise ValueError("there is nothing to average")
-    by_fact = [{(fact.name, fact.layer): fact for fact in found.facts} for found in founds]
-    by_values = [{(one.name, one.layer): one for one in found.values} for found in founds]
-    facts = [
-        _mean_fact([facts[key] for facts in by_fact]) for key in by_fact[0] if all(key in facts for facts in by_fact)
-    ]
-    values = [
-        NeuronValues(*key, np.sum([one[key].values for one in by_values], axis=0) / len(founds), by_values[0][key].unit)
-        for key in by_values[0]
-        if all(key in one and one[key].values.shape == by_values[0][key].values.shape for one in by_values)
-    ]
-    return Found(tuple(facts), tuple(values))
-
-
-def _mean_fact(facts: Sequence[Fact]) -> Fact:
-    quantiles = None
-    if all(fact.quantiles is not None for fact in facts):
-        each = zip(*(fact.quantiles or () for fact in facts), strict=True)
-        quantiles = tuple(sum(parts) / len(facts) for parts in each)
-    value = sum(fact.value for fact in facts) / len(facts)
-    return Fact(facts[0].name, facts[0].layer, value, quantiles, facts[0].count)
 
 
 def check_named(observations: Iterable[Observation], named: bool) -> None:
