@@ -1,0 +1,145 @@
+"""What one neuron of the last layer does to the next token's distribution: directly, and through the scale of the final norm.
+
+Logits are U c(x) / s(x) + constant, with x the last residual stream, c(x) = x less its mean (LayerNorm) or x (RMSNorm), s(x)
+the root of mean c(x)^2 + epsilon, and U the unembedding with the norm's gain. A neuron's activation that is d larger adds d w to
+x. So its logits come from the ones that are there, without another pass: with the scale that follows, or with the old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+BLOCK = 4_000_000  # logits that are worked on at a time
+
+
+@dataclass(frozen=True)
+class FinalNorm:
+    """The norm between stream and unembedding. centred: it takes the mean away. epsilon: added to the mean square. scaled: it
+    divides; False where there is no norm at all."""
+
+    centred: bool
+    epsilon: float
+    scaled: bool = True
+
+    def centre(self, stream: Tensor) -> Tensor:
+        """c(x), float32 [..., width]."""
+        return stream - stream.mean(-1, keepdim=True) if self.centred else stream
+
+    def scales(self, squares: Tensor) -> Tensor:
+        """s(x) of mean squares of c(x)."""
+        return (squares + self.epsilon).sqrt() if self.scaled else torch.ones_like(squares)
+
+
+def final_norm_of(module: nn.Module | None) -> FinalNorm | None:
+    """None: a norm of another kind."""
+    if module is None:
+        return FinalNorm(False, 0.0, scaled=False)
+    epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    centred = isinstance(module, nn.LayerNorm)
+    if not isinstance(epsilon, float) or not (centred or "RMSNorm" in type(module).__name__):
+        return None
+    return FinalNorm(centred, epsilon)
+
+
+def logit_variances(weights: Tensor, unembedding: Tensor, block: int = 256) -> Tensor:
+    """Var over the vocabulary of the cosine between what a neuron writes and each token's row of U; float64 [neurons].
+
+    weights: float32 [width, neurons]. unembedding: float32 [vocabulary, width], its mean over the vocabulary is taken out first,
+    which moves all logits alike. A neuron that writes nothing has NaN.
+    """
+    rows = unembedding - unembedding.mean(0)
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    unit = weights / weights.norm(dim=0)
+    parts = [(rows @ unit[:, start : start + block]).var(0, correction=0) for start in range(0, unit.shape[1], block)]
+    return torch.cat(parts).double()
+
+
+def null_shares(weights: Tensor, unembedding: Tensor, directions: int) -> Tensor:
+    """Which part of ||w|| lies in the directions of the stream that logits depend on least; float64 [neurons], 0 to 1.
+
+    weights, unembedding: as above. directions: how many, those of the smallest singular values.
+    """
+    rows = (unembedding - unembedding.mean(0)).double()
+    least = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, :directions]
+    double = weights.double()
+    return (least.T @ double).norm(dim=0) / double.norm(dim=0)
+
+
+def constant_logits(stream: Tensor, logits: Tensor, unembedding: Tensor, norm: FinalNorm) -> tuple[Tensor, float]:
+    """What logits hold beside the product with the normalised stream, float32 [vocabulary], and how far any is off at most.
+
+    stream: float32 [positions, width]. logits: float32 [positions, vocabulary].
+    """
+    rest = logits - tail(stream, unembedding, norm)
+    constant = rest.mean(0)
+    return constant, (rest - constant).abs().max().item()
+
+
+def tail(stream: Tensor, unembedding: Tensor, norm: FinalNorm) -> Tensor:
+    """U c(x) / s(x), float32 [positions, vocabulary]."""
+    centred = norm.centre(stream)
+    return (centred / norm.scales(centred.square().mean(-1, keepdim=True))) @ unembedding.T
+
+
+def entropy_and_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy of the next token and cross-entropy of the one that follows, nats, [positions]. targets: int64 [positions]."""
+    highest = logits.amax(-1, keepdim=True)
+    powers = (logits - highest).exp_()
+    total = powers.sum(-1)
+    log_total = total.log() + highest[:, 0]
+    entropy = log_total - torch.linalg.vecdot(powers, logits) / total
+    return entropy, log_total - logits.gather(-1, targets[:, None])[:, 0]
+
+
+class Shifts:
+    """Sums of what happens at all positions when single neurons are fixed.
+
+    weights: float32 [width, neurons], what each writes, `centre`d. unembedding, constant: of the logits. values: float32
+    [variants, neurons], what a neuron is fixed at, one after the other. frozen: [variants], whether the norm's scale stays.
+    sums: float64 [variants, neurons, 4]: changes of entropy and loss, and their absolute values. count: of positions.
+    """
+
+    def __init__(
+        self, weights: Tensor, unembedding: Tensor, constant: Tensor, norm: FinalNorm, values: Tensor, frozen: list[bool]
+    ) -> None:
+        self.weights, self.constant, self.norm = weights, constant, norm
+        self.values, self.frozen = values, frozen
+        self.directions = (unembedding @ weights).T.contiguous()  # [neurons, vocabulary]
+        self.squares = weights.double().square().mean(0)
+        self.sums = torch.zeros(*values.shape, 4, dtype=torch.float64)
+        self.count = 0
+
+    def add(self, stream: Tensor, hidden: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Some positions. stream: [positions, width]. hidden: [positions, neurons], of these neurons. logits: [positions,
+        vocabulary]. targets: int64 [positions]."""
+        step = max(BLOCK // logits.shape[1], 1)
+        for start in range(0, len(logits), step):
+            part = slice(start, start + step)
+            self._add(stream[part].float(), hidden[part].float(), logits[part].float(), targets[part])
+        self.count += len(logits)
+
+    def _add(self, stream: Tensor, hidden: Tensor, logits: Tensor, targets: Tensor) -> None:
+        centred = self.norm.centre(stream)
+        before = centred.double().square().mean(-1)
+        scale = self.norm.scales(before)
+        beside = (centred @ self.weights).double() / stream.shape[1]  # mean of c(x) w: [positions, neurons]
+        entropy, loss = entropy_and_loss(logits, targets)
+        free = logits - self.constant
+        for neuron in range(hidden.shape[1]):
+            for variant, frozen in enumerate(self.frozen):
+                added = self.values[variant, neuron].double() - hidden[:, neuron].double()
+                after = before + 2 * added * beside[:, neuron] + added.square() * self.squares[neuron]
+                new = scale if frozen else self.norm.scales(after.clamp_min(0))
+                moved = free * (scale / new).float()[:, None]
+                moved.addcmul_((added / new).float()[:, None], self.directions[neuron])
+                moved += self.constant
+                self._count(variant, neuron, moved, targets, entropy, loss)
+
+    def _count(self, variant: int, neuron: int, logits: Tensor, targets: Tensor, entropy: Tensor, loss: Tensor) -> None:
+        new_entropy, new_loss = entropy_and_loss(logits, targets)
+        by_entropy, by_loss = (new_entropy - entropy).double(), (new_loss - loss).double()
+        parts = (by_entropy, by_loss, by_entropy.abs(), by_loss.abs())
+        self.sums[variant, neuron] += torch.stack([part.sum() for part in parts]).cpu()
