@@ -34,7 +34,7 @@ def neox(activation: str = "gelu", layers: int = 1, noise: float = 0.0, writes: 
         for layer in model.gpt_neox.layers:
             layer.mlp.dense_h_to_4h.weight[:TOKENS, :TOKENS] = torch.eye(TOKENS)
             layer.mlp.dense_4h_to_h.weight[:TOKENS, :TOKENS] = writes * torch.eye(TOKENS).roll(1, 0)
-        model.embed_out.weight[:, :TOKENS] = 2 * torch.eye(TOKENS)
+        model.lm_head.weight[:, :TOKENS] = 2 * torch.eye(TOKENS)
     _disturb(model, noise)
     return model
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-BLOCK = 4_000_000  # logits that are worked on at a time
+BLOCK = 2**18  # numbers that are worked on at a time: more no longer stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,47 @@ def final_norm_of(module: nn.Module | None) -> FinalNorm | None:
     return FinalNorm(centred, epsilon)
 
 
-def logit_variances(weights: Tensor, unembedding: Tensor, block: int = 256) -> Tensor:
-    """Var over the vocabulary of the cosine between what a neuron writes and each token's row of U; float64 [neurons].
-
-    weights: float32 [width, neurons]. unembedding: float32 [vocabulary, width], its mean over the vocabulary is taken out first,
-    which moves all logits alike. A neuron that writes nothing has NaN.
+@dataclass(frozen=True)
+class Directions:
+    """What logits make of directions of the stream. rows: float64 [width, width], the mean of U_v U_v^T over the vocabulary.
+    cosines: the covariance of U_v / ||U_v||. U's mean over the vocabulary is taken out first, as it moves all logits alike.
     """
-    rows = unembedding - unembedding.mean(0)
-    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    unit = weights / weights.norm(dim=0)
-    parts = [(rows @ unit[:, start : start + block]).var(0, correction=0) for start in range(0, unit.shape[1], block)]
-    return torch.cat(parts).double()
 
+    rows: Tensor
+    cosines: Tensor
 
-def null_shares(weights: Tensor, unembedding: Tensor, directions: int) -> Tensor:
-    """Which part of ||w|| lies in the directions of the stream that logits depend on least; float64 [neurons], 0 to 1.
+    @staticmethod
+    def of(unembedding: Tensor) -> Directions:
+        """unembedding: float32 [vocabulary, width]."""
+        mean = unembedding.mean(0, dtype=torch.float64)
+        width = len(mean)
+        rows, cosines = mean.new_zeros(width, width), mean.new_zeros(width, width)
+        unit_mean = torch.zeros_like(mean)
+        for part in unembedding.split(max(BLOCK // width, 1)):
+            centred = part - mean
+            unit = centred / centred.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+            rows += centred.T @ centred
+            cosines += unit.T @ unit
+            unit_mean += unit.sum(0)
+        unit_mean /= len(unembedding)
+        return Directions(rows / len(unembedding), cosines / len(unembedding) - torch.outer(unit_mean, unit_mean))
 
-    weights, unembedding: as above. directions: how many, those of the smallest singular values.
-    """
-    rows = (unembedding - unembedding.mean(0)).double()
-    least = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, :directions]
-    double = weights.double()
-    return (least.T @ double).norm(dim=0) / double.norm(dim=0)
+    def logit_variances(self, weights: Tensor) -> Tensor:
+        """Var over the vocabulary of the cosine between what a neuron writes and each token's row of U; float64 [neurons].
+
+        weights: float32 [width, neurons]. A neuron that writes nothing has NaN.
+        """
+        double = weights.double()
+        return ((self.cosines @ double) * double).sum(0).clamp_min(0) / double.square().sum(0)
+
+    def null_shares(self, weights: Tensor, count: int) -> Tensor:
+        """Which part of ||w|| lies in the directions that logits depend on least; float64 [neurons], 0 to 1, or NaN.
+
+        weights: as above. count: how many directions, those of U's smallest singular values.
+        """
+        least = torch.linalg.eigh(self.rows).eigenvectors[:, :count]
+        double = weights.double()
+        return (least.T @ double).norm(dim=0) / double.norm(dim=0)
 
 
 def constant_logits(stream: Tensor, logits: Tensor, unembedding: Tensor, norm: FinalNorm) -> tuple[Tensor, float]:
@@ -103,7 +122,13 @@ class Shifts:
     """
 
     def __init__(
-        self, weights: Tensor, unembedding: Tensor, constant: Tensor, norm: FinalNorm, values: Tensor, frozen: list[bool]
+        self,
+        weights: Tensor,
+        unembedding: Tensor,
+        constant: Tensor,
+        norm: FinalNorm,
+        values: Tensor,
+        frozen: list[bool],
     ) -> None:
         self.weights, self.constant, self.norm = weights, constant, norm
         self.values, self.frozen = values, frozen
@@ -112,14 +137,13 @@ class Shifts:
         self.sums = torch.zeros(*values.shape, 4, dtype=torch.float64)
         self.count = 0
 
-    def add(self, stream: Tensor, hidden: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Some positions. stream: [positions, width]. hidden: [positions, neurons], of these neurons. logits: [positions,
-        vocabulary]. targets: int64 [positions]."""
+    def add(self, rows: Tensor, stream: Tensor, hidden: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Some positions. rows: int64, their numbers in the next three, which are of all. stream: [all, width]. hidden: [all,
+        neurons], of these neurons. logits: [all, vocabulary]. targets: int64 [positions]."""
         step = max(BLOCK // logits.shape[1], 1)
-        for start in range(0, len(logits), step):
-            part = slice(start, start + step)
-            self._add(stream[part].float(), hidden[part].float(), logits[part].float(), targets[part])
-        self.count += len(logits)
+        for part, target in zip(rows.split(step), targets.split(step), strict=True):
+            self._add(stream[part].float(), hidden[part].float(), logits[part].float(), target)
+        self.count += len(rows)
 
     def _add(self, stream: Tensor, hidden: Tensor, logits: Tensor, targets: Tensor) -> None:
         centred = self.norm.centre(stream)

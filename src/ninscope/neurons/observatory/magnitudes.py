@@ -1,7 +1,7 @@
 """How large activations are, counted in bins, and models that run without those below a limit.
 
-What is counted are numbers from 0, float32, in bins that grow with them: STEPS bins to an octave, so that an edge is at most 1/STEPS
-above the one before, and OCTAVES octaves below the largest number. Bin 0 holds what is 0, bin 1 all else that is below the
+What is counted are numbers from 0, float32, in bins that grow with them: STEPS bins to an octave, so that an edge is at most
+1/STEPS above the one before, and OCTAVES octaves below the largest number. Bin 0 holds what is 0, bin 1 all else that is below the
 smallest edge. A bin is read from a float's bits, so that a number is below an edge exactly if its bin is.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.neurons.observatory.measure import LABELS, NEXT_TOKENS
+from ninscope.neurons.observatory.measure import HIDDEN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def bins_of(values: Tensor, largest: float) -> Tensor:
 
 
 def edges_of(largest: float) -> np.ndarray:
-    """Where bins end: float32 [BINS]. A number is below edge j exactly if its bin is j or less; the last one is above `largest`."""
+    """Where bins end: float32 [BINS]. A number is below edge j exactly if its bin is j or less; the last is above `largest`."""
     codes = np.arange(_lowest(largest), _lowest(largest) + BINS, dtype=np.int64) << _SHIFT
     edges = codes.astype(np.int32).view(np.float32).copy()
     edges[0] = np.finfo(np.float32).smallest_subnormal
@@ -58,8 +58,10 @@ def between(low: np.ndarray, high: np.ndarray, part: np.ndarray) -> np.ndarray:
 
 def objection_to_changes(subject: Subject) -> str | None:
     """Why hidden neurons cannot be turned off and the loss be measured, one clause; None where they can."""
-    if not subject.has & {NEXT_TOKENS, LABELS}:
+    if subject.predicts is None:
         return f"{subject.name} predicts neither next tokens nor labels, so that there is no loss"
+    if any(place.routed for place in subject.places_of(HIDDEN)):
+        return f"{subject.name} has experts, and activations of experts cannot be changed while it runs"
     try:
         with subject.changed({layer: lambda values: values for layer in subject.hidden_layers}):
             return None
@@ -77,31 +79,32 @@ def weighed(values: Tensor, weights: Tensor | None) -> Tensor:
         return rows
     if len(weights) != rows.shape[1]:
         raise CheckpointError(
-            "unsupported", f"{rows.shape[1]} neurons are read by a matrix of {len(weights)} columns; only linear layers are measured"
+            "unsupported",
+            f"{rows.shape[1]} neurons are read by a matrix of {len(weights)} columns; only linear layers are measured",
         )
     return rows.mul_(weights)
 
 
-def loss_and_largest(
-    subject: Subject, weights: Mapping[str, Tensor] | None = None
-) -> tuple[float, dict[str, float]]:
-    """One forward pass: the mean loss in nats, and for each hidden layer the largest `weighed` activation.
+def loss_and_largest(subject: Subject, weights: Mapping[str, Tensor] | None = None) -> tuple[float, dict[str, float]]:
+    """One forward pass: the mean loss in nats, and for each hidden layer that is computed the largest `weighed` activation.
 
-    Raises CheckpointError (nonfinite): activations that are NaN or infinite, of a layer that it names.
+    Raises CheckpointError: activations that are NaN or infinite (nonfinite), of a layer that it names; none at all (unsupported).
     """
-    largest = dict.fromkeys(subject.hidden_layers, 0.0)
+    largest: dict[str, float] = {}
 
     def look(layer: str) -> Callable[[Tensor], Tensor]:
         def see(values: Tensor) -> Tensor:
-            top = weighed(values, weights and weights[layer]).max().item()
+            top = weighed(values, None if weights is None else weights[layer]).max().item()
             if not np.isfinite(top):
                 raise CheckpointError("nonfinite", f"{subject.name}, {layer}: hidden values are NaN or infinite")
-            largest[layer] = max(largest[layer], top)
+            largest[layer] = max(largest.get(layer, 0.0), top)
             return values
 
         return see
 
     loss = subject.mean_loss({layer: look(layer) for layer in subject.hidden_layers})
+    if not largest:
+        raise CheckpointError("unsupported", f"{subject.name} computes none of its hidden layers on these examples")
     return loss, largest
 
 
@@ -130,7 +133,7 @@ class Silencing:
         return {layer: counts.cpu().double().numpy() / self._rows[layer] for layer, counts in self._silent.items()}
 
     def _change(self, layer: str) -> Callable[[Tensor], Tensor]:
-        limit, weights = self.limits[layer], self.weights and self.weights[layer]
+        limit, weights = self.limits[layer], None if self.weights is None else self.weights[layer]
 
         def silence(values: Tensor) -> Tensor:
             sizes = weighed(values, weights)

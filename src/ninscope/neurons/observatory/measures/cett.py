@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,17 @@ from ninscope.neurons.observatory.magnitudes import (
     objection_to_changes,
     weighed,
 )
-from ninscope.neurons.observatory.measure import ALL, HIDDEN, Batch, Fact, Found, NeuronValues, OwnMeasure, Place, distribution
+from ninscope.neurons.observatory.measure import (
+    ALL,
+    HIDDEN,
+    Batch,
+    Fact,
+    Found,
+    NeuronValues,
+    OwnMeasure,
+    Place,
+    distribution,
+)
 from ninscope.neurons.observatory.registry import register
 
 if TYPE_CHECKING:
@@ -36,11 +46,11 @@ TOLERANCE = 0.001  # of CETT, as the source's: ten halvings of [0, 1]
 class Cett(OwnMeasure):
     """The share of neurons that can be left out at a position before perplexity rises by 1 %: those that write least.
 
-    n_i = W_out[:, i] h_i is what neuron i writes at a position (h_i holds the product with the gate where there is one), D(e) the
-    neurons with ||n_i|| < e, CETT(e) (cumulative errors of tail truncation) the mean over positions of ||sum of n_i in D(e)|| /
-    ||sum of all n_i||. Every layer gets the threshold e at which its CETT is one shared number; that number is halved down, between
-    0 and 1, to the largest of which perplexity is at most 1.01 of the whole model's. Sparsity is |D| / neurons while the model runs
-    so, the mean over layers. Of a classifier, the loss is that of its labels.
+    n_i = W_out[:, i] h_i is what neuron i writes at a position (h_i holds the product with the gate where there is one), D(e)
+    the neurons with ||n_i|| < e, CETT(e) (cumulative errors of tail truncation) the mean over positions of ||sum of n_i in D(e)||
+    / ||sum of all n_i||. Every layer gets the threshold e at which its CETT is one shared number. Bisection finds the largest such
+    number, between 0 and 1, at which perplexity is at most 1.01 of the whole model's. Sparsity is |D| / neurons while the model
+    runs so, the mean over layers. Of a classifier, the loss is that of its labels.
 
     Source: Luo et al. 2024, "Sparsing Law": the text, and the code in thunlp/SparsingLaw, which agrees: biases count for nothing,
     thresholds come from the whole model's activations, and sparsity from the pass with neurons left out. Theirs gives each batch
@@ -48,7 +58,7 @@ class Cett(OwnMeasure):
     on a grid of steps of at most 6 % with lines between (`magnitudes`), and the end of the interval that was measured to be within
     1 % is returned. Where CETT falls with e for a while, the smallest e is taken that reaches the number.
 
-    It takes 14 forward passes (one more where nothing can be spared), and one product of W_out with the activations on one CPU core.
+    It takes 14 forward passes (one more where nothing can be spared), and a product of W_out with the activations on a CPU core.
 
     Pitfalls. Near initialisation a model loses nothing when it loses all neurons, and there is no answer: then sparsity and CETT
     are NaN, and `cett_loss_off` says why. Thresholds and loss are of the same text.
@@ -57,7 +67,7 @@ class Cett(OwnMeasure):
     name = "cett"
     title = "Neurons that 1 % of perplexity can spare"
     source = "Luo et al. 2024, Sparsing Law (text and code read)"
-    facts = {
+    facts: ClassVar = {
         "cett": "share of neurons that are left out at 1 % more perplexity, 0 to 1; quantiles over neurons; NaN where all can be",
         "cett_value": "CETT at which that is, 0 to 1; NaN where all neurons can be left out",
         "cett_sparsity_0.2": "share of neurons that are left out at CETT 0.2, 0 to 1; quantiles over neurons",
@@ -75,7 +85,7 @@ class Cett(OwnMeasure):
         loss, largest = loss_and_largest(subject, weights)
         curves = error_curves(subject, leaving, weights, largest)
         sparse = _Sparse(subject, weights, largest, curves)
-        loss_off = loss_without(subject, subject.hidden_layers) - loss
+        loss_off = loss_without(subject, largest) - loss
         fixed, loss_fixed = sparse.at(FIXED)
         value, shares = float("nan"), {layer: np.full_like(part, np.nan) for layer, part in fixed.items()}
         if loss_off > log(1 + RISE):
@@ -91,7 +101,11 @@ class _Sparse:
     """A model without the neurons that write least."""
 
     def __init__(
-        self, subject: Subject, weights: Mapping[str, Tensor], largest: Mapping[str, float], curves: Mapping[str, np.ndarray]
+        self,
+        subject: Subject,
+        weights: Mapping[str, Tensor],
+        largest: Mapping[str, float],
+        curves: Mapping[str, np.ndarray],
     ) -> None:
         self.subject, self.weights, self.curves = subject, weights, curves
         self.edges = {layer: edges_of(top) for layer, top in largest.items()}
@@ -127,7 +141,7 @@ def error_curves(
     """
     from ninscope.neurons.observatory.truncation import add_errors
 
-    columns = {layer: matrix.T.contiguous().cpu().numpy() for layer, matrix in leaving.items()}
+    columns = {layer: leaving[layer].T.contiguous().cpu().numpy() for layer in largest}
     sums = {layer: np.zeros(BINS) for layer in columns}
     rows = dict.fromkeys(columns, 0)
 

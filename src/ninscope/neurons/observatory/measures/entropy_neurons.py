@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ SMALL = 0.25  # of the median variance: up to there a neuron's is small
 EXAMINED = 8  # candidates, and as many random neurons
 WIDTH_PER_NULL = 64  # one of so many directions of the stream counts as one that logits depend on least
 SWEEP = {"at_0": 0.0, "at_half": 0.5, "at_most": 1.0}  # of the neuron's largest activation
+CHECKED = 64  # positions of the first window on which the formula is compared with the model
 OFF_BY, OFF_BY_SHORT = 1e-3, 0.05  # of the logits' spread: how far the formula may be off; for floats of 16 bits
 
 
@@ -45,41 +46,43 @@ class EntropyNeurons(OwnMeasure):
     """How many neurons of the last layer write much that hardly favours any token, and what they do to entropy and loss.
 
     Such a neuron makes the residual stream longer; the final norm divides by that, so that all logits shrink and the model is less
-    sure. w_i = W_out[:, i] is what neuron i writes, U the unembedding with the norm's gain. Candidates have ||w_i|| of at least the
-    layer's 75 % quantile, and a variance over the vocabulary of cos(U_v, w_i) of at most a quarter of the layer's median. Of up to
-    8 of them, those with the largest ||w_i|| / deviation, and of 8 random other neurons the activation is fixed at its mean over
-    the text, and the changes of entropy and loss are taken at every position that has a next token. The share of the effect that
-    goes through the norm's scale is 1 - mean |change of loss, scale as it was| / mean |change of loss|. A sweep fixes candidates at
-    0, at half and at all of their largest activation.
+    sure. w_i = W_out[:, i] is what neuron i writes, U the unembedding with the norm's gain. Candidates have ||w_i|| of at least
+    the layer's 75 % quantile, and a variance over the vocabulary of cos(U_v, w_i) of at most a quarter of the layer's median. Of
+    up to 8 of them, those with the largest ||w_i|| / deviation, and of 8 random other neurons the activation is fixed at its mean
+    over the text, and the changes of entropy and loss are taken at every position that has a next token. The share of the effect
+    that goes through the norm's scale is 1 - mean |change of loss, scale as it was| / mean |change of loss|. A sweep fixes
+    candidates at 0, at half and at all of their largest activation.
 
     Source: Gurnee et al. 2024, "Universal Neurons in GPT2 Language Models", and Stolfo et al. 2024, "Confidence Regulation
-    Neurons" (public code of both read): cosines with the unembedding's rows, mean ablation, the frozen scale, the share of the norm
-    in the directions of the smallest singular values (12 of 768 in theirs, one of 64 here). They choose neurons by eye or by rank;
+    Neurons" (public code of both read): cosines with the unembedding's rows, mean ablation, the frozen scale, the share of the
+    norm in the directions of the smallest singular values (12 of 768 in theirs, one of 64 here). They choose by eye or by rank;
     the two bounds here are ours. What a fixed activation does is worked out from the last residual stream (`confidence`), and
     checked against one changed pass.
 
-    It takes two forward passes and one batch more, and about 56 times the softmax of all logits.
+    It takes two forward passes and one window more, and about 56 times the softmax of all logits.
 
-    Pitfalls. The two bounds are relative: a layer in which all neurons are alike has none. A mean over 8 is no mean over the layer.
+    Pitfalls. The two bounds are relative: a layer in which all neurons are alike has none. A mean over 8 is none over the layer.
     Values of candidates are NaN where there are none, as near initialisation.
     """
 
     name = "entropy_neurons"
     title = "Neurons that regulate confidence"
-    source = "Gurnee et al. 2024, Universal Neurons; Stolfo et al. 2024, Confidence Regulation Neurons (code of both read)"
-    facts = {
+    source = (
+        "Gurnee et al. 2024, Universal Neurons; Stolfo et al. 2024, Confidence Regulation Neurons (code of both read)"
+    )
+    facts: ClassVar = {
         "entropy_neurons": "number of candidates in the last layer of hidden neurons, of `count` neurons",
         "entropy_neurons_norm": "norm of what a neuron writes at activation 1; quantiles over neurons",
-        "entropy_neurons_variance": "variance over the vocabulary of its cosine with the unembedding's rows; quantiles over neurons",
+        "entropy_neurons_variance": "variance over the vocabulary of its cosine with rows of U; quantiles over neurons",
         "entropy_neurons_null": "part of its norm in the directions that logits depend on least, 0 to 1; quantiles over neurons",
         "entropy_neurons_entropy": "candidates fixed at their mean: change of entropy, nats; quantiles over candidates",
         "entropy_neurons_entropy_size": "candidates fixed at their mean: mean size of the change of entropy, nats",
         "entropy_neurons_loss": "candidates fixed at their mean: change of loss, nats",
-        "entropy_neurons_scale": "candidates: share of the change of loss that goes through the norm's scale, at most 1",
+        "entropy_neurons_scale": "candidates: share of the change of loss through the norm's scale, at most 1",
         "entropy_neurons_random_entropy": "random neurons fixed at their mean: change of entropy, nats",
         "entropy_neurons_random_entropy_size": "random neurons fixed at their mean: mean size of the change of entropy, nats",
         "entropy_neurons_random_loss": "random neurons fixed at their mean: change of loss, nats",
-        "entropy_neurons_random_scale": "random neurons: share of the change of loss that goes through the norm's scale, at most 1",
+        "entropy_neurons_random_scale": "random neurons: share of the change of loss through the norm's scale, at most 1",
         "entropy_neurons_at_0": "candidates fixed at 0: change of entropy, nats",
         "entropy_neurons_at_half": "candidates fixed at half of their largest activation: change of entropy, nats",
         "entropy_neurons_at_most": "candidates fixed at their largest activation: change of entropy, nats",
@@ -90,7 +93,7 @@ class EntropyNeurons(OwnMeasure):
     def objection(self, subject: Subject) -> str | None:
         from ninscope.neurons.observatory.confidence import final_norm_of
 
-        if subject.unembedding() is None:
+        if subject.places.head() is None:
             return f"{subject.name} has no unembedding that is known"
         if final_norm_of(subject.places.final_norm()) is None:
             kind = type(subject.places.final_norm()).__name__
@@ -103,9 +106,7 @@ class EntropyNeurons(OwnMeasure):
         facts = [Fact(self.name, name, len(candidates), count=head.neurons) for name in (ALL, head.layer)]
         parts = [distribution(f"{self.name}_{name}", head.layer, column) for name, column in head.columns.items()]
         parts += _effects(subject, head, chosen, rest)
-        return Found(
-            (*facts, *(fact for fact, _ in parts)), tuple(values for _, kept in parts for values in kept)
-        )
+        return Found((*facts, *(fact for fact, _ in parts)), tuple(values for _, kept in parts for values in kept))
 
 
 @dataclass(frozen=True)
@@ -128,25 +129,29 @@ class _Head:
     @staticmethod
     def of(subject: Subject) -> _Head:
         """Raises CheckpointError (unsupported): the layer does not write to the stream that the unembedding reads."""
-        from ninscope.neurons.observatory.confidence import final_norm_of, logit_variances, null_shares
+        from ninscope.neurons.observatory.confidence import Directions, final_norm_of
 
         layer = subject.hidden_layers[-1]
         weights, unembedding = subject.leaving(layer), subject.unembedding()
         norm = final_norm_of(subject.places.final_norm())
-        assert unembedding is not None and norm is not None  # objection() has asked
+        assert unembedding is not None  # objection() has asked
+        assert norm is not None
         if len(weights) != unembedding.shape[1]:
             raise CheckpointError(
                 "unsupported",
                 f"{subject.name}: {layer} writes to {len(weights)} neurons, and the unembedding reads {unembedding.shape[1]}",
             )
         weights = norm.centre(weights.T).T.contiguous()
-        directions = max(len(weights) // WIDTH_PER_NULL, 1) + norm.centred  # the mean, which a LayerNorm takes away, is one
+        directions = Directions.of(unembedding)
+        # The mean, which a LayerNorm takes away, is one such direction more.
+        least = max(len(weights) // WIDTH_PER_NULL, 1) + norm.centred
         columns = {
             "norm": weights.double().norm(dim=0),
-            "variance": logit_variances(weights, unembedding),
-            "null": null_shares(weights, unembedding, directions),
+            "variance": directions.logit_variances(weights),
+            "null": directions.null_shares(weights, least),
         }
-        return _Head(layer, weights, unembedding, norm, {name: column.cpu().numpy() for name, column in columns.items()})
+        told = {name: column.cpu().numpy() for name, column in columns.items()}
+        return _Head(layer, weights, unembedding, norm, told)
 
 
 def candidates_of(norms: np.ndarray, variances: np.ndarray) -> np.ndarray:
@@ -211,7 +216,7 @@ def _activations(subject: Subject, layer: str) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class _Seen:
-    """One batch: hidden [positions, examined neurons], stream [positions, width], logits [positions, vocabulary]; all positions."""
+    """A batch, all positions: hidden [positions, examined neurons], stream [positions, width], logits [positions, vocabulary]."""
 
     hidden: Tensor
     stream: Tensor
@@ -240,7 +245,7 @@ def _shifts(subject: Subject, head: _Head, neurons: np.ndarray, means: Tensor, l
         kept = torch.ones_like(ids, dtype=torch.bool)
         kept[:, -1] = False
         rows = kept.flatten().nonzero()[:, 0]
-        found[0].add(seen.stream[rows], seen.hidden[rows], seen.logits[rows], ids[:, 1:].flatten())
+        found[0].add(rows, seen.stream, seen.hidden, seen.logits, ids[:, 1:].flatten())
     return found[0]
 
 
@@ -263,7 +268,8 @@ def _checked_constant(
     """The logits' constant part, after the formula was compared with the model: as it is, and with all these neurons fixed."""
     from ninscope.neurons.observatory.confidence import constant_logits, tail
 
-    stream, logits = seen.stream[:BATCH_CHECKED].float(), seen.logits[:BATCH_CHECKED].float()
+    checked = min(CHECKED, batch.inputs["input_ids"].shape[1])
+    stream, logits = seen.stream[:checked].float(), seen.logits[:checked].float()
     constant, off = constant_logits(stream, logits, head.unembedding, head.norm)
 
     def fix(hidden: Tensor) -> Tensor:
@@ -271,9 +277,10 @@ def _checked_constant(
         new[..., picked] = values.to(hidden.dtype)
         return new
 
+    first = Batch(0, 0, {name: given[:1] for name, given in batch.inputs.items()})
     with subject.changed({head.layer: fix}):
-        changed = subject.outputs(batch).flatten(0, 1)[:BATCH_CHECKED]
-    added = (values - seen.hidden[:BATCH_CHECKED].float()) @ head.weights[:, picked].T
+        changed = subject.outputs(first).flatten(0, 1)[:checked]
+    added = (values - seen.hidden[:checked].float()) @ head.weights[:, picked].T
     told = tail(stream + added, head.unembedding, head.norm) + constant
     allowed = (OFF_BY if seen.logits.element_size() > 2 else OFF_BY_SHORT) * logits.std().item()
     off_changed = (told - changed).abs().max().item()
@@ -284,6 +291,3 @@ def _checked_constant(
             "write straight to that stream; the norm's scale cannot be told apart",
         )
     return constant
-
-
-BATCH_CHECKED = 256  # positions of the first batch on which the formula is compared with the model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,17 @@ from ninscope.neurons.observatory.magnitudes import (
     objection_to_changes,
     weighed,
 )
-from ninscope.neurons.observatory.measure import ALL, HIDDEN, Batch, Fact, Found, NeuronValues, OwnMeasure, Place, distribution
+from ninscope.neurons.observatory.measure import (
+    ALL,
+    HIDDEN,
+    Batch,
+    Fact,
+    Found,
+    NeuronValues,
+    OwnMeasure,
+    Place,
+    distribution,
+)
 from ninscope.neurons.observatory.registry import register
 
 if TYPE_CHECKING:
@@ -53,8 +63,10 @@ class Thresholds(OwnMeasure):
 
     name = "thresholds"
     title = "Loss without the smallest activations"
-    source = "Liu et al. 2024, TEAL (abstract and code read); He et al. 2024, CHESS (abstract only: the formula is ours)"
-    facts = {
+    source = (
+        "Liu et al. 2024, TEAL (abstract and code read); He et al. 2024, CHESS (abstract only: the formula is ours)"
+    )
+    facts: ClassVar = {
         "thresholds": "rise of the loss when half of a layer's activations, its smallest, are 0: nats",
         **{
             f"thresholds_{way}_{_percent(level)}": f"rise of the loss when {_percent(level)} % are 0, {rule}: nats"
@@ -138,7 +150,8 @@ def _limits(
 def _medians(
     counts: Mapping[str, np.ndarray], edges: Mapping[str, np.ndarray]
 ) -> tuple[list[Fact], tuple[NeuronValues, ...]]:
-    facts, values = [], []
+    facts: list[Fact] = []
+    values: list[NeuronValues] = []
     for layer, seen in counts.items():
         fact, kept = distribution("thresholds_median", layer, quantiles_of(seen, edges[layer], 0.5))
         facts.append(fact)
