@@ -8,6 +8,9 @@ import torch
 from ablation_models import NEURONS, TOKENS, WIDTH, cycle, llama, neox
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons import look
@@ -16,6 +19,7 @@ from ninscope.neurons.observatory.confidence import (
     FinalNorm,
     constant_logits,
     entropy_and_loss,
+    final_norm_of,
     tail,
 )
 from ninscope.neurons.observatory.examples import Examples
@@ -200,6 +204,32 @@ def test_without_a_norm_logits_are_the_product_itself() -> None:
     assert off < 1e-5
 
 
+@pytest.mark.parametrize("width", [8, 9])
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-6, 1e-12])
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm, LlamaRMSNorm])
+def test_norms_are_known_by_what_they_do(kind, epsilon: float, width: int) -> None:
+    norm = kind(width, eps=epsilon)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.add_(torch.randn(width))
+    found = final_norm_of(norm, width)
+    assert found is not None
+    assert found.centred == (kind is nn.LayerNorm)
+    assert found.epsilon == pytest.approx(epsilon, rel=1e-3, abs=1e-12)
+    assert torch.allclose(found.gain, norm.weight, atol=1e-5)
+
+
+def test_norms_of_other_libraries_shapes() -> None:
+    gemma = final_norm_of(Gemma2RMSNorm(6, eps=1e-6), 6)  # its gain is 1 + weight
+    olmo = final_norm_of(OlmoLayerNorm(6), 6)  # no gain, and an epsilon of its own
+    assert (gemma.centred, olmo.centred) == (False, True)
+    assert torch.allclose(gemma.gain, torch.ones(6), atol=1e-5)
+    assert torch.allclose(olmo.gain, torch.ones(6), atol=1e-5)
+    assert olmo.epsilon == pytest.approx(1e-5, rel=1e-3)
+    assert final_norm_of(nn.BatchNorm1d(6).eval(), 6) is None
+
+
 def test_candidates_are_large_and_of_small_variance_the_clearest_first() -> None:
     norms = np.array([1.0, 1, 1, 1, 1, 1, 5, 2, 1, 3])
     variances = np.array([4.0, 4, 4, 4, 0.1, 4, 1, 0.01, 4, 4])
@@ -228,8 +258,9 @@ def test_refused_where_logits_are_computed_otherwise() -> None:
 
 def test_refused_with_another_norm() -> None:
     model = neox()
-    model.gpt_neox.final_layer_norm = nn.GroupNorm(1, WIDTH)
-    assert "LayerNorm and RMSNorm are known" in str(EntropyNeurons().objection(subject_of(model)))
+    model.gpt_neox.final_layer_norm = nn.BatchNorm1d(WIDTH).eval()
+    subject = Subject("the model", model, Examples("tokens", cycle(1), batch_size=1))
+    assert "BatchNorm1d, does not divide" in str(EntropyNeurons().objection(subject))
 
 
 def test_refused_for_a_classifier() -> None:

@@ -7,21 +7,25 @@ x. So its logits come from the ones that are there, without another pass: with t
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+_SHORT = 1e-3  # the length of a stream at which a norm's epsilon is felt
+_FAINT = 1e-11  # what rounding can make of an epsilon of 0
 BLOCK = 2**18  # numbers that are worked on at a time: more no longer stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """The norm between stream and unembedding. centred: it takes the mean away. epsilon: added to the mean square. scaled: it
-    divides; False where there is no norm at all."""
+    """The norm between stream and unembedding. centred: it takes the mean away. epsilon: added to the mean square. gain: float32
+    [width], by which it multiplies, or None for 1. scaled: it divides; False where there is no norm at all."""
 
     centred: bool
     epsilon: float
+    gain: Tensor | None = None
     scaled: bool = True
 
     def centre(self, stream: Tensor) -> Tensor:
@@ -32,16 +36,36 @@ class FinalNorm:
         """s(x) of mean squares of c(x)."""
         return (squares + self.epsilon).sqrt() if self.scaled else torch.ones_like(squares)
 
+    def unembedding(self, head: Tensor) -> Tensor:
+        """U, float32 [vocabulary, width], of the matrix that gives the logits: with the gain, and blind to what is taken away."""
+        return self.centre(head if self.gain is None else head * self.gain)
 
-def final_norm_of(module: nn.Module | None) -> FinalNorm | None:
-    """None: a norm of another kind."""
+
+def final_norm_of(module: nn.Module | None, width: int) -> FinalNorm | None:
+    """What a norm does, from what it makes of a few streams, so that every library's norms are known. None: it is no such norm.
+
+    With v of mean 0 and mean square q, LayerNorm and RMSNorm make gain v t / sqrt(q t^2 + epsilon) + bias of t v; of a stream in
+    which all is 1, LayerNorm makes the bias alone.
+    """
     if module is None:
         return FinalNorm(False, 0.0, scaled=False)
-    epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
-    centred = isinstance(module, nn.LayerNorm)
-    if not isinstance(epsilon, float) or not (centred or "RMSNorm" in type(module).__name__):
+    part = next(module.parameters(), torch.empty(0))
+    still = copy.deepcopy(module).float()
+    signs = torch.ones(width, dtype=torch.float64)
+    signs[1::2] = -1
+    if width % 2:
+        signs[-3:] = torch.tensor([1.0, 1.0, -2.0])
+    streams = torch.stack([torch.zeros_like(signs), signs, _SHORT * signs, torch.ones_like(signs)])
+    with torch.no_grad():
+        bias, long, short, ones = still(streams.float().to(part.device)).double().cpu()
+    ratio = (short - bias).norm() / (long - bias).norm()
+    square = signs.square().mean()
+    epsilon = (square * _SHORT**2 * (1 - ratio**2) / (ratio**2 - _SHORT**2)).item()
+    gain = (long - bias) / signs * (square + epsilon).sqrt()
+    if not (-_FAINT < epsilon < 1 and bool(gain.isfinite().all())):
         return None
-    return FinalNorm(centred, epsilon)
+    centred = bool((ones - bias).norm() < 1e-3 * gain.norm())
+    return FinalNorm(centred, max(epsilon, 0.0), gain.float().to(part.device))
 
 
 @dataclass(frozen=True)
@@ -103,10 +127,13 @@ def tail(stream: Tensor, unembedding: Tensor, norm: FinalNorm) -> Tensor:
     return (centred / norm.scales(centred.square().mean(-1, keepdim=True))) @ unembedding.T
 
 
-def entropy_and_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy of the next token and cross-entropy of the one that follows, nats, [positions]. targets: int64 [positions]."""
+def entropy_and_loss(logits: Tensor, targets: Tensor, scratch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Entropy of the next token and cross-entropy of the one that follows, nats, [positions].
+
+    logits: float32 [positions, vocabulary]. targets: int64 [positions]. scratch: of the logits' shape, is written over.
+    """
     highest = logits.amax(-1, keepdim=True)
-    powers = (logits - highest).exp_()
+    powers = torch.sub(logits, highest, out=scratch).exp_()
     total = powers.sum(-1)
     log_total = total.log() + highest[:, 0]
     entropy = log_total - torch.linalg.vecdot(powers, logits) / total
@@ -134,7 +161,7 @@ class Shifts:
         self.values, self.frozen = values, frozen
         self.directions = (unembedding @ weights).T.contiguous()  # [neurons, vocabulary]
         self.squares = weights.double().square().mean(0)
-        self.sums = torch.zeros(*values.shape, 4, dtype=torch.float64)
+        self.sums = torch.zeros(*values.shape, 4, dtype=torch.float64, device=values.device)
         self.count = 0
 
     def add(self, rows: Tensor, stream: Tensor, hidden: Tensor, logits: Tensor, targets: Tensor) -> None:
@@ -152,18 +179,15 @@ class Shifts:
         beside = (centred @ self.weights).double() / stream.shape[1]  # mean of c(x) w: [positions, neurons]
         entropy, loss = entropy_and_loss(logits, targets)
         free = logits - self.constant
+        moved, scratch = torch.empty_like(free), torch.empty_like(free)
         for neuron in range(hidden.shape[1]):
             for variant, frozen in enumerate(self.frozen):
                 added = self.values[variant, neuron].double() - hidden[:, neuron].double()
                 after = before + 2 * added * beside[:, neuron] + added.square() * self.squares[neuron]
                 new = scale if frozen else self.norm.scales(after.clamp_min(0))
-                moved = free * (scale / new).float()[:, None]
+                torch.mul(free, (scale / new).float()[:, None], out=moved)
                 moved.addcmul_((added / new).float()[:, None], self.directions[neuron])
                 moved += self.constant
-                self._count(variant, neuron, moved, targets, entropy, loss)
-
-    def _count(self, variant: int, neuron: int, logits: Tensor, targets: Tensor, entropy: Tensor, loss: Tensor) -> None:
-        new_entropy, new_loss = entropy_and_loss(logits, targets)
-        by_entropy, by_loss = (new_entropy - entropy).double(), (new_loss - loss).double()
-        parts = (by_entropy, by_loss, by_entropy.abs(), by_loss.abs())
-        self.sums[variant, neuron] += torch.stack([part.sum() for part in parts]).cpu()
+                new_entropy, new_loss = entropy_and_loss(moved, targets, scratch)
+                changes = torch.stack([new_entropy - entropy, new_loss - loss]).double()
+                self.sums[variant, neuron] += torch.cat([changes.sum(1), changes.abs().sum(1)])

@@ -93,11 +93,11 @@ class EntropyNeurons(OwnMeasure):
     def objection(self, subject: Subject) -> str | None:
         from ninscope.neurons.observatory.confidence import final_norm_of
 
-        if subject.places.head() is None:
+        head, norm = subject.head(), subject.places.final_norm()
+        if head is None:
             return f"{subject.name} has no unembedding that is known"
-        if final_norm_of(subject.places.final_norm()) is None:
-            kind = type(subject.places.final_norm()).__name__
-            return f"the norm before the unembedding is a {kind}; LayerNorm and RMSNorm are known"
+        if final_norm_of(norm, head.shape[1]) is None:
+            return f"the norm before the unembedding, {type(norm).__name__}, does not divide by a root of a mean square"
         return objection_to_changes(subject)
 
     def found(self, subject: Subject, other: Subject | None = None) -> Found:
@@ -132,15 +132,16 @@ class _Head:
         from ninscope.neurons.observatory.confidence import Directions, final_norm_of
 
         layer = subject.hidden_layers[-1]
-        weights, unembedding = subject.leaving(layer), subject.unembedding()
-        norm = final_norm_of(subject.places.final_norm())
-        assert unembedding is not None  # objection() has asked
+        weights, matrix = subject.leaving(layer), subject.head()
+        assert matrix is not None  # objection() has asked
+        norm = final_norm_of(subject.places.final_norm(), matrix.shape[1])
         assert norm is not None
-        if len(weights) != unembedding.shape[1]:
+        if len(weights) != matrix.shape[1]:
             raise CheckpointError(
                 "unsupported",
-                f"{subject.name}: {layer} writes to {len(weights)} neurons, and the unembedding reads {unembedding.shape[1]}",
+                f"{subject.name}: {layer} writes to {len(weights)} neurons, and the unembedding reads {matrix.shape[1]}",
             )
+        unembedding = norm.unembedding(matrix)
         weights = norm.centre(weights.T).T.contiguous()
         directions = Directions.of(unembedding)
         # The mean, which a LayerNorm takes away, is one such direction more.
@@ -179,7 +180,7 @@ def _effects(
     """Facts of fixed activations."""
     means, largest = _activations(subject, head.layer)
     shifts = _shifts(subject, head, np.concatenate([chosen, rest]), means, largest)
-    effects = (shifts.sums / shifts.count).numpy()  # [variants, neurons, 4]
+    effects = (shifts.sums / shifts.count).cpu().numpy()  # [variants, neurons, 4]
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = 1 - effects[1, :, 3] / effects[0, :, 3]
     columns = {"entropy": effects[0, :, 0], "entropy_size": effects[0, :, 2], "loss": effects[0, :, 1], "scale": scale}
