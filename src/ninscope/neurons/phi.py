@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ninscope.errors import CheckpointError, NonFiniteError, RequestError
 from ninscope.neurons.inhibition import EPSILON, NEURONS
+from ninscope.neurons.kernel_threads import in_threads
 from ninscope.neurons.memel.finding import feature_dim_of
 from ninscope.neurons.memel.scale import MonosemanticScale
-from ninscope.neurons.kernel_threads import in_threads
 from ninscope.neurons.phi_kernels import count_phi
 from ninscope.neurons.watching import watched
 
