@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-from labelled_subjects import facts_of, refusal, subject_of, values_of  # noqa: E402
+from labelled_subjects import facts_of, refusal, seen, subject_of, values_of  # noqa: E402
 
 from ninscope.neurons.observatory.measure import HIDDEN, Batch, Place  # noqa: E402
 from ninscope.neurons.observatory.measures import sparse_probing as module  # noqa: E402
@@ -48,7 +48,8 @@ def test_a_class_that_is_spread_over_neurons_needs_several(rng):
 
 def test_probes_are_those_of_loops_over_classes(rng):
     labels = np.concatenate([np.arange(4), np.arange(4), rng.integers(0, 4, 92)])
-    features = (rng.normal(size=(100, 12)) + 0.7 * rng.normal(size=(4, 12))[labels]).astype(np.float32)
+    features = rng.normal(size=(100, 12)) + 0.7 * rng.normal(size=(4, 12))[labels]
+    features = (features * 10.0 ** rng.uniform(-2, -1, 12)).astype(np.float32)
     found = facts_of(subject_of(features, labels, 4, seed=3), "sparse_probing")
     assert not any(name.endswith("k16") for name in found)  # there are 12 neurons
     held_out = module._held_out(labels, 4, 3)
@@ -80,21 +81,11 @@ def test_regressions_are_scikit_learns(rng, gap):
         assert found[number] == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
-def test_steps_that_lead_upwards_are_halved():
-    """Far from the least, the loss is nearly a line and a whole step leads beyond it."""
-    inputs = np.array([[[-1e4], [-1.0], [1.0], [1e4], [3e4]]])
-    own = np.array([[False, True, False, True, False]])
-    share = np.where(own, 5 / 4, 5 / 6)
-    found = module.logistic_regression(inputs, own)[0]
-
-    def loss(weight, offset):
-        signs = np.where(own[0], 1, -1)
-        return (share[0] * np.logaddexp(0, -signs * (weight * inputs[0, :, 0] + offset))).sum() + weight**2 / 2
-
-    least = loss(*found)
-    for weight in (-1e-5, 0, 1e-5):
-        for offset in (-1e-3, 0, 1e-3):
-            assert loss(found[0] + weight, found[1] + offset) >= least - 1e-12
+def test_a_probe_that_does_not_converge_is_told(monkeypatch, rng):
+    monkeypatch.setattr(module, "STEPS", 2)
+    error = seen(subject_of(rng.normal(size=(40, 3)), np.arange(40) % 2), "sparse_probing").error
+    assert error.status == "unsupported"
+    assert str(error) == "sparse_probing: a probe has not converged in 2 steps; take other samples"
 
 
 def test_a_samples_activations_are_means_over_its_positions(rng):

@@ -10,6 +10,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from neurons.observatory.hand_made import MadeSubject, check_names, fact, found_in, numbers, value  # noqa: E402
 from neurons.observatory.planted_model import DETECTOR, HIDDEN_LAYER, planted_model, planted_text  # noqa: E402
 
+from ninscope.errors import RequestError  # noqa: E402
 from ninscope.neurons import look  # noqa: E402
 from ninscope.neurons.observatory import grams  # noqa: E402
 from ninscope.neurons.observatory.examples import Examples  # noqa: E402
@@ -197,6 +198,14 @@ def test_ngrams_are_counted_in_parts_as_at_once(monkeypatch):
         np.testing.assert_array_equal(parts.numbers, one.numbers)
         np.testing.assert_array_equal(parts.occurrences, one.occurrences)
         assert parts.positions == one.positions == 30 * (20 - max(1, size - 1))
+
+
+def test_tokens_that_do_not_fit_are_refused():
+    with pytest.raises(RequestError, match="has token 2097152; n-grams are counted of tokens below 2097152"):
+        grams.numbering_of(Examples("tokens", np.array([[0, 1 << 21]])))
+    numbering = grams.numbering_of(Examples("tokens", np.full((6, 4), (1 << 21) - 1)))
+    trigrams = grams.grams_of(Examples("tokens", np.full((6, 4), (1 << 21) - 1)), 3, 9, numbering)
+    np.testing.assert_array_equal(trigrams.numbers, [(1 << 63) - 1])
 
 
 def test_rows_that_belong_to_no_token_are_not_counted():

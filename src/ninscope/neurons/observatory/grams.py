@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ninscope.errors import RequestError
 from ninscope.neurons.observatory.measure import Batch
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 LEAST = 5  # an n-gram that is there less often is not counted: that a neuron fires at each of so few may be chance
 _AT_ONCE = 1 << 22  # n-grams that are sorted at a time
+_TOKENS = 1 << 21  # three tokens below this fit 63 bits
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,14 @@ class Grams:
 
 
 def numbering_of(examples: Examples) -> Numbering:
-    """From one look at all tokens."""
+    """From one look at all tokens. Raises RequestError: tokens too large for a trigram to be written as one number."""
     largest, bos = 0, -1
     for batch in examples.batches():
         assert batch.tokens is not None
         largest = max(largest, int(batch.tokens.max()))
         bos = int(batch.tokens[0, 0]) if examples.bos else -1
+    if largest >= _TOKENS:
+        raise RequestError(f"the text has token {largest}; n-grams are counted of tokens below {_TOKENS}")
     return Numbering(largest + 1, bos)
 
 

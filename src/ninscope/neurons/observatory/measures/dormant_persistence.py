@@ -39,6 +39,8 @@ class DormantPersistence(StreamedComparison):
     little where most neurons are dormant. Without a dormant neuron at t the number is not known (NaN); the authors'
     code gives 0 there.
 
+    An expert's activations are of the tokens that each checkpoint sends to it, in batches in which both send it some.
+
     Source: Sokar et al., "The Dormant Neuron Phenomenon in Deep Reinforcement Learning" (2023), and its public code
     (google/dopamine, labs/redo, `log_intersected_dead_neurons`), which was read.
     """

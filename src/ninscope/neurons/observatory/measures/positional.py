@@ -34,10 +34,10 @@ class Positional(StreamedMeasure):
     Windows are full, so that positions are equally frequent. ln 2 is the most.
 
     Few windows bias I upwards: a neuron that knows nothing of positions has about 1/(2 windows) nats by chance, so
-    that with 10 windows all may seem positional. What chance gives to each neuron is computed exactly (the mean of I
-    over all ways to distribute what it fires over positions and windows), is a fact, and `positional_corrected` takes
-    it off before it counts. That is the mean of what chance gives, not its spread: with 4 windows of 50 tokens one
-    neuron in 20 is still above by chance, with 8 hardly one.
+    that with 10 windows or fewer half of all neurons, or more, seem positional. What chance gives to each neuron is
+    computed exactly (the mean of I over all ways to distribute what it fires over positions and windows), is a fact,
+    and `positional_corrected` takes it off before it counts. That is the mean of what chance gives, not its spread:
+    with 4 windows of 50 tokens one neuron in 20 is still above by chance, with 8 hardly one.
 
     The kinds of shape are the paper's, their bounds ours: f is averaged over 32 stretches of the window; a stretch is
     on where this is at least .95, off where at most .05. Oscillatory: of stretches that are on or off, neighbours

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ninscope.errors import CheckpointError
 from ninscope.neurons.observatory.labelled_samples import hidden_objection, labels_objection
 from ninscope.neurons.observatory.measure import (
     HIDDEN,
@@ -32,7 +33,7 @@ SIZES = (1, 2, 4, 8, 16)  # neurons of a probe
 HELD_OUT = 0.3  # of every class's samples, as the authors'
 LEAST = 4  # samples of a class
 MOST = 4096  # samples that are kept
-STEPS, HALVINGS, SLOPE, ROUNDING = 100, 30, 1e-9, 1e-12  # of Newton's method; SLOPE at which it ends, of a sample
+STEPS, SLOPE = 100, 1e-9  # of Newton's method: at most so many, until the slope is this, a sample
 
 
 @register
@@ -190,9 +191,9 @@ class _Probes:
 def logistic_regression(inputs: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Weights and offset of several regressions: float64 [regressions, inputs + 1], the offset last.
 
-    inputs: float64 [regressions, samples, inputs]. own: bool [regressions, samples], True and False in each. The least of
-    sum_i s_i ln(1 + exp(-y_i m_i)) + |weights|^2 / 2, where s_i gives both classes half of the samples' weight; by Newton's
-    method, each step halved until it does not lead upwards.
+    inputs: float64 [regressions, samples, inputs], of scale 1. own: bool [regressions, samples], True and False in each. The
+    least of sum_i s_i ln(1 + exp(-y_i m_i)) + |weights|^2 / 2, where s_i gives both classes half of the samples' weight; by
+    Newton's method from 0. Raises CheckpointError (unsupported): it does not get there.
     """
     samples = own.shape[1]
     with_offset = np.concatenate([inputs, np.ones((*inputs.shape[:2], 1))], 2)
@@ -200,31 +201,20 @@ def logistic_regression(inputs: np.ndarray, own: np.ndarray) -> np.ndarray:
     share = samples / 2 / np.where(own, members, samples - members)
     penalty = np.append(np.ones(inputs.shape[2]), 0)
     found = np.zeros((len(inputs), len(penalty)))
-    reached = _loss(inputs, own, share, found)
     for _ in range(STEPS):
         likely = 1 / (1 + np.exp(-np.clip(_margins(inputs, found), -500, 500)))
         slope = ((share * (likely - own))[:, None] @ with_offset)[:, 0] + penalty * found
         if np.abs(slope).max() <= SLOPE * samples:
-            break
+            return found
         scaled = with_offset * (share * likely * (1 - likely))[:, :, None]
-        step = np.linalg.solve(scaled.transpose(0, 2, 1) @ with_offset + np.diag(penalty), slope[:, :, None])[:, :, 0]
-        for _ in range(HALVINGS):
-            loss = _loss(inputs, own, share, found - step)
-            upwards = loss > reached * (1 + ROUNDING)
-            if not upwards.any():
-                break
-            step[upwards] /= 2
-        found, reached = found - step, loss
-    return found
+        bend = scaled.transpose(0, 2, 1) @ with_offset + np.diag(penalty)
+        found -= np.linalg.solve(bend, slope[:, :, None])[:, :, 0]
+    raise CheckpointError(
+        "unsupported", f"sparse_probing: a probe has not converged in {STEPS} steps; take other samples"
+    )
 
 
 def _margins(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """float64 [regressions, samples], above 0 for the class."""
     margins: np.ndarray = (inputs @ weights[:, :-1, None])[:, :, 0] + weights[:, -1:]
     return margins
-
-
-def _loss(inputs: np.ndarray, own: np.ndarray, share: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    margins = np.where(own, 1, -1) * _margins(inputs, weights)
-    loss: np.ndarray = (share * np.logaddexp(0, -margins)).sum(1) + np.square(weights[:, :-1]).sum(1) / 2
-    return loss
