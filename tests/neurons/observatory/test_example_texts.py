@@ -12,7 +12,8 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from tasks_data import word_tokenizer, write_table  # noqa: E402
 
 from ninscope.errors import CheckpointError, RequestError  # noqa: E402
-from ninscope.neurons.observatory.example_files import TextExamples, drawn, project_text  # noqa: E402
+from ninscope.neurons.observatory.example_files import TextExamples, project_text  # noqa: E402
+from ninscope.neurons.observatory.read_examples import drawn  # noqa: E402
 from ninscope.neurons.tasks.task import Base  # noqa: E402
 
 BYTES = Base("bytes", {"vocab_size": 256, "max_position_embeddings": 64, "bos_token_id": 0}, {})
