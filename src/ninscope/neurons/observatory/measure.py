@@ -12,7 +12,7 @@ alone. Nothing here imports torch before a model is there, so that a plan needs 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,7 +30,9 @@ CONTEXT = "context"  # what an attention's heads give, side by side, before its 
 VALUES = "values"  # values of an attention, heads side by side; [n, t, value heads * head size]
 ATTENTION = "attention"  # its pattern, after softmax; [n, heads, t, t], row i attends to columns j
 RESIDUAL = "residual"  # the residual stream: what enters every block, and what leaves the last one; [n, t, width]
-WRITTEN = "written"  # what attention or MLP adds to the stream, under the node layer that writes it (c or m); [n, t, width]
+WRITTEN = (
+    "written"  # what attention or MLP adds to the stream, under the node layer that writes it (c or m); [n, t, width]
+)
 OUTPUT = "output"  # logits; [n, t, vocabulary], or [n, 1, classes] of a classifier
 FEATURES = "features"  # what the last matrix, the head, reads; [n, t, width], or [n, 1, width] of a classifier
 KINDS = (HIDDEN, CONTEXT, VALUES, ATTENTION, RESIDUAL, WRITTEN, OUTPUT, FEATURES)
@@ -129,6 +131,35 @@ def distribution(
     return fact, (NeuronValues(name, layer, values, unit),) if keep else ()
 
 
+def averaged(founds: Sequence[Found]) -> Found:
+    """The mean over several others, fact by fact and neuron by neuron, of what all of them have. Quantiles are averaged too.
+
+    Raises ValueError: nothing to average.
+    """
+    if not founds:
+        raise ValueError("there is nothing to average")
+    by_fact = [{(fact.name, fact.layer): fact for fact in found.facts} for found in founds]
+    by_values = [{(one.name, one.layer): one for one in found.values} for found in founds]
+    facts = [
+        _mean_fact([facts[key] for facts in by_fact]) for key in by_fact[0] if all(key in facts for facts in by_fact)
+    ]
+    values = [
+        NeuronValues(*key, np.sum([one[key].values for one in by_values], axis=0) / len(founds), by_values[0][key].unit)
+        for key in by_values[0]
+        if all(key in one and one[key].values.shape == by_values[0][key].values.shape for one in by_values)
+    ]
+    return Found(tuple(facts), tuple(values))
+
+
+def _mean_fact(facts: Sequence[Fact]) -> Fact:
+    quantiles = None
+    if all(fact.quantiles is not None for fact in facts):
+        each = zip(*(fact.quantiles or () for fact in facts), strict=True)
+        quantiles = tuple(sum(parts) / len(facts) for parts in each)
+    value = sum(fact.value for fact in facts) / len(facts)
+    return Fact(facts[0].name, facts[0].layer, value, quantiles, facts[0].count)
+
+
 class Tally(ABC):
     """The running statistics of one measure, of one model and its examples. It may keep a place's values until the batch ends."""
 
@@ -139,7 +170,7 @@ class Tally(ABC):
         It is not to be changed, and not to be kept beyond `batch_ended`.
         """
 
-    def batch_ended(self, batch: Batch) -> None:
+    def batch_ended(self, batch: Batch) -> None:  # noqa: B027  most have nothing to do then
         """Called after all places of a batch were seen."""
 
     @abstractmethod
@@ -154,7 +185,7 @@ class ComparingTally(ABC):
     def see(self, place: Place, values: Tensor, other: Tensor, batch: Batch) -> None:
         """values: the model's. other: the other model's, of the same place; its number of neurons may differ."""
 
-    def batch_ended(self, batch: Batch) -> None:
+    def batch_ended(self, batch: Batch) -> None:  # noqa: B027  most have nothing to do then
         """Called after all places of a batch were seen."""
 
     @abstractmethod
@@ -167,8 +198,8 @@ class Measure(ABC):
 
     name: of the measure, as users write it. version: raise it when the same activations give another result. title: what a user
     reads. source: what it follows. facts: the names of its rows, and what each says, with its unit and range; the first one is
-    the measure's main number, and is called as the measure is. needs: of NEEDS. compared_with: of OTHERS; empty where it is of
-    one model. controls: of CONTROLS, the examples on which it is measured.
+    the measure's main number, and is called as the measure is. reads: of KINDS, all of which a model must have. needs: of NEEDS.
+    compared_with: of OTHERS; empty where it is of one model. controls: of CONTROLS, the examples on which it is measured.
     """
 
     name: ClassVar[str]
@@ -176,6 +207,7 @@ class Measure(ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     facts: ClassVar[Mapping[str, str]]
+    reads: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
     compared_with: ClassVar[tuple[str, ...]] = ()
     controls: ClassVar[tuple[str, ...]] = CONTROLS
@@ -184,11 +216,13 @@ class Measure(ABC):
         """Why it cannot be measured of this model, one clause, beside what `needs` and `reads` say; None where it can."""
         return None
 
+    def over_seeds(self, founds: Sequence[Found]) -> Found:
+        """What several other seeds come to together: the mean of every fact and of every neuron's number."""
+        return averaged(founds)
+
 
 class StreamedMeasure(Measure):
-    """reads: of KINDS. A model that has no place of a kind that is read has no such measure."""
-
-    reads: ClassVar[frozenset[str]]
+    """It is shown what one model gives, in a pass that it shares with others."""
 
     @abstractmethod
     def tally(self, subject: Subject) -> Tally:
@@ -196,9 +230,7 @@ class StreamedMeasure(Measure):
 
 
 class StreamedComparison(Measure):
-    """reads: of KINDS."""
-
-    reads: ClassVar[frozenset[str]]
+    """It is shown what two models give for the same examples."""
 
     @abstractmethod
     def tally(self, subject: Subject, other: Subject) -> ComparingTally:
@@ -206,9 +238,7 @@ class StreamedComparison(Measure):
 
 
 class OwnMeasure(Measure):
-    """It runs the model by itself, or not at all. reads: of KINDS, what it asks the subject for, as far as there is anything."""
-
-    reads: ClassVar[frozenset[str]] = frozenset()
+    """It runs the model by itself, or not at all."""
 
     @abstractmethod
     def found(self, subject: Subject, other: Subject | None = None) -> Found:

@@ -41,7 +41,7 @@ def chosen(names: str | Sequence[str]) -> tuple[Measure, ...]:
     known = measures()
     listed = list(known) if names == "all" else [names] if isinstance(names, str) else list(names)
     if not listed:
-        raise RequestError(f"no measure is named; give some of {', '.join(known)}, or \"all\"")
+        raise RequestError(f'no measure is named; give some of {", ".join(known)}, or "all"')
     for name in listed:
         if name not in known:
             near = did_you_mean(str(name), known) or f"; the measures are {', '.join(known)}"

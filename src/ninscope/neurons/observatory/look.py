@@ -1,0 +1,247 @@
+"""`ninscope.neurons.look`: measures of one model, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ninscope.checkpoints.source import open_source
+from ninscope.errors import RequestError
+from ninscope.neurons.observatory.examples import ARRAYS_KIND, IMAGES_KIND, TOKENS_KIND, Examples, token_windows
+from ninscope.neurons.observatory.measure import CONTROLS, PARTS, START, Measure
+from ninscope.neurons.observatory.registry import chosen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ninscope.neurons.observatory.passes import Observation
+    from ninscope.neurons.observatory.subject import Subject
+
+WINDOW, BATCH_SIZE = 128, 16
+QUANTILE_COLUMNS = tuple(f"p{round(100 * part):02d}" for part in PARTS)
+COLUMNS = ("layer", "measure", "control", "value", "against", *QUANTILE_COLUMNS, "count", "status", "message")
+
+
+def look(
+    model: Any,
+    text: Any,
+    measures: str | Sequence[str] = "all",
+    *,
+    labels: Sequence[int] | np.ndarray | None = None,
+    other: Any = None,
+    layers: str | Sequence[str] | None = None,
+    controls: str | Sequence[str] = CONTROLS,
+    tokenizer: Any = None,
+    window: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    revision: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> pd.DataFrame:
+    """What neurons, heads and representations of a model do while it runs: a row a measure, layer and control.
+
+    model: a torch module, which is run as it is (its weights, dtype and device; dropout off), or a source as `ninscope.measure`
+    takes it: a folder, a file's folder or a Hub repository. text: a text or several, token ids [t] or [n, window], or what else
+    the model takes: images [n, channels, height, width], rows of numbers [n, ...]. measures: names, or "all": then `status` and
+    `message` tell what the model or the examples cannot give.
+
+    labels: a class of each sample (a window, an image, a row), for measures that need them. other: a model or a source to compare
+    with, or several by name: {"start": ..., "previous": ..., "any name": ...}, where any other name is another seed; one model by
+    itself is each of these. layers: names of modules whose outputs are hidden neurons (default: what the architecture says).
+    controls: "none" (the examples), "shuffled" (the same without order), or both. tokenizer: "bytes", a folder, or an object
+    with `encode` (default: the source's own; bytes for a model of 256 tokens). window: tokens that are run together (default: 128,
+    or the text if it is shorter). revision: of a source. device, dtype: "cpu" or "cuda"; "float32", "float16", "bfloat16"
+    (default: a module's own; a source's: the CPU, float32).
+
+    Returns a DataFrame: layer, measure, control, value, against, p05 to p95 (quantiles, where the value is a mean), count (of what
+    the value is), status ("ok", "nonfinite", "unsupported"), message. Raises RequestError: what is asked makes no sense, or a
+    measure that was named cannot be taken of this model. Raises CheckpointError: a source that cannot be read.
+    """
+    from ninscope.neurons.observatory.passes import check_named, observe
+
+    picked = chosen(measures)
+    asked = _controls(controls)
+    base = _opened(model, revision, device, dtype)
+    examples = _examples(base, text, labels, tokenizer, window, batch_size)
+    subject = _subject("the model", base, examples, seed, layers)
+    others = _others(other, picked, examples, seed, layers, device, dtype)
+    named = measures != "all"
+    if named and not others and (alone := next((m for m in picked if m.compared_with), None)):
+        raise RequestError(f"{alone.name} compares two models; give the second one as other")
+    observations = [seen for control in asked for seen in observe(subject, picked, control, others)]
+    check_named(observations, named)
+    return table_of(observations)
+
+
+def table_of(observations: Sequence[Observation]) -> pd.DataFrame:
+    """Rows of the table, with the columns of COLUMNS."""
+    rows = [row for observation in observations for row in rows_of(observation)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    kinds = dict.fromkeys(("value", *QUANTILE_COLUMNS), "float64") | {"count": "Int64"}
+    texts = dict.fromkeys(("layer", "measure", "control", "against", "status", "message"), "string")
+    return frame.astype(kinds | texts)
+
+
+def rows_of(observation: Observation) -> list[dict[str, object]]:
+    """A row a fact; of what could not be measured one row, with the reason."""
+    keys = {
+        "control": observation.control,
+        "against": observation.against,
+        "status": observation.status,
+        "message": "" if observation.error is None else str(observation.error),
+    }
+    if observation.found is None:
+        return [{"layer": "all", "measure": observation.measure.name, "value": float("nan"), **keys}]
+    return [
+        {
+            "layer": fact.layer,
+            "measure": fact.name,
+            "value": fact.value,
+            **dict(zip(QUANTILE_COLUMNS, fact.quantiles or (), strict=False)),
+            "count": fact.count,
+            **keys,
+        }
+        for fact in observation.found.facts
+    ]
+
+
+# --- what is given ------------------------------------------------------------------------------------------
+class _Opened:
+    """A module, and what a source says besides. folder: where its tokenizer would be."""
+
+    def __init__(self, module: nn.Module, base: Any = None) -> None:
+        self.module, self.base = module, base
+
+    @property
+    def vocabulary(self) -> int | None:
+        size = getattr(getattr(self.module, "config", None), "vocab_size", None)
+        return size if isinstance(size, int) else None
+
+
+def _opened(model: Any, revision: str | None, device: str | None, dtype: str | None) -> _Opened:
+    from torch import nn
+
+    from ninscope.neurons.finetuning.bases import base_of
+    from ninscope.neurons.finetuning.training import device_of
+    from ninscope.neurons.observatory.models import checked_dtype, model_of
+
+    if isinstance(model, nn.Module):
+        if revision is not None:
+            raise RequestError("revision belongs to a source; a model in memory has none")
+        moved = model if device is None else model.to(device_of(device))
+        return _Opened(moved if dtype is None else moved.to(checked_dtype(dtype)))
+    if not isinstance(model, str | Path):
+        raise RequestError(
+            f"the model is a {type(model).__name__}; give a torch module, a folder or the name of a Hub repository"
+        )
+    source = open_source(model)
+    names = source.revisions()
+    if revision is None and len(names) > 1:
+        raise RequestError(f"{model} has {len(names)} revisions; give one as revision, such as {names[-1]!r}")
+    name = revision or names[0]
+    checkpoint = source.open(name)
+    base = base_of(checkpoint, f"{model} {name}", _home(model, name), None)
+    made: nn.Module = model_of(base, dtype or "float32")
+    return _Opened(made.to(device_of(device or "cpu")), base)
+
+
+def _home(model: str | Path, revision: str) -> Path | str:
+    folder = Path(model).expanduser()
+    inside = folder / revision
+    return inside if inside.is_dir() else folder if folder.is_dir() else str(model)
+
+
+def _subject(name: str, opened: _Opened, examples: Examples, seed: int, layers: str | Sequence[str] | None) -> Subject:
+    from ninscope.neurons.observatory.subject import Subject
+
+    listed = [layers] if isinstance(layers, str) else layers
+    return Subject(name, opened.module, examples, seed, listed)
+
+
+def _others(
+    other: Any,
+    picked: Sequence[Measure],
+    examples: Examples,
+    seed: int,
+    layers: str | Sequence[str] | None,
+    device: str | None,
+    dtype: str | None,
+) -> dict[str, Any]:
+    if other is None:
+        return {}
+    if isinstance(other, Mapping):
+        given = dict(other)
+    else:
+        # One model: what each measure compares with first.
+        given = {measure.compared_with[0]: other for measure in picked if measure.compared_with} or {START: other}
+
+    def opener(name: str, model: Any) -> Any:
+        return lambda: _subject(name, _opened(model, None, device, dtype), examples, seed, layers)
+
+    return {name: opener(name, model) for name, model in given.items()}
+
+
+def _controls(controls: str | Sequence[str]) -> list[str]:
+    listed = [controls] if isinstance(controls, str) else list(controls)
+    if wrong := [name for name in listed if name not in CONTROLS]:
+        raise RequestError(f"control {wrong[0]!r} is none of {', '.join(CONTROLS)}")
+    return listed or [CONTROLS[0]]
+
+
+def _examples(opened: _Opened, text: Any, labels: Any, tokenizer: Any, window: int | None, batch_size: int) -> Examples:
+    kept = None if labels is None else np.asarray(labels)
+    if kept is not None and kept.dtype.kind not in "iu":
+        raise RequestError("labels are classes, whole numbers from 0; number them first")
+    classes = () if kept is None else tuple(str(number) for number in range(int(kept.max()) + 1))
+    if isinstance(text, str) or (isinstance(text, Sequence) and text and all(isinstance(one, str) for one in text)):
+        tokens = np.concatenate(
+            [_encoded(opened, one, tokenizer) for one in ([text] if isinstance(text, str) else text)]
+        )
+        size = window or min(WINDOW, len(tokens))
+        return Examples(TOKENS_KIND, token_windows(tokens, size), batch_size, kept, classes)
+    values = _array(text)
+    if values.dtype.kind in "iu" and values.ndim <= 2:
+        if values.ndim == 1 or window is not None:
+            values = token_windows(values, window or min(WINDOW, values.size))
+        return Examples(TOKENS_KIND, values, batch_size, kept, classes)
+    kind = IMAGES_KIND if values.ndim == 4 else ARRAYS_KIND
+    return Examples(kind, values.astype(np.float32), batch_size, kept, classes)
+
+
+def _array(given: Any) -> np.ndarray:
+    import torch
+
+    try:
+        values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+    except (TypeError, ValueError):
+        values = np.empty(0, object)
+    if values.dtype.kind not in "iuf":
+        raise RequestError(f"{type(given).__name__} is no text, and no numbers that a model could take")
+    return values
+
+
+def _encoded(opened: _Opened, text: str, tokenizer: Any) -> np.ndarray:
+    from ninscope.neurons.tasks.tokenizers import BYTES, open_tokenizer
+
+    if hasattr(tokenizer, "encode"):
+        return np.asarray(tokenizer.encode(text), np.int64).reshape(-1)
+    base = opened.base
+    if tokenizer is None and (base is None or not _has_tokenizer(base)):
+        if opened.vocabulary != 256:
+            raise RequestError(
+                "the model has no tokenizer of its own here; give tokenizer (a folder, 'bytes', an object with encode), "
+                "or token ids"
+            )
+        tokenizer = BYTES
+    return open_tokenizer(tokenizer, base).encode(text).astype(np.int64)
+
+
+def _has_tokenizer(base: Any) -> bool:
+    from ninscope.neurons.tasks.files import has_vocabulary
+
+    return not isinstance(base.folder, Path) or has_vocabulary(base.folder)
