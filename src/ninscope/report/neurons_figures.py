@@ -71,12 +71,14 @@ def neurons_map(neurons: pd.DataFrame, checkpoints: pd.DataFrame, text: str) -> 
     steps of that model each has a column. Layers go from the one nearest to the input, below, upwards. Grey with a cross is what
     has no value. A measure that no layer has a value of is named below. Raises ValueError: rows of several models.
     """
-    rows = of_layers(of_text(main_rows(neurons[neurons["text"] == text])))
-    names = model_names(rows)
+    every = of_text(main_rows(neurons[neurons["text"] == text]))
+    names = model_names(every)
     if len(names) > 1:
         raise ValueError(f"a map is of one model, these rows are of {listed(list(names.values()))}")
-    shown, missing = titles_of(rows)
-    steps = _steps_of(rows, checkpoints)
+    rows = of_layers(every)
+    shown, _ = titles_of(rows)
+    missing = [title for title in dict.fromkeys(every["title"]) if title not in shown]
+    steps = _steps_of(every, checkpoints)
     with styled(_SMALL | {"axes.grid": False}):
         most = max((rows.loc[rows["title"] == title, "layer"].nunique() for title in shown), default=1)
         figure, panels = _grid(max(len(shown), 1), 3.1, float(np.clip(0.5 + 0.14 * most, 1.5, 2.6)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from ninscope.neurons.observatory.measure import ALL, NONE, PREVIOUS, SEED, SHUFFLED, START
@@ -12,7 +13,8 @@ KEYS = ["measure", "against"]  # what one panel shows
 
 
 def main_rows(neurons: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the measures' main facts that state a step, as float64 and int64, and with the column `title`.
+    """Rows of the measures' main facts that state a step, as float64 and int64, and with the column `title`. What is not finite
+    is missing.
 
     neurons: the table. A fact is called as its measure is, and further facts begin with that name: of "dormant" and
     "dormant_persistence" the first is shown. against: "" where a row compares with nothing.
@@ -25,6 +27,7 @@ def main_rows(neurons: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["measure"].isin(names)]
     numbers = ["value", *(name for name in rows if str(name).startswith("p") and str(name)[1:].isdigit())]
     rows = rows.astype({"step": "int64", **dict.fromkeys(numbers, "float64")})
+    rows["value"] = rows["value"].where(np.isfinite(rows["value"]))
     rows["against"] = rows["against"].astype("object").where(rows["against"].notna(), "").astype(str)
     pairs = rows[KEYS].drop_duplicates().itertuples(index=False)
     titles = {(measure, against): title_of(measure, against) for measure, against in pairs}
