@@ -120,6 +120,16 @@ class TestOverTraining:
         assert np.flatnonzero(np.isnan(line.get_ydata())).tolist() == [0]
         assert "gap" not in caption(figure)
 
+    def test_comparisons_of_a_measure_stand_together_whichever_began_first(self):
+        rows = neurons_table(("geometry", "dead"), steps=(0, 8), blocks=2)
+        rows = rows[(rows["step"] > 0) | (rows["against"] != "previous")]
+        figure = neurons_figure(rows, checkpoints_table(steps=(0, 8)), "held-out")
+        assert list(panels_of(figure)) == [
+            "geometry, beside the first step",
+            "geometry, beside the revision before",
+            "dead",
+        ]
+
     def test_rows_of_other_texts_are_not_drawn(self):
         rows = pd.concat([neurons_table(("dead",)), neurons_table(("dormant",), text="code")])
         assert list(panels_of(neurons_figure(rows, checkpoints_table(), "code"))) == ["dormant"]
@@ -172,6 +182,17 @@ class TestMap:
         assert signed.collections[0].get_cmap().name == "RdBu_r"
         assert type(large.collections[0].norm).__name__ == "LogNorm"
 
+    def test_long_names_are_short_and_one_value_has_one_tick(self):
+        rows = neurons_table(("sign_flips",), steps=(0, 8), blocks=2)
+        names = {"block0.m": "layers.0.attention.query_key_value.weight", "block1.m": "layers.0.mlp.weight"}
+        rows = rows.assign(layer=rows["layer"].map(names), value=0.25)
+        figure = neurons_map(rows, checkpoints_table(steps=(0, 8)), "held-out")
+        axes = panels_of(figure)["sign flips, beside the first step"]
+        labels = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks().tolist())
+        assert labels == ["layers.0.a…_key_value", "layers.0.mlp"]
+        (bar,) = axes.child_axes
+        assert bar.get_yticks().tolist() == [0.25]
+
     def test_measures_of_whole_models_are_named_and_all_others_are_there(self):
         figure = neurons_map(neurons_table(steps=(0, 8), blocks=2), checkpoints_table(steps=(0, 8)), "held-out")
         whole = {name for name, (kind, *_) in MEASURES.items() if kind == "all"}
@@ -223,16 +244,17 @@ class TestPlaces:
         assert r"fewer than 3 neurons have a value: exponent $\alpha_i$; dead." in caption(figure)
         assert inside(figure)
         figure = neuron_places_figure(values[["layer", "index", "degree", "phi"]])
+        assert len(figure.axes) == 1
         assert "Of 1 panel 0.05" in caption(figure)
         assert inside(figure)
 
     def test_many_measures_go_beside_each_other(self):
         values = single_neurons(5)[["layer", "index", "degree", "phi"]]
-        columns = {f"measure{number}": values["phi"] + number for number in range(8)}
+        columns = {f"measure{number}": values["phi"] + number for number in range(7)}
         figure = neuron_places_figure(values.assign(**columns))
-        assert sum(axes.axison for axes in figure.axes) == 9
-        assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (5, 2)
-        assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == ["degree", "degree"]
+        assert sum(axes.axison for axes in figure.axes) == 8
+        assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (3, 3)
+        assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == ["degree"] * 3
         assert inside(figure)
 
     def test_layers_have_labels_as_far_as_there_is_room(self):

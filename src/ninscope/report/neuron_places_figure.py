@@ -23,6 +23,7 @@ PLACES = {"alpha": r"exponent $\alpha_i$", "mean_distance": "mean distance", "de
 _KEYS = ("layer", "index")
 _MOST_POINTS = 4_000  # of a panel
 _MOST_LINES = 8  # of panels, one below the other; more measures go beside them
+_WIDTH, _HEIGHT, _TALLEST = 2.25, 1.75, 1.35  # of a panel, in inches; of all, so many times their width
 _MOST_LAYERS = 8  # of the legend
 _TICK = 6.5
 
@@ -64,11 +65,16 @@ def neuron_places_figure(values: pd.DataFrame, title: str = "Neurons") -> Figure
 
 def _panels(measures: Sequence[str], places: Sequence[str]) -> tuple[Figure, np.ndarray, dict[tuple[str, str], Axes]]:
     """(figure, panels, {(measure, place): its panel}): a row a measure, a column a place; of many measures in several blocks."""
-    blocks = max(1, math.ceil(len(measures) / _MOST_LINES))
+    blocks = next(
+        blocks
+        for blocks in range(1, len(measures) + 2)
+        if (lines := math.ceil(len(measures) / blocks)) <= _MOST_LINES
+        and (lines * _HEIGHT <= _TALLEST * _WIDTH * blocks * len(places) or lines < 2)
+    )
     lines = max(1, math.ceil(len(measures) / blocks))
     columns = max(1, blocks * len(places))
-    width = 6.4 if columns == 1 else 2.25 * columns + 0.5 * blocks
-    figure = Figure(figsize=(max(width, 5.4), 1.75 * lines + 1.3 if lines > 1 else 3.9))
+    width = 6.4 if columns == 1 else _WIDTH * columns + 0.5 * blocks
+    figure = Figure(figsize=(max(width, 5.4), _HEIGHT * lines + 1.3 if lines > 1 else 3.9))
     panels = figure.subplots(lines, columns, squeeze=False)
     grid = {}
     for number, measure in enumerate(measures):
@@ -94,7 +100,7 @@ def _panel(axes: Axes, values: pd.DataFrame, place: str, measure: str, colours: 
         logarithmic = bool(numbers.size) and numbers.min() > 0 and high >= LOG_FROM * low
         if logarithmic:
             scale("log")
-        few_ticks(axis, logarithmic)
+        few_ticks(axis, logarithmic, numbers)
 
 
 def _write_correlation(axes: Axes, row: dict[Hashable, Any]) -> None:

@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ninscope.neurons.observatory.measure import ALL
 from ninscope.report.layout import arrange, label_places, name_panel, plain, say_nothing, styled, title_above
@@ -30,6 +30,7 @@ _TICK = 6.5  # font size of tick labels in small panels
 _SMALL = {"axes.titlepad": 3.0}
 _MISSING = "#d9d9d9"
 _LAYER_LABELS = 14  # of a map, at most
+_NAME = 22  # letters of a layer's name
 _BAR_ROOM = 42.0  # points beside a map, for its colour bar and the labels of that
 
 
@@ -136,12 +137,17 @@ def _legible(axes: Axes) -> None:
     logarithmic = bool(values.size) and values.min() > 0 and values.max() >= LOG_FROM * values.min()
     if logarithmic:
         axes.set_yscale("log")
-    few_ticks(axes.yaxis, logarithmic)
+    few_ticks(axes.yaxis, logarithmic, values)
 
 
-def few_ticks(axis: Axis, logarithmic: bool) -> None:
-    """At most five ticks, with plain numbers as far as these are short, for small panels."""
-    axis.set_major_locator(LogLocator(numticks=5) if logarithmic else MaxNLocator(4))
+def few_ticks(axis: Axis, logarithmic: bool, values: np.ndarray) -> None:
+    """At most five ticks, with plain numbers as far as these are short, for small panels; one where all values are one.
+
+    values: what is shown, finite.
+    """
+    alike = len(values) > 0 and values.min() == values.max()
+    several = LogLocator(numticks=5) if logarithmic else MaxNLocator(4)
+    axis.set_major_locator(FixedLocator([float(values.min())]) if alike else several)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -187,12 +193,26 @@ def _map(axes: Axes, rows: pd.DataFrame, steps: np.ndarray) -> bool:
         position(steps[columns_without]), rows_without + 0.5, "x", color="0.35", markersize=3, markeredgewidth=0.6
     )
     some = range(0, len(layers), -(-len(layers) // _LAYER_LABELS))
-    label_places(axes.yaxis, np.array(some) + 0.5, [plain(layers[number]) for number in some])
+    shown = _short_names(layers)
+    label_places(axes.yaxis, np.array(some) + 0.5, [plain(shown[number]) for number in some])
     bar = axes.inset_axes((1.03, 0.0, 0.035, 1.0))
     axes.figure.colorbar(cells, cax=bar)
-    few_ticks(bar.yaxis, isinstance(norm, LogNorm))
+    few_ticks(bar.yaxis, isinstance(norm, LogNorm), values[np.isfinite(values)])
     bar.tick_params(labelsize=_TICK, length=2, pad=2)
     return bool(len(rows_without))
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Names as they are, if none is long; else without the parts that all end with, and of what is still long the ends."""
+    if max(map(len, names)) <= _NAME:
+        return names
+    parts = [name.split(".") for name in names]
+    alike = 0
+    while all(len(of) > alike + 1 and of[-1 - alike] == parts[0][-1 - alike] for of in parts):
+        alike += 1
+    kept = [".".join(of[: len(of) - alike]) for of in parts]
+    half = _NAME // 2 - 1
+    return [name if len(name) <= _NAME else f"{name[:half]}…{name[-half:]}" for name in kept]
 
 
 def _shades(values: np.ndarray) -> tuple[Normalize, str]:

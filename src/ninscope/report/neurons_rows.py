@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from ninscope.neurons.observatory.measure import ALL, NONE, PREVIOUS, SEED, SHUFFLED, START
+from ninscope.neurons.observatory.measure import ALL, NONE, OTHERS, PREVIOUS, SEED, SHUFFLED, START
 from ninscope.neurons.observatory.registry import measures
 
 _BESIDE = {START: "beside the first step", PREVIOUS: "beside the revision before", SEED: "beside another seed"}
@@ -54,8 +54,13 @@ def title_of_column(name: str) -> str:
 
 
 def titles_of(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """(titles of what has a value, of what has none anywhere), each in the order of the rows. rows: of `main_rows`."""
-    every = list(dict.fromkeys(rows["title"]))
+    """(titles of what has a value, of what has none anywhere). rows: of `main_rows`. Measures are in the order of the rows, and
+    what one is compared with in that of OTHERS."""
+    measure = {name: number for number, name in enumerate(dict.fromkeys(rows["measure"]))}
+    against = {name: number for number, name in enumerate(("", *OTHERS))}
+    panels = [tuple(map(str, row)) for row in rows[[*KEYS, "title"]].drop_duplicates().to_numpy().tolist()]
+    panels.sort(key=lambda panel: (measure[panel[0]], against.get(panel[1], len(against))))
+    every = [title for _, _, title in panels]
     valued = set(rows.loc[rows["value"].notna(), "title"])
     return [title for title in every if title in valued], [title for title in every if title not in valued]
 
