@@ -71,8 +71,6 @@ def look(
     subject = _subject("the model", base, examples, seed, layers)
     others = _others(other, picked, examples, seed, layers, device, dtype)
     named = measures != "all"
-    if named and not others and (alone := next((m for m in picked if m.compared_with), None)):
-        raise RequestError(f"{alone.name} compares two models; give the second one as other")
     observations = [seen for control in asked for seen in observe(subject, picked, control, others)]
     check_named(observations, named)
     return table_of(observations)

@@ -73,6 +73,11 @@ def observe(
     with at.at_rest(), torch.no_grad():
         alone = [measure for measure in asked if not measure.compared_with]
         _alone(at, alone, keep)
+        for measure in asked:
+            if measure.compared_with and not any(_compares(measure, name) for name in others or ()):
+                kinds = ", ".join(measure.compared_with)
+                why = f"{measure.name}: it compares with another model ({kinds}), and none was given"
+                keep(measure, "", CheckpointError(NOT_MEASURED, why))
         for name, open_other in (others or {}).items():
             compared = [measure for measure in asked if _compares(measure, name)]
             if compared:
@@ -160,6 +165,7 @@ class _Readers:
     def __init__(self, tallies: Mapping[Measure, Tally | ComparingTally]) -> None:
         self.tallies = dict(tallies)
         self.results: dict[Measure, Found | NinscopeError] = {}
+        self.shown: set[str] = set()
 
     def reading(self, kind: str) -> list[Measure]:
         return [measure for measure in self.tallies if kind in measure.reads and measure not in self.results]
@@ -184,6 +190,10 @@ class _Readers:
         self.each(left, lambda tally: tally.batch_ended(batch))
 
     def found(self) -> dict[Measure, Found | NinscopeError]:
+        for measure in self.tallies:
+            if measure not in self.results and (hidden := sorted(measure.reads - self.shown)):
+                why = f"{measure.name}: the model shows no {hidden[0]} while it runs"
+                self.results[measure] = CheckpointError(NOT_MEASURED, why)
         return {
             measure: self.results[measure] if measure in self.results else _attempt(tally.found)
             for measure, tally in self.tallies.items()
@@ -198,6 +208,7 @@ def _streamed(subject: Subject, measures: Sequence[StreamedMeasure]) -> Mapping[
     readers = _Readers({measure: measure.tally(subject) for measure in measures})
 
     def see(place: Place, values: Tensor, batch: Samples) -> None:
+        readers.shown.add(place.kind)
         if (wrong := nonfinite(place, values)) is not None:
             readers.fail(place.kind, wrong)
             if not readers.kinds:
@@ -224,6 +235,7 @@ def _streamed_beside(
         theirs[place.kind, place.layer] = values
 
     def see(place: Place, values: Tensor, batch: Samples) -> None:
+        readers.shown.add(place.kind)
         if (wrong := nonfinite(place, values)) is not None:
             readers.fail(place.kind, wrong)
         beside = theirs.get((place.kind, place.layer))

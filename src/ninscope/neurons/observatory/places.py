@@ -253,9 +253,11 @@ def _described_spots(model: nn.Module, network: NeuronNetwork, held: Sequence[He
         attention = [_attention_spots(model, modules, block, stem, matrices) for stem in stems]
         if not (stems or hidden or experts):
             continue
-        whole = _common([one.module_name for one in matrices], modules)
+        # Not by all its matrices: Gemma 4 keeps one for all blocks outside of them.
+        ends = [one.module_name for one in matrices if one.source.endswith((".c", ".m")) or one.target.endswith(".q")]
+        whole = _common(ends, modules)
         entry = next((one.source for one in matrices if one.source.endswith(".x")), None)
-        if isinstance(whole, nn.Module) and entry is not None:
+        if whole is not model and entry is not None:
             spots.append(_Spot(Place(RESIDUAL, entry, block), whole, inputs=True))
             target = next((one.target for one in hidden if one.target.endswith(".x")), "")
             target = target or next(
@@ -508,6 +510,11 @@ class _DownProjections(TorchFunctionMode):
             place = weight.data_ptr()
             if self.start <= place < self.stop:
                 self.see((place - self.start) // self.step, values.detach())
+        elif func in (torch.bmm, Tensor.bmm) and args[1].data_ptr() == self.start:
+            for number, values in enumerate(
+                args[0].detach()
+            ):  # all tokens for each; those not sent to it were made zero
+                self.see(number, values[values.any(-1)])
         return func(*args, **(kwargs or {}))
 
 

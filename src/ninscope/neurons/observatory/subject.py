@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ninscope.architectures.layout import WeightBlock
-from ninscope.errors import CheckpointError, RequestError
+from ninscope.errors import CheckpointError, NinscopeError, RequestError
 from ninscope.interaction.matrices import block_weights
 from ninscope.neurons.observatory.examples import TOKENS_KIND, Examples
 from ninscope.neurons.observatory.measure import HIDDEN, LABELS, NEXT_TOKENS, OUTPUT, TOKENS, Batch, Place
 from ninscope.neurons.observatory.places import Held, Places, entered_layers, places_of
+from ninscope.neurons.tasks.files import one_line
 from ninscope.neurons.watching import evaluation_mode
 
 See = Callable[[Place, Tensor, Batch], None]
@@ -38,6 +39,8 @@ class Subject:
         self, name: str, model: nn.Module, examples: Examples, seed: int = 0, layers: Sequence[str] | None = None
     ) -> None:
         self.name, self.model, self.examples, self.seed = name, model, examples, seed
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            raise RequestError(f"{name} is an encoder with a decoder, which nothing here runs; give one of the two")
         self.places: Places = places_of(model, layers)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
@@ -51,7 +54,8 @@ class Subject:
         """The same model on other examples."""
         same = copy(self)
         same.examples = examples
-        same.__dict__.pop("has", None)
+        for cached in ("has", "_output_shape"):
+            same.__dict__.pop(cached, None)
         return same
 
     def at_rest(self) -> AbstractContextManager:
@@ -62,18 +66,20 @@ class Subject:
     @torch.no_grad()
     def forward(self, batch: Batch) -> object:
         """What the model gives for a batch."""
-        inputs = dict(batch.inputs)
-        if "" in inputs:
-            return self.model(inputs[""].to(self._dtype))
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
-            if "pixel_values" not in self._arguments:
-                return self.model(inputs["pixel_values"])
-        elif "input_ids" not in self._arguments:
-            return self.model(inputs["input_ids"])
-        if "use_cache" in self._arguments:
-            inputs["use_cache"] = False  # type: ignore[assignment]
-        return self.model(**inputs)
+        ((argument, values),) = batch.inputs.items()
+        if values.is_floating_point():
+            values = values.to(self._dtype)
+        try:
+            if argument not in self._arguments:
+                return self.model(values)
+            without = {"use_cache": False} if "use_cache" in self._arguments else {}
+            return self.model(**{argument: values}, **without)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            if isinstance(error, NinscopeError | torch.OutOfMemoryError):
+                raise
+            raise RequestError(
+                f"{self.name} cannot be run on these examples ({one_line(error)}); give what it takes"
+            ) from error
 
     def run(self, kinds: Iterable[str], see: See, batches: Iterable[Batch] | None = None) -> None:
         """Forward passes over all batches. see(place, values, batch): called for each place of these kinds, as it is computed."""
@@ -175,7 +181,12 @@ class Subject:
         """What `losses` are of: "next tokens", "labels", or None for nothing."""
         if NEXT_TOKENS in self.has:
             return NEXT_TOKENS
-        return LABELS if LABELS in self.has and self.examples.kind != TOKENS_KIND else None
+        return LABELS if LABELS in self.has and self._output_shape[1] == 1 else None
+
+    @cached_property
+    def _output_shape(self) -> tuple[int, ...]:
+        with self.at_rest():
+            return tuple(self.outputs(next(self.batches())).shape)
 
     def head(self) -> Tensor | None:
         """The matrix that reads FEATURES and gives the outputs, float32 [classes or vocabulary, width]; None without one."""
