@@ -130,6 +130,19 @@ class TestOverTraining:
             "dead",
         ]
 
+    def test_a_model_without_another_seed_does_not_make_a_measure_missing(self):
+        rows = neurons_table(("universal",), ("a", "b"), steps=(0, 8))
+        alone = rows["model"] == "b"
+        rows.loc[alone, "value"], rows.loc[alone, "against"], rows.loc[alone, "layer"] = math.nan, "", "all"
+        for figure in (
+            neurons_figure(rows, checkpoints_table(("a", "b")), "held-out"),
+            neurons_map(rows[~alone], checkpoints_table(("a",)), "held-out"),
+        ):
+            assert list(panels_of(figure)) == ["universal, beside another seed"]
+            assert "Not drawn" not in caption(figure)
+        figure = neurons_figure(rows[alone], checkpoints_table(("b",)), "held-out")
+        assert "no checkpoint has a value: universal." in caption(figure)
+
     def test_rows_of_other_texts_are_not_drawn(self):
         rows = pd.concat([neurons_table(("dead",)), neurons_table(("dormant",), text="code")])
         assert list(panels_of(neurons_figure(rows, checkpoints_table(), "code"))) == ["dormant"]
@@ -200,7 +213,11 @@ class TestMap:
         assert len(panels_of(figure)) == sum(
             max(len(others), 1) for kind, _, others in MEASURES.values() if kind != "all"
         )
-        assert "no layer has a value: thresholds; entropy neurons; neural collapse;" in caption(figure)
+        assert (
+            "no layer has a value: thresholds; entropy neurons; function distance, beside the first step;"
+            in caption(figure)
+        )
+        assert caption(figure).endswith("; neural collapse.")
         assert inside(figure)
 
     def test_several_models_are_refused_and_nothing_is_said_to_be_nothing(self):

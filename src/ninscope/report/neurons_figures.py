@@ -78,7 +78,7 @@ def neurons_map(neurons: pd.DataFrame, checkpoints: pd.DataFrame, text: str) -> 
         raise ValueError(f"a map is of one model, these rows are of {listed(list(names.values()))}")
     rows = of_layers(every)
     shown, _ = titles_of(rows)
-    missing = [title for title in dict.fromkeys(every["title"]) if title not in shown]
+    missing = [title for titles in titles_of(every) for title in titles if title not in shown]
     steps = _steps_of(every, checkpoints)
     with styled(_SMALL | {"axes.grid": False}):
         most = max((rows.loc[rows["title"] == title, "layer"].nunique() for title in shown), default=1)

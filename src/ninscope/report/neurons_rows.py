@@ -60,9 +60,12 @@ def titles_of(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
     against = {name: number for number, name in enumerate(("", *OTHERS))}
     panels = [tuple(map(str, row)) for row in rows[[*KEYS, "title"]].drop_duplicates().to_numpy().tolist()]
     panels.sort(key=lambda panel: (measure[panel[0]], against.get(panel[1], len(against))))
-    every = [title for _, _, title in panels]
     valued = set(rows.loc[rows["value"].notna(), "title"])
-    return [title for title in every if title in valued], [title for title in every if title not in valued]
+    compared = {
+        name for name, _, title in panels if title in valued
+    }  # a model without another seed says so in a row of no comparison
+    missing = [title for name, other, title in panels if title not in valued and (other or name not in compared)]
+    return [title for _, _, title in panels if title in valued], missing
 
 
 def of_layers(rows: pd.DataFrame) -> pd.DataFrame:
