@@ -85,11 +85,11 @@ class Directions:
         rows, cosines = mean.new_zeros(width, width), mean.new_zeros(width, width)
         unit_mean = torch.zeros_like(mean)
         for part in unembedding.split(max(BLOCK // width, 1)):
-            centred = part - mean
-            unit = centred / centred.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+            centred = (part - mean).float()  # products in float32, sums of blocks in float64
+            unit = centred / centred.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
             rows += centred.T @ centred
             cosines += unit.T @ unit
-            unit_mean += unit.sum(0)
+            unit_mean += unit.sum(0, dtype=torch.float64)
         unit_mean /= len(unembedding)
         return Directions(rows / len(unembedding), cosines / len(unembedding) - torch.outer(unit_mean, unit_mean))
 
