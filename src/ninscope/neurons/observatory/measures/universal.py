@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ninscope.neurons.observatory.subject import Subject
 
 Sums = Mapping[str, LayerSums]
-_CHUNK = 256  # directions whose variance is computed at once, in float64
+_CHUNK = 256  # neurons, and directions, of which variances are computed at once, in float64
 
 
 @register
@@ -39,7 +39,7 @@ class Universal(OwnMeasure):
 
     Wide layers correlate with anything, so the largest correlation with a direction drawn at random is taken off:
     rho_i = max_j corr(h_i, h'_j) - max_j corr(h_i, (R h')_j), over the neurons j of all hidden layers of the other model and the
-    same tokens. A neuron is universal where rho_i > 0.5. Of several other models rho is the mean (`mean_over_seeds`).
+    same tokens. A neuron is universal where rho_i > 0.5. Of several other models rho is the mean (`over_seeds`).
 
     Follows Gurnee et al., "Universal neurons in GPT2 language models" (2024), section 3, and its code (code read). As there, R
     is drawn for each layer of the other model by itself, and its rows are independent directions of length 1, uniform on the
@@ -88,12 +88,9 @@ class Universal(OwnMeasure):
         mine, theirs = _first_sums(subject, first), _first_sums(other, first)
         best = {layer: np.full(sums.size, -np.inf) for layer, sums in mine.items()}
         baseline = {layer: values.copy() for layer, values in best.items()}
-        for layers in _passes(mine, theirs, self.memory):
-            products = Products(mine, theirs, layers)
-            for batch in subject.batches():
-                other.run((HIDDEN,), products.see_other, [batch])
-                subject.run((HIDDEN,), products.see, [batch])
-            products.maxima(subject.seed, best, baseline)
+        for layers in self.passes(mine, theirs):
+            # In a function of its own, so that the products of one pass are gone before those of the next one are there.
+            _pass(subject, other, Products(mine, theirs, layers), best, baseline)
         _check_varies(subject, mine)
         _check_varies(other, theirs)
         for layer, sums in mine.items():
@@ -101,7 +98,22 @@ class Universal(OwnMeasure):
             best[layer][dead] = baseline[layer][dead] = np.nan
         return self._rows(best, baseline)
 
-    def mean_over_seeds(self, founds: Sequence[Found]) -> Found:
+    def passes(self, mine: Sums, theirs: Sums) -> Iterator[list[str]]:
+        """Names of the other model's layers, in order, so many at once as a pass may hold. mine, theirs: of all layers."""
+        rows = sum(sums.size for sums in mine.values())
+        layers: list[str] = []
+        held = 0
+        for layer, sums in theirs.items():
+            needed = 4 * sums.size * (rows + sums.size)
+            if layers and held + needed > self.memory:
+                yield layers
+                layers, held = [], 0
+            layers.append(layer)
+            held += needed
+        if layers:
+            yield layers
+
+    def over_seeds(self, founds: Sequence[Found]) -> Found:
         """What several other models come to: rho is the mean over them, and neurons are counted by that."""
         values: dict[tuple[str, str], list[np.ndarray]] = {}
         for found in founds:
@@ -190,24 +202,46 @@ class Products:
 
         best, baseline: float64 [n] by layer, changed in place. Of this object it makes correlations: call it once.
         """
+        import torch
+
         self._buffer = self._others = self._buffer.new_empty(0)
         for theirs, columns in self._columns.items():
             sums = self._theirs[theirs]
-            directions = sums.shift.new_tensor(random_directions(sums.size, f"universal/{theirs}", seed))
-            spread = _deviations_along(directions, self._own[theirs], sums)
+            parts = {}
             for layer, cross in self._cross.items():
-                part = centre(cross[:, columns], self._mine[layer], sums)
-                part = over(part, self._mine[layer].deviations, 0)
-                rotated = part @ directions.T
+                mine = self._mine[layer]
+                parts[layer] = over(centre(cross[:, columns], mine, sums), mine.deviations, 0)
+            for drawn in random_directions(sums.size, f"universal/{theirs}", seed):
+                directions = torch.from_numpy(drawn).to(sums.shift.device)
+                spread = _deviations_along(directions, self._own[theirs], sums)
+                for layer, part in parts.items():
+                    _raise(baseline[layer], part @ directions.T, spread)
+            for layer, part in parts.items():
                 _raise(best[layer], part, sums.deviations)
-                _raise(baseline[layer], rotated, spread)
 
 
-def random_directions(size: int, name: str, seed: int) -> np.ndarray:
-    """Independent directions of length 1, uniform on the sphere: the rows, float32 [size, size]. Keyed by name and seed."""
-    drawn = np.random.Generator(keyed_bits(name, seed)).standard_normal((size, size), dtype=np.float32)
-    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-    return drawn
+def _pass(
+    subject: Subject,
+    other: Subject,
+    products: Products,
+    best: Mapping[str, np.ndarray],
+    baseline: Mapping[str, np.ndarray],
+) -> None:
+    for batch in subject.batches():
+        other.run((HIDDEN,), products.see_other, [batch])
+        subject.run((HIDDEN,), products.see, [batch])
+    products.maxima(subject.seed, best, baseline)
+
+
+def random_directions(size: int, name: str, seed: int) -> Iterator[np.ndarray]:
+    """`size` independent directions of length 1, uniform on the sphere, keyed by name and seed.
+
+    Some at a time: float32 [some, size], a row each.
+    """
+    bits = np.random.Generator(keyed_bits(name, seed))
+    for start in range(0, size, _CHUNK):
+        drawn = bits.standard_normal((min(_CHUNK, size - start), size), dtype=np.float32)
+        yield drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
 def _raise(maximum: np.ndarray, products: Tensor, deviations: Tensor) -> None:
@@ -222,12 +256,13 @@ def _raise(maximum: np.ndarray, products: Tensor, deviations: Tensor) -> None:
 
 def _deviations_along(directions: Tensor, own: Tensor, sums: LayerSums) -> Tensor:
     """As `LayerSums.deviations`, along directions [d, n]: float64 [d]. own: products of shifted neurons, [n, n]."""
-    import torch
-
-    centred = own.double().addr_(sums.total, sums.total, alpha=-1 / max(sums.count, 1))
-    squares = [((some @ centred) * some).sum(dim=1) for some in (part.double() for part in directions.split(_CHUNK))]
-    varies = bool((sums.deviations > 0).any())
-    return torch.cat(squares).clamp(min=0).sqrt() * varies
+    some = directions.double()
+    squares = some.new_zeros(len(some))
+    for start in range(0, len(own), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        centred = own[rows].double().addr_(sums.total[rows], sums.total, alpha=-1 / max(sums.count, 1))
+        squares += ((some[:, rows] @ centred) * some).sum(dim=1)
+    return squares.clamp(min=0).sqrt() * bool((sums.deviations > 0).any())
 
 
 def _layers(subject: Subject) -> list[str]:
@@ -244,22 +279,6 @@ def _first_sums(subject: Subject, batch: Batch) -> dict[str, LayerSums]:
 
     subject.run((HIDDEN,), see, [batch])
     return sums
-
-
-def _passes(mine: Sums, theirs: Sums, memory: int) -> Iterator[list[str]]:
-    """The other's layers, in order, so many at once as fit."""
-    rows = sum(sums.size for sums in mine.values())
-    layers: list[str] = []
-    held = 0
-    for layer, sums in theirs.items():
-        needed = 4 * sums.size * (rows + sums.size)
-        if layers and held + needed > memory:
-            yield layers
-            layers, held = [], 0
-        layers.append(layer)
-        held += needed
-    if layers:
-        yield layers
 
 
 def _check_varies(subject: Subject, sums: Sums) -> None:
