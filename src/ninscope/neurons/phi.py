@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ninscope.errors import CheckpointError, NonFiniteError, RequestError
 from ninscope.neurons.inhibition import EPSILON, NEURONS
+from ninscope.neurons.kernel_threads import in_threads
 from ninscope.neurons.memel.finding import feature_dim_of
 from ninscope.neurons.memel.scale import MonosemanticScale
-from ninscope.neurons.memel.scanning import in_threads
 from ninscope.neurons.phi_kernels import count_phi
 from ninscope.neurons.watching import watched
 
@@ -173,8 +173,8 @@ class CountedPhi:
     def __init__(self, layer: str, epsilon: float = EPSILON) -> None:
         self.layer, self.values = layer, 0
         self._scale = MonosemanticScale(epsilon=epsilon, layer=layer)
-        self._counts: list[np.ndarray] = []  # by thread
         self._distribution = PhiDistribution()
+        self._counts = [self._distribution.counts]  # by thread
         self._sums = np.zeros(0)
 
     @torch.no_grad()
@@ -196,13 +196,12 @@ class CountedPhi:
 
     def distribution(self) -> PhiDistribution:
         """phi of all that was looked at."""
-        whole = PhiDistribution()
-        whole += self._distribution
-        for counts in self._counts:
+        for counts in self._counts[1:]:
             used = np.flatnonzero(counts)
-            whole.counts[used] += counts[used]
-        whole.sum = math.fsum(self._sums)
-        return whole
+            self._distribution.counts[used] += counts[used]
+            counts[used] = 0
+        self._distribution.sum = math.fsum(self._sums)
+        return self._distribution
 
     def of_neurons(self) -> np.ndarray:
         """Each neuron's mean phi, float64 [neurons]."""

@@ -12,7 +12,8 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from tasks_data import word_tokenizer, write_table  # noqa: E402
 
 from ninscope.errors import CheckpointError, RequestError  # noqa: E402
-from ninscope.neurons.observatory.example_files import TextExamples, drawn, project_text  # noqa: E402
+from ninscope.neurons.observatory.example_files import TextExamples, project_text  # noqa: E402
+from ninscope.neurons.observatory.read_examples import drawn  # noqa: E402
 from ninscope.neurons.tasks.task import Base  # noqa: E402
 
 BYTES = Base("bytes", {"vocab_size": 256, "max_position_embeddings": 64, "bos_token_id": 0}, {})
@@ -268,6 +269,10 @@ def test_texts_and_bases_that_do_not_fit(tmp_path):
         read(text, large, tokenizer="bytes")
     with pytest.raises(RequestError, match="small: the text has token 120, and its vocabulary ends at 99; choose the"):
         read(text, small, tokenizer="bytes")
+    edge = [Base("edge", {"vocab_size": size}, {}) for size in (120, 121)]
+    with pytest.raises(RequestError, match="edge: the text has token 120, and its vocabulary ends at 119"):
+        read(text, edge[0], tokenizer="bytes")
+    assert read(text, edge[1], tokenizer="bytes").values.max() == 120
     with pytest.raises(RequestError, match="image: its configuration has no vocab_size; text needs a model that reads"):
         read(text, Base("image", {}, {}))
     with pytest.raises(RequestError, match="bytes has 64 positions, and window is 65; take a window of 64 or less"):

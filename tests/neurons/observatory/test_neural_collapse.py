@@ -8,6 +8,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 from labelled_subjects import facts_of, refusal, subject_of  # noqa: E402
 
+from ninscope.neurons.observatory.examples import Examples  # noqa: E402
+from ninscope.neurons.observatory.subject import Subject  # noqa: E402
+
 NAMES = (
     "neural_collapse",
     "neural_collapse_nc2_norms",
@@ -122,4 +125,26 @@ def test_what_is_refused(rng):
     assert "it needs labels" in refusal(subject_of(features, None), "neural_collapse")
     assert "features: the features of class 'class 0' have the mean of all classes; collapse is not defined" in refusal(
         subject_of(np.ones((12, 2)), np.arange(12) % 2), "neural_collapse"
+    )
+
+
+def test_models_whose_features_are_not_one_a_sample(rng):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "vocab_size": 16,
+    }
+    config = transformers.GPTNeoXConfig(**sizes, num_labels=2, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    examples = Examples("tokens", rng.integers(3, 16, (8, 5)), 4, np.arange(8) % 2, ("a", "b"))
+    reading_all = Subject("gpt", transformers.GPTNeoXForSequenceClassification(config).eval(), examples)
+    assert "gpt: its head reads 5 positions of a sample; collapse is of one a sample" in refusal(
+        reading_all, "neural_collapse"
+    )
+    next_tokens = Subject("gpt", transformers.GPTNeoXForCausalLM(config).eval(), examples)
+    assert "gpt has no matrix that reads features and gives classes of samples" in refusal(
+        next_tokens, "neural_collapse"
     )

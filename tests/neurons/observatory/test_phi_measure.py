@@ -117,6 +117,18 @@ def test_half_precision_and_torchs_own_way_give_the_same(rng):
     assert by_kernel.of_neurons() == pytest.approx(by_torch.of_neurons(), rel=1e-6)
 
 
+def test_a_distribution_may_be_asked_for_twice(rng):
+    torch.set_num_threads(2)
+    counted = CountedPhi("h")
+    values = torch.from_numpy(rng.normal(size=(2, 4, 3, 5))).float()
+    counted.learn(values[0])
+    for number in (1, 2):
+        counted.look(values[1])
+        for _ in range(2):
+            summary = counted.distribution().summary()
+            assert (summary.values, summary.counts.sum()) == (60 * number, 60 * number)
+
+
 def test_phi_that_is_not_finite_is_told():
     tally = measures()["phi"].tally(subject_of(np.ones((4, 3)), None, batch=2))
     history = torch.tensor([[[0.0], [1e-12], [2e-12]]])

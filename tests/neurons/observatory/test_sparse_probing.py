@@ -1,11 +1,10 @@
-"""Probes of few neurons: planted neurons that tell a class, and logistic regression by Newton's steps written out."""
+"""Probes of few neurons: planted neurons that tell a class; scikit-learn's regression, and the measure written out in loops."""
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-from labelled_subjects import facts_of, refusal, subject_of, values_of  # noqa: E402
+from labelled_subjects import facts_of, refusal, seen, subject_of, values_of  # noqa: E402
 
 from ninscope.neurons.observatory.measure import HIDDEN, Batch, Place  # noqa: E402
 from ninscope.neurons.observatory.measures import sparse_probing as module  # noqa: E402
@@ -14,16 +13,10 @@ from ninscope.neurons.observatory.registry import measures  # noqa: E402
 
 def naive_f1(training, own, held_out, true):
     """Logistic regression with L2 on the weights, not on the bias, and both classes of the same weight."""
-    x = np.column_stack([training, np.ones(len(training))])
-    weight = np.where(own, 0.5 / own.mean(), 0.5 / (1 - own.mean()))
-    penalty = np.diag([1.0] * training.shape[1] + [0.0])
-    beta = np.zeros(x.shape[1])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-x @ beta))
-        slope = x.T @ (weight * (p - own)) + penalty @ beta
-        bend = (x * (weight * p * (1 - p))[:, None]).T @ x + penalty
-        beta -= np.linalg.solve(bend, slope)
-    said = np.column_stack([held_out, np.ones(len(held_out))]) @ beta > 0
+    regression = pytest.importorskip("sklearn.linear_model").LogisticRegression(
+        class_weight="balanced", solver="newton-cholesky", tol=1e-10
+    )
+    said = regression.fit(training, own).predict(held_out)
     right = sum(s and t for s, t in zip(said, true, strict=True))
     return 2 * right / (sum(said) + sum(true))
 
@@ -53,9 +46,10 @@ def test_a_class_that_is_spread_over_neurons_needs_several(rng):
     assert found["sparse_probing_f1_k16"].value > found["sparse_probing_f1_k1"].value + 0.15
 
 
-def test_probes_are_those_of_newtons_steps(rng):
+def test_probes_are_those_of_loops_over_classes(rng):
     labels = np.concatenate([np.arange(4), np.arange(4), rng.integers(0, 4, 92)])
-    features = (rng.normal(size=(100, 12)) + 0.7 * rng.normal(size=(4, 12))[labels]).astype(np.float32)
+    features = rng.normal(size=(100, 12)) + 0.7 * rng.normal(size=(4, 12))[labels]
+    features = (features * 10.0 ** rng.uniform(-2, -1, 12)).astype(np.float32)
     found = facts_of(subject_of(features, labels, 4, seed=3), "sparse_probing")
     assert not any(name.endswith("k16") for name in found)  # there are 12 neurons
     held_out = module._held_out(labels, 4, 3)
@@ -71,6 +65,27 @@ def test_probes_are_those_of_newtons_steps(rng):
             scaled = (features[:, best] - training[:, best].mean(0)) / training[:, best].std(0)
             scores.append(naive_f1(scaled[~held_out], own[~held_out], scaled[held_out], own[held_out]))
         assert found[f"sparse_probing_f1_k{size}"].value == pytest.approx(np.mean(scores), abs=1e-6)
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.5, 50.0])  # the last is separated by far
+def test_regressions_are_scikit_learns(rng, gap):
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    own = rng.random((3, 40)) < np.array([0.5, 0.1, 0.9])[:, None]
+    own[:, :2] = [True, False]
+    inputs = rng.normal(size=(3, 40, 5)) * [1, 1, 1, 30, 0] + gap * own[:, :, None]
+    found = module.logistic_regression(inputs, own)
+    for number in range(3):
+        wanted = linear_model.LogisticRegression(class_weight="balanced", tol=1e-12, max_iter=10_000)
+        wanted.fit(inputs[number], own[number])
+        theirs = np.append(wanted.coef_[0], wanted.intercept_)
+        assert found[number] == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+
+
+def test_a_probe_that_does_not_converge_is_told(monkeypatch, rng):
+    monkeypatch.setattr(module, "STEPS", 2)
+    error = seen(subject_of(rng.normal(size=(40, 3)), np.arange(40) % 2), "sparse_probing").error
+    assert error.status == "unsupported"
+    assert str(error) == "sparse_probing: a probe has not converged in 2 steps; take other samples"
 
 
 def test_a_samples_activations_are_means_over_its_positions(rng):

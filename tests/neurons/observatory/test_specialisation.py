@@ -54,6 +54,11 @@ def test_tasks_that_use_the_same_neurons_overlap_wholly():
     assert (np.isnan(found["specialisation_firing"].value), found["specialisation_firing"].count) == (True, 0)
 
 
+def test_equal_neurons_are_taken_in_their_order():
+    subject = subject_of(np.ones((4, 400)), [0, 1, 0, 1], head=np.ones((2, 400)))
+    assert values_of(subject, "specialisation")["specialisation_tasks"].tolist() == [2] * 380 + [0] * 20
+
+
 @pytest.mark.parametrize("positions", [(), (5,)])
 def test_any_activations_are_measured_as_the_definitions_say(rng, positions):
     labels = np.concatenate([np.arange(3), rng.integers(0, 3, 30)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ninscope.errors import RequestError
-from ninscope.neurons.observatory.example_files import PARTS, ImageExamples, ReadExamples, drawn, in_order_of
+from ninscope.neurons.observatory.read_examples import PARTS, ReadExamples, drawn, in_order_of
 from ninscope.neurons.tasks.checks import checked_numbers
 from ninscope.neurons.tasks.images import (
     HELD_OUT_FOLDERS,
@@ -21,6 +21,7 @@ from ninscope.neurons.tasks.images import (
 )
 
 if TYPE_CHECKING:
+    from ninscope.neurons.observatory.example_files import ImageExamples
     from ninscope.neurons.tasks.task import Base
 
 

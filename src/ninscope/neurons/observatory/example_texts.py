@@ -5,26 +5,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.neurons.observatory.example_files import (
-    ReadExamples,
-    TextExamples,
-    drawn,
-    file_classes,
-    in_order_of,
-    is_table,
-)
 from ninscope.neurons.observatory.examples import TOKENS_KIND, token_windows
+from ninscope.neurons.observatory.read_examples import ReadExamples, drawn, file_classes, in_order_of, is_table
 from ninscope.neurons.tasks import tables
 from ninscope.neurons.tasks.files import has_vocabulary, one_line
 from ninscope.neurons.tasks.glue import quiet_datasets
 from ninscope.neurons.tasks.labelled import class_numbers, classes_of
 from ninscope.neurons.tasks.task import Base
 from ninscope.neurons.tasks.tokenizers import BYTES, ByteTokenizer, LibraryTokenizer, open_tokenizer
+
+if TYPE_CHECKING:
+    from ninscope.neurons.observatory.example_files import TextExamples
 
 # A model of bytes has 256 tokens, and may have some special ones besides.
 FEWEST_BYTES, MOST_BYTES = 256, 384

@@ -63,9 +63,9 @@ class NeuralCollapse(StreamedMeasure):
     def objection(self, subject: Subject) -> str | None:
         if (reason := labels_objection(subject, 2)) is not None:
             return reason
-        head, classes = _head(subject), len(subject.examples.classes)
-        if head is None:
-            return "it has no matrix that reads features and gives classes"
+        head, classes = subject.head(), len(subject.examples.classes)
+        if head is None or subject.predicts != LABELS:
+            return f"{subject.name} has no matrix that reads features and gives classes of samples"
         if len(head) != classes:
             return f"its head has {len(head)} outputs, and the examples have {classes} classes"
         if classes > head.shape[1] + 1:
@@ -88,6 +88,12 @@ class _Collapse(Tally):
         self._products: Tensor
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
+        """Raises CheckpointError (unsupported): the head reads several positions of a sample."""
+        if values.shape[1] != 1:
+            raise CheckpointError(
+                "unsupported",
+                f"{self._subject.name}: its head reads {values.shape[1]} positions of a sample; collapse is of one a sample",
+            )
         rows = values[:, 0].double()
         if self._place is None:
             self._place, self._shift = place, rows.mean(0)
@@ -115,7 +121,7 @@ class _Collapse(Tally):
                 "unsupported",
                 f"{layer}: the features of class {name!r} have the mean of all classes; collapse is not defined",
             )
-        head = _head(self._subject)
+        head = self._subject.head()
         assert head is not None
         values = {
             "neural_collapse": (_within_over_between(within.cpu().numpy(), centred.cpu().numpy()), samples),
@@ -144,12 +150,6 @@ class _Collapse(Tally):
 
         self._subject.run((FEATURES, OUTPUT), see)
         return differing
-
-
-def _head(subject: Subject) -> Tensor | None:
-    """The matrix that reads the features, [classes, width]; None without one."""
-    head = subject.places.head()
-    return None if head is None else head.get_parameter("weight").detach()
 
 
 def _within_over_between(within: np.ndarray, centred: np.ndarray) -> float:
