@@ -442,3 +442,15 @@ def test_what_is_the_same_is_taken_once(place, tmp_path):
     values = table(run).set_index(["control", "against"])["value"]
     assert values["none", "start"] == values["none", "previous"]
     assert values["none", "start"] != values["shuffled", "start"]
+
+
+def test_figures_are_of_each_text_and_each_model(run):
+    from ninscope_pipeline.figures import FigureTables
+    from ninscope_pipeline.stages.neurons.stage import NEURONS_STAGE
+
+    tables = {path.stem: pd.read_parquet(path) for path in (run / "tables").glob("*.parquet")}
+    assert [name for name, _ in NEURONS_STAGE.figures(FigureTables(tables))] == [
+        "prose-neurons.png", "tiny-0--prose-neurons-map.png", "tiny-1--prose-neurons-map.png",
+    ]  # fmt: skip
+    without = tables | {NEURONS: tables[NEURONS].assign(status="nonfinite")}
+    assert list(NEURONS_STAGE.figures(FigureTables(without))) == []

@@ -18,6 +18,10 @@ from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ninscope.report.page.parts import PagePart, PageTables
+    from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.located import Located
     from ninscope_pipeline.opened_run import Run
     from ninscope_pipeline.plan import Request
@@ -58,6 +62,23 @@ class NeuronsStage(Stage[NeuronsWork]):
         if own is None:
             return Fetch(0, beside=beside) if beside else None
         return Fetch(own.bytes, own.shared_as, beside)
+
+    def figures(self, tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
+        from ninscope.report.neurons_figures import neurons_figure, neurons_map
+
+        rows, checkpoints = tables.table(self.name), tables.table("checkpoints")
+        for text in rows.loc[rows["status"] == "ok", "text"].unique():
+            yield f"{text}-neurons.png", neurons_figure(rows, checkpoints, str(text))
+        for model in tables.models:
+            own = model.table(self.name)
+            for text in own.loc[own["status"] == "ok", "text"].unique():
+                # Two dashes: model "a" on text "b-c" is not model "a-b" on text "c".
+                yield f"{model.stem}--{text}-neurons-map.png", neurons_map(own, checkpoints, str(text))
+
+    def page(self, tables: "PageTables") -> "Iterator[PagePart]":
+        from ninscope.report.page.neurons_part import neurons_parts
+
+        yield from neurons_parts(tables)
 
     def problems(self, run: "Run") -> list[str]:
         """A line for each thing that went wrong with a checkpoint, unless that is at fault itself. What cannot be measured of a
