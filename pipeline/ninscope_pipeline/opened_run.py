@@ -205,8 +205,8 @@ class Run(Shown):
         """What [[neurons]] measured of every single neuron of a checkpoint, where it says neuron_values = true.
 
         One row a neuron (a head, where `unit` says so): suite, model, revision, step, layer, index, unit, and a column a measure,
-        float64, NaN where it says nothing of that neuron. "dormant/shuffled" is on the shuffled control, "universal/seed" against
-        other seeds. text: the name of the examples, where a model was measured on several. suite: as in `network`. nodes: the
+        float64, NaN where it says nothing of that neuron. "dormant_score/shuffled" is on the shuffled control,
+        "universal_rho/seed" against other seeds. text: the name of the examples, where a model was measured on several. suite: as in `network`. nodes: the
         columns of `nodes` too, of neurons that the network has (edges, average_weighted_degree, dimension, r2), which needs
         per_node = true in [analysis]. Raises RequestError: no such checkpoint, or nothing of the kind is stored.
         """

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tomli_w
@@ -15,6 +16,7 @@ from finetune_models import made as made_model
 from neuron_measures import EVERY, Size, known_measures
 
 from ninscope.errors import RequestError
+from ninscope_pipeline.forecast import bytes_to_fetch
 from ninscope_pipeline.prepared_run import prepare
 from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.stages.neurons.planning import NeuronsWork
@@ -268,3 +270,21 @@ def test_another_seeds_weights_are_in_the_keys_of_what_compares_with_it(place):
     assert {measured for measured in before if before[measured] != after[measured]} == {
         ("gap", "none", "tiny-1"), ("gap", "shuffled", "tiny-1"), ("twin", "none", "tiny-1"),
     }  # fmt: skip
+
+
+def test_what_is_fetched_is_the_checkpoint_and_what_it_is_compared_with():
+    """Each once a run, whichever job fetches it."""
+
+    def located(content: str, size: int, kind: str = "hub") -> SimpleNamespace:
+        return SimpleNamespace(kind=kind, bytes=size, content_sha256=content, suite="s", model="m")
+
+    def job(own: SimpleNamespace, **others: SimpleNamespace) -> SimpleNamespace:
+        return SimpleNamespace(stage="neurons", checkpoint=own, work=SimpleNamespace(located=own, others=others))
+
+    start, then, here = located("a", 10), located("b", 1000), located("c", 5, "local")
+    plan = SimpleNamespace(
+        to_run=[job(start), job(then, start=start, previous=start), job(here, start=then), job(here)]
+    )
+    assert bytes_to_fetch(plan) == {"s/m": 1010}
+    assert NEURONS_STAGE.fetch(job(here)) is None
+    assert bytes_to_fetch(SimpleNamespace(to_run=[job(here, start=then)])) == {"s/m": 1000}
