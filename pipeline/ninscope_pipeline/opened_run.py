@@ -206,9 +206,10 @@ class Run(Shown):
 
         One row a neuron (a head, where `unit` says so): suite, model, revision, step, layer, index, unit, and a column a measure,
         float64, NaN where it says nothing of that neuron. "dormant_score/shuffled" is on the shuffled control,
-        "universal_rho/seed" against other seeds. text: the name of the examples, where a model was measured on several. suite: as in `network`. nodes: the
-        columns of `nodes` too, of neurons that the network has (edges, average_weighted_degree, dimension, r2), which needs
-        per_node = true in [analysis]. Raises RequestError: no such checkpoint, or nothing of the kind is stored.
+        "universal_rho/seed" against other seeds. text: the name of the examples, where a model was measured on several. suite: as
+        in `network`. nodes: the columns of `nodes` too, of neurons that the network has (edges, average_weighted_degree,
+        dimension, r2), which needs per_node = true in [analysis]. Raises RequestError: no such checkpoint, or nothing of the kind
+        is stored.
         """
         stored = self._measured_neurons(suite, model, revision, text)
         if stored is None or stored.annotated is None:
