@@ -87,6 +87,8 @@ comparison: $(VENV)/tools
 suite: $(VENV)/tools
 	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-500k --force
 	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-67k --force --hidden 32 --keep 0 64 512 1000 --stop-after 1000 --threads 1
+	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-67k-seed1 --force --hidden 32 --keep 0 64 512 1000 --stop-after 1000 --threads 1 --seed 1
+	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-67k-seed2 --force --hidden 32 --keep 0 64 512 1000 --stop-after 1000 --threads 1 --seed 2
 	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-233k --force --hidden 64 --keep 0 64 512 1000 --stop-after 1000 --threads 1
 	$(BIN)/python data/train_digits_ddpm.py --out data/digits-ddpm --force
 	$(BIN)/python data/train_digits_swin.py --out data/digits-swin --force

@@ -18,7 +18,7 @@ author = "The ninscope authors"
 copyright = author
 version = release = ninscope.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "contents", "docstrings", "commands"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "contents", "docstrings", "commands", "measures"]
 root_doc = "docs/index"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/*.md", "docs/*/*.md"]
 # Sphinx walks all that is not named here, and a tree may hold environments and runs.

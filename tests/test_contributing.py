@@ -18,6 +18,7 @@ PACKAGES = ("src/ninscope", "pipeline/ninscope_pipeline")
 # By the end of a recipe's heading: (most code files, most files) that it may take.
 LIMITS = {
     "a stage with a table and a figure": (3, 7),
+    "a measure of neurons": (1, 2),
     "a null model": (2, 4),
     "a file format of weights": (3, 6),
     "a model family": (1, 4),
@@ -194,6 +195,36 @@ def architecture(config):
         net.join(f"block{number}.x", f"block{number + 1}.x", f"w{number}")
     return net.architecture()
 '''
+LARGEST = '''"""The largest activation of a layer."""
+
+from typing import ClassVar
+
+from ninscope.neurons.observatory.measure import HIDDEN, Fact, Found, StreamedMeasure, Tally
+from ninscope.neurons.observatory.registry import register
+
+
+@register
+class Largest(StreamedMeasure):
+    """The largest activation of a layer."""
+
+    name, title, source = "largest", "largest activation", "none"
+    facts: ClassVar = {"largest": "the largest activation"}
+    reads = frozenset({HIDDEN})
+
+    def tally(self, subject):
+        return Largests()
+
+
+class Largests(Tally):
+    def __init__(self):
+        self.largest = {}
+
+    def see(self, place, values, batch):
+        self.largest[place.layer] = max(float(values.max()), self.largest.get(place.layer, -float("inf")))
+
+    def found(self):
+        return Found(tuple(Fact("largest", layer, value) for layer, value in self.largest.items()))
+'''
 STAGES, SRC = "pipeline/ninscope_pipeline/stages", "src/ninscope"
 RUN = "pipeline/ninscope_pipeline/run_command.py"
 CHANGES = {
@@ -207,6 +238,7 @@ CHANGES = {
         Change(f"{STAGES}/registry.py", "    SIZES,\n    NETWORK,\n", "    NETWORK,\n"),
         Change(f"{SRC}/report/sizes_figure.py", FIGURE),
     ],
+    "a measure of neurons": [Change(f"{SRC}/neurons/observatory/measures/largest.py", LARGEST)],
     "a null model": [
         Change(f"{SRC}/multifractal/nulls.py", UNIFORM + "\n\ndef _drawn(", "\n\ndef _drawn("),
         Change(f"{SRC}/exact/null_models.py", "    shuffled_counts,\n    uniform_counts,\n", "    shuffled_counts,\n"),
@@ -334,6 +366,24 @@ def test_following_a_recipe_changes_the_code_files_that_it_lists(changed, what):
     assert len(changed[1][what]) == len(listed)
     for file in changed[1][what]:
         assert any(re.fullmatch(pattern(name), file) for name in listed), file
+
+
+@pytest.mark.slow
+def test_a_measure_of_a_recipe_is_found(changed, tmp_path):
+    pytest.importorskip("transformers")
+    code = (
+        "import ninscope, numpy as np, torch\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Identity(), torch.nn.Linear(1, 1))\n"
+        "torch.nn.init.constant_(model[0].weight, 2.0)\n"
+        "table = ninscope.neurons.look(model, np.array([[1.0], [3.0], [-5.0]]), ['largest'])\n"
+        "print(table['value'].tolist())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(changed[0] / "src"), "NUMBA_DISABLE_JIT": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[6.0, 6.0]"
 
 
 @pytest.mark.slow

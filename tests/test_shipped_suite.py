@@ -11,6 +11,9 @@ from safetensors.numpy import load_file
 
 DATA = Path(__file__).parents[1] / "data"
 SUITE = DATA / "stdlib-neox-500k"
+SMALLEST = DATA / "stdlib-neox-67k"
+SEEDS = {seed: DATA / f"stdlib-neox-67k-seed{seed}" for seed in (1, 2)}
+SEED_STEPS = [0, 64, 512, 1000]
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 4000]
 DIFFUSION = DATA / "digits-ddpm"
 DIFFUSION_STEPS = [0, 4, 16, 64, 256, 512, 1000, 2000]
@@ -64,6 +67,42 @@ def test_another_library_reads_it_and_finds_it_has_learned():
             found.append(float(model(text, labels=text).loss))
     assert found[0] > 5
     assert found[1] < 2.5
+
+
+def settings_of(suite: Path) -> dict:
+    return json.loads((suite / "training.json").read_text(encoding="utf-8"))
+
+
+class TestSeeds:
+    """stdlib-neox-67k-seed1 and -seed2: the smallest model with other random numbers."""
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_nothing_but_the_seed_differs_from_seed_0(self, seed):
+        assert settings_of(SEEDS[seed]) == settings_of(SMALLEST) | {"seed": seed}
+        assert sorted(int(path.name[4:]) for path in SEEDS[seed].glob("step*")) == SEED_STEPS
+        for step in SEED_STEPS:
+            folders = (SMALLEST / f"step{step}", SEEDS[seed] / f"step{step}")
+            assert {path.name for path in folders[1].iterdir()} == {"config.json", "model.safetensors"}
+            first, second = ((folder / "config.json").read_bytes() for folder in folders)
+            assert first == second
+        assert sum(path.stat().st_size for path in SEEDS[seed].rglob("*") if path.is_file()) < 600_000
+
+    def test_each_has_weights_of_its_own_with_the_same_names_and_shapes(self):
+        for step in (0, 1000):
+            several = [load_file(suite / f"step{step}" / "model.safetensors") for suite in (SMALLEST, *SEEDS.values())]
+            names = [{name: values.shape for name, values in tensors.items()} for tensors in several]
+            assert names[0] == names[1] == names[2]
+            embeddings = [tensors["gpt_neox.embed_in.weight"].astype(np.float64).ravel() for tensors in several]
+            correlations = np.corrcoef(embeddings)[np.triu_indices(3, 1)]
+            # Unrelated normal numbers, 256 x 32: within 4 / sqrt(8192) of 0 before training.
+            assert np.abs(correlations).max() < (4 / math.sqrt(8192) if step == 0 else 0.2)
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_it_learned_as_much_as_seed_0(self, seed):
+        first, own = (losses("held_out", suite=suite) for suite in (SMALLEST, SEEDS[seed]))
+        assert list(own) == list(first) == SEED_STEPS
+        assert own[0] > math.log(256)
+        assert own[1000] == pytest.approx(first[1000], abs=0.02)
 
 
 class TestDiffusion:

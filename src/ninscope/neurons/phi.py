@@ -1,5 +1,6 @@
 """How the monosemantic scale is distributed over the activations of a model's layers, in memory that does not grow with them."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from ninscope.errors import CheckpointError, NonFiniteError, RequestError
 from ninscope.neurons.inhibition import EPSILON, NEURONS
+from ninscope.neurons.kernel_threads import in_threads
 from ninscope.neurons.memel.finding import feature_dim_of
 from ninscope.neurons.memel.scale import MonosemanticScale
+from ninscope.neurons.phi_kernels import count_phi
 from ninscope.neurons.watching import watched
 
 # A float32 without sign and with 12 of its 23 digits: values of one bin differ by less than 2.5e-4 of themselves.
@@ -159,6 +162,77 @@ class PhiOfLayers:
         phi = self._scales[name].to(h.device).phi(h.float(), mask)
         kept = None if mask is None else mask.bool()[(...,) + (None,) * (h.ndim - mask.ndim)].expand(h.shape)
         self._distributions[name].add(phi, kept)
+
+
+class CountedPhi:
+    """phi of one layer's activations, as `PhiOfLayers` has it, and each neuron's mean of it; one pass over activations on the CPU.
+
+    layer: its name in messages. Both methods take floats [samples, tokens, neurons] and raise NonFiniteError: they are not finite.
+    """
+
+    def __init__(self, layer: str, epsilon: float = EPSILON) -> None:
+        self.layer, self.values = layer, 0
+        self._scale = MonosemanticScale(epsilon=epsilon, layer=layer)
+        self._distribution = PhiDistribution()
+        self._counts = [self._distribution.counts]  # by thread
+        self._sums = np.zeros(0)
+
+    @torch.no_grad()
+    def learn(self, h: Tensor) -> None:
+        """These activations are history."""
+        self._scale.to(h.device).observe(h.float())
+
+    @torch.no_grad()
+    def look(self, h: Tensor) -> None:
+        """phi of these is counted; nothing is where there is no history."""
+        scale, rows = self._scale.to(h.device), h.float()
+        if not scale.steps:
+            return
+        sums = self._scan(rows) if h.device.type == "cpu" else self._add(scale.phi(rows))
+        if not np.isfinite(sums).all():
+            raise NonFiniteError(f"{self.layer}: activations, or their phi, are not finite (NaN or infinity)")
+        self._sums = sums if not len(self._sums) else self._sums + sums
+        self.values += rows.numel()
+
+    def distribution(self) -> PhiDistribution:
+        """phi of all that was looked at."""
+        for counts in self._counts[1:]:
+            used = np.flatnonzero(counts)
+            self._distribution.counts[used] += counts[used]
+            counts[used] = 0
+        self._distribution.sum = math.fsum(self._sums)
+        return self._distribution
+
+    def of_neurons(self) -> np.ndarray:
+        """Each neuron's mean phi, float64 [neurons]."""
+        return self._sums * (len(self._sums) / self.values)
+
+    def _scan(self, rows: Tensor) -> np.ndarray:
+        """Count phi of [samples, rows, neurons]; its sum by neuron, float64 [neurons]."""
+        values = rows.contiguous().numpy()
+        mean, inverse = self._scale.mean.numpy(), self._scale.inverse().numpy()
+        sums, largest = np.zeros((len(values), values.shape[2])), np.zeros(len(values), np.float32)
+        threads = min(torch.get_num_threads(), len(values))
+        while len(self._counts) < threads:
+            self._counts.append(np.zeros(_BINS, np.int64))
+
+        def scan(number: int, first: int, last: int) -> None:
+            count_phi(values, mean, inverse, _DROPPED, first, last, self._counts[number], sums, largest)
+
+        in_threads(scan, len(values), threads)
+        distribution = self._distribution
+        distribution.values += values.size
+        distribution.samples += len(values)
+        distribution.largest = max(distribution.largest, float(largest.max()))
+        distribution.sum_of_largest += float(largest.sum(dtype=np.float64))
+        total: np.ndarray = sums.sum(0)
+        return total
+
+    def _add(self, phi: Tensor) -> np.ndarray:
+        """As `_scan`, on another device."""
+        self._distribution.add(phi)
+        total: np.ndarray = phi.double().sum((0, 1)).cpu().numpy()
+        return total
 
 
 def phi_of_layers(

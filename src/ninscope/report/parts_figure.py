@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ninscope.report.analysis_rows import ALL_PARTS
 from ninscope.report.figures import against, has_warning
 from ninscope.report.layout import arrange, bar_axes, draw_axes, label_places, say_nothing, styled, title_above
-from ninscope.report.step_axis import label_steps, position
+from ninscope.report.step_axis import cell_edges, label_steps, position
 
 # In the order from below, as the parts are named: grouping/part.
 _TITLES = {"block": "blocks", "kind": "kinds", "layer": "layers"}
@@ -93,7 +93,7 @@ def _heat_map(
     table = rows.pivot_table(index="part", columns="step", values=name, dropna=False, aggfunc="first", observed=False)
     values = table.reindex(index=parts, columns=steps).to_numpy(float)
     cells = axes.pcolormesh(
-        _edges(position(steps)), np.arange(len(parts) + 1), np.ma.masked_invalid(values), norm=shades, cmap=colours
+        cell_edges(position(steps)), np.arange(len(parts) + 1), np.ma.masked_invalid(values), norm=shades, cmap=colours
     )
     axes.set_facecolor("#d0d0d0")
     _mark_warnings(axes, rows, parts)
@@ -126,11 +126,3 @@ def _mark_warnings(axes: Axes, rows: pd.DataFrame, parts: list[str]) -> None:
     heights = {part: number + 0.5 for number, part in enumerate(parts)}
     x = position(warned["step"].to_numpy(np.int64))
     axes.plot(x, [heights[part] for part in warned["part"]], ".", color="black", markersize=2.5, label="warning")
-
-
-def _edges(places: np.ndarray) -> np.ndarray:
-    """Where the cells about these ascending places begin and end: halfway."""
-    if places.size == 1:
-        return places[0] + np.array([-0.5, 0.5])
-    middles = (places[1:] + places[:-1]) / 2
-    return np.concatenate([[2 * places[0] - middles[0]], middles, [2 * places[-1] - middles[-1]]])

@@ -1,7 +1,6 @@
 """The figure of what measures see: rank correlations with P, D and the loss, within a seed and beside other seeds."""
 
 from collections.abc import Sequence
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from matplotlib.lines import Line2D
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, GIVEN, KNOW_FEATURES, MEASURES, TRUTHS
 from ninscope.neurons.polysemanticity.table_names import DEGREES, TRAINING, dropout_name
 from ninscope.report.layout import arrange, label_places, line_height, name_panel, styled, title_above
-from ninscope.report.polysemanticity_style import BLUE, GREY, LOSS, MARKERS, NOTE, ORANGE, NamedFigures
+from ninscope.report.polysemanticity_style import BLUE, GREY, LOSS, MARKERS, NOTE, ORANGE, NamedFigures, text_below
 from ninscope.wording import of_number
 
 _TRUTH_NAMES = {
@@ -60,7 +59,7 @@ def _correlations_figure(correlations: pd.DataFrame, phase: str) -> Figure:
             names = [f"{name} *" if name in KNOW_FEATURES else name for name in measures]
             label_places(axes.yaxis, [_middle(line, kinds) for line in range(len(measures))], names)
             axes.yaxis.set_tick_params(length=0, labelleft=axes is panels[0, 0])
-        foot = _text_below(figure, _how_to_read(phase, measures, experiments))
+        foot = text_below(figure, _how_to_read(phase, measures, experiments))
         height = _correlation_legend(figure, kinds, foot, experiments)
         arrange(figure, panels, above=above, below=foot + height)
         return figure
@@ -125,16 +124,6 @@ def _how_to_read(phase: str, measures: Sequence[str], experiments: int) -> str:
         f"given the {drift}, and at other seeds. Where a cross lies on its dot, the measure follows the course that all seeds "
         f"share. A dot without a line: one {unit}, or all alike.{stars}"
     )
-
-
-def _text_below(figure: Figure, text: str) -> float:
-    """A text over the width of the figure, at its lower edge; returns its height, in points."""
-    width, height = figure.get_size_inches() * 72
-    lines = fill(text, max(30, int(width / (0.5 * NOTE)))).split("\n")
-    for number, line in enumerate(lines, 1):
-        y = (4 + 1.25 * NOTE * (len(lines) - number)) / height
-        figure.text(0.5, y, line, fontsize=NOTE, ha="center", va="bottom")
-    return 4 + 1.25 * NOTE * len(lines)
 
 
 def _correlation_legend(

@@ -51,3 +51,11 @@ def label_steps(axes: Axes, steps: Iterable[int], least: float = 0.7) -> None:
         first, last = position(ticks[[0, -1]])
         if first < low or last > high:  # steps without a value
             axes.set_xlim(min(low, first), max(high, last))
+
+
+def cell_edges(places: np.ndarray) -> np.ndarray:
+    """Where the cells of a map about these ascending places begin and end: halfway. float64 [n] -> [n + 1]; n >= 1."""
+    if places.size == 1:
+        return places[0] + np.array([-0.5, 0.5])
+    middles = (places[1:] + places[:-1]) / 2
+    return np.concatenate([[2 * places[0] - middles[0]], middles, [2 * places[-1] - middles[-1]]])

@@ -4,21 +4,15 @@ It is an operator of its own, `torch.ops.ninscope.scan_activations`, so that tor
 CPU, one pass of `kernels` gives the statistics and the largest scale of each sample; everything else is torch's.
 """
 
-import itertools
-import os
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ninscope.errors import NonFiniteError, RequestError
+from ninscope.neurons.kernel_threads import WORTH_THREADS, in_threads
 from ninscope.neurons.memel.kernels import finish, scan_positions, scan_samples
 
 POSITIONS = 0  # as a neuron dimension: every value but the batch's is a neuron of its own
-_WORTH_THREADS = 1 << 17  # values, for which waking a thread costs little beside the work
 
 
 def rows_of(h: Tensor, dim: int) -> Tensor:
@@ -147,7 +141,7 @@ def _scan_in_one_pass(
     if values.size and not scale.all():
         # Where nothing is known yet: near the values, or squares of a large mean drown the variance.
         shift = np.where(scale > 0, shift, _first_counted(values, counted))
-    threads = torch.get_num_threads() if values.size >= _WORTH_THREADS else 1
+    threads = torch.get_num_threads() if values.size >= WORTH_THREADS else 1
     scan = _positions_in_threads if one_row else _samples_in_threads
     sums, squares, best, index = scan(values, counted, shift, scale, threads)
     number = rows.shape[0] * rows.shape[1] if kept is None else counted.sum(0 if one_row else None)
@@ -178,7 +172,7 @@ def _samples_in_threads(
     def scan(number: int, first: int, last: int) -> None:
         scan_samples(values, counted, shift, scale, first, last, sums, squares, best, index)
 
-    _in_threads(scan, samples, max(min(threads, samples), 1))
+    in_threads(scan, samples, max(min(threads, samples), 1))
     return sums.sum(0), squares.sum(0), best, index  # samples in their order
 
 
@@ -192,22 +186,6 @@ def _positions_in_threads(
     def scan(number: int, first: int, last: int) -> None:
         scan_positions(values, counted, shift, scale, first, last, sums, squares, best[number], index[number])
 
-    _in_threads(scan, neurons, threads)
+    in_threads(scan, neurons, threads)
     first = best.argmax(0)[None]  # the first of equals, in the order of positions
     return sums, squares, np.take_along_axis(best, first, 0)[0], np.take_along_axis(index, first, 0)[0]
-
-
-def _in_threads(scan: Callable[[int, int, int], None], size: int, threads: int) -> None:
-    """scan(number, first, last) for so many parts of 0..size-1, the first part in this thread."""
-    bounds = np.linspace(0, size, threads + 1).astype(int).tolist()
-    parts = [(number, *pair) for number, pair in enumerate(itertools.pairwise(bounds))]
-    futures: list[Future] = [_pool(os.getpid(), threads).submit(scan, *part) for part in parts[1:]]
-    scan(*parts[0])
-    for future in futures:
-        future.result()
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """The pool of this process: threads do not survive a fork."""
-    return ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="memel")

@@ -77,7 +77,7 @@ def read_glue(name: str, folder: Path | None, revision: str | None) -> tuple[Exa
         import datasets
     except ModuleNotFoundError:
         raise RequestError("GLUE needs datasets, which is not installed: pip install datasets") from None
-    with tempfile.TemporaryDirectory() as scratch, _quiet(datasets):
+    with tempfile.TemporaryDirectory() as scratch, quiet_datasets(datasets):
         try:
             if folder is None:
                 loaded = datasets.load_dataset(REPOSITORY, name, revision=revision)
@@ -96,7 +96,7 @@ def read_glue(name: str, folder: Path | None, revision: str | None) -> tuple[Exa
 
 
 @contextmanager
-def _quiet(datasets: ModuleType) -> Iterator[None]:
+def quiet_datasets(datasets: ModuleType) -> Iterator[None]:
     """Silence the library's bars and reports; an error is said in one line."""
     bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()

@@ -14,7 +14,14 @@ from torch.nn import functional
 from ninscope.errors import RequestError
 from ninscope.neurons.tasks.base_models import Blueprint, classifier, load_classifier
 from ninscope.neurons.tasks.evaluation import checked_finite, consecutive, evaluating, moved
-from ninscope.neurons.tasks.images import checked_channels, labelled_files, read_digits, read_image, scaled_digit
+from ninscope.neurons.tasks.images import (
+    LabelledFiles,
+    checked_channels,
+    labelled_files,
+    read_digits,
+    read_image,
+    scaled_digit,
+)
 from ninscope.neurons.tasks.scores import scores
 from ninscope.neurons.tasks.task import Base, Batch
 
@@ -36,7 +43,12 @@ class LabelledImages:
 
 def images_of_folder(folder: Path, base: Base, image_size: int | None) -> LabelledImages:
     """Images of a folder; an image is read when its pixels are needed. Raises RequestError: as `labelled_files`, `geometry`."""
-    files, (size, channels) = labelled_files(folder), geometry(base, image_size)
+    return images_of_files(labelled_files(folder), base, image_size)
+
+
+def images_of_files(files: LabelledFiles, base: Base, image_size: int | None) -> LabelledImages:
+    """As `images_of_folder`, of these files. Raises RequestError: as `geometry`."""
+    size, channels = geometry(base, image_size)
     train, held_out = (
         (_file_reader([path for path, _ in part], size, channels), np.array([label for _, label in part], np.int64))
         for part in (files.train, files.held_out)

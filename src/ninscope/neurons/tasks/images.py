@@ -64,6 +64,21 @@ def labelled_files(root: Path) -> LabelledFiles:
     return LabelledFiles(classes, train, held_out_images)
 
 
+def class_folders(root: Path) -> LabelledFiles:
+    """Images in <root>/<class>/, without a split: all are in `train`.
+
+    Raises RequestError: fewer than two folders of classes, or one without images.
+    """
+    classes = tuple(folder.name for folder in _folders(root))
+    if len(classes) < 2:
+        raise RequestError(f"{root} has {len(classes)} folders of classes; two or more are needed")
+    images = _images(root, classes)
+    for number, name in enumerate(classes):
+        if all(label != number for _, label in images):
+            raise RequestError(f"{root / name} has no images; add some ({', '.join(SUFFIXES)})")
+    return LabelledFiles(classes, images, ())
+
+
 def _folders(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")), key=_name)
 

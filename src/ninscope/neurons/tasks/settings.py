@@ -50,7 +50,7 @@ class _Settings:
     def _stated(self, *without: str) -> dict[str, Any]:
         """Settings that results depend on, which neither the task's name nor the files' folders are."""
         return {
-            field.name: _tokenizer_stated(getattr(self, field.name))
+            field.name: tokenizer_stated(getattr(self, field.name))
             if field.name == "tokenizer"
             else getattr(self, field.name)
             for field in fields(self)
@@ -268,7 +268,7 @@ class ImageSettings(_Settings):
         return ImageClassification(str(self.name), images, base, mean, deviation, size)
 
 
-def _tokenizer_stated(tokenizer: str | None) -> str | None:
+def tokenizer_stated(tokenizer: str | None) -> str | None:
     """A local tokenizer by its bytes, any other by its name."""
     if tokenizer is None or tokenizer == "bytes" or not Path(tokenizer).expanduser().is_dir():
         return tokenizer
