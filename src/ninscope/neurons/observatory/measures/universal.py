@@ -71,7 +71,7 @@ class Universal(OwnMeasure):
     reads = frozenset({HIDDEN})
     compared_with = (SEED,)
 
-    def __init__(self, memory: int = 240_000_000, threshold: float = 0.5) -> None:
+    def __init__(self, memory: int = 200_000_000, threshold: float = 0.5) -> None:
         """memory: bytes of sums of products that a pass may hold. threshold: rho above which a neuron is universal."""
         self.memory, self.threshold = memory, threshold
 
@@ -80,7 +80,10 @@ class Universal(OwnMeasure):
         return None if _layers(subject) else "it has no hidden layer through which every token passes"
 
     def found(self, subject: Subject, other: Subject | None = None) -> Found:
-        """See `OwnMeasure.found`. Raises CheckpointError (unsupported): a model without neurons that vary, other positions."""
+        """See `OwnMeasure.found`.
+
+        Raises CheckpointError: unsupported (no neuron varies, or no layers have the same positions), nonfinite (activations).
+        """
         if other is None:
             raise RequestError(f"universal: {subject.name} has no other seed to be compared with; give two seeds")
         first = next(iter(subject.batches()), None)
@@ -288,5 +291,8 @@ def _first_sums(subject: Subject, batch: Batch) -> dict[str, LayerSums]:
 
 
 def _check_varies(subject: Subject, sums: Sums) -> None:
+    for layer, one in sums.items():
+        if not bool(one.squares.isfinite().all()):
+            raise CheckpointError("nonfinite", f"{subject.name}, {layer}: hidden values are NaN or infinite")
     if not any(bool((one.deviations > 0).any()) for one in sums.values()):
         raise CheckpointError("unsupported", f"{subject.name}: none of its hidden neurons varies over the examples")
