@@ -14,15 +14,9 @@ from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.neurons import look
-from ninscope.neurons.observatory.confidence import (
-    Directions,
-    FinalNorm,
-    constant_logits,
-    entropy_and_loss,
-    final_norm_of,
-    tail,
-)
+from ninscope.neurons.observatory.confidence import Directions, constant_logits, entropy_and_loss, tail
 from ninscope.neurons.observatory.examples import Examples
+from ninscope.neurons.observatory.final_norm import FinalNorm, final_norm_of
 from ninscope.neurons.observatory.measures.entropy_neurons import EXAMINED, EntropyNeurons, candidates_of
 from ninscope.neurons.observatory.subject import Subject
 
