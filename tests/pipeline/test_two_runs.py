@@ -132,7 +132,7 @@ def test_figures_are_of_the_tables_that_lie_there_when_they_are_done(folder, mon
     def tables(of: str) -> dict[str, bytes]:
         return {name: pd.DataFrame({"of": [of]}).to_parquet() for name in names}
 
-    def drawing(read, formats):
+    def drawing(read, formats, results):
         (of,) = read["checkpoints"]["of"]
         if of == "first":
             write_files(folder, folder.tables, "second", tables("second"))
