@@ -48,13 +48,18 @@ def chosen_measures(names: Iterable[str], most: int = MOST_MEASURES) -> list[str
 def placed_neurons(values: pd.DataFrame, most: int = MOST_MEASURES) -> pd.DataFrame:
     """Single neurons of a run as `neuron_places_figure` takes them: layer, index, the columns of PLACES, and measures.
 
-    values: of `run.neuron_values(..., nodes=True)`. Of those measures of neurons that have a value at most so many are kept, by
+    values: of `run.neuron_values(..., nodes=True)`. Of the measures by which neurons differ at most so many are kept, by
     `chosen_measures`; heads and what else is no neuron are left out.
     """
     neurons = values[values["unit"] == "neuron"]
-    known = [str(name) for name in neurons if name not in _NO_MEASURES and np.isfinite(neurons[name]).any()]
+    known = [str(name) for name in neurons if name not in _NO_MEASURES and _differ(neurons[name])]
     places = {name: neurons[column] for name, column in PLACES.items()}
     return neurons[list(_KEYS)].assign(**places, **neurons[chosen_measures(known, most)]).reset_index(drop=True)
+
+
+def _differ(values: pd.Series) -> bool:
+    known = values[np.isfinite(values)]
+    return len(known) > 0 and bool(known.min() < known.max())
 
 
 def neuron_places_figure(values: pd.DataFrame, title: str = "Neurons") -> Figure:

@@ -1,5 +1,7 @@
 """How well neurons' places in the network tell what they do, while a model trains: the table `neuron_places` over steps."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -16,10 +18,11 @@ from ninscope.report.neurons_figures import few_ticks
 from ninscope.report.neurons_rows import columns_of, of_control, of_text, title_of_column
 from ninscope.report.polysemanticity_style import BLUE, GREY, legend_below, text_below
 from ninscope.report.step_axis import label_steps, position
-from ninscope.wording import listed
+from ninscope.wording import listed, of_number
 
 _WIDTH, _HEIGHT = 2.45, 1.35  # of a panel, in inches
 _TICK = 6.5
+_POINT: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 2.8, "markeredgewidth": 0.8}
 _ROOM = 0.06  # of the ordinate's range, above and below
 
 
@@ -77,7 +80,10 @@ def _panel(axes: Axes, rows: pd.DataFrame, steps: np.ndarray) -> None:
     axes.vlines(x, low, high, color=GREY, alpha=0.3, linewidth=1.5)  # a step between gaps has a band too
     if control["correlation"].notna().any():
         axes.plot(x, control["correlation"], color=BLUE, linewidth=1.0, linestyle=(0, (4, 2)))
-    axes.plot(x, own["correlation"], color=BLUE, linewidth=1.2, marker="o", markersize=2.2)
+    axes.plot(x, own["correlation"], color=BLUE, linewidth=1.2)
+    outside = ~own["correlation"].between(own["low"], own["high"])
+    for chosen, face in ((outside, BLUE), (~outside, "white")):
+        axes.plot(x[chosen], own["correlation"][chosen], color=BLUE, markerfacecolor=face, **_POINT)
     axes.tick_params(labelsize=_TICK, length=2)
 
 
@@ -104,18 +110,21 @@ def _steps_of(rows: pd.DataFrame, checkpoints: pd.DataFrame) -> np.ndarray:
 
 
 def _handles(rows: pd.DataFrame) -> list[Artist]:
-    handles: list[Artist] = [Line2D([], [], color=BLUE, marker="o", markersize=2.2, label="Spearman's correlation")]
+    handles: list[Artist] = [Line2D([], [], color=BLUE, linewidth=1.2, label="Spearman's correlation")]
     if len(of_control(rows)):
         handles.append(Line2D([], [], color=BLUE, linestyle=(0, (4, 2)), label="control: shuffled"))
-    return [*handles, Patch(color=GREY, alpha=0.3, linewidth=0, label="95 % of permutations within layers")]
+    handles.append(Patch(color=GREY, alpha=0.3, linewidth=0, label="95 % of permutations within layers"))
+    return [*handles, Line2D([], [], color=BLUE, label="outside of it", **_POINT)]
 
 
 def _how_to_read(rows: pd.DataFrame, every: list[str], shown: list[str]) -> str:
     if not shown:
         return ""
-    sentences = ["Within the band, which neuron of a layer is which tells nothing more than its layer does."]
-    counts = of_text(rows)["neurons"]
-    sentences.append(f"Of {int(counts.min()):,} to {int(counts.max()):,} neurons.")
+    least, most = (int(number) for number in of_text(rows)["neurons"].agg(["min", "max"]))
+    sentences = [
+        "Within the band, which neuron of a layer is which tells nothing more than its layer does; one of 20 points lies outside by "
+        f"chance. A point is of {f'{least:,} to ' if least < most else ''}{most:,} neurons."
+    ]
     if len(every) > len(shown):
-        sentences.append(f"The table neuron_places has {len(every) - len(shown)} more measures.")
+        sentences.append(f"The table neuron_places has {of_number(len(every) - len(shown), 'more measure')}.")
     return " ".join(sentences)
