@@ -120,7 +120,7 @@ def _subject(store: ArtefactStore, work: NeuronsWork) -> "tuple[Subject, Example
     model = _model(work, work.located, base)
     try:
         read = work.section.examples().read(base)
-        examples = read.examples(work.section.batch_size)
+        examples = read.examples(work.section.batch_size, getattr(getattr(model, "config", None), "vocab_size", None))
         return Subject(SUBJECT, model, examples, work.section.seed), examples, read.notes
     except RequestError as error:
         raise _unsupported(error) from None

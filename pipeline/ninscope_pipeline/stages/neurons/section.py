@@ -51,7 +51,8 @@ class NeuronsSection(Strict):
 
     measures: names, or "all" of those that there are. text: "project-text" (which ships), files, a folder, or a data set. images:
     "digits", a folder, or more of it in a table. name: of the examples, in tables. column: of the text, in tables of texts. label:
-    the column of classes there, or "file". tokens: how many are drawn. window: tokens that are run together. tokenizer: "bytes", a
+    the column of classes there, or "file". tokens: how many are drawn. window: tokens that are run together. batch_size:
+    samples that are run at once (None: as many as memory allows). tokenizer: "bytes", a
     folder or a Hub repository (None: the checkpoint's own). bos: every window begins with the special token. dtype: "stored" is
     the checkpoint's own precision. neuron_values: keep the values of single neurons too. other_seeds: models that are one training
     at several seeds, where no `seeds` in [[models]] says so.
@@ -68,7 +69,7 @@ class NeuronsSection(Strict):
     label: Text | None = None
     tokens: int = TextExamples.tokens
     window: int = TextExamples.window
-    batch_size: int = Field(default=16, ge=1, le=MAX_BATCH)
+    batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH)
     tokenizer: Text | None = None
     bos: bool = False
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
