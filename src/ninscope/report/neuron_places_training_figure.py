@@ -77,7 +77,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, steps: np.ndarray) -> None:
     low, high = (own[end].to_numpy(np.float64) for end in ("low", "high"))
     axes.axhline(0, color="black", linewidth=0.6, alpha=0.5)
     axes.fill_between(x, low, high, color=GREY, alpha=0.3, linewidth=0)
-    axes.vlines(x, low, high, color=GREY, alpha=0.3, linewidth=1.5)  # a step between gaps has a band too
+    known = np.concatenate([[False], np.isfinite(low), [False]])
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]  # a step between gaps has a band too
+    axes.vlines(x[alone], low[alone], high[alone], color=GREY, alpha=0.3, linewidth=3)
     if control["correlation"].notna().any():
         axes.plot(x, control["correlation"], color=BLUE, linewidth=1.0, linestyle=(0, (4, 2)))
     axes.plot(x, own["correlation"], color=BLUE, linewidth=1.2)
@@ -122,8 +124,8 @@ def _how_to_read(rows: pd.DataFrame, every: list[str], shown: list[str]) -> str:
         return ""
     least, most = (int(number) for number in of_text(rows)["neurons"].agg(["min", "max"]))
     sentences = [
-        "Within the band, which neuron of a layer is which tells nothing more than its layer does; one of 20 points lies outside by "
-        f"chance. A point is of {f'{least:,} to ' if least < most else ''}{most:,} neurons."
+        "Within the band, which neuron of a layer is which tells nothing more than its layer does; one of 20 points lies outside "
+        f"by chance. A point is of {f'{least:,} to ' if least < most else ''}{most:,} neurons."
     ]
     if len(every) > len(shown):
         sentences.append(f"The table neuron_places has {of_number(len(every) - len(shown), 'more measure')}.")
