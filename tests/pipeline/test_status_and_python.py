@@ -178,6 +178,16 @@ def test_a_table_is_a_dataframe_to_query(run):
     assert len(run.table("benchmarks")) == 0
 
 
+def test_measures_of_a_run_side_by_side(run):
+    frame, emergence = run.measured(), run.table("emergence")
+    assert len(frame) == len(run.table("checkpoints")[["suite", "model", "step"]].dropna().drop_duplicates())
+    known = emergence[emergence["variant"] == "default"].dropna(subset=["alpha0"])
+    assert len(known)
+    for row in known.to_dict("records"):
+        at = frame[(frame["model"] == row["model"]) & (frame["step"] == row["step"])].iloc[0]
+        assert row["alpha0"] in (at.get("alpha0"), at.get(f"alpha0 ({row['method']})"))
+
+
 def test_a_stored_network_is_the_one_that_is_built(finished, run):
     network = run.network("tiny", "step1")
     checkpoint = open_source(finished / "tiny").open("step1")

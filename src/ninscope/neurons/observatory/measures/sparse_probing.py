@@ -59,7 +59,7 @@ class SparseProbing(StreamedMeasure):
     """
 
     name = "sparse_probing"
-    title = "classes told by few neurons"
+    title = "Classes told by few neurons"
     source = "Gurnee et al. 2023 (abstract and code read)"
     facts: ClassVar[Mapping[str, str]] = {
         "sparse_probing": "F1 of the best neuron less that of a random one, mean over classes; -1 to 1",
