@@ -134,8 +134,9 @@ def _of_group(
 def _numbers(over_seeds: SeedMean) -> dict[str, object]:
     """Number of seeds, mean and interval; a correlation is never beyond -1 and 1, and nor is its mean."""
     low, high = (float(np.clip(end, -1.0, 1.0)) for end in (over_seeds.low, over_seeds.high))
-    numbers = {"correlation": over_seeds.mean, "low": low, "high": high, "p_value": over_seeds.p_value}
-    return {"seeds": over_seeds.number} | numbers
+    return {
+        "seeds": over_seeds.number, "correlation": over_seeds.mean, "low": low, "high": high, "p_value": over_seeds.p_value,
+    }  # fmt: skip
 
 
 def _of_others(matrix: np.ndarray) -> float:

@@ -1,29 +1,29 @@
 """Which measures of neurons see how many features a neuron represents? Over the neurons of a layer, and over networks.
 
-Two questions. Over the neurons of one layer: does a measure rank them as P does (Spearman)? Over the networks of one training: does
-a measure of the whole network follow P of the whole network? The first is new here; the second is asked as
-`correlations.py` asks it, with the epoch or the pruning ratio taken out.
+Two questions. Over the neurons of one layer: does a measure rank them as P does (Spearman)? Over the networks of one training:
+does a measure of the whole network follow P of the whole network? The second is asked as `correlations.py` asks it, with the epoch
+or the pruning ratio taken out.
 
 A dead neuron has P = 0, and a measure that sees no more than that some neurons are dead would rank all neurons a little as P does.
-So P stands beside P of live neurons, from which the dead are left out. By chance, where a measure's values are dealt to the neurons
-of a layer in any order, Spearman's correlation has the mean 0 and exactly the variance 1 / (neurons - 1), ties or not: that of a
-linear rank statistic under permutation (Hajek, Sidak and Sen, Theory of Rank Tests, section 3.3). Means over layers and seeds of
-that are near normal.
+So P stands beside P of live neurons, from which the dead are left out. By chance, where a measure's values are dealt to the
+neurons of a layer in any order, Spearman's correlation has the mean 0 and exactly the variance 1 / (neurons - 1), ties or not: a
+correlation of two fixed series, one of them permuted. Means of that over layers and seeds are near normal.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from ninscope.correlating.ranks import correlated, mid_ranks
-from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, FEWEST, correlations_of
+from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT, correlations_of
 from ninscope.neurons.polysemanticity.over_seeds import SeedMean, holm, mean_over_seeds
 from ninscope.neurons.polysemanticity.slopes import CONFIDENCE
 from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, NEURON_TRUTHS, RETRAINED, TRAINING
 from ninscope.wording import joined_clauses, listed, of_number
 
+FEWEST_NEURONS = 5  # of a correlation over neurons
 OVER_NEURONS, OVER_NETWORKS = "neurons", "networks"
 TRUTHS_OF_NETWORKS = ("P", "P_live", "P_samples")
 SPEARMAN = {truth: f"spearman_{truth}" for truth in NEURON_TRUTHS}  # columns
@@ -44,8 +44,14 @@ _FAMILY = ("suite", "experiment", "dropout", "phase", "learning_rate", "over", "
 _NORMAL = 1.959963984540054  # quantile .975
 
 
-class Neurons(Protocol):
-    """`neuron_values.LayerNeurons`, without torch."""
+@dataclass(frozen=True, eq=False)
+class LayerNeurons:
+    """Neurons of a hidden layer ("1" reads the inputs), or with layer "all" of all of them, layer by layer.
+
+    P, P_samples: float64 [neurons], the degree of polysemanticity along single features (`Probe.responses`) and at held-out
+    samples (`Probe.sizes_at_samples`); 0 where no feature moves the neuron. values: float64 [neurons] by name, what a measure says
+    of each (NaN: nothing). numbers: what it says of the layer as one, by name; of what it says of each neuron, the mean.
+    """
 
     layer: str
     P: np.ndarray
@@ -55,12 +61,12 @@ class Neurons(Protocol):
 
 
 # --- over the neurons of a layer ---------------------------------------------------------------------------------------------
-def neuron_rows(neurons: Neurons) -> Iterator[tuple[str, dict[str, float], str]]:
+def neuron_rows(neurons: LayerNeurons) -> Iterator[tuple[str, dict[str, float], str]]:
     """(measure, numbers, message) of everything that is said of a layer: the rows of the table `polysemanticity_neurons`.
 
-    numbers: by NUMBERS, those that exist. value: the measure's number of the layer. spearman_...: over the layer's neurons of which the
-    measure and that P are known; not of all layers together, since layers differ in more than their neurons. P, P_live, P_samples:
-    means over neurons.
+    numbers: by NUMBERS, those that exist. value: the measure's number of the layer. spearman_...: over the layer's neurons of
+    which the measure and that P are known; not of all layers together, since layers differ in more than their neurons. P, P_live,
+    P_samples: means over neurons.
     """
     truths = _truths(neurons)
     means = {name: _mean(truths[name]) for name in TRUTHS_OF_NETWORKS}
@@ -73,7 +79,7 @@ def neuron_rows(neurons: Neurons) -> Iterator[tuple[str, dict[str, float], str]]
         yield measure, found, message
 
 
-def _truths(neurons: Neurons) -> dict[str, np.ndarray]:
+def _truths(neurons: LayerNeurons) -> dict[str, np.ndarray]:
     """float64 [neurons] by NEURON_TRUTHS; NaN of what is left out."""
     live, at_samples = (np.where(degree > 0, degree, np.nan) for degree in (neurons.P, neurons.P_samples))
     return {"P": neurons.P, "P_live": live, "P_samples": neurons.P_samples, "P_samples_live": at_samples}
@@ -88,14 +94,14 @@ def _of_neurons(values: np.ndarray | None, truths: Mapping[str, np.ndarray]) -> 
         numbers[COUNTED[truth]] = int(known.sum())
         numbers[SPEARMAN[truth]] = spearman(values[known], degrees[known])
     known = values[np.isfinite(values)]
-    few = numbers["neurons"] < FEWEST
-    alike = not few and np.ptp(known) == 0
-    return numbers, "of too few neurons known" if few else "it has one value in all neurons" if alike else ""
+    if len(known) < FEWEST_NEURONS:
+        return numbers, f"{of_number(len(known), 'neuron has', 'neurons have')} a value, too few to be ranked"
+    return numbers, "" if np.ptp(known) > 0 else "it has one value in all neurons"
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation, equal values sharing their rank; NaN of fewer than 3 points, or where a side has one value."""
-    if len(x) < FEWEST:
+    """Spearman's rank correlation, equal values sharing their rank; NaN of fewer than 5 points, or where a side has one value."""
+    if len(x) < FEWEST_NEURONS:
         return float("nan")
     of_x, of_y = (mid_ranks(series[None, :]) - (len(x) + 1) / 2 for series in (x, y))
     return float(correlated(of_x @ of_y.T, (of_x * of_x).sum(axis=1), (of_y * of_y).sum(axis=1))[0, 0])
@@ -115,8 +121,9 @@ def neuron_correlations(neurons: pd.DataFrame, confidence: float = CONFIDENCE) -
 
     over "neurons": correlation is the mean over a seed's layers of Spearman's correlation over the neurons of a layer, then over
     seeds. In training it is of the last epoch, and before is that of the untrained network; after pruning it is the mean over the
-    retrained networks. by_chance: 95 % of what comes from values that are dealt to the neurons in any order lies within -+ this (of
-    retrained networks a bound: their neurons are largely the same, so they count as one). points: neurons of the seed with the fewest.
+    retrained networks. by_chance: 95 % of what comes from values that are dealt to the neurons in any order lies within -+ this
+    (of retrained networks a bound: their neurons are largely the same, so they count as one). points: neurons of the seed with
+    the fewest.
 
     over "networks": as `polysemanticity_correlations`, of the measure's number of the whole network with P of the whole network,
     given "" or what both drift with.

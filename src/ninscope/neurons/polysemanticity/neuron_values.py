@@ -15,27 +15,12 @@ from ninscope.neurons.observatory.registry import chosen
 from ninscope.neurons.observatory.subject import Subject
 from ninscope.neurons.polysemanticity.measures import degree_of_polysemanticity
 from ninscope.neurons.polysemanticity.measuring import Probe
+from ninscope.neurons.polysemanticity.neuron_correlations import LayerNeurons
 from ninscope.neurons.polysemanticity.perceptron import Perceptron
 from ninscope.neurons.polysemanticity.pruning import neuron_importance
 from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, INPUT_WEIGHT
 
 MOST_SAMPLES = 4096  # of a batch
-
-
-@dataclass(frozen=True, eq=False)
-class LayerNeurons:
-    """Neurons of a hidden layer ("1" reads the inputs), or with layer "all" of all of them, layer by layer.
-
-    P, P_samples: float64 [neurons], the degree of polysemanticity along single features (`Probe.responses`) and at held-out
-    samples (`Probe.sizes_at_samples`); 0 where no feature moves the neuron. values: float64 [neurons] by name, what a measure says
-    of each (NaN: nothing). numbers: what it says of the layer as one, by name; of what it says of each neuron, the mean.
-    """
-
-    layer: str
-    P: np.ndarray
-    P_samples: np.ndarray
-    values: Mapping[str, np.ndarray]
-    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -70,12 +55,10 @@ def neurons_of_network(
     values, numbers = _by_layer(seen, subject.hidden_layers, network.hidden_sizes)
     degrees = [degree_of_polysemanticity(layer.gradients) for layer in probe.responses(network)]
     at_samples = [degree_of_polysemanticity(sizes) for sizes in probe.sizes_at_samples(network)]
-    layers = [
-        LayerNeurons(str(number), *of_degrees, own | {INPUT_WEIGHT: weights}, said | {INPUT_WEIGHT: weights.mean()})
-        for number, (*of_degrees, own, said, weights) in enumerate(
-            zip(degrees, at_samples, values, numbers[1:], neuron_importance(network), strict=True), 1
-        )
-    ]
+    for own, said, weights in zip(values, numbers[1:], neuron_importance(network), strict=True):
+        own[INPUT_WEIGHT], said[INPUT_WEIGHT] = weights, _mean(weights)
+    of_layers = zip(degrees, at_samples, values, numbers[1:], strict=True)
+    layers = [LayerNeurons(str(number), *about) for number, about in enumerate(of_layers, 1)]
     return [_together(layers, numbers[0]), *layers], unmeasured
 
 
@@ -111,8 +94,8 @@ def _together(layers: Sequence[LayerNeurons], numbers: Mapping[str, float]) -> L
     }
     said = {name: _mean(np.array([layer.numbers.get(name, np.nan) for layer in layers])) for name in _named(layers)}
     said |= {name: _mean(of_neurons) for name, of_neurons in values.items()}
-    degrees = (np.concatenate([getattr(layer, name) for layer in layers]) for name in ("P", "P_samples"))
-    return LayerNeurons(ALL_LAYERS, *degrees, values, said | dict(numbers))
+    along, at_samples = (np.concatenate([getattr(layer, name) for layer in layers]) for name in ("P", "P_samples"))
+    return LayerNeurons(ALL_LAYERS, along, at_samples, values, said | dict(numbers))
 
 
 def _named(layers: Sequence[LayerNeurons]) -> dict[str, None]:
@@ -122,5 +105,3 @@ def _named(layers: Sequence[LayerNeurons]) -> dict[str, None]:
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
-
-
