@@ -15,8 +15,8 @@ from ninscope.errors import RequestError  # noqa: E402
 from ninscope.neurons.polysemanticity.experiments import Experiment  # noqa: E402
 from ninscope.neurons.polysemanticity.measuring import Probe  # noqa: E402
 from ninscope.neurons.polysemanticity.neuron_correlations import (  # noqa: E402
-    neuron_correlations,
     neuron_rows,
+    polysemanticity_neuron_correlations,
     spearman,
 )
 from ninscope.neurons.polysemanticity.neuron_values import neurons_of_network  # noqa: E402
@@ -243,7 +243,7 @@ def of_row(found: pd.DataFrame, **where) -> pd.Series:
 
 def test_over_neurons_numbers_are_means_over_layers_then_seeds_then_experiments(rng):
     table = planted_table(rng)
-    found = neuron_correlations(table)
+    found = polysemanticity_neuron_correlations(table)
     p_values = []
     for measure in ("sees", "blind"):
         means = []
@@ -273,7 +273,7 @@ def test_over_neurons_numbers_are_means_over_layers_then_seeds_then_experiments(
 
 def test_over_networks_a_measure_that_follows_p_is_told_from_one_that_follows_the_epoch(rng):
     table = planted_table(rng, noise=8)
-    found = neuron_correlations(table)
+    found = polysemanticity_neuron_correlations(table)
     whole = table[(table["layer"] == "all") & (table["experiment"] == "A")]
     for measure, truth, sign in (("sees", "P", 1), ("sees", "P_samples", -1)):
         row = of_row(found, experiment="A", measure=measure, truth=truth, over="networks", given="")
@@ -299,7 +299,7 @@ def test_retrained_networks_are_averaged_within_a_seed_and_count_as_one(rng):
     table["pruning_ratio"] = table["epoch"] / 20 + 0.1
     table["revision"] = "retrained-" + table["epoch"].astype(str)
     table["phase"], table["epoch"] = "retrained", pd.array([pd.NA] * len(table), "Int64")
-    row = of_row(neuron_correlations(table), measure="sees", truth="P", over="neurons")
+    row = of_row(polysemanticity_neuron_correlations(table), measure="sees", truth="P", over="neurons")
     own = table[(table["measure"] == "sees") & (table["layer"] != "all")]
     assert row["correlation"] == pytest.approx(own["spearman_P"].mean(), rel=1e-12)
     assert row["by_chance"] == pytest.approx(1.959964 * math.sqrt((1 / 16 + 1 / 8) / 4 / 4), rel=1e-6)
@@ -310,7 +310,7 @@ def test_retrained_networks_are_averaged_within_a_seed_and_count_as_one(rng):
 def test_one_seed_has_no_interval_and_networks_that_failed_are_left_out(rng):
     table = planted_table(rng, seeds=2, experiments=("A",))
     table.loc[table["seed"] == 1, "status"] = "nonfinite"
-    row = of_row(neuron_correlations(table), measure="sees", truth="P", over="neurons")
+    row = of_row(polysemanticity_neuron_correlations(table), measure="sees", truth="P", over="neurons")
     assert (row["seeds"], row["message"]) == (1, "one seed: no interval")
     assert math.isnan(row["low"])
-    assert neuron_correlations(table[table["seed"] == 1]).empty
+    assert polysemanticity_neuron_correlations(table[table["seed"] == 1]).empty

@@ -9,7 +9,7 @@ import tomli_w
 from driving import artefacts, command, made, results
 
 from ninscope.errors import RequestError
-from ninscope.neurons.polysemanticity.neuron_correlations import neuron_correlations
+from ninscope.neurons.polysemanticity.neuron_correlations import polysemanticity_neuron_correlations
 from ninscope_pipeline.figures import FigureTables
 from ninscope_pipeline.opened_run import open_run
 from ninscope_pipeline.request.dagfile import load_dag
@@ -131,7 +131,7 @@ def test_its_p_is_that_of_the_table_polysemanticity_and_single_neurons_are_store
 def test_correlations_are_made_of_the_table_and_the_figure_of_them(run, rows):
     stored = pd.read_parquet(run / "tables" / "polysemanticity_neuron_correlations.parquet")
     assert stored[["model", "revision", "step"]].isna().all(axis=None)
-    expected = neuron_correlations(rows)
+    expected = polysemanticity_neuron_correlations(rows)
     assert {"neurons", "networks"} == set(expected["over"])
     pd.testing.assert_frame_equal(stored[list(expected)], expected, check_dtype=False)
     tables = {name: open_run(run).table(name) for name in open_run(run).tables}

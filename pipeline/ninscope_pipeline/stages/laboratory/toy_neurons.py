@@ -14,8 +14,8 @@ from ninscope.neurons.observatory.registry import chosen
 from ninscope.neurons.polysemanticity.neuron_correlations import (
     NEURON_CORRELATION_COLUMNS,
     NUMBERS,
-    neuron_correlations,
     neuron_rows,
+    polysemanticity_neuron_correlations,
 )
 from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, PRUNED, TRAINING
 from ninscope.threads import one_thread_each
@@ -245,7 +245,11 @@ def _rows(results: "Results") -> Iterator[Row]:
 
 def _correlations(results: "Results") -> "pd.DataFrame":
     measured = results.table(NEURONS)
-    return neuron_correlations(measured).assign(model=None, revision=None, step=None) if len(measured) else measured
+    return (
+        polysemanticity_neuron_correlations(measured).assign(model=None, revision=None, step=None)
+        if len(measured)
+        else measured
+    )
 
 
 ToyNeuronsStage.tables = (

@@ -10,8 +10,10 @@ neurons of a layer in any order, Spearman's correlation has the mean 0 and exact
 correlation of two fixed series, one of them permuted. Means of that over layers and seeds are near normal.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,6 +42,7 @@ NEURON_CORRELATION_COLUMNS = {
     "p_adjusted": "float64", "other_seeds": "float64", "before": "float64", "by_chance": "float64", "message": "string",
 }  # fmt: skip
 _GROUP = ("suite", "experiment", "dropout", "phase", "learning_rate", "measure")
+_TRAINING = ("suite", "experiment", "dropout", "seed")
 _FAMILY = ("suite", "experiment", "dropout", "phase", "learning_rate", "over", "truth", "given")
 _NORMAL = 1.959963984540054  # quantile .975
 
@@ -113,7 +116,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 # --- over seeds --------------------------------------------------------------------------------------------------------------
-def neuron_correlations(neurons: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+def polysemanticity_neuron_correlations(neurons: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
     """Which measures see P, over seeds. Columns: suite and those of NEURON_CORRELATION_COLUMNS.
 
     neurons: the table `polysemanticity_neurons`. A row an experiment, dropout, phase, learning rate of retraining (missing in
@@ -144,53 +147,81 @@ def neuron_correlations(neurons: pd.DataFrame, confidence: float = CONFIDENCE) -
 
 def _over_neurons(neurons: pd.DataFrame, confidence: float) -> list[dict[str, object]]:
     layers = neurons[(neurons["layer"] != ALL_LAYERS) & neurons["phase"].isin([TRAINING, RETRAINED])]
-    layers = layers.assign(learning_rate=layers["learning_rate"].where(layers["phase"] == RETRAINED))
-    rows: list[dict[str, object]] = []
-    for names, group in layers.groupby(list(_GROUP), sort=False, dropna=False):
-        about = dict(zip(_GROUP, names, strict=True))
-        about["learning_rate"] = None if about["phase"] == TRAINING else about["learning_rate"]
-        for truth in NEURON_TRUTHS:
-            if group[SPEARMAN[truth]].notna().any():
-                rows.append(about | {"truth": truth} | _of_seeds(group, truth, confidence))
+    # A rate of training is none of retraining; NaN would be no key, as it is not itself.
+    layers = layers.assign(learning_rate=layers["learning_rate"].where(layers["phase"] == RETRAINED, -1.0))
+    every: dict[tuple[object, ...], set[int]] = {}
+    for *names, seed in layers[[*_GROUP, "seed"]].drop_duplicates().itertuples(index=False, name=None):
+        every.setdefault(tuple(names), set()).add(seed)
+    networks = _of_networks(layers)
+    epochs, last = networks["epoch"], networks.groupby([*_TRAINING, "phase"], dropna=False)["epoch"].transform("max")
+    now = _of_seeds(networks[(epochs == last) | epochs.isna()])
+    before = _of_seeds(networks[epochs == 0])
+    rows = []
+    for *names, truth in networks[[*_GROUP, "truth"]].drop_duplicates().itertuples(index=False, name=None):
+        key = (*names, truth)
+        row = dict(zip(_GROUP, names, strict=True)) | {"truth": truth}
+        row |= _over_seeds(now.get(key, {}), before.get(key, {}), every[tuple(names)], confidence)
+        rows.append(row | {"learning_rate": None if row["phase"] == TRAINING else row["learning_rate"]})
     return [*rows, *_over_experiments(rows, confidence)]
 
 
-def _of_seeds(group: pd.DataFrame, truth: str, confidence: float) -> dict[str, object]:
-    """One row of one experiment. group: layers of one measure, of one phase."""
-    in_training = group["phase"].iloc[0] == TRAINING
-    last = group["epoch"] == group.groupby("seed")["epoch"].transform("max") if in_training else group["epoch"].isna()
-    now, before = _by_seed(group[last], truth), _by_seed(group[group["epoch"] == 0], truth)
-    over = mean_over_seeds(now["correlation"].to_numpy(np.float64), confidence)
-    known = now[now["correlation"].notna()]
-    absent = sorted(set(group["seed"]) - set(known.index))
-    spread = float(np.sqrt(known["variance"].sum())) / len(known) if len(known) else float("nan")
-    return _numbers(over) | {
-        "over": OVER_NEURONS, "given": "", "experiments": 1, "by_chance": _NORMAL * spread,
-        "points": int(known["neurons"].min()) if len(known) else 0,
-        "before": mean_over_seeds(before["correlation"].to_numpy(np.float64)).mean,
-        "message": joined_clauses(
-            _without_interval(over, "seed"),
-            f"no value of {'seed' if len(absent) == 1 else 'seeds'} {listed([str(seed) for seed in absent])}" if absent else ""),
-    }  # fmt: skip
-
-
-def _by_seed(layers: pd.DataFrame, truth: str) -> pd.DataFrame:
-    """By seed: correlation, the mean over networks of the mean over layers; variance of that by chance; neurons of a network."""
-    values = layers.assign(
-        correlation=layers[SPEARMAN[truth]].astype("float64"), neurons=layers[COUNTED[truth]].astype("float64")
+def _of_networks(layers: pd.DataFrame) -> pd.DataFrame:
+    """A row a network, measure and truth. correlation: mean over layers. variance: of that by chance. neurons: of all layers."""
+    keys = [*_GROUP, "seed", "revision"]
+    long = pd.concat(
+        layers[[*keys, "epoch"]].assign(
+            truth=truth,
+            correlation=layers[SPEARMAN[truth]].astype("float64"),
+            neurons=layers[COUNTED[truth]].astype("float64"),
+        )
+        for truth in NEURON_TRUTHS
     )
-    values = values[values["correlation"].notna()]
-    values = values.assign(variance=1 / (values["neurons"] - 1))
-    networks = values.groupby(["seed", "revision"], sort=True).agg(
+    long = long[long["correlation"].notna()]
+    long = long.assign(variance=1 / (long["neurons"] - 1), epoch=long["epoch"].astype("float64"))
+    networks = long.groupby([*keys, "truth"], sort=False, dropna=False).agg(
         correlation=("correlation", "mean"),
         variance=("variance", "sum"),
         layers=("variance", "size"),
         neurons=("neurons", "sum"),
+        epoch=("epoch", "first"),
     )
-    networks = networks.assign(variance=networks["variance"] / networks["layers"] ** 2)
-    return networks.groupby("seed", sort=True).agg(
+    return networks.assign(variance=networks["variance"] / networks["layers"] ** 2).reset_index()
+
+
+class _OfSeed(NamedTuple):
+    """Means over the networks of a seed; a variance is no smaller for several networks. neurons: of the smallest network."""
+
+    correlation: float
+    variance: float
+    neurons: float
+
+
+def _of_seeds(networks: pd.DataFrame) -> dict[tuple[object, ...], dict[int, _OfSeed]]:
+    """By group and truth, then seed in rising order."""
+    seeds = networks.groupby([*_GROUP, "truth", "seed"], sort=True, dropna=False).agg(
         correlation=("correlation", "mean"), variance=("variance", "mean"), neurons=("neurons", "min")
     )
+    found: dict[tuple[object, ...], dict[int, _OfSeed]] = {}
+    for (*names, seed), *numbers in seeds.itertuples(name=None):
+        found.setdefault(tuple(names), {})[seed] = _OfSeed(*numbers)
+    return found
+
+
+def _over_seeds(
+    now: Mapping[int, _OfSeed], before: Mapping[int, _OfSeed], seeds: set[int], confidence: float
+) -> dict[str, object]:
+    """seeds: all that the experiment has."""
+    over = mean_over_seeds(np.array([one.correlation for one in now.values()]), confidence)
+    absent = [str(seed) for seed in sorted(seeds - set(now))]
+    spread = math.sqrt(sum(one.variance for one in now.values())) / len(now) if now else math.nan
+    return _numbers(over) | {
+        "over": OVER_NEURONS, "given": "", "experiments": 1, "by_chance": _NORMAL * spread,
+        "points": int(min((one.neurons for one in now.values()), default=0)),
+        "before": mean_over_seeds(np.array([one.correlation for one in before.values()])).mean,
+        "message": joined_clauses(
+            _without_interval(over, "seed"),
+            f"no value of {'seed' if len(absent) == 1 else 'seeds'} {listed(absent)}" if absent else ""),
+    }  # fmt: skip
 
 
 def _numbers(over: SeedMean) -> dict[str, object]:
