@@ -8,8 +8,8 @@ Tables:
     baselines.csv      the unpruned networks: a row an experiment, dropout and seed
     slopes.csv         the table polysemanticity_slopes of the run, without its messages
     correlations.csv   the table polysemanticity_correlations of the run, without the experiments one by one
-    neurons.csv        the table polysemanticity_neuron_correlations of the other run: trained networks over neurons, and training over
-                       networks, these without the experiments one by one
+    neurons.csv        the table polysemanticity_neuron_correlations of the other run: trained networks over neurons, and trainings
+                       over networks, these without the experiments one by one
 """
 
 import argparse
