@@ -222,7 +222,8 @@ def _value(row: pd.DataFrame, column: str) -> str:
 
 def _with_interval(row: pd.DataFrame) -> str:
     value = _value(row, "correlation")
-    return f"{value} ({_value(row, 'low')} to {_value(row, 'high')})" if value else ""
+    low, high = _value(row, "low"), _value(row, "high")
+    return f"{value} ({low} to {high})" if value and low else value
 
 
 def page_tables(tables: dict[str, pd.DataFrame]) -> dict[str, str]:

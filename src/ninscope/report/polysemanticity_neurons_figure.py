@@ -1,6 +1,6 @@
 """The figure of which measures of neurons see P: rank correlations over the neurons of a layer, experiment by experiment."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -13,14 +13,14 @@ from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT
 from ninscope.neurons.polysemanticity.neuron_correlations import OVER_NEURONS
 from ninscope.neurons.polysemanticity.table_names import NEURON_TRUTHS, TRAINING, dropout_name
 from ninscope.report.layout import arrange, label_places, name_panel, styled, title_above
-from ninscope.report.polysemanticity_style import BLUE, COLOURS, GREY, MARKERS, NamedFigures, legend_below
+from ninscope.report.polysemanticity_style import BLUE, COLOURS, GREY, MARKERS, legend_below
 from ninscope.wording import of_number
 
 _MINUS = "\N{MINUS SIGN}"
 _CHANCE = "0.88"  # of what is drawn behind marks
 
 
-def neurons_figures(correlations: pd.DataFrame) -> NamedFigures:
+def neurons_figures(correlations: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """A figure of trained networks, where there are some. correlations: the table `polysemanticity_neuron_correlations`."""
     rows = correlations[
         (correlations["over"] == OVER_NEURONS)

@@ -156,11 +156,11 @@ def _over_neurons(neurons: pd.DataFrame, confidence: float) -> list[dict[str, ob
     epochs, last = networks["epoch"], networks.groupby([*_TRAINING, "phase"], dropna=False)["epoch"].transform("max")
     now = _of_seeds(networks[(epochs == last) | epochs.isna()])
     before = _of_seeds(networks[epochs == 0])
+    known = set(networks[[*_GROUP, "truth"]].drop_duplicates().itertuples(index=False, name=None))
     rows = []
-    for *names, truth in networks[[*_GROUP, "truth"]].drop_duplicates().itertuples(index=False, name=None):
-        key = (*names, truth)
-        row = dict(zip(_GROUP, names, strict=True)) | {"truth": truth}
-        row |= _over_seeds(now.get(key, {}), before.get(key, {}), every[tuple(names)], confidence)
+    for key in ((*names, truth) for names in every for truth in NEURON_TRUTHS if (*names, truth) in known):
+        row = dict(zip((*_GROUP, "truth"), key, strict=True))
+        row |= _over_seeds(now.get(key, {}), before.get(key, {}), every[key[:-1]], confidence)
         rows.append(row | {"learning_rate": None if row["phase"] == TRAINING else row["learning_rate"]})
     return [*rows, *_over_experiments(rows, confidence)]
 
