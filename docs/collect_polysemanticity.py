@@ -8,8 +8,7 @@ Tables:
     baselines.csv      the unpruned networks: a row an experiment, dropout and seed
     slopes.csv         the table polysemanticity_slopes of the run, without its messages
     correlations.csv   the table polysemanticity_correlations of the run, without the experiments one by one
-    neurons.csv        the table polysemanticity_neuron_correlations of the other run: trained networks over neurons, and trainings
-                       over networks, these without the experiments one by one
+    neurons.csv        the table polysemanticity_neuron_correlations of the other run, of trainings, without its messages
 """
 
 import argparse
@@ -66,12 +65,8 @@ def collect(run: Path) -> None:
 
 def collect_neurons(run: Path) -> None:
     rows = pd.read_parquet(run / "tables" / "polysemanticity_neuron_correlations.parquet")
-    rows = rows[
-        (rows["phase"] == TRAINING) & ((rows["over"] == OVER_NEURONS) | (rows["experiment"] == EVERY_EXPERIMENT))
-    ]
-    rows.drop(columns=[*KEYS, "learning_rate", "message"]).to_csv(
-        TABLES / "neurons.csv", index=False, float_format="%.6g"
-    )
+    rows = rows[rows["phase"] == TRAINING].drop(columns=[*KEYS, "learning_rate", "message"])
+    rows.to_csv(TABLES / "neurons.csv", index=False, float_format="%.6g")
 
 
 # --- tables of the pages -----------------------------------------------------------------------------------------------------
@@ -212,6 +207,32 @@ def network_table(neurons: pd.DataFrame) -> str:
     return markdown(["measure", *names], lines)
 
 
+def network_experiment_table(neurons: pd.DataFrame) -> str:
+    """As `network_table`, given the epoch, an experiment a column; in bold where the adjusted p-value over seeds is below .05,
+    and after the slash with the truth of other seeds."""
+    rows = neurons[(neurons["over"] == OVER_NETWORKS) & (neurons["given"] == "epoch")]
+    rows = rows[rows["experiment"] != EVERY_EXPERIMENT]
+    experiments = list(dict.fromkeys(rows["experiment"]))
+    truths = {truth: DEGREES[truth] for truth in ("P", "P_samples")}
+    lines = []
+    for measure in dict.fromkeys(rows["measure"]):
+        own = rows[rows["measure"] == measure]
+        cells = [
+            _marked(own[(own["truth"] == truth) & (own["experiment"] == name)])
+            for truth in truths
+            for name in experiments
+        ]
+        if any(cells):
+            lines.append([f"`{measure}`", *cells])
+    return markdown(["measure", *(f"{truth}, {name}" for truth in truths.values() for name in experiments)], lines)
+
+
+def _marked(row: pd.DataFrame) -> str:
+    value, others = _value(row, "correlation"), _value(row, "other_seeds")
+    told = f"**{value}**" if value and row["p_adjusted"].iloc[0] < 0.05 else value
+    return f"{told} / {others}" if value and others else told
+
+
 def _p_value(row: pd.DataFrame) -> str:
     return "" if row.empty or pd.isna(row["p_adjusted"].iloc[0]) else f"{row['p_adjusted'].iloc[0]:.2g}"
 
@@ -237,9 +258,11 @@ def page_tables(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "correlations in training": correlation_table(tables["correlations"], "training", None),
         "correlations after pruning": correlation_table(tables["correlations"], "retrained", 1e-3),
         "neurons": neuron_table(tables["neurons"]),
-        "neurons by experiment": experiment_table(tables["neurons"], "P_live"),
-        "neurons by experiment, at the samples": experiment_table(tables["neurons"], "P_samples_live"),
+        "neurons by experiment": experiment_table(tables["neurons"], "P"),
+        "live neurons by experiment": experiment_table(tables["neurons"], "P_live"),
+        "live neurons by experiment, at the samples": experiment_table(tables["neurons"], "P_samples_live"),
         "neurons over training": network_table(tables["neurons"]),
+        "neurons over training by experiment": network_experiment_table(tables["neurons"]),
     }
 
 
