@@ -84,7 +84,7 @@ def _truth_panel(axes: Axes, rows: pd.DataFrame, measures: Sequence[str], experi
 
 
 def _colour(number: int) -> str:
-    return (*COLOURS, GREY, "black")[number % (len(COLOURS) + 2)]
+    return (*COLOURS, "black", "#8c6d31")[number % (len(COLOURS) + 2)]
 
 
 def _marker(number: int) -> str:
