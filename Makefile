@@ -108,7 +108,8 @@ study: $(VENV)/tools
 #   make laboratory   train, prune and measure the networks of docs/polysemanticity.md and make that page's tables (half an hour on two cores)
 laboratory: $(VENV)/tools
 	$(BIN)/ninscope run polysemanticity
-	$(BIN)/python docs/collect_polysemanticity.py runs/polysemanticity
+	$(BIN)/ninscope run docs/polysemanticity/neurons.toml
+	$(BIN)/python docs/collect_polysemanticity.py runs/polysemanticity --neurons runs/polysemanticity-neurons
 
 #   make figures   draw the figures of the README and of docs/ again
 figures: demo laboratory

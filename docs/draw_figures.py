@@ -44,6 +44,7 @@ OF_RUNS = {
     f"{SUITE}--lines-finetunes.png": ("memel", f"{SUITE}--lines-finetunes.png"),
     "blobs-convgru--leaving-blobs-finetunes.png": ("memel", "blobs-convgru--leaving-blobs-finetunes.png"),
     "project-text-activations.png": ("memel", "project-text-activations.png"),
+    "polysemanticity-neurons.png": ("polysemanticity-neurons", "polysemanticity-neurons.png"),
     **{
         name: ("polysemanticity", name)
         for name in (

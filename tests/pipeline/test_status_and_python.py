@@ -163,7 +163,8 @@ def test_a_run_lists_its_tables_and_figures(run):
     assert run.tables == [
         "activations", "benchmarks", "checkpoints", "comparisons", "controls", "correlations", "degrees", "emergence",
         "finetunes", "interactions", "neurons", "nulls", "polysemanticity", "polysemanticity_correlations",
-        "polysemanticity_slopes", "samples", "scaling", "scaling_curves", "spectra", "weights",
+        "polysemanticity_neuron_correlations", "polysemanticity_neurons", "polysemanticity_slopes",
+        "samples", "scaling", "scaling_curves", "spectra", "weights",
     ]  # fmt: skip
     assert [path.name for path in run.figures] == ["tiny-emergence.png", "tiny-spectra.png"]
     assert all(path.is_file() for path in run.figures)
