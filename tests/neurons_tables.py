@@ -119,3 +119,38 @@ def single_neurons(neurons=200, layers=3, seed=0) -> pd.DataFrame:
         }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
+
+
+PLACES_COLUMNS = {
+    "suite": "string", "model": "string", "revision": "string", "step": "Int64", "text": "string", "place": "string",
+    "measure": "string", "control": "string", "against": "string", "neurons": "Int64", "correlation": "float64",
+    "low": "float64", "high": "float64", "status": "string", "message": "string",
+}  # fmt: skip
+WHERE = ("alpha", "mean_distance", "degree")
+
+
+def correlation_of(place: str, measure: str, step: int, shuffled: bool = False) -> float:
+    """What the table says: of alpha it rises with the logarithm of the step, of the others it falls by half of that; of "flat", and
+    on the control, it is a tenth of that. The band is 0.1 to both sides of 0, so at first all lie in it."""
+    rise = math.log2(step + 1) / 20 * (1 if place == "alpha" else -0.5)
+    return rise * (0.1 if shuffled or measure == "flat" else 1.0)
+
+
+def places_table(measures=("phi", "flat"), models=("small",), steps=STEPS, text="held-out", gaps=()) -> pd.DataFrame:
+    """The table `neuron_places` of models (all of the suite "s"). measures: as in `neuron_values`, "NAME/seed" too. gaps: (place,
+    measure, step) that have no correlation."""
+    rows = []
+    for model in models:
+        for step in steps:
+            for place in WHERE:
+                for measure in measures:
+                    for control in ("none", "shuffled"):
+                        missing = (place, measure, step) in gaps
+                        name, _, against = measure.partition("/")
+                        value = math.nan if missing else correlation_of(place, name, step, control == "shuffled")
+                        end = math.nan if missing else 0.1
+                        rows.append(
+                            ("s", model, f"step{step}", step, text, place, name, control, against, 2 if missing else 300,
+                             value, -end, end, "unsupported" if missing else "ok", "too few" if missing else "")
+                        )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(PLACES_COLUMNS)).astype(PLACES_COLUMNS)

@@ -7,12 +7,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from neurons_tables import MEASURES, STEPS, checkpoints_table, layers_of, neurons_table, single_neurons, value_of
+from neurons_tables import (
+    MEASURES,
+    STEPS,
+    WHERE,
+    checkpoints_table,
+    correlation_of,
+    layers_of,
+    neurons_table,
+    places_table,
+    single_neurons,
+    value_of,
+)
 from scipy.stats import spearmanr
 
 from ninscope.report import neurons_rows
 from ninscope.report.layout import picture
-from ninscope.report.neuron_places_figure import neuron_places_figure
+from ninscope.report.neuron_places_figure import chosen_measures, neuron_places_figure, placed_neurons
+from ninscope.report.neuron_places_training_figure import neuron_places_training_figure
 from ninscope.report.neurons_figures import neurons_figure, neurons_map
 from ninscope.report.neurons_rows import main_rows, title_of_column
 from ninscope.report.polysemanticity_style import BLUE, ORANGE
@@ -299,6 +311,97 @@ class TestPlaces:
         assert "no measure is known of three neurons" in figure.axes[0].texts[0].get_text().replace("\n", " ")
 
 
+def of_a_run(values: pd.DataFrame) -> pd.DataFrame:
+    """Single neurons as `run.neuron_values(..., nodes=True)` has them."""
+    names = {"alpha": "dimension", "mean_distance": "average_weighted_degree", "degree": "edges"}
+    keys = {"suite": "s", "model": "small", "revision": "step8", "step": 8, "unit": "neuron", "r2": 1.0}
+    return values.rename(columns=names).assign(**keys)
+
+
+def test_single_neurons_of_a_run_are_placed():
+    values = single_neurons(20)
+    of_run = of_a_run(values.assign(alike=1.0, never=math.nan, **{"phi/shuffled": values["phi"] / 2}))
+    heads = of_run.head(3).assign(unit="head", phi=math.nan, sink=[1.0, 2.0, 3.0])
+    placed = placed_neurons(pd.concat([of_run, heads], ignore_index=True))
+    assert list(placed) == [
+        "layer", "index", "alpha", "mean_distance", "degree", "phi", "firing_frequency", "kurtosis", "universal",
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(placed, values[list(placed)])
+    assert list(placed_neurons(of_run, most=1))[5:] == ["phi"]
+
+
+def test_measures_that_readers_ask_for_come_first():
+    names = [*(f"m{number}" for number in range(9)), "universal_rho/seed", "phi/shuffled", "dead_firing_frequency"]
+    assert chosen_measures(names) == ["dead_firing_frequency", "universal_rho/seed", "m0", "m1", "m2", "m3"]
+    assert chosen_measures(["b", "a"]) == ["b", "a"]
+
+
+class TestPlacesOverTraining:
+    def test_a_row_is_a_measure_a_column_a_place(self):
+        figure = neuron_places_training_figure(places_table(("flat", "phi")), checkpoints_table(), "held-out")
+        grid = np.array(figure.axes).reshape(2, 3)
+        assert [axes.get_ylabel() for axes in grid[:, 0]] == ["phi", "flat"]
+        assert [axes.get_title() for axes in grid[0]] == [r"exponent $\alpha_i$", "mean distance", "degree"]
+        for line, measure in enumerate(("phi", "flat")):
+            for column, place in enumerate(WHERE):
+                _, control, own, outside, inside_ = grid[line, column].lines
+                values = {step: correlation_of(place, measure, step) for step in STEPS}
+                assert own.get_xdata() == pytest.approx(PLACES)
+                assert own.get_ydata() == pytest.approx(list(values.values()))
+                assert control.is_dashed()
+                assert control.get_ydata() == pytest.approx([correlation_of(place, measure, step, True) for step in STEPS])
+                beyond = [value for value in values.values() if abs(value) > 0.1]
+                assert outside.get_ydata() == pytest.approx(beyond)
+                assert outside.get_markerfacecolor() == BLUE
+                assert len(inside_.get_ydata()) == len(STEPS) - len(beyond)
+                assert inside_.get_markerfacecolor() == "white"
+                corners = grid[line, column].collections[0].get_paths()[0].vertices
+                assert (corners[:, 1].min(), corners[:, 1].max()) == pytest.approx((-0.1, 0.1))
+        assert len({axes.get_ylim() for axes in grid.flat}) == 1
+        assert legend(figure) == [
+            "Spearman's correlation", "control: shuffled", "95 % of permutations within layers", "outside of it",
+        ]  # fmt: skip
+        assert "A point is of 300 neurons." in caption(figure)
+        assert inside(figure)
+
+    def test_a_step_without_a_correlation_is_a_gap(self):
+        gaps = [("alpha", "phi", 8)]
+        figure = neuron_places_training_figure(places_table(("phi",), gaps=gaps), checkpoints_table(), "held-out")
+        own = figure.axes[0].lines[2].get_ydata()
+        assert np.flatnonzero(np.isnan(own)).tolist() == [STEPS.index(8)]
+        assert not np.isnan(figure.axes[1].lines[2].get_ydata()).any()
+        rows = places_table(("phi",), steps=(0, 8))
+        figure = neuron_places_training_figure(rows, checkpoints_table(steps=(0, 1, 8)), "held-out")
+        assert np.isnan(figure.axes[0].lines[2].get_ydata()).tolist() == [False, True, False]
+
+    def test_at_most_six_measures_are_drawn_and_the_others_counted(self):
+        rows = places_table((*(f"m{number}" for number in range(8)), "universal_rho/seed"), steps=(0, 8))
+        figure = neuron_places_training_figure(rows, checkpoints_table(steps=(0, 8)), "held-out")
+        assert [axes.get_ylabel().replace("\n", " ") for axes in figure.axes[::3]] == [
+            "universal rho, beside another seed", "m0", "m1", "m2", "m3", "m4",
+        ]  # fmt: skip
+        assert "The table neuron_places has 3 more measures." in caption(figure)
+        assert inside(figure)
+
+    def test_of_one_step_or_none_or_of_another_text(self):
+        one = places_table(("phi",), steps=(8,))
+        figure = neuron_places_training_figure(one, checkpoints_table(steps=(8,)), "held-out")
+        assert inside(figure)
+        assert [line.get_ydata().size for line in figure.axes[0].lines[2:]] == [1, 1, 0]
+        for rows, text in ((one, "other"), (one.assign(step=pd.NA), "held-out"), (one.head(0), "held-out")):
+            figure = neuron_places_training_figure(rows, checkpoints_table(steps=(8,)), text)
+            assert [text.get_text() for axes in figure.axes for text in axes.texts] == [
+                "no correlation is known at a step"
+            ]
+            assert inside(figure)
+
+    def test_rows_of_several_models_are_refused_and_names_are_no_formulas(self):
+        with pytest.raises(ValueError, match="a figure is of one model, these rows are of a and b"):
+            neuron_places_training_figure(places_table(models=("a", "b")), checkpoints_table(("a", "b")), "held-out")
+        rows = places_table((r"$\frac{$",), (r"$x",), steps=(0, 8), text=r"$\frac{$")
+        assert inside(neuron_places_training_figure(rows, checkpoints_table((r"$x",), (0, 8)), r"$\frac{$"))
+
+
 def test_further_facts_and_rows_without_a_step_are_no_main_rows():
     rows = neurons_table(("dormant", "dead"), steps=(0, 1), blocks=1)
     assert set(rows["measure"]) == {"dormant", "dormant_tau_0.1", "dead"}
@@ -312,8 +415,9 @@ def test_further_facts_and_rows_without_a_step_are_no_main_rows():
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_a_figure_is_the_same_bytes_each_time(form):
     rows, checkpoints = neurons_table(("dead",), steps=(0, 8), blocks=2), checkpoints_table(steps=(0, 8))
-    for draw in (neurons_figure, neurons_map):
-        first, second = (picture(draw(rows, checkpoints, "held-out"), form) for _ in range(2))
+    places = places_table(("phi",), steps=(0, 8))
+    for draw, table in ((neurons_figure, rows), (neurons_map, rows), (neuron_places_training_figure, places)):
+        first, second = (picture(draw(table, checkpoints, "held-out"), form) for _ in range(2))
         assert len(first) > 5000
         assert first == second
 

@@ -6,7 +6,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from ninscope.checkpoints.baseline import stated_step
@@ -25,11 +24,12 @@ from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED,
 from ninscope_pipeline.request.dagfile import dag_written_in
 from ninscope_pipeline.run_folders import folders_in, is_run_folder, not_a_run
 from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
-from ninscope_pipeline.stages.measurements import stored_measurement
+from ninscope_pipeline.stages.measurements import nodes_frame, stored_measurement
 from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
 from ninscope_pipeline.stages.network import stored_network
+from ninscope_pipeline.stages.neurons.places import placed
 from ninscope_pipeline.stages.neurons.planning import NEURONS, listed_as
-from ninscope_pipeline.stages.neurons.results import NEURON, values_frame
+from ninscope_pipeline.stages.neurons.results import values_frame
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.spectra import SPECTRA as SPECTRA_STAGE
 from ninscope_pipeline.storing.manifest import is_finished
@@ -199,13 +199,7 @@ class Run(Shown):
                 f"{self.path}: no values of single neurons for {_shown(model, variant, suite)} at {revision}"
                 f"{self._near(model, revision) or '; set per_node = true in [analysis] and run again'}"
             )
-        layer_tables = [
-            pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)}).rename(
-                columns={"degree": "average_weighted_degree"}
-            )
-            for layer, values in nodes.items()
-        ]
-        return pd.concat(layer_tables, ignore_index=True)
+        return nodes_frame(nodes)
 
     def neuron_values(
         self,
@@ -240,9 +234,7 @@ class Run(Shown):
         frame.insert(3, "step", pd.Series([step] * len(frame), dtype="Int64"))
         if not nodes:
             return frame
-        of_nodes = self.nodes(model, revision, suite=suite).rename(columns={"neuron": "index"})
-        of_nodes["unit"] = NEURON
-        return frame.merge(of_nodes.astype({"layer": "string", "unit": "string"}), "left", ["layer", "index", "unit"])
+        return placed(frame, self.nodes(model, revision, suite=suite))
 
     def _measured_neurons(
         self, suite: str | None, model: str, revision: str | int, text: str | None

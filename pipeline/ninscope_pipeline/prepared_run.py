@@ -191,7 +191,7 @@ def _write_results(folder: RunFolder, request: Request, done: Callable[[JobId, O
     if all(outcome.ok for outcome in outcomes.values()) and not is_current(
         folder, folder.figures, figures_key(key, formats)
     ):
-        outcomes[FIGURES, "all"] = store_figures(folder, formats)
+        outcomes[FIGURES, "all"] = store_figures(folder, formats, request)
         done((FIGURES, "all"), outcomes[FIGURES, "all"])
     return outcomes
 

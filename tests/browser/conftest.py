@@ -71,7 +71,7 @@ def real_run(tmp_path_factory) -> Path:
     file = folder / "small.toml"
     file.write_text(tomli_w.dumps(dag))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()):
-        patch.setattr("ninscope_pipeline.figures.draw", lambda tables, formats: {})
+        patch.setattr("ninscope_pipeline.figures.draw", lambda *_: {})
         assert run_dag(file, folder, lambda line: None, workers=1) == 0
     return folder / "small"
 

@@ -1,6 +1,7 @@
 """[[neurons]] by the command line: the table beside plain computations, what is taken again, what fails, and single neurons."""
 
 import contextlib
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,22 @@ from models_here import _models_in_this_process  # noqa: F401 (fixture)
 from neuron_measures import EVERY, known_measures
 from safetensors.torch import load_file, save_file
 
+from scipy.stats import spearmanr
+
+from ninscope.exact.layers import NodeValues
 from ninscope.neurons.observatory.subject import Subject
+from ninscope_pipeline.figures import FigureTables
+from ninscope_pipeline.prepared_run import prepare
+from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.results import Results
+from ninscope_pipeline.stages.measurements import nodes_frame
 from ninscope_pipeline.stages.neurons import observing
+from ninscope_pipeline.stages.neurons.places import correlation_rows, single_neurons
 from ninscope_pipeline.stages.neurons.planning import KEPT, NEURONS
+from ninscope_pipeline.stages.neurons.stage import NEURONS_STAGE
+from ninscope_pipeline.storing.annotated import AnnotatedMatrix
+from ninscope_pipeline.storing.runfolder import RunFolder
+from ninscope_pipeline.storing.store import ArtefactStore
 
 pytestmark = pytest.mark.usefixtures("undrawn", "_small_measures")
 WINDOW = 16
@@ -34,6 +48,8 @@ SECTION = {"text": "prose.txt", "window": WINDOW, "tokens": 4096, "tokenizer": "
 ONE = [{"suite": "tiny", "model": "tiny-0", "source": "tiny-0"}]
 SEEDS = [{"suite": "tiny", "model": "tiny-{seed}", "source": "tiny-{seed}", "seeds": [0, 1]}]
 KEYS = ["suite", "model", "revision"]
+WHOLE = {"exact": True, "nodes_per_layer": "all", "samples": None}
+PER_NODE = WHOLE | {"per_node": True}
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +80,8 @@ def run_of(dag: Path, runs: Path, code: int = 0) -> Path:
     return runs / dag.stem
 
 
-def table(run: Path) -> pd.DataFrame:
-    return pd.read_parquet(run / "tables" / "neurons.parquet")
+def table(run: Path, name: str = "neurons") -> pd.DataFrame:
+    return pd.read_parquet(run / "tables" / f"{name}.parquet")
 
 
 @contextlib.contextmanager
@@ -80,8 +96,7 @@ def counted_passes() -> Iterator[list[int]]:
 
 @pytest.fixture(scope="module")
 def run(place, _small_measures, undrawn) -> Path:
-    whole = {"exact": True, "per_node": True, "nodes_per_layer": "all", "samples": None}
-    return run_of(dag_of(place, "whole", analysis=whole, neuron_values=True), place / "runs")
+    return run_of(dag_of(place, "whole", analysis=PER_NODE, neuron_values=True), place / "runs")
 
 
 # --- the table beside plain computations ----------------------------------------------------------------------------------
@@ -197,6 +212,73 @@ def test_single_neurons_that_were_not_asked_for(place, tmp_path, run):
         ninscope.open_run(run).neuron_values("tiny-0", "step5")
     with pytest.raises(RequestError, match=r"were not measured on 'poetry'.*they were on prose"):
         ninscope.open_run(run).neuron_values("tiny-0", "step4", text="poetry")
+
+
+def test_places_in_the_network_against_measures(run):
+    """scipy's correlations of what a run says of its single neurons, and every pair once."""
+    rows, opened = table(run, "neuron_places"), ninscope.open_run(run)
+    assert rows[KEYS].drop_duplicates().values.tolist() == [
+        ["tiny", f"tiny-{seed}", f"step{step}"] for seed in (0, 1) for step in (0, 4)
+    ]
+    columns = {"alpha": "dimension", "mean_distance": "average_weighted_degree", "degree": "edges"}
+    for (model, step), found in rows.groupby(["model", "step"]):
+        neurons = opened.neuron_values(model, int(step), nodes=True)
+        assert found[["place", "measure", "control", "against"]].values.tolist() == [
+            [place, "size", control, ""] for place in columns for control in ("none", "shuffled")
+        ]
+        for row in found.itertuples():
+            place, size = neurons[columns[row.place]], neurons["size" if row.control == "none" else "size/shuffled"]
+            assert row.neurons == len(neurons) == 48
+            if place.nunique() == 1:
+                assert (row.status, row.message) == (
+                    "unsupported",
+                    "all 48 neurons are alike in the one or in the other",
+                )
+                assert math.isnan(row.correlation)
+                continue
+            assert row.correlation == pytest.approx(spearmanr(place, size).statistic)
+            assert (row.status, row.message) == ("ok", "")
+            assert -1 <= row.low <= row.high <= 1
+    assert (rows["status"] == "ok").sum() >= 4 * 2 * 2
+    assert set(rows["text"]) == {"prose"}
+
+
+def test_values_of_heads_and_measures_of_too_few_neurons():
+    """Heads have no place of their own; what no neuron has is told."""
+    nodes = nodes_frame({"a.m": NodeValues(*(np.arange(4.0) for _ in range(4)))})
+    matrix = AnnotatedMatrix(
+        np.array([[1.0, np.nan, np.nan, np.nan], [3, np.nan, 1, np.nan], [2, np.nan, 2, np.nan], [5, np.nan, np.nan, np.nan]]
+                 + [[np.nan, 7.0, np.nan, np.nan]] * 4),
+        [str(number) for number in range(8)],
+        ["size", "sink", "few", "none/seed"],
+        {"layer": ["a.m"] * 8, "index": np.array([0, 1, 2, 3] * 2), "unit": ["neuron"] * 4 + ["head"] * 4},
+        {"measure": ["size", "sink", "few", "none"], "control": ["none"] * 4, "against": ["", "", "", "seed"]},
+    )  # fmt: skip
+    rows = pd.DataFrame(correlation_rows(matrix, nodes)).query("place == 'alpha'").set_index("measure")
+    assert rows.index.tolist() == ["size", "few", "none"]
+    assert rows.loc["size", ["neurons", "correlation", "status"]].tolist() == [4, pytest.approx(0.8), "ok"]
+    assert rows.loc["few", "message"] == "2 neurons have both, and a correlation needs 3"
+    assert rows.loc["none", ["message", "against"]].tolist() == [
+        "0 neurons have both, and a correlation needs 3",
+        "seed",
+    ]
+    assert rows.loc[["few", "none"], "status"].tolist() == ["unsupported"] * 2
+
+
+def test_places_are_there_where_both_are_asked_for_whatever_is_stored(place, tmp_path):
+    """The exact analysis of before, which has single neurons, is used as it is; the table is of what is asked."""
+    asked = {"measures": ["size"], "neuron_values": True, "revisions": "last"}
+    run = run_of(dag_of(place, "asked", ONE, PER_NODE, **asked), tmp_path)
+    first = contents(run / "tables")
+    assert set(table(run, "neuron_places")["revision"]) == {"step4"}
+    with counted_passes() as passes:
+        for analysis, changes in ((WHOLE, {}), (PER_NODE, {"neuron_values": False})):
+            run_of(dag_of(place, "asked", ONE, analysis, **asked | changes), tmp_path)
+            assert table(run, "neuron_places").empty
+            assert not table(run).empty
+    assert passes  # of the results without single neurons, which are others
+    run_of(dag_of(place, "asked", ONE, PER_NODE, **asked), tmp_path)
+    assert contents(run / "tables") == first
 
 
 # --- what is taken again --------------------------------------------------------------------------------------------------
@@ -359,11 +441,14 @@ def test_models_that_read_no_text_are_told_and_the_others_go_on(place, tmp_path)
     models = of_one_seed(place, tmp_path)
     made_model("swin").save_pretrained(tmp_path / "swin" / "step0")
     models.append({"suite": "tiny", "model": "swin", "source": "swin"})
-    dag = dag_of(tmp_path, models=models, measures=["size"])
+    dag = dag_of(tmp_path, models=models, analysis=PER_NODE, measures=["size"], neuron_values=True)
     run = run_of(dag, tmp_path / "runs", code=1)
-    rows = table(run)
+    rows, places = table(run), table(run, "neuron_places")
     told = rows[rows["model"] == "swin"]
     assert told["status"].tolist() == ["unsupported"]
+    of_places = places[places["model"] == "swin"]
+    assert of_places[["status", "message"]].values.tolist() == told[["status", "message"]].values.tolist()
+    assert of_places[["place", "measure", "correlation"]].isna().all(axis=None)
     assert "vocab_size" in told["message"].item()
     assert set(rows[rows["model"] == "tiny"]["status"]) == {"ok"}
 
@@ -413,7 +498,6 @@ def test_files_that_change_meanwhile(place, tmp_path, monkeypatch):
 def test_main_numbers_over_training(run):
     """What [correlations] follows: the main number of a measure, of the model or the mean over layers."""
     from ninscope_pipeline.stages.checkpoint_measures import series_of_measures
-    from ninscope_pipeline.stages.neurons.stage import NEURONS_STAGE
 
     rows = table(run)
     further = rows[(rows["measure"] == "logit")].assign(measure="logit_further", value=7.0)
@@ -444,13 +528,35 @@ def test_what_is_the_same_is_taken_once(place, tmp_path):
     assert values["none", "start"] != values["shuffled", "start"]
 
 
-def test_figures_are_of_each_text_and_each_model(run):
-    from ninscope_pipeline.figures import FigureTables
-    from ninscope_pipeline.stages.neurons.stage import NEURONS_STAGE
-
+def test_figures_are_of_each_text_and_each_model(run, place):
+    """Single neurons are drawn where the results are at hand: `draw(tables)` does without."""
     tables = {path.stem: pd.read_parquet(path) for path in (run / "tables").glob("*.parquet")}
-    assert [name for name, _ in NEURONS_STAGE.figures(FigureTables(tables))] == [
-        "prose-neurons.png", "tiny-0--prose-neurons-map.png", "tiny-1--prose-neurons-map.png",
+    places = [f"tiny-{seed}--prose-neuron-places" for seed in (0, 1)]
+    of_tables = [
+        "prose-neurons.png", *(f"{name}-over-training.png" for name in places),
+        "tiny-0--prose-neurons-map.png", "tiny-1--prose-neurons-map.png",
     ]  # fmt: skip
-    without = tables | {NEURONS: tables[NEURONS].assign(status="nonfinite")}
-    assert list(NEURONS_STAGE.figures(FigureTables(without))) == []
+    assert [name for name, _ in NEURONS_STAGE.figures(FigureTables(tables))] == of_tables
+    request = prepare(load_dag(place / "whole.toml"), place / "runs").plan.request
+    drawn = dict(NEURONS_STAGE.figures(FigureTables(tables, Results(request, ArtefactStore(RunFolder(run))))))
+    assert set(drawn) == {*of_tables, *(f"{name}.png" for name in places)}
+    points = drawn[f"{places[1]}.png"].axes[1].collections[0].get_offsets()
+    values = ninscope.open_run(run).neuron_values("tiny-1", 4, nodes=True)
+    np.testing.assert_array_equal(points, values[["average_weighted_degree", "size"]])
+    assert drawn[f"{places[1]}.png"].get_suptitle().startswith("tiny-1 step4, prose: ")
+    failed = {name: tables[name].assign(status="nonfinite") for name in (NEURONS, "neuron_places")}
+    assert list(NEURONS_STAGE.figures(FigureTables(tables | failed))) == []
+
+
+def test_a_run_draws_with_its_results_at_hand(place, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("ninscope_pipeline.figures.draw", lambda *given: seen.append(given) or {})
+    asked = {"measures": ["size"], "neuron_values": True, "revisions": "last"}
+    run = run_of(dag_of(place, "drawn", ONE, PER_NODE, **asked), tmp_path)
+    ((tables, _, results),) = seen
+    pd.testing.assert_frame_equal(tables["neuron_places"], table(run, "neuron_places"), check_dtype=False)
+    values = single_neurons(results, "tiny", "tiny-0", "step4", "prose")
+    expected = ninscope.open_run(run).neuron_values("tiny-0", "step4", nodes=True)
+    pd.testing.assert_frame_equal(values, expected.drop(columns=[*KEYS, "step"]))
+    assert single_neurons(results, "tiny", "tiny-0", "step0", "prose") is None  # no [[neurons]] of it
+    assert single_neurons(results, "tiny", "tiny-0", "step4", "poetry") is None

@@ -132,7 +132,7 @@ def test_figures_are_of_the_tables_that_lie_there_when_they_are_done(folder, mon
     def tables(of: str) -> dict[str, bytes]:
         return {name: pd.DataFrame({"of": [of]}).to_parquet() for name in names}
 
-    def drawing(read, formats):
+    def drawing(read, formats, results):
         (of,) = read["checkpoints"]["of"]
         if of == "first":
             write_files(folder, folder.tables, "second", tables("second"))
@@ -144,6 +144,25 @@ def test_figures_are_of_the_tables_that_lie_there_when_they_are_done(folder, mon
     assert figures.store_figures(folder).ok
     assert is_current(folder, folder.figures, figures_key("second"))
     assert set(contents(folder.figures)) == {"second.png", "manifest.json"}
+
+
+def test_figures_of_another_run_s_tables_are_left_to_it(folder, monkeypatch):
+    """What it measured of single neurons lies under keys that this request does not know."""
+    drawn = []
+
+    def drawing(tables, formats, results):
+        drawn.append(results.request)
+        return {"own.png": b"1"}
+
+    monkeypatch.setattr(figures, "draw", drawing)
+    monkeypatch.setattr(figures, "tables_key", lambda request: request)
+    write_files(folder, folder.tables, "theirs", {})
+    assert figures.store_figures(folder, request="ours").ok
+    assert drawn == []
+    assert not folder.figures.exists() or contents(folder.figures) == {}
+    assert figures.store_figures(folder, request="theirs").ok
+    assert drawn == ["theirs"]
+    assert is_current(folder, folder.figures, figures_key("theirs"))
 
 
 def test_parts_of_a_run_at_work_are_left_and_those_of_a_dead_one_cleared(suite, tmp_path):

@@ -11,7 +11,7 @@ import pandas as pd
 from ninscope_pipeline import figures
 
 
-def draw(tables: Mapping[str, pd.DataFrame], formats: Sequence[str]) -> dict[str, bytes]:
+def draw(tables: Mapping[str, pd.DataFrame], formats: Sequence[str], results: object = None) -> dict[str, bytes]:
     """In the place of `figures.draw`: what depends on every table, by names of figures."""
     content = hashlib.sha256("".join(tables[name].to_csv() for name in sorted(tables)).encode()).digest()
     names = ("emergence", "spectra")

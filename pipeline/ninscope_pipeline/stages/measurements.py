@@ -1,7 +1,7 @@
 """Measurements as they are stored, whether of samples (stage `spectra`) or of whole networks (`exact`), and their tables."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from ninscope_pipeline.stages.stage import Measures, Row, Table
 from ninscope_pipeline.storing.store import Artefact
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ninscope_pipeline.request.analyses import Analysis
     from ninscope_pipeline.results import CheckpointResult, Results
 
@@ -28,6 +30,7 @@ _LAYER = tuple(field.name for field in fields(LayerStatistics) if field.name != 
 NODE_FIELDS = tuple(field.name for field in fields(NodeValues))
 # What is needed of a measurement by the tables and by emergence. Not the values of single nodes, nor the matrices.
 SUMMARY = ("values", "curves", "layers", "part_values", "part_peaks")
+SUMMARY_AND_NODES = (*SUMMARY, *(f"node_{name}" for name in NODE_FIELDS))
 # Columns of the array `part_values` [samples, parts, 6], which is there where parts are asked for. Of their spectra no more is
 # kept: a large model has hundreds of parts. `part_peaks` [samples, parts, 2] (the q of the largest f, alpha(0)) is there where one
 # of these q is not 0.
@@ -158,6 +161,17 @@ def stored_measurement(artefact: Artefact) -> Measurement:
         layers_counted=sum(layer.nodes_counted > 0 for layer in layers) if layers else None,
         counted_layers=frozenset(layer.layer for layer in layers if layer.nodes_counted) if layers else None,
     )
+
+
+def nodes_frame(nodes: Mapping[str, NodeValues]) -> "pd.DataFrame":
+    """Single neurons of an exact measurement as a table: layer, neuron, edges, average_weighted_degree, dimension, r2."""
+    import pandas as pd
+
+    layers = [
+        pd.DataFrame({"layer": layer, "neuron": np.arange(values.edges.size), **vars(values)})
+        for layer, values in nodes.items()
+    ]
+    return pd.concat(layers, ignore_index=True).rename(columns={"degree": "average_weighted_degree"})
 
 
 EXACT_SAMPLE = -1  # in the column `sample`: no sample, the whole network

@@ -1,7 +1,7 @@
 """Neurons as points: their places in the neuron interaction network against what they do."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,21 +11,55 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ninscope.neurons.observatory.place_correlations import LEAST, place_correlations
+from ninscope.neurons.observatory.measure import SHUFFLED
+from ninscope.neurons.observatory.place_correlations import LEAST, PLACES, place_correlations
 from ninscope.report.layout import arrange, name_beside, plain, say_nothing, styled, title_above
 from ninscope.report.neurons_figures import LOG_FROM, few_ticks
 from ninscope.report.neurons_rows import title_of_column
 from ninscope.report.polysemanticity_style import GREY, legend_below, text_below
 from ninscope.wording import of_number
 
-# Columns that say where a neuron is, and what a reader calls them.
-PLACES = {"alpha": r"exponent $\alpha_i$", "mean_distance": "mean distance", "degree": "degree"}
+# What a reader calls the columns that say where a neuron is.
+PLACE_TITLES = {"alpha": r"exponent $\alpha_i$", "mean_distance": "mean distance", "degree": "degree"}
+MOST_MEASURES = 6  # of a figure that chooses them itself
+# What such a figure shows first; what else there is of single neurons comes after, as the table has it.
+_FIRST = (
+    "dead_firing_frequency", "dead_kurtosis", "phi", "universal_rho/seed", "dormant_score", "positional_information",
+)  # fmt: skip
 _KEYS = ("layer", "index")
+_NO_MEASURES = ("suite", "model", "revision", "step", *_KEYS, "unit", *PLACES.values(), "r2")  # of `neuron_values`
 _MOST_POINTS = 4_000  # of a panel
 _MOST_LINES = 8  # of panels, one below the other; more measures go beside them
 _WIDTH, _HEIGHT, _TALLEST = 2.25, 1.75, 1.35  # of a panel, in inches; of all, so many times their width
 _MOST_LAYERS = 8  # of the legend
 _TICK = 6.5
+
+
+def chosen_measures(names: Iterable[str], most: int = MOST_MEASURES) -> list[str]:
+    """At most so many of the columns of single neurons, those first that readers ask for, the others in their order.
+
+    names: as in `neuron_values`; those of the control are left out.
+    """
+    there = [name for name in names if not name.endswith(f"/{SHUFFLED}")]
+    first = [name for name in _FIRST if name in there]
+    return [*first, *(name for name in there if name not in first)][:most]
+
+
+def placed_neurons(values: pd.DataFrame, most: int = MOST_MEASURES) -> pd.DataFrame:
+    """Single neurons of a run as `neuron_places_figure` takes them: layer, index, the columns of PLACES, and measures.
+
+    values: of `run.neuron_values(..., nodes=True)`. Of the measures by which neurons differ at most so many are kept, by
+    `chosen_measures`; heads and what else is no neuron are left out.
+    """
+    neurons = values[values["unit"] == "neuron"]
+    known = [str(name) for name in neurons if name not in _NO_MEASURES and _differ(neurons[name])]
+    places = {name: neurons[column] for name, column in PLACES.items()}
+    return neurons[list(_KEYS)].assign(**places, **neurons[chosen_measures(known, most)]).reset_index(drop=True)
+
+
+def _differ(values: pd.Series) -> bool:
+    known = values[np.isfinite(values)]
+    return len(known) > 0 and bool(known.min() < known.max())
 
 
 def neuron_places_figure(values: pd.DataFrame, title: str = "Neurons") -> Figure:
@@ -129,7 +163,7 @@ def _label(panels: np.ndarray, grid: dict[tuple[str, str], Axes]) -> None:
     for column in panels.T:
         there = [axes for axes in column if id(axes) in of_axes]
         if there:
-            there[-1].set_xlabel(PLACES[of_axes[id(there[-1])]], fontsize=8)
+            there[-1].set_xlabel(PLACE_TITLES[of_axes[id(there[-1])]], fontsize=8)
 
 
 def _layer_handles(layers: Sequence[str], shades: np.ndarray) -> list[Line2D]:
@@ -152,6 +186,6 @@ def _how_to_read(values: pd.DataFrame, found: pd.DataFrame, missing: Sequence[st
         )
         if counts.max() > _MOST_POINTS:
             sentences.append(f"Drawn are at most {_MOST_POINTS:,} of {len(values):,} neurons, evenly spaced.")
-    names = [PLACES.get(name, title_of_column(name)) for name in missing]
+    names = [PLACE_TITLES.get(name, title_of_column(name)) for name in missing]
     sentences += [f"Not drawn, since fewer than {LEAST} neurons have a value: {'; '.join(names)}."] if names else []
     return " ".join(sentences)

@@ -9,6 +9,8 @@ from ninscope.neurons.observatory.measure import ALL, NONE, OTHERS, PREVIOUS, SE
 from ninscope.neurons.observatory.registry import measures
 
 _BESIDE = {START: "beside the first step", PREVIOUS: "beside the revision before", SEED: "beside another seed"}
+# Further facts that are shown by themselves: their names begin with that of the measure which finds them.
+_FACTS = {"dead_firing_frequency": "firing frequency", "dead_kurtosis": "kurtosis of activations"}
 KEYS = ["measure", "against"]  # what one panel shows
 
 
@@ -42,7 +44,7 @@ def _extends(name: str, others: Iterable[str]) -> bool:
 def title_of(measure: str, against: str = "") -> str:
     """ "Sign flips, beside the first step": a measure's title, and what the model is compared with."""
     known = measures().get(measure)
-    title = known.title if known is not None else measure.replace("_", " ")
+    title = known.title if known is not None else _FACTS.get(measure, measure.replace("_", " "))
     return f"{title}, {_BESIDE.get(against, f'beside {against}')}" if against else title
 
 
@@ -51,6 +53,12 @@ def title_of_column(name: str) -> str:
     measure, _, rest = name.partition("/")
     against, _, control = ("", "", rest) if rest == SHUFFLED else rest.partition("/")
     return title_of(measure, against) + (f", {control}" if control else "")
+
+
+def columns_of(rows: pd.DataFrame) -> list[str]:
+    """What `neuron_values` calls the measures of these rows on the examples as they are: "NAME", "NAME/seed"."""
+    against = rows["against"].astype("object").where(rows["against"].notna(), "")
+    return ["/".join(filter(None, pair)) for pair in zip(rows["measure"], against, strict=True)]
 
 
 def titles_of(rows: pd.DataFrame) -> tuple[list[str], list[str]]:

@@ -71,3 +71,19 @@ def test_layers_that_have_one_neuron_each_leave_nothing_to_permute():
     values = pd.DataFrame({"layer": list("abcd"), "x": [1.0, 2, 3, 4], "y": [1.0, 3, 2, 4]})
     (row,) = place_correlations(values, ["x"], ["y"]).to_dict("records")
     assert row["low"] == pytest.approx(row["correlation"]) == pytest.approx(row["high"])
+
+
+@pytest.mark.parametrize("alike", ["x", "y"])
+def test_where_neurons_of_a_layer_are_alike_the_range_is_the_correlation_itself(rng, alike):
+    """Whatever rounding gives: a correlation is not outside of what every permutation gives."""
+    values = pd.DataFrame({"layer": np.repeat(list("abc"), 7), "x": rng.normal(size=21), "y": rng.normal(size=21)})
+    values[alike] = np.repeat([0.1, 3.0, 0.7], 7)
+    (row,) = place_correlations(values, ["x"], ["y"]).to_dict("records")
+    assert row["correlation"] == pytest.approx(spearmanr(values["x"], values["y"]).statistic)
+    assert row["low"] == row["correlation"] == row["high"]
+
+
+def test_no_neurons_and_no_pairs_have_the_same_columns():
+    nothing = pd.DataFrame({"layer": [], "x": [], "y": []})
+    assert place_correlations(nothing, ["x"], ["y"])[["neurons", "place"]].values.tolist() == [[0, "x"]]
+    assert place_correlations(nothing, ["x"], []).dtypes.equals(place_correlations(nothing, ["x"], ["y"]).dtypes)

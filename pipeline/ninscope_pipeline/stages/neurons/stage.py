@@ -10,6 +10,8 @@ from ninscope.neurons.observatory.registry import measures
 from ninscope_pipeline.request.toml_files import read_toml
 from ninscope_pipeline.stages.model_runs.planning import check_installed
 from ninscope_pipeline.stages.neurons.observing import files_unchanged, kept_results, taken_results
+from ninscope_pipeline.stages.neurons.places import COLUMNS as PLACE_COLUMNS
+from ninscope_pipeline.stages.neurons.places import NEURON_PLACES, place_rows, single_neurons, wanted
 from ninscope_pipeline.stages.neurons.planning import KEPT, NEURONS, VERSION, NeuronsWork, neurons_jobs
 from ninscope_pipeline.stages.neurons.results import QUANTILES, artefact_of_results, rows_of, stored_rows, told
 from ninscope_pipeline.stages.neurons.section import NeuronsSection, check_differ, with_paths
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from ninscope_pipeline.results import Results
 
 
+PLACES_VERSION = 1  # of the table `neuron_places`: raise it when the same results give other rows
+
+
 class NeuronsStage(Stage[NeuronsWork]):
     name, title, version = NEURONS, "neurons", VERSION
     section = Section(NEURONS, list[NeuronsSection], [], with_paths)
@@ -37,6 +42,9 @@ class NeuronsStage(Stage[NeuronsWork]):
 
     def check(self, dag: "Dag") -> None:
         check_differ(dag.section(self))
+
+    def asked_of_tables(self, dag: "Dag") -> Mapping[str, object]:
+        return {NEURON_PLACES: PLACES_VERSION} if wanted(dag, dag.section(self)) else {}
 
     def jobs(self, request: "Request") -> Iterator[Job[NeuronsWork]]:
         sections: list[NeuronsSection] = request.dag.section(self)
@@ -69,6 +77,7 @@ class NeuronsStage(Stage[NeuronsWork]):
         rows, checkpoints = tables.table(self.name), tables.table("checkpoints")
         for text in rows.loc[rows["status"] == "ok", "text"].unique():
             yield f"{text}-neurons.png", neurons_figure(rows, checkpoints, str(text))
+        yield from _figures_of_places(tables)
         for model in tables.models:
             own = model.table(self.name)
             for text in own.loc[own["status"] == "ok", "text"].unique():
@@ -76,9 +85,11 @@ class NeuronsStage(Stage[NeuronsWork]):
                 yield f"{model.stem}--{text}-neurons-map.png", neurons_map(own, checkpoints, str(text))
 
     def page(self, tables: "PageTables") -> "Iterator[PagePart]":
+        from ninscope.report.page.neuron_places_part import neuron_places_parts
         from ninscope.report.page.neurons_part import neurons_parts
 
         yield from neurons_parts(tables)
+        yield from neuron_places_parts(tables)
 
     def problems(self, run: "Run") -> list[str]:
         """A line for each thing that went wrong with a checkpoint, unless that is at fault itself. What cannot be measured of a
@@ -103,6 +114,29 @@ class NeuronsStage(Stage[NeuronsWork]):
             name = f"{row['suite']}/{row['model']} {row['revision']} {row['text']}"
             lines.append(f"{name}{f' {what}' if what else ''}: {row['status']}: {row['message']}")
         return lines
+
+
+def _figures_of_places(tables: "FigureTables") -> "Iterator[tuple[str, Figure]]":
+    """Places in the network against what neurons do: single neurons of the last revision that has them, where the stored results
+    are at hand, and correlations over steps."""
+    from ninscope.report.neuron_places_figure import neuron_places_figure, placed_neurons
+    from ninscope.report.neuron_places_training_figure import neuron_places_training_figure
+
+    for model in tables.models:
+        rows = model.table(NEURON_PLACES)
+        rows = rows[rows["status"] == "ok"]
+        for text, of_text in rows.groupby("text", sort=False):
+            revision = str(of_text["revision"].iloc[-1])
+            if tables.results is not None:
+                values = single_neurons(tables.results, model.suite, model.name, revision, str(text))
+                if values is not None:
+                    title = f"{model.name} {revision}, {text}"
+                    yield f"{model.stem}--{text}-neuron-places.png", neuron_places_figure(placed_neurons(values), title)
+            if of_text["step"].notna().any():
+                yield (
+                    f"{model.stem}--{text}-neuron-places-over-training.png",
+                    neuron_places_training_figure(of_text, tables.table("checkpoints"), str(text)),
+                )
 
 
 def _fetched(located: "Located") -> Fetch | None:
@@ -177,5 +211,6 @@ NeuronsStage.tables = (
             _measures("neurons_over_seeds", SEED),
         ),
     ),
+    Table(NEURON_PLACES, PLACE_COLUMNS, place_rows),
 )  # fmt: skip
 NEURONS_STAGE = NeuronsStage()

@@ -12,7 +12,10 @@ import pandas as pd
 
 from ninscope.correlating.ranks import mid_ranks
 
+# What a neuron's place in the network is, by its column among the single neurons of an exact analysis (`NodeValues`).
+PLACES = {"alpha": "dimension", "mean_distance": "average_weighted_degree", "degree": "edges"}
 LEAST = 3  # neurons that a correlation needs
+NUMBERS = ("correlation", "low", "high")
 _NORMAL = 1.959963984540054  # of the standard normal, 95 % lie within so much of 0
 
 
@@ -28,31 +31,67 @@ def place_correlations(values: pd.DataFrame, places: Sequence[str], measures: Se
     x y over permutations of x within layers has the mean sum_l n_l mean_l(x) mean_l(y) and the variance
     sum_l S_l(x) S_l(y) / (n_l - 1).
     """
-    layers = pd.factorize(values["layer"])[0]
+    ranked = _Ranked(values)
     rows = []
     for place in places:
-        x = values[place].to_numpy(np.float64)
         for measure in measures:
-            y = values[measure].to_numpy(np.float64)
-            known = np.isfinite(x) & np.isfinite(y)
-            found = _correlated(x[known], y[known], layers[known]) if known.sum() >= LEAST else (np.nan,) * 3
-            rows.append((place, measure, int(known.sum()), *found))
-    return pd.DataFrame(rows, columns=["place", "measure", "neurons", "correlation", "low", "high"])
+            count, *found = ranked.correlated(place, measure)
+            rows.append((place, measure, count, *found))
+    columns = {"place": "str", "measure": "str", "neurons": "int64", **dict.fromkeys(NUMBERS, "float64")}
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
-def _correlated(x: np.ndarray, y: np.ndarray, layers: np.ndarray) -> tuple[float, float, float]:
-    """(correlation of ranks, low, high). x, y: float64 [n]; layers: int64 [n]."""
-    x, y = (mid_ranks(values) - (len(values) + 1) / 2 for values in (x, y))
-    scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
+class _Ranked:
+    """Ranks among the neurons that have a pair of columns, each taken once: most columns are known of the same neurons."""
+
+    def __init__(self, values: pd.DataFrame) -> None:
+        self._values = values
+        self._layers = pd.factorize(values["layer"])[0]
+        self._columns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._among: dict[bytes, dict[str, _Deviations]] = {}
+
+    def correlated(self, place: str, measure: str) -> tuple[int, float, float, float]:
+        """(neurons that have both, correlation, low, high)."""
+        known = self._column(place)[1] & self._column(measure)[1]
+        count = int(known.sum())
+        if count < LEAST:
+            return count, *(np.nan,) * 3
+        among = self._among.setdefault(known.tobytes(), {})
+        for name in (place, measure):
+            if name not in among:
+                among[name] = _Deviations(self._column(name)[0][known], self._layers[known])
+        return count, *_correlated(among[place], among[measure])
+
+    def _column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers, which of them are known)."""
+        if name not in self._columns:
+            numbers = self._values[name].to_numpy(np.float64)
+            self._columns[name] = numbers, np.isfinite(numbers)
+        return self._columns[name]
+
+
+class _Deviations:
+    """Ranks less their mean, and their sums by layer. values: float64 [n], finite; layers: int64 [n]."""
+
+    def __init__(self, values: np.ndarray, layers: np.ndarray) -> None:
+        self.ranks = mid_ranks(values) - (len(values) + 1) / 2
+        self.squares = float((self.ranks * self.ranks).sum())
+        counts = np.bincount(layers).astype(np.float64)
+        self.counts = np.maximum(counts, 1)  # a layer of which no neuron is known adds nothing
+        self.sums = np.bincount(layers, weights=self.ranks)
+        own = self.ranks - (self.sums / self.counts)[layers]
+        self.within = np.bincount(layers, weights=own * own)
+
+
+def _correlated(x: _Deviations, y: _Deviations) -> tuple[float, float, float]:
+    """(correlation of ranks, low, high)."""
+    scale = float(np.sqrt(x.squares * y.squares))
     if scale == 0:
         return (np.nan,) * 3
-    counts = np.bincount(layers).astype(np.float64)
-    there = counts > 0
-    n, sum_x, sum_y, squares_x, squares_y = (
-        np.bincount(layers, weights=of)[there] for of in (np.ones_like(x), x, y, x * x, y * y)
-    )
-    mean = float((sum_x * sum_y / n).sum()) / scale
-    spread = (squares_x - sum_x**2 / n) * (squares_y - sum_y**2 / n) / np.maximum(n - 1, 1)
-    reach = _NORMAL * float(np.sqrt(np.maximum(spread, 0).sum())) / scale
-    correlation = float(np.clip((x * y).sum() / scale, -1, 1))
+    correlation = float(np.clip((x.ranks * y.ranks).sum() / scale, -1, 1))
+    spread = float((x.within * y.within / np.maximum(x.counts - 1, 1)).sum())
+    if spread == 0:  # every permutation gives the same, but for rounding
+        return (correlation,) * 3
+    mean = float((x.sums * y.sums / x.counts).sum()) / scale
+    reach = _NORMAL * float(np.sqrt(spread)) / scale
     return correlation, max(mean - reach, -1.0), min(mean + reach, 1.0)
