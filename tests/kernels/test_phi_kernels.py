@@ -44,7 +44,16 @@ def test_what_is_not_finite_is_counted_inside_the_bins():
     for inverse in (0.0, 1.0):
         counts, sums, largest = np.zeros(1 << (31 - DROPPED), np.int64), np.zeros((1, 1)), np.zeros(1, np.float32)
         count_phi(
-            values, np.zeros(1, np.float32), np.full(1, inverse, np.float32), DROPPED, 0, 1, counts, sums, largest, np.zeros(1, np.float32)
+            values,
+            np.zeros(1, np.float32),
+            np.full(1, inverse, np.float32),
+            DROPPED,
+            0,
+            1,
+            counts,
+            sums,
+            largest,
+            np.zeros(1, np.float32),
         )
         assert counts.sum() == 3
         assert not np.isfinite(sums).all()

@@ -44,9 +44,7 @@ def count_phi(
 
 
 @njit(nogil=True, cache=True)
-def _add_token(
-    token: Array, mean: Array, inverse: Array, phi: Array, some: Array, best: Array, least: Array
-) -> None:
+def _add_token(token: Array, mean: Array, inverse: Array, phi: Array, some: Array, best: Array, least: Array) -> None:
     for i in range(token.size):
         off = token[i] - mean[i]
         phi[i] = off * off * inverse[i]

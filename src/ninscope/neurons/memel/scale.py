@@ -103,7 +103,9 @@ class MonosemanticScale(nn.Module):
         Raises NonFiniteError: as `observe`; RequestError: another number of neurons than before.
         """
         self.prepare(mean[None])
-        self._take_in(torch.full_like(mean, rows, dtype=torch.int64), checked_finite(mean, variance, rows, self.layer), variance)
+        self._take_in(
+            torch.full_like(mean, rows, dtype=torch.int64), checked_finite(mean, variance, rows, self.layer), variance
+        )
 
     def inverse(self) -> Tensor:
         """1 / (variance + epsilon * mean variance), float32 [neurons]; 0 where that is not finite, and of neurons without a

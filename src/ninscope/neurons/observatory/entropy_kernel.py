@@ -37,10 +37,10 @@ def add_row_entropies(patterns: Array, bits: Array, first: int, last: int, sums:
     [heads, rows]. Written, of these heads: starts, float32 [samples, heads, rows], each row's first entry. A sample's entropy is
     summed in float32, samples in float64.
     """
-    samples, heads, rows, columns = patterns.shape
+    rows, columns = patterns.shape[2:]
     ahead = False
     for head in range(first, last):
-        for sample in range(samples):
+        for sample in range(patterns.shape[0]):
             for i in range(rows):
                 line, of_line, end = patterns[sample, head, i], bits[sample, head, i], columns
                 if _any(of_line[min(i + 1, columns) :]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ninscope.neurons.observatory.by_layer import distributions, neuron_values, shares, something_seen
-from ninscope.neurons.observatory.firing import Firing, Rule, is_on, processor_values, told_facts
+from ninscope.neurons.observatory.firing import Firing, Rule, is_on, over_neurons, processor_values, told_facts
 from ninscope.neurons.observatory.measure import ALL, HIDDEN, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 
@@ -94,8 +94,8 @@ class _Tally(Tally):
             _add(sums, rule, values)
         else:
             rows = held.reshape(-1, held.shape[-1])
-            mine = (one.numpy() for one in (sums.centre, sums.on, sums.powers, sums.largest))
-            add_powers(rows, *rule.bounds, *mine)
+            mine = [one.numpy() for one in (sums.centre, sums.on, sums.powers, sums.largest)]
+            over_neurons(rows, lambda first, last: add_powers(rows, *rule.bounds, first, last, *mine))
 
     def found(self) -> Found:
         something_seen("dead", self._layers)

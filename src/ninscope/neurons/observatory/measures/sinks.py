@@ -100,11 +100,12 @@ class _Mean:
     def __init__(self) -> None:
         self.sums = self.counts = np.zeros(0)
 
-    def add(self, values: Tensor) -> None:
+    def add(self, values: np.ndarray) -> None:
         """values: [samples, heads]."""
-        numbers = values.detach().double().cpu().numpy()
-        known = np.isfinite(numbers)
-        sums, counts = np.where(known, numbers, 0.0).sum(0), known.sum(0)
+        sums, counts = values.sum(0, dtype=np.float64), np.full(values.shape[1], len(values))
+        if not np.isfinite(sums).all():
+            known = np.isfinite(values)
+            sums, counts = np.where(known, values, 0.0).sum(0, dtype=np.float64), known.sum(0)
         self.sums, self.counts = (self.sums + sums, self.counts + counts) if self.sums.size else (sums, counts)
 
     @property
@@ -127,13 +128,13 @@ class _Sinks(Tally):
         if place.kind == ATTENTION:
             self._see_pattern(place.layer, values, batch)
         elif place.kind == VALUES:
-            norms = norms_of(values, place.heads)
+            norms = norms_of(values, place.heads).cpu().numpy()
             self._drains.setdefault(_attention_of(place.layer), _Mean()).add(_first_beside_others(norms))
         elif place.kind == CONTEXT:
-            norms = norms_of(values, place.heads)
+            norms = norms_of(values, place.heads).cpu().numpy()
             self._outputs.setdefault(place.layer, _Mean()).add(norms[:, :, 1:].mean(2))
         elif place.kind == RESIDUAL:
-            norms = batch.shared.of(values, token_norms)[:, None]
+            norms = batch.shared.of(values, token_norms)[:, None].cpu().numpy()
             self._peaks.setdefault(place.layer, _Mean()).add(_first_beside_others(norms))
 
     def _see_pattern(self, layer: str, pattern: Tensor, batch: Batch) -> None:
@@ -145,9 +146,9 @@ class _Sinks(Tally):
             )
         from ninscope.neurons.observatory.row_statistics import pattern_statistics
 
-        first = batch.shared.of(pattern, pattern_statistics).starts
+        first = batch.shared.of(pattern, pattern_statistics).starts.cpu().numpy()
         self._sinks.setdefault(layer, _Mean()).add(first[:, :, 1:].mean(2))
-        self._strong.setdefault(layer, _Mean()).add((first.mean(2) > STRONG).float())
+        self._strong.setdefault(layer, _Mean()).add(first.mean(2) > STRONG)
 
     def found(self) -> Found:
         if not self._sinks:
@@ -187,10 +188,12 @@ def _attention_of(values_layer: str) -> str:
     return f"{values_layer.rpartition('.')[0]}.c"
 
 
-def _first_beside_others(norms: Tensor) -> Tensor:
+def _first_beside_others(norms: np.ndarray) -> np.ndarray:
     """[n, heads, t] -> [n, heads]: the first position's over the median of the others', not finite where that is 0."""
-    others = norms[:, :, 1:].sort(2).values  # a sort of so few is faster than torch's median
-    return norms[:, :, 0] / others[:, :, (others.shape[2] - 1) // 2]
+    others = np.sort(norms[:, :, 1:], axis=2)  # of so few this is faster than torch's median
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: np.ndarray = norms[:, :, 0] / others[:, :, (others.shape[2] - 1) // 2]
+    return found
 
 
 def _share(layer: str, strong: list[_Mean]) -> Fact:
