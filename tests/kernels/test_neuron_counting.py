@@ -72,8 +72,7 @@ def test_sizes():
 def test_powers(above, below):
     centre = np.array([0, 0.4, 50.3, -1, 2], np.float32)
     on, powers, largest = np.ones(5), np.ones((4, 5)), np.full(5, 2.5, np.float32)
-    for first, last in PARTS:
-        add_powers(ROWS, above, below, first, last, centre, on, powers, largest)
+    add_powers(ROWS, above, below, centre, on, powers, largest)
     for i, column in enumerate(ROWS.T):
         assert on[i] == 1 + sum(is_on(x, above, below) for x in column)
         assert largest[i] == max(np.float32(2.5), *(abs(x) for x in column))

@@ -2,8 +2,7 @@
 
 A neuron is on where its activation x is above a bound, or below another one (minus infinity in a layer without a
 gate). As torch, each of these would take up to ten passes, and memory of the activations' size. `rows` is float32
-[rows, neurons], contiguous; what is done is for neurons first..last-1, so that threads may share a layer, and no bit
-depends on how. Sums of activations are float32 over 16 rows and float64 beyond, so that rounding is that of a few
+[rows, neurons], contiguous. Where neurons first..last-1 are named, threads may share a layer, and no bit depends on how. Sums of activations are float32 over 16 rows and float64 beyond, so that rounding is that of a few
 additions; sums of 0 and 1 are exact in float32 up to 16 million rows.
 """
 
@@ -92,21 +91,21 @@ def add_sizes(rows: Array, first: int, last: int, sums: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def add_powers(
-    rows: Array, above: float, below: float, first: int, last: int, centre: Array, on: Array, powers: Array, largest: Array
-) -> None:  # fmt: skip
+    rows: Array, above: float, below: float, centre: Array, on: Array, powers: Array, largest: Array
+) -> None:
     """centre: float32 [neurons]. on: as of `add_on`. powers: float64 [4, neurons], sums of (x - centre)^1 to ^4.
     largest: float32 [neurons], of |x|.
     """
-    high, low, count = np.float32(above), np.float32(below), np.zeros(last - first, np.float32)
-    middle, most, part = centre[first:last], largest[first:last], np.zeros((4, last - first), np.float32)
+    high, low, count = np.float32(above), np.float32(below), np.zeros(rows.shape[1], np.float32)
+    part = np.zeros((4, rows.shape[1]), np.float32)
     one, two, three, four = part[0], part[1], part[2], part[3]
-    for start in range(0, rows.shape[0], _FLUSH):
+    for first in range(0, rows.shape[0], _FLUSH):
         part[:] = 0
-        for k in range(start, min(start + _FLUSH, rows.shape[0])):
-            row = rows[k, first:last]
+        for k in range(first, min(first + _FLUSH, rows.shape[0])):
+            row = rows[k]
             for i in range(row.size):
                 x = row[i]
-                y = x - middle[i]
+                y = x - centre[i]
                 square = y * y
                 count[i] += np.float32((x > high) | (x < low))
                 one[i] += y
@@ -114,6 +113,6 @@ def add_powers(
                 three[i] += square * y
                 four[i] += square * square
                 size = abs(x)
-                most[i] = size if size > most[i] else most[i]
-        powers[:, first:last] += part
-    on[first:last] += count
+                largest[i] = size if size > largest[i] else largest[i]
+        powers += part
+    on += count
