@@ -2,8 +2,9 @@
 
 A neuron is on where its activation x is above a bound, or below another one (minus infinity in a layer without a
 gate). As torch, each of these would take up to ten passes, and memory of the activations' size. `rows` is float32
-[rows, neurons], contiguous. Where neurons first..last-1 are named, threads may share a layer, and no bit depends on how. Sums of activations are float32 over 16 rows and float64 beyond, so that rounding is that of a few
-additions; sums of 0 and 1 are exact in float32 up to 16 million rows.
+[rows, neurons], contiguous. Where neurons first..last-1 are named, threads may share a layer, and no bit depends on
+how. Sums of activations are float32 over 16 rows and float64 beyond, so that rounding is that of a few additions; sums
+of 0 and 1 are exact in float32 up to 16 million rows.
 """
 
 import numpy as np

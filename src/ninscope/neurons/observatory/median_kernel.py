@@ -48,14 +48,14 @@ def _largest(bits: Array) -> np.int32:
 @njit(nogil=True, cache=True)
 def _near(bits: Array, low: int, some: Array) -> tuple[int, int]:
     """(how many magnitudes are within three digits from `low`, which are written to `some`, how many below)."""
-    size, below, span = 0, 0, np.uint32(3 << _UPPER)
+    size, below, span = 0, 0, 3 << _UPPER
     for j in range(bits.size):
         magnitude = np.int32(bits[j] & _MAGNITUDE)
         # Stored always, and kept if the next one goes elsewhere: no branch that cannot be foreseen.
         some[size] = magnitude
-        off = magnitude - low
-        below += off < 0
-        size += (off >= 0) & (off < span)
+        off = int(magnitude) - low
+        below += int(off < 0)
+        size += int((off >= 0) & (off < span))
     return size, below
 
 
@@ -71,10 +71,9 @@ def _digit_of(bits: Array, counts: Array, rank: int) -> int:
 @njit(nogil=True, cache=True)
 def _middle(some: Array, size: int, rank: int, counts: Array) -> int:
     """The number of this rank among the first `size`, which are of few digits; they are moved about."""
-    lowest = np.int32(0x7FFFFFFF)
+    start = 1 << (31 - _UPPER)
     for j in range(size):
-        lowest = min(lowest, some[j])
-    start = lowest >> _UPPER
+        start = min(start, int(some[j]) >> _UPPER)
     found = 0
     for shift in (_UPPER, _LOWER, 0):
         base = start if shift == _UPPER else 0
@@ -87,7 +86,7 @@ def _middle(some: Array, size: int, rank: int, counts: Array) -> int:
         for j in range(size):
             number = some[j]
             some[kept] = number
-            kept += ((number >> shift) - base) & _DIGIT == digit
+            kept += int(((number >> shift) - base) & _DIGIT == digit)
         size = kept
     return found
 

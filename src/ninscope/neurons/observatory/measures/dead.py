@@ -136,7 +136,7 @@ def _empty(values: Tensor) -> _Sums:
 
 
 def _add_in_threads(sums: _Sums, rule: Rule, rows: np.ndarray) -> None:
-    """By the kernel `add_powers`, of float32 [rows, neurons]. Rows are parted alike whatever threads there are, so that sums are."""
+    """By the kernel `add_powers`. rows: float32 [rows, neurons], parted alike whatever threads there are, so that sums are."""
     import torch
 
     from ninscope.neurons.observatory.counting_kernels import add_powers

@@ -128,7 +128,13 @@ class _Tally(Tally):
             return
         rows, groups = held.reshape(-1, held.shape[-1]), np.stack([self._groups[size].numpy() for size in SIZES])
         hits, fired = [counts[size].hits.numpy() for size in SIZES], np.zeros((len(SIZES), held.shape[-1]))
-        over_neurons(rows, lambda first, last: add_on_by_groups(rows, *rule.bounds, groups, first, last, *hits, fired))
+        above, below = rule.bounds
+        one, two, three = hits
+
+        def work(first: int, last: int) -> None:
+            add_on_by_groups(rows, above, below, groups, first, last, one, two, three, fired)
+
+        over_neurons(rows, work)
         for size, more in zip(SIZES, fired, strict=True):
             counts[size].fired.numpy()[:] += more
 
