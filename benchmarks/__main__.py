@@ -230,6 +230,14 @@ def demo(folder: Path):
     yield "demo, again", again["seconds"], "s", "wanted: under 5 s", again["seconds"] / 5
 
 
+def universal(shape: tuple[int, int], windows: int, runs: int):
+    """Universal neurons of two models; needs torch and transformers."""
+    if all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        from benchmarks import universal as measured
+
+        yield from measured.universal(shape, windows, runs)
+
+
 def memel(shape: tuple[int, int, int], runs: int):
     """MEmeL in a training step, where torch and transformers are installed."""
     if all(map(importlib.util.find_spec, ("torch", "transformers"))):
@@ -330,6 +338,7 @@ def main() -> None:
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             trained(folder, *((2, 256) if small else (16, 1024))),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
+            universal(*(((1, 16), 1, 2) if small else ((6, 512), 8, 5))),
             polysemanticity(folder, small),
             neurons(small),
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),

@@ -48,10 +48,19 @@ def test_small_benchmarks_run():
         "correlations, 2 measures x 3 tasks",
         "partition sums",
         "memory",
-        *(["MEmeL, positions", "MEmeL, top-10", "a BERT layer"] if importlib.util.find_spec("transformers") else []),
-        *(["measures of one pass, 64 tokens"] if importlib.util.find_spec("transformers") else []),
-        *(["memory of the measures, tiny shape"] if importlib.util.find_spec("transformers") else []),
-        *(["memory with four times the tokens"] if importlib.util.find_spec("transformers") else []),
+        *(
+            [
+                "MEmeL, positions",
+                "MEmeL, top-10",
+                "a BERT layer",
+                "universal neurons, 1 x 64",
+                "measures of one pass, 64 tokens",
+                "memory of the measures, tiny shape",
+                "memory with four times the tokens",
+            ]
+            if importlib.util.find_spec("transformers")
+            else []
+        ),
         *(["P of 6 neurons", "run of a small"] if importlib.util.find_spec("torch_pruning") else []),
         *(["bytes read of a Lightning checkpoint"] if importlib.util.find_spec("torch") else []),
         "overhead of a task, 40 tasks",

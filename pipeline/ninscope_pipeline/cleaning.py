@@ -22,8 +22,9 @@ def clean_run(path: Path, dry_run: bool = False) -> dict[JobId, int]:
         raise RequestError(
             f"{path}: the run has not finished; finish it first, so that it is known what its tables need"
         )
-    planned = {**run.plan["stages"], **run.plan.get("following", {})}
-    known = [name for name in stages() if name in planned]
+    planned = {**run.plan["stages"], **run.plan.get("following", {}), **run.plan.get("kept", {})}
+    folders = [folder for name, stage in stages().items() for folder in (name, stage.keeps)]
+    known = [folder for folder in folders if folder and folder in planned]
     with folder.alone() as alone:
         if not alone:
             raise RequestError(

@@ -18,12 +18,13 @@ def bytes_to_fetch(plan: Plan) -> dict[str, int]:
         fetches = list(pool.map(_fetch_of, jobs))
     total: dict[str, int] = {}
     counted: set[Hashable] = set()
-    for job, fetch in zip(jobs, fetches, strict=True):
-        if fetch is None or (fetch.shared_as is not None and fetch.shared_as in counted):
-            continue
-        counted.add(fetch.shared_as)
-        name = f"{job.checkpoint.suite}/{job.checkpoint.model}" if job.checkpoint else ""
-        total[name] = total.get(name, 0) + fetch.bytes
+    for job, whole in zip(jobs, fetches, strict=True):
+        for fetch in () if whole is None else (whole, *whole.beside):
+            if fetch.shared_as is not None and fetch.shared_as in counted:
+                continue
+            counted.add(fetch.shared_as)
+            name = f"{job.checkpoint.suite}/{job.checkpoint.model}" if job.checkpoint else ""
+            total[name] = total.get(name, 0) + fetch.bytes
     return total
 
 

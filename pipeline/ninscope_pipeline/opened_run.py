@@ -27,11 +27,13 @@ from ninscope_pipeline.stages.exact import EXACT as EXACT_STAGE
 from ninscope_pipeline.stages.measurements import stored_measurement
 from ninscope_pipeline.stages.network import NETWORK as NETWORK_STAGE
 from ninscope_pipeline.stages.network import stored_network
+from ninscope_pipeline.stages.neurons.planning import NEURONS, listed_as
+from ninscope_pipeline.stages.neurons.results import NEURON, values_frame
 from ninscope_pipeline.stages.spectra import SPECTRA as SPECTRA_STAGE
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
-from ninscope_pipeline.storing.store import ArtefactStore
+from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
     import zarr
@@ -191,6 +193,65 @@ class Run(Shown):
             for layer, values in nodes.items()
         ]
         return pd.concat(layer_tables, ignore_index=True)
+
+    def neuron_values(
+        self,
+        model: str,
+        revision: str | int,
+        text: str | None = None,
+        suite: str | None = None,
+        nodes: bool = False,
+    ) -> pd.DataFrame:
+        """What [[neurons]] measured of every single neuron of a checkpoint, where it says neuron_values = true.
+
+        One row a neuron (a head, where `unit` says so): suite, model, revision, step, layer, index, unit, and a column a measure,
+        float64, NaN where it says nothing of that neuron. "dormant_score/shuffled" is on the shuffled control,
+        "universal_rho/seed" against other seeds. text: the name of the examples, where a model was measured on several. suite: as
+        in `network`. nodes: the columns of `nodes` too, of neurons that the network has (edges, average_weighted_degree,
+        dimension, r2), which needs per_node = true in [analysis]. Raises RequestError: no such checkpoint, or nothing of the kind
+        is stored.
+        """
+        stored = self._measured_neurons(suite, model, revision, text)
+        if stored is None or stored.annotated is None:
+            raise RequestError(
+                f"{self.path}: no values of single neurons measured of {_shown(model, DEFAULT, suite)} at {revision}"
+                f"{self._near(model, revision) or '; set neuron_values = true in [[neurons]] and run again'}"
+            )
+        frame = values_frame(stored.annotated)
+        (entry,) = self._entries(suite, model, revision)
+        names = [entry[name] for name in ("suite", "model", "revision")]
+        checkpoints = self.table("checkpoints")
+        (step,) = checkpoints.loc[(checkpoints[["suite", "model", "revision"]] == names).all(axis=1), "step"]
+        for place, (name, value) in enumerate(zip(("suite", "model", "revision"), names, strict=True)):
+            frame.insert(place, name, pd.Series([value] * len(frame), dtype="string"))
+        frame.insert(3, "step", pd.Series([step] * len(frame), dtype="Int64"))
+        if not nodes:
+            return frame
+        of_nodes = self.nodes(model, revision, suite=suite).rename(columns={"neuron": "index"})
+        of_nodes["unit"] = NEURON
+        return frame.merge(of_nodes.astype({"layer": "string", "unit": "string"}), "left", ["layer", "index", "unit"])
+
+    def _measured_neurons(
+        self, suite: str | None, model: str, revision: str | int, text: str | None
+    ) -> "Artefact | None":
+        """What [[neurons]] stored of a checkpoint; without its matrix where single neurons were not asked for, None where there is
+        nothing. Raises RequestError: measured on several texts."""
+        beginning = listed_as("")
+        entries = self._entries(suite, model, revision)
+        there = [name.removeprefix(beginning) for entry in entries for name in entry if name.startswith(beginning)]
+        if text is not None and there and text not in there:
+            raise RequestError(
+                f"{self.path}: neurons of {_shown(model, DEFAULT, suite)} were not measured on {text!r}"
+                f"{did_you_mean(text, there) or f'; they were on {outer_names(there)}'}"
+            )
+        if text is None and len(there) > 1:
+            raise RequestError(f"{self.path}: neurons were measured on {' and '.join(there)}; say which with text=")
+        name = listed_as(text if text is not None else there[0] if there else "")
+        key, store = self._stored(suite, model, revision, name, NEURONS), ArtefactStore(self._folder)
+        if key is None or store.failure(NEURONS, key) is not None:
+            return None
+        with_values = store.read(NEURONS, key, only=()).attributes["neuron_values"]
+        return store.read(NEURONS, key, only=(), with_annotated=with_values)
 
     def _stored(self, suite: str | None, model: str, revision: str | int, name: str, stage: str) -> str | None:
         """The key of what is stored of a checkpoint under `name` in the plan, if it is. Raises RequestError: of several suites."""

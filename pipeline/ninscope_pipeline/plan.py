@@ -156,6 +156,14 @@ class Plan:
             if stage.follows_outcomes
         }
 
+    def kept_keys(self) -> dict[str, list[str]]:
+        """By folder that a stage keeps beside its artefacts, what of it these are put together from."""
+        kept: dict[str, set[str]] = {}
+        for name, stage in stages().items():
+            for job in self.request.jobs_of(name) if stage.keeps else ():
+                kept.setdefault(stage.keeps, set()).update(stage.kept_keys(job))
+        return {folder: sorted(keys) for folder, keys in kept.items()}
+
     def first_jobs(self) -> list[Job]:
         """Those that can run before it is known what becomes of others."""
         return [job for job in self.to_run if not stages()[job.stage].follows_outcomes]

@@ -211,9 +211,9 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
     # By checkpoint, what its jobs are called, a sampled network among them, and where their artefacts lie.
     keys: dict[CheckpointId, dict[str, str | None]] = {}
     for job in request.jobs():
-        if job.checkpoint is not None and job.name:
+        if job.checkpoint is not None and (job.name or job.listed_as):
             usable = bool(job.key) and (not stages()[job.stage].judges_checkpoints or request.outcome(job).ok)
-            keys.setdefault(job.checkpoint.id, {})[job.name] = job.key if usable else None
+            keys.setdefault(job.checkpoint.id, {})[job.name or job.listed_as] = job.key if usable else None
     own_models = [
         {"suite": suite, "model": model, "table": next((table.name for table in stage.tables), "")}
         for suite, model, stage in request.dag.own_models()
@@ -222,6 +222,7 @@ def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: boo
         **({"own_models": own_models} if own_models else {}),
         "stages": plan.keys(),
         "following": plan.following_keys(),
+        **({"kept": kept} if (kept := plan.kept_keys()) else {}),
         "tables": key,
         "checkpoints": [
             {

@@ -9,6 +9,7 @@ import torch
 
 from ninscope_pipeline.stages.activations import ActivationsStage
 from ninscope_pipeline.stages.finetune import FineTuneStage
+from ninscope_pipeline.stages.neurons.stage import NeuronsStage
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -16,7 +17,7 @@ def _models_in_this_process():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        for stage in (FineTuneStage, ActivationsStage):
+        for stage in (FineTuneStage, ActivationsStage, NeuronsStage):
             patch.setattr(stage, "runs_models", False)
         yield
     torch.set_num_threads(threads)

@@ -39,6 +39,7 @@ CONTRACT = {
     "comparisons": ["task", "metric", "method"],
     "correlations": ["measure", "method", "variant", "task", "metric", "kind", "value", "low", "high"],
     "activations": ["task", "layer", "neurons", "values", "phi_mean"],
+    "neurons": ["text", "layer", "measure", "control", "against", "value"],
     "polysemanticity": ["experiment", "dropout", "seed", "phase", "epoch", "learning_rate", "asked_ratio"],
     "polysemanticity_slopes": ["experiment", "dropout", "learning_rate", "degree", "seeds"],
     "polysemanticity_correlations": ["experiment", "dropout", "phase", "learning_rate", "measure", "truth"],
@@ -106,7 +107,7 @@ def test_tables_hold_one_fact_a_row_in_step_order(finished):
         "checkpoints": 3, "samples": 3 * samples, "spectra": 3 * samples * q, "emergence": 3,
         "benchmarks": 2, "degrees": 0, "nulls": 0, "weights": 0, "controls": 0, "interactions": 0,
         "scaling": 0, "scaling_curves": 0, "finetunes": 0, "comparisons": 0, "correlations": 0, "activations": 0,
-        "polysemanticity": 0, "polysemanticity_slopes": 0, "polysemanticity_correlations": 0}  # fmt: skip
+        "neurons": 0, "polysemanticity": 0, "polysemanticity_slopes": 0, "polysemanticity_correlations": 0}  # fmt: skip
     for name in ("checkpoints", "samples", "spectra", "emergence"):
         rows = table(finished, name)
         assert rows["step"].is_monotonic_increasing

@@ -162,8 +162,8 @@ def test_open_run_takes_a_string_or_a_path(finished, monkeypatch):
 def test_a_run_lists_its_tables_and_figures(run):
     assert run.tables == [
         "activations", "benchmarks", "checkpoints", "comparisons", "controls", "correlations", "degrees", "emergence",
-        "finetunes", "interactions", "nulls", "polysemanticity", "polysemanticity_correlations", "polysemanticity_slopes",
-        "samples", "scaling", "scaling_curves", "spectra", "weights",
+        "finetunes", "interactions", "neurons", "nulls", "polysemanticity", "polysemanticity_correlations",
+        "polysemanticity_slopes", "samples", "scaling", "scaling_curves", "spectra", "weights",
     ]  # fmt: skip
     assert [path.name for path in run.figures] == ["tiny-emergence.png", "tiny-spectra.png"]
     assert all(path.is_file() for path in run.figures)

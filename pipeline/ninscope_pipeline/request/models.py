@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, field_validator, model_validator
 
 from ninscope.checkpoints import suites
 from ninscope.checkpoints.revisions import RevisionPattern, RevisionSelection, in_step_order
@@ -121,6 +121,12 @@ class ModelSection(Strict):
     base: Annotated[str, Field(min_length=1)] | None = None
     base_revision: Annotated[str, Field(min_length=1)] | None = None
     baseline: Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)] | None = None
+    _one_of: str | None = PrivateAttr(default=None)
+
+    @property
+    def one_of(self) -> str | None:
+        """The name, with {seed} in it, that all seeds of one training have; None of a model that is no seed of several."""
+        return self._one_of
 
     _revisions = field_validator("revisions")(_checked_revisions)
     _evaluations = field_validator("evaluations")(_checked_evaluations)
@@ -162,7 +168,9 @@ class ModelSection(Strict):
                 replaced["evaluations"] = _for_model(
                     paths[0] if isinstance(self.evaluations, str) else paths, replaced["model"]
                 )
-            yield self.model_copy(update=replaced | {"seeds": None})
+            of_seed = self.model_copy(update=replaced | {"seeds": None})
+            of_seed._one_of = self.model
+            yield of_seed
         if self.seeds is None:
             yield self.model_copy(update={"evaluations": _for_model(self.evaluations, self.model)})
 

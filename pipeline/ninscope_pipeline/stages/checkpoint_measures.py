@@ -50,6 +50,7 @@ def series_of_measures(stages: Iterable[Stage], tables: Mapping[str, pd.DataFram
         rows = tables[table.name].dropna(subset=["step"])
         for column, value in measures.where.items():
             rows = rows[rows[column] == value]
+        rows = rows if measures.chosen is None else measures.chosen(rows)
         for (suite, model), rows_of_model in rows.groupby(_MODEL, sort=False):
             first = rows_of_model.groupby("step")["revision"].transform("first")
             kept = rows_of_model[rows_of_model["revision"] == first]

@@ -20,6 +20,7 @@ from ninscope_pipeline.stages.laboratory.toy_data import TOY_DATA_STAGE
 from ninscope_pipeline.stages.laboratory.toy_pruning import TOY_PRUNING_STAGE
 from ninscope_pipeline.stages.laboratory.toy_training import TOY_TRAINING_STAGE
 from ninscope_pipeline.stages.network import NETWORK
+from ninscope_pipeline.stages.neurons.stage import NEURONS_STAGE
 from ninscope_pipeline.stages.nulls import NULLS
 from ninscope_pipeline.stages.scaling import SCALING
 from ninscope_pipeline.stages.singular_values import SINGULAR_VALUES_STAGE
@@ -44,6 +45,7 @@ _OWN: tuple[Stage, ...] = (
     INTERACTIONS,
     FINETUNE,
     ACTIVATIONS,
+    NEURONS_STAGE,
     TOY_DATA_STAGE,
     TOY_TRAINING_STAGE,
     TOY_PRUNING_STAGE,

@@ -56,13 +56,15 @@ class Measures:
     """Columns of a table that say one number of a checkpoint, so that they can be followed over training beside accuracy.
 
     columns: the table's column by the measure's name, which no other table has. where: only rows that hold these values count.
-    by: columns that tell apart what a checkpoint has several of; their values end the name ("coupling/qk"). Of the rows of a
-    checkpoint that are left, the mean is taken. A table with columns `method` and `variant` has a series for each.
+    by: columns that tell apart what a checkpoint has several of; their values end the name ("coupling/qk"). chosen: takes the rows
+    that are left and gives those that count, where columns alone do not tell. Of these rows of a checkpoint the mean is taken. A
+    table with columns `method` and `variant` has a series for each.
     """
 
     columns: Mapping[str, str]
     where: Mapping[str, object] = field(default_factory=dict)
     by: tuple[str, ...] = ()
+    chosen: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ class Job(Generic[W]):
     stage, key: where. key is empty where it is known that nothing can be made; `known` then says why. label: what a user reads.
     work: what the stage needs to make it; small, and it can be pickled. needs: jobs whose artefacts it reads; if one fails, so
     does this. checkpoint: whose weights it is made from, if it is one checkpoint. name: what the checkpoint's tables call it
-    ("exact", "transfer-coth sampled", "nulls"). requested: False for a job that runs only where another one needs it (a part of an
-    analysis). known: its outcome as far as it is known before it runs.
+    ("exact", "transfer-coth sampled", "nulls"). listed_as: what plan.json calls its key among those of the checkpoint, where it
+    has no such name. requested: False for a job that runs only where another one needs it (a part of an analysis). known: its
+    outcome as far as it is known before it runs.
     """
 
     stage: str
@@ -99,6 +102,7 @@ class Job(Generic[W]):
     needs: tuple[JobId, ...] = ()
     checkpoint: Located | None = None
     name: str = ""
+    listed_as: str = ""
     requested: bool = True
     known: Outcome = field(default=Outcome())
 
@@ -109,10 +113,12 @@ class Job(Generic[W]):
 
 @dataclass(frozen=True)
 class Fetch:
-    """Bytes that a job fetches from a Hub. shared_as: jobs with the same one fetch them once between them."""
+    """Bytes that a job fetches from a Hub. shared_as: jobs with the same one fetch them once between them. beside: what else it
+    fetches."""
 
     bytes: int
     shared_as: Hashable = None
+    beside: "tuple[Fetch, ...]" = ()
 
 
 @contextmanager
@@ -147,7 +153,8 @@ class Stage(ABC, Generic[W]):
     name: of its folder in the store. title: what a user reads ("exact spectra"). version: part of every content key; raise it when
     the same input gives another result. judges_checkpoints: whether a failure of its jobs is the checkpoint's own, and so is told
     by the table `checkpoints`. follows_outcomes: its jobs are made again once it is known what became of the other stages' jobs.
-    runs_models: its work is not numba's, so it has a process of its own where others share one.
+    runs_models: its work is not numba's, so it has a process of its own where others share one. keeps: the name of a second folder
+    of the store, with what later jobs can use of what earlier ones have made.
     """
 
     name: ClassVar[str]
@@ -157,6 +164,7 @@ class Stage(ABC, Generic[W]):
     judges_checkpoints: ClassVar[bool] = False
     follows_outcomes: ClassVar[bool] = False
     runs_models: ClassVar[bool] = False
+    keeps: ClassVar[str] = ""
     tables: ClassVar[tuple[Table, ...]] = ()
 
     def check(self, dag: "Dag") -> None:
@@ -201,6 +209,10 @@ class Stage(ABC, Generic[W]):
 
     def need_failed(self, store: ArtefactStore, job: Job[W], failure: Outcome) -> None:
         """Called where a job that this one needs has failed."""
+
+    def kept_keys(self, job: Job[W]) -> Iterable[str]:
+        """Keys in the folder `keeps` that the job's artefact is put together from, which `ninscope clean` leaves."""
+        return ()
 
     def fetch(self, job: Job[W]) -> Fetch | None:
         """What the job fetches from a Hub, if anything. It may read headers. Raises CheckpointError, RequestError."""

@@ -6,7 +6,8 @@ is read. Everything else is not there, and writing the key replaces it. Files th
 
 A failure that follows from the checkpoint's bytes (NaN in the weights) is an artefact too: a group whose attributes hold
 `status` and `message` and that has no arrays. So a second run does not try again what cannot change.
-Sparse matrices are in AnnData's on-disk encoding (csr_matrix 0.1.0), so anndata.io.read_elem and scipy read them as they are.
+Sparse matrices are in AnnData's on-disk encoding (csr_matrix 0.1.0), so anndata.io.read_elem and scipy read them as they are, and
+values of single neurons are a whole AnnData (storing/annotated.py).
 """
 
 import errno
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ninscope.errors import CheckpointError, NinscopeError
+from ninscope_pipeline.storing.annotated import AnnotatedMatrix, annotated_of_files, files_of_annotated
 from ninscope_pipeline.storing.runfolder import RunFolder, StoreError
 from ninscope_pipeline.storing.zarr_files import (
     NODE,
@@ -49,11 +51,12 @@ Reader = Callable[[Collection[str]], dict[str, bytes]]
 
 @dataclass(frozen=True)
 class Artefact:
-    """What is stored under one key: arrays, perhaps one sparse matrix, and attributes (JSON values)."""
+    """What is stored under one key: arrays, perhaps one sparse matrix or one with annotations, and attributes (JSON values)."""
 
     arrays: Mapping[str, np.ndarray]
     attributes: Mapping[str, Any]
     matrix: "csr_matrix | None" = None
+    annotated: AnnotatedMatrix | None = None
 
 
 class DamagedArtefact(NinscopeError):
@@ -164,7 +167,14 @@ class ArtefactStore:
         attributes = self._attributes(self._reader(stage, key))
         return CheckpointError(attributes["status"], attributes["message"]) if "status" in attributes else None
 
-    def read(self, stage: str, key: str, with_matrix: bool = False, only: Collection[str] | None = None) -> Artefact:
+    def read(
+        self,
+        stage: str,
+        key: str,
+        with_matrix: bool = False,
+        only: Collection[str] | None = None,
+        with_annotated: bool = False,
+    ) -> Artefact:
         """Read an artefact, or `only` those of its arrays.
 
         Raises CheckpointError when it is a failure, DamagedArtefact when it is not there whole, StoreError.
@@ -174,13 +184,14 @@ class ArtefactStore:
         if "status" in attributes:
             raise CheckpointError(attributes["status"], attributes["message"])
         names = [name for name in attributes["arrays"] if only is None or name in only]
-        members = [*names, *["matrix"] * with_matrix]
+        members = [*names, *["matrix"] * with_matrix, *["annotated"] * with_annotated]
         files = reader([NODE, *(f"{name}/" for name in members)])
         if any(f"{name}/{NODE}" not in files for name in members):  # of which the record knows nothing
             self.remove(stage, key)
             raise _damaged(stage, key)
         matrix = matrix_of_files(files, "matrix") if with_matrix else None
-        return Artefact({name: array_of_files(files, name) for name in names}, attributes, matrix)
+        annotated = annotated_of_files(files, "annotated") if with_annotated else None
+        return Artefact({name: array_of_files(files, name) for name in names}, attributes, matrix, annotated)
 
     def _directory(self, stage: str, key: str) -> Path:
         return self.folder.store / stage / key
@@ -295,6 +306,8 @@ def _as_files(stage: str, artefact: Artefact) -> dict[str, bytes]:
     files = {NODE: group_file({**about, **artefact.attributes})}
     if artefact.matrix is not None:
         files |= files_of_matrix("matrix", artefact.matrix)
+    if artefact.annotated is not None:
+        files |= files_of_annotated("annotated", artefact.annotated)
     for name, array in artefact.arrays.items():
         files |= files_of_array(name, array)
     return files

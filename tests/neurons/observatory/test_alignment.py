@@ -14,6 +14,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from ninscope.errors import CheckpointError, RequestError  # noqa: E402
+from ninscope.neurons import look  # noqa: E402
 from ninscope.neurons.observatory.examples import Examples  # noqa: E402
 from ninscope.neurons.observatory.matching import assigned, by_weights  # noqa: E402
 from ninscope.neurons.observatory.measures.alignment import Alignment  # noqa: E402
@@ -330,6 +331,15 @@ def test_the_models_have_their_own_weights_afterwards(trained):
     with pytest.raises(ValueError, match="stop"), holding(trained, lambda name, own: own + 1):
         raise ValueError("stop")
     assert all(torch.equal(tensor, before[0][name]) for name, tensor in trained.state_dict().items())
+
+
+def test_look_compares_with_another_seed(trained):
+    rows = look(trained, TEXT.values, ["alignment"], other={"second": shuffled_neox(trained)}, batch_size=4)
+    assert set(rows["status"]) == {"ok"}
+    assert set(rows["control"]) == {"none", "shuffled"}
+    of_all = rows.query("layer == 'all' and control == 'none'").set_index("measure")["value"]
+    assert of_all["alignment"] == pytest.approx(0, abs=1e-5)
+    assert of_all["alignment_barrier_unaligned"] > 0.5
 
 
 def test_bad_requests():

@@ -170,6 +170,34 @@ def test_twin(family: str) -> None:
     assert frame["all", "cett"] == pytest.approx(np.mean(shares), abs=1e-6)
 
 
+def published_threshold(values: np.ndarray, matrix: np.ndarray, cett: float) -> float:
+    """The public code's search: equal steps up to the 99 % quantile of ||n_i||, halved."""
+    norms = np.abs(values) * np.linalg.norm(matrix, axis=0)
+    grid = np.linspace(norms.min(), np.quantile(norms, 0.99), 4096)
+    whole = np.linalg.norm(values @ matrix.T, axis=1)
+    left, right = 0, len(grid) - 1
+    while left < right:
+        middle = (left + right) // 2
+        error = np.mean(np.linalg.norm(np.where(norms > grid[middle], 0, values) @ matrix.T, axis=1) / whole)
+        left, right = (left, middle) if error > cett else (middle + 1, right)
+    return grid[left - 1]
+
+
+def test_sparsity_at_a_fixed_cett_is_nearly_the_published_codes() -> None:
+    model = neox("gelu", layers=2, noise=0.2)
+    matrices = [layer.mlp.dense_4h_to_h for layer in model.gpt_neox.layers]
+    values = naive_activations(model, matrices)
+    limits = [
+        published_threshold(part, matrix.weight.detach().double().numpy(), 0.2)
+        for part, matrix in zip(values, matrices, strict=True)
+    ]
+    loss, shares = naive_loss(model, matrices, limits)
+    frame = look(model, cycle(), "cett", controls="none").set_index(["layer", "measure"])["value"]
+    assert frame["all", "cett_sparsity_0.2"] == pytest.approx(np.mean(shares), abs=0.01)
+    dense = naive_loss(model, matrices, [0.0, 0.0])[0]
+    assert frame["all", "cett_loss_0.2"] == pytest.approx(loss - dense, abs=0.01)
+
+
 def test_curve_is_the_error_of_each_threshold() -> None:
     model = neox("gelu", layers=2, noise=0.2)
     matrices = [layer.mlp.dense_4h_to_h for layer in model.gpt_neox.layers]

@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 import ninscope  # noqa: E402
 from ninscope.errors import CheckpointError, RequestError  # noqa: E402
 from ninscope.neurons.observatory import registry  # noqa: E402
-from ninscope.neurons.observatory.examples import Examples, token_windows  # noqa: E402
+from ninscope.neurons.observatory.examples import Examples, batch_for, token_windows  # noqa: E402
 from ninscope.neurons.observatory.measure import (  # noqa: E402
     ATTENTION,
     HIDDEN,
@@ -259,6 +259,12 @@ def test_windows_of_text():
 def test_examples_that_make_no_sense(arguments, message):
     with pytest.raises(RequestError, match=message):
         Examples(*arguments)
+
+
+def test_batches_are_smaller_where_outputs_are_many():
+    assert batch_for(128, 256) == batch_for(128, None) == 16
+    assert batch_for(128, 50304) == 2
+    assert batch_for(4096, 256_000) == 1
 
 
 def test_tokens_beyond_the_vocabulary_are_refused():

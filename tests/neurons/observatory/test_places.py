@@ -167,6 +167,11 @@ def test_channels_of_convolutions_are_neurons_and_pixels_positions():
     torch.testing.assert_close(values[1, 1 * 3 + 2], expected[1, :, 1, 2])
 
 
+def test_a_first_convolution_that_is_no_part_of_the_network_hides_no_layer():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(6, 2))
+    assert places_of(model).hidden_layers == ("2.in", "4.in")
+
+
 def test_named_modules_are_hidden_layers():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     assert places_of(model, ["1"]).hidden_layers == ("1",)
@@ -224,14 +229,14 @@ def test_a_model_that_describes_nothing_is_told_to_name_modules():
 
 def test_unembedding_has_the_final_norm_folded_in():
     """Logits follow from the last state and it, but for the norm's scale and a shift that all tokens share."""
-    for name in ("llama", "gpt2"):
+    for name in ("llama", "gpt2", "gemma", "olmo"):
         subject = subject_of(name)
+        norm = subject.places.final_norm()
         with torch.no_grad():
-            subject.places.final_norm().weight.copy_(torch.rand(24) + 0.5)
+            for gain in norm.parameters():
+                gain.copy_(torch.rand(24) + 0.5 if gain.all() else gain)
         seen = shown(subject)
         state, logits = seen[RESIDUAL, "output.x"][1], seen[OUTPUT, "output"][1]
-        norm = subject.places.final_norm()
-        centred = state - state.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else state
-        eps = getattr(norm, "eps", None) or norm.variance_epsilon
-        scale = torch.sqrt(centred.square().mean(-1, keepdim=True) + eps)
+        centred = state - state.mean(-1, keepdim=True) if name in ("gpt2", "olmo") else state
+        scale = torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
         torch.testing.assert_close(state @ subject.unembedding().T / scale, logits, atol=1e-4, rtol=1e-4)

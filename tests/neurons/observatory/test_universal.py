@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import nn  # noqa: E402
 
 from ninscope.errors import CheckpointError, RequestError  # noqa: E402
+from ninscope.neurons import look  # noqa: E402
 from ninscope.neurons.observatory.examples import Examples  # noqa: E402
 from ninscope.neurons.observatory.measures.universal import Universal, random_directions  # noqa: E402
 from ninscope.neurons.observatory.moments import LayerSums, centre, over  # noqa: E402
@@ -75,8 +76,15 @@ def naive_best(ours, theirs):
     return best
 
 
-@pytest.mark.parametrize("memory", [240_000_000, 1], ids=["one pass", "a pass a layer"])
-def test_rho_is_that_of_all_activations(memory):
+@pytest.mark.parametrize(
+    ("memory", "chunk", "small", "tolerance"),
+    [(200_000_000, 256, 512 * 512, 1e-6), (1, 4, 512 * 512, 1e-6), (200_000_000, 4, 0, 2e-5)],
+    ids=["at once", "in pieces", "in single precision"],
+)
+def test_rho_is_that_of_all_activations(memory, chunk, small, tolerance, monkeypatch):
+    """memory: of a pass, which has one layer at least. chunk: directions at a time. small: pairs that are doubles."""
+    monkeypatch.setattr("ninscope.neurons.observatory.measures.universal._CHUNK", chunk)
+    monkeypatch.setattr("ninscope.neurons.observatory.moments._SMALL", small)
     model, other = perceptron(13, 9, seed=1), perceptron(11, 17, 7, seed=2)
     with torch.no_grad():  # dead ones, and one that is constant but not 0
         model[0].bias[3] = -100
@@ -89,10 +97,10 @@ def test_rho_is_that_of_all_activations(memory):
     assert list(of_neurons(found, "universal_best")) == ["2.in", "4.in"]
     for layer, h in mine.items():
         best, baseline = naive_best(h, joined), naive_best(h, turned)
-        np.testing.assert_allclose(of_neurons(found, "universal_best")[layer], best, atol=1e-6)
-        np.testing.assert_allclose(of_neurons(found, "universal_baseline")[layer], baseline, atol=1e-6)
+        np.testing.assert_allclose(of_neurons(found, "universal_best")[layer], best, atol=tolerance)
+        np.testing.assert_allclose(of_neurons(found, "universal_baseline")[layer], baseline, atol=tolerance)
         rho = of_neurons(found, "universal_rho")[layer]
-        np.testing.assert_allclose(rho, best - baseline, atol=1e-6)
+        np.testing.assert_allclose(rho, best - baseline, atol=tolerance)
         fact = value_of(found, "universal", layer)
         assert fact.value == pytest.approx(np.nanmean(np.where(np.isnan(rho), np.nan, rho > 0.5)))
         assert fact.count == np.isfinite(rho).sum()
@@ -200,11 +208,15 @@ def test_a_constant_neuron_has_no_deviation_at_all():
 
 
 def test_directions_have_length_1_and_their_own_key():
-    one, other = random_directions(30, "a", 0), random_directions(30, "b", 0)
+    def directions(*key):
+        return np.concatenate(list(random_directions(*key)))
+
+    one = directions(300, "a", 0)
+    assert one.shape == (300, 300)
     np.testing.assert_allclose((one**2).sum(axis=1), 1, rtol=1e-5)
-    assert np.array_equal(one, random_directions(30, "a", 0))
-    assert not np.array_equal(one, other)
-    assert not np.array_equal(one, random_directions(30, "a", 1))
+    assert np.array_equal(one, directions(300, "a", 0))
+    assert not np.array_equal(one, directions(300, "b", 0))
+    assert not np.array_equal(one, directions(300, "a", 1))
 
 
 def test_half_precision_is_counted_in_single():
@@ -215,16 +227,38 @@ def test_half_precision_is_counted_in_single():
         assert value_of(half, name).value == pytest.approx(value_of(exact, name).value, abs=tolerance)
 
 
-def test_rho_is_the_mean_over_seeds():
+def test_rho_is_the_over_seeds():
     model, measure = perceptron(40, 40, seed=3), Universal()
     same, random = measured(model, copy.deepcopy(model)), measured(model, perceptron(40, 40, seed=5))
-    mean = measure.mean_over_seeds([same, random])
+    mean = measure.over_seeds([same, random])
     for layer in ("2.in", "4.in"):
         rho = (of_neurons(same, "universal_rho")[layer] + of_neurons(random, "universal_rho")[layer]) / 2
         np.testing.assert_allclose(of_neurons(mean, "universal_rho")[layer], rho)
         assert value_of(mean, "universal", layer).value == pytest.approx((rho > 0.5).mean())
-    assert repr(measure.mean_over_seeds([same])) == repr(same)
+    assert repr(measure.over_seeds([same])) == repr(same)
     assert value_of(mean, "universal").count == 80
+
+
+def test_a_pass_holds_as_many_layers_as_fit():
+    sums = {name: LayerSums(torch.zeros(2, size)) for name, size in (("a", 10), ("b", 20), ("c", 5))}
+    needed = {name: 4 * one.size * (35 + one.size) for name, one in sums.items()}  # with all layers, and with itself
+    for memory, expected in (
+        (sum(needed.values()), [["a", "b", "c"]]),
+        (sum(needed.values()) - 1, [["a", "b"], ["c"]]),
+        (needed["b"] + needed["c"], [["a"], ["b", "c"]]),
+        (1, [["a"], ["b"], ["c"]]),
+    ):
+        assert list(Universal(memory).passes(sums, sums)) == expected
+
+
+def test_look_compares_with_another_seed():
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    model, other = perceptron(13, 9, seed=1), perceptron(13, 9, seed=2)
+    rows = look(model, ROWS, ["universal"], other={"second": other}, controls="none", seed=SEED, batch_size=250)
+    assert set(rows["against"]) == {"second"}
+    assert set(rows["status"]) == {"ok"}
+    share = rows.query("measure == 'universal' and layer == 'all'")["value"].item()
+    assert share == value_of(measured(model, other), "universal").value
 
 
 def test_the_same_bytes_again():
@@ -247,15 +281,38 @@ def test_a_model_that_is_dead_as_a_whole():
             measured(*pair)
 
 
+def test_activations_that_are_not_finite_are_named():
+    broken = perceptron(4, 4, seed=1)
+    with torch.no_grad():
+        broken[2].bias[1] = torch.inf
+    with pytest.raises(CheckpointError, match=r"a model, 4\.in: hidden values are NaN or infinite") as caught:
+        measured(perceptron(4, 4), broken)
+    assert caught.value.status == "nonfinite"
+
+
+class Patches(nn.Module):
+    """Rows of numbers cut into patches; then again into fewer."""
+
+    def __init__(self, size, fewer=1):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(size, 6), nn.Linear(6, 5), nn.Linear(5 * fewer, 3)
+        self.size, self.fewer = size, fewer
+
+    def forward(self, x):
+        h = torch.relu(self.second(torch.relu(self.first(x.view(len(x), -1, self.size)))))
+        return self.third(h.view(len(x), -1, 5 * self.fewer))
+
+
+def test_layers_of_other_positions_are_not_compared():
+    torch.manual_seed(0)
+    model, other = Patches(6, 2), Patches(6, 4)
+    found = measured(model, other)
+    assert [fact.layer for fact in found.facts if fact.name == "universal"] == ["second.in", "all"]
+    rows = torch.tensor(ROWS).view(-1, 6)
+    h, beside = (torch.relu(one.first(rows)).detach().double().numpy() for one in (model, other))
+    np.testing.assert_allclose(of_neurons(found, "universal_best")["second.in"], naive_best(h, beside), atol=1e-6)
+
+
 def test_models_that_read_other_positions():
-    class Patches(nn.Module):
-        def __init__(self, size):
-            super().__init__()
-            self.first, self.second = nn.Linear(size, 5), nn.Linear(5, 3)
-            self.size = size
-
-        def forward(self, x):
-            return self.second(torch.relu(self.first(x.view(len(x), -1, self.size))))
-
-    with pytest.raises(CheckpointError, match=r"2\.in has|second\.in has 500 positions of a batch, the other .* 1000"):
+    with pytest.raises(CheckpointError, match="no hidden layer of a model has as many positions"):
         measured(Patches(12), Patches(6))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from ninscope_pipeline.located import Located
 from ninscope_pipeline.stages.model_runs.planning import ModelRun, home_of
 from ninscope_pipeline.storing.runfolder import FOR_EVER, RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -28,7 +29,7 @@ def artefact_of_run(store: ArtefactStore, run: ModelRun, work: Callable[["Task",
     Raises CheckpointError: what work raises, and changed files. Raises ChangedInputs: data changed meanwhile.
     """
     with a_gpu() if run.how.device == "cuda" else nullcontext():
-        base = base_of_run(store.folder, run)
+        base = base_of_checkpoint(store.folder, run.located)
         task = run.task.task(base)
         run.check_unchanged()  # or hours of work would be of other data, and a state that is resumed too
         return work(task, base)
@@ -40,19 +41,18 @@ def check_run_unchanged(run: ModelRun) -> None:
     run.check_unchanged()
 
 
-def base_of_run(folder: RunFolder, run: ModelRun) -> "Base":
-    """The model that a run starts from. Raises CheckpointError, StoreError."""
+def base_of_checkpoint(folder: RunFolder, located: Located) -> "Base":
+    """The model of a checkpoint, float32: what is on a Hub is fetched once a run. Raises CheckpointError, StoreError."""
     from ninscope.neurons.finetuning.saved import SavedState
     from ninscope.neurons.tasks.task import Base
 
-    located = run.located
     if located.kind == "local":
-        return _read_base(run)
+        return _read_base(located)
     content = located.known_identity.content_sha256
     kept = SavedState(folder.bases / content)
     with folder.locked(f"base-{content}", FOR_EVER):  # the next seed, or method, starts from the same
         if (state := kept.load()) is None:
-            base = _read_base(run)
+            base = _read_base(located)
             with folder.writing():
                 kept.save(0, base.tensors, {})
             return base
@@ -60,10 +60,9 @@ def base_of_run(folder: RunFolder, run: ModelRun) -> "Base":
     return Base(f"{located.model} {located.revision}", config, state[1], *home_of(located))
 
 
-def _read_base(run: ModelRun) -> "Base":
+def _read_base(located: Located) -> "Base":
     from ninscope.neurons.finetuning.bases import base_of
 
-    located = run.located
     checkpoint = located.opened().open(located.revision, located.identity)
     return base_of(checkpoint, f"{located.model} {located.revision}", *home_of(located))
 

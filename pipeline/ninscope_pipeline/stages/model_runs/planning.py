@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from ninscope.checkpoints.identity import Identity
 from ninscope.checkpoints.source import open_source
@@ -70,11 +70,11 @@ class ModelRun(Generic[How]):
             )
 
 
-def check_installed(section: str) -> None:
-    """Raises RequestError where the libraries that run models are absent. section: that needs them."""
+def check_installed(section: str, extra: str = "memel") -> None:
+    """Raises RequestError where the libraries that run models are absent. section: that needs them. extra: that brings them."""
     if absent := [name for name in _NEEDED if not _is_installed(name)]:
         raise RequestError(
-            f"[[{section}]] runs models, and {absent[0]} is not installed; install it: pip install 'ninscope[memel]'"
+            f"[[{section}]] runs models, and {absent[0]} is not installed; install it: pip install 'ninscope[{extra}]'"
         )
 
 
@@ -92,7 +92,7 @@ def chosen_checkpoints(stage: str, section: ModelRunSection, request: "Request")
     """
     task = section.settings
     digest = task.digest()
-    for located in _chosen(f"[[{stage}]]", section, request.checkpoints):
+    for located in checkpoints_of(f"[[{stage}]]", section, request.checkpoints):
         yield located, (digest, _beside(located, task) if located.outcome.ok else ())
 
 
@@ -128,8 +128,22 @@ def refuse_two_meanings(stage: str, jobs: Sequence[Job[ModelRun[How]]]) -> list[
     return list(by_row.values())
 
 
-def _chosen(entry: str, section: ModelRunSection, checkpoints: Sequence[Located]) -> list[Located]:
-    """Raises RequestError."""
+class ChoosesCheckpoints(Protocol):
+    """A section that says which checkpoints it means."""
+
+    @property
+    def suite(self) -> str | None: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def revisions(self) -> str | list[str]: ...
+
+
+def checkpoints_of(entry: str, section: ChoosesCheckpoints, checkpoints: Sequence[Located]) -> list[Located]:
+    """The checkpoints that a section means, among all of a run. entry: the section, for messages.
+
+    Raises RequestError: a model or a revision that is not there.
+    """
     candidates = [
         located
         for located in checkpoints

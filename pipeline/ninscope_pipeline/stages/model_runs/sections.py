@@ -67,16 +67,17 @@ def _placed(section: Any, folder: Path) -> Any:
     for key in _PATHS.get(task["kind"], ()) if isinstance(task.get("kind"), str) else ():
         value = task.get(key)
         if isinstance(value, str) and value:
-            changed[key] = _absolute(value, folder)
+            changed[key] = absolute(value, folder)
         elif isinstance(value, list) and all(isinstance(name, str) for name in value):
-            changed[key] = [_absolute(name, folder) for name in value]
+            changed[key] = [absolute(name, folder) for name in value]
     tokenizer = task.get("tokenizer")
-    if isinstance(tokenizer, str) and tokenizer not in ("", "bytes") and Path(_absolute(tokenizer, folder)).is_dir():
-        changed["tokenizer"] = _absolute(tokenizer, folder)
+    if isinstance(tokenizer, str) and tokenizer not in ("", "bytes") and Path(absolute(tokenizer, folder)).is_dir():
+        changed["tokenizer"] = absolute(tokenizer, folder)
     return section | {"task": task | changed}
 
 
-def _absolute(text: str, folder: Path) -> str:
+def absolute(text: str, folder: Path) -> str:
+    """A path from `folder`; what can be none is left as it is."""
     try:
         return str((folder.resolve() / Path(text).expanduser()).resolve())
     except (OSError, RuntimeError, ValueError):

@@ -13,6 +13,8 @@ from ninscope.neurons.observatory.measure import Batch
 from ninscope.seeding import keyed_bits
 
 TOKENS_KIND, IMAGES_KIND, ARRAYS_KIND = "tokens", "images", "arrays"
+MOST_AT_ONCE = 16  # samples of a batch, where nobody says how many
+_MOST_LOGITS = 2**24  # numbers that a model gives for a batch, 64 MB of float32: several copies are made of them
 # The argument of a model's forward pass; a plain module takes its only one by position.
 _ARGUMENT = {TOKENS_KIND: "input_ids", IMAGES_KIND: "pixel_values", ARRAYS_KIND: ""}
 
@@ -27,7 +29,7 @@ class Examples:
 
     kind: str
     values: np.ndarray
-    batch_size: int = 16
+    batch_size: int = MOST_AT_ONCE
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     bos: bool = False
@@ -94,6 +96,12 @@ class Examples:
             columns = values.reshape(len(values), -1)
             columns[...] = bits.permuted(columns, axis=0)
         return replace(self, values=values)
+
+
+def batch_for(positions: int, vocabulary: int | None) -> int:
+    """Samples of a batch: 16, or fewer where a model gives so many numbers for a window of so many positions that memory would
+    go to them. vocabulary: its outputs at a position, None where that is not known."""
+    return max(1, min(MOST_AT_ONCE, _MOST_LOGITS // max(positions * (vocabulary or 1), 1)))
 
 
 def token_windows(tokens: np.ndarray | Sequence[int], window: int, bos: int | None = None) -> np.ndarray:

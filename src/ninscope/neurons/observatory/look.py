@@ -11,7 +11,15 @@ import pandas as pd
 
 from ninscope.checkpoints.source import open_source
 from ninscope.errors import RequestError
-from ninscope.neurons.observatory.examples import ARRAYS_KIND, IMAGES_KIND, TOKENS_KIND, Examples, token_windows
+from ninscope.neurons.observatory.examples import (
+    ARRAYS_KIND,
+    IMAGES_KIND,
+    MOST_AT_ONCE,
+    TOKENS_KIND,
+    Examples,
+    batch_for,
+    token_windows,
+)
 from ninscope.neurons.observatory.measure import CONTROLS, PARTS, START, Measure
 from ninscope.neurons.observatory.registry import chosen
 
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     from ninscope.neurons.observatory.passes import Observation
     from ninscope.neurons.observatory.subject import Subject
 
-WINDOW, BATCH_SIZE = 128, 16
+WINDOW = 128
 QUANTILE_COLUMNS = tuple(f"p{round(100 * part):02d}" for part in PARTS)
 COLUMNS = ("layer", "measure", "control", "value", "against", *QUANTILE_COLUMNS, "count", "status", "message")
 
@@ -37,7 +45,7 @@ def look(
     controls: str | Sequence[str] = CONTROLS,
     tokenizer: Any = None,
     window: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     revision: str | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -55,7 +63,8 @@ def look(
     itself is each of these. layers: names of modules whose outputs are hidden neurons (default: what the architecture says).
     controls: "none" (the examples), "shuffled" (the same without order), or both. tokenizer: "bytes", a folder, or an object
     with `encode` (default: the source's own; bytes for a model of 256 tokens). window: tokens that are run together (default: 128,
-    or the text if it is shorter). revision: of a source. device, dtype: "cpu" or "cuda"; "float32", "float16", "bfloat16"
+    or the text if it is shorter). batch_size: samples run at once (default: 16, or fewer where the vocabulary is large, so that
+    memory does not go to outputs). revision: of a source. device, dtype: "cpu" or "cuda"; "float32", "float16", "bfloat16"
     (default: a module's own; a source's: the CPU, float32).
 
     Returns a DataFrame: layer, measure, control, value, against, p05 to p95 (quantiles, where the value is a mean), count (of what
@@ -191,7 +200,9 @@ def _controls(controls: str | Sequence[str]) -> list[str]:
     return listed or [CONTROLS[0]]
 
 
-def _examples(opened: _Opened, text: Any, labels: Any, tokenizer: Any, window: int | None, batch_size: int) -> Examples:
+def _examples(
+    opened: _Opened, text: Any, labels: Any, tokenizer: Any, window: int | None, given_size: int | None
+) -> Examples:
     kept = None if labels is None else np.asarray(labels)
     if kept is not None and kept.dtype.kind not in "iu":
         raise RequestError("labels are classes, whole numbers from 0; number them first")
@@ -201,14 +212,16 @@ def _examples(opened: _Opened, text: Any, labels: Any, tokenizer: Any, window: i
             [_encoded(opened, one, tokenizer) for one in ([text] if isinstance(text, str) else text)]
         )
         size = window or min(WINDOW, len(tokens))
+        batch_size = given_size or batch_for(size, opened.vocabulary)
         return Examples(TOKENS_KIND, token_windows(tokens, size), batch_size, kept, classes)
     values = _array(text)
     if values.dtype.kind in "iu" and values.ndim <= 2:
         if values.ndim == 1 or window is not None:
             values = token_windows(values, window or min(WINDOW, values.size))
+        batch_size = given_size or batch_for(values.shape[1], opened.vocabulary)
         return Examples(TOKENS_KIND, values, batch_size, kept, classes)
     kind = IMAGES_KIND if values.ndim == 4 else ARRAYS_KIND
-    return Examples(kind, values.astype(np.float32), batch_size, kept, classes)
+    return Examples(kind, values.astype(np.float32), given_size or MOST_AT_ONCE, kept, classes)
 
 
 def _array(given: Any) -> np.ndarray:

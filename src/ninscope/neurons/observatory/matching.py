@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ninscope.neurons.observatory.measure import CONTEXT, HIDDEN, RESIDUAL, Batch, Place
-from ninscope.neurons.observatory.moments import LayerSums, centre, over
+from ninscope.neurons.observatory.moments import LayerSums, add_products, centre, no_products, over
 from ninscope.neurons.observatory.symmetries import HEADS, STREAM, Group, Symmetries
 
 if TYPE_CHECKING:
@@ -128,13 +128,13 @@ def by_activations(symmetries: Symmetries, subject: Subject, other: Subject) -> 
         rows, beside = values.reshape(-1, values.shape[-1]), shown.pop(key)
         if key not in sums:
             left, right = LayerSums(rows), LayerSums(beside)
-            sums[key] = left, right, left.shift.new_zeros(left.size, right.size)
+            sums[key] = left, right, no_products(left, right)
         left, right, products = sums[key]
         ours = left.shifted(rows, left.shift.new_empty(rows.shape))
         theirs = right.shifted(beside, right.shift.new_empty(beside.shape))
         left.add(ours)
         right.add(theirs)
-        products.addmm_(ours.T, theirs)
+        add_products(products, ours, theirs)
 
     for batch in subject.batches():
         other.run(kinds, hold, [batch])

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ROWS = 256  # that are held in double precision at once
+_SMALL = 512 * 512  # products of fewer pairs of neurons are added up in double precision
+
 
 class LayerSums:
     """Sums over rows (tokens, images, ...) of a layer of n neurons.
@@ -43,11 +46,11 @@ class LayerSums:
 
     def add(self, shifted: Tensor) -> None:
         """Count more rows; shifted: float32 [rows, n], what `shifted` gave."""
-        import torch
-
         self.count += len(shifted)
-        self.total += shifted.sum(dim=0)
-        self.squares += torch.linalg.vector_norm(shifted, dim=0).double().square()
+        for rows in shifted.split(_ROWS):
+            double = rows.double()
+            self.total += double.sum(dim=0)
+            self.squares += double.square_().sum(dim=0)
 
     @property
     def deviations(self) -> Tensor:
@@ -56,12 +59,25 @@ class LayerSums:
 
 
 def centre(products: Tensor, left: LayerSums, right: LayerSums) -> Tensor:
-    """Make sums of products of shifted rows (left.T @ right, float32 [n, m]) those of deviations from the means, in place.
+    """Make sums of products of shifted rows (left.T @ right, [n, m]) those of deviations from the means, in place.
 
     left (n neurons), right (m): sums over the same rows.
     """
     scale = max(left.count, 1)
-    return products.addr_(left.total.float(), (right.total / scale).float(), alpha=-1.0)
+    return products.addr_(left.total.to(products.dtype), (right.total / scale).to(products.dtype), alpha=-1.0)
+
+
+def no_products(left: LayerSums, right: LayerSums) -> Tensor:
+    """Zeros [n, m], to which `add_products` adds: float64 for small layers, whose digits cost little, float32 for large ones."""
+    import torch
+
+    dtype = torch.float64 if left.size * right.size <= _SMALL else torch.float32
+    return left.shift.new_zeros((left.size, right.size), dtype=dtype)
+
+
+def add_products(products: Tensor, left: Tensor, right: Tensor) -> None:
+    """products += left.T @ right, of shifted rows, float32 [rows, n] and [rows, m]."""
+    products.addmm_(left.T.to(products.dtype), right.to(products.dtype))
 
 
 def over(products: Tensor, deviations: Tensor, axis: int) -> Tensor:

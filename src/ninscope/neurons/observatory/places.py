@@ -27,6 +27,7 @@ from ninscope.checkpoints.in_memory import REVISION, _as_saved, in_memory_source
 from ninscope.checks import did_you_mean
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
+from ninscope.neurons.observatory.final_norm import final_norm_of
 from ninscope.neurons.observatory.measure import (
     ATTENTION,
     CONTEXT,
@@ -155,19 +156,16 @@ class Places:
             yield
 
     def unembedding(self) -> Tensor | None:
-        """[vocabulary, width] float32, with the gain of the norm before it folded in and its mean taken out if that norm does so.
+        """[vocabulary, width] float32, with the gain of the norm before it folded in, and the mean taken out if that norm does so.
 
-        None for a model without a matrix from the stream to its outputs.
+        None for a model without a matrix from the stream to its outputs. A norm that is of another kind is left out.
         """
         head = _head_of(self.model)
         if head is None:
             return None
         weight = head.get_parameter("weight").detach().float()
-        norm = _norm_before(self.model, head)
-        gain = getattr(norm, "weight", None)
-        if isinstance(gain, Tensor):
-            weight = weight * gain.detach().float()
-        return weight - weight.mean(1, keepdim=True) if isinstance(norm, nn.LayerNorm) else weight
+        norm = final_norm_of(_norm_before(self.model, head), weight.shape[1])
+        return weight if norm is None else norm.unembedding(weight)
 
     def saved_tensors(self) -> Mapping[str, Tensor]:
         """The model's tensors by the names under which it is saved."""
@@ -210,7 +208,7 @@ def places_of(model: nn.Module, layers: Sequence[str] | None = None) -> Places:
             f"{type(model).__name__}: where its neurons are is not known ({error}); name modules in layers"
         ) from None
     held = _held(model, network)
-    spots = _generic_spots(held) if network.family == _GENERIC else _described_spots(model, network, held)
+    spots = _generic_spots(model, held) if network.family == _GENERIC else _described_spots(model, network, held)
     return Places(model, [*spots, *_ends(model)], network, held)
 
 
@@ -366,11 +364,15 @@ def _common(names: Sequence[str], modules: Mapping[str, nn.Module]) -> nn.Module
     return modules[_common_name(names)]
 
 
-def _generic_spots(held: Sequence[Held]) -> list[_Spot]:
-    """What modules with weights read, but the first, which reads the model's input, and embeddings, which read numbers."""
-    reading = [one for one in held if isinstance(one.module, nn.Linear | _ConvNd)]
-    by_layer = {one.source: one for one in reading[1:]}
-    return [_Spot(Place(HIDDEN, layer, layer.removesuffix(".in")), one.module, True) for layer, one in by_layer.items()]
+def _generic_spots(model: nn.Module, held: Sequence[Held]) -> list[_Spot]:
+    """What modules with weights read, but the model's first, which reads its input, and embeddings, which read numbers."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)), None)
+    reading = {one.source: one.module for one in held if isinstance(one.module, nn.Linear | _ConvNd)}
+    return [
+        _Spot(Place(HIDDEN, layer, layer.removesuffix(".in")), module, inputs=True)
+        for layer, module in reading.items()
+        if module is not first
+    ]
 
 
 def _named(model: nn.Module, layers: Sequence[str]) -> list[_Spot]:

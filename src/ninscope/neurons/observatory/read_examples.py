@@ -35,11 +35,15 @@ class ReadExamples:
     available: int
     notes: tuple[str, ...] = ()
 
-    def examples(self, batch_size: int) -> Examples:
-        """In batches. Raises RequestError: as Examples."""
-        from ninscope.neurons.observatory.examples import Examples
+    def examples(self, batch_size: int | None, vocabulary: int | None = None) -> Examples:
+        """In batches. batch_size: None for as many samples as `batch_for` says, by the model's vocabulary.
 
-        return Examples(self.kind, self.values, batch_size, self.labels, self.classes, self.bos)
+        Raises RequestError: as Examples.
+        """
+        from ninscope.neurons.observatory.examples import MOST_AT_ONCE, TOKENS_KIND, Examples, batch_for
+
+        size = batch_for(self.values.shape[1], vocabulary) if self.kind == TOKENS_KIND else MOST_AT_ONCE
+        return Examples(self.kind, self.values, batch_size or size, self.labels, self.classes, self.bos)
 
 
 def in_order_of(base: Base, classes: Sequence[str], labels: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

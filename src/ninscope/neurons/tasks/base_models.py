@@ -113,7 +113,14 @@ def blueprint(base: Base, purpose: str, changes: Mapping[str, Any] | None = None
     if getattr(config, "is_encoder_decoder", False):
         raise RequestError(f"{base.name} is an encoder with a decoder, for which there is no task; choose another base")
     classes = PURPOSES[purpose][type(config)]
-    kind: Any = classes[0] if isinstance(classes, tuple) else classes
+    return blueprint_of(base, config, classes[0] if isinstance(classes, tuple) else classes)
+
+
+def blueprint_of(base: Base, config: PreTrainedConfig, kind: Any) -> Blueprint:
+    """What the base will be as a model of this class of transformers, checked before any memory is taken for it.
+
+    Raises RequestError: no model can be made of the configuration, or its tensors are too few.
+    """
     layers = getattr(config, "num_hidden_layers", None)
     if isinstance(layers, int) and layers > len(base.tensors):
         raise RequestError(f"{base.name}: config.json says {layers} layers, and there are {len(base.tensors)} tensors")
@@ -129,12 +136,13 @@ def blueprint(base: Base, purpose: str, changes: Mapping[str, Any] | None = None
     return Blueprint(base, config, skeleton)
 
 
-def load(plan: Blueprint, tensors: Mapping[str, torch.Tensor] | None = None) -> PreTrainedModel:
+def load(plan: Blueprint, tensors: Mapping[str, torch.Tensor] | None = None, whole: bool = False) -> PreTrainedModel:
     """The model, float32 on the CPU, in evaluation mode, with tensors of its own. tensors: instead of all of the base's.
 
-    Names may be those of the bare model, of a model with another head, or of an earlier version of the library. The head, and a
-    pooler, is drawn from torch's global generator where the base has none. Raises RequestError: a tensor of the body is missing,
-    has another shape, or belongs to a layer that the configuration does not have.
+    whole: a head that the base lacks is not drawn, but refused. Names may be those of the bare model, of a model with another
+    head, or of an earlier version of the library. The head, and a pooler, is drawn from torch's global generator where the base
+    has none. Raises RequestError: a tensor of the body is missing, has another shape, or belongs to a layer that the
+    configuration does not have.
     """
     base = plan.base
     tensors = base.tensors if tensors is None else tensors
@@ -153,22 +161,23 @@ def load(plan: Blueprint, tensors: Mapping[str, torch.Tensor] | None = None) -> 
     except Exception as error:
         raise RequestError(f"{base.name}: its tensors cannot be loaded ({one_line(error)})") from None
     model: PreTrainedModel = loaded[0]
-    _check_report(base, model, loaded[1])
+    _check_report(base, model, loaded[1], whole)
     return model
 
 
-def _check_report(base: Base, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+def _check_report(base: Base, model: PreTrainedModel, report: Mapping[str, Any], whole: bool) -> None:
     for name, stored, expected in sorted(report["mismatched_keys"]):
         raise RequestError(
             f"{base.name}: tensor {name} has the shape {list(stored)}, and config.json says {list(expected)}; "
             "give the two files of one checkpoint"
         )
-    missing = sorted(name for name in report["missing_keys"] if not _may_be_new(name, model.base_model_prefix))
+    prefix = model.base_model_prefix
+    missing = sorted(name for name in report["missing_keys"] if whole or not _may_be_new(name, prefix))
     if missing:
         raise RequestError(f"{base.name} lacks {first_names(missing)}; give a whole checkpoint")
-    counterparts = {_without_numbers(name, model.base_model_prefix) for name in model.state_dict()}
+    counterparts = {_without_numbers(name, prefix) for name in model.state_dict()}
     for name in sorted(report["unexpected_keys"]):
-        if _without_numbers(name, model.base_model_prefix) in counterparts:
+        if _without_numbers(name, prefix) in counterparts:
             raise RequestError(f"{base.name}: tensor {name} belongs to a layer that its config.json does not have")
 
 

@@ -173,7 +173,8 @@ def _rows_of_lines(subject: Subject, symmetries: Symmetries, theirs: Tensors, or
         name = f"alignment_variance_collapse{suffix}"
         ratios = _ratios(points[0.5].variances, [end.variances for end in ends])
         facts += [Fact(name, layer, ratio, count=own.neurons[layer]) for layer, ratio in ratios.items()]
-        facts.append(Fact(name, ALL, float(np.mean(list(ratios.values()))), count=len(ratios)))
+        if ratios:  # a model may have experts alone, which see other tokens each time
+            facts.append(Fact(name, ALL, float(np.mean(list(ratios.values()))), count=len(ratios)))
     return facts
 
 

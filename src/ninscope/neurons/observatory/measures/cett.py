@@ -52,11 +52,12 @@ class Cett(OwnMeasure):
     number, between 0 and 1, at which perplexity is at most 1.01 of the whole model's. Sparsity is |D| / neurons while the model
     runs so, the mean over layers. Of a classifier, the loss is that of its labels.
 
-    Source: Luo et al. 2024, "Sparsing Law": the text, and the code in thunlp/SparsingLaw, which agrees: biases count for nothing,
-    thresholds come from the whole model's activations, and sparsity from the pass with neurons left out. Theirs gives each batch
-    its own thresholds, on a grid of equal steps, and returns the middle of the last interval; here they are one for all positions,
-    on a grid of steps of at most 6 % with lines between (`magnitudes`), and the end of the interval that was measured to be within
-    1 % is returned. Where CETT falls with e for a while, the smallest e is taken that reaches the number.
+    Source: Luo et al. 2024, "Sparsing Law": the code in thunlp/SparsingLaw, and the text at second hand. Biases count for
+    nothing, thresholds come from the whole model's activations, and sparsity from the pass with neurons left out. Theirs
+    gives each batch its own thresholds, on a grid of equal steps, and returns the middle of the last interval; here they
+    are one for all positions, on a grid of steps of at most 6 % with lines between (`magnitudes`), and the end of the
+    interval that was measured to be within 1 % is returned. Where CETT falls with e for a while, the smallest e is taken
+    that reaches the number.
 
     It takes 14 forward passes (one more where nothing can be spared), and a product of W_out with the activations on a CPU core.
 
@@ -66,7 +67,7 @@ class Cett(OwnMeasure):
 
     name = "cett"
     title = "Neurons that 1 % of perplexity can spare"
-    source = "Luo et al. 2024, Sparsing Law (text and code read)"
+    source = "Luo et al. 2024, Sparsing Law (code read)"
     facts: ClassVar = {
         "cett": "share of neurons that are left out at 1 % more perplexity, 0 to 1; quantiles over neurons; NaN where all can be",
         "cett_value": "CETT at which that is, 0 to 1; NaN where all neurons can be left out",

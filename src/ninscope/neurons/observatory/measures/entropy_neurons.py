@@ -29,7 +29,8 @@ from ninscope.seeding import keyed_bits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ninscope.neurons.observatory.confidence import FinalNorm, Shifts
+    from ninscope.neurons.observatory.confidence import Shifts
+    from ninscope.neurons.observatory.final_norm import FinalNorm
     from ninscope.neurons.observatory.subject import Subject
 
 LARGE = 0.75  # the quantile of norms from which a neuron's is large
@@ -54,10 +55,10 @@ class EntropyNeurons(OwnMeasure):
     candidates at 0, at half and at all of their largest activation.
 
     Source: Gurnee et al. 2024, "Universal Neurons in GPT2 Language Models", and Stolfo et al. 2024, "Confidence Regulation
-    Neurons" (public code of both read): cosines with the unembedding's rows, mean ablation, the frozen scale, the share of the
-    norm in the directions of the smallest singular values (12 of 768 in theirs, one of 64 here). They choose by eye or by rank;
-    the two bounds here are ours. What a fixed activation does is worked out from the last residual stream (`confidence`), and
-    checked against one changed pass.
+    Neurons" (code of the first read, of the second in part): cosines with the unembedding's rows, mean ablation, the frozen
+    scale, the share of the norm in the directions of the smallest singular values (12 of 768 in theirs, one of 64 here).
+    They choose by eye or by rank; the two bounds here are ours. What a fixed activation does is worked out from the last
+    residual stream (`confidence`), and checked against one changed pass.
 
     It takes two forward passes and one window more, and about 56 times the softmax of all logits.
 
@@ -67,9 +68,7 @@ class EntropyNeurons(OwnMeasure):
 
     name = "entropy_neurons"
     title = "Neurons that regulate confidence"
-    source = (
-        "Gurnee et al. 2024, Universal Neurons; Stolfo et al. 2024, Confidence Regulation Neurons (code of both read)"
-    )
+    source = "Gurnee et al. 2024, Universal Neurons (code read); Stolfo et al. 2024, Confidence Regulation Neurons (code in part)"
     facts: ClassVar = {
         "entropy_neurons": "number of candidates in the last layer of hidden neurons, of `count` neurons",
         "entropy_neurons_norm": "norm of what a neuron writes at activation 1; quantiles over neurons",
@@ -91,7 +90,7 @@ class EntropyNeurons(OwnMeasure):
     reads = frozenset({HIDDEN, RESIDUAL, OUTPUT})
 
     def objection(self, subject: Subject) -> str | None:
-        from ninscope.neurons.observatory.confidence import final_norm_of
+        from ninscope.neurons.observatory.final_norm import final_norm_of
 
         head, norm = subject.head(), subject.places.final_norm()
         if head is None:
@@ -129,7 +128,8 @@ class _Head:
     @staticmethod
     def of(subject: Subject) -> _Head:
         """Raises CheckpointError (unsupported): the layer does not write to the stream that the unembedding reads."""
-        from ninscope.neurons.observatory.confidence import Directions, final_norm_of
+        from ninscope.neurons.observatory.confidence import Directions
+        from ninscope.neurons.observatory.final_norm import final_norm_of
 
         layer = subject.hidden_layers[-1]
         weights, matrix = subject.leaving(layer), subject.head()

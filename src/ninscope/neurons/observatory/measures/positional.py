@@ -181,7 +181,7 @@ def _log_factorials(most: int) -> Callable[[np.ndarray | int], np.ndarray]:
     from scipy.special import gammaln
 
     if most > _BLOCK:
-        return lambda number: gammaln(number)
+        return lambda number: np.asarray(gammaln(number))
     table = gammaln(np.arange(most + 2.0))
     return lambda number: table[number]
 
