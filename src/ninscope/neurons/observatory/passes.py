@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ninscope.errors import CheckpointError, NinscopeError, RequestError
 from ninscope.neurons.observatory.measure import (
+    ATTENTION,
+    CONTEXT,
     NONE,
     SHUFFLED,
     ComparingTally,
@@ -206,18 +208,24 @@ class _NothingLeft(Exception):
 
 def _streamed(subject: Subject, measures: Sequence[StreamedMeasure]) -> Mapping[Measure, Found | NinscopeError]:
     readers = _Readers({measure: measure.tally(subject) for measure in measures})
+    finite: set[str] = set()  # attentions whose heads gave finite values for this batch
 
     def see(place: Place, values: Tensor, batch: Samples) -> None:
         readers.shown.add(place.kind)
-        if (wrong := nonfinite(place, values)) is not None:
+        # What heads give is their pattern times values, so it is NaN wherever the pattern is, which is the largest of all.
+        wrong = None if place.kind == ATTENTION and place.layer in finite else nonfinite(place, values)
+        if wrong is not None:
             readers.fail(place.kind, wrong)
             if not readers.kinds:
                 raise _NothingLeft
+        elif place.kind == CONTEXT:
+            finite.add(place.layer)
         readers.each(readers.reading(place.kind), lambda tally: tally.see(place, values, batch))
 
     if measures:
         with suppress(_NothingLeft):
             for batch in subject.batches():
+                finite.clear()
                 subject.run(readers.kinds, see, [batch])
                 readers.batch_ended(batch)
     return readers.found()

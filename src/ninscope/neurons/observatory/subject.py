@@ -22,6 +22,7 @@ from ninscope.neurons.observatory.places import Held, Places, entered_layers, pl
 from ninscope.neurons.tasks.files import one_line
 from ninscope.neurons.watching import evaluation_mode
 
+_FEW = 16  # tokens that say of a causal model of the library what it does
 See = Callable[[Place, Tensor, Batch], None]
 Change = Callable[[Tensor], Tensor]
 
@@ -229,10 +230,10 @@ class Subject:
             return False
         batch = next(self.batches())
         one = {name: values[:1] for name, values in batch.inputs.items()}
-        ids = one["input_ids"].clone()
+        ids = one["input_ids"][:, : _FEW if known else None].clone()
         vocabulary = getattr(getattr(self.model, "config", None), "vocab_size", None)
         with self.at_rest():
-            first = self.outputs(Batch(0, 0, one))
+            first = self.outputs(Batch(0, 0, {"input_ids": ids.clone()}))
             if first.ndim != 3 or first.shape[1] != ids.shape[1] or ids.shape[1] < 2:
                 return False
             if first.shape[2] < (vocabulary or int(self.examples.values.max()) + 1):
