@@ -349,7 +349,9 @@ class TestPlacesOverTraining:
                 assert own.get_xdata() == pytest.approx(PLACES)
                 assert own.get_ydata() == pytest.approx(list(values.values()))
                 assert control.is_dashed()
-                assert control.get_ydata() == pytest.approx([correlation_of(place, measure, step, True) for step in STEPS])
+                assert control.get_ydata() == pytest.approx(
+                    [correlation_of(place, measure, step, True) for step in STEPS]
+                )
                 beyond = [value for value in values.values() if abs(value) > 0.1]
                 assert outside.get_ydata() == pytest.approx(beyond)
                 assert outside.get_markerfacecolor() == BLUE

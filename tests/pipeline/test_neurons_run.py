@@ -24,7 +24,6 @@ from finetune_models import made as made_model
 from models_here import _models_in_this_process  # noqa: F401 (fixture)
 from neuron_measures import EVERY, known_measures
 from safetensors.torch import load_file, save_file
-
 from scipy.stats import spearmanr
 
 from ninscope.exact.layers import NodeValues

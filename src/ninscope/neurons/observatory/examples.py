@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,6 +103,19 @@ def batch_for(positions: int, vocabulary: int | None) -> int:
     """Samples of a batch: 16, or fewer where a model gives so many numbers for a window of so many positions that memory would
     go to them. vocabulary: its outputs at a position, None where that is not known."""
     return max(1, min(MOST_AT_ONCE, _MOST_LOGITS // max(positions * (vocabulary or 1), 1)))
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """How many positions a model has, as its configuration states; None where it states none."""
+    stated = [config.get(key) for key in ("max_position_embeddings", "n_positions")]
+    return min((limit for limit in stated if isinstance(limit, int) and limit > 0), default=None)
+
+
+def check_window(name: str, config: Mapping[str, Any], window: int) -> None:
+    """Raises RequestError: a window is longer than the model of this name has positions."""
+    limit = positions_of(config)
+    if limit is not None and limit < window:
+        raise RequestError(f"{name} has {limit} positions, and window is {window}; take a window of {limit} or less")
 
 
 def token_windows(tokens: np.ndarray | Sequence[int], window: int, bos: int | None = None) -> np.ndarray:

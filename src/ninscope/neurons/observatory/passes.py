@@ -15,8 +15,11 @@ from ninscope.errors import CheckpointError, NinscopeError, RequestError
 from ninscope.neurons.observatory.measure import (
     ATTENTION,
     CONTEXT,
+    LABELS,
+    NEXT_TOKENS,
     NONE,
     SHUFFLED,
+    TOKENS,
     ComparingTally,
     Found,
     Measure,
@@ -31,6 +34,11 @@ from ninscope.neurons.observatory.subject import Subject
 
 NOT_MEASURED = "unsupported"
 NONFINITE = "nonfinite"
+_GIVE = {
+    LABELS: "give labels (`label` in a DAG file)",
+    NEXT_TOKENS: "give a causal language model with its head, and text",
+    TOKENS: "give text, to a model that reads it",
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def observe(
         for measure in asked:
             if measure.compared_with and not any(_compares(measure, name) for name in others or ()):
                 kinds = ", ".join(measure.compared_with)
-                why = f"{measure.name}: it compares with another model ({kinds}), and none was given"
+                why = f"{measure.name}: it compares with another model ({kinds}), and none was given; give other"
                 keep(measure, "", CheckpointError(NOT_MEASURED, why))
         for name, open_other in (others or {}).items():
             compared = [measure for measure in asked if _compares(measure, name)]
@@ -148,7 +156,7 @@ def _compared(
 def objection(measure: Measure, subject: Subject) -> str | None:
     """Why a measure cannot be taken of this model on these examples, one clause; None where it can."""
     if missing := sorted(measure.needs - subject.has):
-        return f"it needs {missing[0]}, and {subject.name} has none on these examples"
+        return f"it needs {missing[0]}, and {subject.name} has none on these examples; {_GIVE[missing[0]]}"
     if absent := [kind for kind in sorted(measure.reads) if not subject.places_of(kind)]:
         return f"{subject.name} has no {absent[0]} that is known"
     return measure.objection(subject)

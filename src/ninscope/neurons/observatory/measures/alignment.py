@@ -85,7 +85,7 @@ class Alignment(OwnMeasure):
         if not subject.places.held:
             return "which weights its neurons have is not known, as layers were named"
         if not subject.has & {NEXT_TOKENS, LABELS}:
-            return f"{subject.name} predicts neither next tokens nor labels, so there is no loss"
+            return f"{subject.name} predicts neither next tokens nor labels, so that there is no loss; give a model with its head"
         return None
 
     def found(self, subject: Subject, other: Subject | None = None) -> Found:
