@@ -130,8 +130,8 @@ WHERE = ("alpha", "mean_distance", "degree")
 
 
 def correlation_of(place: str, measure: str, step: int, shuffled: bool = False) -> float:
-    """What the table says: of alpha it rises with the logarithm of the step, of the others it falls by half of that; of "flat", and
-    on the control, it is a tenth of that. The band is 0.1 to both sides of 0, so at first all lie in it."""
+    """What the table says: of alpha it rises with the logarithm of the step, of the others it falls by half of that; of "flat",
+    and on the control, it is a tenth of that. The band is 0.1 to both sides of 0, so at first all lie in it."""
     rise = math.log2(step + 1) / 20 * (1 if place == "alpha" else -0.5)
     return rise * (0.1 if shuffled or measure == "flat" else 1.0)
 

@@ -162,7 +162,7 @@ def test_open_run_takes_a_string_or_a_path(finished, monkeypatch):
 def test_a_run_lists_its_tables_and_figures(run):
     assert run.tables == [
         "activations", "benchmarks", "checkpoints", "comparisons", "controls", "correlations", "degrees", "emergence",
-        "finetunes", "interactions", "neurons", "nulls", "polysemanticity", "polysemanticity_correlations",
+        "finetunes", "interactions", "neuron_places", "neurons", "nulls", "polysemanticity", "polysemanticity_correlations",
         "polysemanticity_neuron_correlations", "polysemanticity_neurons", "polysemanticity_slopes",
         "samples", "scaling", "scaling_curves", "spectra", "weights",
     ]  # fmt: skip
