@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def look(
     controls: "none" (the examples), "shuffled" (the same without order), or both. tokenizer: "bytes", a folder, or an object
     with `encode` (default: the source's own; bytes for a model of 256 tokens). window: tokens that are run together (default: 128,
     or the text if it is shorter). revision: of a source. device, dtype: "cpu" or "cuda"; "float32", "float16", "bfloat16"
-    (default: a module's own; a source's: the CPU, float32).
+    (default: a module's own; a source's: the CPU, float32); of a module a copy is made, which takes its memory once more.
 
     Returns a DataFrame: layer, measure, control, value, against, p05 to p95 (quantiles, where the value is a mean), count (of what
     the value is), status ("ok", "nonfinite", "unsupported"), message. Raises RequestError: what is asked makes no sense, or a
@@ -65,6 +66,8 @@ def look(
     from ninscope.neurons.observatory.passes import check_named, observe
 
     picked = chosen(measures)
+    if not isinstance(seed, int) or seed < 0:
+        raise RequestError(f"seed is {seed!r}; a whole number from 0 was expected")
     asked = _controls(controls)
     base = _opened(model, revision, device, dtype)
     examples = _examples(base, text, labels, tokenizer, window, batch_size)
@@ -127,12 +130,16 @@ def _opened(model: Any, revision: str | None, device: str | None, dtype: str | N
     from ninscope.neurons.finetuning.bases import base_of
     from ninscope.neurons.finetuning.training import device_of
     from ninscope.neurons.observatory.models import checked_dtype, model_of
+    from ninscope.neurons.observatory.subject import unwrapped
 
     if isinstance(model, nn.Module):
         if revision is not None:
             raise RequestError("revision belongs to a source; a model in memory has none")
-        moved = model if device is None else model.to(device_of(device))
-        return _Opened(moved if dtype is None else moved.to(checked_dtype(dtype)))
+        given = {} if device is None else {"device": device_of(device)}
+        given |= {} if dtype is None else {"dtype": checked_dtype(dtype)}
+        # `to` moves and rounds the weights of the module itself, which the caller goes on to use.
+        inner = unwrapped(model)
+        return _Opened(deepcopy(inner).to(**given) if given else inner)
     if not isinstance(model, str | Path):
         raise RequestError(
             f"the model is a {type(model).__name__}; give a torch module, a folder or the name of a Hub repository"
@@ -200,12 +207,12 @@ def _examples(opened: _Opened, text: Any, labels: Any, tokenizer: Any, window: i
         tokens = np.concatenate(
             [_encoded(opened, one, tokenizer) for one in ([text] if isinstance(text, str) else text)]
         )
-        size = window or min(WINDOW, len(tokens))
+        size = min(WINDOW, len(tokens)) if window is None else window
         return Examples(TOKENS_KIND, token_windows(tokens, size), batch_size, kept, classes)
     values = _array(text)
     if values.dtype.kind in "iu" and values.ndim <= 2:
         if values.ndim == 1 or window is not None:
-            values = token_windows(values, window or min(WINDOW, values.size))
+            values = token_windows(values, min(WINDOW, values.size) if window is None else window)
         return Examples(TOKENS_KIND, values, batch_size, kept, classes)
     kind = IMAGES_KIND if values.ndim == 4 else ARRAYS_KIND
     return Examples(kind, values.astype(np.float32), batch_size, kept, classes)
@@ -215,7 +222,10 @@ def _array(given: Any) -> np.ndarray:
     import torch
 
     try:
-        values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+        if isinstance(given, torch.Tensor):  # numpy has no bfloat16
+            given = given.detach().cpu()
+            given = given.float() if given.is_floating_point() else given
+        values = np.asarray(given)
     except (TypeError, ValueError):
         values = np.empty(0, object)
     if values.dtype.kind not in "iuf":
@@ -226,7 +236,7 @@ def _array(given: Any) -> np.ndarray:
 def _encoded(opened: _Opened, text: str, tokenizer: Any) -> np.ndarray:
     from ninscope.neurons.tasks.tokenizers import BYTES, open_tokenizer
 
-    if hasattr(tokenizer, "encode"):
+    if not isinstance(tokenizer, str | Path) and hasattr(tokenizer, "encode"):  # text can be encoded too
         return np.asarray(tokenizer.encode(text), np.int64).reshape(-1)
     base = opened.base
     if tokenizer is None and (base is None or not _has_tokenizer(base)):

@@ -25,7 +25,7 @@ from ninscope.neurons.observatory.measure import (
     Tally,
 )
 from ninscope.neurons.observatory.measure import Batch as Samples
-from ninscope.neurons.observatory.subject import Subject
+from ninscope.neurons.observatory.subject import NothingLeft, Subject
 
 NOT_MEASURED = "unsupported"
 NONFINITE = "nonfinite"
@@ -200,10 +200,6 @@ class _Readers:
         }
 
 
-class _NothingLeft(Exception):
-    """All measures have failed: the rest of the passes would be for nothing."""
-
-
 def _streamed(subject: Subject, measures: Sequence[StreamedMeasure]) -> Mapping[Measure, Found | NinscopeError]:
     readers = _Readers({measure: measure.tally(subject) for measure in measures})
 
@@ -212,11 +208,11 @@ def _streamed(subject: Subject, measures: Sequence[StreamedMeasure]) -> Mapping[
         if (wrong := nonfinite(place, values)) is not None:
             readers.fail(place.kind, wrong)
             if not readers.kinds:
-                raise _NothingLeft
+                raise NothingLeft
         readers.each(readers.reading(place.kind), lambda tally: tally.see(place, values, batch))
 
     if measures:
-        with suppress(_NothingLeft):
+        with suppress(NothingLeft):
             for batch in subject.batches():
                 subject.run(readers.kinds, see, [batch])
                 readers.batch_ended(batch)
