@@ -12,11 +12,10 @@ Tables:
 """
 
 import argparse
-import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
+from page_tables import fill, markdown
 
 from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT
 from ninscope.neurons.polysemanticity.neuron_correlations import OVER_NETWORKS, OVER_NEURONS, TRUTHS_OF_NETWORKS
@@ -72,11 +71,6 @@ def collect_neurons(run: Path) -> None:
 # --- tables of the pages -----------------------------------------------------------------------------------------------------
 def read_tables() -> dict[str, pd.DataFrame]:
     return {path.stem: pd.read_csv(path, keep_default_na=True) for path in sorted(TABLES.glob("*.csv"))}
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def reach(values: pd.Series, decimals: int) -> str:
@@ -264,14 +258,6 @@ def page_tables(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "neurons over training": network_table(tables["neurons"]),
         "neurons over training by experiment": network_experiment_table(tables["neurons"]),
     }
-
-
-def fill(page: str, tables: dict[str, str]) -> str:
-    """The page with each table that it has marks for."""
-    for name, table in tables.items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        page = marks.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", page)
-    return page
 
 
 def main() -> None:

@@ -256,7 +256,7 @@ def test_windows_of_text():
         (("tokens", np.zeros((0, 3), int)), "at least one is needed"),
         (("tokens", np.full((1, 2), -1)), "tokens must be whole numbers from 0"),
         (("arrays", np.full((1, 2), np.nan)), "examples hold NaN or infinity"),
-        (("tokens", np.zeros((2, 2), int), 1, np.zeros(3, int)), "there are 3 labels and 2 samples"),
+        (("tokens", np.zeros((2, 2), int), 1, np.zeros(3, int)), r"labels have shape \[3\], and there are 2 samples"),
     ],
 )
 def test_examples_that_make_no_sense(arguments, message):

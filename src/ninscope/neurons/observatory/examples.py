@@ -36,6 +36,8 @@ class Examples:
     bos: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise RequestError(f"batch_size is {self.batch_size!r}; a whole number from 1 was expected")
         dimensions = {TOKENS_KIND: 2, IMAGES_KIND: 4}.get(self.kind)
         if dimensions not in (None, self.values.ndim) or self.values.ndim < 2 or 0 in self.values.shape:
             raise RequestError(
@@ -46,7 +48,11 @@ class Examples:
         if self.kind != TOKENS_KIND and not np.isfinite(self.values).all():
             raise RequestError("examples hold NaN or infinity; leave these out")
         if self.labels is not None and self.labels.shape != self.values.shape[:1]:
-            raise RequestError(f"there are {len(self.labels)} labels and {len(self.values)} samples; give one to each")
+            raise RequestError(
+                f"labels have shape {list(self.labels.shape)}, and there are {len(self.values)} samples; give one to each"
+            )
+        if self.labels is not None and self.labels.min() < 0:
+            raise RequestError(f"labels hold {self.labels.min()}; classes are whole numbers from 0")
 
     @property
     def samples(self) -> int:

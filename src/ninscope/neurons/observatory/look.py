@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,8 @@ def look(
     with `encode` (default: the source's own; bytes for a model of about 256 tokens). window: tokens that are run together
     (default: 128, or fewer where the text or the model's positions end before). batch_size: samples run at once (default: 16, or
     fewer where the vocabulary is large, so that memory does not go to outputs). revision: of a source. device, dtype: "cpu" or
-    "cuda"; "float32", "float16", "bfloat16" (default: a module's own; a source's: the CPU, float32).
+    "cuda"; "float32", "float16", "bfloat16" (default: a module's own, which a copy is made for if it is
+    another; a source's: the CPU, float32).
 
     Returns a DataFrame: layer, measure, control, value, against, p05 to p95 (quantiles, where the value is a mean), count (of what
     the value is), status ("ok", "nonfinite", "unsupported"), message. Raises RequestError: what is asked makes no sense, or a
@@ -152,14 +154,17 @@ def _opened(model: Any, revision: str | None, device: str | None, dtype: str | N
     from ninscope.neurons.finetuning.recipe import DEVICES
     from ninscope.neurons.finetuning.training import device_of
     from ninscope.neurons.observatory.models import checked_dtype, model_of
+    from ninscope.neurons.observatory.subject import unwrapped
 
     if device not in (None, *DEVICES):
         raise RequestError(f"device is {device!r}; one of {', '.join(DEVICES)} was expected")
     if isinstance(model, nn.Module):
         if revision is not None:
             raise RequestError("revision belongs to a source; a model in memory has none")
-        moved = model if device is None else model.to(device_of(device))
-        return _Opened(moved if dtype is None else moved.to(checked_dtype(dtype)))
+        inner = unwrapped(model)
+        place, kind = device_of(device) if device else None, checked_dtype(dtype) if dtype else None
+        # `to` moves and rounds the weights of the module itself, which the caller goes on to use.
+        return _Opened(deepcopy(inner).to(device=place, dtype=kind) if device or dtype else inner)
     if not isinstance(model, str | Path):
         raise RequestError(
             f"the model is a {type(model).__name__}; give a torch module, a folder or the name of a Hub repository"
@@ -275,7 +280,10 @@ def _array(given: Any) -> np.ndarray:
     import torch
 
     try:
-        values = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+        if isinstance(given, torch.Tensor):  # numpy has no bfloat16
+            given = given.detach().cpu()
+            given = given.float() if given.is_floating_point() else given
+        values = np.asarray(given)
     except (TypeError, ValueError):
         values = np.empty(0, object)
     if values.dtype.kind not in "iuf" or not values.ndim:
@@ -288,7 +296,7 @@ def _encoded(opened: _Opened, text: str, tokenizer: Any) -> np.ndarray:
     from ninscope.neurons.tasks.checks import check_tokenizer
     from ninscope.neurons.tasks.tokenizers import BYTES, open_tokenizer
 
-    if hasattr(tokenizer, "encode") and not isinstance(tokenizer, str):
+    if not isinstance(tokenizer, str | Path) and hasattr(tokenizer, "encode"):  # text can be encoded too
         return np.asarray(tokenizer.encode(text), np.int64).reshape(-1)
     base = opened.base
     if tokenizer is None and (base is None or not _has_tokenizer(base)):

@@ -30,7 +30,7 @@ from ninscope.neurons.observatory.measure import (
     Tally,
 )
 from ninscope.neurons.observatory.measure import Batch as Samples
-from ninscope.neurons.observatory.subject import Subject
+from ninscope.neurons.observatory.subject import NothingLeft, Subject
 
 NOT_MEASURED = "unsupported"
 NONFINITE = "nonfinite"
@@ -210,10 +210,6 @@ class _Readers:
         }
 
 
-class _NothingLeft(Exception):
-    """All measures have failed: the rest of the passes would be for nothing."""
-
-
 def _streamed(subject: Subject, measures: Sequence[StreamedMeasure]) -> Mapping[Measure, Found | NinscopeError]:
     readers = _Readers({measure: measure.tally(subject) for measure in measures})
     finite: set[str] = set()  # attentions whose heads gave finite values for this batch
@@ -225,13 +221,13 @@ def _streamed(subject: Subject, measures: Sequence[StreamedMeasure]) -> Mapping[
         if wrong is not None:
             readers.fail(place.kind, wrong)
             if not readers.kinds:
-                raise _NothingLeft
+                raise NothingLeft
         elif place.kind == CONTEXT:
             finite.add(place.layer)
         readers.each(readers.reading(place.kind), lambda tally: tally.see(place, values, batch))
 
     if measures:
-        with suppress(_NothingLeft):
+        with suppress(NothingLeft):
             for batch in subject.batches():
                 finite.clear()
                 subject.run(readers.kinds, see, [batch])

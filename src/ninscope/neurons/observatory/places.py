@@ -151,7 +151,8 @@ class Places:
                 spot = spots.get(layer)
                 if spot is None or spot.expert is not None or not spot.inputs:
                     why = "is none whose activations can be changed"
-                    raise RequestError(f"layer {layer!r} {why}{did_you_mean(layer, spots)}")
+                    near = did_you_mean(layer, spots) if spot is None else ""
+                    raise RequestError(f"layer {layer!r} {why}{near}")
                 stack.callback(spot.module.register_forward_pre_hook(_changing(change)).remove)
             yield
 
@@ -204,8 +205,9 @@ def places_of(model: nn.Module, layers: Sequence[str] | None = None) -> Places:
         checkpoint = in_memory_source(model).open(REVISION)
         network = neuron_network(checkpoint)
     except CheckpointError as error:
+        todo = "merge its adapter first (merge_and_unload), or " if hasattr(model, "merge_and_unload") else ""
         raise RequestError(
-            f"{type(model).__name__}: where its neurons are is not known ({error}); name modules in layers"
+            f"{type(model).__name__}: where its neurons are is not known ({error}); {todo}name modules in layers"
         ) from None
     held = _held(model, network)
     spots = _generic_spots(model, held) if network.family == _GENERIC else _described_spots(model, network, held)
