@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -268,7 +269,7 @@ def _streamed_beside(
 def nonfinite(place: Place, values: Tensor, whose: str = "") -> CheckpointError | None:
     """An error that names the layer, where values are not finite; None where they are."""
     # A sum is one pass over the values; it is finite if they are, unless it overflows.
-    if bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
+    if math.isfinite(float(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
         return None
     half = " (float16 ends at 65504; take dtype float32 or bfloat16)" if values.dtype == torch.float16 else ""
     return CheckpointError(NONFINITE, f"{whose}{place.layer}: {place.kind} values are NaN or infinite{half}")
