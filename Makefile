@@ -118,6 +118,7 @@ figures: demo laboratory
 	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0
 	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png
 	$(BIN)/python docs/draw_figures.py runs
+	$(BIN)/python docs/collect_neurons.py runs/neurons
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info pipeline/*.egg-info .pytest_cache .ruff_cache .hypothesis
