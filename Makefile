@@ -108,7 +108,8 @@ study: $(VENV)/tools
 #   make laboratory   train, prune and measure the networks of docs/polysemanticity.md and make that page's tables (half an hour on two cores)
 laboratory: $(VENV)/tools
 	$(BIN)/ninscope run polysemanticity
-	$(BIN)/python docs/collect_polysemanticity.py runs/polysemanticity
+	$(BIN)/ninscope run docs/polysemanticity/neurons.toml
+	$(BIN)/python docs/collect_polysemanticity.py runs/polysemanticity --neurons runs/polysemanticity-neurons
 
 #   make figures   draw the figures of the README and of docs/ again
 figures: demo laboratory
@@ -117,6 +118,7 @@ figures: demo laboratory
 	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0
 	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png
 	$(BIN)/python docs/draw_figures.py runs
+	$(BIN)/python docs/collect_neurons.py runs/neurons
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info pipeline/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -258,6 +258,16 @@ def polysemanticity(folder: Path, small: bool):
             yield from measured.laboratory(folder, name, section, limit)
 
 
+def neurons(small: bool):
+    """The neuron observatory, where torch and transformers are installed."""
+    if all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        from benchmarks import neurons as measured
+
+        for shape in ("tiny",) if small else ("500k", "70m"):
+            yield from measured.one_pass(shape)
+        yield from measured.memory("tiny" if small else "70m")
+
+
 def trained(folder: Path, blocks: int, width: int):
     """Trainers' files, where torch is installed to write them."""
     if importlib.util.find_spec("torch"):
@@ -330,6 +340,7 @@ def main() -> None:
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
             universal(*(((1, 16), 1, 2) if small else ((6, 512), 8, 5))),
             polysemanticity(folder, small),
+            neurons(small),
             overhead.tasks(folder, *((40, 1) if small else (5000, 2))),
             overhead.repeat(folder, 3 if small else 1540),
             questions(folder, *((3, 2) if small else (1540, 40))),

@@ -1,23 +1,26 @@
 """Make the numbers of docs/polysemanticity.md and docs/what-do-neurons-mean.md from the tables of `ninscope run polysemanticity`.
 
     python docs/collect_polysemanticity.py runs/polysemanticity   # tables of the run -> docs/polysemanticity/*.csv and the pages
+    python docs/collect_polysemanticity.py --neurons RUN          # the same of the neurons of a run that asks for neuron_measures
     python docs/collect_polysemanticity.py                        # docs/polysemanticity/*.csv -> the tables of the pages alone
 
 Tables:
     baselines.csv      the unpruned networks: a row an experiment, dropout and seed
     slopes.csv         the table polysemanticity_slopes of the run, without its messages
     correlations.csv   the table polysemanticity_correlations of the run, without the experiments one by one
+    neurons.csv        the table polysemanticity_neuron_correlations of the other run, of trainings, without its messages
 """
 
 import argparse
-import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
+from page_tables import fill, markdown
 
+from ninscope.neurons.polysemanticity.correlations import EVERY_EXPERIMENT
+from ninscope.neurons.polysemanticity.neuron_correlations import OVER_NETWORKS, OVER_NEURONS, TRUTHS_OF_NETWORKS
 from ninscope.neurons.polysemanticity.slopes import unpruned_networks
-from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, TRAINING
+from ninscope.neurons.polysemanticity.table_names import ALL_LAYERS, DEGREES, INPUT_WEIGHT, NEURON_TRUTHS, TRAINING
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "docs" / "polysemanticity"
@@ -59,14 +62,15 @@ def collect(run: Path) -> None:
         table.to_csv(TABLES / f"{name}.csv", index=False, float_format="%.6g")
 
 
+def collect_neurons(run: Path) -> None:
+    rows = pd.read_parquet(run / "tables" / "polysemanticity_neuron_correlations.parquet")
+    rows = rows[rows["phase"] == TRAINING].drop(columns=[*KEYS, "learning_rate", "message"])
+    rows.to_csv(TABLES / "neurons.csv", index=False, float_format="%.6g")
+
+
 # --- tables of the pages -----------------------------------------------------------------------------------------------------
 def read_tables() -> dict[str, pd.DataFrame]:
     return {path.stem: pd.read_csv(path, keep_default_na=True) for path in sorted(TABLES.glob("*.csv"))}
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def reach(values: pd.Series, decimals: int) -> str:
@@ -147,13 +151,94 @@ def correlation_table(correlations: pd.DataFrame, phase: str, rate: float | None
     return markdown(["measure", *names], rows)
 
 
+def neuron_table(neurons: pd.DataFrame) -> str:
+    """Every measure against P over the neurons of a layer: all experiments together, trained and before training."""
+    rows = neurons[(neurons["over"] == OVER_NEURONS) & (neurons["experiment"] == EVERY_EXPERIMENT)]
+    lines = []
+    for measure in dict.fromkeys(rows["measure"]):
+        cells = [f"`{measure}`"]
+        for truth in NEURON_TRUTHS:
+            own = rows[(rows["measure"] == measure) & (rows["truth"] == truth)]
+            cells += [_with_interval(own), _p_value(own), _value(own, "before")]
+        lines.append(cells)
+    names = [f"{name}{what}" for name in NEURON_TRUTHS.values() for what in ("", ", p adjusted", ", before training")]
+    return markdown(["measure", *names], lines)
+
+
+def experiment_table(neurons: pd.DataFrame, truth: str) -> str:
+    """Every measure against one truth over the neurons of a layer, an experiment a column; in bold what is beyond chance."""
+    rows = neurons[(neurons["over"] == OVER_NEURONS) & (neurons["truth"] == truth)]
+    experiments = [name for name in dict.fromkeys(rows["experiment"]) if name != EVERY_EXPERIMENT]
+    lines = []
+    for measure in dict.fromkeys(rows["measure"]):
+        cells = [f"`{measure}`"]
+        for experiment in experiments:
+            own = rows[(rows["measure"] == measure) & (rows["experiment"] == experiment)]
+            value = _value(own, "correlation")
+            beyond = bool(value) and abs(own["correlation"].iloc[0]) > own["by_chance"].iloc[0]
+            cells.append(f"**{value}**" if beyond else value)
+        lines.append(cells)
+    of_weights = rows[rows["measure"] == INPUT_WEIGHT].set_index("experiment")["by_chance"]
+    widths = [f"{of_weights[experiment]:.2f}" for experiment in experiments]
+    return markdown(["measure", *experiments], [*lines, ["95 % by chance, ±", *widths]])
+
+
+def network_table(neurons: pd.DataFrame) -> str:
+    """Every measure of a whole network against P of it, over training: plain, given the epoch, and with other seeds."""
+    rows = neurons[(neurons["over"] == OVER_NETWORKS) & (neurons["experiment"] == EVERY_EXPERIMENT)]
+    lines = []
+    for measure in dict.fromkeys(rows["measure"]):
+        cells = []
+        for truth in TRUTHS_OF_NETWORKS:
+            own = rows[(rows["measure"] == measure) & (rows["truth"] == truth)]
+            plain = own["given"].isna() | (own["given"] == "")
+            cells += [_value(own[plain], "correlation"), _with_interval(own[~plain]), _p_value(own[~plain])]
+            cells.append(_value(own[plain], "other_seeds"))
+        if any(cells):
+            lines.append([f"`{measure}`", *cells])
+    whats = ("", ", given the epoch", ", p adjusted", ", other seeds")
+    names = [f"{DEGREES[truth]}{what}" for truth in TRUTHS_OF_NETWORKS for what in whats]
+    return markdown(["measure", *names], lines)
+
+
+def network_experiment_table(neurons: pd.DataFrame) -> str:
+    """As `network_table`, given the epoch, an experiment a column; in bold where the adjusted p-value over seeds is below .05,
+    and after the slash with the truth of other seeds."""
+    rows = neurons[(neurons["over"] == OVER_NETWORKS) & (neurons["given"] == "epoch")]
+    rows = rows[rows["experiment"] != EVERY_EXPERIMENT]
+    experiments = list(dict.fromkeys(rows["experiment"]))
+    truths = {truth: DEGREES[truth] for truth in ("P", "P_samples")}
+    lines = []
+    for measure in dict.fromkeys(rows["measure"]):
+        own = rows[rows["measure"] == measure]
+        cells = [
+            _marked(own[(own["truth"] == truth) & (own["experiment"] == name)])
+            for truth in truths
+            for name in experiments
+        ]
+        if any(cells):
+            lines.append([f"`{measure}`", *cells])
+    return markdown(["measure", *(f"{truth}, {name}" for truth in truths.values() for name in experiments)], lines)
+
+
+def _marked(row: pd.DataFrame) -> str:
+    value, others = _value(row, "correlation"), _value(row, "other_seeds")
+    told = f"**{value}**" if value and row["p_adjusted"].iloc[0] < 0.05 else value
+    return f"{told} / {others}" if value and others else told
+
+
+def _p_value(row: pd.DataFrame) -> str:
+    return "" if row.empty or pd.isna(row["p_adjusted"].iloc[0]) else f"{row['p_adjusted'].iloc[0]:.2g}"
+
+
 def _value(row: pd.DataFrame, column: str) -> str:
     return "" if row.empty or pd.isna(row[column].iloc[0]) else f"{row[column].iloc[0]:+.2f}"
 
 
 def _with_interval(row: pd.DataFrame) -> str:
     value = _value(row, "correlation")
-    return f"{value} ({_value(row, 'low')} to {_value(row, 'high')})" if value else ""
+    low, high = _value(row, "low"), _value(row, "high")
+    return f"{value} ({low} to {high})" if value and low else value
 
 
 def page_tables(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
@@ -166,22 +251,24 @@ def page_tables(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "dead neurons": dead_table(tables["baselines"]),
         "correlations in training": correlation_table(tables["correlations"], "training", None),
         "correlations after pruning": correlation_table(tables["correlations"], "retrained", 1e-3),
+        "neurons": neuron_table(tables["neurons"]),
+        "neurons by experiment": experiment_table(tables["neurons"], "P"),
+        "live neurons by experiment": experiment_table(tables["neurons"], "P_live"),
+        "live neurons by experiment, at the samples": experiment_table(tables["neurons"], "P_samples_live"),
+        "neurons over training": network_table(tables["neurons"]),
+        "neurons over training by experiment": network_experiment_table(tables["neurons"]),
     }
-
-
-def fill(page: str, tables: dict[str, str]) -> str:
-    """The page with each table that it has marks for."""
-    for name, table in tables.items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        page = marks.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", page)
-    return page
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", nargs="?", type=Path, help="folder of the run")
-    if (run := parser.parse_args().run) is not None:
-        collect(run)
+    parser.add_argument("--neurons", type=Path, help="folder of a run with neuron_measures")
+    given = parser.parse_args()
+    if given.run is not None:
+        collect(given.run)
+    if given.neurons is not None:
+        collect_neurons(given.neurons)
     tables = page_tables(read_tables())
     for name in PAGES:
         path = ROOT / "docs" / name

@@ -46,6 +46,7 @@ OF_RUNS = {
     f"{SUITE}--lines-finetunes.png": ("memel", f"{SUITE}--lines-finetunes.png"),
     "blobs-convgru--leaving-blobs-finetunes.png": ("memel", "blobs-convgru--leaving-blobs-finetunes.png"),
     "project-text-activations.png": ("memel", "project-text-activations.png"),
+    "polysemanticity-neurons.png": ("polysemanticity-neurons", "polysemanticity-neurons.png"),
     "project-text-neurons.png": ("neurons", "project-text-neurons.png"),
     f"{SUITE}-neurons-map.png": ("neurons", f"{SUITE}--project-text-neurons-map.png"),
     f"{SUITE}-neuron-places.png": ("neurons", f"{SUITE}--project-text-neuron-places.png"),

@@ -49,7 +49,15 @@ def test_small_benchmarks_run():
         "partition sums",
         "memory",
         *(
-            ["MEmeL, positions", "MEmeL, top-10", "a BERT layer", "universal neurons, 1 x 64"]
+            [
+                "MEmeL, positions",
+                "MEmeL, top-10",
+                "a BERT layer",
+                "universal neurons, 1 x 64",
+                "measures of one pass, 64 tokens",
+                "memory of the measures, tiny shape",
+                "memory with four times the tokens",
+            ]
             if importlib.util.find_spec("transformers")
             else []
         ),

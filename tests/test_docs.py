@@ -29,7 +29,9 @@ from ninscope_pipeline.stages.model_runs.sections import TASKS
 from ninscope_pipeline.tables import all_tables
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+import collect_neurons
 import collect_polysemanticity
+import page_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -520,9 +522,17 @@ def test_the_tables_of_the_laboratorys_pages_are_those_of_its_run():
     marked = set()
     for name in collect_polysemanticity.PAGES:
         page = PAGES[f"docs/{name}"]
-        assert collect_polysemanticity.fill(page, tables) == page
+        assert page_tables.fill(page, tables) == page
         marked |= {table for table in tables if f"<!-- {table} -->\n|" in page}
     assert marked == set(tables)
+
+
+def test_the_tables_of_the_page_of_neurons_are_those_of_its_run():
+    """docs/collect_neurons.py wrote them from the tables of a run, of which it keeps what the page needs."""
+    tables = collect_neurons.page_tables(collect_neurons.read_tables())
+    page = PAGES["docs/neurons.md"]
+    assert page_tables.fill(page, tables) == page
+    assert all(f"<!-- {table} -->\n|" in page for table in tables)
 
 
 def anchors(text: str) -> set[str]:

@@ -97,7 +97,13 @@ class TestOverTraining:
         for colour, number in ((BLUE, 1), (ORANGE, 0)):
             first = np.median([value_of("sinks", depth, 0, model=number) for depth in range(4)])
             assert lines[colour].get_ydata()[0] == pytest.approx(first)
-        assert legend(figure) == ["small", "large", "the text", "control: shuffled", "band: 5 to 95 % of the layers"]
+        assert legend(figure) == [
+            "small",
+            "large",
+            "the examples",
+            "control: shuffled",
+            "band: 5 to 95 % of the layers",
+        ]
 
     def test_every_measure_has_a_panel_on_one_page_but_what_has_no_value(self):
         steps = (0, 8, 4000)

@@ -19,6 +19,7 @@ from ninscope.report import FORMATS
 from ninscope.report.analysis_rows import of_analysis
 from ninscope.shown import Shown
 from ninscope.wording import outer_names
+from ninscope_pipeline.joined_measures import joined_measures
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
 from ninscope_pipeline.run_folders import folders_in, is_run_folder, not_a_run
@@ -29,11 +30,13 @@ from ninscope_pipeline.stages.network import stored_network
 from ninscope_pipeline.stages.neurons.places import placed
 from ninscope_pipeline.stages.neurons.planning import NEURONS, listed_as
 from ninscope_pipeline.stages.neurons.results import values_frame
+from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.spectra import SPECTRA as SPECTRA_STAGE
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
+from ninscope_pipeline.tables import all_tables, empty_table
 
 if TYPE_CHECKING:
     import zarr
@@ -106,6 +109,16 @@ class Run(Shown):
             raise RequestError(
                 f"{self.path}: table {name} is damaged ({error}); repeat the `ninscope run` command to write it again"
             ) from None
+
+    def measured(self) -> pd.DataFrame:
+        """All that the tables measure of checkpoints, side by side: structure, neurons, performance.
+
+        One row a model and step: suite, model, step, and a float64 column a measure: alpha0, emergence, "neurons/dormant",
+        "held_out/loss", ...; NaN where there is none. A measure of layers is their mean. Raises RequestError: a table is damaged.
+        """
+        tables = {name: self.table(name) if name in self.tables else empty_table(name) for name in all_tables()}
+        known = [stage for stage in stages().values() if all(table.name in tables for table in stage.tables)]
+        return joined_measures(known, tables)
 
     def query(self, sql: str) -> pd.DataFrame:
         """The answer to one SELECT over the tables, by DuckDB: `run.query("SELECT step, width FROM emergence")`.

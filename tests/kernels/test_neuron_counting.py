@@ -7,7 +7,7 @@ import pytest
 
 from ninscope.neurons.observatory.counting_kernels import (
     add_on,
-    add_on_by_group,
+    add_on_by_groups,
     add_on_by_position,
     add_powers,
     add_sizes,
@@ -17,6 +17,7 @@ VALUES = np.random.default_rng(0).normal(0.3, 1, (3, 13, 5)).astype(np.float32) 
 VALUES[..., 1] = np.maximum(VALUES[..., 1], 0)
 VALUES[..., 2] += 50
 ROWS = VALUES.reshape(-1, 5)
+PARTS = ((0, 2), (2, 5))  # of the neurons, as threads have them
 BOUNDS = {"no gate": (0.0, -math.inf), "gate": (0.4, -0.4), "rectified gate": (0.0, -0.0)}
 bounds = pytest.mark.parametrize(("above", "below"), BOUNDS.values(), ids=BOUNDS)
 
@@ -29,14 +30,16 @@ def is_on(x, above, below):
 def test_how_often_a_neuron_is_on(above, below):
     expected = [1 + sum(is_on(x, above, below) for x in column) for column in ROWS.T]
     on = np.ones(5)
-    add_on(ROWS, above, below, on)
+    for first, last in PARTS:
+        add_on(ROWS, above, below, first, last, on)
     np.testing.assert_array_equal(on, expected)
 
 
 @bounds
 def test_how_often_it_is_on_at_a_position(above, below):
     on = np.ones((13, 5), np.float32)
-    add_on_by_position(VALUES, above, below, on)
+    for first, last in PARTS:
+        add_on_by_position(VALUES, above, below, first, last, on)
     for t in range(13):
         for i in range(5):
             assert on[t, i] == 1 + sum(is_on(VALUES[n, t, i], above, below) for n in range(3))
@@ -44,20 +47,23 @@ def test_how_often_it_is_on_at_a_position(above, below):
 
 @bounds
 def test_how_often_it_is_on_in_a_group(above, below):
-    groups = np.random.default_rng(1).integers(-2, 4, len(ROWS))
-    hits, on = np.ones((4, 5), np.float32), np.ones(5)
-    add_on_by_group(ROWS, above, below, groups, hits, on)
-    for i in range(5):
+    groups = np.random.default_rng(1).integers(-2, 4, (3, len(ROWS)))
+    hits, on = [np.ones((4, 5), kind) for kind in (np.float32, np.float64, np.float32)], np.ones((3, 5))
+    for first, last in PARTS:
+        add_on_by_groups(ROWS, above, below, groups, first, last, *hits, on)
+    for way, i in np.ndindex(3, 5):
+        of_neuron = list(zip(ROWS[:, i], groups[way], strict=True))
         for group in range(4):
-            rows = [x for x, own in zip(ROWS[:, i], groups, strict=True) if own == group]
-            assert hits[group, i] == 1 + sum(is_on(x, above, below) for x in rows)
-        counting = [x for x, own in zip(ROWS[:, i], groups, strict=True) if own != -2]
-        assert on[i] == 1 + sum(is_on(x, above, below) for x in counting)
+            rows = [x for x, own in of_neuron if own == group]
+            assert hits[way][group, i] == 1 + sum(is_on(x, above, below) for x in rows)
+        counting = [x for x, own in of_neuron if own != -2]
+        assert on[way, i] == 1 + sum(is_on(x, above, below) for x in counting)
 
 
 def test_sizes():
     sums = np.ones(5)
-    add_sizes(ROWS, sums)
+    for first, last in PARTS:
+        add_sizes(ROWS, first, last, sums)
     expected = [1 + math.fsum(abs(float(x)) for x in column) for column in ROWS.T]
     np.testing.assert_allclose(sums, expected, rtol=3e-7)
 

@@ -44,6 +44,8 @@ CONTRACT = {
     "polysemanticity": ["experiment", "dropout", "seed", "phase", "epoch", "learning_rate", "asked_ratio"],
     "polysemanticity_slopes": ["experiment", "dropout", "learning_rate", "degree", "seeds"],
     "polysemanticity_correlations": ["experiment", "dropout", "phase", "learning_rate", "measure", "truth"],
+    "polysemanticity_neurons": ["experiment", "dropout", "seed", "phase", "epoch", "learning_rate", "asked_ratio"],
+    "polysemanticity_neuron_correlations": ["experiment", "dropout", "phase", "learning_rate", "over", "measure", "truth"],
 }  # fmt: skip
 STEPS = (0, 1, 8)
 SHAPE = {"blocks": 1, "width": 16, "heads": 2}
@@ -109,7 +111,8 @@ def test_tables_hold_one_fact_a_row_in_step_order(finished):
         "benchmarks": 2, "degrees": 0, "nulls": 0, "weights": 0, "controls": 0, "interactions": 0,
         "scaling": 0, "scaling_curves": 0, "finetunes": 0, "comparisons": 0, "correlations": 0, "activations": 0,
         "neurons": 0, "neuron_places": 0, "polysemanticity": 0, "polysemanticity_slopes": 0,
-        "polysemanticity_correlations": 0}  # fmt: skip
+        "polysemanticity_correlations": 0, "polysemanticity_neurons": 0,
+        "polysemanticity_neuron_correlations": 0}  # fmt: skip
     for name in ("checkpoints", "samples", "spectra", "emergence"):
         rows = table(finished, name)
         assert rows["step"].is_monotonic_increasing

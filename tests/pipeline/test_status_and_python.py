@@ -162,8 +162,9 @@ def test_open_run_takes_a_string_or_a_path(finished, monkeypatch):
 def test_a_run_lists_its_tables_and_figures(run):
     assert run.tables == [
         "activations", "benchmarks", "checkpoints", "comparisons", "controls", "correlations", "degrees", "emergence",
-        "finetunes", "interactions", "neurons", "nulls", "polysemanticity", "polysemanticity_correlations",
-        "polysemanticity_slopes", "samples", "scaling", "scaling_curves", "spectra", "weights",
+        "finetunes", "interactions", "neuron_places", "neurons", "nulls", "polysemanticity", "polysemanticity_correlations",
+        "polysemanticity_neuron_correlations", "polysemanticity_neurons", "polysemanticity_slopes",
+        "samples", "scaling", "scaling_curves", "spectra", "weights",
     ]  # fmt: skip
     assert [path.name for path in run.figures] == ["tiny-emergence.png", "tiny-spectra.png"]
     assert all(path.is_file() for path in run.figures)
@@ -176,6 +177,16 @@ def test_a_table_is_a_dataframe_to_query(run):
     emergence = run.table("emergence").set_index("step")
     assert emergence.loc[0, "emergence"] == 0
     assert len(run.table("benchmarks")) == 0
+
+
+def test_measures_of_a_run_side_by_side(run):
+    frame, emergence = run.measured(), run.table("emergence")
+    assert len(frame) == len(run.table("checkpoints")[["suite", "model", "step"]].dropna().drop_duplicates())
+    known = emergence[emergence["variant"] == "default"].dropna(subset=["alpha0"])
+    assert len(known)
+    for row in known.to_dict("records"):
+        at = frame[(frame["model"] == row["model"]) & (frame["step"] == row["step"])].iloc[0]
+        assert row["alpha0"] in (at.get("alpha0"), at.get(f"alpha0 ({row['method']})"))
 
 
 def test_a_stored_network_is_the_one_that_is_built(finished, run):

@@ -17,6 +17,7 @@ from ninscope_pipeline.stages.finetune import FINETUNE
 from ninscope_pipeline.stages.interactions import INTERACTIONS
 from ninscope_pipeline.stages.laboratory.polysemanticity import POLYSEMANTICITY
 from ninscope_pipeline.stages.laboratory.toy_data import TOY_DATA_STAGE
+from ninscope_pipeline.stages.laboratory.toy_neurons import TOY_NEURONS_STAGE
 from ninscope_pipeline.stages.laboratory.toy_pruning import TOY_PRUNING_STAGE
 from ninscope_pipeline.stages.laboratory.toy_training import TOY_TRAINING_STAGE
 from ninscope_pipeline.stages.network import NETWORK
@@ -50,6 +51,7 @@ _OWN: tuple[Stage, ...] = (
     TOY_TRAINING_STAGE,
     TOY_PRUNING_STAGE,
     POLYSEMANTICITY,
+    TOY_NEURONS_STAGE,
     EMERGENCE,
     CORRELATIONS,
 )

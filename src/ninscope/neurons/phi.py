@@ -16,12 +16,14 @@ from ninscope.neurons.inhibition import EPSILON, NEURONS
 from ninscope.neurons.kernel_threads import in_threads
 from ninscope.neurons.memel.finding import feature_dim_of
 from ninscope.neurons.memel.scale import MonosemanticScale
+from ninscope.neurons.observatory.channel_moments import ChannelMoments
 from ninscope.neurons.phi_kernels import count_phi
 from ninscope.neurons.watching import watched
 
 # A float32 without sign and with 12 of its 23 digits: values of one bin differ by less than 2.5e-4 of themselves.
 _DROPPED = 11
 _BINS = 1 << (31 - _DROPPED)
+_MOST = (1 << 31) - 1  # values that int32 can count
 BatchType = TypeVar("BatchType")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 # Edges of the coarse histogram that is kept of a distribution, as powers of two; what is below the first has a bin of its own.
@@ -52,6 +54,7 @@ class PhiDistribution:
 
     def __init__(self) -> None:
         self.counts = np.zeros(_BINS, np.int64)
+        self.lowest = _BINS  # no bin below is used but bin 0
         self.sum, self.values, self.largest = 0.0, 0, 0.0
         self.sum_of_largest, self.samples = 0.0, 0
 
@@ -66,6 +69,7 @@ class PhiDistribution:
             self.counts[used.cpu().numpy()] += counts.cpu().numpy()
         else:
             self.counts += torch.bincount(bins.long(), minlength=_BINS).cpu().numpy()
+        self.lowest = 1
         self.sum += float(flat.sum(dtype=torch.float64))
         self.values += flat.numel()
         self.largest = max(self.largest, float(largest.max())) if largest.numel() else self.largest
@@ -73,12 +77,17 @@ class PhiDistribution:
         self.samples += len(largest)
 
     def __iadd__(self, other: "PhiDistribution") -> "PhiDistribution":
-        used = np.flatnonzero(other.counts)
-        self.counts[used] += other.counts[used]
+        used, counts = other.used()
+        self.counts[used] += counts
+        self.lowest = min(self.lowest, other.lowest)
         for name in ("sum", "values", "sum_of_largest", "samples"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.largest = max(self.largest, other.largest)
         return self
+
+    def used(self) -> tuple[np.ndarray, np.ndarray]:
+        """(bins that hold values, int64, rising; how many each holds, int64)."""
+        return _used_of(self.counts, self.lowest, self.largest)
 
     def quantile(self, part: float) -> float:
         """The smallest value that at least this part of all values does not exceed, as its bin's middle; NaN without values."""
@@ -88,14 +97,16 @@ class PhiDistribution:
     def _quantiles(self, parts: Iterable[float]) -> list[float]:
         if not self.values:
             return [float("nan") for _ in parts]
-        used = np.flatnonzero(self.counts)
-        reached = np.cumsum(self.counts[used])
+        used, counts = self.used()
+        reached = np.cumsum(counts)
         bins = [int(used[np.searchsorted(reached, part * self.values)]) for part in parts]
         return [(_edge(number) + _edge(number + 1)) / 2 if number else 0.0 for number in bins]
 
     def summary(self) -> PhiSummary:
         nothing = float("nan")
-        octaves = np.add.reduceat(self.counts, _first_bins())
+        used, counts = self.used()
+        octaves = np.zeros(len(OCTAVES) + 1, np.int64)
+        np.add.at(octaves, np.searchsorted(_first_bins(), used, side="right") - 1, counts)
         return PhiSummary(
             self.values,
             mean=self.sum / self.values if self.values else nothing,
@@ -104,6 +115,21 @@ class PhiDistribution:
             largest_mean=self.sum_of_largest / self.samples if self.samples else nothing,
             counts=octaves,
         )
+
+
+def _used_of(counts: np.ndarray, lowest: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """As `PhiDistribution.used`, of counts of which none from 1 to lowest - 1 is used, nor any above the bin of `largest`.
+
+    Pages of memory that were never touched are left so, which is most of them.
+    """
+    used = np.flatnonzero(counts[lowest : _bin(largest) + 1]) + lowest
+    used = np.append(0, used) if counts[0] else used
+    return used, counts[used].astype(np.int64)
+
+
+def _bin(value: float) -> int:
+    """The bin of a number from 0."""
+    return int(np.array([value], np.float32).view(np.int32)[0] >> _DROPPED)
 
 
 def _edge(number: int) -> float:
@@ -172,36 +198,60 @@ class CountedPhi:
 
     def __init__(self, layer: str, epsilon: float = EPSILON) -> None:
         self.layer, self.values = layer, 0
-        self._scale = MonosemanticScale(epsilon=epsilon, layer=layer)
+        self._epsilon, self._history = epsilon, ChannelMoments()
+        self._made: MonosemanticScale | None = None
         self._distribution = PhiDistribution()
-        self._counts = [self._distribution.counts]  # by thread
+        self._counts: list[np.ndarray] = []  # int32 [bins] of each thread, half as much memory to go about in
+        self._counted, self._lowest = 0, _BINS
         self._sums = np.zeros(0)
 
     @torch.no_grad()
     def learn(self, h: Tensor) -> None:
         """These activations are history."""
-        self._scale.to(h.device).observe(h.float())
+        from ninscope.neurons.observatory.state_statistics import moments_of
+
+        moments = moments_of(h)
+        if not (np.isfinite(moments.means).all() and np.isfinite(moments.squares).all()):
+            raise NonFiniteError(f"{self.layer}: activations are not finite (NaN or infinity)")
+        self._history.add(moments)
+        self._made = None
 
     @torch.no_grad()
     def look(self, h: Tensor) -> None:
         """phi of these is counted; nothing is where there is no history."""
-        scale, rows = self._scale.to(h.device), h.float()
-        if not scale.steps:
+        if not self._history.rows:
             return
-        sums = self._scan(rows) if h.device.type == "cpu" else self._add(scale.phi(rows))
+        rows = h.float()
+        sums = self._scan(rows) if h.device.type == "cpu" else self._add(self._scale.to(h.device).phi(rows))
         if not np.isfinite(sums).all():
             raise NonFiniteError(f"{self.layer}: activations, or their phi, are not finite (NaN or infinity)")
         self._sums = sums if not len(self._sums) else self._sums + sums
         self.values += rows.numel()
 
+    @property
+    def _scale(self) -> MonosemanticScale:
+        """By all history so far."""
+        if self._made is None:
+            history = self._history
+            self._made = MonosemanticScale(epsilon=self._epsilon, layer=self.layer)
+            self._made.observe_moments(history.rows, torch.from_numpy(history.mean), torch.from_numpy(history.variance))
+        return self._made
+
     def distribution(self) -> PhiDistribution:
         """phi of all that was looked at."""
-        for counts in self._counts[1:]:
-            used = np.flatnonzero(counts)
-            self._distribution.counts[used] += counts[used]
-            counts[used] = 0
+        self._gather()
         self._distribution.sum = math.fsum(self._sums)
         return self._distribution
+
+    def _gather(self) -> None:
+        """What threads have counted goes into the distribution."""
+        whole = self._distribution
+        whole.lowest = min(whole.lowest, self._lowest)
+        for counts in self._counts:
+            used, numbers = _used_of(counts, self._lowest, whole.largest)
+            whole.counts[used] += numbers
+            counts[used] = 0
+        self._counted = 0
 
     def of_neurons(self) -> np.ndarray:
         """Each neuron's mean phi, float64 [neurons]."""
@@ -211,13 +261,16 @@ class CountedPhi:
         """Count phi of [samples, rows, neurons]; its sum by neuron, float64 [neurons]."""
         values = rows.contiguous().numpy()
         mean, inverse = self._scale.mean.numpy(), self._scale.inverse().numpy()
-        sums, largest = np.zeros((len(values), values.shape[2])), np.zeros(len(values), np.float32)
+        sums, (largest, smallest) = np.zeros((len(values), values.shape[2])), np.zeros((2, len(values)), np.float32)
         threads = min(torch.get_num_threads(), len(values))
         while len(self._counts) < threads:
-            self._counts.append(np.zeros(_BINS, np.int64))
+            self._counts.append(np.zeros(_BINS, np.int32))
+        if self._counted + values.size > _MOST:
+            self._gather()
+        self._counted += values.size
 
         def scan(number: int, first: int, last: int) -> None:
-            count_phi(values, mean, inverse, _DROPPED, first, last, self._counts[number], sums, largest)
+            count_phi(values, mean, inverse, _DROPPED, first, last, self._counts[number], sums, largest, smallest)
 
         in_threads(scan, len(values), threads)
         distribution = self._distribution
@@ -225,6 +278,7 @@ class CountedPhi:
         distribution.samples += len(values)
         distribution.largest = max(distribution.largest, float(largest.max()))
         distribution.sum_of_largest += float(largest.sum(dtype=np.float64))
+        self._lowest = min(self._lowest, _bin(float(smallest.min())))
         total: np.ndarray = sums.sum(0)
         return total
 

@@ -124,8 +124,8 @@ def _how_to_read(rows: pd.DataFrame, every: list[str], shown: list[str]) -> str:
         return ""
     least, most = (int(number) for number in of_text(rows)["neurons"].agg(["min", "max"]))
     sentences = [
-        "Within the band, which neuron of a layer is which tells nothing more than its layer does; one of 20 points lies outside "
-        f"by chance. A point is of {f'{least:,} to ' if least < most else ''}{most:,} neurons."
+        "Within the band, which neuron of a layer is which tells nothing more than its layer does; one of 20 points lies "
+        f"outside by chance. A point is of {f'{least:,} to ' if least < most else ''}{most:,} neurons."
     ]
     if len(every) > len(shown):
         sentences.append(f"The table neuron_places has {of_number(len(every) - len(shown), 'more measure')}.")

@@ -265,7 +265,7 @@ def _handles(rows: pd.DataFrame, models: dict[tuple[str, str], str]) -> list[Art
     handles: list[Artist] = []
     if not single:
         handles += [Line2D([], [], color=shade, label=plain(names[pair])) for pair, shade in models.items()]
-    name = f"{plain(next(iter(names.values())))}, the text" if single else "the text"
+    name = f"{plain(next(iter(names.values())))}, the examples" if single else "the examples"
     handles.append(Line2D([], [], color=colour, marker="o", markersize=2.2, label=name))
     if of_control(rows)["value"].notna().any():
         handles.append(Line2D([], [], color=colour, linestyle=(0, (4, 2)), label="control: shuffled"))

@@ -174,8 +174,11 @@ def test_what_a_model_or_its_examples_do_not_have_is_told(tokens):
     plain = Subject("plain", nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), Examples("arrays", np.ones((1, 2))))
     attention, labels, loss = observe(plain, [MeanAttention(), NeedsLabels(), Loss()])
     assert str(attention.error) == "mean_attention: plain has no attention that is known"
-    assert str(labels.error) == "needs_labels: it needs labels, and plain has none on these examples"
-    assert str(loss.error) == "loss: it needs next tokens, and plain has none on these examples"
+    assert (
+        str(labels.error)
+        == "needs_labels: it needs labels, and plain has none on these examples; give labels (`label` in a DAG file)"
+    )
+    assert str(loss.error).startswith("loss: it needs next tokens, and plain has none on these examples; give a causal")
     assert {one.status for one in (attention, labels, loss)} == {"unsupported"}
     rwkv = subject(tokens, "rwkv")
     (seen,) = observe(rwkv, [MeanAttention()])
@@ -253,7 +256,7 @@ def test_windows_of_text():
         (("tokens", np.zeros((0, 3), int)), "at least one is needed"),
         (("tokens", np.full((1, 2), -1)), "tokens must be whole numbers from 0"),
         (("arrays", np.full((1, 2), np.nan)), "examples hold NaN or infinity"),
-        (("tokens", np.zeros((2, 2), int), 1, np.zeros(3, int)), "there are 3 labels and 2 samples"),
+        (("tokens", np.zeros((2, 2), int), 1, np.zeros(3, int)), r"labels have shape \[3\], and there are 2 samples"),
     ],
 )
 def test_examples_that_make_no_sense(arguments, message):
@@ -382,7 +385,7 @@ def test_a_measure_that_was_named_and_cannot_be_had_is_an_error(tokens):
 
 def test_a_comparison_without_another_model_is_told(tokens):
     (seen,) = observe(subject(tokens), [Difference()], others={PREVIOUS: lambda: subject(tokens)})
-    assert str(seen.error) == "difference: it compares with another model (start, seed), and none was given"
+    assert str(seen.error) == "difference: it compares with another model (start, seed), and none was given; give other"
 
 
 def test_the_registry_refuses_names_that_are_taken():

@@ -5,7 +5,7 @@ Its section asks for all of the laboratory. The tables of slopes and correlation
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,19 +23,10 @@ from ninscope.neurons.polysemanticity.table_names import (
 )
 from ninscope.threads import one_thread_each
 from ninscope.wording import joined_clauses
-from ninscope_pipeline.stages.laboratory.planning import (
-    LaboratoryStage,
-    Pruning,
-    Training,
-    number_shown,
-    prunings,
-    ratio_shown,
-    trainings,
-)
+from ninscope_pipeline.stages.laboratory.checkpoints import Checkpoint, measured_networks
+from ninscope_pipeline.stages.laboratory.planning import LaboratoryStage, Pruning, Training, prunings, trainings
 from ninscope_pipeline.stages.laboratory.section import SECTION, section_of
 from ninscope_pipeline.stages.laboratory.toy_data import stored_toy_data
-from ninscope_pipeline.stages.laboratory.toy_pruning import PrunedAt, stored_pruning
-from ninscope_pipeline.stages.laboratory.toy_training import StoredTraining, diverged, stored_training
 from ninscope_pipeline.stages.stage import Job, Measures, ModelName, Row, Table
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
@@ -45,8 +36,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ninscope.neurons.polysemanticity.measuring import LayerMeasures
-    from ninscope.neurons.polysemanticity.perceptron import Perceptron
-    from ninscope.neurons.polysemanticity.structure import PreparedStart
     from ninscope.report.page.parts import PagePart, PageTables
     from ninscope_pipeline.figures import FigureTables
     from ninscope_pipeline.opened_run import Run
@@ -55,26 +44,6 @@ if TYPE_CHECKING:
     from ninscope_pipeline.results import Results
 
 SLOPES, CORRELATIONS = "polysemanticity_slopes", "polysemanticity_correlations"  # tables
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One network that is measured, or why it is not; the fields are columns of the table."""
-
-    revision: str
-    step: int | None
-    phase: str
-    epoch: int | None = None
-    learning_rate: float | None = None
-    asked_ratio: float | None = None
-    neuron_ratio: float | None = None
-    pruning_ratio: float | None = None
-    status: str = "ok"
-    message: str = ""
-
-
-# A network, None where there is none, and what its E compares with.
-Measured = tuple[Checkpoint, "Perceptron | None", "PreparedStart | None"]
 
 
 class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
@@ -109,7 +78,7 @@ class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
             probe = Probe(data)
             measured = [
                 (checkpoint, [] if network is None else probe.measure(network, start))
-                for checkpoint, network, start in _checkpoints(store, job.work)
+                for checkpoint, network, start in measured_networks(store, job.work)
             ]
         if isinstance(job.work, Training):
             measured[0] = _with_note(*measured[0], data.message)
@@ -146,42 +115,6 @@ class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
             for degree in ("P", "P_samples")
             for line in verdicts_in_words(slopes, degree)
         ]
-
-
-# --- networks ------------------------------------------------------------------------------------------------------------
-def _checkpoints(store: ArtefactStore, work: Training | Pruning) -> "Iterator[Measured]":
-    """Every network of a training, or of a pruning, in the order of the table."""
-    training = work.training if isinstance(work, Pruning) else work
-    trained = stored_training(store, training)
-    if isinstance(work, Pruning):
-        for at in stored_pruning(store, work):
-            yield from _of_ratio(at, trained.networks[0])
-    else:
-        yield from _of_training(training, trained)
-
-
-def _of_training(training: Training, trained: StoredTraining) -> "Iterator[Measured]":
-    from ninscope.neurons.polysemanticity.structure import prepared_start
-
-    start = prepared_start(trained.networks[0].weights)
-    for epoch in range(training.experiment.epochs + 1):
-        reached = epoch < len(trained.networks)
-        told = diverged(None if reached else trained.diverged_at)
-        rate = training.experiment.learning_rate
-        checkpoint = Checkpoint(f"epoch{epoch}", epoch, TRAINING, epoch, rate, 0.0, 0.0, 0.0, *told)
-        yield checkpoint, trained.networks[epoch] if reached else None, start
-
-
-def _of_ratio(at: PrunedAt, initial: "Perceptron") -> "Iterator[Measured]":
-    """The pruned network and those retrained of it. They start from the initial network among the neurons that were kept."""
-    from ninscope.neurons.polysemanticity.structure import prepared_start, sub_network
-
-    start = None if at.network is None else prepared_start(sub_network(initial.weights, at.kept))
-    shown, ratios = ratio_shown(at.asked_ratio), (at.asked_ratio, at.neuron_ratio, at.pruning_ratio)
-    yield Checkpoint(f"pruned-{shown}", None, PRUNED, None, None, *ratios, at.status, at.message), at.network, start
-    for end in at.retrained:
-        revision, rate = f"retrained-{shown}-rate-{number_shown(end.learning_rate)}", end.learning_rate
-        yield Checkpoint(revision, None, RETRAINED, None, rate, *ratios, end.status, end.message), end.network, start
 
 
 # --- artefacts and rows --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from ninscope.checks import MAX_SEED, did_you_mean
 from ninscope.errors import RequestError
 from ninscope.neurons.polysemanticity.experiments import EXPERIMENTS, Experiment
 from ninscope.neurons.polysemanticity.perceptron import parameters_of
+from ninscope.neurons.polysemanticity.table_names import NEURON_MEASURES
 from ninscope_pipeline.request.models import Name, Strict
 from ninscope_pipeline.stages.stage import Section
 
@@ -76,7 +77,8 @@ class PolysemanticitySection(Strict):
 
     experiments: names of the thesis' experiments (default: all six, or none where there are own ones). own: others. suite: what
     the tables call all of them. dropout: 0 is without. ratios: pruning ratios that are asked for, each the least share of the
-    parameters that is to go. rates: learning rates of the retraining.
+    parameters that is to go. rates: learning rates of the retraining. neuron_measures: of NEURON_MEASURES, or "all" of them, taken
+    of every network's neurons (default: none). neuron_epochs: of every so many epochs and of the last.
     """
 
     experiments: list[str] | None = None
@@ -86,6 +88,8 @@ class PolysemanticitySection(Strict):
     dropout: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.0, 0.5], min_length=1)
     ratios: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=_RATIOS)
     rates: list[Annotated[float, Field(gt=0, lt=math.inf)]] = Field(default=[1e-3, 1e-2])
+    neuron_measures: list[str] | Literal["all"] = Field(default=[])
+    neuron_epochs: int = Field(default=1, ge=1)
 
     @field_validator("experiments")
     @classmethod
@@ -98,6 +102,26 @@ class PolysemanticitySection(Strict):
                 )
         return names
 
+    @field_validator("neuron_measures")
+    @classmethod
+    def _can_be_taken(cls, names: list[str] | str) -> list[str] | str:
+        for name in () if isinstance(names, str) else names:
+            if name not in NEURON_MEASURES:
+                raise ValueError(
+                    f"{name!r} is no measure of the neurons of these networks{did_you_mean(name, NEURON_MEASURES)}; give some of "
+                    f'{", ".join(NEURON_MEASURES)}, or "all"'
+                )
+        return names
+
+    @model_validator(mode="after")
+    def _has_another_seed(self) -> "PolysemanticitySection":
+        if "universal" in self.neuron_measures and len(self.seeds) < 2:
+            raise ValueError(
+                "neuron_measures: universal compares a network with that of another seed, and seeds has one; add a seed, or leave "
+                "universal out"
+            )
+        return self
+
     @model_validator(mode="after")
     def _makes_sense(self) -> "PolysemanticitySection":
         chosen = list(self.chosen())
@@ -108,6 +132,7 @@ class PolysemanticitySection(Strict):
         listed: dict[str, Sequence] = {
             "experiments": [experiment.name for experiment in chosen],
             "seeds": self.seeds, "dropout": self.dropout, "ratios": self.ratios, "rates": self.rates,
+            "neuron_measures": self.measures,
         }  # fmt: skip
         for key, values in listed.items():
             twice = next((value for value in values if list(values).count(value) > 1), None)
@@ -141,6 +166,13 @@ class PolysemanticitySection(Strict):
             f"ratios: {experiment.name} without {self.ratios[-1]:g} of its parameters has a hidden layer without neurons; the "
             f"largest ratio that may be possible is {math.floor(most * 1000) / 1000:g}"
         )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Measures that are taken of neurons; of "all" without universal where there is one seed."""
+        if self.neuron_measures != "all":
+            return tuple(self.neuron_measures)
+        return tuple(name for name in NEURON_MEASURES if name != "universal" or len(self.seeds) > 1)
 
     def chosen(self) -> Iterator[Experiment]:
         """The thesis' experiments that are asked for, then own ones."""

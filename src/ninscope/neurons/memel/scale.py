@@ -96,6 +96,17 @@ class MonosemanticScale(nn.Module):
         self._take_in(count, checked_finite(mean, variance, h.shape[0], self.layer), variance)
         return phi, index
 
+    @torch.no_grad()
+    def observe_moments(self, rows: int, mean: Tensor, variance: Tensor) -> None:
+        """As `observe`, of a batch of which these are known: float64 [neurons], the variance over `rows`; neurons are features.
+
+        Raises NonFiniteError: as `observe`; RequestError: another number of neurons than before.
+        """
+        self.prepare(mean[None])
+        self._take_in(
+            torch.full_like(mean, rows, dtype=torch.int64), checked_finite(mean, variance, rows, self.layer), variance
+        )
+
     def inverse(self) -> Tensor:
         """1 / (variance + epsilon * mean variance), float32 [neurons]; 0 where that is not finite, and of neurons without a
         variance, which need two values and have no part in the mean."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ninscope.neurons.observatory.firing import processor_values
+from ninscope.neurons.observatory.firing import over_neurons, processor_values
 from ninscope.neurons.observatory.measure import Place
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Scores:
         if held is None:
             sums += values.float().abs().sum(1).sum(0, dtype=torch.float64)
         else:
-            add_sizes(held.reshape(-1, held.shape[-1]), sums.numpy())
+            rows, mine = held.reshape(-1, held.shape[-1]), sums.numpy()
+            over_neurons(rows, lambda first, last: add_sizes(rows, first, last, mine))
         self._rows[place.layer] = self._rows.get(place.layer, 0) + values.shape[0] * values.shape[1]
 
     def scores(self) -> Mapping[str, np.ndarray]:

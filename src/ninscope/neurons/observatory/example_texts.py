@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ninscope.errors import CheckpointError, RequestError
-from ninscope.neurons.observatory.examples import TOKENS_KIND, token_windows
+from ninscope.neurons.observatory.examples import TOKENS_KIND, check_window, token_windows
 from ninscope.neurons.observatory.read_examples import ReadExamples, drawn, file_classes, in_order_of, is_table
 from ninscope.neurons.tasks import tables
 from ninscope.neurons.tasks.files import has_vocabulary, one_line
@@ -30,7 +30,7 @@ Tokenizer = ByteTokenizer | LibraryTokenizer
 def read_texts(settings: TextExamples, base: Base) -> ReadExamples:
     """As `TextExamples.read`."""
     vocabulary = _vocabulary(base)
-    _check_window(base, settings.window)
+    check_window(base.name, base.config, settings.window)
     encoder = _Encoder(_tokenizer(settings.tokenizer, base, vocabulary), base, settings)
     if settings.label is None:
         return encoder.of_text(_texts(settings))
@@ -117,15 +117,6 @@ def _vocabulary(base: Base) -> int:
     if not isinstance(size := base.config.get("vocab_size"), int):
         raise RequestError(f"{base.name}: its configuration has no vocab_size; text needs a model that reads tokens")
     return size
-
-
-def _check_window(base: Base, window: int) -> None:
-    for key in ("max_position_embeddings", "n_positions"):
-        limit = base.config.get(key)
-        if isinstance(limit, int) and 0 < limit < window:
-            raise RequestError(
-                f"{base.name} has {limit} positions, and window is {window}; take a window of {limit} or less"
-            )
 
 
 def _tokenizer(name: str | None, base: Base, vocabulary: int) -> Tokenizer:

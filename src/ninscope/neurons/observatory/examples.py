@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class Examples:
     bos: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise RequestError(f"batch_size is {self.batch_size!r}; a whole number from 1 was expected")
         dimensions = {TOKENS_KIND: 2, IMAGES_KIND: 4}.get(self.kind)
         if dimensions not in (None, self.values.ndim) or self.values.ndim < 2 or 0 in self.values.shape:
             raise RequestError(
@@ -45,7 +48,11 @@ class Examples:
         if self.kind != TOKENS_KIND and not np.isfinite(self.values).all():
             raise RequestError("examples hold NaN or infinity; leave these out")
         if self.labels is not None and self.labels.shape != self.values.shape[:1]:
-            raise RequestError(f"there are {len(self.labels)} labels and {len(self.values)} samples; give one to each")
+            raise RequestError(
+                f"labels have shape {list(self.labels.shape)}, and there are {len(self.values)} samples; give one to each"
+            )
+        if self.labels is not None and self.labels.min() < 0:
+            raise RequestError(f"labels hold {self.labels.min()}; classes are whole numbers from 0")
 
     @property
     def samples(self) -> int:
@@ -102,6 +109,19 @@ def batch_for(positions: int, vocabulary: int | None) -> int:
     """Samples of a batch: 16, or fewer where a model gives so many numbers for a window of so many positions that memory would
     go to them. vocabulary: its outputs at a position, None where that is not known."""
     return max(1, min(MOST_AT_ONCE, _MOST_LOGITS // max(positions * (vocabulary or 1), 1)))
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """How many positions a model has, as its configuration states; None where it states none."""
+    stated = [config.get(key) for key in ("max_position_embeddings", "n_positions")]
+    return min((limit for limit in stated if isinstance(limit, int) and limit > 0), default=None)
+
+
+def check_window(name: str, config: Mapping[str, Any], window: int) -> None:
+    """Raises RequestError: a window is longer than the model of this name has positions."""
+    limit = positions_of(config)
+    if limit is not None and limit < window:
+        raise RequestError(f"{name} has {limit} positions, and window is {window}; take a window of {limit} or less")
 
 
 def token_windows(tokens: np.ndarray | Sequence[int], window: int, bos: int | None = None) -> np.ndarray:

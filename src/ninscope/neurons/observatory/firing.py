@@ -18,7 +18,7 @@ a sign of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ninscope.errors import RequestError
+from ninscope.neurons.kernel_threads import in_threads
 from ninscope.neurons.observatory.measure import Fact, Place
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 RECTIFIED_ZEROS = 0.01
 # Whether what a processor has computed is counted by compiled kernels; torch counts elsewhere. Both give the same.
 COMPILED = True
+_WORTH_A_THREAD = 64  # neurons
+_WORTH_THREADS = 1 << 18  # activations
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,12 @@ def processor_values(values: Tensor) -> np.ndarray | None:
         return None
     found: np.ndarray = values.detach().float().contiguous().numpy()
     return found
+
+
+def over_neurons(held: np.ndarray, work: Callable[[int, int], None]) -> None:
+    """work(first, last) of all neurons, in parts by torch's threads. held: [..., neurons], what they are counted in."""
+    import torch
+
+    threads = max(min(torch.get_num_threads(), held.shape[-1] // _WORTH_A_THREAD), 1)
+    threads = threads if held.size >= _WORTH_THREADS else 1
+    in_threads(lambda _, first, last: work(first, last), held.shape[-1], threads)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ninscope.neurons.observatory.measure import HIDDEN
+from ninscope.errors import CheckpointError
+from ninscope.neurons.observatory.measure import HIDDEN, Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,17 @@ def hidden_objection(subject: Subject) -> str | None:
     if places and all(place.routed for place in places):
         return "all its hidden neurons are those of experts, whose rows cannot be told by samples"
     return None
+
+
+def check_once(place: Place, seen: set[str]) -> None:
+    """Note that a layer was shown in this batch. Raises CheckpointError (unsupported): it was before, so that a sample would have
+    two rows. seen: names of layers, is changed."""
+    if place.layer in seen:
+        raise CheckpointError(
+            "unsupported",
+            f"{place.layer}: it runs more than once in a pass, and which of its activations are meant is not known",
+        )
+    seen.add(place.layer)
 
 
 def members(labels: Tensor, classes: int) -> Tensor:

@@ -59,7 +59,7 @@ def between(low: np.ndarray, high: np.ndarray, part: np.ndarray) -> np.ndarray:
 def objection_to_changes(subject: Subject) -> str | None:
     """Why hidden neurons cannot be turned off and the loss be measured, one clause; None where they can."""
     if subject.predicts is None:
-        return f"{subject.name} predicts neither next tokens nor labels, so that there is no loss"
+        return f"{subject.name} predicts neither next tokens nor labels, so that there is no loss; give a model with its head"
     if any(place.routed for place in subject.places_of(HIDDEN)):
         return f"{subject.name} has experts, and activations of experts cannot be changed while it runs"
     try:

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
+from ninscope.neurons.observatory.shared import Shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +77,7 @@ class Batch:
     """Some samples. number: from 0. first: the number of its first sample, from 0.
 
     inputs: arguments of the model's forward pass, on its device. tokens: int64 [n, t], None where samples are no text. labels:
-    int64 [n], None where there are none.
+    int64 [n], None where there are none. shared: what tallies have computed of the values that they are shown.
     """
 
     number: int
@@ -83,6 +85,7 @@ class Batch:
     inputs: Mapping[str, Tensor]
     tokens: Tensor | None = None
     labels: Tensor | None = None
+    shared: Shared = field(default_factory=Shared, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,13 @@ from torch import Tensor
 
 from ninscope.errors import CheckpointError, NinscopeError, RequestError
 from ninscope.neurons.observatory.measure import (
+    ATTENTION,
+    CONTEXT,
+    LABELS,
+    NEXT_TOKENS,
     NONE,
     SHUFFLED,
+    TOKENS,
     ComparingTally,
     Found,
     Measure,
@@ -25,10 +31,15 @@ from ninscope.neurons.observatory.measure import (
     Tally,
 )
 from ninscope.neurons.observatory.measure import Batch as Samples
-from ninscope.neurons.observatory.subject import Subject
+from ninscope.neurons.observatory.subject import NothingLeft, Subject
 
 NOT_MEASURED = "unsupported"
 NONFINITE = "nonfinite"
+_GIVE = {
+    LABELS: "give labels (`label` in a DAG file)",
+    NEXT_TOKENS: "give a causal language model with its head, and text",
+    TOKENS: "give text, to a model that reads it",
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def observe(
         for measure in asked:
             if measure.compared_with and not any(_compares(measure, name) for name in others or ()):
                 kinds = ", ".join(measure.compared_with)
-                why = f"{measure.name}: it compares with another model ({kinds}), and none was given"
+                why = f"{measure.name}: it compares with another model ({kinds}), and none was given; give other"
                 keep(measure, "", CheckpointError(NOT_MEASURED, why))
         for name, open_other in (others or {}).items():
             compared = [measure for measure in asked if _compares(measure, name)]
@@ -146,7 +157,7 @@ def _compared(
 def objection(measure: Measure, subject: Subject) -> str | None:
     """Why a measure cannot be taken of this model on these examples, one clause; None where it can."""
     if missing := sorted(measure.needs - subject.has):
-        return f"it needs {missing[0]}, and {subject.name} has none on these examples"
+        return f"it needs {missing[0]}, and {subject.name} has none on these examples; {_GIVE[missing[0]]}"
     if absent := [kind for kind in sorted(measure.reads) if not subject.places_of(kind)]:
         return f"{subject.name} has no {absent[0]} that is known"
     return measure.objection(subject)
@@ -200,24 +211,26 @@ class _Readers:
         }
 
 
-class _NothingLeft(Exception):
-    """All measures have failed: the rest of the passes would be for nothing."""
-
-
 def _streamed(subject: Subject, measures: Sequence[StreamedMeasure]) -> Mapping[Measure, Found | NinscopeError]:
     readers = _Readers({measure: measure.tally(subject) for measure in measures})
+    finite: set[str] = set()  # attentions whose heads gave finite values for this batch
 
     def see(place: Place, values: Tensor, batch: Samples) -> None:
         readers.shown.add(place.kind)
-        if (wrong := nonfinite(place, values)) is not None:
+        # What heads give is their pattern times values, so it is NaN wherever the pattern is, which is the largest of all.
+        wrong = None if place.kind == ATTENTION and place.layer in finite else nonfinite(place, values)
+        if wrong is not None:
             readers.fail(place.kind, wrong)
             if not readers.kinds:
-                raise _NothingLeft
+                raise NothingLeft
+        elif place.kind == CONTEXT:
+            finite.add(place.layer)
         readers.each(readers.reading(place.kind), lambda tally: tally.see(place, values, batch))
 
     if measures:
-        with suppress(_NothingLeft):
+        with suppress(NothingLeft):
             for batch in subject.batches():
+                finite.clear()
                 subject.run(readers.kinds, see, [batch])
                 readers.batch_ended(batch)
     return readers.found()
@@ -256,7 +269,7 @@ def _streamed_beside(
 def nonfinite(place: Place, values: Tensor, whose: str = "") -> CheckpointError | None:
     """An error that names the layer, where values are not finite; None where they are."""
     # A sum is one pass over the values; it is finite if they are, unless it overflows.
-    if bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
+    if math.isfinite(float(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all()):
         return None
     half = " (float16 ends at 65504; take dtype float32 or bfloat16)" if values.dtype == torch.float16 else ""
     return CheckpointError(NONFINITE, f"{whose}{place.layer}: {place.kind} values are NaN or infinite{half}")

@@ -151,7 +151,8 @@ class Places:
                 spot = spots.get(layer)
                 if spot is None or spot.expert is not None or not spot.inputs:
                     why = "is none whose activations can be changed"
-                    raise RequestError(f"layer {layer!r} {why}{did_you_mean(layer, spots)}")
+                    near = did_you_mean(layer, spots) if spot is None else ""
+                    raise RequestError(f"layer {layer!r} {why}{near}")
                 stack.callback(spot.module.register_forward_pre_hook(_changing(change)).remove)
             yield
 
@@ -204,8 +205,9 @@ def places_of(model: nn.Module, layers: Sequence[str] | None = None) -> Places:
         checkpoint = in_memory_source(model).open(REVISION)
         network = neuron_network(checkpoint)
     except CheckpointError as error:
+        todo = "merge its adapter first (merge_and_unload), or " if hasattr(model, "merge_and_unload") else ""
         raise RequestError(
-            f"{type(model).__name__}: where its neurons are is not known ({error}); name modules in layers"
+            f"{type(model).__name__}: where its neurons are is not known ({error}); {todo}name modules in layers"
         ) from None
     held = _held(model, network)
     spots = _generic_spots(model, held) if network.family == _GENERIC else _described_spots(model, network, held)
@@ -428,6 +430,8 @@ def _hook(spot: _Spot, see: See) -> Any:
 
         return spot.module.register_forward_pre_hook(entering, with_kwargs=True)
 
+    chosen = None if spot.columns is None else _Columns(spot.columns)
+
     def leaving(module: nn.Module, args: tuple, output: Any) -> None:
         given = (
             _pattern(output)
@@ -439,11 +443,38 @@ def _hook(spot: _Spot, see: See) -> Any:
         if given is None:
             return
         given = given.detach()
-        if spot.columns is not None:
-            given = given.index_select(-1, spot.columns.to(given.device))
+        if chosen is not None:
+            given = chosen.of(given)
         see(spot.place, given if spot.pattern else _rows(given, module, spot.place.kind))
 
     return spot.module.register_forward_hook(leaving)
+
+
+class _Columns:
+    """Some columns of an output. Where they lie in equal runs at equal distances, as the values of fused attentions do, a view
+    of them is copied, several times as fast as columns picked one by one."""
+
+    def __init__(self, columns: Tensor) -> None:
+        self._columns = columns
+        breaks = (columns.diff() != 1).nonzero().flatten() + 1
+        starts = torch.cat([columns[:1], columns[breaks]])
+        self._first, self._runs = int(starts[0]), len(starts)
+        self._run = len(columns) // self._runs
+        self._step = int(starts[1] - starts[0]) if self._runs > 1 else self._run
+        regular = starts[0] + self._step * torch.arange(self._runs)[:, None] + torch.arange(self._run)
+        self._regular = self._run <= self._step and torch.equal(regular.flatten(), columns)
+
+    def of(self, values: Tensor) -> Tensor:
+        """values: [..., columns of the output]."""
+        if not self._regular:
+            return values.index_select(-1, self._columns.to(values.device))
+        if self._runs == 1:
+            return values.narrow(-1, self._first, self._run)
+        last = values.stride(-1)
+        shape = (*values.shape[:-1], self._runs, self._run)
+        strides = (*values.stride()[:-1], self._step * last, last)
+        runs = values.as_strided(shape, strides, values.storage_offset() + self._first * last)
+        return runs.flatten(-2)
 
 
 def _outputs(output: Any) -> Tensor | None:

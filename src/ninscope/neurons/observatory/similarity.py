@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ninscope.neurons.observatory.measure import NEXT_TOKENS, TOKENS, Batch
+from ninscope.neurons.observatory.similarity_kernel import u_centre
 from ninscope.seeding import keyed_bits
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ def u_centred(kernel: Tensor) -> Tensor:
     m = len(kernel)
     if m < _FEWEST:
         return kernel.zero_()  # nothing can be said of fewer
+    if kernel.device.type == "cpu" and kernel.is_contiguous():
+        u_centre(kernel.numpy())
+        return kernel
     kernel.fill_diagonal_(0)
     of_rows = kernel.sum(1).div_(m - 2)
     kernel.sub_(of_rows[:, None]).sub_(of_rows - of_rows.sum() / (m - 1))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import DataParallel, functional
+from torch.nn.parallel import DistributedDataParallel
 
 from ninscope.architectures.layout import WeightBlock
 from ninscope.errors import CheckpointError, NinscopeError, RequestError
@@ -22,23 +24,48 @@ from ninscope.neurons.observatory.places import Held, Places, entered_layers, pl
 from ninscope.neurons.tasks.files import one_line
 from ninscope.neurons.watching import evaluation_mode
 
+_FEW = 16  # tokens that say of a causal model of the library what it does
 See = Callable[[Place, Tensor, Batch], None]
 Change = Callable[[Tensor], Tensor]
+
+
+class NothingLeft(Exception):
+    """Raised by whoever is shown values, to end a pass: no measure needs more."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what torch.compile, DataParallel or DistributedDataParallel made of it, which shares its weights."""
+    inner = model.module if isinstance(model, DataParallel | DistributedDataParallel) else None
+    inner = getattr(model, "_orig_mod", None) if inner is None else inner
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What was compiled runs as it was written meanwhile: compiled code sees no hooks, or tries to compile what they do."""
+    if "torch._dynamo" not in sys.modules:  # nothing can be compiled then, and to import it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 class Subject:
     """A model with its examples; whoever runs it does so inside `at_rest`.
 
-    name: for messages. model: a torch module, on the device that its first parameter is on. layers: names of modules whose outputs
-    are hidden neurons (default: from the architecture). seed: of everything random.
+    name: for messages. model: a torch module, on the device that its first parameter is on; of a wrapper the one inside. layers:
+    names of modules whose outputs are hidden neurons (default: from the architecture). seed: of everything random.
 
-    Raises RequestError: as `places_of`, or tokens that the model does not know.
+    Raises RequestError: as `places_of`, a model without weights, or tokens that it does not know.
     """
 
     def __init__(
         self, name: str, model: nn.Module, examples: Examples, seed: int = 0, layers: Sequence[str] | None = None
     ) -> None:
+        model = unwrapped(model)
         self.name, self.model, self.examples, self.seed = name, model, examples, seed
+        if any(tensor.is_meta for tensor in model.parameters()):
+            raise RequestError(f"{name} is on the device meta, where it has no weights; load them first")
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             raise RequestError(f"{name} is an encoder with a decoder, which nothing here runs; give one of the two")
         self.places: Places = places_of(model, layers)
@@ -58,9 +85,11 @@ class Subject:
             same.__dict__.pop(cached, None)
         return same
 
-    def at_rest(self) -> AbstractContextManager:
-        """Evaluation mode, without dropout; afterwards every module has its own mode again."""
-        return evaluation_mode(self.model)
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Evaluation mode, without dropout, and nothing compiled; afterwards every module has its own mode again."""
+        with evaluation_mode(self.model), _uncompiled():
+            yield
 
     # --- running it --------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -74,8 +103,8 @@ class Subject:
                 return self.model(values)
             without = {"use_cache": False} if "use_cache" in self._arguments else {}
             return self.model(**{argument: values}, **without)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            if isinstance(error, NinscopeError | torch.OutOfMemoryError):
+        except Exception as error:  # whatever a model's own code raises
+            if isinstance(error, NinscopeError | NothingLeft | torch.OutOfMemoryError | MemoryError):
                 raise
             raise RequestError(
                 f"{self.name} cannot be run on these examples ({one_line(error)}); give what it takes"
@@ -115,6 +144,11 @@ class Subject:
             flat = functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none")
             return flat.view(targets.shape)
         if batch.labels is not None and logits.shape[1] == 1:
+            if logits.shape[2] < len(self.examples.classes):
+                raise RequestError(
+                    f"{self.name} has {logits.shape[2]} outputs, and labels name {len(self.examples.classes)} classes; number "
+                    "the classes as it does"
+                )
             return functional.cross_entropy(logits[:, 0], batch.labels, reduction="none")[:, None]
         raise RequestError(f"{self.name} predicts neither next tokens nor labels; there is no loss")
 
@@ -229,10 +263,10 @@ class Subject:
             return False
         batch = next(self.batches())
         one = {name: values[:1] for name, values in batch.inputs.items()}
-        ids = one["input_ids"].clone()
+        ids = one["input_ids"][:, : _FEW if known else None].clone()
         vocabulary = getattr(getattr(self.model, "config", None), "vocab_size", None)
         with self.at_rest():
-            first = self.outputs(Batch(0, 0, one))
+            first = self.outputs(Batch(0, 0, {"input_ids": ids.clone()}))
             if first.ndim != 3 or first.shape[1] != ids.shape[1] or ids.shape[1] < 2:
                 return False
             if first.shape[2] < (vocabulary or int(self.examples.values.max()) + 1):

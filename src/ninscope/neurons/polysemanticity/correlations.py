@@ -14,7 +14,7 @@ The mean over seeds has a t interval of the correlations themselves, cut off at 
 three seeds has ten different resamples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,23 +67,37 @@ def polysemanticity_correlations(polysemanticity: pd.DataFrame, confidence: floa
     mean of the experiments' means, and its interval is over experiments, as seeds of one experiment are alike. A measure of
     which an experiment has no value at all has no row there. Raises RequestError: a seed has one network twice.
     """
-    whole = polysemanticity[polysemanticity["layer"] == ALL_LAYERS]
-    keys = ["suite", "experiment", "dropout", "phase", "learning_rate"]
-    phases = whole[whole["phase"].isin(list(GIVEN))]
-    phases = phases[(phases["phase"] == TRAINING) | phases["learning_rate"].notna()]  # a failed job has no network
-    phases = phases.assign(learning_rate=phases["learning_rate"].where(phases["phase"] != TRAINING))
-    rows = []
-    for names, group in phases.groupby(keys, sort=False, dropna=False):
-        about = dict(zip(keys, names, strict=True))
-        about["learning_rate"] = None if about["phase"] == TRAINING else about["learning_rate"]  # NaN is not itself
-        rows += [about | row for row in _of_group(group, str(about["phase"]), confidence)]
-    rows += _over_experiments(rows, confidence)
+    rows = correlations_of(polysemanticity, MEASURES, TRUTHS, confidence)
     return pd.DataFrame(rows, columns=["suite", *CORRELATION_COLUMNS]).astype(
         {"suite": "string", **CORRELATION_COLUMNS}
     )
 
 
-def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[dict[str, object]]:
+def correlations_of(
+    networks: pd.DataFrame, measures: Sequence[str], truths: Sequence[str], confidence: float = CONFIDENCE
+) -> list[dict[str, object]]:
+    """As `polysemanticity_correlations`, of any columns: rows with its columns and p_value, of the t test that the mean is 0.
+
+    networks: a row a network, with the columns suite, experiment, dropout, seed, phase, learning_rate, revision, layer ("all"
+    counts), epoch, pruning_ratio and of the measures and truths those that there are.
+    """
+    whole = networks[networks["layer"] == ALL_LAYERS]
+    keys = ["suite", "experiment", "dropout", "phase", "learning_rate"]
+    phases = whole[whole["phase"].isin(list(GIVEN))]
+    phases = phases[(phases["phase"] == TRAINING) | phases["learning_rate"].notna()]  # a failed job has no network
+    phases = phases.assign(learning_rate=phases["learning_rate"].where(phases["phase"] != TRAINING))
+    rows: list[dict[str, object]] = []
+    for names, group in phases.groupby(keys, sort=False, dropna=False):
+        about = dict(zip(keys, names, strict=True))
+        about["learning_rate"] = None if about["phase"] == TRAINING else about["learning_rate"]  # NaN is not itself
+        of_group = _of_group(group, str(about["phase"]), measures, truths, confidence)
+        rows += [about | row for row in of_group]
+    return [*rows, *_over_experiments(rows, confidence)]
+
+
+def _of_group(
+    group: pd.DataFrame, phase: str, measures: Sequence[str], truths: Sequence[str], confidence: float
+) -> Iterator[dict[str, object]]:
     seeds, seed_of = np.unique(group["seed"].to_numpy(np.int64), return_inverse=True)
     # In any order: `drift` has theirs.
     points, point_of = np.unique(group["revision"].to_numpy(str), return_inverse=True)
@@ -97,11 +111,11 @@ def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[di
         values[seed_of, point_of] = group[column].to_numpy(np.float64, na_value=np.nan)
         return values
 
-    known = [name for name in dict.fromkeys((*MEASURES, *TRUTHS)) if name in group and group[name].notna().any()]
+    known = [name for name in dict.fromkeys((*measures, *truths)) if name in group and group[name].notna().any()]
     values = {name: by_seed(name) for name in known}
     drift = by_seed(GIVEN[phase])
-    for measure in (name for name in MEASURES if name in values):
-        for truth in (name for name in TRUTHS if name in values and name != measure):
+    for measure in (name for name in measures if name in values):
+        for truth in (name for name in truths if name in values and name != measure):
             pairs = _pairs(values[measure], values[truth], drift)
             for given, matrix, reasons in (
                 ("", pairs.plain, pairs.reasons),
@@ -120,7 +134,9 @@ def _of_group(group: pd.DataFrame, phase: str, confidence: float) -> Iterator[di
 def _numbers(over_seeds: SeedMean) -> dict[str, object]:
     """Number of seeds, mean and interval; a correlation is never beyond -1 and 1, and nor is its mean."""
     low, high = (float(np.clip(end, -1.0, 1.0)) for end in (over_seeds.low, over_seeds.high))
-    return {"seeds": over_seeds.number, "correlation": over_seeds.mean, "low": low, "high": high}
+    return {
+        "seeds": over_seeds.number, "correlation": over_seeds.mean, "low": low, "high": high, "p_value": over_seeds.p_value,
+    }  # fmt: skip
 
 
 def _of_others(matrix: np.ndarray) -> float:

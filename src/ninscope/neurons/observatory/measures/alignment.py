@@ -85,13 +85,14 @@ class Alignment(OwnMeasure):
         if not subject.places.held:
             return "which weights its neurons have is not known, as layers were named"
         if not subject.has & {NEXT_TOKENS, LABELS}:
-            return f"{subject.name} predicts neither next tokens nor labels, so there is no loss"
+            return f"{subject.name} predicts neither next tokens nor labels, so that there is no loss; give a model with its head"
         return None
 
     def found(self, subject: Subject, other: Subject | None = None) -> Found:
         """See `OwnMeasure.found`.
 
-        Raises CheckpointError: unsupported (other shapes, nothing that can be permuted), nonfinite (outputs on the line).
+        Raises CheckpointError: unsupported (other shapes, nothing that can be permuted), nonfinite (weights, or outputs on the
+        line).
         """
         from ninscope.neurons.observatory.matching import by_activations, by_weights, similarities
         from ninscope.neurons.observatory.symmetries import symmetries_of, tensors_of
@@ -103,6 +104,8 @@ class Alignment(OwnMeasure):
             raise RequestError(f"alignment: {why}")
         ours, theirs = tensors_of(subject.model), tensors_of(other.model)
         _check_alike(subject, other, ours, theirs)
+        for one in (subject, other):
+            _check_finite(one)
         symmetries = symmetries_of(other, next(subject.batches()))
         if not symmetries.groups:
             raise CheckpointError("unsupported", f"{other.name}: no order of its neurons is known to be free")
@@ -122,6 +125,12 @@ def _check_alike(subject: Subject, other: Subject, ours: Tensors, theirs: Tensor
             "unsupported",
             f"{subject.name} and {other.name} have other tensors; only models of one shape can be aligned",
         )
+
+
+def _check_finite(subject: Subject) -> None:
+    for name, parameter in subject.model.named_parameters():
+        if not bool(parameter.detach().isfinite().all()):
+            raise CheckpointError("nonfinite", f"{subject.name}: weights {name} hold NaN or infinity")
 
 
 def _rows_of_groups(

@@ -90,7 +90,7 @@ class _Entropies(Tally):
         self._layers: dict[str, _Rows] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
-        from ninscope.neurons.observatory.row_statistics import summed_row_entropies
+        from ninscope.neurons.observatory.row_statistics import pattern_statistics
 
         samples, heads, rows, columns = values.shape
         layer = self._layers.get(place.layer)
@@ -102,10 +102,10 @@ class _Entropies(Tally):
                 "unsupported",
                 f"{place.layer}: its attention changes shape from batch to batch; use full windows of one length",
             )
-        sums, ahead = summed_row_entropies(values)
-        layer.sums += sums
+        found = batch.shared.of(values, pattern_statistics)
+        layer.sums += found.entropies
         layer.samples += samples
-        layer.ahead |= ahead
+        layer.ahead |= found.ahead
 
     def found(self) -> Found:
         if not self._layers:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ninscope.neurons.kernel_threads import WORTH_THREADS, in_threads
 from ninscope.neurons.observatory.by_layer import distributions, neuron_values, shares, something_seen
 from ninscope.neurons.observatory.firing import Firing, Rule, is_on, processor_values, told_facts
 from ninscope.neurons.observatory.measure import ALL, HIDDEN, Batch, Fact, Found, Place, StreamedMeasure, Tally
@@ -22,6 +23,7 @@ SMOOTH_PART = 0.01
 # A kurtosis is not known where the neuron's variance is less than this part of its mean square distance from the first
 # batch's mean: the digits that float32 sums of powers leave would be noise.
 LEAST_VARIANCE = 0.01
+_PARTS = 8  # of a batch's rows, which threads share
 _ROUNDING = 1e-12  # nor where that distance is what float32 makes of a constant's mean
 
 
@@ -81,8 +83,6 @@ class _Tally(Tally):
         self._layers: dict[str, _Sums] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
-        from ninscope.neurons.observatory.counting_kernels import add_powers
-
         if not values.numel():
             return
         sums = self._layers.get(place.layer)
@@ -93,9 +93,7 @@ class _Tally(Tally):
         if held is None:
             _add(sums, rule, values)
         else:
-            rows = held.reshape(-1, held.shape[-1])
-            mine = (one.numpy() for one in (sums.centre, sums.on, sums.powers, sums.largest))
-            add_powers(rows, *rule.bounds, *mine)
+            _add_in_threads(sums, rule, held.reshape(-1, held.shape[-1]))
 
     def found(self) -> Found:
         something_seen("dead", self._layers)
@@ -135,6 +133,27 @@ def _empty(values: Tensor) -> _Sums:
         largest=torch.zeros(neurons, device=values.device),
         powers=torch.zeros((4, neurons), dtype=torch.float64, device=values.device),
     )
+
+
+def _add_in_threads(sums: _Sums, rule: Rule, rows: np.ndarray) -> None:
+    """By the kernel `add_powers`. rows: float32 [rows, neurons], parted alike whatever threads there are, so that sums are."""
+    import torch
+
+    from ninscope.neurons.observatory.counting_kernels import add_powers
+
+    parts = np.array_split(rows, _PARTS if rows.size >= WORTH_THREADS else 1)
+    neurons, centre = rows.shape[1], sums.centre.numpy()
+    on, powers = np.zeros((len(parts), neurons)), np.zeros((len(parts), 4, neurons))
+    largest = np.zeros((len(parts), neurons), np.float32)
+
+    def work(_: int, first: int, last: int) -> None:
+        for part in range(first, last):
+            add_powers(parts[part], *rule.bounds, centre, on[part], powers[part], largest[part])
+
+    in_threads(work, len(parts), min(torch.get_num_threads(), len(parts)))
+    sums.on.numpy()[:] += on.sum(0)
+    sums.powers.numpy()[:] += powers.sum(0)
+    np.maximum(sums.largest.numpy(), largest.max(0), out=sums.largest.numpy())
 
 
 def _add(sums: _Sums, rule: Rule, values: Tensor) -> None:

@@ -195,8 +195,16 @@ def _effects(
     return parts
 
 
+def _check_finite(place: Place, values: Tensor) -> None:
+    """Raises CheckpointError (nonfinite), which names the layer."""
+    from ninscope.neurons.observatory.passes import nonfinite
+
+    if (wrong := nonfinite(place, values)) is not None:
+        raise wrong
+
+
 def _activations(subject: Subject, layer: str) -> tuple[Tensor, Tensor]:
-    """Mean and largest activation of each neuron, float32 [neurons]. One forward pass."""
+    """Mean and largest activation of each neuron, float32 [neurons]. One forward pass. Raises CheckpointError (nonfinite)."""
     sums: list[Tensor] = []
     largest: list[Tensor] = []
     rows = 0
@@ -205,6 +213,7 @@ def _activations(subject: Subject, layer: str) -> tuple[Tensor, Tensor]:
         nonlocal rows
         if place.layer != layer:
             return
+        _check_finite(place, values)
         flat = values.reshape(-1, values.shape[-1])
         rows += len(flat)
         sums[:] = [flat.double().sum(0) if not sums else sums[0] + flat.double().sum(0)]
@@ -227,7 +236,7 @@ class _Seen:
 def _shifts(subject: Subject, head: _Head, neurons: np.ndarray, means: Tensor, largest: Tensor) -> Shifts:
     """One forward pass, and one batch more with the activations fixed.
 
-    Raises CheckpointError (unsupported): the model computes its logits otherwise.
+    Raises CheckpointError: the model computes its logits otherwise (unsupported), or values are not finite (nonfinite).
     """
     import torch
 
@@ -256,6 +265,7 @@ def _seen(subject: Subject, layer: str, picked: Tensor, batch: Batch) -> _Seen:
 
     def see(place: Place, values: Tensor, batch: Batch) -> None:
         if place.kind == OUTPUT or place.layer == (layer if place.kind == HIDDEN else stream_layer):
+            _check_finite(place, values)
             flat = values.reshape(-1, values.shape[-1])
             parts[place.kind] = flat[:, picked] if place.kind == HIDDEN else flat
 

@@ -22,7 +22,7 @@ class Experts(StreamedMeasure):
     """
 
     name = "experts"
-    title = "share of tokens sent to an expert"
+    title = "Share of tokens sent to an expert"
     source = "a count; no paper is followed"
     facts: ClassVar = {
         "experts": "share of the tokens sent by a block's router that this expert gets, 0 to 1",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ninscope.errors import RequestError
+from ninscope.errors import CheckpointError, RequestError
+from ninscope.neurons.observatory.labelled_samples import check_once
 from ninscope.neurons.observatory.measure import HIDDEN, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 from ninscope.seeding import keyed_bits
@@ -87,6 +88,7 @@ class _HashTally(Tally):
         self.labels = np.zeros(len(drawn), np.int64)
         self.labelled = self.window > 0 or examples.labels is not None
         self._number = -1
+        self._seen: set[str] = set()  # layers of this batch
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
         if place.routed:
@@ -95,8 +97,14 @@ class _HashTally(Tally):
 
         if batch.number != self._number:
             self._begin(batch, len(values))
+        check_once(place, self._seen)
         if not len(self._rows):
             return
+        if self.window and values.shape[:2] != (len(values), self.window):
+            raise CheckpointError(
+                "unsupported",
+                f"{place.layer}: it has {values.shape[1]} positions for windows of {self.window} tokens; codes are of tokens",
+            )
         flat = values.reshape(-1, values.shape[-1]) if self.window else values.flatten(1)
         on = flat[torch.from_numpy(self._rows).to(flat.device)] > 0
         if on.shape[1] > BITS:
@@ -112,6 +120,7 @@ class _HashTally(Tally):
     def _begin(self, batch: Batch, samples: int) -> None:
         """Which tokens of a batch have a code that is kept, and their labels."""
         self._number, of_sample = batch.number, max(self.window, 1)
+        self._seen.clear()
         first, last = batch.first * of_sample, (batch.first + samples) * of_sample
         span = slice(*np.searchsorted(self.numbers, [first, last]))
         self._rows, self._slots = self.numbers[span] - first, self.order[span]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ninscope.neurons.observatory.by_layer import something_seen
-from ninscope.neurons.observatory.firing import Firing, is_on, processor_values, told_facts
+from ninscope.neurons.observatory.firing import Firing, is_on, over_neurons, processor_values, told_facts
 from ninscope.neurons.observatory.measure import ALL, HIDDEN, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 
@@ -62,7 +62,8 @@ class _Tally(Tally):
         if held is None:
             on += is_on(rule, values).sum((0, 1))
         else:
-            add_on(held.reshape(-1, held.shape[-1]), *rule.bounds, on.numpy())
+            rows, sums = held.reshape(-1, held.shape[-1]), on.numpy()
+            over_neurons(rows, lambda first, last: add_on(rows, *rule.bounds, first, last, sums))
         self._tokens[place.layer] = self._tokens.get(place.layer, 0) + values.shape[0] * values.shape[1]
         self._neurons[place.layer] = values.shape[2]
 

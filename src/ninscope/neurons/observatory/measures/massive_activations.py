@@ -99,13 +99,11 @@ class _Massive(Tally):
         self._states: dict[str, _State] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
-        from ninscope.neurons.observatory.row_statistics import medians_of_magnitudes
+        from ninscope.neurons.observatory.row_statistics import medians_and_largest
 
         samples, positions, width = values.shape
         state = self._states.setdefault(place.layer, _State(positions, width))
-        magnitudes = values.float().abs()
-        medians = medians_of_magnitudes(magnitudes.flatten(1)).double().cpu().numpy()
-        largest = magnitudes.flatten(1).amax(1).double().cpu().numpy()
+        medians, largest = (part.double().cpu().numpy() for part in medians_and_largest(values.flatten(1)))
         known = medians > 0
         ratios = largest[known] / medians[known]
         state.samples += samples
@@ -114,7 +112,7 @@ class _Massive(Tally):
         state.largest = max(state.largest, float(largest.max()))
         # Few states have any, so only these are looked through.
         for sample in np.flatnonzero(known)[ratios >= TIMES]:
-            state.add(*_large(magnitudes[sample], TIMES * medians[sample]))
+            state.add(*_large(values[sample].float().abs(), TIMES * medians[sample]))
 
     def found(self) -> Found:
         facts = tuple(fact for layer, state in self._states.items() for fact in state.facts(layer))

@@ -48,7 +48,7 @@ class NeuralCollapse(StreamedMeasure):
     """
 
     name = "neural_collapse"
-    title = "neural collapse of the last features"
+    title = "Neural collapse of the last features"
     source = "Papyan, Han, Donoho 2020 (code read)"
     facts: ClassVar[Mapping[str, str]] = {
         "neural_collapse": "NC1: variance within classes over variance between them, tr(S_W S_B^+)/C; 0 or more",

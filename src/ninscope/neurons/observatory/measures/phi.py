@@ -54,7 +54,7 @@ class Phi(StreamedMeasure):
     """
 
     name = "phi"
-    title = "monosemantic scale"
+    title = "Monosemantic scale"
     source = "MEmeL, Definition 3.1 (paper and code read)"
     facts: ClassVar[Mapping[str, str]] = {
         "phi": "mean of phi over activations, in variances of the neuron; quantiles are of the neurons' means",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ninscope.errors import CheckpointError
 from ninscope.neurons.observatory.by_layer import distributions, neuron_values, shares, something_seen
-from ninscope.neurons.observatory.firing import Firing, is_on, processor_values, told_facts
+from ninscope.neurons.observatory.firing import Firing, is_on, over_neurons, processor_values, told_facts
 from ninscope.neurons.observatory.measure import HIDDEN, TOKENS, Batch, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
 
@@ -107,7 +108,8 @@ class _Tally(Tally):
         if held is None:
             on += is_on(rule, values).sum(0)
         else:
-            add_on_by_position(held, *rule.bounds, on.numpy())
+            sums = on.numpy()
+            over_neurons(held, lambda first, last: add_on_by_position(held, *rule.bounds, first, last, sums))
         self._windows[place.layer] = self._windows.get(place.layer, 0) + len(values)
 
     def found(self) -> Found:
@@ -153,9 +155,8 @@ def information_by_chance(fired: np.ndarray, positions: int, windows: int) -> np
     fired: int64 [neurons], how often a neuron was on. At one position it then is on in a hypergeometric number of
     windows.
     """
-    from scipy.special import gammaln
-
     total = positions * windows
+    gammaln = _log_factorials(total)
     sums, back = np.unique(fired, return_inverse=True)
     there = np.arange(windows + 1)  # times a neuron is on at one position
     information = _negative_entropy(there / windows)
@@ -173,6 +174,16 @@ def information_by_chance(fired: np.ndarray, positions: int, windows: int) -> np
         chances = np.exp(np.where(possible, logs, -np.inf))
         found[first : first + rows] = chances @ information / chances.sum(1)
     return np.maximum(found - _negative_entropy(sums / total), 0)[back]
+
+
+def _log_factorials(most: int) -> Callable[[np.ndarray | int], np.ndarray]:
+    """ln Gamma of whole numbers from 1 to most + 1; looked up in a table where that is no larger than `_BLOCK`."""
+    from scipy.special import gammaln
+
+    if most > _BLOCK:
+        return lambda number: np.asarray(gammaln(number))
+    table = gammaln(np.arange(most + 2.0))
+    return lambda number: table[number]
 
 
 def shapes_of(frequency: np.ndarray, positional: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ninscope.neurons.observatory.channel_moments import ChannelMoments, ChannelProducts
+from ninscope.neurons.observatory.channel_moments import ChannelCorrelations
 from ninscope.neurons.observatory.measure import (
     RESIDUAL,
     Batch,
@@ -23,6 +23,7 @@ from ninscope.neurons.observatory.registry import register
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ninscope.neurons.observatory.state_statistics import Moments
     from ninscope.neurons.observatory.subject import Subject
 
 _TOWER = re.compile(r"(.*?)(?:block\d+|output)\.")
@@ -84,18 +85,19 @@ class _MeanOverTokens:
 class _Step:
     """From one depth to the next."""
 
-    def __init__(self, first: str) -> None:
-        self.first, self.products = first, ChannelProducts()
+    def __init__(self) -> None:
+        self.correlations = ChannelCorrelations()
         self.steps, self.relative, self.cosines = (_MeanOverTokens() for _ in range(3))
 
     def add(self, before: _Seen, after: _Seen) -> None:
-        import torch
+        from ninscope.neurons.observatory.state_statistics import products_of, steps_of
 
-        self.products.add(before.off, after.off)
-        steps = torch.linalg.vector_norm(after.states - before.states, dim=1)
+        products = products_of(before.states, after.states, before.moments, after.moments)
+        self.correlations.add(before.moments, after.moments, products)
+        steps, dots = steps_of(before.states, after.states)
         self.steps.add(steps)
         self.relative.add(steps / before.norms)
-        self.cosines.add(torch.linalg.vecdot(before.states, after.states) / (before.norms * after.norms))
+        self.cosines.add(dots / (before.norms * after.norms))
 
     def facts(self, layer: str) -> list[Fact]:
         return [
@@ -107,31 +109,28 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A depth of this batch. states, off (without the channels' shift): float32 [tokens, width]; norms [tokens]."""
+    """A depth of this batch. states: floats [n, t, width]; norms: float32 [n, t]."""
 
     layer: str
-    shape: tuple[int, ...]
     states: Tensor
-    off: Tensor
+    moments: Moments
     norms: Tensor
 
 
 class _Flow(Tally):
     def __init__(self) -> None:
-        self._moments: dict[str, ChannelMoments] = {}
         self._norms: dict[str, _MeanOverTokens] = {}
         self._steps: dict[str, _Step] = {}
         self._before: _Seen | None = None
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
-        import torch
+        from ninscope.neurons.observatory.state_statistics import moments_of, token_norms
 
-        layer, states = place.layer, values.flatten(0, 1).float()
-        off = self._moments.setdefault(layer, ChannelMoments()).add(states)
-        seen = _Seen(layer, tuple(values.shape), states, off, torch.linalg.vector_norm(states, dim=1))
+        layer, shared = place.layer, batch.shared
+        seen = _Seen(layer, values, shared.of(values, moments_of), shared.of(values, token_norms))
         self._norms.setdefault(layer, _MeanOverTokens()).add(seen.norms)
         if self._before is not None and _neighbours(self._before, seen):
-            self._steps.setdefault(layer, _Step(self._before.layer)).add(self._before, seen)
+            self._steps.setdefault(layer, _Step()).add(self._before, seen)
         self._before = seen
 
     def batch_ended(self, batch: Batch) -> None:
@@ -143,8 +142,7 @@ class _Flow(Tally):
         for layer, norms in self._norms.items():
             if layer in self._steps:
                 step = self._steps[layer]
-                correlations = step.products.correlations(self._moments[step.first], self._moments[layer])
-                fact, values = distribution("residual_flow", layer, correlations)
+                fact, values = distribution("residual_flow", layer, step.correlations.found())
                 facts += [fact, *step.facts(layer)]
                 kept += values
             facts.append(norms.fact("residual_flow_norm", layer))
@@ -153,7 +151,9 @@ class _Flow(Tally):
 
 def _neighbours(before: _Seen, after: _Seen) -> bool:
     """Of one tower (encoder, decoder, ...) and of the same shape. A Swin's stages end in "output.x" of no stage."""
-    return before.shape == after.shape and (_tower(before.layer) == _tower(after.layer) or after.layer == "output.x")
+    return before.states.shape == after.states.shape and (
+        _tower(before.layer) == _tower(after.layer) or after.layer == "output.x"
+    )
 
 
 def _tower(layer: str) -> str:

@@ -62,7 +62,10 @@ class _Signals(Tally):
         self._moments: dict[tuple[str, str], ChannelMoments] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
-        self._moments.setdefault((place.kind, place.layer), ChannelMoments()).add(values.flatten(0, 1))
+        from ninscope.neurons.observatory.state_statistics import moments_of
+
+        moments = batch.shared.of(values, moments_of)
+        self._moments.setdefault((place.kind, place.layer), ChannelMoments()).add(moments)
 
     def found(self) -> Found:
         facts = []

@@ -100,11 +100,12 @@ class _Mean:
     def __init__(self) -> None:
         self.sums = self.counts = np.zeros(0)
 
-    def add(self, values: Tensor) -> None:
+    def add(self, values: np.ndarray) -> None:
         """values: [samples, heads]."""
-        numbers = values.detach().double().cpu().numpy()
-        known = np.isfinite(numbers)
-        sums, counts = np.where(known, numbers, 0.0).sum(0), known.sum(0)
+        sums, counts = values.sum(0, dtype=np.float64), np.full(values.shape[1], len(values))
+        if not np.isfinite(sums).all():
+            known = np.isfinite(values)
+            sums, counts = np.where(known, values, 0.0).sum(0, dtype=np.float64), known.sum(0)
         self.sums, self.counts = (self.sums + sums, self.counts + counts) if self.sums.size else (sums, counts)
 
     @property
@@ -122,16 +123,19 @@ class _Sinks(Tally):
         self._peaks: dict[str, _Mean] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
+        from ninscope.neurons.observatory.state_statistics import norms_of, token_norms
+
         if place.kind == ATTENTION:
             self._see_pattern(place.layer, values, batch)
         elif place.kind == VALUES:
-            norms = _norms(values, place.heads)
+            norms = norms_of(values, place.heads).cpu().numpy()
             self._drains.setdefault(_attention_of(place.layer), _Mean()).add(_first_beside_others(norms))
         elif place.kind == CONTEXT:
-            norms = _norms(values, place.heads)
-            self._outputs.setdefault(place.layer, _Mean()).add(norms[:, 1:].mean(1))
+            norms = norms_of(values, place.heads).cpu().numpy()
+            self._outputs.setdefault(place.layer, _Mean()).add(norms[:, :, 1:].mean(2))
         elif place.kind == RESIDUAL:
-            self._peaks.setdefault(place.layer, _Mean()).add(_first_beside_others(_norms(values, 1)))
+            norms = batch.shared.of(values, token_norms)[:, None].cpu().numpy()
+            self._peaks.setdefault(place.layer, _Mean()).add(_first_beside_others(norms))
 
     def _see_pattern(self, layer: str, pattern: Tensor, batch: Batch) -> None:
         expected = tuple(batch.tokens.shape) if batch.tokens is not None else ()
@@ -140,9 +144,11 @@ class _Sinks(Tally):
                 "unsupported",
                 f"{layer}: its attention of shape {list(pattern.shape)} is not over whole windows of text; it has no first token",
             )
-        first = pattern[..., 0].float()
+        from ninscope.neurons.observatory.row_statistics import pattern_statistics
+
+        first = batch.shared.of(pattern, pattern_statistics).starts.cpu().numpy()
         self._sinks.setdefault(layer, _Mean()).add(first[:, :, 1:].mean(2))
-        self._strong.setdefault(layer, _Mean()).add((first.mean(2) > STRONG).float())
+        self._strong.setdefault(layer, _Mean()).add(first.mean(2) > STRONG)
 
     def found(self) -> Found:
         if not self._sinks:
@@ -182,16 +188,12 @@ def _attention_of(values_layer: str) -> str:
     return f"{values_layer.rpartition('.')[0]}.c"
 
 
-def _norms(values: Tensor, heads: int) -> Tensor:
-    """Norms of heads' slices. values: [n, t, heads * size] -> float32 [n, t, heads]."""
-    import torch
-
-    return torch.linalg.vector_norm(values.float().unflatten(2, (heads, -1)), dim=3)
-
-
-def _first_beside_others(norms: Tensor) -> Tensor:
-    """[n, t, heads] -> [n, heads]: the first position's over the median of the others', not finite where that is 0."""
-    return norms[:, 0] / norms[:, 1:].median(1).values
+def _first_beside_others(norms: np.ndarray) -> np.ndarray:
+    """[n, heads, t] -> [n, heads]: the first position's over the median of the others', not finite where that is 0."""
+    others = np.sort(norms[:, :, 1:], axis=2)  # of so few this is faster than torch's median
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: np.ndarray = norms[:, :, 0] / others[:, :, (others.shape[2] - 1) // 2]
+    return found
 
 
 def _share(layer: str, strong: list[_Mean]) -> Fact:

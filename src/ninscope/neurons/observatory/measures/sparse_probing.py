@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ninscope.errors import CheckpointError
-from ninscope.neurons.observatory.labelled_samples import hidden_objection, labels_objection
+from ninscope.neurons.observatory.labelled_samples import check_once, hidden_objection, labels_objection
 from ninscope.neurons.observatory.measure import (
     HIDDEN,
     LABELS,
@@ -59,7 +59,7 @@ class SparseProbing(StreamedMeasure):
     """
 
     name = "sparse_probing"
-    title = "classes told by few neurons"
+    title = "Classes told by few neurons"
     source = "Gurnee et al. 2023 (abstract and code read)"
     facts: ClassVar[Mapping[str, str]] = {
         "sparse_probing": "F1 of the best neuron less that of a random one, mean over classes; -1 to 1",
@@ -91,12 +91,17 @@ class _SampleMeans(Tally):
         self._row = np.full(len(labels), -1, np.int64)
         self._row[kept] = np.arange(len(kept))
         self._means: dict[str, np.ndarray] = {}
+        self._seen: set[str] = set()  # layers of this batch
+
+    def batch_ended(self, batch: Batch) -> None:
+        self._seen.clear()
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
         if place.routed:
             return
         from torch import float32
 
+        check_once(place, self._seen)
         rows = self._row[batch.first : batch.first + len(values)]
         means = values.mean(1, dtype=float32).cpu().numpy()
         if place.layer not in self._means:

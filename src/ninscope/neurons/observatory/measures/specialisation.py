@@ -50,7 +50,7 @@ class Specialisation(StreamedMeasure):
     """
 
     name = "specialisation"
-    title = "neurons that tasks share"
+    title = "Neurons that tasks share"
     source = "Tan, Wu, Monz 2024 (abstract and code read)"
     facts: ClassVar[Mapping[str, str]] = {
         "specialisation": "intersection over union of two tasks' sets by mass, mean over pairs of tasks; 0 to 1",

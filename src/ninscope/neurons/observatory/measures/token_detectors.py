@@ -10,7 +10,7 @@ import numpy as np
 
 from ninscope.errors import RequestError
 from ninscope.neurons.observatory.by_layer import neuron_values, shares, something_seen
-from ninscope.neurons.observatory.firing import Firing, Rule, is_on, processor_values, told_facts
+from ninscope.neurons.observatory.firing import Firing, Rule, is_on, over_neurons, processor_values, told_facts
 from ninscope.neurons.observatory.grams import Grams, grams_of, groups_of, numbering_of
 from ninscope.neurons.observatory.measure import ALL, HIDDEN, TOKENS, Batch, Fact, Found, Place, StreamedMeasure, Tally
 from ninscope.neurons.observatory.registry import register
@@ -111,7 +111,7 @@ class _Tally(Tally):
         self._counts: dict[str, dict[int, _Counts]] = {}
 
     def see(self, place: Place, values: Tensor, batch: Batch) -> None:
-        from ninscope.neurons.observatory.counting_kernels import add_on_by_group
+        from ninscope.neurons.observatory.counting_kernels import add_on_by_groups
 
         if place.routed or batch.tokens is None or values.shape[:2] != batch.tokens.shape:
             return
@@ -122,13 +122,21 @@ class _Tally(Tally):
             counts = {size: _empty(grams, values) for size, grams in self._grams.items()}
             self._counts[place.layer] = counts
         rule, held = self._firing.rule(place, values), processor_values(values)
-        for size, sums in counts.items():
-            if held is None:
+        if held is None:
+            for size, sums in counts.items():
                 _add(sums, rule, values, self._groups[size])
-            else:
-                rows = held.reshape(-1, held.shape[-1])
-                mine = (one.numpy() for one in (self._groups[size], sums.hits, sums.fired))
-                add_on_by_group(rows, *rule.bounds, *mine)
+            return
+        rows, groups = held.reshape(-1, held.shape[-1]), np.stack([self._groups[size].numpy() for size in SIZES])
+        hits, fired = [counts[size].hits.numpy() for size in SIZES], np.zeros((len(SIZES), held.shape[-1]))
+        above, below = rule.bounds
+        one, two, three = hits
+
+        def work(first: int, last: int) -> None:
+            add_on_by_groups(rows, above, below, groups, first, last, one, two, three, fired)
+
+        over_neurons(rows, work)
+        for size, more in zip(SIZES, fired, strict=True):
+            counts[size].fired.numpy()[:] += more
 
     def batch_ended(self, batch: Batch) -> None:
         """Positions are those of one batch."""
@@ -228,7 +236,7 @@ def _empty(grams: Grams, values: Tensor) -> _Counts:
 
 
 def _add(sums: _Counts, rule: Rule, values: Tensor, groups: Tensor) -> None:
-    """As the kernel `add_on_by_group`. Sums of 0 and 1 are exact, in any order."""
+    """As the kernel `add_on_by_groups`. Sums of 0 and 1 are exact, in any order."""
     import torch
 
     on = is_on(rule, values).flatten(0, 1)
