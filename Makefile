@@ -114,10 +114,11 @@ laboratory: $(VENV)/tools
 #   make figures   draw the figures of the README and of docs/ again
 figures: demo laboratory
 	$(BIN)/ninscope bias data/stdlib-neox-500k --figure docs/figures/bias-stdlib-neox-500k.png
-	for dag in parts controls ablations diffusion memel docs/figures/scaling.toml; do $(BIN)/ninscope run $$dag || exit; done
+	for dag in parts controls ablations diffusion memel neurons docs/figures/scaling.toml; do $(BIN)/ninscope run $$dag || exit; done
 	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0
 	$(BIN)/ninscope bias runs/init-160m --figure docs/figures/bias-init-160m.png
 	$(BIN)/python docs/draw_figures.py runs
+	$(BIN)/python docs/collect_neurons.py runs/neurons
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info pipeline/*.egg-info .pytest_cache .ruff_cache .hypothesis

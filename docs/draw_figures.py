@@ -3,7 +3,8 @@
     python docs/draw_figures.py RUNS_FOLDER     # of these runs
     python docs/draw_figures.py                 # make small what another script drew
 
-A PNG of matplotlib has a few hundred colours; with 255 of them it looks the same, and takes a third of the bytes.
+A PNG of matplotlib has a few hundred colours; with 255 of them it looks the same, and takes a third of the bytes. Thousands of
+points, and dozens of panels, take more, and are shown smaller.
 """
 
 import io
@@ -23,6 +24,7 @@ from ninscope.report.plots import rows_figure
 DATA = Path(__file__).parents[1] / "data"
 FIGURES = Path(__file__).parent / "figures"
 MOST_BYTES = 150_000
+SMALLER = 0.7
 SUITE = "stdlib-neox-500k"
 # By its name in docs/figures: the run, and the figure's name there.
 OF_RUNS = {
@@ -45,6 +47,12 @@ OF_RUNS = {
     "blobs-convgru--leaving-blobs-finetunes.png": ("memel", "blobs-convgru--leaving-blobs-finetunes.png"),
     "project-text-activations.png": ("memel", "project-text-activations.png"),
     "polysemanticity-neurons.png": ("polysemanticity-neurons", "polysemanticity-neurons.png"),
+    "project-text-neurons.png": ("neurons", "project-text-neurons.png"),
+    f"{SUITE}-neurons-map.png": ("neurons", f"{SUITE}--project-text-neurons-map.png"),
+    f"{SUITE}-neuron-places.png": ("neurons", f"{SUITE}--project-text-neuron-places.png"),
+    f"{SUITE}-neuron-places-over-training.png": (
+        "neurons", f"{SUITE}--project-text-neuron-places-over-training.png"
+    ),
     **{
         name: ("polysemanticity", name)
         for name in (
@@ -57,13 +65,19 @@ OF_RUNS = {
 
 
 def small(picture: bytes) -> bytes:
-    """A PNG with a palette; 255 colours, or as many of 128, 64 and 32 as the limit allows."""
+    """A PNG with a palette; 255 colours, or as many of 128, 64 and 32 as the limit allows, and if need be at 70 % of its size."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    for colours in (255, 128, 64, 32):
-        out = io.BytesIO()
-        image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "png", optimize=True)
-        if out.tell() <= MOST_BYTES:
-            return out.getvalue()
+    size = (round(SMALLER * image.width), round(SMALLER * image.height))
+    # Of what was made smaller most colours are greys of edges, which would leave none for the lines and points.
+    for shown, method in (
+        (image, Image.Quantize.MEDIANCUT),
+        (image.resize(size, Image.Resampling.LANCZOS), Image.Quantize.MAXCOVERAGE),
+    ):
+        for colours in (255, 128, 64, 32):
+            out = io.BytesIO()
+            shown.quantize(colours, method, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+            if out.tell() <= MOST_BYTES:
+                return out.getvalue()
     raise SystemExit(f"a figure of {image.size} takes more than {MOST_BYTES} bytes; draw it smaller")
 
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
 FIGURES = ROOT / "docs" / "figures"
-PLACEHOLDERS = {"model.stem": "MODEL", "task": "TASK", "experiment": "EXPERIMENT", "phase": "PHASE"}
+PLACEHOLDERS = {"model.stem": "MODEL", "task": "TASK", "experiment": "EXPERIMENT", "phase": "PHASE", "text": "TEXT"}
 SEVERAL = "Iterator[tuple[str, Figure]]"  # what a function returns that names its figures itself
 MOST_BYTES, MOST_BYTES_IN_ALL = 150_000, 3_000_000
 

@@ -322,7 +322,11 @@ def test_single_neurons_of_a_run_are_placed():
     values = single_neurons(20)
     of_run = of_a_run(values.assign(alike=1.0, never=math.nan, **{"phi/shuffled": values["phi"] / 2}))
     heads = of_run.head(3).assign(unit="head", phi=math.nan, sink=[1.0, 2.0, 3.0])
-    placed = placed_neurons(pd.concat([of_run, heads], ignore_index=True))
+    nowhere = of_run.tail(2).assign(
+        layer="output.x", dimension=math.nan, average_weighted_degree=math.nan, edges=math.nan
+    )
+    silent = of_run.tail(1).assign(layer="block9.x", **dict.fromkeys(list(values)[5:], math.nan))
+    placed = placed_neurons(pd.concat([of_run, heads, nowhere, silent], ignore_index=True))
     assert list(placed) == [
         "layer", "index", "alpha", "mean_distance", "degree", "phi", "firing_frequency", "kurtosis", "universal",
     ]  # fmt: skip
@@ -390,6 +394,8 @@ class TestPlacesOverTraining:
         figure = neuron_places_training_figure(one, checkpoints_table(steps=(8,)), "held-out")
         assert inside(figure)
         assert [line.get_ydata().size for line in figure.axes[0].lines[2:]] == [1, 1, 0]
+        (alone,) = figure.axes[0].collections[1].get_segments()
+        assert alone[:, 1].tolist() == [-0.1, 0.1]
         for rows, text in ((one, "other"), (one.assign(step=pd.NA), "held-out"), (one.head(0), "held-out")):
             figure = neuron_places_training_figure(rows, checkpoints_table(steps=(8,)), text)
             assert [text.get_text() for axes in figure.axes for text in axes.texts] == [

@@ -247,7 +247,7 @@ def test_bases_that_do_not_fit(tmp_path):
     with pytest.raises(RequestError, match="base takes images of another size than digits was made for"):
         task.model(base_of(made("swin"), tmp_path / "swin"))
     text = base_of(made("bert"), tmp_path / "bert")
-    with pytest.raises(RequestError, match="base: its configuration has no image_size"):
+    with pytest.raises(RequestError, match="base reads text, and no images; give text, or a model of images"):
         ImageSettings(dataset="digits").task(text)
     with pytest.raises(RequestError, match="base is a bert model, which is none for image classification"):
         ImageSettings(dataset="digits", image_size=8).task(text).model(text)

@@ -40,6 +40,18 @@ def test_lines_are_places_and_bands_are_of_the_text_alone():
     assert part.tables == ("neuron_places",)
 
 
+def test_what_is_missing_is_a_gap_and_what_readers_ask_for_comes_first():
+    """Whether the table says that there is no correlation, or has no such row."""
+    rows = places_table(("m0", "phi"), steps=(0, 1, 2, 4), gaps=[("degree", "phi", 2)])
+    rows = rows[(rows["measure"] != "phi") | (rows["place"] != "alpha") | (rows["step"] != 1)]
+    spec = specs_of(parts_of(rows))["neuron-places"]
+    assert bound(spec, "placed")["labels"] == ["phi", "m0"]
+    shown = [row for row in rows_with(spec, "measure") if row["measure"] == 0 and row["curve"] == "the text"]
+    assert len(shown) == 3 * 4
+    missing = [row for row in shown if row["correlation"] is None or math.isnan(row["correlation"])]
+    assert sorted((row["place"], row["step"]) for row in missing) == [("degree", 2), ("exponent alpha", 1)]
+
+
 def test_models_and_texts_are_chosen_by_number_and_names_are_data():
     rows = places_table((HOSTILE,), ("b", HOSTILE), steps=(0, 8), text=HOSTILE)
     spec = specs_of(parts_of(rows, ["b", HOSTILE]))["neuron-places"]

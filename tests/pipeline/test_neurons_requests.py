@@ -75,6 +75,7 @@ def key_of(place: Path, **section) -> dict[tuple[str, str, str], str]:
     ("section", "message"),
     [
         ({"measures": ["sizes"]}, r"measure 'sizes' is not known; did you mean 'size'\?"),
+        ({"measures": "size"}, r'measures is \'size\'; "all" or a list of names was expected, such as \["size"\]'),
         ({"measures": []}, "no measure is named; give some of classes, gap"),
         ({"measures": ["size", "size"]}, "a measure is listed twice"),
         ({"images": "digits"}, "text and images are both given"),
@@ -89,6 +90,11 @@ def key_of(place: Path, **section) -> dict[tuple[str, str, str], str]:
         ({"name": "two words"}, "name: give letters"),
         ({"text": {"dataset": "some/one", "split": "test"}}, "which cannot be part of a file name; give another name"),
         ({"text": {"dataset": "someone"}}, r"text\.split"),
+        (
+            {"text": {"dataset": "../none", "split": "test"}, "name": "none"},
+            r"data set /.*/none is not there; give the path of a folder, or a name on the Hub",
+        ),
+        ({"tokenizer": "./none"}, r"tokenizer /.*/none is not there; give the path of a folder"),
         ({"other_seeds": ["tiny-1", "tiny-1"]}, "other_seeds: a model is listed twice"),
         ({"neurons_values": True}, r"neurons\.neurons_values: no such key; did you mean 'neuron_values'\?"),
     ],
@@ -145,6 +151,15 @@ def test_without_the_libraries(place, monkeypatch):
     monkeypatch.setattr("ninscope_pipeline.stages.model_runs.planning.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=re.escape("install it: pip install 'ninscope[neurons]'")):
         planned(place, {})
+
+
+def test_a_correlation_with_a_measure_that_there_is_not(place):
+    dag = add_sections(dag_of(place, {}), correlations={"measures": ["neurons/siz"]})
+    with pytest.raises(RequestError, match=r"'neurons/siz' is no measure; did you mean 'neurons/size'\?"):
+        load_dag(dag)
+    dag = add_sections(dag_of(place, {}), correlations={"measures": ["neurons_over_seeds/twin", "neurons", "E"]})
+    with pytest.raises(RequestError, match="no table has a measure 'E'"):  # the others are there
+        load_dag(dag)
 
 
 # --- paths and defaults ---------------------------------------------------------------------------------------------------

@@ -43,6 +43,16 @@ def names_of_measures(stages: Iterable[Stage]) -> dict[str, str]:
     return tables
 
 
+def known_endings(stages: Iterable[Stage]) -> dict[str, list[str]]:
+    """What may follow a measure's name and a "/", by that name, where it is known before anything is measured."""
+    return {
+        name: list(measures.endings())
+        for _, measures in _declared(stages)
+        if measures.endings is not None
+        for name in measures.columns
+    }
+
+
 def series_of_measures(stages: Iterable[Stage], tables: Mapping[str, pd.DataFrame]) -> list[Series]:
     """Every measure of every model that has rows, in the order of stages, columns and rows. tables: of a run, by name."""
     series: list[Series] = []

@@ -28,7 +28,7 @@ from ninscope.errors import RequestError
 from ninscope.wording import joined_clauses, of_number
 from ninscope_pipeline.request.analyses import DEFAULT
 from ninscope_pipeline.request.models import Strict
-from ninscope_pipeline.stages.checkpoint_measures import Series, names_of_measures, series_of_measures
+from ninscope_pipeline.stages.checkpoint_measures import Series, known_endings, names_of_measures, series_of_measures
 from ninscope_pipeline.stages.stage import Job, Row, Section, Stage, Table
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
@@ -71,13 +71,18 @@ class CorrelationsStage(Stage[None]):
         section = dag.section(self)
         if section is None or section.measures is None:
             return
-        known = names_of_measures(dag.every_stage)
+        known, endings = names_of_measures(dag.every_stage), known_endings(dag.every_stage)
         for name in section.measures:
-            if name.split("/")[0] not in known:
+            first, _, ending = name.partition("/")
+            if first not in known:
                 raise ValueError(
                     f"[correlations] measures: no table has a measure {name!r}{did_you_mean(name, known)}; "
                     f"there are {', '.join(known)}"
                 )
+            if ending and ending not in endings.get(first, [ending]):
+                there = [f"{first}/{one}" for one in endings[first]]
+                near = did_you_mean(name, there) or f"; there are {', '.join(there)}"
+                raise ValueError(f"[correlations] measures: {name!r} is no measure{near}")
 
     def asked_of_tables(self, dag: "Dag") -> Mapping[str, object]:
         section = dag.section(self)

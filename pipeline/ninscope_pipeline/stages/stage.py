@@ -58,13 +58,14 @@ class Measures:
     columns: the table's column by the measure's name, which no other table has. where: only rows that hold these values count.
     by: columns that tell apart what a checkpoint has several of; their values end the name ("coupling/qk"). chosen: takes the rows
     that are left and gives those that count, where columns alone do not tell. Of these rows of a checkpoint the mean is taken. A
-    table with columns `method` and `variant` has a series for each.
+    table with columns `method` and `variant` has a series for each. endings: which values `by` may have, where they are known.
     """
 
     columns: Mapping[str, str]
     where: Mapping[str, object] = field(default_factory=dict)
     by: tuple[str, ...] = ()
     chosen: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None
+    endings: "Callable[[], Iterable[str]] | None" = None
 
 
 @dataclass(frozen=True)

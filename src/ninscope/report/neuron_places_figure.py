@@ -49,12 +49,15 @@ def placed_neurons(values: pd.DataFrame, most: int = MOST_MEASURES) -> pd.DataFr
     """Single neurons of a run as `neuron_places_figure` takes them: layer, index, the columns of PLACES, and measures.
 
     values: of `run.neuron_values(..., nodes=True)`. Of the measures by which neurons differ at most so many are kept, by
-    `chosen_measures`; heads and what else is no neuron are left out.
+    `chosen_measures`. Heads are left out, and neurons without any place or any of these measures.
     """
     neurons = values[values["unit"] == "neuron"]
     known = [str(name) for name in neurons if name not in _NO_MEASURES and _differ(neurons[name])]
-    places = {name: neurons[column] for name, column in PLACES.items()}
-    return neurons[list(_KEYS)].assign(**places, **neurons[chosen_measures(known, most)]).reset_index(drop=True)
+    measures = chosen_measures(known, most)
+    placed = neurons[list(_KEYS)].assign(**{name: neurons[column] for name, column in PLACES.items()})
+    placed = placed.assign(**neurons[measures])
+    there = placed[list(PLACES)].notna().any(axis=1) & placed[measures].notna().any(axis=1)
+    return placed[there].reset_index(drop=True)
 
 
 def _differ(values: pd.Series) -> bool:

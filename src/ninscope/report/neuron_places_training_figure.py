@@ -77,7 +77,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, steps: np.ndarray) -> None:
     low, high = (own[end].to_numpy(np.float64) for end in ("low", "high"))
     axes.axhline(0, color="black", linewidth=0.6, alpha=0.5)
     axes.fill_between(x, low, high, color=GREY, alpha=0.3, linewidth=0)
-    axes.vlines(x, low, high, color=GREY, alpha=0.3, linewidth=1.5)  # a step between gaps has a band too
+    known = np.concatenate([[False], np.isfinite(low), [False]])
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]  # a step between gaps has a band too
+    axes.vlines(x[alone], low[alone], high[alone], color=GREY, alpha=0.3, linewidth=3)
     if control["correlation"].notna().any():
         axes.plot(x, control["correlation"], color=BLUE, linewidth=1.0, linestyle=(0, (4, 2)))
     axes.plot(x, own["correlation"], color=BLUE, linewidth=1.2)

@@ -79,6 +79,13 @@ class NeuronsSection(Strict):
     neuron_values: bool = False
     other_seeds: list[Name] = Field(default=[])
 
+    @field_validator("measures", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "all":
+            raise ValueError(f'measures is {value!r}; "all" or a list of names was expected, such as ["{value}"]')
+        return value
+
     @field_validator("measures")
     @classmethod
     def _known(cls, value: str | list[str]) -> str | list[str]:
@@ -172,11 +179,11 @@ def _placed(section: Any, folder: Path) -> Any:
 
 
 def _placed_folder(given: object, folder: Path) -> str | None:
-    """The path of what is a folder or a file here; None of anything else, such as a name on a Hub."""
+    """The path of what is a folder or a file here, or can be nothing else; None of anything else, such as a name on a Hub."""
     if not isinstance(given, str) or not given:
         return None
     path = absolute(given, folder)
-    return path if Path(path).exists() else None
+    return path if Path(path).exists() or given.startswith((".", "/", "~")) else None
 
 
 def check_differ(sections: Sequence[NeuronsSection]) -> None:

@@ -192,7 +192,7 @@ def main_numbers(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measures(name: str, against: str) -> Measures:
-    return Measures({name: "value"}, {"control": NONE, "against": against}, ("measure",), main_numbers)
+    return Measures({name: "value"}, {"control": NONE, "against": against}, ("measure",), main_numbers, measures)
 
 
 NeuronsStage.tables = (

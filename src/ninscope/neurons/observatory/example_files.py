@@ -15,6 +15,7 @@ from ninscope.errors import RequestError
 from ninscope.neurons.observatory.read_examples import FILE, PARTS, ReadExamples, file_classes, is_table
 from ninscope.neurons.tasks.checks import (
     MAX_TOKENS,
+    check_there,
     check_tokenizer,
     check_whole,
     checked_folder,
@@ -231,4 +232,5 @@ def _checked_dataset(given: Mapping[str, str]) -> dict[str, str]:
     for key in _DATASET_KEYS[:2]:
         if key not in given:
             raise RequestError(f'text names no {key}; {{"dataset": ..., "split": ...}} was expected')
+    check_there("data set", given["dataset"])
     return dict(given)

@@ -46,8 +46,15 @@ def check_tokenizer(tokenizer: str | None) -> None:
     if not isinstance(tokenizer, str) or not tokenizer:
         raise RequestError(f"tokenizer is {tokenizer!r}; 'bytes', a folder or the name of one was expected")
     folder = Path(tokenizer).expanduser()
+    check_there("tokenizer", tokenizer)
     if folder.is_dir() and not has_vocabulary(folder):
         raise RequestError(f"tokenizer {tokenizer} is a folder without tokenizer files; give 'bytes' or another one")
+
+
+def check_there(name: str, given: str) -> None:
+    """Raises RequestError where a text can only be the path of a folder, as "../data" can, and there is none."""
+    if given.startswith((".", "/", "~")) and not Path(given).expanduser().is_dir():
+        raise RequestError(f"{name} {given} is not there; give the path of a folder, or a name on the Hub")
 
 
 def checked_folder(folder: str | Path) -> Path:

@@ -81,6 +81,8 @@ def geometry(base: Base, image_size: int | None) -> tuple[tuple[int, int], int]:
     """
     config, stated = base.config, base.config.get("image_size", image_size)
     channels = config.get("num_channels", 3)
+    if stated is None and "vocab_size" in config:
+        raise RequestError(f"{base.name} reads text, and no images; give text, or a model of images")
     size = tuple(stated) if isinstance(stated, list | tuple) else (stated, stated)
     if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= 8192 for side in size):
         raise RequestError(f"{base.name}: its configuration has no image_size that can be used; give image_size")

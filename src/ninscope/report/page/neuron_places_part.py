@@ -10,8 +10,9 @@ import pandas as pd
 
 from ninscope.neurons.observatory.measure import NONE
 from ninscope.neurons.observatory.place_correlations import NUMBERS
+from ninscope.report.neuron_places_figure import chosen_measures
 from ninscope.report.neurons_rows import columns_of, title_of_column
-from ninscope.report.page.chart_data import entries_of, in_order, mapped, numbers_of, rows_of, steps_in, within
+from ninscope.report.page.chart_data import entries_of, in_order, mapped, rows_of, steps_in, within
 from ninscope.report.page.charts import (
     choice,
     chosen_title,
@@ -42,14 +43,12 @@ _WORDS = (
 
 def neuron_places_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `neuron_places`."""
-    rows = tables.table(TABLE)
-    rows = rows[rows["correlation"].notna() & rows["step"].notna()]
-    if rows.empty:
+    rows = tables.table(TABLE).dropna(subset=["step"])
+    if rows["correlation"].isna().all():
         return
-    rows = rows.assign(column=columns_of(rows), curve=_TEXT)
+    rows = rows.assign(column=columns_of(rows), curve=_TEXT).astype({"step": "int64"})
     rows["curve"] = rows["curve"].where(rows["control"] == NONE, _CONTROL)
-    data = in_order(rows_of(rows, NUMBERS, ["place", "column", "curve", "text"]), tables)
-    data["title"] = mapped(data["column"], title_of_column)
+    data = _data(_at_every_step(rows), tables)
     chart, note = _over_steps(data)
     words = (*_WORDS, *([note] if note else []))
     yield PagePart(
@@ -57,14 +56,34 @@ def neuron_places_parts(tables: PageTables) -> Iterator[PagePart]:
     )
 
 
+def _at_every_step(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lines that have a value anywhere, with rows without one where the model was looked at and has none: a line would go on."""
+    model, line = ["label", "text"], ["label", "text", "column", "place", "curve"]
+    lines_there = rows.loc[rows["correlation"].notna(), line].drop_duplicates()
+    return lines_there.merge(rows[[*model, "step"]].drop_duplicates(), on=model).merge(
+        rows, on=[*line, "step"], how="left"
+    )
+
+
+def _data(rows: pd.DataFrame, tables: PageTables) -> pd.DataFrame:
+    """Rows as data: step, label, correlation, low, high, place, curve, text, title; measures that readers ask for come first."""
+    data = in_order(rows_of(rows, NUMBERS, ["place", "column", "curve", "text"]), tables)
+    columns = list(dict.fromkeys(data["column"]))
+    order = {column: number for number, column in enumerate(chosen_measures(columns, len(columns)))}
+    data["measure"] = data["column"].map(order)
+    data["title"] = mapped(data["column"], title_of_column)
+    return data.drop(columns="column").sort_values(["number", "measure", "step"], kind="stable", ignore_index=True)
+
+
 def _over_steps(data: pd.DataFrame) -> tuple[Chart, str]:
     """(lines of places with the control, what was left out in words)."""
-    data, note = within(data.drop(columns="column"), "title", _MOST_ROWS)
+    data, note = within(data, "title", _MOST_ROWS)
     note = note.replace("titles", "measures")
     data["place"] = data["place"].map(_TITLES)
     places = [title for title in _TITLES.values() if (data["place"] == title).any()]
     curves = [curve for curve in (_TEXT, _CONTROL) if (data["curve"] == curve).any()]
-    data["measure"], titles = numbers_of(data["title"])
+    titles = list(dict.fromkeys(data.sort_values("measure", kind="stable")["title"]))
+    data["measure"] = data["title"].map({title: number for number, title in enumerate(titles)})
     data["entry"], entries = entries_of(data, "label", "text")
     ends = {end: data[end].where(data["curve"] == _TEXT) for end in ("low", "high")}
     shown = data.assign(**ends).drop(columns=["title", "text", "number"])
