@@ -1,6 +1,7 @@
 """Where things are in a model: what is shown at each place must fit together as a transformer's parts do, family by family."""
 
 import itertools
+import re
 
 import family_models
 import numpy as np
@@ -89,6 +90,41 @@ def test_the_residual_stream_is_what_parts_add_up_to(name):
     for number, (before, after) in enumerate(itertools.pairwise(stream)):
         added = seen[WRITTEN, f"block{number}.c"][1] + seen[WRITTEN, f"block{number}.m"][1]
         torch.testing.assert_close(before + added, after, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "qwen3_moe", "granitemoe", "mixtral-fused"])
+def test_the_residual_stream_is_what_enters_and_leaves_blocks(name):
+    """What the library itself gives as hidden states, before the last norm."""
+    subject = subject_of(name)
+    blocks = [
+        module
+        for module in subject.model.modules()
+        if re.search(r"(Layer|Block)$", type(module).__name__)
+        and any(re.search(r"(Attention|SelfOutput)$", type(part).__name__) for part in module.modules())
+    ]
+    blocks = [module for module in blocks if not any(module in list(other.modules())[1:] for other in blocks)]
+    entered: list = []
+    handles = [
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs: entered.append((*args, *kwargs.values())[0].detach().clone()), with_kwargs=True
+        )
+        for module in blocks
+    ]
+    left: list = []
+    handles.append(
+        blocks[-1].register_forward_hook(
+            lambda module, args, output: left.append(
+                (output[0] if isinstance(output, tuple) else output).detach().clone()
+            )
+        )
+    )
+    seen = shown(subject)
+    for handle in handles:
+        handle.remove()
+    stream = {layer: values for (kind, layer), (_, values) in seen.items() if kind == RESIDUAL}
+    assert list(stream)[-1] == "output.x"
+    for values, expected in zip(stream.values(), [*entered, *left], strict=True):
+        assert torch.equal(values.reshape(expected.shape), expected)
 
 
 def test_blocks_of_gpt_neox_add_their_parts_side_by_side():

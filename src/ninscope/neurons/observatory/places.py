@@ -255,19 +255,16 @@ def _described_spots(model: nn.Module, network: NeuronNetwork, held: Sequence[He
             continue
         # Not by all its matrices: Gemma 4 keeps one for all blocks outside of them.
         ends = [one.module_name for one in matrices if one.source.endswith((".c", ".m")) or one.target.endswith(".q")]
+        # Experts that lie in one tensor are no matrices of a module, and yet the block is what holds them too.
+        ends += [name for name, module in modules.items() if any(spot.module is module for spot in experts)]
         whole = _common(ends, modules)
         entry = next((one.source for one in matrices if one.source.endswith(".x")), None)
         if whole is not model and entry is not None:
             spots.append(_Spot(Place(RESIDUAL, entry, block), whole, inputs=True))
             target = next((one.target for one in hidden if one.target.endswith(".x")), "")
-            target = target or next(
-                (
-                    one.target
-                    for one in network.blocks
-                    if one.source.startswith(f"{block}.e") and one.target.endswith(".x")
-                ),
-                "",
-            )
+            # What leaves the block may be no hidden layer of a module: experts, or Gemma 4's inputs for each layer.
+            inside = (one for one in network.blocks if blocks.get(one.source) == block)
+            target = target or next((one.target for one in inside if one.target.endswith(".x")), "")
             last = (whole, target) if target else last
         spots += [spot for part in attention for spot in part]
         for layer, module in dict.fromkeys((one.source, one.module) for one in hidden):

@@ -43,7 +43,8 @@ class Phi(StreamedMeasure):
     loud on a few has a few large values: it is monosemantic in MEmeL's sense.
 
     phi = (h - mean)^2 / (variance + 0.01 * the layer's mean variance), with each neuron's mean and variance over history, which
-    is the first half of the batches (of an odd number, the larger half); phi is of the others. A neuron without variance has 0.
+    is the first half of the batches (of an odd number, the larger half), so that it depends on the batch size; phi is of the
+    others. The variance is over one activation less than there are. A neuron without variance has 0.
 
     Source: MEmeL, Definition 3.1 and Appendix E (paper and code read): the same scale and the same numbers as
     `ninscope.neurons.phi.phi_of_layers` gives for these halves, quantiles to 2.5e-4 of themselves.
