@@ -83,7 +83,19 @@ def collect(run: Path) -> None:
     places = pd.read_parquet(run / "tables" / "neuron_places.parquet")
     places = places[places["measure"].isin(BESIDE) & (places["status"] == "ok")]
     places = places[places["step"] == places.groupby("model")["step"].transform("max")]
-    columns = ["model", "step", "measure", "control", "against", "place", "neurons", "correlation", "low", "high"]
+    columns = [
+        "model",
+        "step",
+        "layer",
+        "measure",
+        "control",
+        "against",
+        "place",
+        "neurons",
+        "correlation",
+        "low",
+        "high",
+    ]
     TABLES.mkdir(exist_ok=True)
     facts.to_csv(TABLES / "facts.csv", index=False, float_format="%.6g")
     places[columns].to_csv(TABLES / "places.csv", index=False, float_format="%.6g")
@@ -110,21 +122,24 @@ def _number(rows: pd.Series, key: tuple, decimals: int) -> str:
 
 
 def places_table(places: pd.DataFrame) -> str:
-    """A row a measure of single neurons, a column a place: Spearman's correlation, and what permutations within layers give."""
+    """A row a measure of single neurons, a column a place: Spearman's correlation over all neurons, with what permutations within
+    layers give, and that of each layer."""
     lines = []
     for model in (LANGUAGE, SEEDS):
         rows = places[(places["model"] == model) & (places["control"] == "none")]
         for measure, of_measure in rows.groupby("measure", sort=False):
-            cells = of_measure.drop_duplicates("place").set_index("place")
+            cells = {place: cell for place, cell in of_measure.groupby("place", sort=False)}
             lines.append([model, f"`{measure}`", *(_correlation(cells, place) for place in PLACES)])
     return markdown(["", "", *PLACES.values()], lines)
 
 
-def _correlation(cells: pd.DataFrame, place: str) -> str:
-    if place not in cells.index or pd.isna(cells.loc[place, "correlation"]):
+def _correlation(cells: dict[str, pd.DataFrame], place: str) -> str:
+    if place not in cells:
         return ""
-    row = cells.loc[place]
-    return f"{row['correlation']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    of_layer = cells[place].drop_duplicates("layer").set_index("layer")
+    row = of_layer.loc["all"]
+    layers = ", ".join(f"{value:.2f}" for value in of_layer["correlation"].drop("all").dropna())
+    return f"{row['correlation']:.2f} ({row['low']:.2f} to {row['high']:.2f}); {layers}"
 
 
 def read_tables() -> dict[str, pd.DataFrame]:

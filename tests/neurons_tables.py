@@ -122,8 +122,8 @@ def single_neurons(neurons=200, layers=3, seed=0) -> pd.DataFrame:
 
 
 PLACES_COLUMNS = {
-    "suite": "string", "model": "string", "revision": "string", "step": "Int64", "text": "string", "place": "string",
-    "measure": "string", "control": "string", "against": "string", "neurons": "Int64", "correlation": "float64",
+    "suite": "string", "model": "string", "revision": "string", "step": "Int64", "text": "string", "layer": "string",
+    "place": "string", "measure": "string", "control": "string", "against": "string", "neurons": "Int64", "correlation": "float64",
     "low": "float64", "high": "float64", "status": "string", "message": "string",
 }  # fmt: skip
 WHERE = ("alpha", "mean_distance", "degree")
@@ -138,7 +138,7 @@ def correlation_of(place: str, measure: str, step: int, shuffled: bool = False) 
 
 def places_table(measures=("phi", "flat"), models=("small",), steps=STEPS, text="held-out", gaps=()) -> pd.DataFrame:
     """The table `neuron_places` of models (all of the suite "s"). measures: as in `neuron_values`, "NAME/seed" too. gaps: (place,
-    measure, step) that have no correlation."""
+    measure, step) that have no correlation. Rows of single layers hold -1, which nothing is to draw."""
     rows = []
     for model in models:
         for step in steps:
@@ -150,7 +150,9 @@ def places_table(measures=("phi", "flat"), models=("small",), steps=STEPS, text=
                         value = math.nan if missing else correlation_of(place, name, step, control == "shuffled")
                         end = math.nan if missing else 0.1
                         rows.append(
-                            ("s", model, f"step{step}", step, text, place, name, control, against, 2 if missing else 300,
+                            ("s", model, f"step{step}", step, text, "all", place, name, control, against, 2 if missing else 300,
                              value, -end, end, "unsupported" if missing else "ok", "too few" if missing else "")
                         )  # fmt: skip
-    return pd.DataFrame(rows, columns=list(PLACES_COLUMNS)).astype(PLACES_COLUMNS)
+    frame = pd.DataFrame(rows, columns=list(PLACES_COLUMNS)).astype(PLACES_COLUMNS)
+    of_layers = frame.assign(layer="block0.m", correlation=-1.0, low=-1.0, high=-1.0)
+    return pd.concat([frame, of_layers], ignore_index=True)

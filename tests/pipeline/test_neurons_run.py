@@ -220,18 +220,20 @@ def test_places_in_the_network_against_measures(run):
         ["tiny", f"tiny-{seed}", f"step{step}"] for seed in (0, 1) for step in (0, 4)
     ]
     columns = {"alpha": "dimension", "mean_distance": "average_weighted_degree", "degree": "edges"}
-    for (model, step), found in rows.groupby(["model", "step"]):
+    assert set(rows["layer"]) == {"all", *opened.nodes("tiny-0", 4)["layer"].unique()} & {"all", "block0.m", "block1.m"}
+    for (model, step, layer), found in rows.groupby(["model", "step", "layer"]):
         neurons = opened.neuron_values(model, int(step), nodes=True)
+        neurons = neurons if layer == "all" else neurons[neurons["layer"] == layer]
         assert found[["place", "measure", "control", "against"]].values.tolist() == [
             [place, "size", control, ""] for place in columns for control in ("none", "shuffled")
         ]
         for row in found.itertuples():
             place, size = neurons[columns[row.place]], neurons["size" if row.control == "none" else "size/shuffled"]
-            assert row.neurons == len(neurons) == 48
+            assert row.neurons == len(neurons) == (48 if layer == "all" else 24)
             if place.nunique() == 1:
                 assert (row.status, row.message) == (
                     "unsupported",
-                    "all 48 neurons are alike in the one or in the other",
+                    f"all {len(neurons)} neurons are alike in the one or in the other",
                 )
                 assert math.isnan(row.correlation)
                 continue
@@ -253,7 +255,9 @@ def test_values_of_heads_and_measures_of_too_few_neurons():
         {"layer": ["a.m"] * 8, "index": np.array([0, 1, 2, 3] * 2), "unit": ["neuron"] * 4 + ["head"] * 4},
         {"measure": ["size", "sink", "few", "none"], "control": ["none"] * 4, "against": ["", "", "", "seed"]},
     )  # fmt: skip
-    rows = pd.DataFrame(correlation_rows(matrix, nodes)).query("place == 'alpha'").set_index("measure")
+    rows = (
+        pd.DataFrame(correlation_rows(matrix, nodes)).query("place == 'alpha' and layer == 'all'").set_index("measure")
+    )
     assert rows.index.tolist() == ["size", "few", "none"]
     assert rows.loc["size", ["neurons", "correlation", "status"]].tolist() == [4, pytest.approx(0.8), "ok"]
     assert rows.loc["few", "message"] == "2 neurons have both, and a correlation needs 3"

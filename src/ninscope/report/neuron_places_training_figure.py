@@ -29,7 +29,7 @@ _ROOM = 0.06  # of the ordinate's range, above and below
 def neuron_places_training_figure(places: pd.DataFrame, checkpoints: pd.DataFrame, text: str) -> Figure:
     """Spearman's correlation of places and measures of single neurons against the training step; of one model.
 
-    places: the table `neuron_places`, rows of one model, of which those of this text are drawn. checkpoints: the table, of whose
+    places: the table `neuron_places`, rows of one model, of which those of this text and of all layers are drawn. checkpoints: the table, of whose
     steps of that model each has a place. A row of panels a measure, at most six (`chosen_measures`), a column a place. The line is
     the correlation on the text, dashed that of the shuffled control; within the band 95 % of permutations within layers lie.
     All panels share an ordinate. Raises ValueError: rows of several models.
@@ -37,7 +37,11 @@ def neuron_places_training_figure(places: pd.DataFrame, checkpoints: pd.DataFram
     names = model_names(places)
     if len(names) > 1:
         raise ValueError(f"a figure is of one model, these rows are of {listed(list(names.values()))}")
-    rows = places[places["text"] == text].dropna(subset=["step", "correlation"]).astype({"step": "int64"})
+    rows = (
+        places[(places["text"] == text) & (places["layer"] == "all")]
+        .dropna(subset=["step", "correlation"])
+        .astype({"step": "int64"})
+    )
     rows = rows.assign(column=columns_of(rows))
     every = list(dict.fromkeys(of_text(rows)["column"]))
     shown = chosen_measures(every)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ninscope.neurons.observatory.measure import ALL
 from ninscope.neurons.observatory.place_correlations import LEAST, PLACES, place_correlations
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
 from ninscope_pipeline.stages.exact import EXACT
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 NEURON_PLACES = "neuron_places"
 COLUMNS = {
-    "text": "string", "place": "string", "measure": "string", "control": "string", "against": "string",
+    "text": "string", "layer": "string", "place": "string", "measure": "string", "control": "string", "against": "string",
     "neurons": "Int64", "correlation": "float64", "low": "float64", "high": "float64", "status": "string",
     "message": "string",
 }  # fmt: skip
@@ -38,8 +39,8 @@ def wanted(dag: "Dag", sections: "list[NeuronsSection]") -> bool:
 
 
 def place_rows(results: "Results") -> Iterator[Row]:
-    """One row a place, measure, control and what it is compared with, of every checkpoint whose network has single neurons, in the
-    order of jobs and of `PLACES`; of a job that did not come to its end one, without a measure, with the reason."""
+    """One row a layer, place, measure, control and what it is compared with, of every checkpoint whose network has single neurons, in
+    the order of jobs, layers (all of them first) and `PLACES`; of a job that did not come to its end one, without a measure, with the reason."""
     for job, outcome in results.jobs_of(NEURONS):
         nodes = _nodes_of(results, job) if job.work.section.neuron_values else None
         if nodes is None:
@@ -50,7 +51,7 @@ def place_rows(results: "Results") -> Iterator[Row]:
             "text": job.work.examples,
         }  # fmt: skip
         if not outcome.ok:
-            yield keys | {"status": outcome.status, "message": outcome.message}
+            yield keys | {"layer": ALL, "status": outcome.status, "message": outcome.message}
             continue
         matrix = results.store.read(*job.id, only=(), with_annotated=True).annotated
         if matrix is not None:
@@ -58,7 +59,11 @@ def place_rows(results: "Results") -> Iterator[Row]:
 
 
 def correlation_rows(matrix: AnnotatedMatrix, nodes: pd.DataFrame) -> Iterator[Row]:
-    """The columns from `place` on. matrix: single neurons by measures, as `neurons` stores them. nodes: of `nodes_frame`."""
+    """The columns from `layer` on. matrix: single neurons by measures, as `neurons` stores them. nodes: of `nodes_frame`.
+
+    Over all neurons a correlation may be that of layers, and may have another sign than within each: so each layer has rows of
+    its own.
+    """
     values = placed(values_frame(matrix), nodes)
     neurons = values[values["unit"] == NEURON]
     about = {
@@ -69,13 +74,17 @@ def correlation_rows(matrix: AnnotatedMatrix, nodes: pd.DataFrame) -> Iterator[R
     }
     of_neurons = [name for name in about if neurons[name].notna().any() or not values[name].notna().any()]
     places = {column: place for place, column in PLACES.items()}
-    for found in place_correlations(neurons, list(places), of_neurons).to_dict("records"):
-        message = _why_not(found["neurons"], found["correlation"])
-        yield {
-            "place": places[found["place"]], **about[found["measure"]],
-            **{name: found[name] for name in ("neurons", "correlation", "low", "high")},
-            "status": "unsupported" if message else "ok", "message": message,
-        }  # fmt: skip
+    by_layer = dict(iter(neurons.groupby("layer", sort=False)))
+    for layer, some in {ALL: neurons, **by_layer}.items():
+        for found in place_correlations(some, list(places), of_neurons).to_dict("records"):
+            if layer != ALL and not found["neurons"]:
+                continue  # a measure of other layers
+            message = _why_not(found["neurons"], found["correlation"])
+            yield {
+                "layer": layer, "place": places[found["place"]], **about[found["measure"]],
+                **{name: found[name] for name in ("neurons", "correlation", "low", "high")},
+                "status": "unsupported" if message else "ok", "message": message,
+            }  # fmt: skip
 
 
 def single_neurons(results: "Results", suite: str, model: str, revision: str, text: str) -> pd.DataFrame | None:

@@ -44,6 +44,7 @@ _WORDS = (
 def neuron_places_parts(tables: PageTables) -> Iterator[PagePart]:
     """The part of the table `neuron_places`."""
     rows = tables.table(TABLE).dropna(subset=["step"])
+    rows = rows[rows["layer"] == "all"]
     if rows["correlation"].isna().all():
         return
     rows = rows.assign(column=columns_of(rows), curve=_TEXT).astype({"step": "int64"})
