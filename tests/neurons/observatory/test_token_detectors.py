@@ -228,3 +228,18 @@ def test_a_real_model_has_its_planted_neuron():
         assert rows.loc[("token_detectors", control), "value"] == pytest.approx(1 / 128)
         assert rows.loc[("token_detectors_suppressing", control), "value"] == 1
         assert rows.loc[("token_detectors_tokens", control), "value"] == 1
+
+
+def test_one_miss_and_one_stray_in_twenty_are_allowed():
+    """Token 1 is there 20 times: a neuron has to be on at 19. Of 20 that a neuron fires, 19 have to be there."""
+    text = np.tile([0, 1, 2, 3], (20, 1))
+    missed, strayed = text == 1, text == 1
+    missed[0, 1] = False
+    more_missed, more_strayed = missed.copy(), strayed.copy()
+    more_missed[1, 1] = False
+    # 19 of what is fired at the trigger, and then 1 or 2 elsewhere.
+    strayed[0, 1], strayed[0, 2] = False, True
+    more_strayed[0, 1], more_strayed[:2, 2] = False, True
+    values = on_at(missed, more_missed, strayed, more_strayed)
+    found = found_in("token_detectors", {"m": values}, tokens=text)
+    assert numbers(found, "token_detectors", "m").tolist() == [1, 0, 1, 0]

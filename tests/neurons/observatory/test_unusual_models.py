@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 import ninscope  # noqa: E402
-from ninscope.errors import CheckpointError, RequestError  # noqa: E402
+from ninscope.errors import RequestError  # noqa: E402
 
 LOOK = ("lazy", "attention_entropy", "entropy_neurons")
 
@@ -61,7 +61,7 @@ def test_text_is_read_by_the_tokenizer_that_is_named():
     ids = np.frombuffer(b"some text of bytes", np.uint8)
     wanted = looked(model, ids.astype(np.int64), "lazy")
     pd.testing.assert_frame_equal(looked(model, "some text of bytes", "lazy", tokenizer="bytes"), wanted)
-    with pytest.raises(CheckpointError, match="tokenizer /no/such/folder is no folder"):
+    with pytest.raises(RequestError, match="tokenizer /no/such/folder is not there"):
         looked(model, "some text of bytes", "lazy", tokenizer="/no/such/folder")
 
 
@@ -182,3 +182,22 @@ def test_layers_that_were_named_cannot_be_changed_and_no_other_name_is_proposed(
     network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(RequestError, match=r"layer .1. is none whose activations can be changed$"):
         looked(network, rows, "cett", layers="1", labels=np.arange(40) % 3)
+
+
+def test_layers_that_only_one_model_has_are_told(tokens):
+    import transformers
+
+    torch.manual_seed(0)
+    deep, shallow = (
+        transformers.GPT2LMHeadModel(transformers.GPT2Config(**family_models.GPT2 | {"n_layer": layers})).eval()
+        for layers in (2, 1)
+    )
+    for mine, other, told in (
+        (deep, shallow, "the model has a layer block1.x, and seed has none"),
+        (shallow, deep, "seed has a layer block1.x, and the model has none"),
+    ):
+        found = looked(mine, tokens, "all", other={"seed": other}).set_index("measure")
+        assert found.loc["geometry_between", "status"] == "unsupported"
+        assert told in found.loc["geometry_between", "message"]
+        assert found.loc["function_distance", "status"] == "ok"
+        assert set(found.loc["universal", "status"]) == {"ok"}

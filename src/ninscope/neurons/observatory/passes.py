@@ -141,7 +141,7 @@ def _compared(
     with other.at_rest():
         ready = []
         for measure in measures:
-            why = objection(measure, subject) or objection(measure, other)
+            why = objection(measure, subject) or objection(measure, other) or _other_layers(measure, subject, other)
             if why is None:
                 ready.append(measure)
             else:
@@ -152,6 +152,17 @@ def _compared(
         for measure in ready:
             if isinstance(measure, OwnMeasure):
                 keep(measure, name, _attempt(partial(measure.found, subject, other)))
+
+
+def _other_layers(measure: Measure, subject: Subject, other: Subject) -> str | None:
+    """A clause where a comparison that goes layer by layer would leave some out, which only one of the models has."""
+    if not isinstance(measure, StreamedComparison):
+        return None
+    ours, theirs = ({place.layer for place in one.places_of(*measure.reads)} for one in (subject, other))
+    if not (lone := sorted(ours ^ theirs)):
+        return None
+    having, missing = (subject, other) if lone[0] in ours else (other, subject)
+    return f"{having.name} has a layer {lone[0]}, and {missing.name} has none; compare models of the same layers"
 
 
 def objection(measure: Measure, subject: Subject) -> str | None:
