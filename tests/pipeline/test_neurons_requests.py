@@ -75,7 +75,7 @@ def key_of(place: Path, **section) -> dict[tuple[str, str, str], str]:
     ("section", "message"),
     [
         ({"measures": ["sizes"]}, r"measure 'sizes' is not known; did you mean 'size'\?"),
-        ({"measures": "size"}, r'measures is \'size\'; "all" or a list of names was expected, such as \["size"\]'),
+        ({"measures": "size"}, r'measures: give "all" or a list of names, such as \["size"\]'),
         ({"measures": []}, "no measure is named; give some of classes, gap"),
         ({"measures": ["size", "size"]}, "a measure is listed twice"),
         ({"images": "digits"}, "text and images are both given"),

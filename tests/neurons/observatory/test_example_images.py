@@ -98,7 +98,7 @@ def test_what_is_refused(tmp_path):
     for settings, message in wrong:
         with pytest.raises(RequestError, match=message):
             ImageExamples(**settings)
-    with pytest.raises(RequestError, match="text: its configuration has no image_size that can be used"):
+    with pytest.raises(RequestError, match="text reads text, and no images; give text, or a model of images"):
         ImageExamples(folder).read(Base("text", {"vocab_size": 256}, {}))
     with pytest.raises(RequestError, match="image_mean has 2 numbers, and grey takes 1 channels"):
         ImageExamples(folder, image_mean=(0.1, 0.2)).read(GREY)

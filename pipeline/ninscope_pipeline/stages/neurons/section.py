@@ -83,7 +83,7 @@ class NeuronsSection(Strict):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         if isinstance(value, str) and value != "all":
-            raise ValueError(f'measures is {value!r}; "all" or a list of names was expected, such as ["{value}"]')
+            raise ValueError(f'give "all" or a list of names, such as ["{value}"]')
         return value
 
     @field_validator("measures")
