@@ -128,7 +128,7 @@ def places_table(places: pd.DataFrame) -> str:
     for model in (LANGUAGE, SEEDS):
         rows = places[(places["model"] == model) & (places["control"] == "none")]
         for measure, of_measure in rows.groupby("measure", sort=False):
-            cells = {place: cell for place, cell in of_measure.groupby("place", sort=False)}
+            cells = dict(iter(of_measure.groupby("place", sort=False)))
             lines.append([model, f"`{measure}`", *(_correlation(cells, place) for place in PLACES)])
     return markdown(["", "", *PLACES.values()], lines)
 

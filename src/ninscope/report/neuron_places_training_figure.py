@@ -29,10 +29,11 @@ _ROOM = 0.06  # of the ordinate's range, above and below
 def neuron_places_training_figure(places: pd.DataFrame, checkpoints: pd.DataFrame, text: str) -> Figure:
     """Spearman's correlation of places and measures of single neurons against the training step; of one model.
 
-    places: the table `neuron_places`, rows of one model, of which those of this text and of all layers are drawn. checkpoints: the table, of whose
-    steps of that model each has a place. A row of panels a measure, at most six (`chosen_measures`), a column a place. The line is
-    the correlation on the text, dashed that of the shuffled control; within the band 95 % of permutations within layers lie.
-    All panels share an ordinate. Raises ValueError: rows of several models.
+    places: the table `neuron_places`, rows of one model, of which those of this text and of all layers are drawn.
+    checkpoints: the table, of whose steps of that model each has a place. A row of panels a measure, at most six
+    (`chosen_measures`), a column a place. The line is the correlation on the text, dashed that of the shuffled control;
+    within the band 95 % of permutations within layers lie. All panels share an ordinate. Raises ValueError: rows of several
+    models.
     """
     names = model_names(places)
     if len(names) > 1:

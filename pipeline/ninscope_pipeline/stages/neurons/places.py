@@ -39,8 +39,9 @@ def wanted(dag: "Dag", sections: "list[NeuronsSection]") -> bool:
 
 
 def place_rows(results: "Results") -> Iterator[Row]:
-    """One row a layer, place, measure, control and what it is compared with, of every checkpoint whose network has single neurons, in
-    the order of jobs, layers (all of them first) and `PLACES`; of a job that did not come to its end one, without a measure, with the reason."""
+    """One row a layer, place, measure, control and what it is compared with, of every checkpoint whose network has single
+    neurons, in the order of jobs, layers (all of them first) and `PLACES`; of a job that did not come to its end one,
+    without a measure, with the reason."""
     for job, outcome in results.jobs_of(NEURONS):
         nodes = _nodes_of(results, job) if job.work.section.neuron_values else None
         if nodes is None:

@@ -58,11 +58,11 @@ class Thresholds(OwnMeasure):
 
     Quantiles come from counts in bins of at most 6 %, with lines between (`magnitudes`). It takes 14 forward passes.
 
-    Pitfalls. Thresholds and loss are of the same text. A neuron whose activations lie near a number that is not 0 loses it. Many
-    activations of GELU and SiLU lie at the function's smallest value (-.17, -.28), closer than a bin is wide: a threshold there
-    cuts at another place than the exact quantile, and the rise differs. Of stdlib-neox-500k's last step exact quantiles give .92
-    nats per channel at 90 %, where bins give .46, and .21 instead of .24 per tensor; at 50 % .05 instead of .02, and .03 both
-    times. So compare rises with each other, not with those of exact quantiles.
+    Pitfalls. Thresholds and loss are of the same text. A neuron whose activations lie near a number that is not 0 loses it.
+    Many activations of GELU and SiLU lie at the function's smallest value (-.17, -.28), closer than a bin is wide: a
+    threshold there cuts at another place than the exact quantile, and the rise differs. Of stdlib-neox-500k's last step
+    exact quantiles give .92 nats per channel at 90 %, where bins give .46, and .21 instead of .24 per tensor; at 50 % .05
+    instead of .02, and .03 both times. So compare rises with each other, not with those of exact quantiles.
     """
 
     name = "thresholds"
