@@ -21,7 +21,7 @@ SECTION = {
 }  # fmt: skip
 
 
-def test_models_on_a_hub_are_those_of_a_folder(tmp_path, serve):  # noqa: F811
+def test_models_on_a_hub_are_those_of_a_folder(tmp_path, serve):
     for step in (0, 1, 4):
         made_model("neox", seed=step).save_pretrained(tmp_path / "tiny" / f"step{step}")
     write_prose(tmp_path)
