@@ -187,7 +187,7 @@ def test_files_too_large_are_refused(tables, monkeypatch):
 def test_wrong_settings_of_language(tmp_path, texts):
     with pytest.raises(RequestError, match="context is 0; an integer from 1 to 1000000 was expected"):
         LanguageSettings(*texts, context=0)
-    with pytest.raises(RequestError, match=r"has no files \*\*/\*.md; give another folder or glob"):
+    with pytest.raises(RequestError, match=r"has no files \*\*/\*.md; give another folder, or name its files"):
         LanguageSettings(tmp_path, texts[1], glob="**/*.md")
     with pytest.raises(RequestError, match=r"training file is \[\]; a file, a list of files or a folder was expected"):
         LanguageSettings([], texts[1])

@@ -137,3 +137,19 @@ def test_activations_that_are_not_finite_are_told_by_every_measure_that_reads_th
     assert (
         not token or reads["message"].str.contains(r"(?:block|output|input)\S*: \w+ values are NaN or infinite").all()
     )
+
+
+def test_another_checkpoint_of_a_source_with_several(neox, tmp_path):
+    import copy
+
+    start = copy.deepcopy(neox)
+    with torch.no_grad():
+        start.gpt_neox.layers[0].mlp.dense_h_to_4h.weight.neg_()
+    for step, model in (("step0", start), ("step4", neox)):
+        model.save_pretrained(tmp_path / step)
+    settings = {"measures": "sign_flips", "revision": "step4"}
+    found = look(tmp_path, TEXT, other={"start": f"{tmp_path}@step0"}, **settings)
+    assert found.equals(look(tmp_path, TEXT, other={"start": start}, **settings))
+    assert found.set_index("layer").loc["block0.a -> block0.m", "value"].max() == 1
+    with pytest.raises(RequestError, match=r"has 2 revisions; give one in other, as '.*@step4'"):
+        look(tmp_path, TEXT, other={"start": str(tmp_path)}, **settings)

@@ -66,7 +66,8 @@ def look(
 
     labels: a class of each sample (a window, an image, a row), for measures that need them. other: a model or a source to compare
     with, or several by name: {"start": ..., "previous": ..., "any name": ...}, where any other name is another seed; one model by
-    itself is each of these. layers: names of modules whose outputs are hidden neurons (default: what the architecture says).
+    itself is each of these, and "source@revision" one of several. layers: names of modules whose outputs are hidden neurons
+    (default: what the architecture says).
     controls: "none" (the examples), "shuffled" (the same without order), or both. tokenizer: "bytes", a folder, or an object
     with `encode` (default: the source's own; bytes for a model of about 256 tokens). window: tokens that are run together
     (default: 128, or fewer where the text or the model's positions end before). batch_size: samples run at once (default: 16, or
@@ -147,7 +148,10 @@ class _Opened:
         return size if isinstance(size, int) else None
 
 
-def _opened(model: Any, revision: str | None, device: str | None, dtype: str | None) -> _Opened:
+def _opened(
+    model: Any, revision: str | None, device: str | None, dtype: str | None, other: str | None = None
+) -> _Opened:
+    """other: what it is called, where it is not the model that is looked at."""
     from torch import nn
 
     from ninscope.neurons.finetuning.bases import base_of
@@ -172,7 +176,8 @@ def _opened(model: Any, revision: str | None, device: str | None, dtype: str | N
     source = open_source(model)
     names = source.revisions()
     if revision is None and len(names) > 1:
-        raise RequestError(f"{model} has {len(names)} revisions; give one as revision, such as {names[-1]!r}")
+        how = f"as revision, such as {names[-1]!r}" if other is None else f"in other, as {f'{model}@{names[-1]}'!r}"
+        raise RequestError(f"{model} has {len(names)} revisions; give one {how}")
     name = revision or names[0]
     checkpoint = source.open(name)
     base = base_of(checkpoint, f"{model} {name}", _home(model, name), None)
@@ -211,9 +216,18 @@ def _others(
         given = {measure.compared_with[0]: other for measure in picked if measure.compared_with} or {START: other}
 
     def opener(name: str, model: Any) -> Any:
-        return lambda: _subject(name, _opened(model, None, device, dtype), examples, seed, layers)
+        source, revision = _at_revision(model)
+        return lambda: _subject(name, _opened(source, revision, device, dtype, name), examples, seed, layers)
 
     return {name: opener(name, model) for name, model in given.items()}
+
+
+def _at_revision(model: Any) -> tuple[Any, str | None]:
+    """A source and its revision, of "source@revision"; whatever else with None."""
+    if isinstance(model, str) and "@" in model and not Path(model).expanduser().exists():
+        source, _, revision = model.rpartition("@")
+        return source, revision
+    return model, None
 
 
 def _controls(controls: str | Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def checked_text_files(paths: str | Path | Sequence[str | Path], glob: str, role
             return [checked_file(paths, role)]
         files = sorted(path for path in folder.glob(glob) if path.is_file())
         if not files:
-            raise RequestError(f"folder {folder} has no files {glob}; give another folder or glob")
+            raise RequestError(f"folder {folder} has no files {glob}; give another folder, or name its files")
         return [checked_file(path, role) for path in files]
     if not isinstance(paths, Sequence) or not paths:
         raise RequestError(f"{role} is {paths!r}; a file, a list of files or a folder was expected")
