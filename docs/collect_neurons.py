@@ -25,7 +25,7 @@ OF_LANGUAGE = (
     ("lazy", "", "share of activations that are on", 3),
     ("dead_kurtosis", "", "kurtosis of a neuron's activations", 1),
     ("cett", "", "share of neurons that 1 % of perplexity spares", 2),
-    ("thresholds", "", "loss gained by zeroing half of the activations, nats", 3),
+    ("thresholds", "", "rise of the loss when half of the activations are 0, nats", 3),
     ("entropy_neurons", "", "candidates for entropy neurons, of 384", 0),
     ("phi", "", "phi", 3),
     ("token_detectors_tokens", "", "tokens that some neuron detects", 0),
