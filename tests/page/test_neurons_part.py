@@ -76,6 +76,15 @@ def test_a_checkpoint_that_failed_is_a_gap():
         assert all(value is None or math.isnan(value) for value in at)
 
 
+def test_the_page_opens_on_a_measure_that_the_first_model_has():
+    rows = neurons_table(("dormant", "sinks"), models=("small", "large"))
+    of_first = (rows["model"] == "small") & rows["measure"].eq("dormant")
+    rows = rows[~of_first].reset_index(drop=True)
+    specs = specs_of(parts_of(rows, ("small", "large")))
+    for chart, name in (("neurons-layers", "measure"), ("neurons-map", "mapped")):
+        assert bound(specs[chart], name)["labels"] == ["sinks", "dormant"]
+
+
 def test_models_and_texts_are_chosen_by_number():
     rows = neurons_table(("dormant",), ("b", HOSTILE), steps=(0, 8))
     assert bound(specs_of(parts_of(rows, ["b", HOSTILE]))["neurons-map"], "entry")["labels"] == ["b", HOSTILE]

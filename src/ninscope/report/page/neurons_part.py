@@ -77,8 +77,14 @@ def _data(rows: pd.DataFrame, tables: PageTables) -> pd.DataFrame:
 
 
 def _numbered(data: pd.DataFrame, titles: Sequence[str]) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """(data with the numbers `measure` and `entry`, titles by number, entries by number); of what there is."""
+    """(data with the numbers `measure` and `entry`, titles by number, entries by number); of what there is.
+
+    Measures that the first model has values of come first, so that the page does not open on an empty chart.
+    """
+    of_first = (data["label"] == data["label"].iloc[0]) & (data["text"] == data["text"].iloc[0])
+    shown_first = set(data.loc[of_first & data["value"].notna(), "title"])
     there = [title for title in titles if (data["title"] == title).any()]
+    there.sort(key=lambda title: title not in shown_first)
     numbers = {title: number for number, title in enumerate(there)}
     data = data.assign(measure=data["title"].map(numbers).astype("int64"))
     if data["label"].nunique() > 1 and data["text"].nunique() == 1:  # one text needs no name
