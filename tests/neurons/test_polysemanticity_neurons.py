@@ -188,7 +188,7 @@ def test_all_measures_there_are_and_what_cannot_be_taken_is_told(rng):
     assert "universal" not in rows_of(alone[1])
     (one,) = told
     assert (one.measure, one.status) == ("universal", "unsupported")
-    assert one.message == "universal: it compares with another model (seed), and none was given"
+    assert one.message == "universal: it compares with another model (seed), and none was given; give other"
     with pytest.raises(RequestError, match="measure 'livly' is not known"):
         neurons_of_network(Probe(data, steps=5), network, ("livly",))
 

@@ -40,7 +40,7 @@ CONTRACT = {
     "correlations": ["measure", "method", "variant", "task", "metric", "kind", "value", "low", "high"],
     "activations": ["task", "layer", "neurons", "values", "phi_mean"],
     "neurons": ["text", "layer", "measure", "control", "against", "value"],
-    "neuron_places": ["text", "place", "measure", "control", "against", "neurons", "correlation", "low", "high"],
+    "neuron_places": ["text", "layer", "place", "measure", "control", "against", "neurons", "correlation", "low", "high"],
     "polysemanticity": ["experiment", "dropout", "seed", "phase", "epoch", "learning_rate", "asked_ratio"],
     "polysemanticity_slopes": ["experiment", "dropout", "learning_rate", "degree", "seeds"],
     "polysemanticity_correlations": ["experiment", "dropout", "phase", "learning_rate", "measure", "truth"],
