@@ -91,13 +91,12 @@ class PhiDistribution:
 
     def quantile(self, part: float) -> float:
         """The smallest value that at least this part of all values does not exceed, as its bin's middle; NaN without values."""
-        (value,) = self._quantiles([part])
+        (value,) = self._quantiles([part], *self.used())
         return value
 
-    def _quantiles(self, parts: Iterable[float]) -> list[float]:
+    def _quantiles(self, parts: Iterable[float], used: np.ndarray, counts: np.ndarray) -> list[float]:
         if not self.values:
             return [float("nan") for _ in parts]
-        used, counts = self.used()
         reached = np.cumsum(counts)
         bins = [int(used[np.searchsorted(reached, part * self.values)]) for part in parts]
         return [(_edge(number) + _edge(number + 1)) / 2 if number else 0.0 for number in bins]
@@ -110,7 +109,7 @@ class PhiDistribution:
         return PhiSummary(
             self.values,
             mean=self.sum / self.values if self.values else nothing,
-            **dict(zip(QUANTILES, self._quantiles(QUANTILES.values()), strict=True)),
+            **dict(zip(QUANTILES, self._quantiles(QUANTILES.values(), used, counts), strict=True)),
             largest=self.largest if self.values else nothing,
             largest_mean=self.sum_of_largest / self.samples if self.samples else nothing,
             counts=octaves,

@@ -91,7 +91,9 @@ class _Counting(Tally):
             return  # an expert that nothing was sent to
         from ninscope.neurons.phi import CountedPhi
 
-        counted = self._layers.setdefault(place.layer, CountedPhi(place.layer))
+        counted = self._layers.get(place.layer)
+        if counted is None:
+            counted = self._layers[place.layer] = CountedPhi(place.layer)
         if place.routed:
             self._routed.add(place.layer)
         try:
