@@ -4,8 +4,11 @@ import contextlib
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +128,20 @@ def artefacts(run: Path) -> dict[str, set[str]]:
 def made(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[str, int]:
     """How many artefacts of each stage are new."""
     return {stage: len(keys - before.get(stage, set())) for stage, keys in after.items()}
+
+
+def killed_when(words: Sequence[str], out: Path, is_enough: Callable[[], bool]) -> None:
+    """Start a command, and kill all of its processes, -9, as soon as is_enough() is so. out: the file that it writes to."""
+    with open(out, "a") as told:
+        running = subprocess.Popen(words, stdout=told, stderr=told, start_new_session=True)
+        end = time.monotonic() + 180
+        while running.poll() is None and time.monotonic() < end and not is_enough():
+            time.sleep(0.002)
+        assert running.poll() is None, "it ended before it could be killed"
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait(20)
+        while alive(running.pid) and time.monotonic() < end:  # its workers
+            time.sleep(0.01)
 
 
 def alive(group: int) -> bool:

@@ -1,14 +1,10 @@
 """Fine-tunes whose whole run is killed, or that run elsewhere or at once: the same bytes."""
 
 import json
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from driving import COMMAND, alive, command, contents, write_dag
+from driving import COMMAND, command, contents, killed_when, write_dag
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -60,19 +56,8 @@ def reached(run: Path) -> dict[str, int]:
 def killed_at(dag: Path, runs: Path, enough) -> dict[str, int]:
     """Start the command, kill all of it as soon as enough(states) is so, and return the states that are left."""
     run = runs / "tiny"
-    with open(runs.parent / "out.txt", "a") as out:
-        running = subprocess.Popen(
-            [*COMMAND, "run", str(dag), "--runs-dir", str(runs), "--workers", "1"],
-            stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-        end = time.monotonic() + 180
-        while running.poll() is None and time.monotonic() < end and not enough(reached(run)):
-            time.sleep(0.002)
-        assert running.poll() is None, "it ended before it could be killed"
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait(20)
-        while alive(running.pid) and time.monotonic() < end:  # its workers
-            time.sleep(0.01)
+    words = [*COMMAND, "run", str(dag), "--runs-dir", str(runs), "--workers", "1"]
+    killed_when(words, runs.parent / "out.txt", lambda: enough(reached(run)))
     return reached(run)
 
 

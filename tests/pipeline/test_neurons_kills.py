@@ -1,13 +1,9 @@
 """Runs with [[neurons]] whose whole process group is killed, or that do two jobs at once: the same bytes."""
 
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from driving import UNDRAWN, alive, command, contents, write_dag
+from driving import UNDRAWN, command, contents, killed_when, write_dag
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -57,19 +53,8 @@ def kept(run: Path) -> int:
 def kill_when(dag: Path, runs: Path, more_than: int) -> int:
     """Start the command, kill all of it as soon as more results are kept than these, and return how many then are."""
     run = runs / "tiny"
-    with open(runs.parent / "out.txt", "a") as out:
-        running = subprocess.Popen(
-            [*UNDRAWN, "run", str(dag), "--runs-dir", str(runs), "--workers", "1"],
-            stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-        end = time.monotonic() + 180
-        while running.poll() is None and time.monotonic() < end and kept(run) <= more_than:
-            time.sleep(0.002)
-        assert running.poll() is None, "it ended before it could be killed"
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait(20)
-        while alive(running.pid) and time.monotonic() < end:  # its workers
-            time.sleep(0.01)
+    words = [*UNDRAWN, "run", str(dag), "--runs-dir", str(runs), "--workers", "1"]
+    killed_when(words, runs.parent / "out.txt", lambda: kept(run) > more_than)
     return kept(run)
 
 

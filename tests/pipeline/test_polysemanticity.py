@@ -1,17 +1,13 @@
 """[polysemanticity] by the command line: a DAG file without models, its table, what is made again, and what cannot be made."""
 
-import os
 import re
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
-from driving import COMMAND, alive, artefacts, command, contents, made, results
+from driving import COMMAND, artefacts, command, contents, killed_when, made, results
 
 import ninscope
 from ninscope.errors import RequestError
@@ -460,23 +456,8 @@ def test_results_of_models_that_a_run_made_are_not_replaced_unasked(tmp_path, op
 def test_killed_in_the_middle_is_as_never(dag, run, tmp_path):
     """The whole command, as soon as a training is stored; then the same command in this process."""
     runs = tmp_path / "runs"
-    with open(tmp_path / "out.txt", "w") as out:
-        running = subprocess.Popen(
-            [*COMMAND, "run", str(dag), "--runs-dir", str(runs), "--workers", "1"],
-            stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-        end = time.monotonic() + 120
-        while (
-            running.poll() is None
-            and time.monotonic() < end
-            and not list(runs.glob("lab/checksums/toy_training/*.json"))
-        ):
-            time.sleep(0.002)
-        assert running.poll() is None, "it ended before it could be killed"
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait(20)
-        while alive(running.pid) and time.monotonic() < end:
-            time.sleep(0.01)
+    words = [*COMMAND, "run", str(dag), "--runs-dir", str(runs), "--workers", "1"]
+    killed_when(words, tmp_path / "out.txt", lambda: bool(list(runs.glob("lab/checksums/toy_training/*.json"))))
     assert (
         "not finished; run the same command again to continue; 2 models of its own"
         in command("status", runs / "lab").out

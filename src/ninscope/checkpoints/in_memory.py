@@ -138,7 +138,7 @@ def in_memory_source(model: object) -> InMemorySource:
         raise RequestError(
             f"an object of type {type(model).__name__} is no source; give a path, a repository id, a torch module or a state dict"
         )
-    return InMemorySource(type(model).__name__, _configuration(model), _held(_as_saved(model, state_dict())))
+    return InMemorySource(type(model).__name__, _configuration(model), _held(as_saved(model, state_dict())))
 
 
 def _held(tensors: Mapping[str, Any]) -> dict[str, _HeldTensor]:
@@ -178,7 +178,7 @@ def _configuration(model: object) -> dict[str, Any]:
     return {}
 
 
-def _as_saved(model: object, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+def as_saved(model: object, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state dict by the names under which transformers saves it: since version 5 modules may have others."""
     loading = sys.modules.get("transformers.core_model_loading")
     revert = getattr(loading, "revert_weight_conversion", None)

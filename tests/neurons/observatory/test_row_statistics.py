@@ -7,7 +7,7 @@ import pytest
 import torch
 from neurons.observatory.shown_places import softmax
 
-from ninscope.neurons.observatory.row_statistics import entropies_by_torch, medians_of_magnitudes, summed_row_entropies
+from ninscope.neurons.observatory.row_statistics import entropies_by_torch, medians_and_largest, summed_row_entropies
 
 
 def naive_entropies(pattern):
@@ -70,7 +70,7 @@ def test_threads_change_no_bit():
     try:
         for number in (1, 3):
             torch.set_num_threads(number)
-            found.append((summed_row_entropies(pattern)[0], medians_of_magnitudes(pattern.flatten(1))))
+            found.append((summed_row_entropies(pattern)[0], medians_and_largest(pattern.flatten(1))[0]))
     finally:
         torch.set_num_threads(before)
     assert (found[0][0] == found[1][0]).all()
@@ -91,13 +91,13 @@ def test_medians_are_those_of_sorting():
         ]
     ).astype(np.float32)
     for part in (rows, rows[:, :59], rows[:, :1]):
-        medians = medians_of_magnitudes(torch.from_numpy(part)).numpy()
+        medians = medians_and_largest(torch.from_numpy(part))[0].numpy()
         assert (medians == np.sort(np.abs(part), axis=1)[:, (part.shape[1] - 1) // 2]).all()
 
 
 def test_half_precision_is_taken_as_float32():
     rows = torch.tensor([[1.0, -2.0, 3.0], [-0.5, 0.25, 8.0]], dtype=torch.bfloat16)
-    medians = medians_of_magnitudes(rows)
+    medians = medians_and_largest(rows)[0]
     assert medians.dtype == torch.float32
     assert medians.tolist() == [2.0, 0.5]
     sums, _ = summed_row_entropies(torch.full((1, 1, 4, 4), 0.25, dtype=torch.float16))

@@ -1,6 +1,6 @@
 """Doing a job of [[neurons]]: what of its results is not kept yet is taken in one go, control by control, and kept at once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -114,13 +114,13 @@ def _result(observation: "Observation", notes: Sequence[str]) -> Result:
 
 def _subject(store: ArtefactStore, work: NeuronsWork) -> "tuple[Subject, Examples, tuple[str, ...]]":
     """The model of a job's checkpoint, its examples, and what is to be known of them. Raises CheckpointError."""
-    from ninscope.neurons.observatory.subject import Subject
+    from ninscope.neurons.observatory.subject import Subject, vocabulary_of
 
     base = base_of_checkpoint(store.folder, work.located)
     model = _model(work, work.located, base)
     try:
         read = work.section.examples().read(base)
-        examples = read.examples(work.section.batch_size, getattr(getattr(model, "config", None), "vocab_size", None))
+        examples = read.examples(work.section.batch_size, vocabulary_of(model))
         return Subject(SUBJECT, model, examples, work.section.seed), examples, read.notes
     except RequestError as error:
         raise _unsupported(error) from None
@@ -163,8 +163,3 @@ def files_unchanged(work: NeuronsWork) -> None:
     for located in (work.located, *work.others.values()):
         located.opened().check_unchanged(located.known_identity)
     work.check_unchanged()
-
-
-def others_of(work: NeuronsWork) -> Mapping[str, Located]:
-    """The checkpoints that a job reads beside its own, each once, by their contents."""
-    return {other.content_sha256 or name: other for name, other in work.others.items()}

@@ -144,8 +144,9 @@ class _Opened:
 
     @property
     def vocabulary(self) -> int | None:
-        size = getattr(getattr(self.module, "config", None), "vocab_size", None)
-        return size if isinstance(size, int) else None
+        from ninscope.neurons.observatory.subject import vocabulary_of
+
+        return vocabulary_of(self.module)
 
 
 def _opened(

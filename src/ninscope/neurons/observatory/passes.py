@@ -19,6 +19,8 @@ from ninscope.neurons.observatory.measure import (
     LABELS,
     NEXT_TOKENS,
     NONE,
+    OTHERS,
+    SEED,
     SHUFFLED,
     TOKENS,
     ComparingTally,
@@ -98,22 +100,27 @@ def observe(
 
 
 def _compares(measure: Measure, name: str) -> bool:
-    from ninscope.neurons.observatory.measure import OTHERS, SEED
-
     return (name if name in OTHERS else SEED) in measure.compared_with
 
 
 Keep = Callable[[Measure, str, Found | NinscopeError], None]
 
 
-def _alone(subject: Subject, measures: Sequence[Measure], keep: Keep) -> None:
+def _ready(
+    measures: Sequence[Measure], against: str, keep: Keep, why_not: Callable[[Measure], str | None]
+) -> list[Measure]:
+    """Those that can be taken; of the others it is kept why not."""
     ready = []
     for measure in measures:
-        why = objection(measure, subject)
-        if why is None:
+        if (why := why_not(measure)) is None:
             ready.append(measure)
         else:
-            keep(measure, "", CheckpointError(NOT_MEASURED, f"{measure.name}: {why}"))
+            keep(measure, against, CheckpointError(NOT_MEASURED, f"{measure.name}: {why}"))
+    return ready
+
+
+def _alone(subject: Subject, measures: Sequence[Measure], keep: Keep) -> None:
+    ready = _ready(measures, "", keep, lambda measure: objection(measure, subject))
     streamed = [measure for measure in ready if isinstance(measure, StreamedMeasure)]
     for measure, result in _streamed(subject, streamed).items():
         keep(measure, "", result)
@@ -138,14 +145,12 @@ def _compared(
         for measure in measures:
             keep(measure, name, error)
         return
+
+    def why_not(measure: Measure) -> str | None:
+        return objection(measure, subject) or objection(measure, other) or _other_layers(measure, subject, other)
+
     with other.at_rest():
-        ready = []
-        for measure in measures:
-            why = objection(measure, subject) or objection(measure, other) or _other_layers(measure, subject, other)
-            if why is None:
-                ready.append(measure)
-            else:
-                keep(measure, name, CheckpointError(NOT_MEASURED, f"{measure.name}: {why}"))
+        ready = _ready(measures, name, keep, why_not)
         streamed = [measure for measure in ready if isinstance(measure, StreamedComparison)]
         for measure, result in _streamed_beside(subject, other, streamed).items():
             keep(measure, name, result)

@@ -54,13 +54,11 @@ def entropies_by_torch(pattern: Tensor) -> tuple[np.ndarray, bool]:
     return sums.cpu().numpy(), bool(pattern.triu(1).any())
 
 
-def medians_of_magnitudes(rows: Tensor) -> Tensor:
-    """The lower middle |x| of every row, float32 [n], as torch.median has it. rows: floats [n, values], finite."""
-    return medians_and_largest(rows)[0]
-
-
 def medians_and_largest(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(the lower middle |x|, the largest |x|) of every row, float32 [n] each. rows: floats [n, values], finite."""
+    """(the lower middle |x|, as torch.median has it, the largest |x|) of every row, float32 [n] each.
+
+    rows: floats [n, values], finite.
+    """
     rows = rows.detach().float().contiguous()
     if rows.device.type != "cpu":
         sizes = rows.abs()

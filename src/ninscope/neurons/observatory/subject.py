@@ -40,6 +40,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
+def vocabulary_of(model: nn.Module) -> int | None:
+    """How many tokens a model knows, as its configuration says; None where that says nothing."""
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
 @contextmanager
 def _uncompiled() -> Iterator[None]:
     """What was compiled runs as it was written meanwhile: compiled code sees no hooks, or tries to compile what they do."""
@@ -70,8 +76,8 @@ class Subject:
             raise RequestError(f"{name} is an encoder with a decoder, which nothing here runs; give one of the two")
         self.places: Places = places_of(model, layers)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
-        if examples.kind == TOKENS_KIND and isinstance(vocabulary, int) and examples.values.max() >= vocabulary:
+        vocabulary = vocabulary_of(model)
+        if examples.kind == TOKENS_KIND and vocabulary is not None and examples.values.max() >= vocabulary:
             raise RequestError(
                 f"{name}: the text has token {examples.values.max()}, and its vocabulary ends at {vocabulary - 1}; choose the "
                 "tokenizer that it was trained with"
@@ -264,7 +270,7 @@ class Subject:
         batch = next(self.batches())
         one = {name: values[:1] for name, values in batch.inputs.items()}
         ids = one["input_ids"][:, : _FEW if known else None].clone()
-        vocabulary = getattr(getattr(self.model, "config", None), "vocab_size", None)
+        vocabulary = vocabulary_of(self.model)
         with self.at_rest():
             first = self.outputs(Batch(0, 0, {"input_ids": ids.clone()}))
             if first.ndim != 3 or first.shape[1] != ids.shape[1] or ids.shape[1] < 2:
