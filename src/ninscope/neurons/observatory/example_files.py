@@ -6,9 +6,9 @@ Needs no torch before examples are read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ninscope.checks import MAX_SEED, checked_integer, did_you_mean
 from ninscope.errors import RequestError
@@ -24,7 +24,7 @@ from ninscope.neurons.tasks.checks import (
     checked_text_files,
 )
 from ninscope.neurons.tasks.files import file_digest, settings_digest
-from ninscope.neurons.tasks.settings import DATASETS, MAX_IMAGE_SIDE, tokenizer_stated
+from ninscope.neurons.tasks.settings import DATASETS, MAX_IMAGE_SIDE, CheckedSettings
 from ninscope.neurons.tasks.tables import check_columns
 
 if TYPE_CHECKING:
@@ -37,23 +37,7 @@ _DATASET_KEYS = ("dataset", "split", "config", "revision")
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What settings of all kinds share."""
-
-    def _keep(self, **values: object) -> None:
-        """Put checked values in the place of those given, while the settings are made."""
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    def _stated(self, *without: str) -> dict[str, Any]:
-        """Settings that examples depend on, which neither the name nor the files' folders are."""
-        names = [field.name for field in fields(self) if field.name not in {"name", *without}]
-        stated = {name: getattr(self, name) for name in names}
-        return stated | ({"tokenizer": tokenizer_stated(stated["tokenizer"])} if "tokenizer" in stated else {})
-
-
-@dataclass(frozen=True)
-class TextExamples(_Settings):
+class TextExamples(CheckedSettings):
     """Windows of text, drawn by the seed from all windows that follow each other in the text, in the order of the text.
 
     text: one of
@@ -146,7 +130,7 @@ class TextExamples(_Settings):
 
 
 @dataclass(frozen=True)
-class ImageExamples(_Settings):
+class ImageExamples(CheckedSettings):
     """Labelled images: a folder of them, or the data set "digits" (scikit-learn's, 1797 images of 8 x 8).
 
     folder: with a folder of images for each class; or with train/ and held_out/ (or val, validation), which have these folders

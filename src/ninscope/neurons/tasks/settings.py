@@ -39,8 +39,8 @@ DATASETS = ("digits",)
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What settings of all tasks share."""
+class CheckedSettings:
+    """What settings that are checked when they are made, and hashed, share: those of tasks, and of examples to look at."""
 
     def _keep(self, **values: object) -> None:
         """Put checked values in the place of those given, while the settings are made."""
@@ -48,9 +48,9 @@ class _Settings:
             object.__setattr__(self, name, value)
 
     def _stated(self, *without: str) -> dict[str, Any]:
-        """Settings that results depend on, which neither the task's name nor the files' folders are."""
+        """Settings that results depend on, which neither the name nor the files' folders are."""
         return {
-            field.name: tokenizer_stated(getattr(self, field.name))
+            field.name: _tokenizer_stated(getattr(self, field.name))
             if field.name == "tokenizer"
             else getattr(self, field.name)
             for field in fields(self)
@@ -59,7 +59,7 @@ class _Settings:
 
 
 @dataclass(frozen=True)
-class TextSettings(_Settings):
+class TextSettings(CheckedSettings):
     """Labels of texts in two local tables (CSV, TSV, JSON Lines, Parquet).
 
     text, second_text, label: columns; with second_text an example is a pair. metrics: accuracy, f1 and matthews, or, for labels
@@ -112,7 +112,7 @@ class TextSettings(_Settings):
 
 
 @dataclass(frozen=True)
-class GlueSettings(_Settings):
+class GlueSettings(CheckedSettings):
     """A task of GLUE (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli): training and validation split (mnli: matched).
 
     folder: with <name>/train-*.parquet and <name>/validation-*.parquet (default: the Hub's nyu-mll/glue). revision: of the Hub's
@@ -159,7 +159,7 @@ class GlueSettings(_Settings):
 
 
 @dataclass(frozen=True)
-class LanguageSettings(_Settings):
+class LanguageSettings(CheckedSettings):
     """The next token of local text (UTF-8), in windows of `context` tokens that do not overlap.
 
     train, held_out: a file, a list of files, or a folder, in which `glob` finds the files, sorted by path. tokenizer, name: as
@@ -200,7 +200,7 @@ class LanguageSettings(_Settings):
 
 
 @dataclass(frozen=True)
-class ImageSettings(_Settings):
+class ImageSettings(CheckedSettings):
     """Classes of images in a folder, or in the data set "digits" (scikit-learn's, 1797 images of 8 x 8).
 
     folder: with train/<class>/ and held_out/<class>/ (or val, validation). image_mean, image_std: of pixels from 0 to 1, one
@@ -268,7 +268,7 @@ class ImageSettings(_Settings):
         return ImageClassification(str(self.name), images, base, mean, deviation, size)
 
 
-def tokenizer_stated(tokenizer: str | None) -> str | None:
+def _tokenizer_stated(tokenizer: str | None) -> str | None:
     """A local tokenizer by its bytes, any other by its name."""
     if tokenizer is None or tokenizer == "bytes" or not Path(tokenizer).expanduser().is_dir():
         return tokenizer
