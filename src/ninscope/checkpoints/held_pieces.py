@@ -5,7 +5,7 @@ The pieces of all ranks together are the tensor, each number once: of what sever
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from ninscope.checkpoints.tensors import Tensor
 
@@ -30,21 +30,15 @@ class HeldPiece:
         return self.shape == tuple(shape)
 
 
-@runtime_checkable
-class HeldFile(Protocol):
-    """What stands for a file of weights where the weights lie in memory."""
-
-    @property
-    def pieces(self) -> tuple[HeldPiece, ...]:
-        """Those that lie here; none where other ranks hold all of it."""
-
-
 def held_pieces(tensor: Tensor) -> tuple[HeldPiece, ...] | None:
-    """The pieces of a tensor, or of one slice of a stack of matrices, that lie here; None of what is no tensor in memory."""
-    file = getattr(tensor, "file", None)
-    if not isinstance(file, HeldFile):
+    """The pieces of a tensor, or of one slice of a stack of matrices, that lie here; None of what is no tensor in memory.
+
+    What is computed, as a weight with its adapter, is computed by this call and is one piece: ask when it is needed, and let go of
+    it. Raises CheckpointError (unsupported): it has no values, or cannot be computed.
+    """
+    pieces = getattr(getattr(tensor, "file", None), "pieces", None)
+    if pieces is None:
         return None
-    pieces = file.pieces
     stacked = [piece for piece in pieces if len(piece.start) > len(tensor.shape)]
     if not stacked:
         return pieces
