@@ -48,3 +48,13 @@ def held_pieces(tensor: Tensor) -> tuple[HeldPiece, ...] | None:
         for piece in stacked
         if piece.start[0] <= index < piece.start[0] + piece.shape[0]
     )
+
+
+def hold_the_same(pieces: Sequence[HeldPiece], others: Sequence[HeldPiece]) -> bool:
+    """Whether the pieces of two tensors are of the same places and hold the same numbers, not all of them one and the same number."""
+    if not pieces or [(one.start, one.shape) for one in pieces] != [(one.start, one.shape) for one in others]:
+        return False
+    if not all(bool((one.values == other.values).all()) for one, other in zip(pieces, others, strict=True)):
+        return False
+    filled = [one.values.reshape(-1) for one in pieces if 0 not in one.shape]
+    return any(bool((values != filled[0][0]).any()) for values in filled)

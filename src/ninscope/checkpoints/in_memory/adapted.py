@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-ADVICE = "merge the adapter first (merge_and_unload), or measure the base model"
+ADVICE = "measure the model without this adapter (peft's disable_adapter), or a copy that is merged"
 # What decides for every token anew, so that no one matrix stands for it, or puts modules of its own into the model.
 _UNMERGED = ("XLORA", "ADAPTION_PROMPT")
 
@@ -101,7 +101,7 @@ def check_adapters(model: Module) -> None:
         if getattr(config, "layer_replication", None):
             raise CheckpointError(
                 "unsupported",
-                f"adapter {name}: layer_replication is set, and such an adapter is not merged; measure the base model",
+                f"adapter {name}: layer_replication is set, and such an adapter is not merged; measure the model before peft wraps it",
             )
 
 
@@ -112,7 +112,7 @@ def _check_merged(model: Any) -> None:
         kind = str(getattr(getattr(config, "peft_type", None), "value", getattr(config, "peft_type", None)))
         if kind in _UNMERGED:
             raise CheckpointError(
-                "unsupported", f"adapter {name} is of peft's type {kind}, which no weights stand for; measure the base model"
+                "unsupported", f"adapter {name} is of peft's type {kind}, which no weights stand for; measure the model before peft wraps it"
             )
     check_adapters(model)
 

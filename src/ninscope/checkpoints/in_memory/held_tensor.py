@@ -42,7 +42,7 @@ class HeldTensor:
         self._sharded: tuple[HeldPiece, ...] | None = None
         self.shape: tuple[int, ...]
         if sharded is None:
-            self.shape, self.dtype = tuple(int(size) for size in tensor.shape), _type_of(tensor)
+            self.shape, self.dtype = tuple(int(size) for size in tensor.shape), _type_of(self._tensor)
         else:
             self.shape, self.dtype, self._sharded = sharded
         self.size = math.prod(self.shape) * int(getattr(tensor, "itemsize", 1))
@@ -135,12 +135,11 @@ def _type_of(tensor: Any) -> str:
 
 
 def _plain_array(tensor: Any) -> Any:
-    """A tensor of torch without its history; any other as an array, little-endian, of BF16 its bits."""
+    """A tensor of torch without its history; any other as an array, little-endian."""
     if hasattr(tensor, "detach"):
         return tensor.detach()
     array = np.asarray(tensor)
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _bytes_of(tensor: Any, start: int, stop: int) -> memoryview:
@@ -150,8 +149,9 @@ def _bytes_of(tensor: Any, start: int, stop: int) -> memoryview:
     if isinstance(tensor, np.ndarray):
         held = np.ascontiguousarray(_numbers(tensor, first, last, tensor.flags.c_contiguous)).view(np.uint8)
     else:
-        part = _numbers(tensor, first, last, tensor.is_contiguous())
-        held = part.contiguous().view(sys.modules["torch"].uint8).cpu().numpy()
+        part = _numbers(tensor, first, last, tensor.is_contiguous()).contiguous()
+        part = part.as_strided(part.shape, (1,))  # a single number is contiguous at any stride
+        held = part.view(sys.modules["torch"].uint8).cpu().numpy()
     return held.data[start - first * item : stop - first * item]
 
 

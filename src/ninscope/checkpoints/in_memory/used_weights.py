@@ -14,7 +14,7 @@ from ninscope.checkpoints.in_memory import adapted as adapters
 from ninscope.checkpoints.in_memory import parametrised as parametrizations
 from ninscope.checkpoints.in_memory.computed import Computation, Results
 from ninscope.checkpoints.in_memory.held_tensor import HeldTensor
-from ninscope.checkpoints.in_memory.saved_names import as_saved, without_copies
+from ninscope.checkpoints.in_memory.saved_names import as_saved, is_pretrained, without_copies
 from ninscope.checkpoints.in_memory.twins import modules_of, twin
 from ninscope.checkpoints.wrapped_names import unwrapped
 from ninscope.errors import CheckpointError
@@ -65,13 +65,19 @@ def used_weights(model: Module) -> UsedWeights:
             "full state dict (get_model_state_dict of torch.distributed.checkpoint.state_dict, with full_state_dict)",
         )
     adapters.check_adapters(model)
-    if not any(adapters.is_adapted(module) or parametrizations.parametrised(module) for module in modules):
-        state = unwrapped(_tensors(model.state_dict(keep_vars=True)))
+    if not any(_is_otherwise(module) for module in modules):
+        state: Mapping[str, Any] = _tensors(model.state_dict(keep_vars=True))
+        state = unwrapped(state) if is_pretrained(model) else state  # of a wrapper that is not known here
         saved = as_saved(model, without_copies(model, state, place_of))
         return UsedWeights(held_tensors(saved), saved)
     if any(_is(module, _FSDP2) for module in modules):
         model.state_dict(keep_vars=True)  # it puts shards in their place before, in this model and not in its twin
     return _of_twin(model)
+
+
+def _is_otherwise(module: Module) -> bool:
+    """Whether a module's tensors have other names than those of the model within, or are computed from others."""
+    return _within(module) is not None or adapters.is_adapted(module) or bool(parametrizations.parametrised(module))
 
 
 def _of_twin(model: Module) -> UsedWeights:
@@ -194,10 +200,10 @@ def held_tensors(tensors: Mapping[str, Any], computed: Computed | None = None) -
     held: dict[str, HeldTensor] = {}
     first: dict[Hashable, HeldTensor] = {}
     for name, tensor in tensors.items():
+        _check_shape(name, tensor)
         one = (computed or {}).get(id(tensor))
         place = place_of(tensor) if one is None else ("computed", id(tensor))
         if place not in first:
-            _check_shape(name, tensor)
             first[place] = HeldTensor(name, tensor, None if one is None else one.value)
         held[name] = first[place]
     return held
