@@ -38,7 +38,11 @@ def numbers(dtype=None):
 def test_any_bytes_are_those_of_the_rows(way):
     """Whole rows are what is asked for; others do no harm."""
     tensor = WAYS[way](numbers())
-    expected = np.ascontiguousarray(np.asarray(tensor.detach() if hasattr(tensor, "detach") else tensor)).astype("<f2").tobytes()
+    expected = (
+        np.ascontiguousarray(np.asarray(tensor.detach() if hasattr(tensor, "detach") else tensor))
+        .astype("<f2")
+        .tobytes()
+    )
     held = HeldTensor("w", tensor)
     assert (held.shape, held.dtype, held.size, held.is_whole) == ((9, 14), "F16", len(expected), True)
     ranges = [(0, held.size), (28, 84), (0, 0), (held.size, held.size), (27, 61), (3, 4), (28 * 8, held.size)]
@@ -115,7 +119,9 @@ class TestPieces:
         (piece,) = held_pieces(tensor)
         assert (piece.start, piece.shape) == ((0, 0), (3, 5))
         assert torch.equal(piece.values, stack[2])
-        assert bytes(tensor.file.read_ranges([(tensor.entry.start, tensor.entry.stop)])[0]) == stack[2].numpy().tobytes()
+        assert (
+            bytes(tensor.file.read_ranges([(tensor.entry.start, tensor.entry.stop)])[0]) == stack[2].numpy().tobytes()
+        )
 
     def test_of_a_file_there_are_none(self, tmp_path):
         from suites import write_checkpoint
@@ -255,7 +261,9 @@ class TestWithoutValues:
 
     def test_nothing(self):
         for source in (torch.nn.Sequential(), {}, torch.nn.ReLU()):
-            with pytest.raises(CheckpointError, match="no tensor is a matrix or a convolution; there is no network") as no:
+            with pytest.raises(
+                CheckpointError, match="no tensor is a matrix or a convolution; there is no network"
+            ) as no:
                 ninscope.measure(source)
             assert no.value.status == "unsupported"
 
@@ -299,6 +307,8 @@ class TestSources:
         module = torch.nn.Linear(24, 16)
         with torch.no_grad():
             module.weight[3, 4] = float("nan")
-        with pytest.raises(CheckpointError, match=r"tensor weight holds NaN or infinity, first at row 3, column 4") as no:
+        with pytest.raises(
+            CheckpointError, match=r"tensor weight holds NaN or infinity, first at row 3, column 4"
+        ) as no:
             ninscope.measure(module)
         assert no.value.status == "nonfinite"

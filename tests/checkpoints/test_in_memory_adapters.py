@@ -153,11 +153,16 @@ class TestPlaces:
         """peft puts other parameters into it whenever its modules are listed; what is measured does not."""
         torch.manual_seed(0)
         own = torch.nn.ModuleDict({"att": torch.nn.MultiheadAttention(16, 2), "up": torch.nn.Linear(16, 24)}).to(dtype)
-        own.config, own.forward = {"model_type": "mine"}, lambda values: own["up"](own["att"](values, values, values)[0])
+        own.config, own.forward = (
+            {"model_type": "mine"},
+            lambda values: own["up"](own["att"](values, values, values)[0]),
+        )
         options = peft.LoraConfig(r=2, target_modules=["att", "up"], init_lora_weights=False)
         model = quietly(peft.get_peft_model, own, options)
         held = model.base_model.model["att"].base_layer._parameters["in_proj_weight"]
-        found = {name: one.read_ranges([(0, one.size)])[0].tobytes() for name, one in in_memory_source(model).held.items()}
+        found = {
+            name: one.read_ranges([(0, one.size)])[0].tobytes() for name, one in in_memory_source(model).held.items()
+        }
         assert model.base_model.model["att"].base_layer._parameters["in_proj_weight"] is held
         unloaded = quietly(model.merge_and_unload).state_dict()
         assert found.keys() == unloaded.keys()
@@ -165,7 +170,8 @@ class TestPlaces:
             assert found[name] == tensor.contiguous().view(torch.uint8).numpy().tobytes(), name
 
     @pytest.mark.parametrize(
-        ("kind", "options"), [("LoHaConfig", {}), ("IA3Config", {"feedforward_modules": []}), ("OFTConfig", {"oft_block_size": 4})]
+        ("kind", "options"),
+        [("LoHaConfig", {}), ("IA3Config", {"feedforward_modules": []}), ("OFTConfig", {"oft_block_size": 4})],
     )
     def test_other_kinds_of_adapters(self, kind, options):
         torch.manual_seed(0)
@@ -218,7 +224,9 @@ class TestRefused:
     def test_what_is_no_change_of_weights(self):
         config = peft.AdaptionPromptConfig(adapter_len=2, adapter_layers=2, task_type="CAUSAL_LM")
         model = quietly(peft.get_peft_model, built("llama"), config)
-        with pytest.raises(CheckpointError, match=r"adapter default is of peft's type ADAPTION_PROMPT, which no weights stand for; m"):
+        with pytest.raises(
+            CheckpointError, match=r"adapter default is of peft's type ADAPTION_PROMPT, which no weights stand for; m"
+        ):
             ninscope.measure(model)
 
     def test_prompts_are_no_weights(self):
@@ -229,11 +237,15 @@ class TestRefused:
 
     def test_on_the_device_meta(self):
         model = adapted("llama", **SOME).to("meta")
-        with pytest.raises(CheckpointError, match=r"q_proj\.weight is on the device meta, where it has no values; load the model"):
+        with pytest.raises(
+            CheckpointError, match=r"q_proj\.weight is on the device meta, where it has no values; load the model"
+        ):
             ninscope.measure(model)
 
     def test_where_neurons_are_looked_for(self):
         from ninscope.neurons.observatory.places import places_of
 
-        with pytest.raises(RequestError, match=r"merge its adapter first \(merge_and_unload\), or name modules in layers"):
+        with pytest.raises(
+            RequestError, match=r"merge its adapter first \(merge_and_unload\), or name modules in layers"
+        ):
             places_of(adapted("llama", **SOME))

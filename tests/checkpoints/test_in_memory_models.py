@@ -207,7 +207,9 @@ def test_a_model_whose_tensors_are_flat_is_refused():
     """FSDP1's class needs an accelerator; what tells it is its name and its place."""
     flat = type("FullyShardedDataParallel", (torch.nn.Linear,), {"__module__": "torch.distributed.fsdp"})
     for model in (flat(8, 8), torch.nn.Sequential(flat(8, 8))):
-        with pytest.raises(CheckpointError, match=r"is sharded by FullyShardedDataParallel, .* fully_shard \(FSDP2\), or") as no:
+        with pytest.raises(
+            CheckpointError, match=r"is sharded by FullyShardedDataParallel, .* fully_shard \(FSDP2\), or"
+        ) as no:
             ninscope.measure(model)
         assert no.value.status == "unsupported"
     (row,) = ninscope.measure_all(model)

@@ -86,7 +86,10 @@ PARAMETRISED = {
     "of another shape": (registered(Widened, unsafe=True), LINEAR),
     "that changes itself": (registered(Noisy), LINEAR),
     "old weight_norm": (lambda module: old.weight_norm(module), LINEAR),
-    "old weight_norm of a recurrence": (lambda module: old.weight_norm(module, "weight_hh_l0"), (torch.nn.LSTM, 24, 20)),
+    "old weight_norm of a recurrence": (
+        lambda module: old.weight_norm(module, "weight_hh_l0"),
+        (torch.nn.LSTM, 24, 20),
+    ),
     "old spectral_norm": (lambda module: old.spectral_norm(module), CONVOLUTION),
     "pruned": (lambda module: prune.l1_unstructured(module, "weight", amount=0.3), LINEAR),
     "pruned twice": (pruned_twice, LINEAR),
@@ -215,7 +218,9 @@ class TestRefused:
 
     def test_what_has_no_values(self):
         model = torch.nn.Sequential(new.weight_norm(torch.nn.Linear(8, 8))).to("meta")
-        with pytest.raises(CheckpointError, match=r"tensor 0\.weight is on the device meta, where it has no values; load"):
+        with pytest.raises(
+            CheckpointError, match=r"tensor 0\.weight is on the device meta, where it has no values; load"
+        ):
             ninscope.measure(model)
 
     def test_a_state_dict_tells_only_what_it_holds(self):

@@ -37,10 +37,10 @@ class AdaptedLayer:
         return list(tensors_of(self.layer))
 
 
-def is_adapted(module: Module) -> bool:
-    """Whether a module is a layer that peft put around one of the model's."""
+def is_adapted(kind: type) -> bool:
+    """Whether modules of a class are layers that peft puts around those of a model."""
     kinds = _kinds("tuners.tuners_utils", "BaseTunerLayer") + _kinds("utils.other", "AuxiliaryTrainingWrapper")
-    return isinstance(module, kinds)
+    return issubclass(kind, kinds)
 
 
 def without_adapter(model: Module) -> Module | None:
@@ -112,7 +112,8 @@ def _check_merged(model: Any) -> None:
         kind = str(getattr(getattr(config, "peft_type", None), "value", getattr(config, "peft_type", None)))
         if kind in _UNMERGED:
             raise CheckpointError(
-                "unsupported", f"adapter {name} is of peft's type {kind}, which no weights stand for; measure the model before peft wraps it"
+                "unsupported",
+                f"adapter {name} is of peft's type {kind}, which no weights stand for; measure the model before peft wraps it",
             )
     check_adapters(model)
 

@@ -61,6 +61,8 @@ class Parametrised:
 
 def parametrised(module: Module) -> list[Parametrised]:
     """The tensors of a module itself, not of its children, that are computed."""
+    if not module._forward_pre_hooks and _PARAMETRIZATIONS not in module._modules:
+        return []
     return [*_of_parametrize(module), *_of_hooks(module)]
 
 
