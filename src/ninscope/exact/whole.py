@@ -42,7 +42,10 @@ class Passenger(Protocol):
     """What else wants to see the weights while they are read for the exact analysis (a `weights.counting.WeightCounter`)."""
 
     def see(self, part: Outgoing, tile: WeightTile, dtype: str) -> bool:
-        """Takes a tile of weights of the type dtype, all finite; each comes once, in any order, from any thread."""
+        """Takes a tile of weights of the type dtype; each comes once, in any order, from any thread.
+
+        False where one of them is not finite, which those of an exact analysis are.
+        """
 
 
 @dataclass(frozen=True)
