@@ -4,8 +4,10 @@ One process imports everything and then forks worlds of 2, 3 and 4 ranks, one af
 the work. Each rank does every case of its world, and writes to FOLDER/WORLD-RANK.json what went wrong: nothing, or the traceback.
 """
 
+import copy
 import gc
 import json
+import math
 import os
 import sys
 import traceback
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 import torch._dynamo  # which FSDP2 and DTensors import when they are first used
 import torch.distributed as dist
+import transformers
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -27,12 +30,21 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.parallel import DistributedDataParallel
 
+from ninscope.checkpoints.formats.weight_file import TensorEntry
 from ninscope.checkpoints.held_pieces import HeldPiece
+from ninscope.checkpoints.in_memory import in_memory_source
+from ninscope.checkpoints.tensors import Checkpoint, Tensor
 from ninscope.distributed.packing import Packing, largest_counts
 from ninscope.distributed.ranks import TorchRanks, leads, ranks_of
-from ninscope.distributed.shards import live_tensors, pieces_of, shares_of
+from ninscope.distributed.shards import Share, live_tensors, pieces_of, shares_of
 from ninscope.errors import CheckpointError
-from ninscope.exact.ranks import ALONE
+from ninscope.exact.controls import Start, control_readings
+from ninscope.exact.live import is_spread, live_analysis, live_rescaling
+from ninscope.exact.ranks import ALONE, Ranks
+from ninscope.exact.whole import ExactAnalysis, exact_analysis
+from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
+from ninscope.parameters import Parameters
+from ninscope.weights.counting import network_weights
 
 WORLDS: dict[int, list[Callable[[], None]]] = {2: [], 3: [], 4: []}
 
@@ -305,6 +317,143 @@ def partitions_of_zero_that_cannot_be_counted() -> None:
         shares_of({"w": of_some}, TorchRanks())
 
 
+# The analysis
+
+
+class Held:
+    """What stands for a file of weights where some of them lie here."""
+
+    reads_are_free = False
+
+    def __init__(self, share: Share):
+        self.pieces, self.is_spread = share.pieces, share.is_spread
+
+
+def held_network(model: nn.Module, config: dict) -> tuple[NeuronNetwork, Ranks]:
+    ranks = ranks_of(model)
+    tensors = {}
+    for name, share in shares_of(live_tensors(model), ranks).items():
+        size = STORED_BYTES[share.dtype] * math.prod(share.shape)
+        tensors[name] = Tensor(TensorEntry(name, share.dtype, share.shape, 0, size), Held(share))
+    return neuron_network(Checkpoint("in memory", None, config, tensors)), ranks
+
+
+STORED_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+PARAMETERS = Parameters("all", parts=("block", "kind"))
+
+
+def described(analysis: ExactAnalysis) -> list:
+    """All that an analysis found, to the bit."""
+    spectra = {"": analysis.spectrum, **analysis.parts}
+    numbers = [[getattr(found, name).tobytes() for name in ("tau", "alpha", "f")] for found in spectra.values()]
+    return [list(spectra), numbers, [(found.alpha0, found.width) for found in spectra.values()], repr(analysis.layers)]
+
+
+def neox(seed: int, spread: float) -> nn.Module:
+    """A GPT-NeoX of two blocks, whose numbers of rows and columns three ranks cannot share evenly."""
+    torch.manual_seed(seed)
+    config = transformers.GPTNeoXConfig(
+        num_hidden_layers=2, hidden_size=20, num_attention_heads=2, intermediate_size=50, vocab_size=31,
+        initializer_range=spread,
+    )  # fmt: skip
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+class Whole:
+    """What the analysis of the whole model finds, before anything is sharded."""
+
+    def __init__(self) -> None:
+        self.start, self.now = neox(1, 0.05), neox(2, 0.08)
+        self.config = self.now.config.to_dict()
+        network, start = (neuron_network(in_memory_source(model).open("in memory")) for model in (self.now, self.start))
+        self.rms, self.start_rms = network_weights(network).rms, network_weights(start).rms
+        self.analysis = described(exact_analysis(network, PARAMETERS, statistics=True))
+        self.controls = control_readings(network, self.rms, PARAMETERS, Start(start, self.start_rms, "step0"), 3)
+
+
+WHOLE: Whole  # made before the ranks are forked
+
+
+def by_fsdp(model: nn.Module) -> None:
+    for block in model.gpt_neox.layers:
+        fully_shard(block)
+    fully_shard(model)
+
+
+def by_tensor_parallelism(model: nn.Module) -> None:
+    plan = {"attention.query_key_value": ColwiseParallel(), "attention.dense": RowwiseParallel()}
+    plan |= {"mlp.dense_h_to_4h": ColwiseParallel(), "mlp.dense_4h_to_h": RowwiseParallel()}
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for block in model.gpt_neox.layers:
+        parallelize_module(block, mesh, plan)
+
+
+def by_zero(model: nn.Module) -> None:
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, partitioned(parameter))
+
+
+def by_both(model: nn.Module) -> None:
+    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("dp", "tp"))
+    for block in model.gpt_neox.layers:
+        parallelize_module(
+            block, mesh["tp"], {"mlp.dense_h_to_4h": ColwiseParallel(), "mlp.dense_4h_to_h": RowwiseParallel()}
+        )
+        fully_shard(block, mesh=mesh["dp"])
+
+
+def assert_ranks_find_what_one_process_does(shard: Callable[[nn.Module], None], controls: bool = False) -> None:
+    now = copy.deepcopy(WHOLE.now)
+    shard(now)
+    network, ranks = held_network(now, WHOLE.config)
+    assert ranks.count == dist.get_world_size()
+    assert is_spread(network)
+    assert described(live_analysis(network, PARAMETERS, ranks).analysis) == WHOLE.analysis
+    held = [piece for tensor in network.tensors for piece in tensor.file.pieces]
+    assert sum(math.prod(piece.shape) for piece in held) < 0.8 * sum(
+        math.prod(tensor.shape) for tensor in network.tensors
+    )
+    if controls:
+        start = copy.deepcopy(WHOLE.start)
+        shard(start)
+        baseline = Start(held_network(start, WHOLE.config)[0], WHOLE.start_rms, "step0")
+        found = control_readings(network, WHOLE.rms, PARAMETERS, baseline, 3, live_rescaling(ranks))
+        assert repr(found) == repr(WHOLE.controls)
+
+
+@case(2, 3)
+def an_fsdp_model_has_the_bits_of_the_whole() -> None:
+    assert_ranks_find_what_one_process_does(by_fsdp, controls=True)
+
+
+@case(2, 3)
+def a_tensor_parallel_model_has_the_bits_of_the_whole() -> None:
+    assert_ranks_find_what_one_process_does(by_tensor_parallelism)
+
+
+@case(3)
+def a_model_of_zero_has_the_bits_of_the_whole() -> None:
+    assert_ranks_find_what_one_process_does(by_zero)
+
+
+@case(4)
+def an_fsdp_model_with_tensor_parallel_layers_has_the_bits_of_the_whole() -> None:
+    assert_ranks_find_what_one_process_does(by_both, controls=True)
+
+
+@case(2, 3)
+def a_nan_of_one_rank_is_refused_on_all() -> None:
+    model = copy.deepcopy(WHOLE.now)
+    by_fsdp(model)
+    weight = model.gpt_neox.layers[1].mlp.dense_h_to_4h.weight
+    if dist.get_rank() == dist.get_world_size() - 1:
+        weight.to_local().data[-1, 7] = torch.nan
+    network, ranks = held_network(model, WHOLE.config)
+    with refused("nonfinite", "layers.1.mlp.dense_h_to_4h.weight holds NaN or infinity, first at row 49, column 7"):
+        live_analysis(network, PARAMETERS, ranks)
+
+
 # What is refused
 
 
@@ -411,6 +560,8 @@ def ranks_that_count_unlike_things_are_told_so() -> None:
 
 def main(folder: Path) -> int:
     torch.set_num_threads(1)
+    global WHOLE
+    WHOLE = Whole()
     arrays = counts(0, 2)
     Packing(arrays, largest_counts(arrays)).unpacked(
         Packing(arrays, largest_counts(arrays)).packed()

@@ -22,12 +22,14 @@ STORED_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64
 class Share(NamedTuple):
     """A tensor, and what of it this process has to count.
 
-    shape: of the whole tensor; dtype: as files name it (F16, BF16, F32, F64), another type as torch or numpy does.
+    shape: of the whole tensor; dtype: as files name it (F16, BF16, F32, F64), another type as torch does. is_spread: whether
+    it is one of a model that several ranks count together, and sharded; the same on every rank.
     """
 
     shape: tuple[int, ...]
     dtype: str
     pieces: tuple[HeldPiece, ...]
+    is_spread: bool = False
 
 
 def live_tensors(model: Any) -> dict[str, Any]:
@@ -55,14 +57,14 @@ def holders(model: Any) -> tuple[int, ...]:
 
     model: a module, or tensors by name. Raises CheckpointError as `live_tensors`.
     """
-    members: set[int] = set()
-    for tensor in live_tensors(model).values():
-        if (mesh := getattr(tensor, "device_mesh", None)) is not None:
-            members.update(_ranks_of_mesh(mesh))
-        elif _is_partitioned(tensor):
-            import torch.distributed as dist
+    tensors = live_tensors(model).values()
+    meshes = {id(mesh): mesh for tensor in tensors if (mesh := getattr(tensor, "device_mesh", None)) is not None}
+    groups = {id(tensor.ds_process_group): tensor.ds_process_group for tensor in tensors if _is_partitioned(tensor)}
+    members = {rank for mesh in meshes.values() for rank in _ranks_of_mesh(mesh)}
+    if groups:
+        import torch.distributed as dist
 
-            members.update(dist.get_process_group_ranks(tensor.ds_process_group))
+        members |= {rank for group in groups.values() for rank in dist.get_process_group_ranks(group)}
     return tuple(sorted(members))
 
 
@@ -191,8 +193,9 @@ def _of_dtensor(name: str, tensor: Any, ranks: Ranks) -> Share:
             "unsupported",
             f"tensor {name} is sharded over {mesh.size()} processes; all of them have to measure it together",
         )
+    is_spread = ranks.count > 1
     if not _holds(tensor, ranks):
-        return Share(shape, dtype, ())
+        return Share(shape, dtype, (), is_spread)
     with torch.no_grad():
         local = tensor.to_local()
     if type(local) not in (torch.Tensor, torch.nn.Parameter):
@@ -201,9 +204,9 @@ def _of_dtensor(name: str, tensor: Any, ranks: Ranks) -> Share:
             f"tensor {name}: its shard is a {type(local).__name__}; shards of plain floats can be measured",
         )
     if local.numel() == 0:
-        return Share(shape, dtype, ())
+        return Share(shape, dtype, (), is_spread)
     runs = [_runs_of(tensor, local, axis) for axis in range(len(shape))]
-    return Share(shape, dtype, tuple(_boxes_of_runs(local.detach(), runs)))
+    return Share(shape, dtype, tuple(_boxes_of_runs(local.detach(), runs)), is_spread)
 
 
 def _holds(tensor: Any, ranks: Ranks) -> bool:
@@ -212,7 +215,7 @@ def _holds(tensor: Any, ranks: Ranks) -> bool:
     coordinate = mesh.get_coordinate()
     if coordinate is None:
         return False
-    if ranks.count > 1 and getattr(ranks, "members", (0,))[0] not in mesh.mesh.flatten().tolist():
+    if mesh.size() < ranks.count and getattr(ranks, "members", (0,))[0] not in mesh.mesh.flatten().tolist():
         return False
     return all(
         place == 0 for place, placement in zip(coordinate, tensor.placements, strict=True) if placement.is_replicate()
@@ -285,7 +288,8 @@ def _of_zero(name: str, parameter: Any, ranks: Ranks) -> Share:
     start = min(number * length, int(parameter.ds_numel))
     stop = min(start + length, int(parameter.ds_numel))  # what follows is padding, which is no number of the matrix
     flat = held.detach().view(-1)
-    return Share(shape, _stored_name(held.dtype), tuple(boxes_of_span(flat[: stop - start], shape, start)))
+    boxes = tuple(boxes_of_span(flat[: stop - start], shape, start))
+    return Share(shape, _stored_name(held.dtype), boxes, is_spread=ranks.count > 1)
 
 
 def _partition_of(parameter: Any) -> tuple[int, int]:
