@@ -3,9 +3,12 @@
 The pieces of all ranks together are the tensor, each number once: of what several ranks hold alike, one has the piece.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from ninscope.checkpoints.tensors import Tensor
 
@@ -38,6 +41,10 @@ class HeldFile(Protocol):
     def pieces(self) -> tuple[HeldPiece, ...]:
         """Those that lie here; none where other ranks hold all of it."""
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether several ranks hold it together, whatever of it lies here: the same answer on every rank."""
+
 
 def held_pieces(tensor: Tensor) -> tuple[HeldPiece, ...] | None:
     """The pieces of a tensor, or of one slice of a stack of matrices, that lie here; None of what is no tensor in memory."""
@@ -54,3 +61,21 @@ def held_pieces(tensor: Tensor) -> tuple[HeldPiece, ...] | None:
         for piece in stacked
         if piece.start[0] <= index < piece.start[0] + piece.shape[0]
     )
+
+
+def bits_of(values: Any, dtype: str) -> np.ndarray:
+    """Numbers of the stored type `dtype` as the unsigned integers that they are stored as, contiguous, on the CPU.
+
+    values: a torch tensor on any device, which is copied where it must be, or a numpy array; any shape.
+    """
+    unsigned = np.dtype(f"<u{8 if dtype == 'F64' else 4 if dtype == 'F32' else 2}")
+    if isinstance(values, np.ndarray):
+        stored = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        return np.ascontiguousarray(stored).view(unsigned)
+    held = values.detach().cpu().contiguous()
+    return (held.view(sys.modules["torch"].uint16) if dtype == "BF16" else held).numpy().view(unsigned)
+
+
+def lies_on_device(values: Any) -> bool:
+    """Whether numbers are a torch tensor that is not in the CPU's memory."""
+    return not isinstance(values, np.ndarray) and str(values.device.type) != "cpu"

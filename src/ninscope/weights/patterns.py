@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from ninscope.checkpoints.tensors import as_float
+from ninscope.weights.pattern_kernels import count_patterns, count_upper_bits
 
 PATTERN_BITS = {"F16": 16, "BF16": 16, "F32": 20, "F64": 20}
 # Weights of one bin of a wider type differ by at most 2**-11 of themselves, and stand at its middle.
@@ -86,14 +87,14 @@ def count_rows(bits: np.ndarray, dtype: str, slots: np.ndarray, slot_count: int)
     weights_of = [int(np.count_nonzero(slots == slot)) * bits.shape[1] for slot in range(slot_count)]
     counts = np.zeros((slot_count, 1 << PATTERN_BITS[dtype]), np.uint32)
     if PATTERN_BITS[dtype] == 16:
-        _count_patterns(_known(bits), slots, counts)
+        count_patterns(_known(bits), slots, counts)
         return [PatternCounts(dtype, n, mine, _NO_ROWS) for n, mine in zip(weights_of, counts, strict=True)]
     weights = bits.view(f"<f{bits.itemsize}")
     with np.errstate(over="ignore", invalid="ignore"):
         nearest = np.ascontiguousarray(weights, dtype=np.float32)
         if dtype == "F64":  # what is finite stays so
             nearest = np.where(np.isfinite(weights), np.clip(nearest, -_LARGEST_F32, _LARGEST_F32), nearest)
-    _count_upper_bits(_known(nearest.view(np.uint32)), slots, counts)
+    count_upper_bits(_known(nearest.view(np.uint32)), slots, counts)
     sums = row_sums(weights)
     return [PatternCounts(dtype, weights_of[slot], mine, sums[slots == slot]) for slot, mine in enumerate(counts)]
 
@@ -111,24 +112,6 @@ def _known(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-@njit(cache=True, nogil=True)
-def _count_patterns(bits: np.ndarray, slots: np.ndarray, counts: np.ndarray) -> None:
-    for r in range(bits.shape[0]):
-        if slots[r] >= 0:
-            row, mine = bits[r], counts[slots[r]]
-            for c in range(row.size):
-                mine[row[c]] += np.uint32(1)
-
-
-@njit(cache=True, nogil=True)
-def _count_upper_bits(bits: np.ndarray, slots: np.ndarray, counts: np.ndarray) -> None:
-    for r in range(bits.shape[0]):
-        if slots[r] >= 0:
-            row, mine = bits[r], counts[slots[r]]
-            for c in range(row.size):
-                mine[row[c] >> np.uint32(12)] += np.uint32(1)
 
 
 _LANES = 64  # sums side by side, which compile to vector instructions
