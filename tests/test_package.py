@@ -164,9 +164,10 @@ def test_the_oracle_shares_no_code():
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
+def test_a_wheel_holds_pipeline_dags_and_the_suite_and_an_sdist_the_examples_too(tmp_path):
     source = tmp_path / "source"  # a build leaves files behind
-    for name in ("src", "pipeline", "dags", "data", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    code_and_data = ("src", "pipeline", "dags", "data", "examples")
+    for name in (*code_and_data, "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         (source / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, source / name)
@@ -201,6 +202,8 @@ def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
     }
     code_files |= {str(path.relative_to(ROOT / "pipeline")) for path in (ROOT / "pipeline").rglob("*.py")}
     assert not code_files - names
+    of_sdist = (source / "ninscope.egg-info" / "SOURCES.txt").read_text(encoding="utf-8").split("\n")
+    assert {"examples/train_plain_loop.py", "examples/common.py", "dags/demo.toml"} <= set(of_sdist)
     assert not [
         name
         for name in names
