@@ -34,8 +34,8 @@ from ninscope.weights.pattern_kernels import EXPONENTS, SUMS
 
 @dataclass(frozen=True)
 class NetworkNorms:
-    """rms, norms: root mean square and Euclidean norm of the weights of each matrix, by its name, in the order of the blocks; norm:
-    of all weights together. As `ninscope.weight_statistics` has them, to the bit.
+    """rms, norms: root mean square and Euclidean norm of the weights of each matrix, by its name, in the order of the blocks;
+    norm: of all weights together. As `ninscope.weight_statistics` has them, to the bit.
     """
 
     rms: Mapping[str, float]
