@@ -18,6 +18,7 @@ import torch
 from numba import cuda
 
 from ninscope.devices import cuda_kernels
+from ninscope.devices.cuda_probe import quiet_launches
 from ninscope.devices.flat_table import FlatTable, distance_mode, flat_table
 from ninscope.devices.launch_plan import MOST_BINS, THREADS, plan_of, squares_plan
 from ninscope.networks.bin_table import BinTable
@@ -261,7 +262,7 @@ def _launching(device: Any) -> Iterator[Any]:
             yield 0
             return
         pointer = torch.cuda.current_stream(device).cuda_stream
-        with cuda.gpus[torch.device(device).index or 0]:
+        with cuda.gpus[torch.device(device).index or 0], quiet_launches():
             yield _stream(pointer)
 
 

@@ -152,7 +152,7 @@ def _add_distances(
         cuda.atomic.add(sums, uint64(layer[1] + node), total)
 
 
-@cuda.jit
+@cuda.jit(cache=True)
 def count_edges(
     bits: Any,
     matrix: Any,
@@ -300,7 +300,7 @@ def _add_squares(shared: Any, quantities: Any, sums: Any) -> None:
         i = uint32(i + threads)
 
 
-@cuda.jit
+@cuda.jit(cache=True)
 def sum_squares(bits: Any, matrix: Any, rows_of_block: Any, columns_of_block: Any, kind: Any, sums: Any) -> None:
     """Add a matrix's weights to sums by exponent, int64 [256 * 4], as of `weights.exact_sums.square_sums`.
 
