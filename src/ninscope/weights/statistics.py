@@ -59,6 +59,8 @@ class WeightStatistics:
         """One clause on what is missing; empty where nothing is."""
         if self.weights == 0:
             return "no weights"
+        if math.isnan(self.zeros):
+            return "only norms, mean and deviation are known: the weights were not counted one by one"
         if self.norm == 0:
             return "all weights are 0: no kurtosis, gini, hoyer or near_zero"
         if math.isinf(self.norm):
