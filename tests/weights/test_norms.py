@@ -33,8 +33,9 @@ def network_of(folder, description=None):
 
 
 def assert_norms(found, matrices):
-    assert list(found.rms) == list(matrices)
+    assert list(found.rms) == list(found.norms) == list(matrices)
     for name, weights in matrices.items():
+        assert found.norms[name] == pytest.approx(np.linalg.norm(np.float64(weights)), rel=1e-14)
         assert found.rms[name] == pytest.approx(np.sqrt((np.float64(weights) ** 2).mean()), rel=1e-14)
     everything = np.concatenate([np.float64(weights).ravel() for weights in matrices.values()])
     assert found.norm == pytest.approx(np.linalg.norm(everything), rel=1e-14)

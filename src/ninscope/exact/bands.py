@@ -9,7 +9,7 @@ import numpy as np
 
 from ninscope.architectures.layout import WeightBlock
 from ninscope.checkpoints.finite import first_nonfinite
-from ninscope.checkpoints.held_pieces import HeldPiece, bits_of, held_pieces, lies_on_device
+from ninscope.checkpoints.held_pieces import HeldPiece, bits_of, lies_on_device, lying_pieces
 from ninscope.checkpoints.matrix import WeightMatrix, WeightTile
 from ninscope.checkpoints.read_ahead import ReadAhead
 from ninscope.errors import CheckpointError
@@ -158,7 +158,7 @@ def held_bands(parts: Sequence[Outgoing], counts_whole: bool = True) -> list[Ban
     """
     bands = []
     for part in parts:
-        pieces = held_pieces(part.matrix.tensor)
+        pieces = lying_pieces(part.matrix.tensor)
         if pieces is None:
             if counts_whole:
                 bands += [Band(part, first, last) for first, last in part.spans(BAND_BYTES)]

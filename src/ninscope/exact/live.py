@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ninscope.checkpoints.held_pieces import HeldFile, held_pieces
+from ninscope.checkpoints import held_pieces
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import Band, counted_in_place, held_bands, outgoing
 from ninscope.exact.blocks import matrix_name
@@ -46,13 +46,12 @@ class LiveReading:
 
 def is_spread(network: NeuronNetwork) -> bool:
     """Whether several ranks hold the network together, so that they must count it together."""
-    files = (getattr(tensor, "file", None) for tensor in network.tensors)
-    return any(isinstance(file, HeldFile) and file.is_spread for file in files)
+    return any(held_pieces.is_spread(tensor) for tensor in network.tensors)
 
 
 def lies_on_devices(network: NeuronNetwork) -> bool:
     """Whether some of its weights lie on a device that counts them itself."""
-    pieces = (piece for tensor in network.tensors for piece in held_pieces(tensor) or ())
+    pieces = (piece for tensor in network.tensors for piece in held_pieces.lying_pieces(tensor) or ())
     return any(counted_in_place(piece.values) for piece in pieces)
 
 

@@ -34,11 +34,12 @@ from ninscope.weights.pattern_kernels import EXPONENTS, SUMS
 
 @dataclass(frozen=True)
 class NetworkNorms:
-    """rms: root mean square of the weights of each matrix, by its name, in the order of the blocks; norm: Euclidean, of all of
-    them. As `ninscope.weight_statistics` has them, to the bit.
+    """rms, norms: root mean square and Euclidean norm of the weights of each matrix, by its name, in the order of the blocks;
+    norm: of all weights together. As `ninscope.weight_statistics` has them, to the bit.
     """
 
     rms: Mapping[str, float]
+    norms: Mapping[str, float]
     norm: float
 
 
@@ -50,7 +51,11 @@ def norms_of_sums(squares: Mapping[str, np.ndarray], weights: Mapping[str, int])
     whole = np.zeros((EXPONENTS, SUMS), np.int64)
     for sums in squares.values():
         whole = added(whole, sums)
-    return NetworkNorms({name: rms_of_sums(sums, weights[name]) for name, sums in squares.items()}, norm_of(whole))
+    return NetworkNorms(
+        {name: rms_of_sums(sums, weights[name]) for name, sums in squares.items()},
+        {name: norm_of(sums) for name, sums in squares.items()},
+        norm_of(whole),
+    )
 
 
 class NormCounter:
@@ -101,7 +106,8 @@ class NormCounter:
         """Of a network that was seen whole. Raises ValueError: it was not; CheckpointError, as `norms_of_sums` does."""
         if self._rows is not None:
             counted = self._rows.weights()
-            return NetworkNorms(counted.rms, counted.statistics[WHOLE].norm)
+            norms = {name: one.norm for name, one in counted.statistics.items()}
+            return NetworkNorms(counted.rms, norms, norms.pop(WHOLE))
         if missing := [name for name, number in self._numbers.items() if self.weights[name] != number]:
             raise ValueError(f"{len(missing)} matrices were not seen whole, first {missing[0]}")
         return norms_of_sums(self.squares, self.weights)

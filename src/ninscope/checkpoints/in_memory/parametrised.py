@@ -1,0 +1,113 @@
+"""Weights under a parametrization of torch, as the module uses them: what removing the parametrization would leave.
+
+torch.nn.utils.parametrize (weight_norm, spectral_norm, orthogonal, anyone's own), and the older weight_norm, spectral_norm and
+prune, which are hooks. The new spectral_norm in training mode takes a step of its power iteration whenever the weight is asked
+for, and that step is in the weight that it gives; removing the old one takes none. Both steps are taken on a twin alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ninscope.checkpoints.in_memory.computed import without_traces
+from ninscope.checkpoints.in_memory.twins import Copies, tensors_of, twin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+ADVICE = "remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations), or measure a copy without it"
+_PARAMETRIZATIONS = "parametrizations"
+
+
+@dataclass(frozen=True)
+class Parametrised:
+    """One tensor of a module that is computed.
+
+    name: in the module. module: holds what it is computed from. compute: gives it, of a twin of that module. stored: the names in
+    the module itself of what it is computed from, where they are not in a module of their own. like: has its shape, if known.
+    """
+
+    name: str
+    module: Module
+    compute: Callable[[Module], Tensor]
+    stored: tuple[str, ...] = ()
+    like: Tensor | None = None
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return list(tensors_of(self.module))
+
+    def value(self) -> Tensor:
+        """The weight, computed without a trace in the model."""
+        return self.compute(twin(self.module, Copies()))
+
+    def placeholder(self) -> Tensor | None:
+        """A tensor of the weight's shape and type without values; None where that takes the values."""
+        from torch import empty, empty_like
+
+        if self.like is not None:
+            return empty_like(self.like, device="meta")
+        try:
+            with without_traces(self.inputs):
+                found = self.compute(twin(self.module, Copies("meta")))
+                return empty(found.shape, dtype=found.dtype, device="meta")
+        except Exception:  # code that looks at numbers, or mixes devices
+            return None
+
+
+def parametrised(module: Module) -> list[Parametrised]:
+    """The tensors of a module itself, not of its children, that are computed."""
+    return [*_of_parametrize(module), *_of_hooks(module)]
+
+
+def without_parametrizations(module: Module, names: Mapping[str, Tensor], computed: list[Parametrised]) -> None:
+    """Put placeholders by the weights' names into a twin, in place of what the weights are computed from."""
+    module._modules.pop(_PARAMETRIZATIONS, None)
+    for one in computed:
+        for stored in one.stored:
+            module._parameters.pop(stored, None)
+            module._buffers.pop(stored, None)
+    for name, placeholder in names.items():
+        module._buffers.pop(name, None)  # of the old spectral_norm
+        module._parameters[name] = placeholder  # type: ignore[assignment]
+
+
+def _of_parametrize(module: Module) -> Iterator[Parametrised]:
+    from torch.nn.utils.parametrize import ParametrizationList
+
+    held = module._modules.get(_PARAMETRIZATIONS)
+    for name, parametrizations in held._modules.items() if held is not None else ():
+        if isinstance(parametrizations, ParametrizationList):
+            yield Parametrised(name, parametrizations, lambda copied: copied())  # not by the name, which may be cached
+
+
+def _of_hooks(module: Module) -> Iterator[Parametrised]:
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    prune = sys.modules.get("torch.nn.utils.prune")  # who prunes has imported it
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            stored = (f"{hook.name}_g", f"{hook.name}_v")
+            yield _hooked(module, hook.name, hook.compute_weight, stored, stored[1])
+        elif isinstance(hook, SpectralNorm):
+            stored = (f"{hook.name}_orig", f"{hook.name}_u", f"{hook.name}_v")
+            yield _hooked(module, hook.name, _without_iteration(hook), stored, stored[0])
+        elif prune is not None and isinstance(hook, prune.BasePruningMethod):
+            name: Any = hook._tensor_name  # type: ignore[attr-defined]
+            stored = (f"{name}_orig", f"{name}_mask")
+            yield _hooked(module, name, hook.apply_mask, stored, stored[0])
+
+
+def _without_iteration(hook: Any) -> Callable[[Module], Tensor]:
+    return lambda module: hook.compute_weight(module, do_power_iteration=False)
+
+
+def _hooked(
+    module: Module, name: str, compute: Callable[[Module], Tensor], stored: tuple[str, ...], like: str
+) -> Parametrised:
+    return Parametrised(name, module, compute, stored, getattr(module, like))

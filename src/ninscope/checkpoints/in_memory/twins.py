@@ -1,0 +1,100 @@
+"""Twins of modules: the same structure in other objects, so that what is done to one leaves the model as it is.
+
+A module's own containers are copied, its children have twins, and what becomes of its tensors is for the caller to say. What it
+holds besides, as a configuration, is shared. `copy.deepcopy` is not used: it would copy all that a module refers to.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+TensorOf = Callable[["Tensor"], "Tensor"]
+
+
+def same(tensor: Tensor) -> Tensor:
+    """Of a twin that shares its model's tensors."""
+    return tensor
+
+
+class Copies:
+    """Of a twin with tensors of its own: each is copied once, so that what is tied stays so. device: another one, or None."""
+
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}  # with the original, whose id no other has while it is here
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._made:
+            self._made[id(tensor)] = tensor, self._copy(tensor)
+        return self._made[id(tensor)][1]
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        from torch import empty_like
+        from torch.nn import Parameter
+
+        plain = tensor.detach()
+        copied = plain.clone() if self._device is None else empty_like(plain, device=self._device)
+        return Parameter(copied, requires_grad=False) if isinstance(tensor, Parameter) else copied
+
+
+def twin(module: Module, tensor_of: TensorOf = same, child_of: Callable[[Module], Module] | None = None) -> Module:
+    """child_of: the twin of a child (default: made in the same way). One that torch has compiled to a script is itself."""
+    from torch.jit import ScriptModule
+
+    made: dict[int, Module] = {}
+
+    def twin_of(original: Module, child: Callable[[Module], Module]) -> Module:
+        if isinstance(original, ScriptModule):
+            return original
+        copied = object.__new__(type(original))  # FSDP2's own __new__ makes another class
+        made[id(original)] = copied
+        attributes = {name: _copied(value, tensor_of) for name, value in vars(original).items()}
+        tensors = ("_parameters", "_buffers")
+        attributes |= {
+            kind: {name: None if tensor is None else tensor_of(tensor) for name, tensor in vars(original)[kind].items()}
+            for kind in tensors
+        }
+        vars(copied).update(attributes)
+        children = vars(original)["_modules"].items()
+        vars(copied)["_modules"] = {name: None if one is None else child(one) for name, one in children}
+        return copied
+
+    def inner_twin(original: Module) -> Module:
+        return made[id(original)] if id(original) in made else twin_of(original, inner_twin)
+
+    return twin_of(module, child_of or inner_twin)
+
+
+def _copied(value: Any, tensor_of: TensorOf) -> Any:
+    """A module's attribute: a container of its own, or a tensor that is no parameter; anything else is shared."""
+    from torch import Tensor
+
+    if isinstance(value, dict | list | set | OrderedDict):
+        return value.copy()
+    return tensor_of(value) if isinstance(value, Tensor) else value
+
+
+def modules_of(module: Module) -> Iterator[Module]:
+    """A module and all within it, each once. Not by `modules()`, which some of peft's classes change their tensors in."""
+    seen: set[int] = set()
+    waiting = [module]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [child for child in one._modules.values() if child is not None]
+
+
+def tensors_of(module: Module) -> Iterator[Tensor]:
+    """The parameters and buffers of a module and of all within it."""
+    for one in modules_of(module):
+        for tensors in (one._parameters, one._buffers):
+            yield from (tensor for tensor in tensors.values() if tensor is not None)
