@@ -1,57 +1,39 @@
 """One run from its DAG file to its tables: survey, plan, jobs, tables and figures."""
 
-import importlib.metadata
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import tomli_w
-
-import ninscope
 from ninscope.errors import RequestError
 from ninscope_pipeline.execution import Executor
 from ninscope_pipeline.failure_log import FailureLog
 from ninscope_pipeline.figures import STAGE as FIGURES
-from ninscope_pipeline.figures import figures_key, store_figures
+from ninscope_pipeline.figures import figures_key
 from ninscope_pipeline.located import STAGE as LOCATE
 from ninscope_pipeline.located import Located, task_key
 from ninscope_pipeline.outcome import Outcome
-from ninscope_pipeline.plan import CheckpointId, Plan, Request, jobs_to_run, make_plan
+from ninscope_pipeline.plan import Plan, Request, jobs_to_run, make_plan
 from ninscope_pipeline.replacing import replaced_results
-from ninscope_pipeline.request.analyses import SAMPLED
 from ninscope_pipeline.request.dagfile import Dag
 from ninscope_pipeline.request.evaluations.reading import read_evaluations
 from ninscope_pipeline.request.evaluations.settling import settled
-from ninscope_pipeline.results import checkpoint_results
+from ninscope_pipeline.result_files import write_down, write_results
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.stage import JobId
-from ninscope_pipeline.storing.manifest import is_current, key_of
+from ninscope_pipeline.storing.manifest import is_current
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 from ninscope_pipeline.survey import Survey, survey
 from ninscope_pipeline.survey_memory import remember
 from ninscope_pipeline.tables import STAGE as TABLES
-from ninscope_pipeline.tables import store_tables, tables_key
+from ninscope_pipeline.tables import tables_key
 
 if TYPE_CHECKING:
     from distributed import Client
 
 # How often a plan is made and run while stored artefacts turn out to be damaged: after the first time none should.
 _ROUNDS = 3
-_RECORDED_VERSIONS = (
-    "ninscope",
-    "numpy",
-    "numba",
-    "scipy",
-    "zarr",
-    "pandas",
-    "pyarrow",
-    "dask",
-    "huggingface_hub",
-)
 
 
 @dataclass(frozen=True)
@@ -115,7 +97,7 @@ def start(prepared: PreparedRun) -> None:
     for stage, key in plan.moved:
         store.restamp(stage, key)
     remember(folder, prepared.located, prepared.survey.beside)
-    _write_down(prepared, plan, tables_key(plan.request))
+    write_down(folder, plan, tables_key(plan.request))
     log.forget_stored(store)
     for located in prepared.located:
         log.note(LOCATE, task_key(*located.id), located.outcome)
@@ -148,14 +130,14 @@ def perform(prepared: PreparedRun, executor: Executor, done: Callable[[JobId, Ou
         for left in reversed(range(_ROUNDS)):
             ended, request = _run_jobs(plan, executor, folder, logged, log, last=not left)
             if not (left and _any_damaged(ended)):
-                ended |= _write_results(folder, request, logged)
+                ended |= write_results(folder, request, logged)
             outcomes |= ended
             if not _any_damaged(ended):
                 break
             if left:
                 outcomes = {job: outcome for job, outcome in outcomes.items() if not outcome.damaged}
                 plan = make_plan(prepared.dag, prepared.located, plan.request.evaluations, folder, thorough=True)
-    _write_down(prepared, Plan(request), tables_key(request), only_of_tables=True)
+    write_down(folder, Plan(request), tables_key(request), only_of_tables=True)
     return outcomes
 
 
@@ -182,91 +164,5 @@ def _run_jobs(
     return ended | dict(later), request.after(later, ArtefactStore(folder))
 
 
-def _write_results(folder: RunFolder, request: Request, done: Callable[[JobId, Outcome], None]) -> dict[JobId, Outcome]:
-    """Write tables and figures, unless those of this request are there, or something that they need is damaged."""
-    key, outcomes, formats = tables_key(request), {}, request.dag.figures.formats
-    if not is_current(folder, folder.tables, key):
-        outcomes[TABLES, "all"] = store_tables(folder, request)
-        done((TABLES, "all"), outcomes[TABLES, "all"])
-    if all(outcome.ok for outcome in outcomes.values()) and not is_current(
-        folder, folder.figures, figures_key(key, formats)
-    ):
-        outcomes[FIGURES, "all"] = store_figures(folder, formats, request)
-        done((FIGURES, "all"), outcomes[FIGURES, "all"])
-    return outcomes
-
-
 def _any_damaged(outcomes: Mapping[JobId, Outcome]) -> bool:
     return any(outcome.damaged for outcome in outcomes.values())
-
-
-def _write_down(prepared: PreparedRun, plan: Plan, key: str, only_of_tables: bool = False) -> None:
-    """run.toml and plan.json: what is asked. key: of the tables. only_of_tables: unless those that lie there are others.
-
-    At the end it is known which they are: failures found on the way have changed what they are made from, or another run of this
-    folder has written its own.
-    """
-    folder, request = prepared.folder, plan.request
-    trust = request.dag.emergence.trust_duplicates
-    # By checkpoint, what its jobs are called, a sampled network among them, and where their artefacts lie.
-    keys: dict[CheckpointId, dict[str, str | None]] = {}
-    for job in request.jobs():
-        if job.checkpoint is not None and (job.name or job.listed_as):
-            usable = bool(job.key) and (not stages()[job.stage].judges_checkpoints or request.outcome(job).ok)
-            keys.setdefault(job.checkpoint.id, {})[job.name or job.listed_as] = job.key if usable else None
-    own_models = [
-        {"suite": suite, "model": model, "table": next((table.name for table in stage.tables), "")}
-        for suite, model, stage in request.dag.own_models()
-    ]
-    described = {
-        **({"own_models": own_models} if own_models else {}),
-        "stages": plan.keys(),
-        "following": plan.following_keys(),
-        **({"kept": kept} if (kept := plan.kept_keys()) else {}),
-        "tables": key,
-        "checkpoints": [
-            {
-                "suite": checkpoint.located.suite,
-                "model": checkpoint.located.model,
-                "revision": checkpoint.located.revision,
-                "wirings": {wired.reading: [wired.family, wired.digest] for wired in checkpoint.located.wirings},
-                **keys.get(checkpoint.id, {}),
-                "status": (standing := checkpoint.standing(trust)).status,
-                "message": standing.message,
-            }
-            for checkpoint in checkpoint_results(request)
-        ],
-    }
-    with folder.locked("plan"):
-        if not only_of_tables or key_of(folder, folder.tables) == key:
-            folder.write_bytes(folder.run_file, tomli_w.dumps(run_file_content(prepared.dag)).encode())
-            folder.write_json(folder.plan, described)
-
-
-def run_file_content(dag: Dag) -> dict[str, Any]:
-    """What run.toml says: the DAG file with its defaults, and the versions of what computes."""
-    request = dag.model_dump(by_alias=True) | {"analysis": _analysis(dag)}
-    request["variants"] = [variant.model_dump(include={"name", *variant.changes()}) for variant in dag.variants]
-    return {
-        "asked": _without_none(request),
-        "versions": {"ninscope": ninscope.__version__, "python": platform.python_version(), **_versions()},
-    }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    """Those of other packages; looking one up reads its folder."""
-    return {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS if name != "ninscope"}
-
-
-def _analysis(dag: Dag) -> dict[str, Any]:
-    """[analysis] as it would be accepted again: without samples there is no number and no seed of them."""
-    sampling = () if SAMPLED in dag.analysis.methods() else ("samples", "seed")
-    return dag.analysis.model_dump(exclude=set(sampling))
-
-
-def _without_none(value: Any) -> Any:
-    """TOML has no null; an absent key says the same."""
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, list) else value

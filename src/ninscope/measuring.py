@@ -12,7 +12,9 @@ from ninscope.architectures.layout import parts_of
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError
-from ninscope.exact.whole import Passenger, exact_analysis, uncounted_layers
+from ninscope.exact.live import counts_alone, is_spread, lies_on_devices, live_analysis
+from ninscope.exact.ranks import ALONE, Ranks
+from ninscope.exact.whole import ExactAnalysis, Passenger, exact_analysis, uncounted_layers
 from ninscope.locating import (
     LocatedRevision,
     Wiring,
@@ -124,10 +126,7 @@ def measured_network(
     passenger: sees every weight that an exact analysis of single layers reads.
     """
     if parameters.exact:
-        whole = directed(network, parameters.direction)
-        measurement = exact_measurement(
-            exact_analysis(whole, parameters, threads, statistics=layers, passenger=passenger)
-        )
+        measurement = exact_measurement(_exact_analysis(network, parameters, threads, layers, passenger))
     else:
         measurement = analyse_network(sample_network(network, parameters), parameters)
     message = joined_clauses(network.note, measurement.message)
@@ -136,6 +135,23 @@ def measured_network(
         message=message,
         reading_warning=network.warning,
     )
+
+
+def _exact_analysis(
+    network: NeuronNetwork, parameters: Parameters, threads: int, layers: bool, passenger: Passenger | None
+) -> ExactAnalysis:
+    """Of files, and of models in memory: weights on a device are counted there, and those that ranks share by all of them."""
+    spread = is_spread(network)
+    if spread or (passenger is None and counts_alone(parameters) and lies_on_devices(network)):
+        return live_analysis(network, parameters, _ranks() if spread else ALONE, threads).analysis
+    whole = directed(network, parameters.direction)
+    return exact_analysis(whole, parameters, threads, statistics=layers, passenger=passenger)
+
+
+def _ranks() -> Ranks:
+    from ninscope.distributed.ranks import TorchRanks  # which needs torch
+
+    return TorchRanks()
 
 
 @lists_parameters

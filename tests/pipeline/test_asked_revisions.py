@@ -15,8 +15,8 @@ from suites import write_suite
 from ninscope.checkpoints.revisions import RevisionSelection
 from ninscope.checkpoints.suites import PYTHIA_STEPS, SUITES, PublishedSuite
 from ninscope.errors import RequestError
-from ninscope_pipeline.prepared_run import run_file_content
 from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.result_files import run_file_content
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.survey import survey
 

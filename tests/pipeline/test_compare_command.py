@@ -19,8 +19,8 @@ import ninscope
 from ninscope.errors import RequestError
 from ninscope_pipeline.compare_command import source_and_revision
 from ninscope_pipeline.comparing_runs import compare_runs
-from ninscope_pipeline.prepared_run import run_file_content
 from ninscope_pipeline.request.dagfile import load_dag
+from ninscope_pipeline.result_files import run_file_content
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

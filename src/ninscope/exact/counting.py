@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -57,13 +58,22 @@ class Tally:
         self._kept = table.radius_count + 1
         self._nonfinite = table.nonfinite
 
-    def add(self, bits: np.ndarray, table: BinTable, nodes: slice, nodes_first: bool) -> bool:
+    def add(self, bits: Any, table: BinTable, nodes: slice, nodes_first: bool) -> bool:
         """Count weights of some of the nodes, unsigned integers [edges, nodes], or nodes_first [nodes, edges]; false where one of
-        them is not finite.
+        them is not finite. bits: as of a `WeightTile`, on the CPU or on a device.
         """
         counts = self._histogram[nodes]
-        count = row_histogram if nodes_first else column_histogram
-        count(bits, table, counts, self._distances[nodes] if self._sums_distances else None)
+        distances = self._distances[nodes] if self._sums_distances else None
+        if not isinstance(bits, np.ndarray):
+            from ninscope.devices import column_counts
+
+            there, lengths = column_counts(bits, table, nodes_first, distances is not None)
+            counts += there
+            if distances is not None:
+                distances += lengths
+        else:
+            count = row_histogram if nodes_first else column_histogram
+            count(bits, table, counts, distances)
         return not counts[:, self._nonfinite].any()
 
     @property
@@ -133,11 +143,11 @@ def count_band(
     """
     part = band.part
     blocks: dict[str, BlockTally] = {}
-    for tile in part.matrix.tiles(raw, band.first):
+    for tile in band.tiles(raw):
         for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
             bits, counted = tile.chosen(targets, nodes)
-            if bits.size and not tally.add(bits, table, counted, tile.nodes_first):
-                part.matrix.check_stored(raw, band.first)
+            if 0 not in bits.shape and not tally.add(bits, table, counted, tile.nodes_first):
+                band.check_stored(raw)
         if matrices:
             blocks = merged(blocks, _block_tallies(part, tile, table))
         if see_along is not None:

@@ -1,4 +1,4 @@
-"""Weights under adapters of peft, as the model uses them: what peft's own merge would leave, computed by peft on twins of its layers.
+"""Weights under adapters of peft, as the model uses them: what peft's merge would leave, computed by peft on twins of its layers.
 
 The bits are those of `merge_and_unload` and a save. peft multiplies B A in the adapter's type (float32 on a CPU where that is a
 narrow one), rounds that, and adds; adapters of files (`checkpoints/lora/merged.py`) are summed in float64 and rounded once, which
@@ -101,7 +101,8 @@ def check_adapters(model: Module) -> None:
         if getattr(config, "layer_replication", None):
             raise CheckpointError(
                 "unsupported",
-                f"adapter {name}: layer_replication is set, and such an adapter is not merged; measure the model before peft wraps it",
+                f"adapter {name}: layer_replication is set, and such an adapter is not merged; measure the model before peft "
+                "wraps it",
             )
 
 
@@ -162,8 +163,7 @@ def _unloaded(module: Any, merge: bool) -> Module:
         outer, *inner = _layers(module)
         for layer in (*inner, outer):
             layer.merge()
-    inside = module.get_base_layer()
-    return inside
+    return module.get_base_layer()
 
 
 def _kinds(module: str, name: str) -> tuple[type, ...]:

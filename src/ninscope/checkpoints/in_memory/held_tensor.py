@@ -53,6 +53,16 @@ class HeldTensor:
         return self._sharded is None or (len(self._sharded) == 1 and self._sharded[0].is_all_of(self.shape))
 
     @property
+    def is_computed(self) -> bool:
+        """Whether its numbers lie nowhere, and are computed when they are asked for."""
+        return self._values is not None
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether ranks share it, whatever of it lies here."""
+        return self._sharded is not None
+
+    @property
     def pieces(self) -> tuple[HeldPiece, ...]:
         """What of it lies here. One that is computed is computed now. Raises CheckpointError (unsupported)."""
         if self._sharded is not None:

@@ -28,7 +28,7 @@ class Parametrised:
     """One tensor of a module that is computed.
 
     name: in the module. module: holds what it is computed from. compute: gives it, of a twin of that module. stored: the names in
-    the module itself of what it is computed from, where they are not in a module of their own. like: has its shape, if that is known.
+    the module itself of what it is computed from, where they are not in a module of their own. like: has its shape, if known.
     """
 
     name: str

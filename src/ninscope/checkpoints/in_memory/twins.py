@@ -22,7 +22,7 @@ def same(tensor: Tensor) -> Tensor:
 
 
 class Copies:
-    """Of a twin with tensors of its own: each is copied once, so that what is tied stays so. device: another one (meta), or None."""
+    """Of a twin with tensors of its own: each is copied once, so that what is tied stays so. device: another one, or None."""
 
     def __init__(self, device: str | None = None) -> None:
         self._device = device
@@ -43,7 +43,7 @@ class Copies:
 
 
 def twin(module: Module, tensor_of: TensorOf = same, child_of: Callable[[Module], Module] | None = None) -> Module:
-    """child_of: the twin of a child (default: made in the same way). One that torch has compiled to a script is no twin but itself."""
+    """child_of: the twin of a child (default: made in the same way). One that torch has compiled to a script is itself."""
     from torch import Tensor
     from torch.jit import ScriptModule
 

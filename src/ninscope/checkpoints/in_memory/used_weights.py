@@ -62,8 +62,8 @@ def used_weights(model: Module) -> UsedWeights:
     if any(_is(kind, _FSDP1) for kind in kinds):
         raise CheckpointError(
             "unsupported",
-            f"{type(model).__name__} is sharded by {_FSDP1}, whose tensors are flat; shard it by fully_shard (FSDP2), or measure its "
-            "full state dict (get_model_state_dict of torch.distributed.checkpoint.state_dict, with full_state_dict)",
+            f"{type(model).__name__} is sharded by {_FSDP1}, whose tensors are flat; shard it by fully_shard (FSDP2), or measure "
+            "its full state dict (get_model_state_dict of torch.distributed.checkpoint.state_dict, with full_state_dict)",
         )
     adapters.check_adapters(model)
     is_plain = not any(_wrapped_as(kind) or adapters.is_adapted(kind) for kind in kinds)
