@@ -133,8 +133,8 @@ def _child(module: Any, name: str) -> Module:
 
 def _layers(module: Any) -> Iterator[Any]:
     """The layer of an adapter, and those of others within it."""
-    layer = module._modules.get("token_adapter", module)  # of a wrapper of trainable tokens
-    while isinstance(layer, _kinds("tuners.tuners_utils", "BaseTunerLayer")):
+    layer: Any = module._modules.get("token_adapter", module)  # of a wrapper of trainable tokens
+    while issubclass(type(layer), _kinds("tuners.tuners_utils", "BaseTunerLayer")):
         yield layer
         layer = layer._modules.get("base_layer")
 

@@ -22,24 +22,19 @@ def same(tensor: Tensor) -> Tensor:
 
 
 class Copies:
-    """Of a twin with tensors of its own: each is copied once, so that what is tied stays so. device: another one, or None."""
+    """Of a twin with tensors of its own: each is copied once, so that what is tied stays so."""
 
-    def __init__(self, device: str | None = None) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._made: dict[int, tuple[Tensor, Tensor]] = {}  # with the original, whose id no other has while it is here
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        if id(tensor) not in self._made:
-            self._made[id(tensor)] = tensor, self._copy(tensor)
-        return self._made[id(tensor)][1]
-
-    def _copy(self, tensor: Tensor) -> Tensor:
-        from torch import empty_like
         from torch.nn import Parameter
 
-        plain = tensor.detach()
-        copied = plain.clone() if self._device is None else empty_like(plain, device=self._device)
-        return Parameter(copied, requires_grad=False) if isinstance(tensor, Parameter) else copied
+        if id(tensor) not in self._made:
+            copied = tensor.detach().clone()
+            is_parameter = isinstance(tensor, Parameter)
+            self._made[id(tensor)] = tensor, Parameter(copied, requires_grad=False) if is_parameter else copied
+        return self._made[id(tensor)][1]
 
 
 def twin(module: Module, tensor_of: TensorOf = same, child_of: Callable[[Module], Module] | None = None) -> Module:

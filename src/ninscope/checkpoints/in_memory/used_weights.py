@@ -99,8 +99,15 @@ class _Computed:
     results: Results
 
     def value(self) -> Tensor:
-        """Raises CheckpointError."""
-        return self.results.of(self.computation)[self.key]
+        """Raises CheckpointError: unsupported (what is computed is not of the shape and type that its place has)."""
+        found = self.results.of(self.computation)[self.key]
+        if (found.shape, found.dtype) != (self.place.shape, self.place.dtype):
+            raise CheckpointError(
+                "unsupported",
+                f"tensor {self.computation.name} is computed as {found.dtype} {list(found.shape)}, and {self.place.dtype} "
+                f"{list(self.place.shape)} was expected; {self.computation.advice}",
+            )
+        return found
 
 
 Computed = Mapping[int, _Computed]  # by the id of the tensor in its place
@@ -152,9 +159,8 @@ class _PlainTwin:
             lambda: {"": parametrised.value()},
             parametrizations.ADVICE,
         )
-        place = parametrised.placeholder()
-        if place is None:
-            place = empty_like(self._results.of(computation)[""], device="meta")
+        like = parametrised.like  # else its shape takes its values
+        place = empty_like(self._results.of(computation)[""] if like is None else like, device="meta")
         self._parametrised.append(_Computed(place, computation, "", self._results))
         return place
 
