@@ -112,9 +112,27 @@ class TestStates:
             assert not any(getattr(module, "merged", False) for module in model.modules())
             assert_equal(found, in_memory(model))
 
+    def test_merged_in_part(self):
+        """A layer that holds one adapter adds none of the others, as long as it does: what it computes is the test."""
+        model = two()
+        model.base_model.set_adapter(["default", "second"])
+        quietly(model.merge_adapter, ["default"])
+        tokens, alone = torch.arange(8)[None], built("llama")
+        before = alone(tokens).logits
+        found = in_memory(model)
+        alone.load_state_dict(
+            {
+                name: torch.frombuffer(bytearray(one), dtype=torch.float32).view(shape)
+                for name, (_, shape, one) in found.items()
+            }
+        )
+        with torch.no_grad():
+            assert torch.allclose(alone(tokens).logits, model(tokens).logits, atol=1e-5)
+            assert not torch.allclose(alone(tokens).logits, before, atol=1e-2)
+
     def test_none_that_a_layer_has(self):
         model = two()
-        model.delete_adapter("default")
+        quietly(model.delete_adapter, "default")
         model.set_adapter("second")
         assert [held.shape for held in in_memory_source(model).held.values()]
         values = in_memory_source(model).held["model.layers.0.self_attn.v_proj.weight"]
