@@ -166,7 +166,8 @@ def measure(
     """The spectrum of one checkpoint, from its weights alone.
 
     source: a folder with one checkpoint, a folder of revision folders, a file of weights, or a Hub repository id ("org/name");
-    or a model in memory: a torch module, or a state dict (without a configuration it is read as generic).
+    or a model in memory: a torch module, or a state dict (without a configuration it is read as generic). A module is measured as
+    it is used: parametrised weights are computed, and adapters of peft merged, a matrix at a time; the module stays as it is.
     revision: which one, by its name or its step, where the source has several; a Hub repository without step branches is taken
     at "main".
     exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,
