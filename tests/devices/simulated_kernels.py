@@ -254,8 +254,8 @@ def other_transfer_functions(rng):
             ):
                 np.testing.assert_array_equal(kernel, cpu)
         table, values = bin_table("F32", radii), weights(rng, "F32", 20, 2)
-        assert not kernel_of("cpu").can_count(table, "F32", True)
-        assert kernel_of("cpu").can_count(table, "F32", False)
+        assert not kernel_of("cpu").can_count(table, True)
+        assert kernel_of("cpu").can_count(table, False)
         np.testing.assert_array_equal(
             column_counts(values, table, False, False)[0], cpu_counts(values, table, False)[0]
         )
@@ -277,12 +277,27 @@ def what_is_refused(rng):
     assert "no kernel" in refusal(column_counts, torch.zeros(2, 2, dtype=torch.float64), table, False, True)
     assert "no kernel" in refusal(column_counts, torch.zeros(2, dtype=torch.float16), table, False, True)
     assert "squares are summed of" in refusal(device_square_sums, torch.zeros(2, 2, dtype=torch.float64))
-    tally = DeviceTally(3, table, "cpu")
-    assert "not those of nodes 0..1" in refusal(tally.add, torch.zeros(2, 3, dtype=torch.float16), slice(0, 2), False)
+    tally, values = DeviceTally(3, table.width, "cpu"), torch.zeros(2, 3, dtype=torch.float16)
+    assert "in 15 bins are not those of nodes 0..1" in refusal(tally.add, values, table, slice(0, 2), False)
+    joint = joint_table("F16", RADII, (1.0, 0.4))
+    assert f"in {joint.width} bins are not those" in refusal(tally.add, values, joint, slice(0, 3), False)
     tally.counts()
-    assert "grow no more" in refusal(tally.add, torch.zeros(2, 3, dtype=torch.float16), slice(0, 3), False)
-    assert "more than 64000000 bytes" in refusal(DeviceTally, 2_000_000, table, "cpu")
-    assert kernel_of("cpu").tally(2_000_000, table, "cpu") is None
+    assert "grow no more" in refusal(tally.add, values, table, slice(0, 3), False)
+    assert kernel_of("cpu").tally(2_000_000, table.width, "cpu") is None
+
+
+@case
+def tallies_share_their_room(rng):
+    engine, table = kernel_of("cpu"), bin_table("F16", RADII)
+    size = cuda_engine.TALLY_BYTES // (8 * table.width)
+    first = engine.tally(size - 10, table.width, "cpu")
+    assert engine.tally(11, table.width, "cpu") is None
+    second = engine.tally(10, table.width, "cpu")
+    assert engine.tally(1, table.width, "cpu") is None
+    del second  # after an error, say
+    assert engine.tally(10, table.width, "cpu") is not None  # and is gone at once
+    first.start_copy()
+    assert engine.tally(size, table.width, "cpu") is not None
 
 
 def refusal(function: Callable, *arguments: object) -> str:
@@ -296,11 +311,11 @@ def refusal(function: Callable, *arguments: object) -> str:
 @case
 def a_tally_of_several_matrices(rng):
     table = bin_table("BF16", RADII)
-    tally = kernel_of("cpu").tally(6, table, "cpu")
+    tally = kernel_of("cpu").tally(6, table.width, "cpu")
     first, second, third = (weights(rng, "BF16", *shape) for shape in ((20, 6), (9, 4), (5, 2)))
-    tally.add(first, slice(0, 6), False)
-    tally.add(second.T.contiguous(), slice(1, 5), True)
-    tally.add(third, slice(4, None), False)
+    tally.add(first, table, slice(0, 6), False)
+    tally.add(second.T.contiguous(), table, slice(1, 5), True)
+    tally.add(third, table, slice(4, None), False)
     tally.start_copy()
     counts, sums = tally.counts()
     expected, lengths = plain_counts(first, 12.0, distance_shift(RADII))
@@ -314,7 +329,7 @@ def a_tally_of_several_matrices(rng):
 
 @case
 def counts_that_do_not_fit_at_once(rng):
-    with mock.patch.object(cuda_engine, "COUNT_BYTES", 4 * 15 * 2):
+    with mock.patch.object(cuda_engine, "PIECE_BYTES", 8 * 15 * 2):
         assert_counted(weights(rng, "F16", 20, 5))
         assert_counted(weights(rng, "F16", 20, 3).T.contiguous(), nodes_first=True)
 
