@@ -17,6 +17,9 @@ from ninscope.networks.bin_table import BinTable
 _UNCOUNTED_HERE = "weights on {device} are copied to the CPU in bands and counted there: "
 
 
+_DTYPES = ("torch.float16", "torch.bfloat16", "torch.float32")
+
+
 class Tally(Protocol):
     """Counts of a layer that grow on a device (`cuda_engine.DeviceTally`)."""
 
@@ -42,6 +45,10 @@ class Squares(Protocol):
 
 class Engine:
     """Kernels of one kind of device. Tensors are torch's, of two axes, of any strides: float16, bfloat16 or float32."""
+
+    def takes(self, values: Any) -> bool:
+        """Whether there are kernels for weights of the tensor's type."""
+        return str(values.dtype) in _DTYPES
 
     def can_count(self, table: BinTable, distances: bool) -> bool:
         """Whether there is a kernel for a table; distances: with their sums.
