@@ -12,7 +12,7 @@ from ninscope.architectures.layout import parts_of
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError
-from ninscope.exact.live import counts_alone, is_spread, lies_on_devices, live_analysis
+from ninscope.exact.live import counts_alone, held_analysis, is_spread, lies_on_devices
 from ninscope.exact.ranks import ALONE, Ranks
 from ninscope.exact.whole import ExactAnalysis, Passenger, exact_analysis, uncounted_layers
 from ninscope.locating import (
@@ -143,7 +143,7 @@ def _exact_analysis(
     """Of files, and of models in memory: weights on a device are counted there, and those that ranks share by all of them."""
     spread = is_spread(network)
     if spread or (passenger is None and counts_alone(parameters) and lies_on_devices(network)):
-        return live_analysis(network, parameters, _ranks() if spread else ALONE, threads).analysis
+        return held_analysis(network, parameters, _ranks() if spread else ALONE, threads, layers)
     whole = directed(network, parameters.direction)
     return exact_analysis(whole, parameters, threads, statistics=layers, passenger=passenger)
 
