@@ -1,7 +1,5 @@
 """Tensors in memory as files of weights: which bytes are read, where they lie, and what cannot be read."""
 
-import sys
-import types
 import typing
 
 import numpy as np
@@ -142,15 +140,12 @@ Shared.__name__ = "DTensor"
 def ranks(monkeypatch):
     """Makes tensors of which this rank has some rows; other ranks are not there."""
     pieces = {}
-    module = types.ModuleType("ninscope.distributed.shards")
-    module.pieces_of = lambda tensor: pieces[id(tensor)]
-    monkeypatch.setitem(sys.modules, "ninscope.distributed", types.ModuleType("ninscope.distributed"))
-    monkeypatch.setitem(sys.modules, "ninscope.distributed.shards", module)
+    monkeypatch.setattr("ninscope.distributed.shards.pieces_of", lambda name, tensor, ranks: pieces[id(tensor)])
 
     def with_rows(whole, first, last):
         tensor = torch.Tensor._make_subclass(Shared, whole)
         rows = (HeldPiece((first,) + (0,) * (whole.ndim - 1), whole[first:last]),) if last > first else ()
-        pieces[id(tensor)] = (tuple(whole.shape), "F32", rows)
+        pieces[id(tensor)] = (tuple(whole.shape), "F32", rows, True)
         return tensor
 
     return with_rows

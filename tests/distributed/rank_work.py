@@ -36,14 +36,14 @@ from ninscope.checkpoints.in_memory import in_memory_source
 from ninscope.checkpoints.tensors import Checkpoint, Tensor
 from ninscope.distributed.packing import Packing, largest_counts
 from ninscope.distributed.ranks import TorchRanks, leads, ranks_of
-from ninscope.distributed.shards import Share, live_tensors, pieces_of, shares_of
+from ninscope.distributed.shards import Share, check_same_model, live_tensors, pieces_of
 from ninscope.errors import CheckpointError
 from ninscope.exact.controls import Start, control_readings
 from ninscope.exact.live import is_spread, live_analysis, live_rescaling
-from ninscope.exact.ranks import ALONE, Ranks
 from ninscope.exact.whole import ExactAnalysis, exact_analysis
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.parameters import Parameters
+from ninscope.ranks import ALONE, Ranks
 from ninscope.weights.counting import network_weights
 
 WORLDS: dict[int, list[Callable[[], None]]] = {2: [], 3: [], 4: []}
@@ -74,9 +74,24 @@ def refused(status: str, *words: str) -> Iterator[None]:
     assert all(word in message[1] for word in words), message
 
 
+def shares_of(tensors: dict, ranks: Ranks = ALONE) -> dict[str, Share]:
+    """As a model is opened: what goes wrong on one rank is told on all."""
+    shares, error = {}, None
+    try:
+        shares = {name: pieces_of(name, tensor, ranks) for name, tensor in tensors.items()}
+    except CheckpointError as raised:
+        error = raised
+    ranks.added([], error)
+    check_same_model(shares, ranks)
+    return shares
+
+
 def assembled(shares: dict) -> dict[str, np.ndarray]:
-    """The tensors of all ranks' pieces; fails where a number is there twice, or not at all."""
-    own = {name: [(piece.start, piece.values.numpy()) for piece in share.pieces] for name, share in shares.items()}
+    """The tensors of all ranks' pieces; fails where a number is there twice, or not at all. Rank 0 counts what is not sharded."""
+    own = {
+        name: [(piece.start, piece.values.numpy()) for piece in share.pieces if share.is_spread or dist.get_rank() == 0]
+        for name, share in shares.items()
+    }
     everyone: list = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, own)
     whole = {}
@@ -183,7 +198,7 @@ def distributed_data_parallel_is_measured_by_one_process_alone() -> None:
     model = DistributedDataParallel(layers(4, 3))
     ranks = ranks_of(model)
     assert ranks is ALONE
-    assert leads(model, ranks) == (dist.get_rank() == 0)
+    assert leads(model) == (dist.get_rank() == 0)
     if dist.get_rank() == 0:  # nobody else calls
         (share,) = shares_of(live_tensors(model), ranks).values()
         assert torch.equal(share.pieces[0].values, model.module[0].weight)
@@ -251,7 +266,7 @@ def a_model_that_some_processes_hold() -> None:
     fully_shard(model, mesh=mesh)
     ranks = ranks_of(model)
     assert (ranks.count, ranks.number) == (2, dist.get_rank() - 1)
-    assert leads(model, ranks) == (dist.get_rank() == 1)
+    assert leads(model) == (dist.get_rank() == 1)
     (share,) = shares_of(live_tensors(model), ranks).values()
     own = np.zeros((5, 6), np.int64)
     for piece in share.pieces:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ninscope.distributed.ranks import leads, ranks_of
-from ninscope.distributed.shards import live_tensors, shares_of
+from ninscope.distributed.shards import live_tensors
 from ninscope.exact.live import live_analysis
 
 RANKS = 2
@@ -58,8 +58,8 @@ def partitions_are_what_deepspeed_gathers() -> None:
 def assert_is_what_is_gathered(model: nn.Module, plain: nn.Module, half: bool) -> None:
     ranks = ranks_of(model)
     assert ranks.count == RANKS
-    assert leads(model, ranks) == (dist.get_rank() == 0)
-    shares = shares_of(live_tensors(model), ranks)
+    assert leads(model) == (dist.get_rank() == 0)
+    shares = rank_work.shares_of(live_tensors(model), ranks)
     assert {share.dtype for share in shares.values()} == {"BF16" if half else "F32"}
     pieces = {name: tuple(map(rank_work.as_float, share.pieces)) for name, share in shares.items()}
     whole = rank_work.assembled({name: share._replace(pieces=pieces[name]) for name, share in shares.items()})

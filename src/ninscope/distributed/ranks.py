@@ -16,7 +16,7 @@ import numpy as np
 from ninscope.distributed.packing import Packing, largest_counts
 from ninscope.distributed.shards import holders
 from ninscope.errors import MAX_MESSAGE, CheckpointError, RequestError
-from ninscope.exact.ranks import ALONE, Ranks
+from ninscope.ranks import ALONE, Ranks
 
 _FAILED = -1
 _ERROR_BYTES = (
@@ -27,7 +27,7 @@ _ERROR_BYTES = (
 class TorchRanks:
     """The processes of a group of torch.distributed (None: all). Raises RequestError in a process outside of it.
 
-    count, number, added: as `exact.ranks.Ranks` says. members: the group's processes by their numbers among all. bytes_reduced:
+    count, number, added: as `ninscope.ranks.Ranks` says. members: the group's processes by their numbers among all. bytes_reduced:
     how many bytes this rank has put into an all_reduce.
 
     Sums are the same bits on every rank. Where arrays differ in shape or type between ranks, or a rank is at another call, every
@@ -148,16 +148,22 @@ def _group_of(members: tuple[int, ...]) -> Any:
     return _groups[key]
 
 
-def leads(model: Any, ranks: Ranks) -> bool:
-    """Whether this process is the one that tells of a result: rank 0 of those that count a model, or that hold it alike.
+def leads(model: Any) -> bool:
+    """Whether this process is the one that tells of a result: the lowest of those that hold a model together, or each all of it.
 
-    model: what trains, as it is wrapped. ranks: `ranks_of` it.
+    model: what trains, as it is wrapped.
     """
     dist = _initialised()
-    if ranks is not ALONE or dist is None:
-        return ranks.number == 0
+    if dist is None:
+        return True
+    try:
+        members = holders(model)
+    except CheckpointError:  # which is for a row to tell
+        members = ()
+    if len(members) > 1:
+        return bool(dist.get_rank() == members[0])
     group = getattr(model, "process_group", None)  # DistributedDataParallel knows its own
-    return dist.get_rank(group if isinstance(group, dist.ProcessGroup) else None) == 0
+    return bool(dist.get_rank(group if isinstance(group, dist.ProcessGroup) else None) == 0)
 
 
 def _initialised() -> Any:
