@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -30,10 +31,9 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.parallel import DistributedDataParallel
 
-from ninscope.checkpoints.formats.weight_file import TensorEntry
+import ninscope
 from ninscope.checkpoints.held_pieces import HeldPiece
 from ninscope.checkpoints.in_memory import in_memory_source
-from ninscope.checkpoints.tensors import Checkpoint, Tensor
 from ninscope.distributed.packing import Packing, largest_counts
 from ninscope.distributed.ranks import TorchRanks, leads, ranks_of
 from ninscope.distributed.shards import Share, check_same_model, live_tensors, pieces_of
@@ -41,6 +41,8 @@ from ninscope.errors import CheckpointError
 from ninscope.exact.controls import Start, control_readings
 from ninscope.exact.live import is_spread, live_analysis, live_rescaling
 from ninscope.exact.whole import ExactAnalysis, exact_analysis
+from ninscope.integrations.monitor import EmergenceMonitor
+from ninscope.integrations.reading import open_model
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.parameters import Parameters
 from ninscope.ranks import ALONE, Ranks
@@ -335,25 +337,6 @@ def partitions_of_zero_that_cannot_be_counted() -> None:
 # The analysis
 
 
-class Held:
-    """What stands for a file of weights where some of them lie here."""
-
-    reads_are_free = False
-
-    def __init__(self, share: Share):
-        self.pieces, self.is_spread = share.pieces, share.is_spread
-
-
-def held_network(model: nn.Module, config: dict) -> tuple[NeuronNetwork, Ranks]:
-    ranks = ranks_of(model)
-    tensors = {}
-    for name, share in shares_of(live_tensors(model), ranks).items():
-        size = STORED_BYTES[share.dtype] * math.prod(share.shape)
-        tensors[name] = Tensor(TensorEntry(name, share.dtype, share.shape, 0, size), Held(share))
-    return neuron_network(Checkpoint("in memory", None, config, tensors)), ranks
-
-
-STORED_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 PARAMETERS = Parameters("all", parts=("block", "kind"))
 
 
@@ -374,6 +357,11 @@ def neox(seed: int, spread: float) -> nn.Module:
     return transformers.GPTNeoXForCausalLM(config)
 
 
+def opened(model: nn.Module) -> tuple[NeuronNetwork, Ranks]:
+    found = open_model(model, PARAMETERS)
+    return found.network, found.ranks
+
+
 def whole_network(model: nn.Module) -> NeuronNetwork:
     return neuron_network(in_memory_source(model).open("in memory"))
 
@@ -387,7 +375,6 @@ class Whole:
 
     def __init__(self) -> None:
         self.start, self.now = neox(1, 0.05), neox(2, 0.08)
-        self.config = self.now.config.to_dict()
         network, start = whole_network(self.now), whole_network(self.start)
         self.rms, self.start_rms = network_weights(network).rms, network_weights(start).rms
         self.analysis = whole_analysis(self.now)
@@ -409,6 +396,9 @@ def by_tensor_parallelism(model: nn.Module) -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for block in model.gpt_neox.layers:
         parallelize_module(block, mesh, plan)
+        plan = {
+            name: how for name, how in plan.items() if name.startswith("mlp")
+        }  # the other block's attention stays whole
 
 
 def by_zero(model: nn.Module) -> None:
@@ -429,7 +419,7 @@ def by_both(model: nn.Module) -> None:
 def assert_ranks_find_what_one_process_does(shard: Callable[[nn.Module], None], controls: bool = False) -> None:
     now = copy.deepcopy(WHOLE.now)
     shard(now)
-    network, ranks = held_network(now, WHOLE.config)
+    network, ranks = opened(now)
     assert ranks.count == dist.get_world_size()
     assert is_spread(network)
     assert described(live_analysis(network, PARAMETERS, ranks).analysis) == WHOLE.analysis
@@ -440,7 +430,7 @@ def assert_ranks_find_what_one_process_does(shard: Callable[[nn.Module], None], 
     if controls:
         start = copy.deepcopy(WHOLE.start)
         shard(start)
-        baseline = Start(held_network(start, WHOLE.config)[0], WHOLE.start_rms, "step0")
+        baseline = Start(opened(start)[0], WHOLE.start_rms, "step0")
         found = control_readings(network, WHOLE.rms, PARAMETERS, baseline, 3, live_rescaling(ranks))
         assert repr(found) == repr(WHOLE.controls)
 
@@ -465,6 +455,28 @@ def an_fsdp_model_with_tensor_parallel_layers_has_the_bits_of_the_whole() -> Non
     assert_ranks_find_what_one_process_does(by_both, controls=True)
 
 
+@case(2)
+def measure_and_monitor_find_what_they_find_of_the_whole() -> None:
+    """Some matrices are sharded, others are whole on every rank, where one counts them. Weights train between two measures."""
+    rows, measured = [], []
+    for shard in (lambda model: None, by_tensor_parallelism):
+        model = copy.deepcopy(WHOLE.now)
+        plan = model.gpt_neox.layers[1].mlp
+        shard(model)
+        monitor = EmergenceMonitor(model, every=1, controls=True)
+        for step in range(2):
+            row = monitor.update(step)
+            assert (row is None) == (dist.get_rank() > 0)
+            with torch.no_grad():
+                plan.dense_h_to_4h.weight.mul_(1.5)
+        rows.append([] if row is None else [replace(row, seconds=0.0) for row in monitor.rows])
+        found = ninscope.measure(model)
+        measured.append((found.alpha0, found.width, found.tau.tobytes(), repr(found.layers), found.message))
+    assert repr(rows[0]) == repr(rows[1])
+    assert all(row.ok and "emergence_growth" in row.controls for row in rows[1])
+    assert measured[0] == measured[1]
+
+
 @case(2, 3)
 def a_nan_of_one_rank_is_refused_on_all() -> None:
     model = copy.deepcopy(WHOLE.now)
@@ -472,7 +484,7 @@ def a_nan_of_one_rank_is_refused_on_all() -> None:
     weight = model.gpt_neox.layers[1].mlp.dense_h_to_4h.weight
     if dist.get_rank() == dist.get_world_size() - 1:
         weight.to_local().data[-1, 7] = torch.nan
-    network, ranks = held_network(model, WHOLE.config)
+    network, ranks = opened(model)
     with refused("nonfinite", "layers.1.mlp.dense_h_to_4h.weight holds NaN or infinity, first at row 49, column 7"):
         live_analysis(network, PARAMETERS, ranks)
 

@@ -71,13 +71,12 @@ def assert_is_what_is_gathered(model: nn.Module, plain: nn.Module, half: bool) -
 
 def a_model_has_the_bits_of_the_whole() -> None:
     model = rank_work.neox(2, 0.08)
-    config = model.config.to_dict()
     torch.manual_seed(0)
     tokens = torch.randint(0, 31, (1, 9))
     engine = trained(model, {"input_ids": tokens, "labels": tokens}, half=False)
     whole = rank_work.neox(0, 0.08)
     whole.load_state_dict(gathered(engine.module), strict=False)
-    network, ranks = rank_work.held_network(engine.module, config)
+    network, ranks = rank_work.opened(engine)
     found = live_analysis(network, rank_work.PARAMETERS, ranks)
     assert rank_work.described(found.analysis) == rank_work.whole_analysis(whole)
 
