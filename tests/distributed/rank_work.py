@@ -472,7 +472,7 @@ def measure_and_monitor_find_what_they_find_of_the_whole() -> None:
         rows.append([] if row is None else [replace(row, seconds=0.0) for row in monitor.rows])
         found = ninscope.measure(model)
         measured.append((found.alpha0, found.width, found.tau.tobytes(), repr(found.layers), found.message))
-    assert repr(rows[0]) == repr(rows[1])
+    assert repr([vars(row) for row in rows[0]]) == repr([vars(row) for row in rows[1]])
     assert all(row.ok and "emergence_growth" in row.controls for row in rows[1])
     assert measured[0] == measured[1]
 
