@@ -12,7 +12,6 @@ import pytest
 import ninscope
 from ninscope.checkpoints.saved_pieces import open_pieces, save_pieces
 from ninscope.errors import RequestError
-from ninscope.exact.ranks import ALONE
 from ninscope.integrations import EmergenceMonitor, MonitorRow, recording, steps, troubles
 from ninscope.integrations.reading import OpenedModel, network_of, open_model, tensors_of
 from ninscope.integrations.recording import Recording
@@ -20,6 +19,7 @@ from ninscope.integrations.settings import checked_settings
 from ninscope.integrations.steps import Steps
 from ninscope.integrations.troubles import Troubles
 from ninscope.multifractal.emergence import emergence
+from ninscope.ranks import ALONE
 
 SIZES = (20, 24, 16)
 
@@ -624,7 +624,7 @@ def spread_steps(weights_of_steps, folder, count, monkeypatch, damage=lambda num
     weights_of_steps: state dicts by step.
     """
     ranks, rows, returned = Threads(count), [], []
-    monkeypatch.setattr(steps, "process_number", lambda: ranks.number)
+    monkeypatch.setattr(steps, "makes_rows", lambda model: ranks.number == 0)
 
     def piece(weights, parameters):
         opened = open_model(weights, parameters)
@@ -712,8 +712,8 @@ def test_a_model_on_several_ranks_has_the_rows_of_one(weights, rng, kept, tmp_pa
 
 
 def test_of_a_model_that_every_process_has_whole_rank_0_measures(weights, monkeypatch):
-    monkeypatch.setattr(steps, "process_number", lambda: 1)
-    monkeypatch.setattr("ninscope.integrations.monitor.process_number", lambda: 1)
+    monkeypatch.setattr(steps, "makes_rows", lambda model: False)
+    monkeypatch.setattr("ninscope.integrations.monitor.makes_rows", lambda model: False)
     logged = []
     monitor = EmergenceMonitor(weights, every=1, log=lambda values, step: logged.append(step))
     assert monitor.update(0) is None
