@@ -214,8 +214,8 @@ def test_the_run_folder_has_the_rows(trained):
 
 
 def test_a_resumed_training_goes_on_in_its_folder(trained, tmp_path):
-    """With another callback object, from the checkpoint of step 4. So step 6 comes again, with other weights: the Trainer restores a
-    GPT-NeoX without its head, which is no part of the network.
+    """With another callback object, from the checkpoint of step 4. So step 6 comes again, with other weights: the Trainer restores
+    a GPT-NeoX without its head, which is no part of the network.
     """
     shutil.copytree(trained.folder / "ninscope", tmp_path / "ninscope")
     callback = EmergenceCallback(every=EVERY, blocks=True, trust_unlike_counts=True)
