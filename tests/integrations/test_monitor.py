@@ -663,11 +663,12 @@ def spread_steps(weights_of_steps, folder, count, monkeypatch, damage=lambda num
     weights_of_steps: state dicts by step.
     """
     ranks, rows, returned = Threads(count), [], []
+    monkeypatch.setattr(steps, "process_number", lambda: ranks.number)
 
     def piece(weights, parameters):
         opened = open_model(weights, parameters)
         pieces = shares_of(opened.network, ranks.number, count)
-        return OpenedModel(network_of(opened.network, pieces), opened.parameters_count, ranks, ranks.number == 0)
+        return OpenedModel(network_of(opened.network, pieces), opened.parameters_count, ranks)
 
     monkeypatch.setattr(steps, "open_model", piece)
     settings = checked_settings(
@@ -749,8 +750,9 @@ def test_a_model_on_several_ranks_has_the_rows_of_one(weights, rng, kept, tmp_pa
     assert all("no growth: " in row.message and "emergence_growth" not in row.controls for row in rows)
 
 
-def test_of_a_model_that_every_process_has_whole_one_measures(weights, monkeypatch):
-    monkeypatch.setattr("ninscope.integrations.reading.leads", lambda model, ranks: False)
+def test_of_a_model_that_every_process_has_whole_rank_0_measures(weights, monkeypatch):
+    monkeypatch.setattr(steps, "process_number", lambda: 1)
+    monkeypatch.setattr("ninscope.integrations.monitor.process_number", lambda: 1)
     logged = []
     monitor = EmergenceMonitor(weights, every=1, log=lambda values, step: logged.append(step))
     assert monitor.update(0) is None

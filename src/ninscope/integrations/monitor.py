@@ -22,7 +22,7 @@ from ninscope.integrations.reading import Found
 from ninscope.integrations.recording import Recording
 from ninscope.integrations.rows import MonitorRow
 from ninscope.integrations.settings import MOST_STEPS, Settings, checked_model, checked_settings, name_of_model
-from ninscope.integrations.steps import Steps
+from ninscope.integrations.steps import Steps, process_number
 from ninscope.integrations.troubles import Troubles, in_words
 
 
@@ -113,7 +113,7 @@ class EmergenceMonitor:
         self._measured.add(number)
         began = time.perf_counter()
         row, found = self._row(MonitorRow(number, f"step{number}"))
-        if not self._steps.leads:
+        if process_number():
             return None
         row = replace(row, seconds=time.perf_counter() - began)
         if row.status not in ("ok", "duplicate"):

@@ -10,12 +10,11 @@ import numpy as np
 from ninscope.checkpoints.in_memory import REVISION, in_memory_source
 from ninscope.checkpoints.saved_pieces import SavedPieces
 from ninscope.checkpoints.tensors import Tensor
-from ninscope.distributed.ranks import leads, ranks_of
 from ninscope.errors import CheckpointError
 from ninscope.exact.controls import ControlReading, RootMeanSquares, Start, control_readings, unit_readings
 from ninscope.exact.counting import LayerCounts
-from ninscope.exact.live import LiveReading, bins_of_matrices, live_analysis, live_rescaling
-from ninscope.exact.ranks import Ranks
+from ninscope.exact.live import LiveReading, bins_of_matrices, is_spread, live_analysis, live_rescaling
+from ninscope.exact.ranks import ALONE, Ranks
 from ninscope.measurement import Measurement, exact_measurement, origin_of, with_origin
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.parameters import Parameters
@@ -27,15 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model as it lies in memory now.
-
-    parameters_count: numbers in it. ranks: who holds it, and counts it, together. leads: whether this process tells of it.
-    """
+    """A model as it lies in memory now. parameters_count: numbers in it. ranks: who holds it, and counts it, together."""
 
     network: NeuronNetwork
     parameters_count: int
     ranks: Ranks
-    leads: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,10 +82,15 @@ class Baseline:
 
 def open_model(model: object, parameters: Parameters) -> OpenedModel:
     """Raises RequestError, CheckpointError: it is no model, or one that cannot be read (its `status`)."""
-    ranks = ranks_of(model)
     checkpoint = in_memory_source(model).open(REVISION)
     network = neuron_network(checkpoint, parameters.reading)
-    return OpenedModel(network, checkpoint.parameters, ranks, leads(model, ranks))
+    return OpenedModel(network, checkpoint.parameters, _all_ranks() if is_spread(network) else ALONE)
+
+
+def _all_ranks() -> Ranks:
+    from ninscope.distributed.ranks import TorchRanks  # which needs torch
+
+    return TorchRanks()
 
 
 def look_at(opened: OpenedModel, parameters: Parameters, threads: int, keep_counts: bool = False) -> Look:

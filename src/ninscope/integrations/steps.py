@@ -42,17 +42,13 @@ _FIRST, _AGAIN, _OTHER, _UNLIKE, _COMPARED = range(5)
 
 
 class Steps:
-    """The steps that were measured. Of a model in pieces on several ranks every rank has one, and rank 0 alone makes rows.
-
-    leads: whether this process does.
-    """
+    """The steps that were measured. Of a model in pieces on several ranks every rank has one, and rank 0 alone makes rows."""
 
     def __init__(self, settings: Settings, recording: Recording, troubles: Troubles) -> None:
         self._settings, self._recording, self._troubles = settings, recording, troubles
         self._session: int | None = None
         self._baseline: Baseline | None = None
         self._fingerprints: dict[int, str] = {}  # by step
-        self.leads = process_number() == 0  # as long as the model is not known
 
     def go_back(self, step: int) -> None:
         """Forget this step and all after it: the training comes by again."""
@@ -62,9 +58,8 @@ class Steps:
         """The row of a step with what was found; nothing where another rank makes it. Raises CheckpointError, RequestError."""
         settings = self._settings
         opened = open_model(model, settings.parameters)
-        self.leads = opened.leads
-        if opened.ranks.count == 1 and not opened.leads:
-            return row, None  # another process has all of it too
+        if opened.ranks.count == 1 and process_number():
+            return row, None  # rank 0 has all of it
         self._open_folder(row.step, opened)
         look = look_at(opened, settings.parameters, _threads(), settings.snapshot)
         ranks = opened.ranks
