@@ -8,6 +8,7 @@ import math
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ pytest.importorskip("lightning")
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 import ninscope
 from ninscope.errors import RequestError
@@ -502,6 +503,25 @@ def test_pytorch_lightning_by_its_other_name(tmp_path, warned):
     assert [(row.step, row.status) for row in callbacks[0].rows] == [(0, "ok"), (1, "ok"), (2, "ok")]
     assert callbacks[1].rows == []
     assert warned == ["ninscope: nothing is measured: module 'third.part': Other has no such attribute; it has second"]
+
+
+def test_where_rows_go_unless_a_folder_is_named(tmp_path):
+    """To a folder of the trainer's; of each trial of a search to another, and of a trial run of Lightning to none."""
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none")
+    states = [
+        TrainerState(),
+        *(TrainerState(is_hyper_param_search=True, trial_params={"rate": rate}) for rate in (1, 2)),
+    ]
+    folders = [EmergenceCallback()._monitor_of(args, state, torch.nn.Linear(8, 8))._settings.folder for state in states]
+    assert folders[0] == tmp_path / "ninscope"
+    assert len(set(folders)) == 3
+    assert all(folder.parent == tmp_path and folder.name.startswith("ninscope-") for folder in folders[1:])
+    for is_trial, folder in ((False, tmp_path / "ninscope"), (True, None)):
+        trainer = SimpleNamespace(fast_dev_run=is_trial, default_root_dir=str(tmp_path))
+        monitor = LightningEmergenceCallback()._monitor_of(trainer, torch.nn.Sequential(torch.nn.Linear(8, 8)))
+        assert monitor._settings.folder == folder
+        named = LightningEmergenceCallback(log=tmp_path / "mine")._monitor_of(trainer, torch.nn.Linear(8, 8))
+        assert named._settings.folder == tmp_path / "mine"
 
 
 def test_a_callback_goes_to_processes_that_are_started():
