@@ -139,11 +139,12 @@ def show_progress(path: Path, progress: "RunProgress") -> None:
         table.add_row(_title(stage), str(done), str(total))
     table.add_row("tables", "1" if progress.finished else "0", "1")
     print_whole(table)
-    state = "finished" if progress.finished else "not finished; run the same command again to continue"
+    again = "only the training could measure those steps" if progress.training else "run the same command again"
+    state = progress.training or ("finished" if progress.finished else f"not finished; {again} to continue")
     absent = sum(total - done for done, total in progress.stages.values())
     if progress.finished and absent:
         verb = "is" if absent == 1 else "are"
-        state += f", but {of_number(absent, 'stored result')} of its plan {verb} not there; run the same command again"
+        state += f", but {of_number(absent, 'stored result')} of its plan {verb} not there; {again}"
     bad = f"{of_number(len(progress.problems), 'checkpoint')} not ok"
     print(f"{path.name}: {state}; {with_own_models(bad, progress.checkpoints, progress.own_models)}")
 
@@ -155,10 +156,9 @@ def show_runs(folder: Path, runs: "Sequence[RunState]") -> None:
     makes_own = any(run.own_models for run in runs)
     _add_columns(table, "right", "checkpoints", *(["own models"] if makes_own else []), "size", "last asked")
     for run in runs:
-        state = "finished" if run.finished else "not finished"
         counts = [str(run.checkpoints), *([str(run.own_models)] if makes_own else [])]
         changed = f"{run.changed:%Y-%m-%d %H:%M}"
-        table.add_row(escape(run.name), state, *counts, decimal(run.bytes), changed)
+        table.add_row(escape(run.name), run.state, *counts, decimal(run.bytes), changed)
     print_whole(table)
 
 

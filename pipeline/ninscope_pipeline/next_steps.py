@@ -7,6 +7,7 @@ from pathlib import Path
 import ninscope
 from ninscope.errors import printable
 from ninscope.wording import of_number, with_own_models
+from ninscope_pipeline.live.state import training_state
 from ninscope_pipeline.run_folders import folders_in
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
@@ -41,14 +42,16 @@ def show_next_steps(commands: Collection[str]) -> None:
 
 def _steps_after(newest: RunFolder, count: int) -> tuple[Step, ...]:
     name, finished = newest.root.name, is_finished(newest)
-    state = "finished" if finished else "not finished"
+    training = training_state(newest)
+    state = training.word if training is not None else "finished" if finished else "not finished"
     plan = newest.read_plan()
     checkpoints, own = plan["checkpoints"], plan.get("own_models", [])
-    about = with_own_models(of_number(len(checkpoints), "checkpoint"), len(checkpoints), len(own))
+    count_of = training.steps if training is not None else len(checkpoints)
+    about = with_own_models(of_number(count_of, "checkpoint"), count_of, len(own))
     print(f"{RUNS}/ holds {of_number(count, 'run')}; the newest is {printable(name)}: {state}, {about}. Next:\n")
     run = shlex.quote(printable(name))
     status = f"status {run}", "see its stages, and checkpoints that are not ok"
-    if not finished:
+    if not finished and training is None:  # tables of a training are written when they are read
         return (status, ("run ...", "the same command again continues it"))
     what = "step, method, emergence FROM emergence" if checkpoints or not own else f"* FROM {own[0]['table']}"
     ask = f'query {run} "SELECT {what}"', "ask its tables in SQL"

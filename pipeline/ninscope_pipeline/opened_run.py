@@ -13,6 +13,7 @@ from ninscope.checkpoints.revisions import step_of
 from ninscope.checks import did_you_mean
 from ninscope.errors import RequestError
 from ninscope.exact.layers import NodeValues
+from ninscope.exact.snapshots import Snapshot
 from ninscope.measurement import Measurement, origin_of, with_origin
 from ninscope.networks.sampled import SampledNetwork
 from ninscope.report import FORMATS
@@ -20,6 +21,7 @@ from ninscope.report.analysis_rows import of_analysis
 from ninscope.shown import Shown
 from ninscope.wording import outer_names
 from ninscope_pipeline.joined_measures import joined_measures
+from ninscope_pipeline.live.state import TrainingState, bring_up_to_date, read_again, training_state
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
 from ninscope_pipeline.run_folders import folders_in, is_run_folder, not_a_run
@@ -31,6 +33,7 @@ from ninscope_pipeline.stages.neurons.places import placed
 from ninscope_pipeline.stages.neurons.planning import NEURONS, listed_as
 from ninscope_pipeline.stages.neurons.results import values_frame
 from ninscope_pipeline.stages.registry import stages
+from ninscope_pipeline.stages.snapshots import SNAPSHOTS, stored_snapshot
 from ninscope_pipeline.stages.spectra import SPECTRA as SPECTRA_STAGE
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.parquet import read_parquet
@@ -53,7 +56,8 @@ class Run(Shown):
     def facts(self) -> dict[str, object]:
         """What a terminal or a notebook shows of it."""
         models = {(entry["suite"], entry["model"]) for entry in (*self.plan["checkpoints"], *self.own_models)}
-        state = "finished" if self.finished else "not finished"
+        training = training_state(self._folder)
+        state = training.word if training is not None else "finished" if self.finished else "not finished"
         counted = {"models": len(models), "checkpoints": len(self.plan["checkpoints"])}
         return {"path": self.path, "state": state} | counted | {"tables": ", ".join(self.tables) or "none"}
 
@@ -95,7 +99,9 @@ class Run(Shown):
 
     @property
     def figures(self) -> list[Path]:
-        """Files of the figures that were drawn, in the order of their names."""
+        """Files of the figures that were drawn, in the order of their names; those of a training are drawn now if they are not of
+        its tables."""
+        self._bring_up_to_date(figures=True)
         return sorted(path for path in self._folder.figures.glob("*") if path.suffix[1:] in FORMATS)
 
     def table(self, name: str) -> pd.DataFrame:
@@ -106,9 +112,7 @@ class Run(Shown):
         try:
             return read_parquet(self._folder.tables / f"{name}.parquet")
         except (OSError, ValueError) as error:
-            raise RequestError(
-                f"{self.path}: table {name} is damaged ({error}); repeat the `ninscope run` command to write it again"
-            ) from None
+            raise RequestError(f"{self.path}: table {name} is damaged ({error}); {read_again(self._folder)}") from None
 
     def measured(self) -> pd.DataFrame:
         """All that the tables measure of checkpoints, side by side: structure, neurons, performance.
@@ -200,6 +204,26 @@ class Run(Shown):
                 f"{self._near(model, revision) or '; set per_node = true in [analysis] and run again'}"
             )
         return nodes_frame(nodes)
+
+    def snapshot(self, revision: str | int, model: str | None = None, suite: str | None = None) -> Snapshot:
+        """What a training kept of a step (`EmergenceMonitor(..., snapshot=True)`): asked for other moments, parts or null models,
+        it answers as the weights of that step would.
+
+        revision: by its name or its step. model: where the run has several. suite: as in `network`. Raises RequestError: there is
+        no such step, or no snapshot of it.
+        """
+        models = list(dict.fromkeys(entry["model"] for entry in self.plan["checkpoints"]))
+        if model is None and len(models) > 1:
+            raise RequestError(f"{self.path}: it has the models {outer_names(models)}; say which with model=")
+        name = model if model is not None else models[0] if models else ""
+        key = self._stored(suite, name, revision, SNAPSHOTS.name, SNAPSHOTS.name)
+        if key is None:
+            raise RequestError(
+                f"{self.path}: no snapshot of {_shown(name, DEFAULT, suite)} at {revision}"
+                f"{self._near(name, revision) or '; a training keeps them where it is monitored with snapshot=True'}"
+            )
+        parameters = dag_written_in(self._folder).analyses()[0].parameters
+        return stored_snapshot(ArtefactStore(self._folder).read(SNAPSHOTS.name, key), parameters)
 
     def neuron_values(
         self,
@@ -317,8 +341,21 @@ class Run(Shown):
 
     @property
     def finished(self) -> bool:
-        """Whether the tables are those of what was last asked."""
-        return is_finished(self._folder)
+        """Whether the tables are those of what was last asked, and of all that a training has recorded."""
+        return is_finished(self._folder) and not self._is_behind()
+
+    @property
+    def training(self) -> TrainingState | None:
+        """How far the training is whose run this is; None of the run of a DAG file."""
+        return training_state(self._folder)
+
+    def _is_behind(self) -> bool:
+        training = self.training
+        return training is not None and training.tabled < training.steps
+
+    def _bring_up_to_date(self, figures: bool = False) -> None:
+        """Tables of a training that has recorded more than they hold are written anew. Raises RequestError, StoreError."""
+        bring_up_to_date(self._folder, figures)
 
 
 def _shown(model: str, variant: str, suite: str | None) -> str:
@@ -327,11 +364,16 @@ def _shown(model: str, variant: str, suite: str | None) -> str:
 
 
 def open_run(path: str | Path) -> Run:
-    """The run in a folder ("runs/demo"). Raises RequestError when the folder holds no run."""
+    """The run in a folder ("runs/demo"). Raises RequestError when the folder holds no run.
+
+    Of a training that was measured while it ran, and perhaps still is, the tables are first brought up to date.
+    """
     path = Path(path).expanduser()
     if not is_run_folder(path):
         raise not_a_run(path, _near_run(path))
-    return Run(path)
+    run = Run(path)
+    run._bring_up_to_date()
+    return run
 
 
 def _near_run(path: Path) -> str:

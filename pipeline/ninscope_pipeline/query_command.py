@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ninscope.errors import RequestError, printable
 from ninscope.wording import of_number
+from ninscope_pipeline.live.state import bring_up_to_date
 from ninscope_pipeline.output_files import appearing_whole, why_no_output
 from ninscope_pipeline.querying import Query, Rows, query_over
 from ninscope_pipeline.run_folders import name_of, run_path
@@ -47,6 +48,7 @@ class Output:
 def query_run(run: str, sql: str, output: Output, say: "Say") -> None:
     """Answer a query over the tables of a run. Raises RequestError, StoreError."""
     folder = RunFolder(run_path(run))
+    bring_up_to_date(folder)
     if output.parquet is not None:
         _check_file(output.parquet, folder)
     with query_over({name_of(folder.root): folder}, sql) as query:

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from ninscope.errors import RequestError
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.request.dagfile import Dag, dag_written_in
+from ninscope_pipeline.request.models import TRAINING
 from ninscope_pipeline.stages.stage import ModelName
 from ninscope_pipeline.storing.parquet import read_parquet
 from ninscope_pipeline.storing.runfolder import RunFolder
 
 ModelSource = tuple[str, str | None]  # source, base
 OWN: ModelSource = "the run itself", ""  # of a model that a stage makes; no other has the base ""
+_NOWHERE_ELSE: tuple[ModelSource, ...] = (OWN, (TRAINING, None))
 
 
 def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) -> str:
@@ -31,7 +33,7 @@ def replaced_results(folder: RunFolder, dag: Dag, located: Sequence[Located]) ->
     others = [
         name
         for name in sorted(suspects)
-        if ((own := held_contents.get(name)) and not own & contents.get(name, anywhere)) or held[name] == OWN
+        if ((own := held_contents.get(name)) and not own & contents.get(name, anywhere)) or held[name] in _NOWHERE_ELSE
     ]
     if not others:
         return ""

@@ -15,7 +15,7 @@ from ninscope.report.page.contents import Contents, RunFacts
 from ninscope.report.page.document import page_html
 from ninscope.report.page.parts import PageTables
 from ninscope.report.page.verdict import verdicts
-from ninscope.wording import outer_names
+from ninscope.wording import of_number, outer_names
 from ninscope_pipeline.display import Say
 from ninscope_pipeline.opened_run import Run, open_run
 from ninscope_pipeline.opened_runs import together
@@ -140,6 +140,11 @@ def _facts(run: Run, name: str, stored: StoredTables) -> RunFacts:
 
 def _unfinished(run: Run) -> list[str]:
     """A sentence where the run has not finished."""
+    training = run.training
+    if training is not None and training.at_work:
+        return [
+            f"The training goes on: what follows is of {of_number(training.tabled, 'step')}. Make this page again for more."
+        ]
     if run.finished:
         return []
     return [

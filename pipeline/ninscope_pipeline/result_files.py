@@ -2,8 +2,9 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import tomli_w
@@ -36,22 +37,33 @@ _RECORDED_VERSIONS = (
 )
 
 
-def write_results(folder: RunFolder, request: Request, done: Callable[[JobId, Outcome], None]) -> dict[JobId, Outcome]:
-    """Write tables and figures, unless those of this request are there, or something that they need is damaged."""
+def write_results(
+    folder: RunFolder, request: Request, done: Callable[[JobId, Outcome], None], figures: bool = True
+) -> dict[JobId, Outcome]:
+    """Write tables, and figures unless told otherwise, where those of this request are not there; returns what became of them.
+
+    What needs something that is damaged is not written.
+    """
     key, outcomes, formats = tables_key(request), {}, request.dag.figures.formats
     if not is_current(folder, folder.tables, key):
         outcomes[TABLES, "all"] = store_tables(folder, request)
         done((TABLES, "all"), outcomes[TABLES, "all"])
-    if all(outcome.ok for outcome in outcomes.values()) and not is_current(
-        folder, folder.figures, figures_key(key, formats)
-    ):
+    drawn = not figures or is_current(folder, folder.figures, figures_key(key, formats))
+    if all(outcome.ok for outcome in outcomes.values()) and not drawn:
         outcomes[FIGURES, "all"] = store_figures(folder, formats, request)
         done((FIGURES, "all"), outcomes[FIGURES, "all"])
     return outcomes
 
 
-def write_down(folder: RunFolder, plan: Plan, key: str, only_of_tables: bool = False) -> None:
-    """run.toml and plan.json: what is asked. key: of the tables. only_of_tables: unless those that lie there are others.
+def write_down(
+    folder: RunFolder,
+    plan: Plan,
+    key: str,
+    only_of_tables: bool = False,
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """run.toml and plan.json: what is asked. key: of the tables. only_of_tables: unless those that lie there are others. about:
+    what plan.json says besides, or in place of what it would say.
 
     At the end it is known which they are: failures found on the way have changed what they are made from, or another run of this
     folder has written its own.
@@ -90,7 +102,7 @@ def write_down(folder: RunFolder, plan: Plan, key: str, only_of_tables: bool = F
     with folder.locked("plan"):
         if not only_of_tables or key_of(folder, folder.tables) == key:
             folder.write_bytes(folder.run_file, tomli_w.dumps(run_file_content(request.dag)).encode())
-            folder.write_json(folder.plan, described)
+            folder.write_json(folder.plan, described | dict(about))
 
 
 def run_file_content(dag: Dag) -> dict[str, Any]:

@@ -7,17 +7,19 @@ from datetime import datetime
 from pathlib import Path
 
 from ninscope.errors import RequestError
+from ninscope_pipeline.live.state import training_state
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
 
 
 @dataclass(frozen=True)
 class RunState:
-    """One run folder. checkpoints, own_models: how many it was last asked about; bytes: on disk; changed: when its plan was last
-    made."""
+    """One run folder. state: "finished", "not finished", or of a training how far that is. checkpoints, own_models: how many it
+    was last asked about; bytes: on disk; changed: when its plan was last made."""
 
     name: str
     finished: bool
+    state: str
     checkpoints: int
     own_models: int
     bytes: int
@@ -68,9 +70,12 @@ def state_of(path: Path) -> RunState:
     """The state of the run in a folder."""
     folder = RunFolder(path)
     changed = datetime.fromtimestamp(folder.run_file.stat().st_mtime).astimezone()
-    plan = folder.read_plan()
-    counts = len(plan["checkpoints"]), len(plan.get("own_models", []))
-    return RunState(name_of(path), is_finished(folder), *counts, bytes_on_disk(path), changed)
+    plan, training = folder.read_plan(), training_state(folder)
+    finished = is_finished(folder)
+    state = training.word if training is not None else "finished" if finished else "not finished"
+    checkpoints = training.steps if training is not None else len(plan["checkpoints"])
+    counts = checkpoints, len(plan.get("own_models", []))
+    return RunState(name_of(path), finished, state, *counts, bytes_on_disk(path), changed)
 
 
 def bytes_on_disk(path: Path) -> int:

@@ -121,7 +121,7 @@ def near(path: Path) -> Path:
 class Progress:
     """How far a run is: stage -> (artefacts there, artefacts planned); finished: its tables are written.
 
-    checkpoints, own_models: how many it is about.
+    checkpoints, own_models: how many it is about. training: how far the training is that it is of, in clauses; else empty.
     """
 
     stages: dict[str, tuple[int, int]]
@@ -129,6 +129,7 @@ class Progress:
     finished: bool
     checkpoints: int
     own_models: int
+    training: str = ""
 
 
 def progress_of(run: Run) -> Progress:
@@ -142,4 +143,13 @@ def progress_of(run: Run) -> Progress:
     else:
         fields = ("suite", "model", "revision", "status", "message")
         problems = [Problem(*(c[f] for f in fields)) for c in plan["checkpoints"] if c["status"] != "ok"]
-    return Progress(counts, problems, finished, len(plan["checkpoints"]), len(run.own_models))
+    return Progress(counts, problems, finished, len(plan["checkpoints"]), len(run.own_models), _of_training(run))
+
+
+def _of_training(run: Run) -> str:
+    """How far a training is whose run this is, and where its tables are behind, which cannot be written then."""
+    training = run.training
+    if training is None:
+        return ""
+    behind = training.steps - training.tabled
+    return training.text + (f"; the tables are without {of_number(behind, 'step')}" if behind > 0 else "")

@@ -359,15 +359,23 @@ def neox(seed: int, spread: float) -> nn.Module:
     return transformers.GPTNeoXForCausalLM(config)
 
 
+def whole_network(model: nn.Module) -> NeuronNetwork:
+    return neuron_network(in_memory_source(model).open("in memory"))
+
+
+def whole_analysis(model: nn.Module) -> list:
+    return described(exact_analysis(whole_network(model), PARAMETERS, statistics=True))
+
+
 class Whole:
     """What the analysis of the whole model finds, before anything is sharded."""
 
     def __init__(self) -> None:
         self.start, self.now = neox(1, 0.05), neox(2, 0.08)
         self.config = self.now.config.to_dict()
-        network, start = (neuron_network(in_memory_source(model).open("in memory")) for model in (self.now, self.start))
+        network, start = whole_network(self.now), whole_network(self.start)
         self.rms, self.start_rms = network_weights(network).rms, network_weights(start).rms
-        self.analysis = described(exact_analysis(network, PARAMETERS, statistics=True))
+        self.analysis = whole_analysis(self.now)
         self.controls = control_readings(network, self.rms, PARAMETERS, Start(start, self.start_rms, "step0"), 3)
 
 

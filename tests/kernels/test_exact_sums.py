@@ -150,12 +150,13 @@ def test_ties_go_to_even_but_for_what_follows_them():
         return square_sums(stored([values], "F32"), "F32")
 
     next_to = math.nextafter(2.0**40, math.inf)
-    assert mean_of(sums(2.0**40, 2.0**-13), 1) == 2.0**40
-    assert mean_of(sums(2.0**40, 2.0**-13, 2.0**-120), 1) == next_to
+    assert mean_of(sums(2.0**40, 2.0**-13), 2) == 2.0**40 / 2
+    assert mean_of(sums(2.0**40, 2.0**-13, 2.0**-120, 0.0), 4) == next_to / 4
     legs = 2.0**40, 2.0**14, 2.0**-13  # 2**106 + 2**54 + 1 is the square of 2**53 + 1
     assert norm_of(sums(*legs)) == 2.0**40
     assert norm_of(sums(*legs, 2.0**-120)) == next_to
-    assert rms_of_sums(sums(*legs, *legs, *legs, 2.0**-120), 3) == next_to
+    assert rms_of_sums(sums(*legs, 0.0), 4) == 2.0**40 / 2
+    assert rms_of_sums(sums(*legs, *legs, *legs, 2.0**-120), 12) == next_to / 2
 
 
 def test_counts_of_patterns():

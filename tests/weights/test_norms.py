@@ -19,7 +19,7 @@ from ninscope.exact.bands import Band, BandReader, outgoing
 from ninscope.exact.whole import exact_analysis
 from ninscope.networks.neuron_network import neuron_network
 from ninscope.parameters import Parameters
-from ninscope.weights.counting import count_piece
+from ninscope.weights.counting import count_piece, network_weights
 from ninscope.weights.exact_sums import added, square_sums
 from ninscope.weights.norms import NetworkNorms, NormCounter, norms_of_sums
 
@@ -41,6 +41,13 @@ def assert_norms(found, matrices):
     assert found.norm == pytest.approx(np.linalg.norm(everything), rel=1e-14)
 
 
+def norms_in_statistics(network):
+    """What the statistics of a network have of it."""
+    found = network_weights(network)
+    norms = {name: one.norm for name, one in found.statistics.items()}
+    return NetworkNorms(found.rms, norms, norms.pop("all"))
+
+
 def two_types(folder, first, second):
     """The second MLP's output of one type, all else of another."""
     tensors = neox_tensors(seed=3, dtype=first, **SHAPE)
@@ -59,6 +66,7 @@ def test_norms_are_those_of_the_weights(tmp_path, monkeypatch, dtype):
     exact_analysis(network, parameters, passenger=counter)
     norms = counter.norms()
     assert_norms(norms, neox_matrices(stored, SHAPE["blocks"], SHAPE["heads"]))
+    assert norms == norms_in_statistics(network)
     monkeypatch.setattr(bands, "BAND_BYTES", 1500)
     counters = [NormCounter(network, sharded=dtype != "F64") for _ in range(2)]
     for number in range(3):
@@ -78,6 +86,7 @@ def test_types_side_by_side(tmp_path):
         counter = NormCounter(network)
         count_piece(network, counter, 0, 1)
         assert_norms(counter.norms(), matrices)
+        assert counter.norms() == norms_in_statistics(network)
 
 
 def test_shards_of_f64_are_refused(tmp_path):
@@ -125,7 +134,6 @@ def test_weights_on_a_device_are_summed_there(tmp_path, monkeypatch, columns):
             assert on_device.see(part, replace(tile, bits=torch.from_numpy(tile.bits.view(np.float32).copy())), "F32")
     assert all(isinstance(values, torch.Tensor) for values in seen)
     assert len(seen) == len(on_device.squares)
-    assert isinstance(on_device.norms(), NetworkNorms)
     assert on_device.norms() == here.norms()
     for name, sums in here.squares.items():
         np.testing.assert_array_equal(on_device.squares[name], sums)

@@ -194,7 +194,7 @@ def load_dag(path: Path) -> Dag:
     try:
         dag = dag_type().model_validate(_with_paths(raw, path.parent))
     except ValidationError as error:
-        raise RequestError(f"{path}: {_first_error(error, raw)}") from None
+        raise RequestError(f"{path}: {first_error(error, raw)}") from None
     models = [_resolved(model, path.parent) for section in dag.models for model in section.single_models()]
     suites = [
         suite.model_copy(update={"evaluations": _absolute_paths(suite.evaluations, path.parent)})
@@ -257,7 +257,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _first_error(error: ValidationError, raw: dict[str, Any]) -> str:
+def first_error(error: ValidationError, raw: dict[str, Any]) -> str:
     """One line: where in the file, and what is wrong there."""
     problems = error.errors(include_url=False)
     unknown = next((item for item in problems if item["type"] == "extra_forbidden"), None)

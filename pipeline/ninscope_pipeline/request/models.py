@@ -20,6 +20,8 @@ Name = Annotated[str, StringConstraints(pattern=re.compile(NAME))]
 # What may still hold {seed}.
 _NAME_OF_SEEDS = re.compile(NAME.replace(r"(?:", r"(?:\{seed\}|", 1))
 SEED = "{seed}"
+# The source of a model that was measured while it trained (live/): its weights are nowhere to be read again.
+TRAINING = "a training that was measured while it ran"
 REVISIONS = 'give "all", a list of distinct revision names, a pattern with {step}'
 
 

@@ -4,7 +4,7 @@ E of the baseline's weights at this checkpoint's norms is growth alone; E of thi
 the rest. At unit norms no growth is left, and the shuffled null says what the weights' distribution alone gives.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -103,22 +103,10 @@ class ControlsStage(WeightsStage[ControlsWork]):
         self, located: Located, start: Located | None, analysis: Job, section: ControlsSection
     ) -> Job[ControlsWork]:
         parameters: Parameters = analysis.work.parameters
-        weights = [weights_key(of, parameters.reading) for of in (located, start) if of is not None]
-        key = content_key(
-            self.name,
-            self.version,
-            weights=weights,
-            transfer=parameters.transfer,
-            max_distance=parameters.max_distance,
-            min_degree=parameters.min_degree,
-            q=parameters.q,
-            derivative=parameters.derivative,
-            **beyond_defaults(parameters, "fit_radii"),
-            **section.model_dump(exclude={"control_spread"}),
-        )
-        needs = tuple((WEIGHTS, key) for key in weights)
+        compared = [of for of in (located, start) if of is not None]
+        needs = tuple((WEIGHTS, weights_key(of, parameters.reading)) for of in compared)
         work = ControlsWork(parameters, section.seed, start)
-        return Job(self.name, key, analysis.label, work, needs, located)
+        return Job(self.name, controls_key(compared, parameters, section), analysis.label, work, needs, located)
 
     def asked_of_tables(self, dag: "Dag") -> Mapping[str, object]:
         spread = None if (section := dag.section(self)) is None else section.control_spread
@@ -159,6 +147,22 @@ class ControlsStage(WeightsStage[ControlsWork]):
 
     def problems(self, run: "Run") -> list[str]:
         return failed_rows(run, "controls", "controls")
+
+
+def controls_key(compared: Sequence[Located], parameters: Parameters, section: ControlsSection) -> str:
+    """What controls depend on. compared: the checkpoint, and its baseline where growth is to be told from the rest."""
+    return content_key(
+        ControlsStage.name,
+        ControlsStage.version,
+        weights=[weights_key(located, parameters.reading) for located in compared],
+        transfer=parameters.transfer,
+        max_distance=parameters.max_distance,
+        min_degree=parameters.min_degree,
+        q=parameters.q,
+        derivative=parameters.derivative,
+        **beyond_defaults(parameters, "fit_radii"),
+        **section.model_dump(exclude={"control_spread"}),
+    )
 
 
 def _rms(store: ArtefactStore, located: Located, parameters: Parameters) -> dict[str, float]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.counting import magnitudes
+from ninscope.exact.null_models import MatrixBins
 from ninscope.exact.whole import ExactAnalysis, analyse_piece, combine, exact_analysis
-from ninscope.measurement import exact_measurement
+from ninscope.measurement import Measurement, exact_measurement
 from ninscope.networks.incoming import DIRECTIONS, directed
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import LogRadii, Radii, log_radii
@@ -303,9 +304,13 @@ def _part_job(
 
 def artefact_of_analysis(analysis: ExactAnalysis) -> Artefact:
     """A measurement's artefact, with the statistics of layers, and nodes and matrices where they are asked for."""
-    artefact = artefact_of_measurement(exact_measurement(analysis))
-    arrays, attributes = matrices_as_arrays(analysis.matrices)
-    radii = analysis.radii
+    return artefact_of_exact(exact_measurement(analysis), analysis.radii, analysis.matrices)
+
+
+def artefact_of_exact(measured: Measurement, radii: Radii, matrices: Sequence[MatrixBins] = ()) -> Artefact:
+    """What this stage stores of an exact measurement on these radii. matrices: what null models need, where that is kept."""
+    artefact = artefact_of_measurement(measured)
+    arrays, attributes = matrices_as_arrays(matrices)
     bounds = [radii.smallest_weight, radii.largest_weight] if isinstance(radii, LogRadii) else None
     return Artefact({**artefact.arrays, **arrays}, {**artefact.attributes, **attributes, "log_bounds": bounds})
 

@@ -25,6 +25,7 @@ from ninscope_pipeline.stages.neurons.stage import NEURONS_STAGE
 from ninscope_pipeline.stages.nulls import NULLS
 from ninscope_pipeline.stages.scaling import SCALING
 from ninscope_pipeline.stages.singular_values import SINGULAR_VALUES_STAGE
+from ninscope_pipeline.stages.snapshots import SNAPSHOTS
 from ninscope_pipeline.stages.spectra import SPECTRA
 from ninscope_pipeline.stages.stage import Stage
 from ninscope_pipeline.stages.weight_changes import CHANGES_STAGE
@@ -42,6 +43,7 @@ _OWN: tuple[Stage, ...] = (
     SINGULAR_VALUES_STAGE,
     NULLS,
     CONTROLS,
+    SNAPSHOTS,
     SCALING,
     INTERACTIONS,
     FINETUNE,

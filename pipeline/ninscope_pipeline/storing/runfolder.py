@@ -56,10 +56,10 @@ class RunFolder:
         self._partial = self.root / ".partial"
         self._locks = self.root / ".locks"
 
-    def create(self) -> None:
+    def create(self, advice: str = "choose another with --runs-dir") -> None:
         """Make the folder and clear what interrupted runs left.
 
-        Raises RequestError when it is not writable, StoreError when the disk is full.
+        Raises RequestError when it is not writable, which ends with the advice, StoreError when the disk is full.
         """
         try:
             for folder in (self.root, self.store, self.tables, self.figures, self._partial):
@@ -73,9 +73,7 @@ class RunFolder:
         except OSError as error:
             if error.errno in _FULL:
                 raise self._store_error(error) from None
-            raise RequestError(
-                f"{self.root}: the run folder cannot be written ({error.strerror}); choose another with --runs-dir"
-            ) from None
+            raise RequestError(f"{self.root}: the run folder cannot be written ({error.strerror}); {advice}") from None
 
     def partial(self) -> Path:
         """A new path to build something in, on the same file system, to be moved into place when complete."""
@@ -161,6 +159,35 @@ class RunFolder:
                 if not isinstance(error.__context__, OSError) or error.__context__.errno not in _NOT_OURS:
                     raise
             yield
+
+    @contextmanager
+    def claimed(self, name: str, seconds: float) -> Iterator[bool]:
+        """Whether this process has the name for itself from now on, until the end; False where another process has it, and has had
+        it for so many seconds. Raises StoreError.
+
+        On a file system without locks every process has it.
+        """
+        lock = self._lock(name)
+        with self.writing():
+            self._locks.mkdir(exist_ok=True)
+            is_ours = _acquired(lock, seconds)
+        try:
+            yield is_ours
+        finally:
+            lock.release()
+
+    def is_claimed(self, name: str) -> bool | None:
+        """Whether a process has claimed the name; None where that cannot be told."""
+        lock = self._lock(name)
+        if not Path(lock.lock_file).exists():
+            return False
+        try:
+            free = _acquired(lock, 0)
+        except OSError:  # which may not be written here
+            return None
+        is_known = lock.is_locked
+        lock.release()
+        return not free if is_known or not free else None
 
     @contextmanager
     def occupied(self) -> Iterator[None]:

@@ -7,6 +7,8 @@ larger ones are counted some nodes at a time. Tables take below 1 MB each, and t
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,8 +18,9 @@ import torch
 from numba import cuda
 
 from ninscope.devices import cuda_kernels
+from ninscope.devices.cuda_probe import quiet_launches
 from ninscope.devices.flat_table import FlatTable, distance_mode, flat_table
-from ninscope.devices.launch_plan import MOST_BINS, MOST_BLOCKS, THREADS, plan_of
+from ninscope.devices.launch_plan import MOST_BINS, THREADS, plan_of, squares_plan
 from ninscope.networks.bin_table import BinTable
 
 COUNT_BYTES = 64_000_000  # of counts on the device at a time
@@ -25,9 +28,8 @@ _TABLES = 16
 
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 _KINDS = {"F32": 0, "F16": 1, "BF16": 2}  # as `cuda_kernels.sum_squares` has them
-_SQUARED = 1 << 20  # weights of a block that sums squares: below 2**19 for each lane of a warp
 
-SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
+SIMULATED = bool(cuda.config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 
 _one_launch = threading.Lock()  # the simulator takes no second one, and a device gains nothing from several threads
 
@@ -47,9 +49,11 @@ class DeviceTally:
     def __init__(self, nodes: int, table: BinTable, device: Any, distances: bool = True) -> None:
         if not self.fits(nodes, table):
             raise ValueError(f"counts of {nodes} nodes in {table.width} bins take more than {COUNT_BYTES} bytes")
-        self._table, self._sums_distances = table, distances
+        self._nodes, self._table, self._sums_distances = nodes, table, distances
         self._counts = torch.zeros((table.width, nodes), dtype=torch.int32, device=device)
         self._distances = torch.zeros(nodes, dtype=torch.int64, device=device)
+        with _launching(device):
+            self._arrays = _array(self._counts), _array(self._distances)
         self._copied: tuple[Any, Any, Any] | None = None
 
     @staticmethod
@@ -64,11 +68,28 @@ class DeviceTally:
         if self._copied is not None:
             raise ValueError("counts that were copied from the device grow no more")
         dtype = _checked(values, self._table, self._sums_distances)
-        start, stop, _ = nodes.indices(self._counts.shape[1])
-        if values.shape[0 if nodes_first else 1] != stop - start:
-            raise ValueError(f"weights {tuple(values.shape)} are not those of nodes {start}..{stop - 1}")
-        mode = distance_mode(self._table, dtype, self._sums_distances) or 0
-        _count(values, self._table, dtype, nodes_first, mode, self._counts[:, start:stop], self._distances[start:stop])
+        first, stop, _ = nodes.indices(self._nodes)
+        shape, strides = values.shape, values.stride()
+        (count, edges), (node_stride, edge_stride) = (shape, strides) if nodes_first else (shape[::-1], strides[::-1])
+        if count != stop - first:
+            raise ValueError(f"weights {tuple(shape)} are not those of nodes {first}..{stop - 1}")
+        if count == 0 or edges == 0:
+            return
+        on_device = _uploaded(self._table, dtype, values.device)
+        flat, along_edges = on_device.flat, edge_stride < node_stride and edges > 1
+        plan = plan_of(flat, count, edges, along_edges, _multiprocessors(str(values.device)), _threads())
+        arguments = (
+            (count, edges, node_stride, edge_stride, _mask(values)),
+            plan.share,
+            (flat.low, flat.high, flat.infinity, flat.shift, flat.width, flat.bins_at, int(plan.near)),
+            (on_device.mode(self._sums_distances), flat.radius_count, flat.mantissa_bits, flat.first_exponent),
+            *on_device.arrays,
+            (self._nodes, first),
+        )
+        with _launching(values.device) as stream:
+            cuda_kernels.count_edges[plan.grid, plan.threads, stream, plan.shared_bytes](
+                _weights(values), *arguments, *self._arrays
+            )
 
     def start_copy(self) -> None:
         """Have the counts copied as soon as the device has made them, while this process does other things."""
@@ -84,6 +105,39 @@ class DeviceTally:
         if copies is not None:
             copies.synchronize()
         return counts.numpy(), distances.numpy()
+
+
+class DeviceSquares:
+    """Exact sums of several matrices' weights and squares that grow on the device, and are copied from there once.
+
+    count: of the matrices; device: where they lie.
+    """
+
+    def __init__(self, count: int, device: Any) -> None:
+        self._sums = torch.zeros((count, 256, 4), dtype=torch.int64, device=device)
+
+    def add(self, number: int, values: Any) -> None:
+        """Add weights, a torch tensor of two axes, to the sums of one of the matrices. It returns before the device has added.
+
+        Raises ValueError: no kernel for it.
+        """
+        dtype = DTYPES.get(values.dtype)
+        if values.ndim != 2 or dtype is None:
+            raise ValueError(
+                f"weights {values.dtype} {tuple(values.shape)}: squares are summed of matrices of float16, bfloat16 and float32"
+            )
+        if values.numel() == 0:
+            return
+        plan = squares_plan(values.shape, values.stride(), dtype, _multiprocessors(str(values.device)), _threads())
+        with _launching(values.device) as stream:
+            cuda_kernels.sum_squares[plan.grid, plan.threads, stream, plan.shared_bytes](
+                _weights(values), (*plan.matrix, _mask(values)), *plan.share, _KINDS[dtype], _array(self._sums[number])
+            )
+
+    def sums(self) -> np.ndarray:
+        """int64 [count, 256, 4], of each matrix as `devices.device_square_sums` has them."""
+        summed: np.ndarray = self._sums.cpu().numpy()
+        return summed
 
 
 def column_counts(values: Any, table: BinTable, nodes_first: bool, distances: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -105,42 +159,39 @@ def column_counts(values: Any, table: BinTable, nodes_first: bool, distances: bo
 
 def square_sums(values: Any) -> np.ndarray:
     """As `devices.device_square_sums`."""
-    dtype = DTYPES.get(values.dtype)
-    if values.ndim != 2 or dtype is None:
-        raise ValueError(
-            f"weights {values.dtype} {tuple(values.shape)}: squares are summed of matrices of float16, bfloat16 and float32"
-        )
-    sums = torch.zeros((256, 4), dtype=torch.int64, device=values.device)
-    if values.numel():
-        _sum_squares(values, dtype, sums)
-    summed: np.ndarray = sums.cpu().numpy()
+    squares = DeviceSquares(1, values.device)
+    squares.add(0, values)
+    summed: np.ndarray = squares.sums()[0]
     return summed
 
 
 @dataclass(frozen=True)
 class _DeviceTable:
-    """A table and its arrays on the device."""
+    """A table on the device. arrays: words, starts, scales and units of the flat table, as kernels take them."""
 
     source: BinTable  # held, so that no other table can be taken for it
+    dtype: str
     flat: FlatTable
-    words: Any
-    starts: Any
-    scales: Any
-    units: Any
+    arrays: tuple[Any, ...]
+
+    def mode(self, distances: bool) -> int:
+        return distance_mode(self.source, self.dtype, distances) or 0
 
 
 _tables: OrderedDict[tuple[int, str, str], _DeviceTable] = OrderedDict()
+_tables_lock = threading.Lock()
 
 
 def _uploaded(table: BinTable, dtype: str, device: Any) -> _DeviceTable:
     """The table on the device, where the last ones that were used stay."""
     key = id(table), dtype, str(device)
-    with _one_launch:
+    with _tables_lock:
         if key not in _tables:
             flat = flat_table(table, dtype)
-            words = torch.from_numpy(flat.words.view(np.int16)).to(device)
-            others = (torch.from_numpy(array).to(device) for array in (flat.starts, flat.scales, flat.units))
-            _tables[key] = _DeviceTable(table, flat, words, *others)
+            arrays = (flat.words.view(np.int16), flat.starts, flat.scales, flat.units)
+            with _launching(device):
+                on_device = tuple(_array(torch.from_numpy(array).to(device)) for array in arrays)
+            _tables[key] = _DeviceTable(table, dtype, flat, on_device)
             while len(_tables) > _TABLES:
                 _tables.popitem(last=False)
         _tables.move_to_end(key)
@@ -157,63 +208,25 @@ def _checked(values: Any, table: BinTable, distances: bool) -> str:
     return dtype
 
 
-def _count(values: Any, table: BinTable, dtype: str, nodes_first: bool, mode: int, counts: Any, distances: Any) -> None:
-    """Add weights to counts, int32 [width, nodes], some columns of a tally's, and to distances, int64 [nodes]."""
-    shape, strides = values.shape, values.stride()
-    (nodes, edges), (node_stride, edge_stride) = (shape, strides) if nodes_first else (shape[::-1], strides[::-1])
-    if nodes == 0 or edges == 0:
-        return
-    on_device = _uploaded(table, dtype, values.device)
-    flat = on_device.flat
-    along_edges = edge_stride < node_stride and edges > 1
-    plan = plan_of(flat, nodes, edges, along_edges, _multiprocessors(str(values.device)), _threads())
-    arguments = (
-        _all_of(_bits(values)),
-        (nodes, edges, node_stride, edge_stride, _mask(values)),
-        plan.share,
-        (flat.low, flat.high, flat.infinity, flat.shift, flat.width, flat.bins_at, int(plan.near)),
-        (mode, flat.radius_count, flat.mantissa_bits, flat.first_exponent),
-        on_device.words,
-        on_device.starts,
-        on_device.scales,
-        on_device.units,
-        _all_of(counts),
-        counts.stride(0),
-        distances,
-    )
-    _launch(cuda_kernels.count_edges, values.device, plan.grid, plan.shared_bytes, arguments)
+def _weights(values: Any) -> Any:
+    """The memory from the first to the last weight, gaps included, as a kernel takes it: integers, for numba knows no bfloat16."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(values.shape, values.stride(), strict=True))
+    size = values.element_size()
+    if SIMULATED:
+        return values.detach().view(torch.int16 if size == 2 else torch.int32).as_strided((span,), (1,)).numpy()
+    place = {"shape": (span,), "typestr": f"<i{size}", "data": (values.data_ptr(), False), "version": 2}
+    return cuda.from_cuda_array_interface(place, owner=values, sync=False)
 
 
-def _sum_squares(values: Any, dtype: str, sums: Any) -> None:
-    (rows, columns), (row_stride, column_stride) = values.shape, values.stride()
-    if row_stride < column_stride:
-        rows, columns, row_stride, column_stride = columns, rows, column_stride, row_stride
-    if row_stride == columns * column_stride:  # one row after the other, without a gap
-        rows, columns = 1, rows * columns
-    share = max(-(-rows * columns // (8 * _multiprocessors(str(values.device)))), 16 * _threads())
-    share = min(max(share, -(-rows * columns // MOST_BLOCKS)), _SQUARED)
-    columns_of_block = min(columns, share)
-    rows_of_block = share // columns_of_block
-    matrix = (rows, columns, row_stride, column_stride, _mask(values))
-    arguments = (_all_of(_bits(values)), matrix, rows_of_block, columns_of_block, _KINDS[dtype], sums.view(-1))
-    grid = -(-columns // columns_of_block), -(-rows // rows_of_block)
-    _launch(cuda_kernels.sum_squares, values.device, grid, 4 * 32 * 32 * (8 if dtype == "F32" else 3), arguments)
-
-
-def _bits(values: Any) -> Any:
-    """Weights as the integers that they are stored as, of the same place in memory; numba knows no bfloat16."""
-    return values.detach().view(torch.int16 if values.element_size() == 2 else torch.int32)
+def _array(tensor: Any) -> Any:
+    """A tensor without gaps as a kernel takes it, with one axis."""
+    flat = tensor.view(-1)
+    return flat.numpy() if SIMULATED else cuda.as_cuda_array(flat, sync=False)
 
 
 def _mask(values: Any) -> int:
     """Takes the sign away."""
     return 0x7FFF if values.element_size() == 2 else 0x7FFFFFFF
-
-
-def _all_of(tensor: Any) -> Any:
-    """One axis that holds all between the first and the last number of a tensor that is not empty, gaps included."""
-    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.as_strided((span,), (1,))
 
 
 def _threads() -> int:
@@ -241,20 +254,16 @@ def _event_after_copies(device: Any) -> Any:
     return event
 
 
-def _launch(kernel: Any, device: Any, grid: tuple[int, int], shared_bytes: int, arguments: tuple) -> None:
-    """On the device, after what torch has to do there."""
-    if SIMULATED:
-        arrays = [argument.numpy() if isinstance(argument, torch.Tensor) else argument for argument in arguments]
-        with _one_launch:
-            kernel[grid, _threads(), 0, shared_bytes](*arrays)
-        return
-    stream = torch.cuda.current_stream(device).cuda_stream
-    with _one_launch, cuda.gpus[torch.device(device).index or 0]:
-        arrays = [
-            cuda.as_cuda_array(argument, sync=False) if isinstance(argument, torch.Tensor) else argument
-            for argument in arguments
-        ]
-        kernel[grid, _threads(), _stream(stream), shared_bytes](*arrays)
+@contextmanager
+def _launching(device: Any) -> Iterator[Any]:
+    """The stream of numba on which a kernel runs after what torch has to do on the device; one thread at a time."""
+    with _one_launch:
+        if SIMULATED:
+            yield 0
+            return
+        pointer = torch.cuda.current_stream(device).cuda_stream
+        with cuda.gpus[torch.device(device).index or 0], quiet_launches():
+            yield _stream(pointer)
 
 
 @lru_cache(maxsize=32)

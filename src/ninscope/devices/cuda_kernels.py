@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# What numba makes of device code, mypy does not know.
 """Counting weights on an NVIDIA GPU, in numba-cuda: edges per node and bin, sums of distances, sums of squares.
 
 Everything that is added up is an integer, so threads add in any order. What is compiled into a kernel stands in this file.
@@ -118,13 +120,11 @@ def _count_lane(
 
 
 @cuda.jit(device=True)
-def _add_counts(
-    shared: Any, counts_at: Any, width: Any, share: Any, nodes: Any, counts: Any, counts_stride: Any
-) -> None:
+def _add_counts(shared: Any, counts_at: Any, width: Any, share: Any, nodes: Any, layer: Any, counts: Any) -> None:
     """Add a block's counters to the counts of its nodes: neighbouring threads take neighbouring nodes."""
     _, group_bits, _, replicas, slots, _ = share
     thread, threads = uint32(cuda.threadIdx.x), uint32(cuda.blockDim.x)
-    first = int64(cuda.blockIdx.x) << group_bits
+    first, layer_nodes = int64(cuda.blockIdx.x) << group_bits, layer[0]
     i = thread
     while i < width << group_bits:
         member, found = uint32(i & ((1 << group_bits) - 1)), uint32(i >> group_bits)
@@ -132,13 +132,13 @@ def _add_counts(
         for copy in range(replicas):
             count += shared[uint32(counts_at + found * slots + member * replicas + copy)]
         if count != 0 and first + member < nodes:
-            cuda.atomic.add(counts, uint64(found * counts_stride + first + member), count)
+            cuda.atomic.add(counts, uint64(found * layer_nodes + layer[1] + first + member), count)
         i = uint32(i + threads)
 
 
 @cuda.jit(device=True)
 def _add_distances(
-    total: Any, shared_sums: Any, share: Any, member: Any, lane: Any, node: Any, nodes: Any, sums: Any
+    total: Any, shared_sums: Any, share: Any, member: Any, lane: Any, node: Any, nodes: Any, layer: Any, sums: Any
 ) -> None:
     """Add the sums that the lanes of a node hold to that of the node."""
     along_edges, group_bits, lane_bits, _, _, _ = share
@@ -149,10 +149,10 @@ def _add_distances(
         for other in range(1, 1 << lane_bits):
             place = (member << lane_bits) + other if along_edges else (other << group_bits) + member
             total += shared_sums[uint32(place)]
-        cuda.atomic.add(sums, uint64(node), total)
+        cuda.atomic.add(sums, uint64(layer[1] + node), total)
 
 
-@cuda.jit
+@cuda.jit(cache=True)
 def count_edges(
     bits: Any,
     matrix: Any,
@@ -163,15 +163,15 @@ def count_edges(
     starts: Any,
     scales: Any,
     units: Any,
+    layer: Any,
     counts: Any,
-    counts_stride: Any,
     sums: Any,
 ) -> None:
     """Add a matrix's weights to its nodes' counts and sums of distances.
 
     bits: int16 or int32 [n]; matrix: (nodes, edges, node_stride, edge_stride, mask): the weight of node i and edge j is
-    bits[i * node_stride + j * edge_stride], and mask takes its sign away. counts: int32, of bin b and node i
-    counts[b * counts_stride + i]; sums: int64 [nodes]; both are added to.
+    bits[i * node_stride + j * edge_stride], and mask takes its sign away. layer: (nodes of the layer, number of node 0 in it).
+    counts: int32 [width * nodes of the layer], bin by bin; sums: int64 [nodes of the layer]; both are added to.
 
     table: (low, high, infinity, shift, width, bins_at, near), lengths: (how distances are summed, radius_count, mantissa_bits,
     first_exponent), words, starts, scales, units: a `FlatTable`; near: whether each block copies it to its shared memory.
@@ -213,9 +213,9 @@ def count_edges(
     total = _count_lane(bits, mask, at, step, number, shared, slot, slots, tables, lengths)
     cuda.syncthreads()
 
-    _add_counts(shared, counts_at, width, share, nodes, counts, counts_stride)
+    _add_counts(shared, counts_at, width, share, nodes, layer, counts)
     if lengths[0] != 0:
-        _add_distances(total, shared_sums, share, member, lane, node, nodes, sums)
+        _add_distances(total, shared_sums, share, member, lane, node, nodes, layer, sums)
 
 
 # Exponents that have counters of their own in shared memory, one for each lane: those of weights between 2**-27 and 32.
@@ -300,7 +300,7 @@ def _add_squares(shared: Any, quantities: Any, sums: Any) -> None:
         i = uint32(i + threads)
 
 
-@cuda.jit
+@cuda.jit(cache=True)
 def sum_squares(bits: Any, matrix: Any, rows_of_block: Any, columns_of_block: Any, kind: Any, sums: Any) -> None:
     """Add a matrix's weights to sums by exponent, int64 [256 * 4], as of `weights.exact_sums.square_sums`.
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from ninscope.errors import RequestError
 from ninscope.integrations.monitor import EmergenceMonitor
-from ninscope.integrations.rows import MonitorRow
+from ninscope.integrations.rows import MonitorRow, prefix_among
 from ninscope.integrations.settings import checked_settings, with_default_folder
 from ninscope.integrations.troubles import Troubles, in_words
 
@@ -40,6 +40,8 @@ class EmergenceCallback:
     An instance is a Callback of every Lightning that is imported when it is made, or of the one that can be. Raises
     RequestError: a wrong request, or no Lightning is installed.
     """
+
+    is_of_ninscope = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "EmergenceCallback":
         return object.__new__(_with_bases(cls, _callback_classes()))
@@ -140,7 +142,7 @@ class EmergenceCallback:
         if self.monitor is None or self.monitor.has_measured(self._steps):
             return
         row = self.monitor.measure(self._steps)
-        values = {} if row is None else row.values()
+        values = {} if row is None else row.values(prefix_among(self, trainer.callbacks))
         for logger in trainer.loggers if values else ():
             try:
                 logger.log_metrics(metrics=dict(values), step=self._steps)

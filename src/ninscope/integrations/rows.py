@@ -1,13 +1,13 @@
 """One row of a monitor: what was measured at one step of a training."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ninscope.shown import Shown, without_empty
 
-PREFIX = "ninscope"  # of every name in logs
+PREFIX = "ninscope"  # of every name in logs, but of what a second callback of one trainer logs
 CONTROLS = ("emergence_growth", "emergence_fixed", "structure")  # of the columns of controls, those that are logged
 
 
@@ -54,7 +54,7 @@ class MonitorRow(Shown):
         status = None if self.ok else self.status
         return {"step": self.step} | without_empty(status=status) | told | without_empty(message=self.message)
 
-    def values(self) -> dict[str, float]:
+    def values(self, prefix: str = PREFIX) -> dict[str, float]:
         """What is logged, by name ("ninscope/alpha0"): the numbers that are finite."""
         named: dict[str, object] = {"alpha0": self.alpha0, "width": self.width, "emergence": self.emergence}
         named |= {name: self.controls.get(name) for name in CONTROLS}
@@ -62,7 +62,14 @@ class MonitorRow(Shown):
         for part, values in self.parts.items():
             named |= {f"{part}/{name}": value for name, value in values._asdict().items()}
         return {
-            f"{PREFIX}/{name}": float(value)
+            f"{prefix}/{name}": float(value)
             for name, value in named.items()
             if isinstance(value, float) and math.isfinite(value)
         }
+
+
+def prefix_among(callback: object, callbacks: Iterable[object]) -> str:
+    """What names in logs begin with: "ninscope", of a second callback of its kind "ninscope2", so that no two share a curve."""
+    alike = [other for other in callbacks if hasattr(other, "is_of_ninscope")]
+    number = next((number for number, other in enumerate(alike, 1) if other is callback), 1)
+    return PREFIX if number == 1 else f"{PREFIX}{number}"

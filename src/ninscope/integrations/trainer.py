@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import CallbackHandler
 
 from ninscope.integrations.monitor import EmergenceMonitor
-from ninscope.integrations.rows import MonitorRow
+from ninscope.integrations.rows import MonitorRow, prefix_among
 from ninscope.integrations.settings import checked_settings, with_default_folder
 from ninscope.integrations.troubles import Troubles, in_words
 
@@ -39,6 +39,8 @@ class EmergenceCallback(TrainerCallback):
 
     Raises RequestError: a wrong request.
     """
+
+    is_of_ninscope = True
 
     def __init__(
         self,
@@ -125,20 +127,21 @@ class EmergenceCallback(TrainerCallback):
         if row is None or not state.is_world_process_zero:
             return control
         try:
-            return self._logged(row.values(), args, state, control)
+            return self._logged(row, args, state, control)
         except Exception as error:
             self._troubles.tell("log", f"step {step} could not be logged by the Trainer: {in_words(error)}")
             return control
 
     def _logged(
-        self, values: dict[str, float], args: TrainingArguments, state: TrainerState, control: TrainerControl
+        self, row: MonitorRow, args: TrainingArguments, state: TrainerState, control: TrainerControl
     ) -> TrainerControl:
         """Log as `Trainer.log` does, but for that it takes back that a log is due: another one is."""
+        handler = self._handler or _calling_handler(self)
+        values = row.values(prefix_among(self, () if handler is None else handler.callbacks))
         if not values:
             return control
         logs = values if state.epoch is None else {**values, "epoch": state.epoch}
         state.log_history.append({**logs, "step": state.global_step})
-        handler = self._handler or _calling_handler(self)
         if handler is None:
             text = "the Trainer's loggers were not found; give the callback the Trainer: callback.attach(trainer)"
             self._troubles.tell("log", text)

@@ -100,8 +100,7 @@ class WeightCounter:
             self._whole[counts.dtype] = replace(counts, counts=counts.counts.astype(np.int64))
             return
         np.add(whole.counts, counts.counts, out=whole.counts)  # once for every matrix
-        rows = np.concatenate([whole.rows, counts.rows])
-        self._whole[counts.dtype] = replace(whole, weights=whole.weights + counts.weights, rows=rows)
+        self._whole[counts.dtype] = replace(whole, **whole.sums_with(counts))
 
     @property
     def piece(self) -> CountedPiece:

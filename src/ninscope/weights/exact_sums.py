@@ -12,6 +12,7 @@ whole network have many exponents, so that in practice it holds several times as
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,16 @@ import numpy as np
 
 from ninscope.checkpoints.tensors import as_float
 from ninscope.errors import CheckpointError
-from ninscope.weights.pattern_kernels import EXPONENTS, SUMS, UPPER_BITS, count_and_sum, count_patterns, sum_squares
+from ninscope.weights.pattern_kernels import (
+    EXPONENTS,
+    SUMS,
+    UPPER_BITS,
+    count_and_sum,
+    count_patterns,
+    count_upper_bits,
+    sum_patterns,
+    sum_squares,
+)
 
 DTYPES = ("F16", "BF16", "F32")  # what such sums are taken of
 MOST_WEIGHTS = 1 << 39
@@ -59,12 +69,27 @@ def square_sums_of_slots(bits: np.ndarray, dtype: str, slots: np.ndarray, slot_c
         if some.size < _MANY[dtype]:
             sum_squares(_float32_bits(some, dtype), of_rows, sums)
         elif dtype == "F32":
-            count_and_sum(_float32_bits(some, dtype), of_rows, np.zeros((slot_count, 1 << UPPER_BITS), np.uint32), sums)
+            counts = np.zeros((slot_count, 1 << UPPER_BITS), np.uint32)
+            count_and_sum(_float32_bits(some, dtype), of_rows, counts, sums)
         else:
             counts = np.zeros((slot_count, 1 << 16), np.uint32)
             count_patterns(known(some, np.uint16), of_rows, counts)
             for of_slot, mine in zip(sums, counts, strict=True):
                 of_slot += sums_of_patterns(mine, dtype)
+    return sums
+
+
+def sums_beside_counts(bits: np.ndarray, slots: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`square_sums_of_slots` of F32 weights, fewer than 2**32, in the pass that counts their upper bits.
+
+    bits: uint32; counts: uint32 [slot_count, 2**20], added to.
+    """
+    bits, sums = known(bits, np.uint32), np.zeros((len(counts), EXPONENTS, SUMS), np.int64)
+    if bits.size < _MANY["F32"]:
+        count_upper_bits(bits, slots, counts)
+        sum_squares(bits, slots, sums)
+    else:
+        count_and_sum(bits, slots, counts, sums)
     return sums
 
 
@@ -100,31 +125,42 @@ def sums_of_patterns(counts: np.ndarray, dtype: str) -> np.ndarray:
 
     Raises CheckpointError (unsupported): a sum is beyond int64.
     """
-    exponents, starts, terms = _terms_of_patterns(dtype)
-    number = counts.astype(np.int64)
-    if number.sum() > MOST_WEIGHTS:
-        number = number.astype(object)  # Python's integers have no end
-    sums = np.zeros((EXPONENTS, SUMS), number.dtype)
-    np.add.at(sums, exponents, np.add.reduceat(terms * number, starts, axis=1).T)
-    try:
-        return sums.astype(np.int64)
-    except OverflowError:
-        raise _beyond() from None
+    runs = _runs_of_patterns(dtype)
+    sums = np.zeros((EXPONENTS, SUMS), np.int64)
+    if counts.sum() <= MOST_WEIGHTS:
+        sum_patterns(known(counts.astype(np.int64, copy=False), np.int64), runs, sums)
+        return sums
+    exact: dict[tuple[int, int], int] = {}
+    for first, last, exponent, mantissa, step, sign in runs.tolist():
+        numbers = counts[first:last].tolist()
+        mantissas = range(mantissa, mantissa + step * len(numbers), step)
+        signed = sign * sum(number * m for number, m in zip(numbers, mantissas, strict=True))
+        squares = sum(number * (m >> 12) ** 2 for number, m in zip(numbers, mantissas, strict=True))
+        for column, total in enumerate((signed, squares)):
+            exact[exponent, column] = exact.get((exponent, column), 0) + total
+    if any(abs(total) >= 1 << 63 for total in exact.values()):
+        raise _beyond()
+    for place, total in exact.items():
+        sums[place] = total
+    return sums
 
 
 @lru_cache(maxsize=2)
-def _terms_of_patterns(dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(exponents of runs of patterns, where each run begins, the four terms of every pattern, int64 [4, 2**16])."""
+def _runs_of_patterns(dtype: str) -> np.ndarray:
+    """Runs of patterns of one sign and exponent: int64 [runs, 6], the first pattern, the one after the last, their exponent, the
+    mantissa m of the first, how much it grows from one to the next, and the sign. These types have 11 bits of mantissa at most, so
+    that l is 0.
+    """
     bits = _float32_bits(np.arange(1 << 16, dtype=np.uint16), dtype).astype(np.int64)
     exponents = bits >> 23 & 0xFF
     mantissas = (bits & 0x7FFFFF) + np.where(exponents > 0, 1 << 23, 0)
-    high, low = mantissas >> 12, mantissas & 0xFFF
-    terms = np.stack([np.where(bits >> 31, -mantissas, mantissas), high * high, high * low, low * low])
-    starts = np.flatnonzero(np.diff(exponents, prepend=-1))
-    found = exponents[starts], starts, terms
-    for array in found:
-        array.flags.writeable = False
-    return found
+    starts = np.flatnonzero(np.diff(bits >> 23, prepend=-1))
+    stops = np.append(starts[1:], bits.size)
+    steps = mantissas[np.minimum(starts + 1, stops - 1)] - mantissas[starts]
+    signs = np.where(bits[starts] >> 31, -1, 1)
+    runs = np.stack([starts, stops, exponents[starts], mantissas[starts], np.maximum(steps, 1), signs], axis=1)
+    runs.flags.writeable = False
+    return runs
 
 
 def added(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -152,38 +188,59 @@ def all_finite(sums: np.ndarray) -> bool:
     return not sums[EXPONENTS - 1].any()
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Of n weights; of none NaN, but for the norm, 0.
+
+    norm: Euclidean (of a matrix Frobenius); rms: norm / sqrt(n); mean; variance, std: n in the denominator, 0 only where all
+    weights are alike.
+    """
+
+    norm: float
+    rms: float
+    mean: float
+    variance: float
+    std: float
+
+
+def moments_of(sums: np.ndarray, n: int) -> Moments:
+    """What follows from the exact sums of n weights, each correctly rounded. Raises ValueError: weights were not finite."""
+    total, squares = _totals(sums)
+    if n == 0:
+        return Moments(0.0, *[math.nan] * 4)
+    deviations = n * squares - total * total  # n**2 times the variance
+    return Moments(
+        norm=_root(squares, 1),
+        rms=_root(squares, n),
+        mean=total / (n << _UNIT),  # Python rounds the ratio of two integers correctly
+        variance=deviations / (n * n << 2 * _UNIT),
+        std=_root(deviations, n * n),
+    )
+
+
 def norm_of(sums: np.ndarray) -> float:
-    """Euclidean norm (of a matrix Frobenius), correctly rounded. Raises ValueError: weights were not finite."""
+    """As in `moments_of`."""
     return _root(_totals(sums)[1], 1)
 
 
 def rms_of_sums(sums: np.ndarray, n: int) -> float:
-    """Root mean square of n weights, correctly rounded; NaN of none. Raises ValueError: weights were not finite."""
+    """As in `moments_of`."""
     return _root(_totals(sums)[1], n) if n else math.nan
 
 
 def mean_of(sums: np.ndarray, n: int) -> float:
-    """Mean of n weights, correctly rounded; NaN of none. Raises ValueError: weights were not finite."""
-    return _totals(sums)[0] / (n << _UNIT) if n else math.nan  # Python rounds a ratio of integers correctly
+    """As in `moments_of`."""
+    return moments_of(sums, n).mean
 
 
 def variance_of(sums: np.ndarray, n: int) -> float:
-    """Variance of n weights, n in the denominator, correctly rounded, 0 only where all are alike; NaN of none.
-
-    Raises ValueError: weights were not finite.
-    """
-    return _deviations(sums, n) / (n * n << 2 * _UNIT) if n else math.nan
+    """As in `moments_of`."""
+    return moments_of(sums, n).variance
 
 
 def std_of(sums: np.ndarray, n: int) -> float:
-    """Standard deviation of n weights, else as `variance_of`."""
-    return _root(_deviations(sums, n), n * n) if n else math.nan
-
-
-def _deviations(sums: np.ndarray, n: int) -> int:
-    """n**2 times the variance, in units of 2**-298."""
-    total, squares = _totals(sums)
-    return n * squares - total * total
+    """As in `moments_of`."""
+    return moments_of(sums, n).std
 
 
 def _totals(sums: np.ndarray) -> tuple[int, int]:

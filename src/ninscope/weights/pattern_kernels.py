@@ -35,6 +35,26 @@ def count_patterns(bits: np.ndarray, slots: np.ndarray, counts: np.ndarray) -> N
 
 
 @njit(cache=True, nogil=True)
+def sum_patterns(counts: np.ndarray, runs: np.ndarray, sums: np.ndarray) -> None:
+    """Sums of weights of a 16-bit type by their patterns, counts: int64 [2**16].
+
+    runs: int64 [runs, 6], first pattern, last + 1, exponent, m of the first, its growth from one to the next, sign; sums: int64
+    [256, 4], of which the first two columns are added to.
+    """
+    for run in range(runs.shape[0]):
+        first, last, exponent, mantissa, step, sign = runs[run]
+        signed = squares = np.int64(0)
+        for i in range(last - first):
+            count = counts[first + i]
+            at = mantissa + i * step
+            high = at >> 12
+            signed += count * at
+            squares += count * high * high
+        sums[exponent, 0] += sign * signed
+        sums[exponent, 1] += squares
+
+
+@njit(cache=True, nogil=True)
 def count_upper_bits(bits: np.ndarray, slots: np.ndarray, counts: np.ndarray) -> None:
     """As `count_patterns`, of the upper bits of wider types. bits: uint32 [rows, columns]; counts: uint32 [slots, 2**20]."""
     for r in range(bits.shape[0]):
