@@ -30,6 +30,7 @@ from benchmarks.paths import export, paths
 from benchmarks.questions import first_answers, questions
 from benchmarks.report import report
 from benchmarks.shapes import SHAPES, write_checkpoint
+from benchmarks.sharded import sharded
 from benchmarks.weights import weights
 from ninscope.exact.bands import BAND_BYTES
 from ninscope.measuring import measure_all
@@ -347,6 +348,7 @@ def main() -> None:
             merging(folder, *(("tiny", 1) if small else ("410m", 5))),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
             held(folder, *(("tiny", 2) if small else ("70m", 25))),
+            sharded(folder, "tiny" if small else "6.9b"),
             trained(folder, *((2, 256) if small else (16, 1024))),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
             universal(*(((1, 16), 1, 2) if small else ((6, 512), 8, 5))),

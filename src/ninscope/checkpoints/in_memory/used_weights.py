@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ninscope.checkpoints.in_memory import adapted as adapters
 from ninscope.checkpoints.in_memory import parametrised as parametrizations
 from ninscope.checkpoints.in_memory.computed import Computation, Results
-from ninscope.checkpoints.in_memory.held_tensor import HeldTensor
+from ninscope.checkpoints.in_memory.held_tensor import HeldTensor, is_sharded
 from ninscope.checkpoints.in_memory.saved_names import as_saved, is_pretrained, without_copies
 from ninscope.checkpoints.in_memory.twins import modules_of, twin
 from ninscope.checkpoints.wrapped_names import unwrapped
 from ninscope.errors import CheckpointError
+from ninscope.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,14 +201,24 @@ def held_tensors(tensors: Mapping[str, Any], computed: Computed | None = None) -
     """
     held: dict[str, HeldTensor] = {}
     first: dict[Hashable, HeldTensor] = {}
+    ranks = _ranks_of(tensors)
     for name, tensor in tensors.items():
         _check_shape(name, tensor)
         one = (computed or {}).get(id(tensor))
         place = place_of(tensor) if one is None else ("computed", id(tensor))
         if place not in first:
-            first[place] = HeldTensor(name, tensor, None if one is None else one.value)
+            first[place] = HeldTensor(name, tensor, None if one is None else one.value, ranks)
         held[name] = first[place]
     return held
+
+
+def _ranks_of(tensors: Mapping[str, Any]) -> Ranks:
+    """Who holds a model together; nobody else of one without sharded tensors."""
+    if not any(map(is_sharded, tensors.values())):
+        return ALONE
+    from ninscope.distributed.ranks import ranks_of  # what torch has of ranks, which few models need
+
+    return ranks_of(tensors)
 
 
 def place_of(tensor: Any) -> Hashable:
