@@ -6,24 +6,25 @@ follows from the counts of a file: the same bits. No rank sees more of a matrix 
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ninscope.checkpoints import held_pieces
+from ninscope.distributed.shards import check_same_model
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import Band, counted_in_place, held_bands, outgoing
 from ninscope.exact.blocks import matrix_name
 from ninscope.exact.controls import Rescaling
 from ninscope.exact.counting import LayerCounts
 from ninscope.exact.layers import LayerResult, layer_result
-from ninscope.exact.ranks import ALONE, Ranks
 from ninscope.exact.rescaled import Factors, RescaledLayer, rescaled_counts, rescaled_layer
 from ninscope.exact.whole import ExactAnalysis, GrowingAnalysis, Passenger, counted_layers
 from ninscope.networks.incoming import DIRECTIONS
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
+from ninscope.ranks import ALONE, Ranks
 from ninscope.weights.counting import weights_of_matrices
 from ninscope.weights.norms import NetworkNorms, NormCounter, norms_of_sums
 
@@ -47,6 +48,18 @@ class LiveReading:
 def is_spread(network: NeuronNetwork) -> bool:
     """Whether several ranks hold the network together, so that they must count it together."""
     return any(held_pieces.is_spread(tensor) for tensor in network.tensors)
+
+
+def ranks_of(network: NeuronNetwork) -> Ranks:
+    """Who counts a network together: the ranks that share its tensors."""
+    files = (tensor.file for tensor in network.tensors if held_pieces.is_spread(tensor))
+    return next((getattr(file, "ranks", ALONE) for file in files), ALONE)
+
+
+def check_held_alike(network: NeuronNetwork, ranks: Ranks) -> None:
+    """Make sure that ranks hold the same network. All of them call this. Raises CheckpointError, as `shards.check_same_model`."""
+    files: dict[str, Any] = {tensor.name: tensor.file for tensor in network.tensors}
+    check_same_model({name: file for name, file in files.items() if getattr(file, "is_in_memory", False)}, ranks)
 
 
 def lies_on_devices(network: NeuronNetwork) -> bool:
