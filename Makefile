@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 # Tests and benchmarks start many processes, each of which would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test soak mutants lint docs bench comparison suite study laboratory figures clean help
+.PHONY: demo check test soak mutants lint docs bench gpu comparison suite study laboratory figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -77,6 +77,10 @@ docs: $(VENV)/tools
 #   make bench   speed and memory, each beside the limit or naive version measured in the same run
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks
+
+#   make gpu     on an NVIDIA GPU: its kernels give the CPU's integers, and how fast (under four minutes)
+gpu: $(VENV)/tools
+	$(BIN)/python -m benchmarks.gpu
 
 #   make comparison   ninscope beside weightwatcher and others, each installed anew in runs/comparison: docs/compare-tools.md (half an hour)
 comparison: $(VENV)/tools

@@ -274,7 +274,10 @@ def _on_host(tensor: Any) -> Any:
     """A copy in memory that the device writes itself, started and perhaps not yet there."""
     if SIMULATED:
         return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    try:
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    except RuntimeError:  # there is a limit to such memory, and any other will do, more slowly
+        return tensor.cpu()
     return host.copy_(tensor, non_blocking=True)
 
 
@@ -300,4 +303,4 @@ def _launching(device: Any) -> Iterator[Any]:
 
 @lru_cache(maxsize=32)
 def _stream(pointer: int) -> Any:
-    return cuda.external_stream(pointer) if pointer else cuda.legacy_default_stream()
+    return cuda.external_stream(pointer) if pointer else 0
