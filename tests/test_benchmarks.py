@@ -51,6 +51,7 @@ def test_small_benchmarks_run():
         "memory",
         *(
             [
+                "measure of a model in memory, tiny shape, float16",
                 "MEmeL, positions",
                 "MEmeL, top-10",
                 "a BERT layer",

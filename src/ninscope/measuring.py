@@ -12,7 +12,7 @@ from ninscope.architectures.layout import parts_of
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError
-from ninscope.exact.live import check_held_alike, counts_alone, lies_on_devices, live_analysis, ranks_of
+from ninscope.exact.live import check_held_alike, counts_alone, held_analysis, lies_on_devices, ranks_of
 from ninscope.exact.whole import ExactAnalysis, Passenger, exact_analysis, uncounted_layers
 from ninscope.locating import (
     LocatedRevision,
@@ -144,7 +144,7 @@ def _exact_analysis(
     ranks = ranks_of(network)
     if ranks.count > 1 or (passenger is None and counts_alone(parameters) and lies_on_devices(network)):
         check_held_alike(network, ranks)
-        return live_analysis(network, parameters, ranks, threads).analysis
+        return held_analysis(network, parameters, ranks, threads, layers)
     whole = directed(network, parameters.direction)
     return exact_analysis(whole, parameters, threads, statistics=layers, passenger=passenger)
 
@@ -161,7 +161,8 @@ def measure(
     """The spectrum of one checkpoint, from its weights alone.
 
     source: a folder with one checkpoint, a folder of revision folders, a file of weights, or a Hub repository id ("org/name");
-    or a model in memory: a torch module, or a state dict (without a configuration it is read as generic).
+    or a model in memory: a torch module, or a state dict (without a configuration it is read as generic). A module is measured as
+    it is used: parametrised weights are computed, and adapters of peft merged, a matrix at a time; the module stays as it is.
     revision: which one, by its name or its step, where the source has several; a Hub repository without step branches is taken
     at "main".
     exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,

@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -587,6 +588,44 @@ def test_two_monitors_do_not_write_one_folder(weights, kept, tmp_path, warned):
     third = EmergenceMonitor(weights, every=1, log=tmp_path / "mine", controls=False)
     third.update(0)
     assert len(kept.results) == 2
+
+
+def test_a_folder_that_cannot_be_made(weights, rng, tmp_path, warned):
+    (tmp_path / "file").write_text("in the way")
+    monitor = EmergenceMonitor(weights, every=1, log=tmp_path / "file" / "mine")
+    assert monitor.update(0).ok
+    train(weights, rng)
+    assert math.isfinite(monitor.update(1).controls["emergence_growth"])
+    monitor.finish()
+    assert len(warned) == 1
+    assert "no rows are written there: " in warned[0]
+    assert "the training goes on" in warned[0]
+
+
+def test_a_folder_that_vanishes(weights, rng, tmp_path, warned):
+    monitor = EmergenceMonitor(weights, every=1, log=tmp_path / "mine")
+    monitor.update(0)
+    shutil.rmtree(tmp_path / "mine")
+    for step in (1, 2):
+        train(weights, rng)
+        row = monitor.update(step)
+        assert math.isfinite(row.emergence)
+        assert "no growth: " in row.message
+    monitor.finish(ended=False)
+    assert len(warned) == 1
+    assert "mine/baseline/rank0-of-1.safetensors: the weights of the baseline are gone" in warned[0]
+
+
+def test_a_folder_of_another_experiment_is_left_as_it_is(weights, tmp_path, warned):
+    first = EmergenceMonitor(weights, every=1, log=tmp_path / "mine", controls=False)
+    first.update(0)
+    first.finish(ended=False)
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    second = EmergenceMonitor(weights, every=1, log=tmp_path / "mine", controls=False, transfer="coth")
+    assert second.update(0).ok
+    assert len(warned) == 1
+    assert "holds a training that was measured with" in warned[0]
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
 
 
 # Several ranks

@@ -12,6 +12,7 @@ from ninscope.checkpoints.finite import first_nonfinite
 from ninscope.checkpoints.held_pieces import HeldPiece, bits_of, is_spread, lies_on_device, lying_pieces
 from ninscope.checkpoints.matrix import WeightMatrix, WeightTile
 from ninscope.checkpoints.read_ahead import ReadAhead
+from ninscope.devices import kernel_of
 from ninscope.errors import CheckpointError
 from ninscope.networks.bin_table import MAX_EDGES_OF_A_NODE
 from ninscope.networks.neuron_network import NeuronNetwork
@@ -58,6 +59,11 @@ class Band:
     first: int
     last: int
     piece: HeldPiece | None = None
+
+    @property
+    def is_counted_in_place(self) -> bool:
+        """Whether its weights lie on a device that counts them."""
+        return self.piece is not None and self.part.matrix.has_two_axes and counted_in_place(self.piece.values)
 
     def tiles(self, raw: Sequence[memoryview]) -> Iterator[WeightTile]:
         """Its weights. raw: its bytes, none of a piece."""
@@ -200,9 +206,8 @@ def _tiles_of_piece(matrix: WeightMatrix, piece: HeldPiece, first: int, last: in
 
 
 def counted_in_place(weights: Any) -> bool:
-    """Whether there are kernels for the device that weights lie on."""
+    """Whether there are kernels for weights, where they lie."""
     if not lies_on_device(weights):
         return False
-    from ninscope.devices import kernel_of
-
-    return kernel_of(weights.device.type) is not None
+    engine = kernel_of(weights.device.type)
+    return engine is not None and engine.takes(weights)

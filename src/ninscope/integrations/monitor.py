@@ -32,11 +32,11 @@ class EmergenceMonitor:
     model: a torch module, or a state dict of it whose tensors are the ones that train. every: steps between measures. log: a run
     folder, to which rows are appended (a training that resumes goes on there, and its first row stays the baseline), or a function
     log(values, step), or a list of these; None: rows are kept in `rows` alone. blocks: E of every block too. controls: growth,
-    fixed and the structure index (docs/method.md#controls). snapshot: keep in the folder what other analyses of each step need.
-    trust_unlike_counts: E also where other layers count than in the baseline, or 10 % more or fewer nodes. seed: of what controls
-    shuffle. parameters: how the network is drawn and analysed, those of `ninscope.Parameters` that an exact analysis of edges at
-    integer radii has: transfer, max_distance, min_degree, q, derivative, convolutions, wiring, architecture, parts, gauge,
-    fit_radii.
+    fixed and the structure index (docs/method.md#controls), for which the weights of the first row are kept, in the folder or
+    else in memory. snapshot: keep in the folder what other analyses of each step need. trust_unlike_counts: E also where other
+    layers count than in the baseline, or 10 % more or fewer nodes. seed: of what controls shuffle. parameters: how the network is
+    drawn and analysed, those of `ninscope.Parameters` that an exact analysis of edges at integer radii has: transfer,
+    max_distance, min_degree, q, derivative, convolutions, wiring, architecture, parts, gauge, fit_radii.
 
     Of a model that lies on several ranks in pieces every rank calls the same methods; of others only rank 0 measures. Rows, logs
     and the folder are rank 0's.
@@ -157,7 +157,7 @@ class EmergenceMonitor:
             return replace(row, status="failed", message=in_words(error)), None
 
     def _tell(self, row: MonitorRow, found: Found | None) -> None:
-        self.rows = [other for other in self.rows if other.step != row.step] + [row]
+        self.rows[:] = [*(other for other in self.rows if other.step != row.step), row]
         values = row.values()
         for number, log in enumerate(self._settings.functions if values else ()):
             try:

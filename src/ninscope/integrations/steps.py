@@ -12,7 +12,7 @@ import numpy as np
 from ninscope.checkpoints.saved_pieces import SavedPieces, copied_pieces, open_pieces, save_pieces
 from ninscope.errors import CheckpointError, NinscopeError, one_line
 from ninscope.exact.control_columns import Against, control_columns
-from ninscope.exact.controls import SHUFFLED, UNIT, ControlReading
+from ninscope.exact.controls import GROWTH, SHUFFLED, UNIT, ControlReading
 from ninscope.integrations.reading import (
     Baseline,
     Found,
@@ -102,9 +102,12 @@ class Steps:
         if not self._settings.controls:
             return None, ""
         try:
-            return readings_of(look, baseline, self._settings.parameters, self._settings.seed)
+            readings, note = readings_of(look, baseline, self._settings.parameters, self._settings.seed)
         except CheckpointError as error:
             return None, f"no controls: {error}"
+        if baseline is not None and baseline.weights is not None and GROWTH not in readings:
+            self._troubles.tell("baseline", f"{note}; E goes on")
+        return readings, note
 
     def _open_folder(self, step: int, opened: OpenedModel) -> None:
         """Open the folder; in the first step, find out on all ranks whether an earlier session has its baseline there."""
