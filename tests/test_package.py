@@ -49,8 +49,14 @@ LAYERS = {  # package -> what it must not import
     "multifractal": ("report", "measuring", PIPELINE),
     "report": ("measuring", PIPELINE),
     "neurons": ("report", PIPELINE),
+    "devices": ("multifractal", "exact", "report", "measuring", PIPELINE),
+    "distributed": ("networks", "multifractal", "exact", "report", "measuring", PIPELINE),
+    "integrations": ("report", "measuring"),  # it writes run folders
 }
-RUNS_MODELS = "neurons"  # and needs torch, which nothing else does
+RUNS_MODELS = ("neurons", "devices", "distributed", "integrations")  # and need torch, which nothing else does
+IN_MEMORY = (
+    ROOT / "src" / "ninscope" / "checkpoints" / "in_memory"
+)  # handed a model, so torch is there; not imported before
 OUTSIDE_SCIENCE = ("dask", "distributed", "zarr", "typer", "rich", "pydantic", "torch")
 
 
@@ -68,8 +74,9 @@ def imported(path: Path) -> set[str]:
 def test_dependencies_point_one_way(package):
     files = list((ROOT / "src" / "ninscope" / package).rglob("*.py"))
     assert files
-    outside = [name for name in OUTSIDE_SCIENCE if (package, name) != (RUNS_MODELS, "torch")]
     for path in files:
+        may_use_torch = package in RUNS_MODELS or IN_MEMORY in path.parents
+        outside = [name for name in OUTSIDE_SCIENCE if not (may_use_torch and name == "torch")]
         for name in imported(path):
             assert not name.startswith(
                 tuple(other if other == PIPELINE else f"ninscope.{other}" for other in LAYERS[package])
@@ -119,19 +126,18 @@ def test_no_imports_go_in_a_circle():
 
 def test_only_what_runs_models_imports_torch():
     """Nor does anything import what does, unless a function needs it."""
-    neurons = ROOT / "src" / "ninscope" / RUNS_MODELS
+    science = ROOT / "src" / "ninscope"
+    run_models = [path for package in RUNS_MODELS for path in (science / package).rglob("*.py")]
     heavy = ("torch", "transformers")
 
     def module_of(path: Path) -> str:
         return ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
 
     of_torch = {
-        module_of(path)
-        for path in neurons.rglob("*.py")
-        if any(name.split(".")[0] in heavy for name in imported_on_import(path))
+        module_of(path) for path in run_models if any(name.split(".")[0] in heavy for name in imported_on_import(path))
     }
     assert {"ninscope.neurons.phi", "ninscope.neurons.finetuning.training"} <= of_torch
-    elsewhere = [path for path in (ROOT / "src" / "ninscope").rglob("*.py") if neurons not in path.parents]
+    elsewhere = set(science.rglob("*.py")) - set(run_models)
     for path in [*elsewhere, *(ROOT / "pipeline").rglob("*.py")]:
         names = imported_on_import(path)
         assert not {name for name in names if name.split(".")[0] in heavy}, path
@@ -158,9 +164,10 @@ def test_the_oracle_shares_no_code():
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
+def test_a_wheel_holds_pipeline_dags_and_the_suite_and_an_sdist_the_examples_too(tmp_path):
     source = tmp_path / "source"  # a build leaves files behind
-    for name in ("src", "pipeline", "dags", "data", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    code_and_data = ("src", "pipeline", "dags", "data", "examples")
+    for name in (*code_and_data, "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         (source / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, source / name)
@@ -195,6 +202,8 @@ def test_a_wheel_holds_pipeline_dags_and_the_suite(tmp_path):
     }
     code_files |= {str(path.relative_to(ROOT / "pipeline")) for path in (ROOT / "pipeline").rglob("*.py")}
     assert not code_files - names
+    of_sdist = (source / "ninscope.egg-info" / "SOURCES.txt").read_text(encoding="utf-8").split("\n")
+    assert {"examples/train_plain_loop.py", "examples/common.py", "dags/demo.toml"} <= set(of_sdist)
     assert not [
         name
         for name in names

@@ -43,7 +43,7 @@ _HOMES = {
     "RequestError": "ninscope.errors",
     "CheckpointError": "ninscope.errors",
 }
-_PACKAGES = ("neurons",)  # what single neurons do: a part with names of its own
+_PACKAGES = ("neurons", "integrations")  # parts with names of their own: single neurons; inside a training run
 __all__ = [*sorted(_HOMES), "__version__"]
 
 

@@ -1,5 +1,8 @@
 """Kernels of the statistics of weights on a few numbers, compiled and as plain Python."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from naive_weights import alpha, statistics
@@ -8,7 +11,7 @@ from suites import from_bf16, to_bf16
 from ninscope.weights.changes import _compare_rows
 from ninscope.weights.patterns import ACCURACY, ROW_SUMS, count_rows, magnitudes
 from ninscope.weights.power_law import spectral_alpha
-from ninscope.weights.statistics import joined_sums, statistics_of, sums_of
+from ninscope.weights.statistics import joined_sums, statistics_of, sums_of, together
 
 WEIGHTS = np.random.default_rng(0).standard_normal((6, 70)) * 0.3  # more columns than sums side by side
 WEIGHTS[2, 3:9] = 0.0
@@ -47,6 +50,28 @@ def test_rows_are_counted_for_their_matrix(dtype):
             counted[0]
             + count_rows(BITS["F64" if dtype != "F64" else "F32"], "F64" if dtype != "F64" else "F32", SLOTS, 2)[0]
         )
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
+def test_norms_are_rounded_once(dtype):
+    """The nearest to those of fractions, of one matrix and of several types together, unless one is F64."""
+    slots = np.zeros(6, np.int64)
+    (counts,) = count_rows(BITS[dtype], dtype, slots, 1)
+    (narrow,) = count_rows(BITS["F16"], "F16", slots, 1)
+    (wide,) = count_rows(BITS["F64"], "F64", slots, 1)
+    both = together([narrow, counts])
+    for some, values in ((counts, floats(dtype)), (both, np.concatenate([floats(dtype), floats("F16")]))):
+        exact, found = [Fraction(value) for value in values.ravel().tolist()], statistics_of(some)
+        mean = sum(exact) / len(exact)
+        square, variance = sum(w**2 for w in exact), sum((w - mean) ** 2 for w in exact) / len(exact)
+        assert found.mean == float(mean)
+        for number, squared in ((found.norm, square), (found.rms, square / len(exact)), (found.std, variance)):
+            low, high = ((Fraction(math.nextafter(number, side)) + Fraction(number)) / 2 for side in (0, math.inf))
+            assert low**2 <= squared <= high**2
+    whole = together([counts, wide, narrow])
+    assert whole.exact_sums is None
+    values = np.concatenate([floats(dtype), floats("F64"), floats("F16")])
+    assert statistics_of(whole).norm == pytest.approx(np.linalg.norm(values), rel=1e-14)
 
 
 def test_rows_are_joined():

@@ -13,6 +13,9 @@ from naive_weights import change, neox_matrices, ranks, statistics
 from suites import copy_weights, neox_tensors, write_checkpoint, write_suite
 
 import ninscope
+from ninscope.checkpoints.source import open_source
+from ninscope.networks.neuron_network import neuron_network
+from ninscope.weights.counting import WeightCounter, count_piece, joined_pieces, network_weights
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.figures import FigureTables
 from ninscope_pipeline.outcome import Outcome
@@ -21,7 +24,7 @@ from ninscope_pipeline.request.dagfile import load_dag
 from ninscope_pipeline.stages import registry, weights
 from ninscope_pipeline.stages.stage import Stage
 from ninscope_pipeline.stages.weights import WEIGHTS_STAGE
-from ninscope_pipeline.stages.weights_stored import stored_rms, weights_wanted
+from ninscope_pipeline.stages.weights_stored import artefact_of_piece, stored_piece, stored_rms, weights_wanted
 from ninscope_pipeline.storing.runfolder import RunFolder
 from ninscope_pipeline.storing.store import ArtefactStore
 
@@ -144,6 +147,25 @@ def test_in_parts(finished, tmp_path):
     for key in kept["weights"]:
         mine, theirs = store.read("weights", key), whole.read("weights", key)
         assert mine.arrays["values"].tobytes() == theirs.arrays["values"].tobytes()
+
+
+def test_counts_of_every_type_are_stored(tmp_path):
+    """As a part of an exact analysis leaves them: matrices that it did not see whole, and what it saw whole together."""
+    tensors = neox_tensors(seed=5, **SHAPE)
+    for number, dtype in enumerate((np.float32, np.float64)):
+        name = f"gpt_neox.layers.{number}.mlp.dense_4h_to_h.weight"
+        tensors[name] = tensors[name].astype(dtype) * dtype(1.001)
+    source = open_source(write_checkpoint(tmp_path / "step0", tensors))
+    network = neuron_network(source.open(source.revisions()[0]))
+    pieces = []
+    for number in range(3):
+        counter = WeightCounter(network)
+        count_piece(network, counter, number, 3)
+        pieces.append(stored_piece(artefact_of_piece(counter.piece)))
+    stored = [of_types for piece in pieces for of_types in (piece.whole, *piece.counts.values())]
+    assert {dtype for of_types in stored for dtype in of_types} == {"F16", "F32", "F64"}
+    assert any(piece.counts for piece in pieces)
+    assert WeightCounter(network, joined_pieces(pieces)).weights() == network_weights(network)
 
 
 def test_a_part_whose_counts_are_gone_is_read_again(finished, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ninscope.architectures import Reading
 from ninscope.weights.counting import CountedPiece, NetworkWeights
+from ninscope.weights.pattern_kernels import EXPONENTS, SUMS
 from ninscope.weights.patterns import PATTERN_BITS, ROW_SUMS, PatternCounts
 from ninscope.weights.statistics import STATISTICS, WeightStatistics
 from ninscope.wording import joined_clauses
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ninscope_pipeline.results import Results
 
 CheckpointId = tuple[str, str, str]  # suite, model, revision
-WEIGHTS, VERSION = "weights", 1  # name of the stage, and its version
+WEIGHTS, VERSION = "weights", 2  # name of the stage, and its version
 
 
 @runtime_checkable
@@ -86,11 +87,14 @@ def artefact_of_piece(piece: CountedPiece) -> Artefact:
                 [*nothing, *(counts.counts[some] for (_, counts), some in zip(parts, there, strict=True))]
             ).astype(np.int64),
             "rows": np.concatenate([np.empty((0, ROW_SUMS)), *(counts.rows for _, counts in parts)]),
+            "squares": np.array(
+                [counts.squares for _, counts in parts if counts.squares is not None], np.int64
+            ).reshape(-1, EXPONENTS, SUMS),
         },
         {
             "matrices": list(piece.statistics),
             "parts": [
-                [name, counts.dtype, counts.weights, len(some), len(counts.rows)]
+                [name, counts.dtype, counts.weights, len(some), len(counts.rows), counts.squares is not None]
                 for (name, counts), some in zip(parts, there, strict=True)
             ],
         },
@@ -103,12 +107,14 @@ def stored_piece(artefact: Artefact) -> CountedPiece:
     rows = zip(about["matrices"], arrays["values"].tolist(), strict=True)
     statistics = {name: WeightStatistics(int(weights), *others) for name, (weights, *others) in rows}
     counts: dict[str, dict[str, PatternCounts]] = {}
+    squares = iter(arrays["squares"])
     first = first_row = 0
-    for name, dtype, weights, length, row_count in about["parts"]:
+    for name, dtype, weights, length, row_count, has_squares in about["parts"]:
         of_matrix = np.zeros(1 << PATTERN_BITS[dtype], np.int64)
         of_matrix[arrays["patterns"][first : first + length]] = arrays["counts"][first : first + length]
         sums = arrays["rows"][first_row : first_row + row_count]
-        counts.setdefault(name, {})[dtype] = PatternCounts(dtype, weights, of_matrix, sums)
+        exact = next(squares) if has_squares else None
+        counts.setdefault(name, {})[dtype] = PatternCounts(dtype, weights, of_matrix, sums, exact)
         first, first_row = first + length, first_row + row_count
     whole = counts.pop("", {})
     return CountedPiece(statistics, counts, whole)

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ninscope.checkpoints.held_pieces import HeldPiece, held_pieces, hold_the_same
 from ninscope.checkpoints.tensors import Tensor
+from ninscope.errors import CheckpointError
 
 _IN_A_BLOCK = re.compile(r"(^|\.)\d+\.")
 _EMBEDDING = re.compile(r"emb|wte|tok|shared", re.IGNORECASE)
@@ -62,14 +64,31 @@ def _tied_vocabulary(config: Mapping) -> int | None:
 
 def _of_equal_numbers(names: Sequence[str], matrices: Mapping[str, Tensor]) -> Iterator[str]:
     """Names of matrices that hold what an earlier one holds. Raises CheckpointError."""
-    rows = _middle_rows(names, matrices)
+    whole = [name for name in names if getattr(matrices[name].file, "is_whole", True)]
+    _refuse_copies_on_ranks({name: matrices[name] for name in names if name not in whole})
+    rows = _middle_rows(whole, matrices)
     firsts: dict[bytes, list[str]] = {}  # by their middle row
-    for name in names:
+    for name in whole:
         same_row = firsts.setdefault(rows[name], [])
         if any(_equal(matrices[name], matrices[first]) for first in same_row):
             yield name
         else:
             same_row.append(name)
+
+
+def _refuse_copies_on_ranks(matrices: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError: unsupported (two that ranks share hold the same numbers here; elsewhere they may not)."""
+    seen: dict[str, tuple[HeldPiece, ...]] = {}
+    for name, tensor in matrices.items():
+        pieces = held_pieces(tensor) or ()
+        other = next((other for other, known in seen.items() if hold_the_same(pieces, known)), None)
+        if other is not None:
+            raise CheckpointError(
+                "unsupported",
+                f"tensors {other} and {name} lie on several ranks and hold the same numbers on this one, so whether they are one "
+                "matrix is not known; describe the model (architecture), or tie them",
+            )
+        seen[name] = pieces
 
 
 def _middle_rows(names: Sequence[str], matrices: Mapping[str, Tensor]) -> dict[str, bytes]:
@@ -93,7 +112,7 @@ def _equal(tensor: Tensor, other: Tensor) -> bool:
     Only some rows are compared where reading costs something.
     """
     rows = tensor.shape[0]
-    if tensor.file.reads_are_free and other.file.reads_are_free:
+    if _is_near(tensor) and _is_near(other):
         height = max(_BAND_BYTES // tensor.row_bytes, 1)
         bands = [[(first, min(first + height, rows))] for first in range(0, rows, height)]
     else:
@@ -108,6 +127,11 @@ def _equal(tensor: Tensor, other: Tensor) -> bool:
             lowest.append(numbers.min())
             highest.append(numbers.max())
     return min(lowest) < max(highest)
+
+
+def _is_near(tensor: Tensor) -> bool:
+    """Whether all of a tensor can be read at once: from a local file, or from memory."""
+    return tensor.file.reads_are_free or getattr(tensor.file, "is_in_memory", False)
 
 
 def _read(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> list[memoryview]:

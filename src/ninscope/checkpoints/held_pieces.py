@@ -3,9 +3,12 @@
 The pieces of all ranks together are the tensor, each number once: of what several ranks hold alike, one has the piece.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
+
+import numpy as np
 
 from ninscope.checkpoints.tensors import Tensor
 
@@ -30,21 +33,25 @@ class HeldPiece:
         return self.shape == tuple(shape)
 
 
-@runtime_checkable
-class HeldFile(Protocol):
-    """What stands for a file of weights where the weights lie in memory."""
+def lying_pieces(tensor: Tensor) -> tuple[HeldPiece, ...] | None:
+    """`held_pieces`, but None as well of what is computed when it is read: its bytes are read, a few tensors at a time."""
+    return None if getattr(getattr(tensor, "file", None), "is_computed", False) else held_pieces(tensor)
 
-    @property
-    def pieces(self) -> tuple[HeldPiece, ...]:
-        """Those that lie here; none where other ranks hold all of it."""
+
+def is_spread(tensor: Tensor) -> bool:
+    """Whether several ranks hold a tensor together, whatever of it lies here: the same answer on every rank."""
+    return bool(getattr(getattr(tensor, "file", None), "is_spread", False))
 
 
 def held_pieces(tensor: Tensor) -> tuple[HeldPiece, ...] | None:
-    """The pieces of a tensor, or of one slice of a stack of matrices, that lie here; None of what is no tensor in memory."""
-    file = getattr(tensor, "file", None)
-    if not isinstance(file, HeldFile):
+    """The pieces of a tensor, or of one slice of a stack of matrices, that lie here; None of what is no tensor in memory.
+
+    What is computed, as a weight with its adapter, is computed by this call and is one piece: ask when it is needed, and let go of
+    it. Raises CheckpointError (unsupported): it has no values, or cannot be computed.
+    """
+    pieces = getattr(getattr(tensor, "file", None), "pieces", None)
+    if pieces is None:
         return None
-    pieces = file.pieces
     stacked = [piece for piece in pieces if len(piece.start) > len(tensor.shape)]
     if not stacked:
         return pieces
@@ -54,3 +61,31 @@ def held_pieces(tensor: Tensor) -> tuple[HeldPiece, ...] | None:
         for piece in stacked
         if piece.start[0] <= index < piece.start[0] + piece.shape[0]
     )
+
+
+def bits_of(values: Any, dtype: str) -> np.ndarray:
+    """Numbers of the stored type `dtype` as the unsigned integers that they are stored as, contiguous, on the CPU.
+
+    values: a torch tensor on any device, which is copied where it must be, or a numpy array; any shape.
+    """
+    unsigned = np.dtype(f"<u{8 if dtype == 'F64' else 4 if dtype == 'F32' else 2}")
+    if isinstance(values, np.ndarray):
+        stored = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        return np.ascontiguousarray(stored).view(unsigned)
+    held = values.detach().cpu().contiguous()
+    return (held.view(sys.modules["torch"].uint16) if dtype == "BF16" else held).numpy().view(unsigned)
+
+
+def lies_on_device(values: Any) -> bool:
+    """Whether numbers are a torch tensor that is not in the CPU's memory."""
+    return not isinstance(values, np.ndarray) and str(values.device.type) != "cpu"
+
+
+def hold_the_same(pieces: Sequence[HeldPiece], others: Sequence[HeldPiece]) -> bool:
+    """Whether the pieces of two tensors are of the same places and hold the same numbers, which are not all one number."""
+    if not pieces or [(one.start, one.shape) for one in pieces] != [(one.start, one.shape) for one in others]:
+        return False
+    if not all(bool((one.values == other.values).all()) for one, other in zip(pieces, others, strict=True)):
+        return False
+    filled = [one.values.reshape(-1) for one in pieces if 0 not in one.shape]
+    return any(bool((values != filled[0][0]).any()) for values in filled)

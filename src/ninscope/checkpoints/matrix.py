@@ -5,8 +5,10 @@ which are targets or nodes, as its order says.
 """
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,27 +58,38 @@ class WeightTile:
     """Weights of consecutive targets and nodes that are all joined.
 
     bits: unsigned integers [targets * taps, nodes], or nodes_first [nodes, targets * taps], the edges of one target beside each
-    other; first_target, first_node: the numbers of the first ones in the matrix.
+    other, or a torch tensor of the weights themselves, of that shape, on a device that has kernels to count them (`devices`);
+    first_target, first_node: the numbers of the first ones in the matrix.
     """
 
-    bits: np.ndarray
+    bits: Any
     first_target: int
     first_node: int
     taps: int
     nodes_first: bool
 
-    def chosen(self, targets: np.ndarray | None, nodes: np.ndarray | None) -> tuple[np.ndarray, slice]:
+    def chosen(self, targets: np.ndarray | None, nodes: np.ndarray | None) -> tuple[Any, slice]:
         """(bits of the chosen targets and nodes, which of the chosen nodes these are). Sorted numbers in the matrix, None: all."""
         bits = self.bits
         target_axis, node_axis = (1, 0) if self.nodes_first else (0, 1)
         if targets is not None:
             inside = targets[_inside(targets, self.first_target, bits.shape[target_axis] // self.taps)]
             edges = (inside - self.first_target)[:, None] * self.taps + np.arange(self.taps)
-            bits = bits.take(edges.reshape(-1), axis=target_axis)
+            bits = _taken(bits, edges.reshape(-1), target_axis)
         if nodes is None:
             return bits, slice(self.first_node, self.first_node + bits.shape[node_axis])
         span = _inside(nodes, self.first_node, bits.shape[node_axis])
-        return bits.take(nodes[span] - self.first_node, axis=node_axis), span
+        return _taken(bits, nodes[span] - self.first_node, node_axis), span
+
+
+def _taken(bits: Any, numbers: np.ndarray, axis: int) -> Any:
+    """Rows or columns of weights, wherever they lie. numbers: sorted, int64."""
+    if isinstance(bits, np.ndarray):
+        return bits.take(numbers, axis=axis)
+    if numbers.size == bits.shape[axis]:
+        return bits
+    torch = sys.modules["torch"]
+    return bits.index_select(axis, torch.from_numpy(numbers).to(bits.device))
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,21 @@ class WeightMatrix:
                 yield WeightTile(slices_read.reshape(stop - start, -1), group, start, self.taps, True)
             else:
                 yield WeightTile(_targets_first(slices_read), start, group, self.taps, False)
+
+    def tile_of_box(self, weights: Any, first_slice: int, first_other: int) -> WeightTile:
+        """A box of a matrix of two axes as a tile.
+
+        weights: unsigned integers, or weights on a device, [slices, others]; first_slice, first_other: the numbers of the first
+        ones. Which of the two are nodes says the layout.
+        """
+        if self.layout.nodes_first:
+            return WeightTile(weights, first_other, first_slice, 1, True)
+        return WeightTile(weights, first_slice, first_other, 1, False)
+
+    @property
+    def has_two_axes(self) -> bool:
+        """Whether a box of its tensor is a tile as it is: no kernels, no groups."""
+        return len(self.tensor.shape) == 2 and self.layout.groups == 1
 
     def check_stored(self, raw: Sequence[memoryview], first: int) -> None:
         """Raises CheckpointError (nonfinite), with the place, where a number of slices first, first + 1, ... is not finite."""

@@ -124,15 +124,15 @@ class Tensor:
         position = first_nonfinite(values, self.dtype)
         if position >= 0:
             row, column = divmod(position, values.shape[1])
-            index = (
-                int(row_numbers[row]),
-                *(int(axis_index) for axis_index in np.unravel_index(column, self.shape[1:])),
-            )
-            where = f"row {index[0]}, column {index[1]}" if len(index) == 2 else f"{list(index)}"
-            raise CheckpointError(
-                "nonfinite",
-                f"tensor {self.name} holds NaN or infinity, first at {where}; its network has no distances there",
-            )
+            raise self.nonfinite((int(row_numbers[row]), *map(int, np.unravel_index(column, self.shape[1:]))))
+
+    def nonfinite(self, place: Sequence[int]) -> CheckpointError:
+        """What to raise where a number is not finite. place: its index in the tensor."""
+        where = f"row {place[0]}, column {place[1]}" if len(place) == 2 else f"{list(place)}"
+        return CheckpointError(
+            "nonfinite",
+            f"tensor {self.name} holds NaN or infinity, first at {where}; its network has no distances there",
+        )
 
     def slice(self, index: int) -> "Tensor":
         """One slice of the first axis as a tensor of its own, named `name[index]`."""

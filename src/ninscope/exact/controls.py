@@ -11,7 +11,7 @@ A matrix is what joins two node layers, so q, k and v are apart.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -33,6 +33,8 @@ UNIT_RMS = 0.1
 SHUFFLED_NODES = 256  # of each node layer: draws of more would cost more than the rest of the controls
 
 RootMeanSquares = Mapping[str, float]  # by the matrix's name
+# Counts a network with its matrices multiplied by factors, as `rescaled_layers` does.
+Rescaling = Callable[[NeuronNetwork, Parameters, Radii, Sequence[Factors]], Iterator[RescaledLayer]]
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,20 @@ def control_readings(
     parameters: Parameters,
     start: Start | None = None,
     seed: int = 0,
+    rescaled: Rescaling = rescaled_layers,
 ) -> tuple[dict[str, ControlReading], str]:
     """(every reading of a checkpoint by its name, one clause on what is not as it should be, or empty).
 
     rms: of its matrices. start: its baseline, where growth is to be told from the rest; there is no "fixed" and no "growth"
-    without one, nor where it has other matrices. parameters, seed: as in `unit_readings`. Raises CheckpointError.
+    without one, nor where it has other matrices. parameters, seed, rescaled: as in `unit_readings`. Raises CheckpointError.
     """
     if start is None:
-        return unit_readings(network, rms, parameters, seed=seed), ""
+        return unit_readings(network, rms, parameters, seed=seed, rescaled=rescaled), ""
     if not matrices_alike(network, start.network):
-        return unit_readings(network, rms, parameters, seed=seed), f"no growth: {start.name} has other matrices"
-    readings = unit_readings(network, rms, parameters, start.rms, seed)
-    readings[GROWTH] = growth_reading(start.network, start.rms, rms, parameters)
+        clause = f"no growth: {start.name} has other matrices"
+        return unit_readings(network, rms, parameters, seed=seed, rescaled=rescaled), clause
+    readings = unit_readings(network, rms, parameters, start.rms, seed, rescaled)
+    readings[GROWTH] = growth_reading(start.network, start.rms, rms, parameters, rescaled)
     return readings, _zeros(rms, start)
 
 
@@ -103,16 +107,17 @@ def unit_readings(
     parameters: Parameters,
     start_rms: RootMeanSquares | None = None,
     seed: int = 0,
+    rescaled: Rescaling = rescaled_layers,
 ) -> dict[str, ControlReading]:
     """The readings "unit" and "shuffled" of a checkpoint, and with the rms of its baseline's matrices "fixed": one pass.
 
-    parameters: of an exact analysis on integer radii. seed: of what is shuffled. Raises CheckpointError.
+    parameters: of an exact analysis on integer radii. seed: of what is shuffled. rescaled: who counts. Raises CheckpointError.
     """
     factors = [_ratios(UNIT_RMS, rms)]
     if start_rms is not None:
         factors.append({name: _ratio(start_rms[name], own) for name, own in rms.items()})
     radii = parameters.integer_radii
-    layers = list(rescaled_layers(network, parameters, radii, factors))
+    layers = list(rescaled(network, parameters, radii, factors))
     readings = {UNIT: {layer.layer: layer.sums[0] for layer in layers}}
     readings[SHUFFLED] = {layer.layer: _shuffled(layer, network, radii, parameters, seed) for layer in layers}
     if start_rms is not None:
@@ -121,12 +126,16 @@ def unit_readings(
 
 
 def growth_reading(
-    start: NeuronNetwork, start_rms: RootMeanSquares, rms: RootMeanSquares, parameters: Parameters
+    start: NeuronNetwork,
+    start_rms: RootMeanSquares,
+    rms: RootMeanSquares,
+    parameters: Parameters,
+    rescaled: Rescaling = rescaled_layers,
 ) -> ControlReading:
     """The reading "growth": the baseline's network, its matrices brought to the rms of now. Raises CheckpointError."""
     factors = {name: _ratio(rms[name], own) for name, own in start_rms.items()}
     radii = parameters.integer_radii
-    layers = rescaled_layers(start, parameters, radii, [factors])
+    layers = rescaled(start, parameters, radii, [factors])
     return _reading({layer.layer: layer.sums[0] for layer in layers}, parameters, radii)
 
 

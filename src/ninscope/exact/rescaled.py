@@ -12,7 +12,7 @@ import numpy as np
 
 from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import matrix_name
-from ninscope.exact.counting import Tally
+from ninscope.exact.counting import Tally, check_finite
 from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.networks.bin_table import JointTable, joint_table, unfold
 from ninscope.networks.neuron_network import NeuronNetwork
@@ -43,27 +43,29 @@ def rescaled_layers(
     readings: for each, the factor of every matrix (`matrix_name`), finite and not below 0. Memory: the counts of one layer.
     Raises CheckpointError.
     """
-    parts = outgoing(network)
-    bands, _ = bands_of(parts)
+    bands, _ = bands_of(outgoing(network))
+    for layer, counts, totals in rescaled_counts(network, bands, radii, readings):
+        yield rescaled_layer(layer, counts, totals, parameters)
+
+
+def rescaled_counts(
+    network: NeuronNetwork, bands: Sequence[Band], radii: Radii, readings: Sequence[Factors]
+) -> Iterator[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
+    """(layer, counts int32 [readings, nodes, K + 1], totals as of a `RescaledLayer`) of every layer that bands belong to."""
     reader = BandReader(bands)
-    by_layer = {layer: list(group) for layer, group in groupby(bands, key=lambda band: band.part.layer)}
-    for layer, own in by_layer.items():
-        yield _rescaled_layer(layer, own, reader, parameters, radii, readings)
+    for layer, own in groupby(bands, key=lambda band: band.part.layer):
+        counts = np.zeros((len(readings), network.sizes[layer], radii.count + 1), np.int32)
+        totals = {}
+        for _, of_matrix in groupby(own, key=lambda band: id(band.part)):
+            for name, counted, table in _counted(list(of_matrix), reader, radii, readings):
+                totals[name] = unfold(counted, table, counts)
+        yield layer, counts, totals
 
 
-def _rescaled_layer(
-    layer: str,
-    bands: Sequence[Band],
-    reader: BandReader,
-    parameters: Parameters,
-    radii: Radii,
-    readings: Sequence[Factors],
+def rescaled_layer(
+    layer: str, counts: np.ndarray, totals: Mapping[str, np.ndarray], parameters: Parameters
 ) -> RescaledLayer:
-    counts = np.zeros((len(readings), bands[0].part.matrix.size[1], radii.count + 1), np.int32)
-    totals = {}
-    for _, of_matrix in groupby(bands, key=lambda band: id(band.part)):
-        for name, counted, table in _counted(list(of_matrix), reader, radii, readings):
-            totals[name] = unfold(counted, table, counts)
+    """What all counts of a layer say. counts, totals: as of `rescaled_counts`."""
     sums = tuple(partition_sums(counts_of, parameters.min_degree, parameters.q) for counts_of in counts)
     return RescaledLayer(layer, sums, totals)
 
@@ -79,11 +81,12 @@ def _counted(
     tallies = {target: Tally(nodes, table, distances=False) for target, table in tables.items()}
     for band in bands:
         raw = reader.raw(band)
-        for tile in part.matrix.tiles(raw, band.first):
+        for tile in band.tiles(raw):
             for target, tally in tallies.items():
                 bits, counted = tile.chosen(rows[target], None)
-                if bits.size and not tally.add(bits, tables[target], counted, tile.nodes_first):
-                    part.matrix.check_stored(raw, band.first)
+                if 0 not in bits.shape and not tally.add(bits, tables[target], counted, tile.nodes_first):
+                    band.check_stored(raw)
+    check_finite(tallies.values(), bands)
     for target, tally in tallies.items():
         yield matrix_name(part.layer, target), tally.every_bin, tables[target]
 

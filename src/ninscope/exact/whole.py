@@ -6,7 +6,7 @@ node layers are added in the architecture's order. So the result does not depend
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -18,7 +18,7 @@ from ninscope.checkpoints.matrix import WeightTile
 from ninscope.checkpoints.verification import Verification, unverified
 from ninscope.exact.bands import Band, BandReader, ChosenNeurons, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, merged
-from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
+from ninscope.exact.counting import LayerCounts, Tally, check_finite, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
 from ninscope.exact.null_models import MatrixBins, matrices_of
 from ninscope.exact.paths import analyse_paths
@@ -42,7 +42,10 @@ class Passenger(Protocol):
     """What else wants to see the weights while they are read for the exact analysis (a `weights.counting.WeightCounter`)."""
 
     def see(self, part: Outgoing, tile: WeightTile, dtype: str) -> bool:
-        """Takes a tile of weights of the type dtype, all finite; each comes once, in any order, from any thread."""
+        """Takes a tile of weights of the type dtype; each comes once, in any order, from any thread.
+
+        False where one of them is not finite, which those of an exact analysis are.
+        """
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def analyse_networks(
     A layer's sums are added as soon as they are there, so memory does not grow with the number of layers. Raises
     CheckpointError.
     """
-    growing = [_GrowingAnalysis(network, parameters, radii, chosen, statistics) for chosen in choices]
+    growing = [GrowingAnalysis(network, parameters, radii, chosen, statistics) for chosen in choices]
     verification = Verification(network.tensors)
     for _, results in _layers(network, parameters, radii, 0, 1, workers, choices, matrices, passenger):
         for analysis, result in zip(growing, results, strict=True):
@@ -169,7 +172,7 @@ def combine(
     chosen: ChosenNeurons = None,
 ) -> ExactAnalysis:
     """The analysis of one network from all its pieces, in any order. Raises ValueError where a layer is in no piece."""
-    growing = _GrowingAnalysis(network, parameters, radii, chosen)
+    growing = GrowingAnalysis(network, parameters, radii, chosen)
     for layer in network.source_layers:
         growing.add(_whole_layer(layer.name, pieces, radii, parameters))
     return replace(growing.analysis(), unverified=unverified(network.matrices.values()))
@@ -200,13 +203,30 @@ def _layers(
 ) -> Iterator[tuple[str, list[LayerResult | LayerCounts]]]:
     """The layers of a piece in the network's order, as they are done, each with one entry for each of `choices`."""
     all_bands, own_bands = bands_of(outgoing(network, choices), number, count)
+    totals, own = (Counter(band.part.layer for band in bands) for bands in (all_bands, own_bands))
+    complete = {layer for layer, bands in own.items() if bands == totals[layer]}
+    yield from counted_layers(own_bands, parameters, radii, complete, workers, matrices, passenger)
+
+
+def counted_layers(
+    own_bands: Sequence[Band],
+    parameters: Parameters,
+    radii: Radii,
+    complete: Collection[str],
+    workers: int,
+    matrices: bool = False,
+    passenger: Passenger | None = None,
+) -> Iterator[tuple[str, list[LayerResult | LayerCounts]]]:
+    """The layers that bands belong to, in their order, as they are done, each with one entry for each network that is analysed.
+
+    complete: the layers all of whose bands are there; of others the counts are given. Raises CheckpointError.
+    """
     bands_by_layer: dict[str, list[Band]] = {}
     for band in own_bands:
         bands_by_layer.setdefault(band.part.layer, []).append(band)
-    totals = Counter(band.part.layer for band in all_bands)
     reader = BandReader(own_bands)
     works = (  # made one by one: a list would keep the counts of every layer until the last is done
-        _LayerWork(layer, bands, reader, radii, parameters, len(bands) == totals[layer], matrices, passenger)
+        _LayerWork(layer, bands, reader, radii, parameters, layer in complete, matrices, passenger)
         for layer, bands in bands_by_layer.items()
     )
     if workers == 1:  # a thread of its own would take turns with this one, and each turn costs
@@ -225,7 +245,7 @@ def _layers(
             raise
 
 
-class _GrowingAnalysis:
+class GrowingAnalysis:
     """The analysis of one network, to which layers are added one after another, in the network's order."""
 
     def __init__(
@@ -233,7 +253,7 @@ class _GrowingAnalysis:
         network: NeuronNetwork,
         parameters: Parameters,
         radii: Radii,
-        chosen: ChosenNeurons,
+        chosen: ChosenNeurons = None,
         statistics: bool = True,
     ) -> None:
         self._keeps_statistics = statistics
@@ -394,6 +414,7 @@ class _LayerWork:
         return tallies
 
     def _finish(self) -> None:
+        check_finite((tally for tallies in self._tallies for tally in tallies), self.bands)
         sums = [
             sum((tally.counts for tally in others), start=first.counts)
             for first, *others in zip(*self._tallies, strict=True)

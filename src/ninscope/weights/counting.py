@@ -12,6 +12,7 @@ from ninscope.checkpoints.matrix import WeightTile
 from ninscope.checkpoints.verification import Verification
 from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import matrix_name
+from ninscope.exact.whole import Passenger
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.weights.patterns import PatternCounts, count_rows
 from ninscope.weights.statistics import WeightStatistics, statistics_of, together
@@ -99,8 +100,7 @@ class WeightCounter:
             self._whole[counts.dtype] = replace(counts, counts=counts.counts.astype(np.int64))
             return
         np.add(whole.counts, counts.counts, out=whole.counts)  # once for every matrix
-        rows = np.concatenate([whole.rows, counts.rows])
-        self._whole[counts.dtype] = replace(whole, weights=whole.weights + counts.weights, rows=rows)
+        self._whole[counts.dtype] = replace(whole, **whole.sums_with(counts))
 
     @property
     def piece(self) -> CountedPiece:
@@ -123,8 +123,11 @@ def network_weights(network: NeuronNetwork, workers: int = 1) -> NetworkWeights:
     return replace(counter.weights(), unverified=verification.finish())
 
 
-def count_piece(network: NeuronNetwork, counter: WeightCounter, number: int, count: int, workers: int = 1) -> None:
-    """Count piece `number` of `count` of a network's weights, cut as the exact analysis cuts them. Raises CheckpointError."""
+def count_piece(network: NeuronNetwork, counter: Passenger, number: int, count: int, workers: int = 1) -> None:
+    """Show piece `number` of `count` of a network's weights, cut as the exact analysis cuts them, to a counter.
+
+    Raises CheckpointError.
+    """
     _, bands = bands_of(outgoing(network), number, count)
     reader = BandReader(bands)
 
@@ -177,7 +180,7 @@ def rows_of_matrices(part: Outgoing, tile: WeightTile) -> Iterator[tuple[list[st
     names = {matrix_name(part.layer, target): targets for target, targets in part.leads_to.items()}
     if not tile.nodes_first:
         slots = np.full(len(tile.bits), -1)
-        chosen = [_edges_inside(tile, targets) for targets in names.values()]
+        chosen = [edges_inside(tile, targets) for targets in names.values()]
         for number, edges in enumerate(chosen):
             slots[edges] = number
         if np.count_nonzero(slots >= 0) == sum(edges.size for edges in chosen):
@@ -190,9 +193,9 @@ def rows_of_matrices(part: Outgoing, tile: WeightTile) -> Iterator[tuple[list[st
             yield [name], bits, np.zeros(len(bits), np.int64)
 
 
-def _edges_inside(tile: WeightTile, targets: np.ndarray) -> np.ndarray:
-    """Rows of a tile, targets first, that lead to these targets. targets: sorted, int64."""
-    count = len(tile.bits) // tile.taps
+def edges_inside(tile: WeightTile, targets: np.ndarray) -> np.ndarray:
+    """The edges of a tile, along its axis of targets, that lead to these targets, int64, sorted. targets: sorted, int64."""
+    count = tile.bits.shape[1 if tile.nodes_first else 0] // tile.taps
     first, last = np.searchsorted(targets, (tile.first_target, tile.first_target + count))
     inside = targets[first:last] - tile.first_target
     return (inside[:, None] * tile.taps + np.arange(tile.taps)).reshape(-1)

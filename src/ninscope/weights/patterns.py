@@ -1,17 +1,21 @@
 """Counting the bit patterns of weights: all that the statistics of a matrix need, in one pass, in whatever pieces it comes.
 
 A 16-bit type has 65,536 patterns, so counts of them hold every weight. Of wider types the upper 20 bits of the float32 that a
-weight is nearest to are counted (sign, exponent, 11 bits of the mantissa), and sums are taken beside, row by row. Counts are
-integers and rows have sums of their own, so no result depends on how the work was split.
+weight is nearest to are counted (sign, exponent, 11 bits of the mantissa), and sums are taken beside, row by row, of F32 also
+exact ones of weights and squares (`exact_sums`). Counts and exact sums are integers and rows have sums of their own, so no result
+depends on how the work was split.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 from ninscope.checkpoints.tensors import as_float
+from ninscope.weights.exact_sums import added, known, sums_beside_counts, sums_of_patterns
+from ninscope.weights.pattern_kernels import count_patterns, count_upper_bits
 
 PATTERN_BITS = {"F16": 16, "BF16": 16, "F32": 20, "F64": 20}
 # Weights of one bin of a wider type differ by at most 2**-11 of themselves, and stand at its middle.
@@ -30,21 +34,36 @@ class PatternCounts:
     """Some weights of one matrix; counts of others of them add, in any order.
 
     dtype: F16, BF16, F32 or F64. weights: how many were counted. counts: integers [2**16], or [2**20] of the wider types: weights
-    by their upper bits, sign first. rows: float64 [k, ROW_SUMS], sums of rows; of wider types alone.
+    by their upper bits, sign first. rows: float64 [k, ROW_SUMS], sums of rows; of wider types alone. squares: of F32 exact sums,
+    int64 [256, 4] (`exact_sums.square_sums`); None where some of the weights were F64, and of 16-bit types, whose counts say it.
     """
 
     dtype: str
     weights: int
     counts: np.ndarray
     rows: np.ndarray
+    squares: np.ndarray | None = None
 
     def __add__(self, other: "PatternCounts") -> "PatternCounts":
-        """Raises ValueError: of other types."""
+        """Raises ValueError: of other types; CheckpointError (unsupported): exact sums are beyond int64."""
         if self.dtype != other.dtype:
             raise ValueError(f"counts of {self.dtype} and {other.dtype} do not add; widen them first")
         counts = self.counts.astype(np.int64, copy=False) + other.counts
+        return replace(self, counts=counts, **self.sums_with(other))
+
+    def sums_with(self, other: "PatternCounts") -> dict[str, Any]:
+        """What is not counts, of both together. Raises CheckpointError (unsupported): exact sums are beyond int64."""
+        exact = None if self.squares is None or other.squares is None else added(self.squares, other.squares)
         rows = np.concatenate([self.rows, other.rows])
-        return PatternCounts(self.dtype, self.weights + other.weights, counts, rows)
+        return {"weights": self.weights + other.weights, "rows": rows, "squares": exact}
+
+    @property
+    def exact_sums(self) -> np.ndarray | None:
+        """`exact_sums.square_sums` of the weights; None where some of them were F64.
+
+        Raises CheckpointError (unsupported): they are beyond int64.
+        """
+        return sums_of_patterns(self.counts, self.dtype) if self.is_exact else self.squares
 
     @property
     def is_exact(self) -> bool:
@@ -86,49 +105,28 @@ def count_rows(bits: np.ndarray, dtype: str, slots: np.ndarray, slot_count: int)
     weights_of = [int(np.count_nonzero(slots == slot)) * bits.shape[1] for slot in range(slot_count)]
     counts = np.zeros((slot_count, 1 << PATTERN_BITS[dtype]), np.uint32)
     if PATTERN_BITS[dtype] == 16:
-        _count_patterns(_known(bits), slots, counts)
+        count_patterns(known(bits, np.uint16), slots, counts)
         return [PatternCounts(dtype, n, mine, _NO_ROWS) for n, mine in zip(weights_of, counts, strict=True)]
     weights = bits.view(f"<f{bits.itemsize}")
+    sums = row_sums(weights)
+    rows = [sums[slots == slot] for slot in range(slot_count)]
+    if dtype == "F32":
+        squares = sums_beside_counts(bits, slots, counts)
+        return [PatternCounts(dtype, *part) for part in zip(weights_of, counts, rows, squares, strict=True)]
     with np.errstate(over="ignore", invalid="ignore"):
         nearest = np.ascontiguousarray(weights, dtype=np.float32)
-        if dtype == "F64":  # what is finite stays so
-            nearest = np.where(np.isfinite(weights), np.clip(nearest, -_LARGEST_F32, _LARGEST_F32), nearest)
-    _count_upper_bits(_known(nearest.view(np.uint32)), slots, counts)
-    sums = row_sums(weights)
-    return [PatternCounts(dtype, weights_of[slot], mine, sums[slots == slot]) for slot, mine in enumerate(counts)]
+        # What is finite stays so.
+        nearest = np.where(np.isfinite(weights), np.clip(nearest, -_LARGEST_F32, _LARGEST_F32), nearest)
+    count_upper_bits(known(nearest.view(np.uint32), np.uint32), slots, counts)
+    return [PatternCounts(dtype, *part) for part in zip(weights_of, counts, rows, strict=True)]
 
 
 def row_sums(weights: np.ndarray) -> np.ndarray:
     """Sums of rows of weights, float32 or float64 [rows, columns], rows contiguous: float64 [rows, ROW_SUMS]."""
     sums = np.zeros((len(weights), ROW_SUMS))
     with np.errstate(all="ignore"):  # as compiled code does
-        _sum_rows(_known(weights), sums)
+        _sum_rows(known(weights, weights.dtype), sums)
     return sums
-
-
-def _known(array: np.ndarray) -> np.ndarray:
-    """The array as one type for the compiler, wherever it comes from."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-@njit(cache=True, nogil=True)
-def _count_patterns(bits: np.ndarray, slots: np.ndarray, counts: np.ndarray) -> None:
-    for r in range(bits.shape[0]):
-        if slots[r] >= 0:
-            row, mine = bits[r], counts[slots[r]]
-            for c in range(row.size):
-                mine[row[c]] += np.uint32(1)
-
-
-@njit(cache=True, nogil=True)
-def _count_upper_bits(bits: np.ndarray, slots: np.ndarray, counts: np.ndarray) -> None:
-    for r in range(bits.shape[0]):
-        if slots[r] >= 0:
-            row, mine = bits[r], counts[slots[r]]
-            for c in range(row.size):
-                mine[row[c] >> np.uint32(12)] += np.uint32(1)
 
 
 _LANES = 64  # sums side by side, which compile to vector instructions
@@ -180,7 +178,7 @@ def widened(counts: PatternCounts, sums: np.ndarray) -> PatternCounts:
     wide = np.zeros(1 << PATTERN_BITS["F32"], np.int64)
     for mine, of_sign in zip(wide.reshape(2, -1), counts.counts.reshape(2, -1), strict=True):
         np.add.at(mine, places, of_sign[: places.size])
-    return PatternCounts("F32", counts.weights, wide, sums[None])
+    return PatternCounts("F32", counts.weights, wide, sums[None], counts.exact_sums)
 
 
 def as_wide(counts: PatternCounts) -> PatternCounts:

@@ -47,7 +47,7 @@ SLOPES, CORRELATIONS = "polysemanticity_slopes", "polysemanticity_correlations" 
 
 
 class PolysemanticityStage(LaboratoryStage[Training | Pruning]):
-    name, title, version = "polysemanticity", "polysemanticity", 1
+    name, title, version = "polysemanticity", "polysemanticity", 2
     section = SECTION
 
     def own_models(self, dag: "Dag") -> Iterator[ModelName]:

@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from ninscope.architectures.layout import RowLayout
-from ninscope.checkpoints.in_memory import REVISION, as_saved, in_memory_source
+from ninscope.checkpoints.in_memory import REVISION, in_memory_source, saved_tensors
 from ninscope.checks import did_you_mean
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
@@ -170,7 +170,7 @@ class Places:
 
     def saved_tensors(self) -> Mapping[str, Tensor]:
         """The model's tensors by the names under which it is saved."""
-        return as_saved(self.model, self.model.state_dict())
+        return saved_tensors(self.model)
 
     def head(self) -> nn.Module | None:
         """The matrix that gives the outputs, nn.Linear; None where there is none."""
@@ -202,6 +202,8 @@ def places_of(model: nn.Module, layers: Sequence[str] | None = None) -> Places:
     if layers is not None:
         return Places(model, [*_named(model, layers), *_ends(model)], None)
     try:
+        if hasattr(model, "merge_and_unload"):
+            raise CheckpointError("unsupported", "peft's layers stand around its modules")
         checkpoint = in_memory_source(model).open(REVISION)
         network = neuron_network(checkpoint)
     except CheckpointError as error:
@@ -222,7 +224,7 @@ def _held(model: nn.Module, network: NeuronNetwork) -> list[Held]:
         for key, parameter in module.named_parameters(recurse=False)
         if key == "weight"
     }
-    saved = as_saved(model, model.state_dict())
+    saved = saved_tensors(model)
     found = []
     for block in network.blocks:
         tensor = saved.get(network.matrices[block.tensor].tensor.name)

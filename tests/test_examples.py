@@ -1,0 +1,106 @@
+"""The examples as a user runs them: what they measure while they train is, bit for bit, what their checkpoints say afterwards."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ninscope
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+STEPS = 8
+LINE_BLUE = (31, 119, 180)  # of matplotlib's first line
+
+
+def run_example(name: str, out: Path) -> str:
+    """What the script prints. It is run from another folder, since its paths must not depend on it."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",  # two threads that wait for each other take twice the CPU time
+        "PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in ("src", "pipeline")),
+        "PYTHONWARNINGS": "default",
+    }
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), "--steps", str(STEPS), "--out", str(out)],
+        cwd=out.parent, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def module_of(name: str) -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        return __import__(name)
+
+
+def bits(values: object) -> bytes:
+    return np.asarray(values, np.float64).tobytes()
+
+
+def assert_drawn(figure: Path) -> None:
+    """Each of the four panels has a line in it."""
+    picture = np.asarray(Image.open(figure).convert("RGB")).astype(int)
+    for rows in np.array_split(picture, 2):
+        for panel in np.array_split(rows, 2, axis=1):
+            assert (np.abs(panel - LINE_BLUE).sum(axis=-1) < 30).sum() > 50, figure
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "checkpoints", "reading"),
+    [
+        ("train_with_trainer.py", ".", {}),
+        ("train_with_lightning.py", "checkpoints", {}),
+        ("train_plain_loop.py", "checkpoints", {"architecture": "ARCHITECTURE"}),
+    ],
+)
+def test_rows_are_what_the_saved_checkpoints_say(tmp_path, name, checkpoints, reading):
+    out = tmp_path / "run"
+    printed = run_example(name, out)
+    chosen = {key: getattr(module_of(name.removesuffix(".py")), constant) for key, constant in reading.items()}
+    saved = ninscope.measure_all(out / checkpoints, **chosen)
+    assert [row.step for row in saved] == [0, 4, 8]
+    assert all(row.status == "ok" for row in saved)
+    rows = ninscope.open_run(out / "ninscope").table("emergence").set_index("step")
+    assert rows.index.tolist() == list(range(STEPS + 1))
+    for row in saved:
+        assert bits([row.alpha0, row.width, row.emergence]) == bits(
+            rows.loc[row.step, ["alpha0", "width", "emergence"]].tolist()
+        )
+    assert saved[-1].emergence != 0  # it trained
+    assert_drawn(out / "emergence.png")
+    line = "3 of 3 checkpoints: alpha0, w and E are those that were measured while training, bit for bit"
+    assert printed.splitlines()[-1] == line
+
+
+def test_an_example_writes_over_nothing(tmp_path, monkeypatch, capsys):
+    common = module_of("common")
+    for arguments, said in (
+        (["--out", str(tmp_path)], f"{re.escape(str(tmp_path))} exists; choose another --out"),
+        (["--steps", "0"], "--steps must be at least 1"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            common.parse_options("An example.", steps=10, out=str(tmp_path / "new"))
+        assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_comparison_that_fails_says_so(tmp_path, capsys):
+    """Another number in one row, and the script ends with exit code 1."""
+    common = module_of("common")
+    source = ROOT / "data" / "stdlib-neox-67k"
+    rows = list(ninscope.measure_all(source, revision="step64"))
+    common.compare(rows, source, revision="step64")
+    assert capsys.readouterr().out.startswith("1 of 1 checkpoints")
+    other = [type("Row", (), {"step": 64, "alpha0": np.nextafter(rows[0].alpha0, 9), "width": rows[0].width,
+                              "emergence": rows[0].emergence})]  # fmt: skip
+    with pytest.raises(SystemExit, match="1"):
+        common.compare(other, source, revision="step64")
+    assert capsys.readouterr().out.startswith("0 of 1 checkpoints")
