@@ -19,7 +19,9 @@ def byte_planes(parts: Sequence[np.ndarray]) -> np.ndarray:
     """
     largest = 0
     for part in parts:
-        most = int(part.view(f"u{part.itemsize}").max(initial=0))  # of a negative number as well, and then beyond all others
+        most = int(
+            part.view(f"u{part.itemsize}").max(initial=0)
+        )  # of a negative number as well, and then beyond all others
         if most > np.iinfo(part.dtype).max:
             raise ValueError("integers that are not negative were expected")
         largest = max(largest, most)
@@ -52,7 +54,8 @@ def of_byte_planes(planes: np.ndarray, shapes: Sequence[tuple[int, ...]], dtype:
 
 def packed_counts(layers: Mapping[str, LayerCounts]) -> tuple[np.ndarray, np.ndarray]:
     """(planes of the edges per bin and node, planes of the sums of distances), layer after layer: of `byte_planes`."""
-    return byte_planes([counts.histogram.T for counts in layers.values()]), byte_planes([counts.distances for counts in layers.values()])
+    histograms = byte_planes([counts.histogram.T for counts in layers.values()])
+    return histograms, byte_planes([counts.distances for counts in layers.values()])
 
 
 def unpacked_counts(
