@@ -505,14 +505,6 @@ def test_a_result_that_says_nothing(wrong):
         replace(result(0), **wrong)
 
 
-def test_a_dag_file_asks_for_no_snapshots(tmp_path):
-    path = dag_file(tmp_path)
-    path.write_text(path.read_text() + "[snapshots]\n")
-    refused = command("run", path, "--runs-dir", tmp_path)
-    assert refused.code == 2
-    assert "[snapshots] are what a training keeps while it is measured" in refused.err
-
-
 # --- requests as DAG files
 
 
@@ -528,7 +520,7 @@ def test_a_dag_file_asks_for_no_snapshots(tmp_path):
 )
 def test_a_request_is_a_dag_file(parameters):
     described = json.loads(json.dumps(asked(parameters=parameters).described()))
-    (analysis,) = dag_of(described, 12, True).analyses()
+    (analysis,) = dag_of(described, 12).analyses()
     assert repr(analysis.parameters) == repr(parameters)
     np.testing.assert_array_equal(analysis.parameters.q, parameters.q)
     assert analysis.parameters.architecture == parameters.architecture

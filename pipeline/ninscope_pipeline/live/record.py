@@ -93,7 +93,7 @@ class LiveRecord:
     @cached_property
     def dag(self) -> Dag:
         """The DAG file that asks for what there is."""
-        return dag_of(self.asked, self.baseline, any(row.snapshot for row in self.rows.values()))
+        return dag_of(self.asked, self.baseline)
 
     def located(self) -> list[Located]:
         """The steps as checkpoints of a run, in their order, audited beside each other as any are."""

@@ -31,7 +31,7 @@ _GONE = Outcome("missing", "its stored result is damaged or gone, and only the t
 
 
 def refresh_for_reader(folder: RunFolder, figures: bool) -> None:
-    """`state.bring_up_to_date` of a training's folder."""
+    """`readers.bring_up_to_date` of a training's folder."""
     if _is_up_to_date(folder, figures) or not os.access(folder.root, os.W_OK):
         return
     try:
@@ -130,13 +130,10 @@ def _told(job: Job, record: LiveRecord) -> Outcome:
 def write_plan(folder: RunFolder, request: Request, record: LiveRecord, recorded: str) -> None:
     """run.toml and plan.json. recorded: digest of the record that the tables are of."""
     plan = Plan(request)
-    kept = {row.revision for row in record.rows.values() if row.snapshot}
-    snapshots = {
-        job.key for job in request.jobs_of(SNAPSHOTS.name) if job.checkpoint and job.checkpoint.revision in kept
-    }
-    keys = {stage: keys for stage, keys in plan.keys().items() if stage in _WRITTEN}
-    if SNAPSHOTS.name in keys:
-        keys[SNAPSHOTS.name] = sorted(snapshots)
+    kept = {row.step for row in record.rows.values() if row.snapshot}
+    snapshots = [job for job in request.jobs_of(SNAPSHOTS.name) if job.checkpoint and job.checkpoint.step in kept]
+    keys = plan.keys() | {SNAPSHOTS.name: sorted({job.key for job in snapshots})}
+    keys = {stage: keys[stage] for stage in _WRITTEN if keys.get(stage)}
     about = {"stages": keys, "live": {"record": recorded, "steps": len(record.rows)}}
     write_down(folder, plan, tables_key(request), about=about)
 

@@ -82,7 +82,7 @@ class LiveRequest:
 EXPERIMENT = ("suite", "model", "analysis", "architecture", "controls", "seed")
 
 
-def dag_of(described: Mapping[str, Any], baseline: int | None = None, with_snapshots: bool = False) -> Dag:
+def dag_of(described: Mapping[str, Any], baseline: int | None = None) -> Dag:
     """The DAG file that asks for what a training has recorded. baseline: the step of its first row.
 
     Raises RequestError where no run can ask for that.
@@ -95,7 +95,6 @@ def dag_of(described: Mapping[str, Any], baseline: int | None = None, with_snaps
         "emergence": {"trust_unlike_counts": described["trust_unlike_counts"]},
         "weights": {"changes": False},
         "controls": {"seed": described["seed"]} if described["controls"] else None,
-        "snapshots": {} if described["snapshot"] or with_snapshots else None,
         "architecture": described["architecture"],
     }
     try:
