@@ -30,6 +30,7 @@ from benchmarks.paths import export, paths
 from benchmarks.questions import first_answers, questions
 from benchmarks.report import report
 from benchmarks.shapes import SHAPES, write_checkpoint
+from benchmarks.sharded import sharded
 from benchmarks.weights import weights
 from ninscope.exact.bands import BAND_BYTES
 from ninscope.measuring import measure_all
@@ -268,6 +269,16 @@ def neurons(small: bool):
         yield from measured.memory("tiny" if small else "70m")
 
 
+def held(folder: Path, shape: str, runs: int):
+    """Models in memory, where torch and transformers are installed, and peft."""
+    if all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        from benchmarks import in_memory as measured
+
+        yield from measured.in_memory(folder, shape, runs)
+        if importlib.util.find_spec("peft"):
+            yield from measured.adapted(shape, runs)
+
+
 def trained(folder: Path, blocks: int, width: int):
     """Trainers' files, where torch is installed to write them."""
     if importlib.util.find_spec("torch"):
@@ -344,6 +355,8 @@ def main() -> None:
             correlated(*((2, 3, 20, 100, 1) if small else (20, 40, 154, 999, 3))),
             merging(folder, *(("tiny", 1) if small else ("410m", 5))),
             families(folder, *((1, 128, 1) if small else (16, 2048, 3))),
+            held(folder, *(("tiny", 2) if small else ("70m", 25))),
+            sharded(folder, "tiny" if small else "6.9b"),
             trained(folder, *((2, 256) if small else (16, 1024))),
             training(folder, small),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),

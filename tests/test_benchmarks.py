@@ -47,9 +47,11 @@ def test_small_benchmarks_run():
         "CPU of merging LoRA, r 8, all matrices, tiny shape",
         "correlations, 2 measures x 3 tasks",
         "partition sums",
+        "all_reduce of a reading, tiny shape, 2 ranks, FSDP",
         "memory",
         *(
             [
+                "measure of a model in memory, tiny shape, float16",
                 "MEmeL, positions",
                 "MEmeL, top-10",
                 "a BERT layer",

@@ -12,8 +12,7 @@ from ninscope.architectures.layout import parts_of
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
 from ninscope.errors import CheckpointError
-from ninscope.exact.live import counts_alone, is_spread, lies_on_devices, live_analysis
-from ninscope.exact.ranks import ALONE, Ranks
+from ninscope.exact.live import check_held_alike, counts_alone, held_analysis, lies_on_devices, ranks_of
 from ninscope.exact.whole import ExactAnalysis, Passenger, exact_analysis, uncounted_layers
 from ninscope.locating import (
     LocatedRevision,
@@ -39,6 +38,7 @@ from ninscope.networks.shortest_paths import path_histograms, path_radii
 from ninscope.networks.walks import Redrawing
 from ninscope.parameters import Parameters, lists_parameters, parameters_of_call
 from ninscope.progress import counting
+from ninscope.ranks import ALONE, on_all_ranks
 from ninscope.threads import cores, threads_of
 from ninscope.wording import joined_clauses
 
@@ -141,17 +141,12 @@ def _exact_analysis(
     network: NeuronNetwork, parameters: Parameters, threads: int, layers: bool, passenger: Passenger | None
 ) -> ExactAnalysis:
     """Of files, and of models in memory: weights on a device are counted there, and those that ranks share by all of them."""
-    spread = is_spread(network)
-    if spread or (passenger is None and counts_alone(parameters) and lies_on_devices(network)):
-        return live_analysis(network, parameters, _ranks() if spread else ALONE, threads).analysis
+    ranks = ranks_of(network)
+    if ranks.count > 1 or (passenger is None and counts_alone(parameters) and lies_on_devices(network)):
+        check_held_alike(network, ranks)
+        return held_analysis(network, parameters, ranks, threads, layers)
     whole = directed(network, parameters.direction)
     return exact_analysis(whole, parameters, threads, statistics=layers, passenger=passenger)
-
-
-def _ranks() -> Ranks:
-    from ninscope.distributed.ranks import TorchRanks  # which needs torch
-
-    return TorchRanks()
 
 
 @lists_parameters
@@ -166,7 +161,8 @@ def measure(
     """The spectrum of one checkpoint, from its weights alone.
 
     source: a folder with one checkpoint, a folder of revision folders, a file of weights, or a Hub repository id ("org/name");
-    or a model in memory: a torch module, or a state dict (without a configuration it is read as generic).
+    or a model in memory: a torch module, or a state dict (without a configuration it is read as generic). A module is measured as
+    it is used: parametrised weights are computed, and adapters of peft merged, a matrix at a time; the module stays as it is.
     revision: which one, by its name or its step, where the source has several; a Hub repository without step branches is taken
     at "main".
     exact: True takes every neuron and every weight, streamed, False takes samples (default: exact, unless nodes_per_layer,
@@ -183,7 +179,7 @@ def measure(
     chosen = parameters_of_call(parameters, exact, signature(measure).parameters)
     opened = open_source(source, base, base_revision)
     name = revision_of(opened, revision)
-    network = neuron_network(opened.open(name), chosen.reading)
+    network = on_all_ranks(getattr(opened, "ranks", ALONE), lambda: neuron_network(opened.open(name), chosen.reading))
     return measured_network(network, chosen, cores(), models=opened.models_of(name))
 
 

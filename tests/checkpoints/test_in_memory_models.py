@@ -49,8 +49,14 @@ def saved(tmp_path_factory):
     return folder_of
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *zip(CONFIGS, 2 * (torch.float32, torch.bfloat16, torch.float16), strict=True),
+        ("neox", torch.bfloat16),
+        ("neox", torch.float16),
+    ],
+)
 def test_a_model_is_what_its_library_saves(saved, name, dtype):
     """Tied heads are saved once, and experts one by one."""
     model = made(name, dtype)
@@ -100,7 +106,8 @@ def test_what_is_wrapped_is_the_model_inside(saved, way):
     wrapped = WRAPPED[way](made())
     assert_equal(in_memory(wrapped), on_disk(saved("llama")))
     assert in_memory_source(wrapped).configuration["model_type"] == "llama"
-    assert_measured_alike(wrapped, saved("llama"), min_degree=0)
+    if way == "compiled blocks of a compiled model":
+        assert_measured_alike(wrapped, saved("llama"), min_degree=0)
 
 
 def test_distributed_data_parallel(saved):
@@ -138,6 +145,15 @@ def test_another_wrapper_of_a_model_that_brings_its_configuration(saved):
     assert_equal(in_memory(Task(compiled(made()))), on_disk(saved("llama")))
     own = torch.nn.Sequential(torch.nn.Linear(24, 16))
     assert list(in_memory_source(Task(own)).held) == ["module.0.weight", "module.0.bias"]
+
+
+def test_a_model_on_the_device_meta():
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(CONFIGS["neox-tied"])
+    with pytest.raises(
+        CheckpointError, match=r"tensor gpt_neox\.layers\.0\.\S+ is on the device meta, where it has no values"
+    ):
+        ninscope.measure(model)
 
 
 @pytest.mark.parametrize("name", ["neox", "llama-tied"])

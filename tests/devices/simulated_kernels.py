@@ -5,6 +5,7 @@ NUMBA_ENABLE_CUDASIM=1 python simulated_kernels.py SEED    prints {case: what we
 
 import json
 import math
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,11 +16,20 @@ from unittest import mock
 import numpy as np
 import torch
 
+import ninscope
+from ninscope.checkpoints.source import open_source
 from ninscope.devices import column_counts, cuda_engine, device_square_sums, kernel_of, launch_plan
 from ninscope.devices.cuda_engine import DeviceSquares, DeviceTally
+from ninscope.errors import CheckpointError
+from ninscope.exact import bands
+from ninscope.exact.live import live_analysis, live_rescaling
+from ninscope.exact.rescaled import rescaled_layers
 from ninscope.multifractal.boxes import column_histogram, row_histogram
 from ninscope.networks.bin_table import BinTable, bin_table, distance_shift, joint_table
+from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.networks.radii import IntegerRadii, LogRadii, log_radii
+from ninscope.parameters import Parameters
+from ninscope.weights.counting import weights_of_matrices
 
 TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 SMALLEST = {"F16": 2.0**-24, "BF16": 2.0**-133, "F32": 2.0**-149}  # subnormal
@@ -254,8 +264,8 @@ def other_transfer_functions(rng):
             ):
                 np.testing.assert_array_equal(kernel, cpu)
         table, values = bin_table("F32", radii), weights(rng, "F32", 20, 2)
-        assert not kernel_of("cpu").can_count(table, "F32", True)
-        assert kernel_of("cpu").can_count(table, "F32", False)
+        assert not kernel_of("cpu").can_count(table, True)
+        assert kernel_of("cpu").can_count(table, False)
         np.testing.assert_array_equal(
             column_counts(values, table, False, False)[0], cpu_counts(values, table, False)[0]
         )
@@ -277,30 +287,45 @@ def what_is_refused(rng):
     assert "no kernel" in refusal(column_counts, torch.zeros(2, 2, dtype=torch.float64), table, False, True)
     assert "no kernel" in refusal(column_counts, torch.zeros(2, dtype=torch.float16), table, False, True)
     assert "squares are summed of" in refusal(device_square_sums, torch.zeros(2, 2, dtype=torch.float64))
-    tally = DeviceTally(3, table, "cpu")
-    assert "not those of nodes 0..1" in refusal(tally.add, torch.zeros(2, 3, dtype=torch.float16), slice(0, 2), False)
+    tally, values = DeviceTally(3, table.width, "cpu"), torch.zeros(2, 3, dtype=torch.float16)
+    assert "in 15 bins are not those of nodes 0..1" in refusal(tally.add, values, table, slice(0, 2), False)
+    joint = joint_table("F16", RADII, (1.0, 0.4))
+    assert f"in {joint.width} bins are not those" in refusal(tally.add, values, joint, slice(0, 3), False)
     tally.counts()
-    assert "grow no more" in refusal(tally.add, torch.zeros(2, 3, dtype=torch.float16), slice(0, 3), False)
-    assert "more than 64000000 bytes" in refusal(DeviceTally, 2_000_000, table, "cpu")
-    assert kernel_of("cpu").tally(2_000_000, table, "cpu") is None
+    assert "grow no more" in refusal(tally.add, values, table, slice(0, 3), False)
+    assert kernel_of("cpu").tally(2_000_000, table.width, "cpu") is None
 
 
-def refusal(function: Callable, *arguments: object) -> str:
+@case
+def tallies_share_their_room(rng):
+    engine, table = kernel_of("cpu"), bin_table("F16", RADII)
+    size = cuda_engine.TALLY_BYTES // (8 * table.width)
+    first = engine.tally(size - 10, table.width, "cpu")
+    assert engine.tally(11, table.width, "cpu") is None
+    second = engine.tally(10, table.width, "cpu")
+    assert engine.tally(1, table.width, "cpu") is None
+    del second  # after an error, say
+    assert engine.tally(10, table.width, "cpu") is not None  # and is gone at once
+    first.start_copy()
+    assert engine.tally(size, table.width, "cpu") is not None
+
+
+def refusal(function: Callable, *arguments: object, error: type[Exception] = ValueError) -> str:
     try:
         function(*arguments)
-    except ValueError as error:
-        return str(error)
+    except error as raised:
+        return str(raised)
     raise AssertionError("nothing was refused")
 
 
 @case
 def a_tally_of_several_matrices(rng):
     table = bin_table("BF16", RADII)
-    tally = kernel_of("cpu").tally(6, table, "cpu")
+    tally = kernel_of("cpu").tally(6, table.width, "cpu")
     first, second, third = (weights(rng, "BF16", *shape) for shape in ((20, 6), (9, 4), (5, 2)))
-    tally.add(first, slice(0, 6), False)
-    tally.add(second.T.contiguous(), slice(1, 5), True)
-    tally.add(third, slice(4, None), False)
+    tally.add(first, table, slice(0, 6), False)
+    tally.add(second.T.contiguous(), table, slice(1, 5), True)
+    tally.add(third, table, slice(4, None), False)
     tally.start_copy()
     counts, sums = tally.counts()
     expected, lengths = plain_counts(first, 12.0, distance_shift(RADII))
@@ -314,7 +339,7 @@ def a_tally_of_several_matrices(rng):
 
 @case
 def counts_that_do_not_fit_at_once(rng):
-    with mock.patch.object(cuda_engine, "COUNT_BYTES", 4 * 15 * 2):
+    with mock.patch.object(cuda_engine, "PIECE_BYTES", 8 * 15 * 2):
         assert_counted(weights(rng, "F16", 20, 5))
         assert_counted(weights(rng, "F16", 20, 3).T.contiguous(), nodes_first=True)
 
@@ -372,6 +397,91 @@ def squares_of_several_matrices_and_blocks(rng):
         together.add(1, first[:, 11:])
         together.add(0, second)
     np.testing.assert_array_equal(together.sums(), np.stack([plain_squares(second), plain_squares(first)]))
+
+
+@contextmanager
+def on_a_device() -> Iterator[None]:
+    """CPU tensors are taken for those of a device."""
+    with mock.patch.object(bands, "lies_on_device", lambda values: not isinstance(values, np.ndarray)):
+        yield
+
+
+def small_model(rng: np.random.Generator, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    shapes = {"0.weight": (12, 5), "1.weight": (4, 12)}
+    return {name: torch.from_numpy(rng.normal(0, 0.3, shape)).to(dtype) for name, shape in shapes.items()}
+
+
+def network_of(model: dict[str, torch.Tensor]) -> NeuronNetwork:
+    source = open_source(model)
+    return neuron_network(source.open(source.revisions()[0]))
+
+
+@case
+def a_model_on_a_device_is_measured_there(rng):
+    asked = {"max_distance": 9.0, "min_degree": 2}
+    for dtype in (*TYPES.values(), torch.float64):
+        model = small_model(rng, dtype)
+        expected = ninscope.measure(model, **asked)
+        assert math.isfinite(expected.alpha0)
+        with on_a_device(), mock.patch.object(DeviceTally, "add", autospec=True, side_effect=DeviceTally.add) as there:
+            found = ninscope.measure(model, **asked)
+        assert there.call_count == (2 if dtype != torch.float64 else 0)
+        assert pickle.dumps(found) == pickle.dumps(expected)
+
+
+@case
+def a_look_at_a_model_on_a_device(rng):
+    parameters = Parameters("all", max_distance=9.0, min_degree=2)
+    network = network_of(small_model(rng, torch.bfloat16))
+    expected = live_analysis(network, parameters, keep_counts=True)
+    with on_a_device():
+        found = live_analysis(network, parameters, keep_counts=True, workers=2)
+        own = live_analysis(network, parameters)
+    assert found.norms == expected.norms == own.norms
+    assert own.analysis.edges == found.analysis.edges == expected.analysis.edges
+    assert own.analysis.layers == found.analysis.layers == expected.analysis.layers
+    for layer, counts in expected.counts.items():
+        np.testing.assert_array_equal(found.counts[layer].histogram, counts.histogram)
+        np.testing.assert_array_equal(found.counts[layer].distances, counts.distances)
+    readings = [dict.fromkeys(weights_of_matrices(network), factor) for factor in (1.0, 0.6)]
+    radii = parameters.integer_radii
+    of_files = list(rescaled_layers(network, parameters, radii, readings))
+    with on_a_device():
+        on_device = list(live_rescaling()(network, parameters, radii, readings))
+    for one, other in zip(on_device, of_files, strict=True):
+        assert pickle.dumps(one) == pickle.dumps(other)
+
+
+@case
+def a_weight_that_is_not_finite_is_named_with_its_place(rng):
+    model = small_model(rng, torch.float16)
+    model["1.weight"][2, 7] = math.nan
+    place = "tensor 1.weight holds NaN or infinity, first at row 2, column 7"
+    with on_a_device():
+        assert place in refusal(ninscope.measure, model, error=CheckpointError)
+        assert place in refusal(live_analysis, network_of(model), Parameters("all"), error=CheckpointError)
+        readings = [dict.fromkeys(weights_of_matrices(network_of(model)), 1.0)]
+        rescaled = live_rescaling()(network_of(model), Parameters("all"), RADII, readings)
+        assert place in refusal(list, rescaled, error=CheckpointError)
+
+
+@case
+def what_no_kernel_counts_the_cpu_counts(rng):
+    model = small_model(rng, torch.float32)
+    expected = ninscope.measure(model, transfer="coth", max_distance=9.0, min_degree=2)
+    assert math.isfinite(expected.alpha0)
+    with on_a_device():
+        found = ninscope.measure(model, transfer="coth", max_distance=9.0, min_degree=2)
+    assert pickle.dumps(found) == pickle.dumps(expected)
+
+
+@case
+def a_device_without_room_for_a_layer(rng):
+    model = small_model(rng, torch.float16)
+    expected = ninscope.measure(model, max_distance=9.0, min_degree=2)
+    with on_a_device(), mock.patch.object(cuda_engine, "_room", cuda_engine._Room(0)):
+        found = ninscope.measure(model, max_distance=9.0, min_degree=2)
+    assert pickle.dumps(found) == pickle.dumps(expected)
 
 
 @case

@@ -83,11 +83,11 @@ def test_reciprocals_by_mantissa_and_scale_are_those_of_weights(rng, dtype, max_
 
 def test_which_distances_kernels_sum():
     reciprocal, coth = IntegerRadii(), IntegerRadii("coth")
-    assert [distance_mode(bin_table(dtype, reciprocal), dtype, True) for dtype in ("F16", "BF16", "F32")] == [1, 1, 1]
-    assert [distance_mode(bin_table(dtype, coth), dtype, True) for dtype in ("F16", "BF16", "F32")] == [2, 2, None]
+    assert [distance_mode(bin_table(dtype, reciprocal), True) for dtype in ("F16", "BF16", "F32")] == [1, 1, 1]
+    assert [distance_mode(bin_table(dtype, coth), True) for dtype in ("F16", "BF16", "F32")] == [2, 2, None]
     without = (bin_table("F32", LogRadii(5, 0.1, 1.0)), True), (joint_table("F32", coth, (1.0,)), True)
     for table, distances in (*without, (bin_table("F32", coth), False)):
-        assert distance_mode(table, "F32", distances) == 0
+        assert distance_mode(table, distances) == 0
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 132])

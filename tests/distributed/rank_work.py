@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -30,20 +31,21 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.parallel import DistributedDataParallel
 
-from ninscope.checkpoints.formats.weight_file import TensorEntry
+import ninscope
 from ninscope.checkpoints.held_pieces import HeldPiece
 from ninscope.checkpoints.in_memory import in_memory_source
-from ninscope.checkpoints.tensors import Checkpoint, Tensor
 from ninscope.distributed.packing import Packing, largest_counts
 from ninscope.distributed.ranks import TorchRanks, leads, ranks_of
-from ninscope.distributed.shards import Share, live_tensors, pieces_of, shares_of
+from ninscope.distributed.shards import Share, check_same_model, live_tensors, pieces_of
 from ninscope.errors import CheckpointError
 from ninscope.exact.controls import Start, control_readings
 from ninscope.exact.live import is_spread, live_analysis, live_rescaling
-from ninscope.exact.ranks import ALONE, Ranks
 from ninscope.exact.whole import ExactAnalysis, exact_analysis
+from ninscope.integrations.monitor import EmergenceMonitor
+from ninscope.integrations.reading import open_model
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.parameters import Parameters
+from ninscope.ranks import ALONE, Ranks
 from ninscope.weights.counting import network_weights
 
 WORLDS: dict[int, list[Callable[[], None]]] = {2: [], 3: [], 4: []}
@@ -74,9 +76,24 @@ def refused(status: str, *words: str) -> Iterator[None]:
     assert all(word in message[1] for word in words), message
 
 
+def shares_of(tensors: dict, ranks: Ranks = ALONE) -> dict[str, Share]:
+    """As a model is opened: what goes wrong on one rank is told on all."""
+    shares, error = {}, None
+    try:
+        shares = {name: pieces_of(name, tensor, ranks) for name, tensor in tensors.items()}
+    except CheckpointError as raised:
+        error = raised
+    ranks.added([], error)
+    check_same_model(shares, ranks)
+    return shares
+
+
 def assembled(shares: dict) -> dict[str, np.ndarray]:
-    """The tensors of all ranks' pieces; fails where a number is there twice, or not at all."""
-    own = {name: [(piece.start, piece.values.numpy()) for piece in share.pieces] for name, share in shares.items()}
+    """The tensors of all ranks' pieces; fails where a number is there twice, or not at all. Rank 0 counts what is not sharded."""
+    own = {
+        name: [(piece.start, piece.values.numpy()) for piece in share.pieces if share.is_spread or dist.get_rank() == 0]
+        for name, share in shares.items()
+    }
     everyone: list = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, own)
     whole = {}
@@ -183,7 +200,7 @@ def distributed_data_parallel_is_measured_by_one_process_alone() -> None:
     model = DistributedDataParallel(layers(4, 3))
     ranks = ranks_of(model)
     assert ranks is ALONE
-    assert leads(model, ranks) == (dist.get_rank() == 0)
+    assert leads(model) == (dist.get_rank() == 0)
     if dist.get_rank() == 0:  # nobody else calls
         (share,) = shares_of(live_tensors(model), ranks).values()
         assert torch.equal(share.pieces[0].values, model.module[0].weight)
@@ -251,7 +268,7 @@ def a_model_that_some_processes_hold() -> None:
     fully_shard(model, mesh=mesh)
     ranks = ranks_of(model)
     assert (ranks.count, ranks.number) == (2, dist.get_rank() - 1)
-    assert leads(model, ranks) == (dist.get_rank() == 1)
+    assert leads(model) == (dist.get_rank() == 1)
     (share,) = shares_of(live_tensors(model), ranks).values()
     own = np.zeros((5, 6), np.int64)
     for piece in share.pieces:
@@ -320,25 +337,6 @@ def partitions_of_zero_that_cannot_be_counted() -> None:
 # The analysis
 
 
-class Held:
-    """What stands for a file of weights where some of them lie here."""
-
-    reads_are_free = False
-
-    def __init__(self, share: Share):
-        self.pieces, self.is_spread = share.pieces, share.is_spread
-
-
-def held_network(model: nn.Module, config: dict) -> tuple[NeuronNetwork, Ranks]:
-    ranks = ranks_of(model)
-    tensors = {}
-    for name, share in shares_of(live_tensors(model), ranks).items():
-        size = STORED_BYTES[share.dtype] * math.prod(share.shape)
-        tensors[name] = Tensor(TensorEntry(name, share.dtype, share.shape, 0, size), Held(share))
-    return neuron_network(Checkpoint("in memory", None, config, tensors)), ranks
-
-
-STORED_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 PARAMETERS = Parameters("all", parts=("block", "kind"))
 
 
@@ -359,6 +357,11 @@ def neox(seed: int, spread: float) -> nn.Module:
     return transformers.GPTNeoXForCausalLM(config)
 
 
+def opened(model: nn.Module) -> tuple[NeuronNetwork, Ranks]:
+    found = open_model(model, PARAMETERS)
+    return found.network, found.ranks
+
+
 def whole_network(model: nn.Module) -> NeuronNetwork:
     return neuron_network(in_memory_source(model).open("in memory"))
 
@@ -372,7 +375,6 @@ class Whole:
 
     def __init__(self) -> None:
         self.start, self.now = neox(1, 0.05), neox(2, 0.08)
-        self.config = self.now.config.to_dict()
         network, start = whole_network(self.now), whole_network(self.start)
         self.rms, self.start_rms = network_weights(network).rms, network_weights(start).rms
         self.analysis = whole_analysis(self.now)
@@ -394,6 +396,9 @@ def by_tensor_parallelism(model: nn.Module) -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for block in model.gpt_neox.layers:
         parallelize_module(block, mesh, plan)
+        plan = {
+            name: how for name, how in plan.items() if name.startswith("mlp")
+        }  # the other block's attention stays whole
 
 
 def by_zero(model: nn.Module) -> None:
@@ -414,7 +419,7 @@ def by_both(model: nn.Module) -> None:
 def assert_ranks_find_what_one_process_does(shard: Callable[[nn.Module], None], controls: bool = False) -> None:
     now = copy.deepcopy(WHOLE.now)
     shard(now)
-    network, ranks = held_network(now, WHOLE.config)
+    network, ranks = opened(now)
     assert ranks.count == dist.get_world_size()
     assert is_spread(network)
     assert described(live_analysis(network, PARAMETERS, ranks).analysis) == WHOLE.analysis
@@ -425,7 +430,7 @@ def assert_ranks_find_what_one_process_does(shard: Callable[[nn.Module], None], 
     if controls:
         start = copy.deepcopy(WHOLE.start)
         shard(start)
-        baseline = Start(held_network(start, WHOLE.config)[0], WHOLE.start_rms, "step0")
+        baseline = Start(opened(start)[0], WHOLE.start_rms, "step0")
         found = control_readings(network, WHOLE.rms, PARAMETERS, baseline, 3, live_rescaling(ranks))
         assert repr(found) == repr(WHOLE.controls)
 
@@ -450,6 +455,28 @@ def an_fsdp_model_with_tensor_parallel_layers_has_the_bits_of_the_whole() -> Non
     assert_ranks_find_what_one_process_does(by_both, controls=True)
 
 
+@case(2)
+def measure_and_monitor_find_what_they_find_of_the_whole() -> None:
+    """Some matrices are sharded, others are whole on every rank, where one counts them. Weights train between two measures."""
+    rows, measured = [], []
+    for shard in (lambda model: None, by_tensor_parallelism):
+        model = copy.deepcopy(WHOLE.now)
+        plan = model.gpt_neox.layers[1].mlp
+        shard(model)
+        monitor = EmergenceMonitor(model, every=1, controls=True)
+        for step in range(2):
+            row = monitor.update(step)
+            assert (row is None) == (dist.get_rank() > 0)
+            with torch.no_grad():
+                plan.dense_h_to_4h.weight.mul_(1.5)
+        rows.append([] if row is None else [replace(row, seconds=0.0) for row in monitor.rows])
+        found = ninscope.measure(model)
+        measured.append((found.alpha0, found.width, found.tau.tobytes(), repr(found.layers), found.message))
+    assert repr([vars(row) for row in rows[0]]) == repr([vars(row) for row in rows[1]])
+    assert all(row.ok and "emergence_growth" in row.controls for row in rows[1])
+    assert measured[0] == measured[1]
+
+
 @case(2, 3)
 def a_nan_of_one_rank_is_refused_on_all() -> None:
     model = copy.deepcopy(WHOLE.now)
@@ -457,7 +484,7 @@ def a_nan_of_one_rank_is_refused_on_all() -> None:
     weight = model.gpt_neox.layers[1].mlp.dense_h_to_4h.weight
     if dist.get_rank() == dist.get_world_size() - 1:
         weight.to_local().data[-1, 7] = torch.nan
-    network, ranks = held_network(model, WHOLE.config)
+    network, ranks = opened(model)
     with refused("nonfinite", "layers.1.mlp.dense_h_to_4h.weight holds NaN or infinity, first at row 49, column 7"):
         live_analysis(network, PARAMETERS, ranks)
 

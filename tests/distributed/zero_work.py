@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ninscope.distributed.ranks import leads, ranks_of
-from ninscope.distributed.shards import live_tensors, shares_of
+from ninscope.distributed.shards import live_tensors
 from ninscope.exact.live import live_analysis
 
 RANKS = 2
@@ -58,8 +58,8 @@ def partitions_are_what_deepspeed_gathers() -> None:
 def assert_is_what_is_gathered(model: nn.Module, plain: nn.Module, half: bool) -> None:
     ranks = ranks_of(model)
     assert ranks.count == RANKS
-    assert leads(model, ranks) == (dist.get_rank() == 0)
-    shares = shares_of(live_tensors(model), ranks)
+    assert leads(model) == (dist.get_rank() == 0)
+    shares = rank_work.shares_of(live_tensors(model), ranks)
     assert {share.dtype for share in shares.values()} == {"BF16" if half else "F32"}
     pieces = {name: tuple(map(rank_work.as_float, share.pieces)) for name, share in shares.items()}
     whole = rank_work.assembled({name: share._replace(pieces=pieces[name]) for name, share in shares.items()})
@@ -71,13 +71,12 @@ def assert_is_what_is_gathered(model: nn.Module, plain: nn.Module, half: bool) -
 
 def a_model_has_the_bits_of_the_whole() -> None:
     model = rank_work.neox(2, 0.08)
-    config = model.config.to_dict()
     torch.manual_seed(0)
     tokens = torch.randint(0, 31, (1, 9))
     engine = trained(model, {"input_ids": tokens, "labels": tokens}, half=False)
     whole = rank_work.neox(0, 0.08)
     whole.load_state_dict(gathered(engine.module), strict=False)
-    network, ranks = rank_work.held_network(engine.module, config)
+    network, ranks = rank_work.opened(engine)
     found = live_analysis(network, rank_work.PARAMETERS, ranks)
     assert rank_work.described(found.analysis) == rank_work.whole_analysis(whole)
 

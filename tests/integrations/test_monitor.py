@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -12,7 +13,6 @@ import pytest
 import ninscope
 from ninscope.checkpoints.saved_pieces import open_pieces, save_pieces
 from ninscope.errors import RequestError
-from ninscope.exact.ranks import ALONE
 from ninscope.integrations import EmergenceMonitor, MonitorRow, recording, steps, troubles
 from ninscope.integrations.reading import OpenedModel, network_of, open_model, tensors_of
 from ninscope.integrations.recording import Recording
@@ -20,6 +20,7 @@ from ninscope.integrations.settings import checked_settings
 from ninscope.integrations.steps import Steps
 from ninscope.integrations.troubles import Troubles
 from ninscope.multifractal.emergence import emergence
+from ninscope.ranks import ALONE
 
 SIZES = (20, 24, 16)
 
@@ -589,6 +590,44 @@ def test_two_monitors_do_not_write_one_folder(weights, kept, tmp_path, warned):
     assert len(kept.results) == 2
 
 
+def test_a_folder_that_cannot_be_made(weights, rng, tmp_path, warned):
+    (tmp_path / "file").write_text("in the way")
+    monitor = EmergenceMonitor(weights, every=1, log=tmp_path / "file" / "mine")
+    assert monitor.update(0).ok
+    train(weights, rng)
+    assert math.isfinite(monitor.update(1).controls["emergence_growth"])
+    monitor.finish()
+    assert len(warned) == 1
+    assert "no rows are written there: " in warned[0]
+    assert "the training goes on" in warned[0]
+
+
+def test_a_folder_that_vanishes(weights, rng, tmp_path, warned):
+    monitor = EmergenceMonitor(weights, every=1, log=tmp_path / "mine")
+    monitor.update(0)
+    shutil.rmtree(tmp_path / "mine")
+    for step in (1, 2):
+        train(weights, rng)
+        row = monitor.update(step)
+        assert math.isfinite(row.emergence)
+        assert "no growth: " in row.message
+    monitor.finish(ended=False)
+    assert len(warned) == 1
+    assert "mine/baseline/rank0-of-1.safetensors: the weights of the baseline are gone" in warned[0]
+
+
+def test_a_folder_of_another_experiment_is_left_as_it_is(weights, tmp_path, warned):
+    first = EmergenceMonitor(weights, every=1, log=tmp_path / "mine", controls=False)
+    first.update(0)
+    first.finish(ended=False)
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    second = EmergenceMonitor(weights, every=1, log=tmp_path / "mine", controls=False, transfer="coth")
+    assert second.update(0).ok
+    assert len(warned) == 1
+    assert "holds a training that was measured with" in warned[0]
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
+
+
 # Several ranks
 
 
@@ -624,7 +663,7 @@ def spread_steps(weights_of_steps, folder, count, monkeypatch, damage=lambda num
     weights_of_steps: state dicts by step.
     """
     ranks, rows, returned = Threads(count), [], []
-    monkeypatch.setattr(steps, "process_number", lambda: ranks.number)
+    monkeypatch.setattr(steps, "makes_rows", lambda model: ranks.number == 0)
 
     def piece(weights, parameters):
         opened = open_model(weights, parameters)
@@ -712,8 +751,8 @@ def test_a_model_on_several_ranks_has_the_rows_of_one(weights, rng, kept, tmp_pa
 
 
 def test_of_a_model_that_every_process_has_whole_rank_0_measures(weights, monkeypatch):
-    monkeypatch.setattr(steps, "process_number", lambda: 1)
-    monkeypatch.setattr("ninscope.integrations.monitor.process_number", lambda: 1)
+    monkeypatch.setattr(steps, "makes_rows", lambda model: False)
+    monkeypatch.setattr("ninscope.integrations.monitor.makes_rows", lambda model: False)
     logged = []
     monitor = EmergenceMonitor(weights, every=1, log=lambda values, step: logged.append(step))
     assert monitor.update(0) is None

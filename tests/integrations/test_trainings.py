@@ -6,7 +6,9 @@ Rows must be what `ninscope.measure` says of the checkpoints that the same train
 import logging
 import math
 import pickle
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +19,7 @@ pytest.importorskip("lightning")
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 import ninscope
 from ninscope.errors import RequestError
@@ -92,7 +94,7 @@ class Trained:
 
     def __init__(self, folder):
         self.folder = folder
-        self.callback = EmergenceCallback(every=EVERY, log=[], blocks=True, trust_unlike_counts=True)
+        self.callback = EmergenceCallback(every=EVERY, blocks=True, trust_unlike_counts=True)
         self.other = EmergenceCallback(every=3, log=[], controls=False, transfer="coth")
         self.seen = Seen()
         callbacks = [self.callback, self.other, self.seen]
@@ -189,6 +191,49 @@ def test_wandb_has_the_rows(trained):
     (kept,) = (trained.folder / "wandb").glob("offline-run-*/*.wandb")
     content = kept.read_bytes()
     assert content.count(b"train/ninscope/emergence_growth") >= len(trained.callback.rows)
+
+
+def test_the_run_folder_has_the_rows(trained):
+    run = ninscope.open_run(trained.folder / "ninscope")
+    emergences, controls = run.table("emergence"), run.table("controls").set_index("step")
+    whole = emergences[emergences["part"] == "all"].set_index("step")
+    assert whole.index.tolist() == [row.step for row in trained.callback.rows]
+    for row in trained.callback.rows:
+        assert tuple(whole.loc[row.step, ["alpha0", "width", "emergence"]]) == (row.alpha0, row.width, row.emergence)
+        for name in ("emergence_growth", "emergence_fixed", "structure", "emergence_growth_low"):
+            told = controls.loc[row.step, name]
+            assert told == row.controls.get(name, told) or math.isnan(told)
+        for name, part in row.parts.items():
+            (found,) = emergences[(emergences["step"] == row.step) & (emergences["part"] == name)].itertuples()
+            assert (found.alpha0, found.width, found.emergence) == part
+    norms = run.table("weights").query("matrix == 'all'").set_index("step")["norm"]
+    assert norms.to_dict() == {row.step: row.norm for row in trained.callback.rows}
+    kurtosis = run.measured().set_index("step")["degree_kurtosis"]
+    assert kurtosis.to_dict() == pytest.approx(
+        {row.step: row.degree_kurtosis for row in trained.callback.rows}, rel=1e-14
+    )
+
+
+def test_a_resumed_training_goes_on_in_its_folder(trained, tmp_path):
+    """With another callback object, from the checkpoint of step 4. So step 6 comes again, with other weights: the Trainer restores
+    a GPT-NeoX without its head, which is no part of the network.
+    """
+    shutil.copytree(trained.folder / "ninscope", tmp_path / "ninscope")
+    callback = EmergenceCallback(every=EVERY, blocks=True, trust_unlike_counts=True)
+    trainer = trainer_of(tmp_path, [callback], save_steps=6)
+    trainer.train(resume_from_checkpoint=str(trained.folder / "checkpoint-4"))
+    assert [row.step for row in callback.rows] == [4, 6]
+    first = trained.callback.rows[2]
+    assert (callback.rows[0].alpha0, callback.rows[0].emergence) == (first.alpha0, first.emergence)
+    assert callback.rows[0].controls == first.controls
+    last, start = ninscope.measure(tmp_path / "checkpoint-6"), ninscope.measure(small_model())
+    assert (callback.rows[1].alpha0, callback.rows[1].emergence) == (last.alpha0, emergence(last, start))
+    assert math.isfinite(callback.rows[1].controls["emergence_growth"])
+    rows = ninscope.open_run(tmp_path / "ninscope").table("emergence").query("part == 'all'").set_index("step")
+    assert rows.index.tolist() == [0, 2, 4, 6]
+    assert rows.loc[6, "emergence"] == callback.rows[1].emergence != trained.callback.rows[3].emergence
+    logged = [entry["step"] for entry in trainer.state.log_history if "ninscope/alpha0" in entry]
+    assert logged == [0, 2, 4, 4, 6]
 
 
 def test_a_training_that_stops_early_is_measured_at_its_end(tmp_path):
@@ -458,6 +503,25 @@ def test_pytorch_lightning_by_its_other_name(tmp_path, warned):
     assert [(row.step, row.status) for row in callbacks[0].rows] == [(0, "ok"), (1, "ok"), (2, "ok")]
     assert callbacks[1].rows == []
     assert warned == ["ninscope: nothing is measured: module 'third.part': Other has no such attribute; it has second"]
+
+
+def test_where_rows_go_unless_a_folder_is_named(tmp_path):
+    """To a folder of the trainer's; of each trial of a search to another, and of a trial run of Lightning to none."""
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none")
+    states = [
+        TrainerState(),
+        *(TrainerState(is_hyper_param_search=True, trial_params={"rate": rate}) for rate in (1, 2)),
+    ]
+    folders = [EmergenceCallback()._monitor_of(args, state, torch.nn.Linear(8, 8))._settings.folder for state in states]
+    assert folders[0] == tmp_path / "ninscope"
+    assert len(set(folders)) == 3
+    assert all(folder.parent == tmp_path and folder.name.startswith("ninscope-") for folder in folders[1:])
+    for is_trial, folder in ((False, tmp_path / "ninscope"), (True, None)):
+        trainer = SimpleNamespace(fast_dev_run=is_trial, default_root_dir=str(tmp_path))
+        monitor = LightningEmergenceCallback()._monitor_of(trainer, torch.nn.Sequential(torch.nn.Linear(8, 8)))
+        assert monitor._settings.folder == folder
+        named = LightningEmergenceCallback(log=tmp_path / "mine")._monitor_of(trainer, torch.nn.Linear(8, 8))
+        assert named._settings.folder == tmp_path / "mine"
 
 
 def test_a_callback_goes_to_processes_that_are_started():

@@ -23,7 +23,7 @@ import numpy as np
 
 from ninscope.checkpoints.formats.safetensors import MAX_HEADER_BYTES, read_header
 from ninscope.checkpoints.formats.weight_file import TensorEntry
-from ninscope.checkpoints.held_pieces import HeldPiece, bits_of, held_pieces
+from ninscope.checkpoints.held_pieces import HeldPiece, bits_of, held_pieces, is_spread
 from ninscope.checkpoints.tensors import STORED_TYPES, Tensor
 from ninscope.errors import CheckpointError
 
@@ -55,16 +55,16 @@ def copied_pieces(tensors: Mapping[str, Tensor]) -> SavedPieces:
     for name, tensor in tensors.items():
         stored = STORED_TYPES[tensor.checked_float_type()]
         kept = [HeldPiece(start, np.array(bits).view(stored)) for start, bits in _bits_here(tensor)]
-        copies[name] = _tensor(name, tensor.dtype, tensor.shape, kept, _is_spread(tensor))
+        copies[name] = _tensor(name, tensor.dtype, tensor.shape, kept, is_spread(tensor))
     return SavedPieces(copies)
 
 
 def save_pieces(folder: Path, tensors: Mapping[str, Tensor], number: int = 0, count: int = 1) -> SavedPieces:
     """Write what lies here of some tensors; the file is whole or not there. Returns what was written, read from the file.
 
-    tensors: by the names to save them under; one that does not lie in memory (an adapter merged as it is read) is written whole,
-    by rank 0. number, count: which rank this is, of how many; rank 0 removes files of another number of ranks. Raises OSError,
-    and CheckpointError: a tensor cannot be read, or there are too many.
+    tensors: by the names to save them under; one that ranks do not share, an adapter merged as it is read or a whole tensor, is
+    written by rank 0. number, count: which rank this is, of how many; rank 0 removes files of another number of ranks. Raises
+    OSError, and CheckpointError: a tensor cannot be read, or there are too many.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank{number}-of-{count}.safetensors"
@@ -147,10 +147,12 @@ def _planned(tensors: Mapping[str, Tensor], number: int) -> list[_Planned]:
     entries = []
     for name, tensor in tensors.items():
         tensor.checked_float_type()
+        if number and not is_spread(tensor):
+            continue  # every rank holds all of it
         held = held_pieces(tensor)
         if held is not None:
             entries += [_Planned(name, tensor, piece) for piece in held if 0 not in piece.shape]
-        elif number == 0:
+        else:
             entries.append(_Planned(name, tensor, None))
     return sorted(entries, key=lambda entry: -entry.tensor.item_bytes)
 
@@ -182,10 +184,6 @@ def _bits_here(tensor: Tensor) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
         return
     bits = np.concatenate([band.reshape(-1) for band in _Planned(tensor.name, tensor, None).bands()])
     yield (0,) * len(tensor.shape), bits.reshape(tensor.shape)
-
-
-def _is_spread(tensor: Tensor) -> bool:
-    return bool(getattr(tensor.file, "is_spread", False))
 
 
 @dataclass(frozen=True)

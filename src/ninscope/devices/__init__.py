@@ -17,37 +17,63 @@ from ninscope.networks.bin_table import BinTable
 _UNCOUNTED_HERE = "weights on {device} are copied to the CPU in bands and counted there: "
 
 
+_DTYPES = ("torch.float16", "torch.bfloat16", "torch.float32")
+
+
 class Tally(Protocol):
     """Counts of a layer that grow on a device (`cuda_engine.DeviceTally`)."""
 
-    def add(self, values: Any, nodes: slice, nodes_first: bool) -> None:
+    def add(self, values: Any, table: BinTable, nodes: slice, nodes_first: bool) -> None:
         """Count weights of consecutive nodes, a torch tensor [edges, nodes], or nodes_first [nodes, edges]."""
 
     def start_copy(self) -> None:
         """Have the counts copied as soon as they are there."""
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """(int32 [nodes, table.width], int64 [nodes])"""
+        """(int32 [nodes, width], int64 [nodes])"""
+
+
+class Squares(Protocol):
+    """Sums of the squares of several matrices that grow on a device (`cuda_engine.DeviceSquares`)."""
+
+    def add(self, number: int, values: Any) -> None:
+        """Add weights, a torch tensor of two axes, to the sums of one of the matrices."""
+
+    def sums(self) -> np.ndarray:
+        """int64 [matrices, 256, 4]"""
 
 
 class Engine:
     """Kernels of one kind of device. Tensors are torch's, of two axes, of any strides: float16, bfloat16 or float32."""
 
-    def can_count(self, table: BinTable, dtype: str, distances: bool) -> bool:
-        """Whether there is a kernel for weights of a stored type (F16, BF16, F32) and a table; distances: with their sums.
+    def takes(self, values: Any) -> bool:
+        """Whether there are kernels for weights of the tensor's type."""
+        return str(values.dtype) in _DTYPES
+
+    def can_count(self, table: BinTable, distances: bool) -> bool:
+        """Whether there is a kernel for a table; distances: with their sums.
 
         Of F32 there is none where the distance is no reciprocal: other functions differ in the last bit from machine to machine.
-        Nor is there one for more bins than a block of threads can count, some 12,000.
+        Nor is there one for more bins than a block of threads can count, some 12,000, or for F64.
         """
         from ninscope.devices import cuda_engine
 
-        return cuda_engine.can_count(table, dtype, distances)
+        return cuda_engine.can_count(table, distances)
 
-    def tally(self, nodes: int, table: BinTable, device: Any, distances: bool = True) -> Tally | None:
-        """Counts of a layer of so many nodes, to be kept on the device; None where they are too large (`column_counts` is not)."""
-        from ninscope.devices.cuda_engine import DeviceTally
+    def tally(self, nodes: int, width: int, device: Any, distances: bool = True) -> Tally | None:
+        """Counts of a layer of so many nodes and bins, to be kept on the device: fewer copies, and no wait between matrices.
 
-        return DeviceTally(nodes, table, device, distances) if DeviceTally.fits(nodes, table) else None
+        None where there is no room for them; `column_counts` takes little room. distances: whether to sum them.
+        """
+        from ninscope.devices.cuda_engine import tally_of_layer
+
+        return tally_of_layer(nodes, width, device, distances)
+
+    def squares(self, count: int, device: Any) -> Squares:
+        """Sums of the squares of so many matrices, to be kept on the device."""
+        from ninscope.devices.cuda_engine import DeviceSquares
+
+        return DeviceSquares(count, device)
 
     def column_counts(
         self, values: Any, table: BinTable, nodes_first: bool, distances: bool

@@ -50,8 +50,8 @@ class FlatTable:
         return self.words.nbytes + self.starts.nbytes
 
 
-def distance_mode(table: BinTable, dtype: str, distances: bool) -> int | None:
-    """How kernels sum the distances of weights of a stored type; None where they cannot, since it takes more than a division.
+def distance_mode(table: BinTable, distances: bool) -> int | None:
+    """How kernels sum the distances of weights; None where they cannot, since it takes more than a division.
 
     Joint tables and logarithmic grids have no distances to sum.
     """
@@ -60,7 +60,7 @@ def distance_mode(table: BinTable, dtype: str, distances: bool) -> int | None:
         return NO_DISTANCES
     if radii.transfer == "reciprocal":
         return RECIPROCALS
-    return None if dtype == "F32" else TABLED
+    return TABLED if table.shift == 0 else None
 
 
 def flat_table(table: BinTable, dtype: str) -> FlatTable:
@@ -80,7 +80,7 @@ def flat_table(table: BinTable, dtype: str) -> FlatTable:
         starts = np.minimum(table.starts, np.iinfo(np.int32).max).astype(np.int32)
     first_exponent = low >> mantissa_bits
     scales = np.zeros(1, np.float64)
-    if distance_mode(table, dtype, True) == RECIPROCALS:
+    if distance_mode(table, True) == RECIPROCALS:
         assert isinstance(table.radii, IntegerRadii)
         exponents = np.arange(first_exponent, (high >> mantissa_bits) + 1)
         scales = np.ldexp(1.0, _BIAS[dtype] + mantissa_bits + distance_shift(table.radii) - exponents)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,41 +17,46 @@ import numpy as np
 from ninscope.distributed.packing import Packing, largest_counts
 from ninscope.distributed.shards import holders
 from ninscope.errors import MAX_MESSAGE, CheckpointError, RequestError
-from ninscope.exact.ranks import ALONE, Ranks
+from ninscope.ranks import ALONE, Ranks
 
 _FAILED = -1
-_ERROR_BYTES = (
-    12 * MAX_MESSAGE + 200
-)  # a message as ASCII JSON, where a character takes twelve at most, with its status
+# A message as ASCII JSON, where a character takes twelve letters at most, with its status.
+_ERROR_BYTES = 12 * MAX_MESSAGE + 200
 
 
 class TorchRanks:
     """The processes of a group of torch.distributed (None: all). Raises RequestError in a process outside of it.
 
-    count, number, added: as `exact.ranks.Ranks` says. members: the group's processes by their numbers among all. bytes_reduced:
+    count, number, added: as `ninscope.ranks.Ranks` says. members: the group's processes by their numbers among all. bytes_reduced:
     how many bytes this rank has put into an all_reduce.
 
     Sums are the same bits on every rank. Where arrays differ in shape or type between ranks, or a rank is at another call, every
     rank raises. A rank that is gone is noticed by torch, after the timeout of the group.
     """
 
-    def __init__(self, group: Any = None):
+    def __init__(self, group: Any = None, members: Sequence[int] | None = None):
+        """members: of a group that is made when it is needed first, by them alone."""
         import torch.distributed as dist
 
-        self._group, self.number = group, dist.get_rank(group)
-        if self.number < 0:
+        self._group, self._has_group = group, members is None
+        self.members = tuple(dist.get_process_group_ranks(group)) if members is None else tuple(members)
+        if dist.get_rank() not in self.members:
             raise RequestError("this process is no member of the process group that is to measure")
-        self.members = tuple(dist.get_process_group_ranks(group))
-        self.count = len(self.members)
+        self.count, self.number = len(self.members), self.members.index(dist.get_rank())
         self.bytes_reduced = 0
         self._calls = 0
-        self._device = _device_of(group)
+
+    @cached_property
+    def _device(self) -> Any:
+        return _device_of(self._group)
 
     def added(self, arrays: Sequence[np.ndarray], error: CheckpointError | None = None) -> list[np.ndarray]:
         """Two small all_reduces say whether all goes well and how few bits hold each sum, and one brings the sums.
 
         Raises CheckpointError: that of the lowest rank that has one; unsupported, where ranks count unlike things.
         """
+        if not self._has_group:
+            self._group, self._has_group = _group_of(self.members), True
         self._calls += 1
         largest = np.zeros(0, np.int64)
         try:
@@ -132,7 +138,7 @@ def ranks_of(model: Any) -> Ranks:
         return ALONE
     if len(members) == dist.get_world_size():
         return TorchRanks()
-    return TorchRanks(_group_of(members))
+    return TorchRanks(members=members)
 
 
 _groups: dict[tuple[Any, tuple[int, ...]], Any] = {}
@@ -148,16 +154,22 @@ def _group_of(members: tuple[int, ...]) -> Any:
     return _groups[key]
 
 
-def leads(model: Any, ranks: Ranks) -> bool:
-    """Whether this process is the one that tells of a result: rank 0 of those that count a model, or that hold it alike.
+def leads(model: Any) -> bool:
+    """Whether this process is the one that tells of a result: the lowest of those that hold a model together, or each all of it.
 
-    model: what trains, as it is wrapped. ranks: `ranks_of` it.
+    model: what trains, as it is wrapped.
     """
     dist = _initialised()
-    if ranks is not ALONE or dist is None:
-        return ranks.number == 0
+    if dist is None:
+        return True
+    try:
+        members = holders(model)
+    except CheckpointError:  # which is for a row to tell
+        members = ()
+    if len(members) > 1:
+        return bool(dist.get_rank() == members[0])
     group = getattr(model, "process_group", None)  # DistributedDataParallel knows its own
-    return dist.get_rank(group if isinstance(group, dist.ProcessGroup) else None) == 0
+    return bool(dist.get_rank(group if isinstance(group, dist.ProcessGroup) else None) == 0)
 
 
 def _initialised() -> Any:

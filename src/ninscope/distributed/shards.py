@@ -1,35 +1,49 @@
 """What of a model's tensors lies in this process: DTensors (FSDP2, tensor parallelism), DeepSpeed's ZeRO-3, and whole tensors.
 
-Nothing is gathered. The pieces of all ranks together are the tensor, each number once: what several ranks hold alike, the lowest
-of them has. torch is not imported before a model is there that needs it.
+Nothing is gathered. The pieces of a sharded tensor on all ranks together are the tensor, each number once: what several ranks hold
+alike, the lowest of them has. Tensors that are not sharded are whole on every rank, and rank 0 counts them
+(`exact.bands.held_bands`). torch is not imported before a model is there that needs it.
 """
 
 import hashlib
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ninscope.checkpoints.held_pieces import HeldPiece
 from ninscope.errors import CheckpointError
-from ninscope.exact.ranks import ALONE, Ranks
+from ninscope.ranks import ALONE, Ranks
 
 STORED_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 
 
 class Share(NamedTuple):
-    """A tensor, and what of it this process has to count.
+    """A tensor, and what of it lies in this process.
 
-    shape: of the whole tensor; dtype: as files name it (F16, BF16, F32, F64), another type as torch does. is_spread: whether
-    it is one of a model that several ranks count together, and sharded; the same on every rank.
+    shape: of the whole tensor; dtype: as files name it (F16, BF16, F32, F64), another type as torch does. is_spread: whether ranks
+    share it, who count it together; the same on every rank.
     """
 
     shape: tuple[int, ...]
     dtype: str
     pieces: tuple[HeldPiece, ...]
     is_spread: bool = False
+
+
+class Held(Protocol):
+    """A `Share`, or what else stands for a tensor in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def pieces(self) -> tuple[HeldPiece, ...]: ...
+    @property
+    def is_spread(self) -> bool: ...
 
 
 def live_tensors(model: Any) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def holders(model: Any) -> tuple[int, ...]:
     """
     tensors = live_tensors(model).values()
     meshes = {id(mesh): mesh for tensor in tensors if (mesh := getattr(tensor, "device_mesh", None)) is not None}
-    groups = {id(tensor.ds_process_group): tensor.ds_process_group for tensor in tensors if _is_partitioned(tensor)}
+    groups = {id(tensor.ds_process_group): tensor.ds_process_group for tensor in tensors if is_partitioned(tensor)}
     members = {rank for mesh in meshes.values() for rank in _ranks_of_mesh(mesh)}
     if groups:
         import torch.distributed as dist
@@ -76,47 +90,35 @@ def _ranks_of_mesh(mesh: Any) -> list[int]:
 
 
 def pieces_of(name: str, tensor: Any, ranks: Ranks = ALONE) -> Share:
-    """The part of a tensor that this process has to count, where it lies; values are views.
+    """The part of a tensor that lies in this process; values are views.
 
-    A tensor that every rank holds whole is rank 0's. Raises CheckpointError: unsupported (partial sums, weights on a disk or
-    quantised by ZeRO, shards that not all of `ranks` share).
+    Raises CheckpointError: unsupported (partial sums, weights on a disk or quantised by ZeRO, shards of other ranks too).
     """
     if hasattr(tensor, "placements") and hasattr(tensor, "device_mesh"):
         return _of_dtensor(name, tensor, ranks)
-    if _is_partitioned(tensor):
+    if is_partitioned(tensor):
         return _of_zero(name, tensor, ranks)
     shape = tuple(int(size) for size in tensor.shape)
-    held = (HeldPiece((0,) * len(shape), _detached(tensor)),) if ranks.number == 0 else ()
-    return Share(shape, _stored_name(tensor.dtype), held)
+    return Share(shape, _stored_name(tensor.dtype), (HeldPiece((0,) * len(shape), _detached(tensor)),))
 
 
-def shares_of(tensors: Mapping[str, Any], ranks: Ranks = ALONE) -> dict[str, Share]:
-    """`pieces_of` every tensor. Over several ranks it is made sure that they hold the same model, and each number of it once.
+def check_same_model(tensors: Mapping[str, Held], ranks: Ranks) -> None:
+    """Make sure that ranks hold the same model, and each number of what they share once. All of them call this.
 
-    Collective: all of `ranks` call it. Raises CheckpointError, on every rank: as `pieces_of`; unsupported, where ranks have other
-    tensors (stages of a pipeline), other weights in tensors that should be alike (experts of their own), or not all of a tensor.
+    Raises CheckpointError, on every rank: unsupported, where ranks have other tensors (stages of a pipeline), other weights in
+    tensors that are not sharded (experts of their own), or not all of a tensor that is.
     """
-    shares: dict[str, Share] = {}
-    error = None
-    try:
-        shares = {name: pieces_of(name, tensor, ranks) for name, tensor in tensors.items()}
-    except CheckpointError as raised:
-        error = raised
-    if ranks.count == 1:
-        if error is not None:
-            raise error
-        return shares
-    _check_same_tensors(shares, ranks, error)
-    _check_complete(shares, ranks)
-    _check_alike({name: tensor for name, tensor in tensors.items() if _is_matrix_held_whole(tensor)}, ranks)
-    return shares
+    if ranks.count > 1:
+        _check_same_tensors(tensors, ranks)
+        _check_complete({name: held for name, held in tensors.items() if held.is_spread}, ranks)
+        _check_alike({name: held for name, held in tensors.items() if _is_matrix_held_whole(held)}, ranks)
 
 
-def _check_same_tensors(shares: Mapping[str, Share], ranks: Ranks, error: CheckpointError | None) -> None:
-    described = repr([(name, share.shape, share.dtype) for name, share in shares.items()]).encode()
+def _check_same_tensors(tensors: Mapping[str, Held], ranks: Ranks) -> None:
+    described = repr([(name, held.shape, held.dtype, held.is_spread) for name, held in tensors.items()]).encode()
     digests = np.zeros(ranks.count, np.int64)
     digests[ranks.number] = int.from_bytes(hashlib.sha256(described).digest()[:7], "little")
-    (digests,) = ranks.added([digests], error)
+    (digests,) = ranks.added([digests])
     unlike = np.flatnonzero(digests != digests[0])
     if unlike.size:
         raise CheckpointError(
@@ -125,14 +127,14 @@ def _check_same_tensors(shares: Mapping[str, Share], ranks: Ranks, error: Checkp
         )
 
 
-def _check_complete(shares: Mapping[str, Share], ranks: Ranks) -> None:
-    held = [sum(math.prod(piece.shape) for piece in share.pieces) for share in shares.values()]
-    (counted,) = ranks.added([np.array(held, np.int64)])
-    for (name, share), numbers in zip(shares.items(), counted.tolist(), strict=True):
-        if numbers != math.prod(share.shape):
+def _check_complete(tensors: Mapping[str, Held], ranks: Ranks) -> None:
+    here = [sum(math.prod(piece.shape) for piece in held.pieces) for held in tensors.values()]
+    (counted,) = ranks.added([np.array(here, np.int64)])
+    for (name, held), numbers in zip(tensors.items(), counted.tolist(), strict=True):
+        if numbers != math.prod(held.shape):
             raise CheckpointError(
                 "unsupported",
-                f"tensor {name}: the ranks hold {numbers} of {math.prod(share.shape)} numbers; save the model and measure that",
+                f"tensor {name}: the ranks hold {numbers} of {math.prod(held.shape)} numbers; save the model and measure that",
             )
 
 
@@ -140,11 +142,11 @@ _SAMPLE = 16  # numbers of a matrix that ranks compare
 _UNLIKE = 0.1  # of their size; what trains alike may drift apart by rounding
 
 
-def _check_alike(tensors: Mapping[str, Any], ranks: Ranks) -> None:
+def _check_alike(tensors: Mapping[str, Held], ranks: Ranks) -> None:
     """Whether matrices that every rank holds whole are rank 0's, by a few of their numbers."""
     own = np.zeros((len(tensors), _SAMPLE))
-    for row, tensor in zip(own, tensors.values(), strict=True):
-        row[:] = _sample(tensor)
+    for row, held in zip(own, tensors.values(), strict=True):
+        row[:] = _sample(held.pieces[0].values)
     sent = own.view(np.int64) if ranks.number == 0 else np.zeros(own.shape, np.int64)
     (bits,) = ranks.added([sent])
     error = None
@@ -160,19 +162,21 @@ def _check_alike(tensors: Mapping[str, Any], ranks: Ranks) -> None:
     ranks.added([], error)
 
 
-def _is_matrix_held_whole(tensor: Any) -> bool:
-    is_whole = not hasattr(tensor, "device_mesh") and not _is_partitioned(tensor)
-    is_matrix = len(tensor.shape) > 1 and 0 not in tensor.shape and _stored_name(tensor.dtype) in STORED_NAMES.values()
-    return is_whole and is_matrix and str(getattr(tensor, "device", "")) != "meta"
+def _is_matrix_held_whole(held: Held) -> bool:
+    is_computed = bool(getattr(held, "is_computed", False))  # from others, which are compared where they are matrices
+    is_matrix = len(held.shape) > 1 and 0 not in held.shape and held.dtype in STORED_NAMES.values()
+    return is_matrix and not held.is_spread and not is_computed
 
 
 def _sample(tensor: Any) -> np.ndarray:
-    """A few numbers from all over a tensor, float64."""
+    """A few numbers from all over a tensor, float64; NaN of one without values."""
     places = np.unravel_index(
         np.linspace(0, math.prod(tensor.shape) - 1, _SAMPLE).astype(np.int64), tuple(tensor.shape)
     )
     if isinstance(tensor, np.ndarray):
         return tensor[places].astype(np.float64)
+    if tensor.device.type == "meta":
+        return np.full(_SAMPLE, np.nan)
     torch = sys.modules["torch"]
     index = tuple(torch.from_numpy(place).to(tensor.device) for place in places)
     return tensor.detach()[index].double().cpu().numpy()
@@ -264,7 +268,7 @@ def _boxes_of_runs(local: Any, runs: Sequence[Sequence[Run]], start: tuple[int, 
         first += length
 
 
-def _is_partitioned(tensor: Any) -> bool:
+def is_partitioned(tensor: Any) -> bool:
     """Whether it is a parameter of DeepSpeed's ZeRO-3."""
     return getattr(tensor, "ds_tensor", None) is not None
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from ninscope.architectures.layout import WeightBlock
 from ninscope.checkpoints.finite import first_nonfinite
-from ninscope.checkpoints.held_pieces import HeldPiece, bits_of, lies_on_device, lying_pieces
+from ninscope.checkpoints.held_pieces import HeldPiece, bits_of, is_spread, lies_on_device, lying_pieces
 from ninscope.checkpoints.matrix import WeightMatrix, WeightTile
 from ninscope.checkpoints.read_ahead import ReadAhead
+from ninscope.devices import kernel_of
 from ninscope.errors import CheckpointError
 from ninscope.networks.bin_table import MAX_EDGES_OF_A_NODE
 from ninscope.networks.neuron_network import NeuronNetwork
@@ -58,6 +59,11 @@ class Band:
     first: int
     last: int
     piece: HeldPiece | None = None
+
+    @property
+    def is_counted_in_place(self) -> bool:
+        """Whether its weights lie on a device that counts them."""
+        return self.piece is not None and self.part.matrix.has_two_axes and counted_in_place(self.piece.values)
 
     def tiles(self, raw: Sequence[memoryview]) -> Iterator[WeightTile]:
         """Its weights. raw: its bytes, none of a piece."""
@@ -153,15 +159,16 @@ def bands_of(parts: Sequence[Outgoing], number: int = 0, count: int = 1) -> tupl
 def held_bands(parts: Sequence[Outgoing], counts_whole: bool = True) -> list[Band]:
     """The bands of what lies in memory here, in the order of layers and slices, and of all that is read from elsewhere.
 
-    counts_whole: whether this process counts what lies nowhere in pieces (files, adapters merged as they are read); of several
-    ranks one does.
+    counts_whole: whether this process counts what ranks do not share (files, adapters merged as they are read, tensors that every
+    rank holds whole); of several ranks one does.
     """
     bands = []
     for part in parts:
+        if not counts_whole and not is_spread(part.matrix.tensor):
+            continue
         pieces = lying_pieces(part.matrix.tensor)
         if pieces is None:
-            if counts_whole:
-                bands += [Band(part, first, last) for first, last in part.spans(BAND_BYTES)]
+            bands += [Band(part, first, last) for first, last in part.spans(BAND_BYTES)]
             continue
         for piece in pieces:
             bands += [Band(part, first, last, piece) for first, last in _spans_of_piece(part.matrix, piece)]
@@ -199,9 +206,8 @@ def _tiles_of_piece(matrix: WeightMatrix, piece: HeldPiece, first: int, last: in
 
 
 def counted_in_place(weights: Any) -> bool:
-    """Whether there are kernels for the device that weights lie on."""
+    """Whether there are kernels for weights, where they lie."""
     if not lies_on_device(weights):
         return False
-    from ninscope.devices import kernel_of
-
-    return kernel_of(weights.device.type) is not None
+    engine = kernel_of(weights.device.type)
+    return engine is not None and engine.takes(weights)

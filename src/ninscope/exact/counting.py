@@ -1,13 +1,18 @@
 """Counting one band of rows: edges per node and radius, and the sum of their distances."""
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ninscope.checkpoints.held_pieces import bits_of
 from ninscope.checkpoints.matrix import WeightTile
+from ninscope.devices import Tally as DeviceTally
+from ninscope.devices import kernel_of
 from ninscope.errors import CheckpointError
 from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, block_tally, merged
@@ -53,37 +58,80 @@ class Tally:
                 f"counts of a layer of {nodes} neurons at {table.radius_count} radii would take {needed / 1e9:.0f} GB, more "
                 f"than {MAX_TALLY_BYTES / 1e9:.0f}; ask for fewer radii (max_distance, or radii = {{ log = K }})",
             )
-        self._histogram = np.zeros((nodes, table.width), np.int32)
-        self._distances, self._sums_distances = np.zeros(nodes, np.int64), distances
+        self._shape, self._sums_distances = (nodes, table.width), distances
         self._kept = table.radius_count + 1
         self._nonfinite = table.nonfinite
+        self._arrays: tuple[np.ndarray, np.ndarray] | None = None  # made when something is counted
+        self._on_devices: dict[str, DeviceTally] = {}  # what is not yet added to these
+        self._used_devices = False
 
     def add(self, bits: Any, table: BinTable, nodes: slice, nodes_first: bool) -> bool:
         """Count weights of some of the nodes, unsigned integers [edges, nodes], or nodes_first [nodes, edges]; false where one of
-        them is not finite. bits: as of a `WeightTile`, on the CPU or on a device.
-        """
-        counts = self._histogram[nodes]
-        distances = self._distances[nodes] if self._sums_distances else None
-        if not isinstance(bits, np.ndarray):
-            from ninscope.devices import column_counts
+        them is not finite.
 
-            there, lengths = column_counts(bits, table, nodes_first, distances is not None)
-            counts += there
-            if distances is not None:
-                distances += lengths
-        else:
-            count = row_histogram if nodes_first else column_histogram
-            count(bits, table, counts, distances)
+        bits: as of a `WeightTile`, on the CPU or on a device. What a device counts it may still be counting: `all_finite` waits.
+        """
+        if not isinstance(bits, np.ndarray):
+            if self._counted_on_device(bits, table, nodes, nodes_first):
+                return True
+            bits = bits_of(bits, "F32" if table.magnitude.itemsize == 4 else "BF16")
+        histogram, sums = self._here()
+        counts = histogram[nodes]
+        count = row_histogram if nodes_first else column_histogram
+        count(bits, table, counts, sums[nodes] if self._sums_distances else None)
         return not counts[:, self._nonfinite].any()
+
+    def _here(self) -> tuple[np.ndarray, np.ndarray]:
+        """(edges per bin, sums of distances) of what was counted here, to be added to."""
+        if self._arrays is None:
+            self._arrays = np.zeros(self._shape, np.int32), np.zeros(self._shape[0], np.int64)
+        return self._arrays
+
+    def _counted_on_device(self, values: Any, table: BinTable, nodes: slice, nodes_first: bool) -> bool:
+        """Count weights where they lie; false where there is no kernel for them and the table."""
+        engine = kernel_of(values.device.type)
+        if engine is None or not engine.can_count(table, self._sums_distances):
+            return False
+        self._used_devices = True
+        device = str(values.device)
+        tally = self._on_devices.get(device) or engine.tally(*self._shape, values.device, self._sums_distances)
+        if tally is not None:
+            self._on_devices[device] = tally
+            tally.add(values, table, nodes, nodes_first)
+            return True
+        histogram, sums = self._here()  # there is no room for them on the device at present
+        counts, distances = engine.column_counts(values, table, nodes_first, self._sums_distances)
+        histogram[nodes] += counts
+        sums[nodes] += distances
+        return True
+
+    def _all(self) -> tuple[np.ndarray, np.ndarray]:
+        """(edges per bin, sums of distances), with what devices counted."""
+        tallies, self._on_devices = list(self._on_devices.values()), {}
+        for tally in tallies:
+            tally.start_copy()
+        for tally in tallies:
+            if self._arrays is None:
+                self._arrays = tally.counts()
+            else:
+                for held, there in zip(self._arrays, tally.counts(), strict=True):
+                    held += there
+        return self._here()
+
+    @property
+    def all_finite(self) -> bool:
+        """Whether all weights that devices counted are finite."""
+        return not self._used_devices or not self._all()[0][:, self._nonfinite].any()
 
     @property
     def every_bin(self) -> np.ndarray:
         """int32 [nodes, table.width]: what does not count, and what is not finite, with it."""
-        return self._histogram
+        return self._all()[0]
 
     @property
     def counts(self) -> LayerCounts:
-        return LayerCounts(self._histogram[:, : self._kept], self._distances)
+        histogram, sums = self._all()
+        return LayerCounts(histogram[:, : self._kept], sums)
 
 
 def radii_of(network: NeuronNetwork, parameters: Parameters, workers: int = 1) -> Radii:
@@ -128,6 +176,9 @@ def magnitudes_of(band: Band, raw: Sequence[memoryview]) -> tuple[float, float]:
     return smallest, max((high for _, high in ranges), default=0.0)
 
 
+_one_band = threading.Lock()  # on devices: what they copy of its weights, to count it, they have for one band at a time
+
+
 def count_band(
     band: Band,
     raw: Sequence[memoryview],
@@ -143,16 +194,25 @@ def count_band(
     """
     part = band.part
     blocks: dict[str, BlockTally] = {}
-    for tile in band.tiles(raw):
-        for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
-            bits, counted = tile.chosen(targets, nodes)
-            if 0 not in bits.shape and not tally.add(bits, table, counted, tile.nodes_first):
-                band.check_stored(raw)
-        if matrices:
-            blocks = merged(blocks, _block_tallies(part, tile, table))
-        if see_along is not None:
-            see_along(tile)
+    with _one_band if band.is_counted_in_place else nullcontext():
+        for tile in band.tiles(raw):
+            for targets, nodes, tally in zip(part.targets, part.nodes, tallies, strict=True):
+                bits, counted = tile.chosen(targets, nodes)
+                if 0 not in bits.shape and not tally.add(bits, table, counted, tile.nodes_first):
+                    band.check_stored(raw)
+            if matrices:
+                blocks = merged(blocks, _block_tallies(part, tile, table))
+            if see_along is not None:
+                see_along(tile)
     return blocks
+
+
+def check_finite(tallies: Iterable[Tally], bands: Sequence[Band]) -> None:
+    """Wait for what devices count of bands. Raises CheckpointError (nonfinite), with the place, where a weight is not finite."""
+    if not all(tally.all_finite for tally in tallies):
+        for band in bands:
+            if band.is_counted_in_place:
+                band.check_stored(())
 
 
 def _block_tallies(part: Outgoing, tile: WeightTile, table: BinTable) -> dict[str, BlockTally]:

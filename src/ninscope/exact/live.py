@@ -4,26 +4,27 @@ Each rank counts the pieces that it holds, layer by layer; counts are added over
 follows from the counts of a file: the same bits. No rank sees more of a matrix than its pieces.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ninscope.checkpoints import held_pieces
+from ninscope.distributed.shards import check_same_model
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.bands import Band, counted_in_place, held_bands, outgoing
 from ninscope.exact.blocks import matrix_name
 from ninscope.exact.controls import Rescaling
 from ninscope.exact.counting import LayerCounts
-from ninscope.exact.layers import layer_result
-from ninscope.exact.ranks import ALONE, Ranks
+from ninscope.exact.layers import LayerResult, layer_result
 from ninscope.exact.rescaled import Factors, RescaledLayer, rescaled_counts, rescaled_layer
-from ninscope.exact.whole import ExactAnalysis, GrowingAnalysis, counted_layers
+from ninscope.exact.whole import ExactAnalysis, GrowingAnalysis, Passenger, counted_layers
 from ninscope.networks.incoming import DIRECTIONS
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.networks.radii import Radii
 from ninscope.parameters import Parameters
+from ninscope.ranks import ALONE, Ranks
 from ninscope.weights.counting import weights_of_matrices
 from ninscope.weights.norms import NetworkNorms, NormCounter, norms_of_sums
 
@@ -49,6 +50,18 @@ def is_spread(network: NeuronNetwork) -> bool:
     return any(held_pieces.is_spread(tensor) for tensor in network.tensors)
 
 
+def ranks_of(network: NeuronNetwork) -> Ranks:
+    """Who counts a network together: the ranks that share its tensors."""
+    files = (tensor.file for tensor in network.tensors if held_pieces.is_spread(tensor))
+    return next((getattr(file, "ranks", ALONE) for file in files), ALONE)
+
+
+def check_held_alike(network: NeuronNetwork, ranks: Ranks) -> None:
+    """Make sure that ranks hold the same network. All of them call this. Raises CheckpointError, as `shards.check_same_model`."""
+    files: dict[str, Any] = {tensor.name: tensor.file for tensor in network.tensors}
+    check_same_model({name: file for name, file in files.items() if getattr(file, "is_in_memory", False)}, ranks)
+
+
 def lies_on_devices(network: NeuronNetwork) -> bool:
     """Whether some of its weights lie on a device that counts them itself."""
     pieces = (piece for tensor in network.tensors for piece in held_pieces.lying_pieces(tensor) or ())
@@ -64,30 +77,56 @@ def live_analysis(
     Raises RequestError: the parameters are none of an exact analysis layer by layer on integer radii. Raises CheckpointError, the
     same on every rank.
     """
-    radii = checked_radii(parameters)
-    growing = GrowingAnalysis(network, parameters, radii)
     norms = NormCounter(network, sharded=ranks.count > 1)
-    kept = {}
-    for layer, own, error in _each_layer(network, ranks, _own_counts(network, parameters, ranks, workers, norms)):
+    kept: dict[str, LayerCounts] | None = {} if keep_counts else None
+    analysis = held_analysis(network, parameters, ranks, workers, kept=kept, passenger=norms)
+    return LiveReading(analysis, *_norms(norms, ranks), kept or {})
+
+
+def held_analysis(
+    network: NeuronNetwork,
+    parameters: Parameters,
+    ranks: Ranks = ALONE,
+    workers: int = 1,
+    statistics: bool = True,
+    kept: dict[str, LayerCounts] | None = None,
+    passenger: Passenger | None = None,
+) -> ExactAnalysis:
+    """As `live_analysis`, the analysis alone. statistics: of every node layer; kept: takes the counts of each layer; passenger:
+    sees every weight that this rank holds.
+    """
+    radii = checked_radii(parameters)
+    growing = GrowingAnalysis(network, parameters, radii, statistics=statistics)
+    # Where nothing is to be added to its counts, the threads that count a layer finish it too.
+    complete = {layer.name for layer in network.source_layers} if ranks.count == 1 and kept is None else set()
+    counted = _own_layers(network, parameters, ranks, workers, complete, passenger)
+    for layer, own, error in _each_layer(network, ranks, counted):
+        if isinstance(own, LayerResult):
+            growing.add(own)
+            continue
         if own is None:
             nodes = network.sizes[layer]
             own = LayerCounts(np.zeros((nodes, radii.count + 1), np.int32), np.zeros(nodes, np.int64))
         histogram, distances = ranks.added([own.histogram, own.distances], error)
         counts = LayerCounts(histogram, distances)
         growing.add(layer_result(layer, counts, radii, parameters))
-        if keep_counts:
+        if kept is not None:
             kept[layer] = counts
-    return LiveReading(growing.analysis(), *_norms(norms, ranks), kept)
+    return growing.analysis()
 
 
-def _own_counts(
-    network: NeuronNetwork, parameters: Parameters, ranks: Ranks, workers: int, norms: NormCounter
-) -> Iterator[tuple[str, LayerCounts]]:
+def _own_layers(
+    network: NeuronNetwork,
+    parameters: Parameters,
+    ranks: Ranks,
+    workers: int,
+    complete: Collection[str],
+    passenger: Passenger | None,
+) -> Iterator[tuple[str, LayerCounts | LayerResult]]:
     """What this rank counts of the layers that it holds something of, in the network's order. Raises CheckpointError."""
     bands, radii = _bands(network, ranks), parameters.integer_radii
-    for layer, (counts,) in counted_layers(bands, parameters, radii, (), workers, passenger=norms):
-        assert isinstance(counts, LayerCounts)  # of no layer is it said that its bands are all of it
-        yield layer, counts
+    for layer, (own,) in counted_layers(bands, parameters, radii, complete, workers, passenger=passenger):
+        yield layer, own
 
 
 def _norms(counter: NormCounter, ranks: Ranks) -> tuple[NetworkNorms, dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ninscope.exact.bands import Band, BandReader, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import matrix_name
-from ninscope.exact.counting import Tally
+from ninscope.exact.counting import Tally, check_finite
 from ninscope.multifractal.partition import PartitionSums, partition_sums
 from ninscope.networks.bin_table import JointTable, joint_table, unfold
 from ninscope.networks.neuron_network import NeuronNetwork
@@ -86,6 +86,7 @@ def _counted(
                 bits, counted = tile.chosen(rows[target], None)
                 if 0 not in bits.shape and not tally.add(bits, tables[target], counted, tile.nodes_first):
                     band.check_stored(raw)
+    check_finite(tallies.values(), bands)
     for target, tally in tallies.items():
         yield matrix_name(part.layer, target), tally.every_bin, tables[target]
 

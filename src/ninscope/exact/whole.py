@@ -18,7 +18,7 @@ from ninscope.checkpoints.matrix import WeightTile
 from ninscope.checkpoints.verification import Verification, unverified
 from ninscope.exact.bands import Band, BandReader, ChosenNeurons, Outgoing, bands_of, outgoing
 from ninscope.exact.blocks import BlockTally, merged
-from ninscope.exact.counting import LayerCounts, Tally, count_band, radii_of
+from ninscope.exact.counting import LayerCounts, Tally, check_finite, count_band, radii_of
 from ninscope.exact.layers import LayerResult, LayerStatistics, NodeValues, layer_result
 from ninscope.exact.null_models import MatrixBins, matrices_of
 from ninscope.exact.paths import analyse_paths
@@ -414,6 +414,7 @@ class _LayerWork:
         return tallies
 
     def _finish(self) -> None:
+        check_finite((tally for tallies in self._tallies for tally in tallies), self.bands)
         sums = [
             sum((tally.counts for tally in others), start=first.counts)
             for first, *others in zip(*self._tallies, strict=True)

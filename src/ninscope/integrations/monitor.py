@@ -22,7 +22,7 @@ from ninscope.integrations.reading import Found
 from ninscope.integrations.recording import Recording
 from ninscope.integrations.rows import MonitorRow
 from ninscope.integrations.settings import MOST_STEPS, Settings, checked_model, checked_settings, name_of_model
-from ninscope.integrations.steps import Steps, process_number
+from ninscope.integrations.steps import Steps, makes_rows
 from ninscope.integrations.troubles import Troubles, in_words
 
 
@@ -32,11 +32,11 @@ class EmergenceMonitor:
     model: a torch module, or a state dict of it whose tensors are the ones that train. every: steps between measures. log: a run
     folder, to which rows are appended (a training that resumes goes on there, and its first row stays the baseline), or a function
     log(values, step), or a list of these; None: rows are kept in `rows` alone. blocks: E of every block too. controls: growth,
-    fixed and the structure index (docs/method.md#controls). snapshot: keep in the folder what other analyses of each step need.
-    trust_unlike_counts: E also where other layers count than in the baseline, or 10 % more or fewer nodes. seed: of what controls
-    shuffle. parameters: how the network is drawn and analysed, those of `ninscope.Parameters` that an exact analysis of edges at
-    integer radii has: transfer, max_distance, min_degree, q, derivative, convolutions, wiring, architecture, parts, gauge,
-    fit_radii.
+    fixed and the structure index (docs/method.md#controls), for which the weights of the first row are kept, in the folder or
+    else in memory. snapshot: keep in the folder what other analyses of each step need. trust_unlike_counts: E also where other
+    layers count than in the baseline, or 10 % more or fewer nodes. seed: of what controls shuffle. parameters: how the network is
+    drawn and analysed, those of `ninscope.Parameters` that an exact analysis of edges at integer radii has: transfer,
+    max_distance, min_degree, q, derivative, convolutions, wiring, architecture, parts, gauge, fit_radii.
 
     Of a model that lies on several ranks in pieces every rank calls the same methods; of others only rank 0 measures. Rows, logs
     and the folder are rank 0's.
@@ -113,7 +113,7 @@ class EmergenceMonitor:
         self._measured.add(number)
         began = time.perf_counter()
         row, found = self._row(MonitorRow(number, f"step{number}"))
-        if process_number():
+        if not makes_rows(self._model):
             return None
         row = replace(row, seconds=time.perf_counter() - began)
         if row.status not in ("ok", "duplicate"):
@@ -157,7 +157,7 @@ class EmergenceMonitor:
             return replace(row, status="failed", message=in_words(error)), None
 
     def _tell(self, row: MonitorRow, found: Found | None) -> None:
-        self.rows = [other for other in self.rows if other.step != row.step] + [row]
+        self.rows[:] = [*(other for other in self.rows if other.step != row.step), row]
         values = row.values()
         for number, log in enumerate(self._settings.functions if values else ()):
             try:

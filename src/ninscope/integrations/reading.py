@@ -1,9 +1,8 @@
 """One look at a model that trains: its network, counted where it lies, and what of it later looks are compared with."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,15 +12,20 @@ from ninscope.checkpoints.tensors import Tensor
 from ninscope.errors import CheckpointError
 from ninscope.exact.controls import ControlReading, RootMeanSquares, Start, control_readings, unit_readings
 from ninscope.exact.counting import LayerCounts
-from ninscope.exact.live import LiveReading, bins_of_matrices, is_spread, live_analysis, live_rescaling
-from ninscope.exact.ranks import ALONE, Ranks
+from ninscope.exact.live import (
+    LiveReading,
+    bins_of_matrices,
+    check_held_alike,
+    live_analysis,
+    live_rescaling,
+    ranks_of,
+)
 from ninscope.measurement import Measurement, exact_measurement, origin_of, with_origin
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.parameters import Parameters
+from ninscope.ranks import Ranks, on_all_ranks
 from ninscope.weights.norms import NetworkNorms
 from ninscope.wording import joined_clauses
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,19 @@ class Baseline:
 
 
 def open_model(model: object, parameters: Parameters) -> OpenedModel:
-    """Raises RequestError, CheckpointError: it is no model, or one that cannot be read (its `status`)."""
-    checkpoint = in_memory_source(model).open(REVISION)
-    network = neuron_network(checkpoint, parameters.reading)
-    return OpenedModel(network, checkpoint.parameters, _all_ranks() if is_spread(network) else ALONE)
+    """Every rank that holds a part of a model calls this. Raises RequestError, CheckpointError: it is no model, or one that cannot
+    be read (its `status`).
+    """
+    source = in_memory_source(model)
 
+    def opened() -> tuple[NeuronNetwork, int]:
+        checkpoint = source.open(REVISION)
+        return neuron_network(checkpoint, parameters.reading), checkpoint.parameters
 
-def _all_ranks() -> Ranks:
-    from ninscope.distributed.ranks import TorchRanks  # which needs torch
-
-    return TorchRanks()
+    network, parameters_count = on_all_ranks(source.ranks, opened)
+    ranks = ranks_of(network)
+    check_held_alike(network, ranks)
+    return OpenedModel(network, parameters_count, ranks)
 
 
 def look_at(opened: OpenedModel, parameters: Parameters, threads: int, keep_counts: bool = False) -> Look:
@@ -167,18 +174,6 @@ def _start(opened: OpenedModel, baseline: Baseline) -> tuple[Start | None, str]:
     except CheckpointError as error:
         return None, str(error)
     return Start(network, baseline.rms, baseline.revision), ""
-
-
-def on_all_ranks(ranks: Ranks, make: Callable[[], T]) -> T:
-    """What each rank makes for itself. Raises CheckpointError, on every rank, where one of them has an error."""
-    made, error = None, None
-    try:
-        made = make()
-    except CheckpointError as raised:
-        error = raised
-    ranks.added([np.zeros(1, np.int32)], error)
-    assert made is not None
-    return made
 
 
 def bins_of(look: Look, parameters: Parameters) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from ninscope.checkpoints.saved_pieces import SavedPieces, copied_pieces, open_pieces, save_pieces
 from ninscope.errors import CheckpointError, NinscopeError, one_line
 from ninscope.exact.control_columns import Against, control_columns
-from ninscope.exact.controls import SHUFFLED, UNIT, ControlReading
+from ninscope.exact.controls import GROWTH, SHUFFLED, UNIT, ControlReading
 from ninscope.integrations.reading import (
     Baseline,
     Found,
@@ -21,7 +21,6 @@ from ninscope.integrations.reading import (
     bins_of,
     look_at,
     look_at_kept,
-    on_all_ranks,
     open_model,
     readings_of,
     tensors_of,
@@ -32,6 +31,7 @@ from ninscope.integrations.settings import Settings
 from ninscope.integrations.troubles import Troubles, in_words
 from ninscope.measurement import Measurement
 from ninscope.multifractal.emergence import Bootstrap, compared
+from ninscope.ranks import on_all_ranks
 from ninscope.threads import cores
 from ninscope.wording import joined_clauses
 
@@ -58,7 +58,7 @@ class Steps:
         """The row of a step with what was found; nothing where another rank makes it. Raises CheckpointError, RequestError."""
         settings = self._settings
         opened = open_model(model, settings.parameters)
-        if opened.ranks.count == 1 and process_number():
+        if opened.ranks.count == 1 and not makes_rows(model):
             return row, None  # rank 0 has all of it
         self._open_folder(row.step, opened)
         look = look_at(opened, settings.parameters, _threads(), settings.snapshot)
@@ -102,9 +102,12 @@ class Steps:
         if not self._settings.controls:
             return None, ""
         try:
-            return readings_of(look, baseline, self._settings.parameters, self._settings.seed)
+            readings, note = readings_of(look, baseline, self._settings.parameters, self._settings.seed)
         except CheckpointError as error:
             return None, f"no controls: {error}"
+        if baseline is not None and baseline.weights is not None and GROWTH not in readings:
+            self._troubles.tell("baseline", f"{note}; E goes on")
+        return readings, note
 
     def _open_folder(self, step: int, opened: OpenedModel) -> None:
         """Open the folder; in the first step, find out on all ranks whether an earlier session has its baseline there."""
@@ -231,9 +234,11 @@ def _threads() -> int:
     return cores() if torch is None else min(cores(), torch.get_num_threads())
 
 
-def process_number() -> int:
-    """Which process of a distributed training this is; 0 of one that is not."""
+def makes_rows(model: Any) -> bool:
+    """Whether this process tells of a model that trains in several: one of them does."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return 0
-    return int(distributed.get_rank())
+        return True
+    from ninscope.distributed.ranks import leads  # which needs torch
+
+    return leads(model)

@@ -141,30 +141,20 @@ def joint_table(dtype: str, radii: Radii, factors: Sequence[float]) -> JointTabl
     bits = 8 * np.dtype(unsigned).itemsize
     magnitude = unsigned((1 << (bits - 1)) - 1)
     readings = [_ScaledBins(dtype, radii, float(factor)) for factor in factors]
-    beyond = np.array([np.iinfo(unsigned).max], dtype=unsigned)
+    ends = np.array([0, infinity], dtype=unsigned)
+    starts = np.unique(np.concatenate([ends, *(reading.starts() for reading in readings)]))
+    joint = np.stack([np.append(reading(starts[:-1]), radii.count + 2) for reading in readings])
+    scaled = np.zeros(0, np.int64)
     if bits == 16:
-        of_patterns = [reading.of_every_pattern() for reading in readings]
         changes = np.zeros(1 << 15, np.bool_)
-        changes[infinity] = True
-        for bins in of_patterns:
-            changes[1:infinity] |= bins[1:] != bins[:-1]
-        starts = np.append(0, np.flatnonzero(changes)).astype(np.uint16)
+        changes[starts[1:]] = True
         table, shift = np.cumsum(changes, dtype=np.uint16), 0
-        joint = np.stack(
-            [
-                np.append(reading.named(bins[starts[:-1]]), radii.count + 2)
-                for reading, bins in zip(readings, of_patterns, strict=True)
-            ]
-        )
         scaled = np.zeros(1 << 15, np.int64)
     else:
-        runs = [_run_starts(reading, reading.beyond, infinity, unsigned) for reading in readings]
-        starts = np.unique(np.concatenate(runs))
-        joint = np.stack([np.append(reading(starts[:-1]), radii.count + 2) for reading in readings])
         shift = bits - 1 - _PREFIX_BITS[dtype]
         smallest = np.arange(1 << _PREFIX_BITS[dtype], dtype=unsigned) << unsigned(shift)
         table = (np.searchsorted(starts, smallest, side="right") - 1).astype(np.uint16)
-        scaled = np.zeros(0, np.int64)
+    beyond = np.array([np.iinfo(unsigned).max], dtype=unsigned)
     bins = np.arange(starts.size, dtype=np.uint16)
     return JointTable(radii, magnitude, shift, table, np.concatenate([starts, beyond]), bins, scaled, joint)
 
@@ -178,32 +168,42 @@ class _ScaledBins:
     factor: float
 
     def __call__(self, patterns: np.ndarray) -> np.ndarray:
-        return self.named(self._bins(_floats(patterns, self.dtype).astype(np.float64)))
-
-    def of_every_pattern(self) -> np.ndarray:
-        """The bins of a 16-bit type's finite patterns, int16, UNCOUNTED where there is no edge."""
-        return self._bins(_finite_values(self.dtype))
-
-    def named(self, bins: np.ndarray) -> np.ndarray:
-        """int64, K + 1 for UNCOUNTED."""
+        with np.errstate(over="ignore"):  # a product beyond float64 is no edge, as infinity is none
+            bins = self.radii.bins(_floats(patterns, self.dtype).astype(np.float64) * self.factor)
         return np.where(bins == UNCOUNTED, self.radii.count + 1, bins.astype(np.int64))
 
-    def _bins(self, weights: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):  # a product beyond float64 is no edge, as infinity is none
-            return self.radii.bins(weights * self.factor)
+    def starts(self) -> np.ndarray:
+        """The first pattern of every run of equal bins but that of 0, ascending, perhaps the same several times.
 
-    @property
-    def beyond(self) -> int:
-        """The smallest pattern from which on nothing counts."""
-        low, high = 0, _INFINITY[self.dtype]
-        if self.radii.beyond != 1.0:
-            return high
-        while high - low > 1:
-            middle = (low + high) // 2
-            pattern = np.array([middle], dtype=_UNSIGNED[self.dtype])
-            inside = float(_floats(pattern, self.dtype)[0]) * self.factor < 1.0
-            low, high = (middle, high) if inside else (low, middle)
-        return high
+        Runs of products begin where those of float64 numbers do, and products grow with the patterns.
+        """
+        runs = bin_table("F64", self.radii).starts[1:-2]  # without 0, infinity and what is beyond all
+        products = _floats(runs, "F64")
+        if self.factor == 0:
+            return np.zeros(0, _UNSIGNED[self.dtype])
+        if self.dtype in ("F16", "BF16"):
+            with np.errstate(over="ignore"):
+                own = _finite_values(self.dtype) * self.factor
+            return np.searchsorted(own, products).astype(np.uint16)
+        return self._wide_starts(products)
+
+    def _wide_starts(self, products: np.ndarray) -> np.ndarray:
+        """The smallest pattern whose product reaches each of some numbers: a quotient, and then the step or two that it is off."""
+        unsigned, infinity = _UNSIGNED[self.dtype], _INFINITY[self.dtype]
+        with np.errstate(over="ignore", divide="ignore"):
+            quotients = (products / self.factor).astype({"F32": np.float32, "F64": np.float64}[self.dtype])
+        found = quotients.view(unsigned).copy()
+
+        def reach(patterns: np.ndarray) -> np.ndarray:
+            with np.errstate(over="ignore"):
+                return _floats(patterns, self.dtype).astype(np.float64) * self.factor >= products
+
+        one = unsigned(1)
+        while (late := (found > 0) & reach(np.maximum(found, one) - one)).any():
+            found = np.where(late, found - one, found)
+        while (early := (found < infinity) & ~reach(found)).any():
+            found = np.where(early, found + one, found)
+        return found
 
 
 @lru_cache(maxsize=2)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ninscope.checkpoints.matrix import WeightTile
+from ninscope.devices import Squares, kernel_of
 from ninscope.errors import CheckpointError
 from ninscope.exact.bands import Outgoing, outgoing
 from ninscope.exact.blocks import matrix_name
@@ -26,7 +27,6 @@ from ninscope.weights.exact_sums import (
     check_number,
     norm_of,
     rms_of_sums,
-    square_sums,
     square_sums_of_slots,
 )
 from ninscope.weights.pattern_kernels import EXPONENTS, SUMS
@@ -80,27 +80,57 @@ class NormCounter:
                 f"tensor {others[0].name}: norms of {others[0].dtype} weights are not summed over shards of a model; convert "
                 "the model to float32 (model.float()), or measure it unsharded",
             )
-        self.squares = {name: np.zeros((EXPONENTS, SUMS), np.int64) for name in self._numbers}
+        self._squares = {name: np.zeros((EXPONENTS, SUMS), np.int64) for name in self._numbers}
+        self._places = {name: place for place, name in enumerate(self._numbers)}
+        self._on_devices: dict[str, Squares] = {}  # what is not yet added to these, matrices in the same order
         self.weights = dict.fromkeys(self._numbers, 0)
         self._rows = WeightCounter(network) if others else None
         self._lock = threading.Lock()
 
+    @property
+    def squares(self) -> dict[str, np.ndarray]:
+        """Waits for what devices sum."""
+        with self._lock:
+            on_devices, self._on_devices = list(self._on_devices.values()), {}
+            for there in on_devices:
+                for name, sums in zip(self._squares, there.sums(), strict=True):
+                    self._squares[name] = added(self._squares[name], sums)
+            return self._squares
+
     def see(self, part: Outgoing, tile: WeightTile, dtype: str) -> bool:
         """Sum the squares of a tile, which comes once; false where a weight is not finite. dtype: of its weights.
 
-        The tile's bits may be a torch tensor on a device, which sums them there.
+        The tile's bits may be a torch tensor on a device, which sums them there, and is not waited for.
         """
         if self._rows is not None:
             return self._rows.see(part, tile, dtype)
-        sums_of = _sums_of_tile if isinstance(tile.bits, np.ndarray) else _sums_on_device
-        found = list(sums_of(part, tile, dtype))
+        if not isinstance(tile.bits, np.ndarray):
+            with self._lock:
+                self._see_on_device(part, tile)
+            return True
+        found = list(_sums_of_tile(part, tile, dtype))
         if not all(all_finite(sums) for _, sums, _ in found):
             return False
         with self._lock:
             for name, sums, number in found:
-                self.squares[name] = added(self.squares[name], sums)
+                self._squares[name] = added(self._squares[name], sums)
                 self.weights[name] += number
         return True
+
+    def _see_on_device(self, part: Outgoing, tile: WeightTile) -> None:
+        values: Any = tile.bits
+        device = str(values.device)
+        if device not in self._on_devices:
+            engine = kernel_of(values.device.type)
+            assert engine is not None  # what is no array is on a device that counts
+            self._on_devices[device] = engine.squares(len(self._squares), values.device)
+        axis = 1 if tile.nodes_first else 0
+        for target, targets in part.leads_to.items():
+            edges = edges_inside(tile, targets)
+            if edges.size:
+                name = matrix_name(part.layer, target)
+                self._on_devices[device].add(self._places[name], _chosen(values, axis, edges))
+                self.weights[name] += int(edges.size) * int(values.shape[1 - axis])
 
     def norms(self) -> NetworkNorms:
         """Of a network that was seen whole. Raises ValueError: it was not; CheckpointError, as `norms_of_sums` does."""
@@ -119,17 +149,6 @@ def _sums_of_tile(part: Outgoing, tile: WeightTile, dtype: str) -> Iterator[tupl
         rows = np.bincount(slots[slots >= 0], minlength=len(names))
         for name, of_matrix, height in zip(names, sums, rows.tolist(), strict=True):
             yield name, of_matrix, height * bits.shape[1]
-
-
-def _sums_on_device(part: Outgoing, tile: WeightTile, dtype: str) -> Iterator[tuple[str, np.ndarray, int]]:
-    values: Any = tile.bits
-    axis = 1 if tile.nodes_first else 0
-    for target, targets in part.leads_to.items():
-        edges = edges_inside(tile, targets)
-        if edges.size:
-            chosen = _chosen(values, axis, edges)
-            number = int(edges.size) * int(values.shape[1 - axis])
-            yield matrix_name(part.layer, target), square_sums(chosen, dtype), number
 
 
 def _chosen(values: Any, axis: int, places: np.ndarray) -> Any:

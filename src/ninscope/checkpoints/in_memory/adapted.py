@@ -37,10 +37,10 @@ class AdaptedLayer:
         return list(tensors_of(self.layer))
 
 
-def is_adapted(module: Module) -> bool:
-    """Whether a module is a layer that peft put around one of the model's."""
+def is_adapted(kind: type) -> bool:
+    """Whether modules of a class are layers that peft puts around those of a model."""
     kinds = _kinds("tuners.tuners_utils", "BaseTunerLayer") + _kinds("utils.other", "AuxiliaryTrainingWrapper")
-    return isinstance(module, kinds)
+    return issubclass(kind, kinds)
 
 
 def without_adapter(model: Module) -> Module | None:
@@ -133,8 +133,8 @@ def _child(module: Any, name: str) -> Module:
 
 def _layers(module: Any) -> Iterator[Any]:
     """The layer of an adapter, and those of others within it."""
-    layer = module._modules.get("token_adapter", module)  # of a wrapper of trainable tokens
-    while isinstance(layer, _kinds("tuners.tuners_utils", "BaseTunerLayer")):
+    layer: Any = module._modules.get("token_adapter", module)  # of a wrapper of trainable tokens
+    while issubclass(type(layer), _kinds("tuners.tuners_utils", "BaseTunerLayer")):
         yield layer
         layer = layer._modules.get("base_layer")
 

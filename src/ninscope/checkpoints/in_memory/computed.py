@@ -32,7 +32,7 @@ class Computation:
     def __init__(
         self, name: str, inputs: Sequence[Tensor], compute: Callable[[], Mapping[str, Tensor]], advice: str
     ) -> None:
-        self.name, self._inputs, self._compute, self._advice = name, inputs, compute, advice
+        self.name, self.advice, self._inputs, self._compute = name, advice, inputs, compute
 
     def results(self) -> Mapping[str, Tensor]:
         """Raises CheckpointError: unsupported (inputs without values, or on several ranks, or the library refuses)."""
@@ -41,7 +41,7 @@ class Computation:
             if is_sharded(tensor):
                 raise CheckpointError(
                     "unsupported",
-                    f"tensor {self.name} is computed from tensors that lie on several ranks; {self._advice}, or gather them",
+                    f"tensor {self.name} is computed from tensors that lie on several ranks; {self.advice}, or gather them",
                 )
         try:
             with without_traces(self._inputs):
@@ -49,7 +49,7 @@ class Computation:
         except Exception as error:  # whatever a parametrization's own code, or an adapter's, raises
             raise CheckpointError(
                 "unsupported",
-                f"tensor {self.name} cannot be computed ({type(error).__name__}: {one_line(str(error))}); {self._advice}",
+                f"tensor {self.name} cannot be computed ({type(error).__name__}: {one_line(str(error))}); {self.advice}",
             ) from error
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ninscope.checkpoints.formats.weight_file import TensorEntry
 from ninscope.checkpoints.held_pieces import HeldPiece
 from ninscope.errors import CheckpointError, one_line
+from ninscope.ranks import ALONE, Ranks
 
 # As safetensors calls what torch and numpy call so.
 _TYPES = {
@@ -29,22 +30,27 @@ _TYPES = {
 class HeldTensor:
     """One tensor of a model: all of it, the pieces of it that this rank has, or what computes it when it is needed.
 
-    name: the first name that the model has for it. shape, dtype: of the whole tensor, dtype as safetensors has it.
+    name: the first name that the model has for it. shape, dtype: of the whole tensor, dtype as safetensors has it. ranks: who
+    holds the model together. is_spread: whether they share this tensor, whatever of it lies here.
     """
 
     reads_are_free = False  # of a sample, only the rows that it needs
     is_in_memory = True
 
-    def __init__(self, name: str, tensor: Any, values: Callable[[], Any] | None = None) -> None:
-        """tensor: of torch or numpy, with the shape and the type. values: gives the tensor that is meant (default: that one)."""
-        self.name, self._tensor, self._values = name, _plain_array(tensor), values
-        sharded = _pieces_elsewhere(tensor) if values is None else None
+    def __init__(self, name: str, tensor: Any, values: Callable[[], Any] | None = None, ranks: Ranks = ALONE) -> None:
+        """tensor: of torch or numpy, with the shape and the type. values: gives the tensor that is meant (default: that one).
+        ranks: who holds the model together. Raises CheckpointError (unsupported): a part of a tensor that cannot be counted.
+        """
+        self.name, self.ranks, self._tensor, self._values = name, ranks, _plain_array(tensor), values
         self._sharded: tuple[HeldPiece, ...] | None = None
+        self.is_spread = False
         self.shape: tuple[int, ...]
-        if sharded is None:
-            self.shape, self.dtype = tuple(int(size) for size in tensor.shape), _type_of(self._tensor)
+        if values is None and is_sharded(tensor):
+            from ninscope.distributed.shards import pieces_of  # what torch has of ranks, which few models need
+
+            self.shape, self.dtype, self._sharded, self.is_spread = pieces_of(name, tensor, ranks)
         else:
-            self.shape, self.dtype, self._sharded = sharded
+            self.shape, self.dtype = tuple(int(size) for size in tensor.shape), _type_of(self._tensor)
         self.size = math.prod(self.shape) * int(getattr(tensor, "itemsize", 1))
 
     @property
@@ -56,11 +62,6 @@ class HeldTensor:
     def is_computed(self) -> bool:
         """Whether its numbers lie nowhere, and are computed when they are asked for."""
         return self._values is not None
-
-    @property
-    def is_spread(self) -> bool:
-        """Whether ranks share it, whatever of it lies here."""
-        return self._sharded is not None
 
     @property
     def pieces(self) -> tuple[HeldPiece, ...]:
@@ -128,15 +129,6 @@ def check_has_values(name: str, tensor: Any) -> None:
 def is_sharded(tensor: Any) -> bool:
     """Whether other ranks may hold a part of it: a DTensor, or a parameter under DeepSpeed's ZeRO-3."""
     return hasattr(tensor, "ds_tensor") or any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
-
-
-def _pieces_elsewhere(tensor: Any) -> tuple[tuple[int, ...], str, tuple[HeldPiece, ...]] | None:
-    """(shape of all of it, type, what lies here) of a tensor that ranks share; None of any other. Raises CheckpointError."""
-    if not is_sharded(tensor):
-        return None
-    from ninscope.distributed.shards import pieces_of  # what torch has of ranks, which few models need
-
-    return pieces_of(tensor)
 
 
 def _type_of(tensor: Any) -> str:

@@ -2,7 +2,7 @@
 
 torch.nn.utils.parametrize (weight_norm, spectral_norm, orthogonal, anyone's own), and the older weight_norm, spectral_norm and
 prune, which are hooks. The new spectral_norm in training mode takes a step of its power iteration whenever the weight is asked
-for, and that step is in the weight that it gives; removing the old one takes none. Both steps are taken on a twin alone.
+for, and that step is in the weight that it gives; removing the old one takes none. All that is done is done to twins.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ninscope.checkpoints.in_memory.computed import without_traces
 from ninscope.checkpoints.in_memory.twins import Copies, tensors_of, twin
 
 if TYPE_CHECKING:
@@ -45,22 +44,11 @@ class Parametrised:
         """The weight, computed without a trace in the model."""
         return self.compute(twin(self.module, Copies()))
 
-    def placeholder(self) -> Tensor | None:
-        """A tensor of the weight's shape and type without values; None where that takes the values."""
-        from torch import empty, empty_like
-
-        if self.like is not None:
-            return empty_like(self.like, device="meta")
-        try:
-            with without_traces(self.inputs):
-                found = self.compute(twin(self.module, Copies("meta")))
-                return empty(found.shape, dtype=found.dtype, device="meta")
-        except Exception:  # code that looks at numbers, or mixes devices
-            return None
-
 
 def parametrised(module: Module) -> list[Parametrised]:
     """The tensors of a module itself, not of its children, that are computed."""
+    if not module._forward_pre_hooks and _PARAMETRIZATIONS not in module._modules:
+        return []
     return [*_of_parametrize(module), *_of_hooks(module)]
 
 
@@ -82,7 +70,22 @@ def _of_parametrize(module: Module) -> Iterator[Parametrised]:
     held = module._modules.get(_PARAMETRIZATIONS)
     for name, parametrizations in held._modules.items() if held is not None else ():
         if isinstance(parametrizations, ParametrizationList):
-            yield Parametrised(name, parametrizations, lambda copied: copied())  # not by the name, which may be cached
+            # Not by the name, which may be cached.
+            yield Parametrised(name, parametrizations, lambda copied: copied(), like=_like(parametrizations))
+
+
+def _like(parametrizations: Any) -> Tensor | None:
+    """What is stored in a weight's shape and type, of a ParametrizationList, where that is known: torch has checked it then."""
+    own = [type(one).__module__ == "torch.nn.utils.parametrizations" for one in parametrizations]
+    like: Tensor | None = None
+    if parametrizations.unsafe:
+        return None
+    if parametrizations.is_tensor:
+        stays = (is_own or not hasattr(one, "right_inverse") for one, is_own in zip(parametrizations, own, strict=True))
+        like = parametrizations.original if all(stays) else None
+    elif all(own) and type(parametrizations[0]).__name__ == "_WeightNorm":
+        like = parametrizations.original1
+    return like
 
 
 def _of_hooks(module: Module) -> Iterator[Parametrised]:
@@ -92,22 +95,18 @@ def _of_hooks(module: Module) -> Iterator[Parametrised]:
     prune = sys.modules.get("torch.nn.utils.prune")  # who prunes has imported it
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
-            stored = (f"{hook.name}_g", f"{hook.name}_v")
-            yield _hooked(module, hook.name, hook.compute_weight, stored, stored[1])
+            yield _hooked(module, hook.name, hook.compute_weight, "v", "g")
         elif isinstance(hook, SpectralNorm):
-            stored = (f"{hook.name}_orig", f"{hook.name}_u", f"{hook.name}_v")
-            yield _hooked(module, hook.name, _without_iteration(hook), stored, stored[0])
+            yield _hooked(module, hook.name, _without_iteration(hook), "orig", "u", "v")
         elif prune is not None and isinstance(hook, prune.BasePruningMethod):
-            name: Any = hook._tensor_name  # type: ignore[attr-defined]
-            stored = (f"{name}_orig", f"{name}_mask")
-            yield _hooked(module, name, hook.apply_mask, stored, stored[0])
+            yield _hooked(module, hook._tensor_name, hook.apply_mask, "orig", "mask")
 
 
 def _without_iteration(hook: Any) -> Callable[[Module], Tensor]:
     return lambda module: hook.compute_weight(module, do_power_iteration=False)
 
 
-def _hooked(
-    module: Module, name: str, compute: Callable[[Module], Tensor], stored: tuple[str, ...], like: str
-) -> Parametrised:
-    return Parametrised(name, module, compute, stored, getattr(module, like))
+def _hooked(module: Module, name: str, compute: Callable[[Module], Tensor], like: str, *others: str) -> Parametrised:
+    """like, others: what follows the weight's name in the names of the tensors that it is computed from; like has its shape."""
+    stored = tuple(f"{name}_{part}" for part in (like, *others))
+    return Parametrised(name, module, compute, stored, getattr(module, stored[0]))

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 
 def is_pretrained(model: object) -> bool:
@@ -13,7 +14,12 @@ def is_pretrained(model: object) -> bool:
     return any(kind.__module__.startswith("transformers.") for kind in type(model).__mro__)
 
 
-def as_saved(model: object, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+# Names as saved, by names in memory, of models that were asked for; of those alone where each tensor is saved as it is. To find
+# out takes the library milliseconds.
+_RENAMED: WeakKeyDictionary[Any, dict[tuple[str, ...], tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def as_saved(model: Any, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state dict by the names under which transformers saves it: since version 5 modules may have others.
 
     What is only renamed is the same tensor. What is stored in another way, as experts that modules hold together, is copied.
@@ -22,9 +28,17 @@ def as_saved(model: object, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     revert = getattr(loading, "revert_weight_conversion", None)
     if revert is None or not is_pretrained(model):
         return state_dict
-    with sys.modules["torch"].no_grad():
-        converted: Mapping[str, Any] = revert(model, dict(state_dict))
-    return converted
+    names = tuple(state_dict)
+    known = _RENAMED.setdefault(model, {})
+    if names not in known:
+        with sys.modules["torch"].no_grad():
+            converted: Mapping[str, Any] = revert(model, dict(state_dict))
+        new_names = {id(tensor): name for name, tensor in converted.items()}
+        tensors = {id(tensor) for tensor in state_dict.values()}
+        if not len(converted) == len(state_dict) == len(tensors) or new_names.keys() != tensors:
+            return converted
+        known[names] = tuple(new_names[id(tensor)] for tensor in state_dict.values())
+    return dict(zip(known[names], state_dict.values(), strict=True))
 
 
 def without_copies(model: object, state_dict: Mapping[str, Any], place: Callable[[Any], Hashable]) -> Mapping[str, Any]:

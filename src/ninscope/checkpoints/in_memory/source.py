@@ -15,6 +15,7 @@ from ninscope.checkpoints.in_memory.held_tensor import HeldTensor
 from ninscope.checkpoints.in_memory.used_weights import held_tensors, inner_model, is_tensor, used_weights
 from ninscope.checkpoints.tensors import Checkpoint, Tensor
 from ninscope.errors import CheckpointError, RequestError
+from ninscope.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,11 @@ class InMemorySource:
 
     def __repr__(self) -> str:
         return f"<model in memory: {self.label}, {len(self.held)} tensors>"
+
+    @property
+    def ranks(self) -> Ranks:
+        """Who holds the model together; each of them has to measure it."""
+        return next((tensor.ranks for tensor in self.held.values() if tensor.is_spread), ALONE)
 
     def revisions(self) -> list[str]:
         return [REVISION]

@@ -6,9 +6,8 @@ holds besides, as a configuration, is shared. `copy.deepcopy` is not used: it wo
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,28 +22,24 @@ def same(tensor: Tensor) -> Tensor:
 
 
 class Copies:
-    """Of a twin with tensors of its own: each is copied once, so that what is tied stays so. device: another one, or None."""
+    """Of a twin with tensors of its own: each is copied once, so that what is tied stays so."""
 
-    def __init__(self, device: str | None = None) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._made: dict[int, tuple[Tensor, Tensor]] = {}  # with the original, whose id no other has while it is here
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        if id(tensor) not in self._made:
-            self._made[id(tensor)] = tensor, self._copy(tensor)
-        return self._made[id(tensor)][1]
-
-    def _copy(self, tensor: Tensor) -> Tensor:
-        from torch import empty_like
         from torch.nn import Parameter
 
-        plain = tensor.detach()
-        copied = plain.clone() if self._device is None else empty_like(plain, device=self._device)
-        return Parameter(copied, requires_grad=False) if isinstance(tensor, Parameter) else copied
+        if id(tensor) not in self._made:
+            copied = tensor.detach().clone()
+            is_parameter = isinstance(tensor, Parameter)
+            self._made[id(tensor)] = tensor, Parameter(copied, requires_grad=False) if is_parameter else copied
+        return self._made[id(tensor)][1]
 
 
 def twin(module: Module, tensor_of: TensorOf = same, child_of: Callable[[Module], Module] | None = None) -> Module:
     """child_of: the twin of a child (default: made in the same way). One that torch has compiled to a script is itself."""
+    from torch import Tensor
     from torch.jit import ScriptModule
 
     made: dict[int, Module] = {}
@@ -54,30 +49,24 @@ def twin(module: Module, tensor_of: TensorOf = same, child_of: Callable[[Module]
             return original
         copied = object.__new__(type(original))  # FSDP2's own __new__ makes another class
         made[id(original)] = copied
-        attributes = {name: _copied(value, tensor_of) for name, value in vars(original).items()}
-        tensors = ("_parameters", "_buffers")
-        attributes |= {
-            kind: {name: None if tensor is None else tensor_of(tensor) for name, tensor in vars(original)[kind].items()}
-            for kind in tensors
-        }
+        attributes = dict(vars(original))
+        for name, value in vars(original).items():
+            if isinstance(value, dict | list | set):
+                attributes[name] = value.copy()
+            elif isinstance(value, Tensor):  # that is no parameter, and no buffer
+                attributes[name] = tensor_of(value)
+        for kind in ("_parameters", "_buffers"):
+            held = attributes[kind].items()
+            attributes[kind] = {name: None if tensor is None else tensor_of(tensor) for name, tensor in held}
+        children = attributes["_modules"].items()
+        attributes["_modules"] = {name: None if one is None else child(one) for name, one in children}
         vars(copied).update(attributes)
-        children = vars(original)["_modules"].items()
-        vars(copied)["_modules"] = {name: None if one is None else child(one) for name, one in children}
         return copied
 
     def inner_twin(original: Module) -> Module:
         return made[id(original)] if id(original) in made else twin_of(original, inner_twin)
 
     return twin_of(module, child_of or inner_twin)
-
-
-def _copied(value: Any, tensor_of: TensorOf) -> Any:
-    """A module's attribute: a container of its own, or a tensor that is no parameter; anything else is shared."""
-    from torch import Tensor
-
-    if isinstance(value, dict | list | set | OrderedDict):
-        return value.copy()
-    return tensor_of(value) if isinstance(value, Tensor) else value
 
 
 def modules_of(module: Module) -> Iterator[Module]:

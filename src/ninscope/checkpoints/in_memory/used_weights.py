@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ninscope.checkpoints.in_memory import adapted as adapters
 from ninscope.checkpoints.in_memory import parametrised as parametrizations
 from ninscope.checkpoints.in_memory.computed import Computation, Results
-from ninscope.checkpoints.in_memory.held_tensor import HeldTensor
+from ninscope.checkpoints.in_memory.held_tensor import HeldTensor, is_sharded
 from ninscope.checkpoints.in_memory.saved_names import as_saved, is_pretrained, without_copies
 from ninscope.checkpoints.in_memory.twins import modules_of, twin
 from ninscope.checkpoints.wrapped_names import unwrapped
 from ninscope.errors import CheckpointError
+from ninscope.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,26 +59,23 @@ def inner_model(model: Any) -> Module:
 def used_weights(model: Module) -> UsedWeights:
     """Of a model without wrappers around all of it. Raises CheckpointError (unsupported): what cannot be told of its weights."""
     modules = list(modules_of(model))
-    if any(_is(module, _FSDP1) for module in modules):
+    kinds = {type(module) for module in modules}  # a few, of the many modules of a large model
+    if any(_is(kind, _FSDP1) for kind in kinds):
         raise CheckpointError(
             "unsupported",
             f"{type(model).__name__} is sharded by {_FSDP1}, whose tensors are flat; shard it by fully_shard (FSDP2), or measure "
             "its full state dict (get_model_state_dict of torch.distributed.checkpoint.state_dict, with full_state_dict)",
         )
     adapters.check_adapters(model)
-    if not any(_is_otherwise(module) for module in modules):
+    is_plain = not any(_wrapped_as(kind) or adapters.is_adapted(kind) for kind in kinds)
+    if is_plain and not any(map(parametrizations.parametrised, modules)):
         state: Mapping[str, Any] = _tensors(model.state_dict(keep_vars=True))
         state = unwrapped(state) if is_pretrained(model) else state  # of a wrapper that is not known here
         saved = as_saved(model, without_copies(model, state, place_of))
         return UsedWeights(held_tensors(saved), saved)
-    if any(_is(module, _FSDP2) for module in modules):
+    if any(_is(kind, _FSDP2) for kind in kinds):
         model.state_dict(keep_vars=True)  # it puts shards in their place before, in this model and not in its twin
     return _of_twin(model)
-
-
-def _is_otherwise(module: Module) -> bool:
-    """Whether a module's tensors have other names than those of the model within, or are computed from others."""
-    return _within(module) is not None or adapters.is_adapted(module) or bool(parametrizations.parametrised(module))
 
 
 def _of_twin(model: Module) -> UsedWeights:
@@ -102,8 +100,15 @@ class _Computed:
     results: Results
 
     def value(self) -> Tensor:
-        """Raises CheckpointError."""
-        return self.results.of(self.computation)[self.key]
+        """Raises CheckpointError: unsupported (what is computed is not of the shape and type that its place has)."""
+        found = self.results.of(self.computation)[self.key]
+        if (found.shape, found.dtype) != (self.place.shape, self.place.dtype):
+            raise CheckpointError(
+                "unsupported",
+                f"tensor {self.computation.name} is computed as {found.dtype} {list(found.shape)}, and {self.place.dtype} "
+                f"{list(self.place.shape)} was expected; {self.computation.advice}",
+            )
+        return found
 
 
 Computed = Mapping[int, _Computed]  # by the id of the tensor in its place
@@ -132,7 +137,7 @@ class _PlainTwin:
         inside = _within(module)
         if inside is not None:
             return self.of(inside, name)
-        if adapters.is_adapted(module):
+        if adapters.is_adapted(type(module)):
             inside, adapted = adapters.without_layer(module)
             if adapted is not None:
                 self.adapted.append((name, adapted))
@@ -155,9 +160,8 @@ class _PlainTwin:
             lambda: {"": parametrised.value()},
             parametrizations.ADVICE,
         )
-        place = parametrised.placeholder()
-        if place is None:
-            place = empty_like(self._results.of(computation)[""], device="meta")
+        like = parametrised.like  # else its shape takes its values
+        place = empty_like(self._results.of(computation)[""] if like is None else like, device="meta")
         self._parametrised.append(_Computed(place, computation, "", self._results))
         return place
 
@@ -197,14 +201,24 @@ def held_tensors(tensors: Mapping[str, Any], computed: Computed | None = None) -
     """
     held: dict[str, HeldTensor] = {}
     first: dict[Hashable, HeldTensor] = {}
+    ranks = _ranks_of(tensors)
     for name, tensor in tensors.items():
         _check_shape(name, tensor)
         one = (computed or {}).get(id(tensor))
         place = place_of(tensor) if one is None else ("computed", id(tensor))
         if place not in first:
-            first[place] = HeldTensor(name, tensor, None if one is None else one.value)
+            first[place] = HeldTensor(name, tensor, None if one is None else one.value, ranks)
         held[name] = first[place]
     return held
+
+
+def _ranks_of(tensors: Mapping[str, Any]) -> Ranks:
+    """Who holds a model together; nobody else of one without sharded tensors."""
+    if not any(map(is_sharded, tensors.values())):
+        return ALONE
+    from ninscope.distributed.ranks import ranks_of  # what torch has of ranks, which few models need
+
+    return ranks_of(tensors)
 
 
 def place_of(tensor: Any) -> Hashable:
@@ -213,10 +227,9 @@ def place_of(tensor: Any) -> Hashable:
         return object()
     try:
         address = tensor.data_ptr()
-        layout = (str(tensor.device), str(tensor.dtype), address, tuple(tensor.shape), tuple(tensor.stride()))
+        return (address, tensor.device, tensor.dtype, tensor.shape, tensor.stride()) if address else id(tensor)
     except RuntimeError:  # of what has no memory of its own
-        address = 0
-    return layout if address else id(tensor)
+        return id(tensor)
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,15 +252,15 @@ def _check_shape(name: str, tensor: Any) -> None:
 
 def _within(module: Any) -> Module | None:
     """The module inside a wrapper; None of what is none."""
-    for kind, name in _WRAPPERS.items():
-        if _is(module, kind):
-            inside: Module | None = module._modules.get(name)
-            return inside
-    return None
+    inside: Module | None = module._modules.get(_wrapped_as(type(module)))
+    return inside
 
 
-def _is(module: Any, kind: str) -> bool:
-    """Whether a module is of a class of torch, or of DeepSpeed, that is called so; none needs to be imported for that."""
-    return any(
-        one.__name__ == kind and one.__module__.startswith(("torch.", "deepspeed.")) for one in type(module).__mro__
-    )
+def _wrapped_as(kind: type) -> str | None:
+    """What a class of wrappers calls the module within; None of a class that wraps none."""
+    return next((name for wrapper, name in _WRAPPERS.items() if _is(kind, wrapper)), None)
+
+
+def _is(kind: type, name: str) -> bool:
+    """Whether a class is one of torch, or of DeepSpeed, that is called so; none needs to be imported for that."""
+    return any(one.__name__ == name and one.__module__.startswith(("torch.", "deepspeed.")) for one in kind.__mro__)

@@ -3,12 +3,14 @@
 Counts are integers, so they add in any order; nothing else is added up over processes.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from ninscope.errors import CheckpointError
+
+T = TypeVar("T")
 
 
 class Ranks(Protocol):
@@ -43,3 +45,15 @@ class _Alone:
 
 
 ALONE: Ranks = _Alone()
+
+
+def on_all_ranks(ranks: Ranks, make: Callable[[], T]) -> T:
+    """What each rank makes for itself. Raises CheckpointError, on every rank, where one of them has an error."""
+    made: list[T] = []
+    error = None
+    try:
+        made.append(make())
+    except CheckpointError as raised:
+        error = raised
+    ranks.added([], error)
+    return made[0]
