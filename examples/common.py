@@ -43,7 +43,7 @@ def draw(run: Any, losses: Mapping[int, float], file: Path) -> None:
     run: of `ninscope.open_run`. losses: by step.
     """
     measured, controls = run.table("emergence"), run.table("controls")
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="tight")
     ((growth, regularity), (loss, width)) = figure.subplots(2, 2)
     growth.plot(measured["step"], measured["emergence"], label="E")
     growth.plot(controls["step"], controls["emergence_growth"], "--", label="from growth of norms alone")

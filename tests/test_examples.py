@@ -15,7 +15,7 @@ import ninscope
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-STEPS = 8
+STEPS = 4
 LINE_BLUE = (31, 119, 180)  # of matplotlib's first line
 
 
@@ -66,7 +66,7 @@ def test_rows_are_what_the_saved_checkpoints_say(tmp_path, name, checkpoints, re
     printed = run_example(name, out)
     chosen = {key: getattr(module_of(name.removesuffix(".py")), constant) for key, constant in reading.items()}
     saved = ninscope.measure_all(out / checkpoints, **chosen)
-    assert [row.step for row in saved] == [0, 4, 8]
+    assert [row.step for row in saved] == [0, STEPS]
     assert all(row.status == "ok" for row in saved)
     rows = ninscope.open_run(out / "ninscope").table("emergence").set_index("step")
     assert rows.index.tolist() == list(range(STEPS + 1))
@@ -76,7 +76,7 @@ def test_rows_are_what_the_saved_checkpoints_say(tmp_path, name, checkpoints, re
         )
     assert saved[-1].emergence != 0  # it trained
     assert_drawn(out / "emergence.png")
-    line = "3 of 3 checkpoints: alpha0, w and E are those that were measured while training, bit for bit"
+    line = "2 of 2 checkpoints: alpha0, w and E are those that were measured while training, bit for bit"
     assert printed.splitlines()[-1] == line
 
 
