@@ -244,7 +244,7 @@ def a_grid_of_one_weight(rng):
 
 @case
 def ten_thousand_radii(rng):
-    for dtype, nodes_first in (("F32", False), ("F16", True), ("BF16", False)):
+    for dtype, nodes_first in (("F32", False), ("F16", True)):
         values = torch.from_numpy(10 ** rng.uniform(-4.1, 0.1, (80, 1))).to(TYPES[dtype])
         assert_counted(
             values.T if nodes_first else values, IntegerRadii(max_distance=10_000.0), nodes_first=nodes_first
@@ -340,7 +340,7 @@ def a_tally_of_several_matrices(rng):
 @case
 def counts_that_do_not_fit_at_once(rng):
     with mock.patch.object(cuda_engine, "PIECE_BYTES", 8 * 15 * 2):
-        assert_counted(weights(rng, "F16", 20, 5))
+        assert_counted(weights(rng, "F16", 20, 3))
         assert_counted(weights(rng, "F16", 20, 3).T.contiguous(), nodes_first=True)
 
 
@@ -391,10 +391,10 @@ def squares_of_what_is_not_finite(rng, dtype):
 @case
 def squares_of_several_matrices_and_blocks(rng):
     together = DeviceSquares(2, "cpu")
-    first, second = weights(rng, "F32", 60, 20), weights(rng, "F16", 10, 4)
+    first, second = weights(rng, "F32", 60, 12), weights(rng, "F16", 10, 4)
     with many_blocks():
-        together.add(1, first[:, :11])
-        together.add(1, first[:, 11:])
+        together.add(1, first[:, :7])
+        together.add(1, first[:, 7:])
         together.add(0, second)
     np.testing.assert_array_equal(together.sums(), np.stack([plain_squares(second), plain_squares(first)]))
 
@@ -407,7 +407,7 @@ def on_a_device() -> Iterator[None]:
 
 
 def small_model(rng: np.random.Generator, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    shapes = {"0.weight": (12, 5), "1.weight": (4, 12)}
+    shapes = {"0.weight": (11, 4), "1.weight": (3, 11)}
     return {name: torch.from_numpy(rng.normal(0, 0.3, shape)).to(dtype) for name, shape in shapes.items()}
 
 
@@ -419,7 +419,7 @@ def network_of(model: dict[str, torch.Tensor]) -> NeuronNetwork:
 @case
 def a_model_on_a_device_is_measured_there(rng):
     asked = {"max_distance": 9.0, "min_degree": 2}
-    for dtype in (*TYPES.values(), torch.float64):
+    for dtype in (torch.float16, torch.float32, torch.float64):
         model = small_model(rng, dtype)
         expected = ninscope.measure(model, **asked)
         assert math.isfinite(expected.alpha0)
