@@ -297,7 +297,7 @@ def test_rows_that_are_not_ok(tmp_path):
 
 
 def test_a_model_that_does_not_change_keeps_its_e(tmp_path):
-    """Equal weights at two steps are no fault here (a rate that begins at 0), be it the baseline: E is given, and a note says so."""
+    """Equal weights at two steps are no fault here (a rate that begins at 0): E is given, and a note says so."""
     same = [replace(result(512), step=step) for step in (512, 600)]
     frozen = replace(result(0), step=1, readings=result(0).readings, status="duplicate")
     record(tmp_path / "mine", result(0), frozen, *same)
