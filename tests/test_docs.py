@@ -65,7 +65,9 @@ FOLLOWED = (
     "docs/howto/own-training-loop.md",
     "docs/training.md",
 )
-SCRIPT = re.compile(r"# \w+\.py\n")  # begins what is a file of its own: tests/distributed/test_training_page.py runs these
+SCRIPT = re.compile(
+    r"# \w+\.py\n"
+)  # begins what is a file of its own: tests/distributed/test_training_page.py runs these
 # Commands that are not run as they stand, each with its reason. All are parsed: an option that is not there fails.
 ONLY_PARSED = {
     "ninscope run dags/pythia.toml --dry-run": "asks the Hub for 154 revisions of every size; the file is loaded",

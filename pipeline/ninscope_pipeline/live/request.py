@@ -92,7 +92,8 @@ def dag_of(described: Mapping[str, Any], baseline: int | None = None) -> Dag:
         "name": described["name"],
         "models": [model | {"baseline": baseline} if baseline else model],  # of step 0 anyway
         "analysis": dict(described["analysis"]),
-        "emergence": {"trust_unlike_counts": described["trust_unlike_counts"]},
+        # Equal weights at two steps are no fault of a copy here: a rate that begins at 0 leaves them as they are.
+        "emergence": {"trust_duplicates": True, "trust_unlike_counts": described["trust_unlike_counts"]},
         "weights": {"changes": False},
         "controls": {"seed": described["seed"]} if described["controls"] else None,
         "architecture": described["architecture"],
