@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ninscope.integrations import EmergenceCallback
 
@@ -69,6 +69,7 @@ def _train(
     clock = _Clock()
     windows = _Windows(batch * steps, context, vocabulary)
     trainer = Trainer(model, arguments, train_dataset=windows, callbacks=[*callbacks, clock])
+    trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()
     trainer.train()
     return time.perf_counter() - start, clock.seconds
