@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 # Tests and benchmarks start many processes, each of which would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test soak mutants lint docs bench gpu comparison suite study laboratory figures clean help
+.PHONY: demo check test soak mutants lint docs bench gpu comparison examples suite study laboratory figures clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -87,6 +87,11 @@ comparison: $(VENV)/tools
 	$(BIN)/python -m benchmarks.comparison
 	$(BIN)/python docs/draw_figures.py
 
+#   make examples   train three small models, measured while they train (three minutes on two cores); what is in runs/ is not made again
+examples: $(VENV)/tools
+	for way in with_trainer with_lightning plain_loop; do \
+		test -e runs/example-$$way || $(BIN)/python examples/train_$$way.py --out runs/example-$$way || exit; done
+
 #   make suite   train the suites in data/ again (about an hour on two cores)
 suite: $(VENV)/tools
 	$(BIN)/python data/train_stdlib_neox.py --out data/stdlib-neox-500k --force
@@ -116,7 +121,7 @@ laboratory: $(VENV)/tools
 	$(BIN)/python docs/collect_polysemanticity.py runs/polysemanticity --neurons runs/polysemanticity-neurons
 
 #   make figures   draw the figures of the README and of docs/ again
-figures: demo laboratory
+figures: demo laboratory examples
 	$(BIN)/ninscope bias data/stdlib-neox-500k --figure docs/figures/bias-stdlib-neox-500k.png
 	for dag in parts controls ablations diffusion memel neurons docs/figures/scaling.toml; do $(BIN)/ninscope run $$dag || exit; done
 	$(BIN)/python -m benchmarks.shapes 160m runs/init-160m/step0

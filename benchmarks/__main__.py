@@ -287,6 +287,14 @@ def trained(folder: Path, blocks: int, width: int):
         yield from trainers(folder, blocks, width)
 
 
+def training(folder: Path, small: bool):
+    """The callback of a training, where torch, transformers and accelerate are installed."""
+    if all(map(importlib.util.find_spec, ("torch", "transformers", "accelerate"))):
+        from benchmarks import training as measured
+
+        yield from measured.training(folder, *(("tiny", 2, 16, 2, 1) if small else ("14m", 8, 256, 100, 2)))
+
+
 def imports():
     """Import time of the package and of its core, against Python's and numpy's own."""
     bare = in_new_process("import numpy\nresult = 0\n", anew=True)
@@ -350,6 +358,7 @@ def main() -> None:
             held(folder, *(("tiny", 2) if small else ("70m", 25))),
             sharded(folder, "tiny" if small else "6.9b"),
             trained(folder, *((2, 256) if small else (16, 1024))),
+            training(folder, small),
             memel((4, 16, 64) if small else (32, 128, 768), 3 if small else 30),
             universal(*(((1, 16), 1, 2) if small else ((6, 512), 8, 5))),
             polysemanticity(folder, small),

@@ -4,6 +4,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,12 +26,10 @@ def in_memory(folder: Path, shape: str, runs: int) -> Iterator[Row]:
         model = _model(shape).to(dtype)
         file = folder / f"in-memory-{shape}-{dtype}" / "step0"
         model.save_pretrained(file)
-        held, read = _in_turn(
-            [lambda model=model: ninscope.measure(model), lambda file=file: ninscope.measure(file)], runs
-        )
+        held, read, ratio = _in_turn(partial(ninscope.measure, model), partial(ninscope.measure, file), runs)
         name = f"measure of a model in memory, {shape} shape, {str(dtype).removeprefix('torch.')}"
         beside = f"its file from the page cache {read * 1e3:.0f} ms; wanted: 1.1 times"
-        yield name, held * 1e3, "ms", beside, held / read
+        yield name, held * 1e3, "ms", beside, ratio
 
 
 def adapted(shape: str, runs: int) -> Iterator[Row]:
@@ -42,9 +41,9 @@ def adapted(shape: str, runs: int) -> Iterator[Row]:
         warnings.simplefilter("ignore")  # of a base without a name
         model, merged = (get_peft_model(_model(shape), options) for _ in range(2))
         merged = merged.merge_and_unload()
-    held, alone = _in_turn([lambda: ninscope.measure(model), lambda: ninscope.measure(merged)], runs)
+    held, alone, ratio = _in_turn(partial(ninscope.measure, model), partial(ninscope.measure, merged), runs)
     name = f"measure of a model in memory with LoRA, {shape} shape, float32"
-    yield name, held * 1e3, "ms", f"the merged model {alone * 1e3:.0f} ms", held / alone
+    yield name, held * 1e3, "ms", f"the merged model {alone * 1e3:.0f} ms", ratio
 
 
 def _model(shape: str) -> transformers.PreTrainedModel:
@@ -60,13 +59,17 @@ def _model(shape: str) -> transformers.PreTrainedModel:
     return transformers.GPTNeoXForCausalLM(config)
 
 
-def _in_turn(works: list[Callable[[], object]], runs: int) -> list[float]:
-    """Median seconds of each, taken in turn, first now the one and now the other, after one run that warms caches and compiles."""
-    seconds: list[list[float]] = [[] for _ in works]
+def _in_turn(work: Callable[[], object], other: Callable[[], object], runs: int) -> tuple[float, float, float]:
+    """Median seconds of each, and the median of their ratio in each of some turns, so that both had what load there was.
+
+    Now the one is first and now the other, after one turn that warms caches and compiles.
+    """
+    seconds: list[list[float]] = [[], []]
     for number in range(runs + 1):
-        for place in (range(len(works)), reversed(range(len(works))))[number % 2]:
+        for place in (0, 1) if number % 2 else (1, 0):
             start = time.perf_counter()
-            works[place]()
+            (work, other)[place]()
             if number:
                 seconds[place].append(time.perf_counter() - start)
-    return [statistics.median(each) for each in seconds]
+    ratio = statistics.median(one / another for one, another in zip(*seconds, strict=True))
+    return statistics.median(seconds[0]), statistics.median(seconds[1]), ratio

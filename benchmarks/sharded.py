@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.shapes import SHAPES, write_empty_checkpoint
 from ninscope.checkpoints.source import open_source
-from ninscope.distributed.packing import Packing, largest_counts
+from ninscope.distributed.packing import Packing, facts_of
 from ninscope.multifractal.boxes import column_histogram
 from ninscope.networks.bin_table import bin_table
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
@@ -99,10 +99,19 @@ def _bytes_of_layer(layer: tuple[Chunks, bool], arrays: Sequence[Sequence[float]
             np.stack([_of_rank(chunks[factor], number, ranks, by_nodes and way != "FSDP") for factor in readings])
             for number in range(ranks)
         ]
-        bounds = sum(largest_counts([counts]) for counts in of_ranks)
-        packed = Packing([of_ranks[0]], bounds).packed()
-        total += packed.nbytes + bounds.nbytes + 8 * ranks + 8 * of_ranks[0].shape[1]
+        total += sum(array.nbytes for array in _added(of_ranks)) + 8 * ranks + 8 * of_ranks[0].shape[1]
     return total
+
+
+def _added(of_ranks: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """All that a rank adds to have the sum of counts."""
+    facts = np.sum([facts_of([counts]) for counts in of_ranks], axis=0)
+    packings = [Packing([counts], facts) for counts in of_ranks]
+    words = np.sum([packing.words() for packing in packings], axis=0)
+    packings[0].take(words)
+    yield from (facts, words)
+    if packings[0].is_doubtful:
+        yield packings[0].words_again()
 
 
 def _of_rank(chunks: Sequence[np.ndarray], number: int, ranks: int, by_nodes: bool) -> np.ndarray:

@@ -63,6 +63,9 @@ OF_RUNS = {
     },
 }  # fmt: skip
 
+# Of scripts in examples/, by its name in docs/figures: the file in the folder of runs.
+OF_EXAMPLES = {"training-trainer.png": "example-with_trainer/emergence.png"}
+
 
 def small(picture: bytes) -> bytes:
     """A PNG with a palette; 255 colours, or as many of 128, 64 and 32 as the limit allows, and if need be at 70 % of its size."""
@@ -102,6 +105,8 @@ def drawn() -> Iterator[tuple[str, bytes]]:
 def draw(runs: Path) -> None:
     for name, (run, figure) in OF_RUNS.items():
         (FIGURES / name).write_bytes(small((runs / run / "figures" / figure).read_bytes()))
+    for name, file in OF_EXAMPLES.items():
+        (FIGURES / name).write_bytes(small((runs / file).read_bytes()))
     for name, picture in drawn():
         (FIGURES / name).write_bytes(small(picture))
 

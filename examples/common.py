@@ -49,7 +49,7 @@ def draw(run: Any, losses: Mapping[int, float], file: Path) -> None:
     growth.plot(controls["step"], controls["emergence_growth"], "--", label="from growth of norms alone")
     growth.plot(controls["step"], controls["emergence_fixed"], ":", label="at the norms of step 0")
     growth.set_ylabel("degree of emergence E")
-    growth.legend()
+    figure.legend(loc="outside upper center", ncols=3)  # of all lines that have a label
     regularity.plot(measured["step"], measured["alpha0"])
     regularity.set_ylabel(r"regularity $\alpha_0$")
     width.plot(measured["step"], measured["width"])

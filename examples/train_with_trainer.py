@@ -63,7 +63,6 @@ def main() -> None:
         weight_decay=0.1,
         adam_beta2=0.95,
         lr_scheduler_type="cosine",
-        warmup_steps=20,
         logging_steps=options.every,
         save_steps=options.save_every,
         report_to="none",  # "tensorboard", "wandb", ... have it too

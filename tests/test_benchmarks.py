@@ -59,6 +59,7 @@ def test_small_benchmarks_run():
                 "measures of one pass, 64 tokens",
                 "memory of the measures, tiny shape",
                 "memory with four times the tokens",
+                "Trainer, tiny shape",
             ]
             if importlib.util.find_spec("transformers")
             else []

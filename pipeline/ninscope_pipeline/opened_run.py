@@ -21,7 +21,8 @@ from ninscope.report.analysis_rows import of_analysis
 from ninscope.shown import Shown
 from ninscope.wording import outer_names
 from ninscope_pipeline.joined_measures import joined_measures
-from ninscope_pipeline.live.state import TrainingState, bring_up_to_date, read_again, training_state
+from ninscope_pipeline.live.readers import bring_up_to_date
+from ninscope_pipeline.live.state import TrainingState, read_again, training_state
 from ninscope_pipeline.request.analyses import DEFAULT, EXACT, NETWORK, SAMPLED, named
 from ninscope_pipeline.request.dagfile import dag_written_in
 from ninscope_pipeline.run_folders import folders_in, is_run_folder, not_a_run

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ninscope.errors import RequestError, printable
 from ninscope.wording import of_number
-from ninscope_pipeline.live.state import bring_up_to_date
+from ninscope_pipeline.live.readers import bring_up_to_date
 from ninscope_pipeline.output_files import appearing_whole, why_no_output
 from ninscope_pipeline.querying import Query, Rows, query_over
 from ninscope_pipeline.run_folders import name_of, run_path

@@ -8,6 +8,7 @@ from held_models import assert_equal, in_memory, on_disk
 import ninscope
 from ninscope.checkpoints.held_pieces import held_pieces
 from ninscope.checkpoints.in_memory import REVISION, in_memory_source
+from ninscope.checkpoints.in_memory.computed import Computation
 from ninscope.errors import CheckpointError
 from ninscope.exact.bands import BAND_BYTES
 
@@ -171,6 +172,14 @@ def test_a_copy_under_another_name_is_computed_once(tmp_path):
     assert found.alpha0 == ninscope.measure(saved(model, tmp_path), min_degree=0).alpha0
 
 
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_none_is_computed_to_know_its_shape_but_where_only_that_tells(monkeypatch, name):
+    computed = []
+    monkeypatch.setattr(Computation, "results", lambda self: computed.append(self.name) or {"": torch.zeros(20, 24)})
+    in_memory_source(made(name))
+    assert bool(computed) == (name in ("of two tensors", "of another shape"))
+
+
 class Counted(torch.nn.Module):
     asked = 0
 
@@ -230,6 +239,16 @@ class TestRefused:
         model = torch.nn.Sequential(registered(Growing)(torch.nn.Linear(8, 8)))
         model[0].parametrizations.weight[0].times = 2
         match = r"tensor 0\.weight is computed as torch\.float32 \[16, 8\], and torch\.float32 \[8, 8\] was expected; remove"
+        with pytest.raises(CheckpointError, match=match):
+            ninscope.measure(model)
+
+    def test_what_lies_on_several_ranks(self):
+        """The class of what ranks share is told by its name."""
+        shared = type("DTensor", (torch.Tensor,), {})
+        model = torch.nn.Sequential(new.weight_norm(torch.nn.Linear(8, 8)))
+        held = model[0].parametrizations.weight
+        held._parameters["original1"] = held.original1.detach().as_subclass(shared)
+        match = r"tensor 0\.weight is computed from tensors that lie on several ranks; remove the .*, or gather them$"
         with pytest.raises(CheckpointError, match=match):
             ninscope.measure(model)
 

@@ -4,6 +4,7 @@ One process imports what scripts import and then forks two ranks for each, one s
 than the work. What rank 0 prints stands in SCRIPT.txt; the ranks' exit code is this one's.
 """
 
+import contextlib
 import os
 import runpy
 import socket
@@ -37,14 +38,13 @@ def forked(script: Path, rank: int, port: int) -> int:
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_WORLD_SIZE": str(RANKS),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-        if rank == 0:
-            sys.stdout = script.with_suffix(".txt").open("w", encoding="utf-8")
-        runpy.run_path(str(script), run_name="__main__")
+        place = script.with_suffix(".txt") if rank == 0 else Path(os.devnull)
+        with open(place, "w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
+            runpy.run_path(str(script), run_name="__main__")
         ended = 0
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
         os._exit(ended)
 
 

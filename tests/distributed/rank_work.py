@@ -34,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 import ninscope
 from ninscope.checkpoints.held_pieces import HeldPiece
 from ninscope.checkpoints.in_memory import in_memory_source
-from ninscope.distributed.packing import Packing, largest_counts
+from ninscope.distributed.packing import Packing, facts_of
 from ninscope.distributed.ranks import TorchRanks, leads, ranks_of
 from ninscope.distributed.shards import Share, check_same_model, live_tensors, pieces_of
 from ninscope.errors import CheckpointError
@@ -528,6 +528,7 @@ def counts(rank: int, size: int) -> list[np.ndarray]:
     """Counts as layers have them: few in most columns, nodes of one rank alone, none at all; and sums of any sign."""
     generator = np.random.default_rng(rank)
     many = generator.poisson(generator.uniform(0, 40, 37), (600, 37)).astype(np.int32)
+    many[[5, 555], [3, 30]] = 1100 if rank == 0 else 3  # more than is likely
     alone = np.where(np.arange(700)[:, None] * size // 700 == rank, generator.integers(0, 9, (700, 11)), 0).astype(
         np.int32
     )
@@ -598,9 +599,8 @@ def main(folder: Path) -> int:
     global WHOLE
     WHOLE = Whole()
     arrays = counts(0, 2)
-    Packing(arrays, largest_counts(arrays)).unpacked(
-        Packing(arrays, largest_counts(arrays)).packed()
-    )  # loads the kernels
+    packing = Packing(arrays, facts_of(arrays))
+    packing.take(packing.words())  # loads the kernels
     gc.freeze()
     for world, cases in WORLDS.items():
         children = [child for rank in range(world) if (child := _forked(folder, world, rank, cases))]

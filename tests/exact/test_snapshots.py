@@ -141,6 +141,15 @@ def test_without_sums_there_is_no_deviation(trained):
         bare.nulls(["gaussian"])
 
 
+def test_of_f64_no_sums_are_kept(tmp_path):
+    """Theirs would be sums of other weights: they are taken of float32."""
+    source = write_checkpoint(tmp_path / "step0", neox_tensors(1, 16, 2, seed=0, dtype=np.float64))
+    kept = snapshot(source)
+    assert kept.measure().alpha0 == ninscope.measure(source, exact=True).alpha0
+    with pytest.raises(RequestError, match="were not kept"):
+        kept.nulls(["analytic"])
+
+
 def test_the_deviation_of_known_weights():
     """Of weights -a, a, a, a it is sqrt(3) a / 2, of 1, 2, 3, 4 sqrt(5) / 2; a subnormal number is one too."""
     from ninscope.exact.snapshots import SnapshotMatrix

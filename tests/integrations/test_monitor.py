@@ -289,17 +289,18 @@ def test_the_first_step_that_can_be_measured_is_the_baseline(weights, rng):
     assert monitor.update(2).emergence not in (0, math.nan)
 
 
-def test_weights_that_do_not_move_are_duplicates(weights, rng):
+def test_weights_that_do_not_move(weights, rng):
+    """A warm-up whose first rate is 0, or a frozen model: nothing is wrong, and the row says so."""
     monitor = EmergenceMonitor(weights, every=1)
     monitor.update(0)
     row = monitor.update(1)
-    assert row.status == "duplicate"
-    assert "no E: the same weights as step0, nothing was learned in between" in row.message
-    assert math.isnan(row.emergence)
-    assert row.alpha0 == monitor.rows[0].alpha0
-    assert row.controls["alpha0_unit"] == monitor.rows[0].controls["alpha0_unit"]
+    assert (row.status, row.emergence) == ("ok", 0)
+    assert "the same weights as step0" in row.message
+    assert row.controls["emergence_growth"] == row.controls["emergence_fixed"] == 0
     weights["layers.1.weight"][0, 0] = np.nextafter(weights["layers.1.weight"][0, 0], np.float32(9))
-    assert monitor.update(2).status == "ok"
+    assert "the same weights" not in monitor.update(2).message
+    assert "the same weights as step2" in monitor.update(3).message
+    assert monitor.rows[3].emergence == monitor.rows[2].emergence
 
 
 def test_a_model_without_weights_is_told_once(warned):
@@ -556,12 +557,11 @@ def test_the_same_weights_as_in_an_earlier_session(weights, rng, kept, tmp_path)
     first.finish()
     kept.next_session()
     second = EmergenceMonitor(weights, every=1, log=tmp_path / "mine")
-    assert second.update(1).status == "ok"
+    assert "the same weights" not in second.update(1).message
     row = second.update(2)
-    assert row.status == "duplicate"
+    assert (row.status, row.emergence) == ("ok", second.rows[0].emergence)
     assert "the same weights as step1" in row.message
     assert set(kept.results[-1].readings) == {"unit", "shuffled", "fixed", "growth"}
-    assert "emergence_growth" not in row.controls
 
 
 def test_a_folder_in_which_the_baseline_cannot_be_kept(weights, rng, kept, tmp_path, warned):

@@ -296,25 +296,22 @@ def test_rows_that_are_not_ok(tmp_path):
     assert table(tmp_path / "mine", "checkpoints").loc[64, "status"] == "ok"
 
 
-def test_a_model_that_does_not_change_has_no_e(tmp_path):
-    """Steps with the same weights are duplicates, as in any run: the baseline's falsify all E, others their own."""
+def test_a_model_that_does_not_change_keeps_its_e(tmp_path):
+    """Equal weights at two steps are no fault here (a rate that begins at 0): E is given, and a note says so."""
     same = [replace(result(512), step=step) for step in (512, 600)]
-    live = LiveRun(tmp_path / "mine", asked())
-    for one in (result(0), *same):
-        live.add(one)
+    frozen = replace(result(0), step=1, readings=result(0).readings, status="duplicate")
+    record(tmp_path / "mine", result(0), frozen, *same)
     emerged = table(tmp_path / "mine", "emergence").query("part == 'all'")
-    assert emerged["status"].tolist() == ["ok", "duplicate", "duplicate"]
-    assert emerged["emergence"].isna().tolist() == [False, True, True]
-    assert "the same weights as step600" in emerged.loc[512, "message"]
+    assert emerged["status"].tolist() == ["ok"] * 4
+    own = emerged["emergence"]
+    assert (own.loc[0], own.loc[1]) == (0, 0)
+    assert own.loc[512] == own.loc[600] != 0
+    notes = table(tmp_path / "mine", "checkpoints")["message"]
+    assert notes.loc[1] == "trusted: the same weights as step0"
+    assert notes.loc[512] == "trusted: the same weights as step600"
     controls = table(tmp_path / "mine", "controls")
     assert (controls["status"] == "ok").all()
-    assert controls["emergence_growth"].isna().tolist() == [False, True, True]
-    assert controls["structure"].notna().all()
-    live.add(replace(result(0), step=700))
-    emerged = table(tmp_path / "mine", "emergence").query("part == 'all'")
-    assert emerged["emergence"].isna().all()
-    assert "the baseline step0 is a duplicate" in emerged.loc[512, "message"]
-    live.finish()
+    assert controls.loc[512, "emergence_growth"] == controls.loc[600, "emergence_growth"]
 
 
 def test_a_model_that_is_wired_otherwise_from_some_step_on(tmp_path):
@@ -505,14 +502,6 @@ def test_a_result_that_says_nothing(wrong):
         replace(result(0), **wrong)
 
 
-def test_a_dag_file_asks_for_no_snapshots(tmp_path):
-    path = dag_file(tmp_path)
-    path.write_text(path.read_text() + "[snapshots]\n")
-    refused = command("run", path, "--runs-dir", tmp_path)
-    assert refused.code == 2
-    assert "[snapshots] are what a training keeps while it is measured" in refused.err
-
-
 # --- requests as DAG files
 
 
@@ -528,7 +517,7 @@ def test_a_dag_file_asks_for_no_snapshots(tmp_path):
 )
 def test_a_request_is_a_dag_file(parameters):
     described = json.loads(json.dumps(asked(parameters=parameters).described()))
-    (analysis,) = dag_of(described, 12, True).analyses()
+    (analysis,) = dag_of(described, 12).analyses()
     assert repr(analysis.parameters) == repr(parameters)
     np.testing.assert_array_equal(analysis.parameters.q, parameters.q)
     assert analysis.parameters.architecture == parameters.architecture

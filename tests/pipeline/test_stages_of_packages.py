@@ -123,7 +123,7 @@ def test_the_stages_that_ship_are_listed_once_in_the_order_in_which_they_run(pac
     packages()
     assert list(registry.stages()) == [
         "nin", "spectra", "ranges", "parts", "exact", "weights", "weight_changes", "singular_values", "nulls", "controls",
-        "scaling", "interactions", "finetune", "activations", "neurons", "toy_data", "toy_training", "toy_pruning",
+        "snapshots", "scaling", "interactions", "finetune", "activations", "neurons", "toy_data", "toy_training", "toy_pruning",
         "polysemanticity", "toy_neurons", "emergence", "correlations",
     ]  # fmt: skip
     assert registry.stages()["nin"] is NETWORK

@@ -93,12 +93,13 @@ class LiveRecord:
     @cached_property
     def dag(self) -> Dag:
         """The DAG file that asks for what there is."""
-        return dag_of(self.asked, self.baseline, any(row.snapshot for row in self.rows.values()))
+        return dag_of(self.asked, self.baseline)
 
     def located(self) -> list[Located]:
         """The steps as checkpoints of a run, in their order, audited beside each other as any are."""
         baseline = STEP_0 if self.baseline is None else Baseline(self.baseline)
-        located = audit_revisions([self.located_row(row) for row in self.in_order], baseline=baseline)
+        rows = [self.located_row(row) for row in self.in_order]
+        located = audit_revisions(rows, baseline=baseline, trust_duplicates=self.dag.emergence.trust_duplicates)
         notes = _notes(self.in_order)
         return [
             replace(one, unsure=joined_clauses(one.unsure, notes.get(one.revision, ""))) if one.ok else one

@@ -4,16 +4,14 @@ import os
 from collections.abc import Mapping
 
 from ninscope.errors import RequestError
-from ninscope.exact.controls import SHUFFLED, UNIT
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.failure_log import FailureLog
 from ninscope_pipeline.figures import figures_key
 from ninscope_pipeline.live.record import LiveRecord, digest_of, read_record
-from ninscope_pipeline.located import Located
 from ninscope_pipeline.outcome import Outcome
 from ninscope_pipeline.plan import Plan, Request, jobs_to_run, make_plan
 from ninscope_pipeline.result_files import write_down, write_results
-from ninscope_pipeline.stages.controls import CONTROLS, artefact_of_readings, controls_key, stored_readings
+from ninscope_pipeline.stages.controls import CONTROLS
 from ninscope_pipeline.stages.exact import EXACT
 from ninscope_pipeline.stages.registry import stages
 from ninscope_pipeline.stages.snapshots import SNAPSHOTS
@@ -31,7 +29,7 @@ _GONE = Outcome("missing", "its stored result is damaged or gone, and only the t
 
 
 def refresh_for_reader(folder: RunFolder, figures: bool) -> None:
-    """`state.bring_up_to_date` of a training's folder."""
+    """`readers.bring_up_to_date` of a training's folder."""
     if _is_up_to_date(folder, figures) or not os.access(folder.root, os.W_OK):
         return
     try:
@@ -73,7 +71,6 @@ def _refreshed(
     """What became of what was made now. thorough: every artefact is read, and removed where it is damaged."""
     store, before = ArtefactStore(folder), folder.read_plan()
     located = record.located()
-    _keep_readings_alone(store, record, located)
     plan = make_plan(record.dag, located, ((),), folder, thorough)
     for stage, key in plan.moved:
         store.restamp(stage, key)
@@ -87,26 +84,6 @@ def _refreshed(
     write_plan(folder, request, record, recorded)
     _remove_superseded(store, before, folder.read_plan())
     return outcomes
-
-
-def _keep_readings_alone(store: ArtefactStore, record: LiveRecord, located: list[Located]) -> None:
-    """Controls without a baseline, of steps that have turned out to have no E since they were measured with one.
-
-    Such a step turns out to be a duplicate of a later one, and then a run asks for its controls by themselves.
-    """
-    section = record.dag.section(CONTROLS)
-    start = next((one for one in located if one.is_baseline and one.ok), None)
-    if section is None or start is None:
-        return
-    parameters = record.dag.analyses()[0].parameters
-    for one in located:
-        if not one.ok or one.is_baseline or not one.no_emergence:
-            continue
-        alone, compared = (controls_key(of, parameters, section) for of in ([one], [one, start]))
-        if not store.has(CONTROLS.name, alone) and store.has(CONTROLS.name, compared):
-            readings, _ = stored_readings(store.read(CONTROLS.name, compared))
-            own = {name: reading for name, reading in readings.items() if name in (UNIT, SHUFFLED)}
-            store.write(CONTROLS.name, alone, artefact_of_readings(own))
 
 
 def _lost(request: Request, record: LiveRecord, store: ArtefactStore) -> dict[JobId, Outcome]:
@@ -130,13 +107,10 @@ def _told(job: Job, record: LiveRecord) -> Outcome:
 def write_plan(folder: RunFolder, request: Request, record: LiveRecord, recorded: str) -> None:
     """run.toml and plan.json. recorded: digest of the record that the tables are of."""
     plan = Plan(request)
-    kept = {row.revision for row in record.rows.values() if row.snapshot}
-    snapshots = {
-        job.key for job in request.jobs_of(SNAPSHOTS.name) if job.checkpoint and job.checkpoint.revision in kept
-    }
-    keys = {stage: keys for stage, keys in plan.keys().items() if stage in _WRITTEN}
-    if SNAPSHOTS.name in keys:
-        keys[SNAPSHOTS.name] = sorted(snapshots)
+    kept = {row.step for row in record.rows.values() if row.snapshot}
+    snapshots = [job for job in request.jobs_of(SNAPSHOTS.name) if job.checkpoint and job.checkpoint.step in kept]
+    keys = plan.keys() | {SNAPSHOTS.name: sorted({job.key for job in snapshots})}
+    keys = {stage: keys[stage] for stage in _WRITTEN if keys.get(stage)}
     about = {"stages": keys, "live": {"record": recorded, "steps": len(record.rows)}}
     write_down(folder, plan, tables_key(request), about=about)
 

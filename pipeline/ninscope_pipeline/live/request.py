@@ -82,7 +82,7 @@ class LiveRequest:
 EXPERIMENT = ("suite", "model", "analysis", "architecture", "controls", "seed")
 
 
-def dag_of(described: Mapping[str, Any], baseline: int | None = None, with_snapshots: bool = False) -> Dag:
+def dag_of(described: Mapping[str, Any], baseline: int | None = None) -> Dag:
     """The DAG file that asks for what a training has recorded. baseline: the step of its first row.
 
     Raises RequestError where no run can ask for that.
@@ -92,10 +92,10 @@ def dag_of(described: Mapping[str, Any], baseline: int | None = None, with_snaps
         "name": described["name"],
         "models": [model | {"baseline": baseline} if baseline else model],  # of step 0 anyway
         "analysis": dict(described["analysis"]),
-        "emergence": {"trust_unlike_counts": described["trust_unlike_counts"]},
+        # Equal weights at two steps are no fault of a copy here: a rate that begins at 0 leaves them as they are.
+        "emergence": {"trust_duplicates": True, "trust_unlike_counts": described["trust_unlike_counts"]},
         "weights": {"changes": False},
         "controls": {"seed": described["seed"]} if described["controls"] else None,
-        "snapshots": {} if described["snapshot"] or with_snapshots else None,
         "architecture": described["architecture"],
     }
     try:

@@ -18,35 +18,23 @@ from ninscope.exact.snapshots import Snapshot, SnapshotMatrix
 from ninscope.parameters import Parameters
 from ninscope_pipeline.located import Located
 from ninscope_pipeline.request.analyses import EXACT as EXACT_METHOD
-from ninscope_pipeline.request.models import TRAINING, Strict
-from ninscope_pipeline.stages.stage import Job, Section, Stage
+from ninscope_pipeline.request.models import TRAINING
+from ninscope_pipeline.stages.stage import Job, Stage
 from ninscope_pipeline.storing.keys import content_key
 from ninscope_pipeline.storing.store import Artefact, ArtefactStore
 
 if TYPE_CHECKING:
     from ninscope_pipeline.plan import Request
-    from ninscope_pipeline.request.dagfile import Dag
-
-
-class SnapshotsSection(Strict):
-    """[snapshots]: of a training, which keeps one of every step that it measures. It has no keys."""
 
 
 class SnapshotsStage(Stage[None]):
     name, title, version = "snapshots", "snapshots", 1
-    section = Section("snapshots", SnapshotsSection | None, None)
-
-    def check(self, dag: "Dag") -> None:
-        if dag.section(self) is not None and any(model.source != TRAINING for model in dag.all_models()):
-            raise ValueError(
-                "[snapshots] are what a training keeps while it is measured (ninscope.integrations, snapshot=True); leave it out, "
-                "since checkpoints can be measured again"
-            )
 
     def jobs(self, request: "Request") -> Iterator[Job[None]]:
-        if request.dag.section(self) is None:
-            return
+        """One of every step of a training, whether it kept any or not."""
         for located in request.checkpoints:
+            if located.source != TRAINING:
+                continue
             analysis = request.job_named(located, EXACT_METHOD)
             if analysis is not None and analysis.key and request.outcome(analysis).ok:
                 key = snapshot_key(located, analysis.work.parameters)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ninscope.distributed.packing import Packing, largest_counts
+from ninscope.distributed.packing import Packing, facts_of
 from ninscope.distributed.shards import holders
 from ninscope.errors import MAX_MESSAGE, CheckpointError, RequestError
 from ninscope.ranks import ALONE, Ranks
@@ -51,21 +51,25 @@ class TorchRanks:
         return _device_of(self._group)
 
     def added(self, arrays: Sequence[np.ndarray], error: CheckpointError | None = None) -> list[np.ndarray]:
-        """Two small all_reduces say whether all goes well and how few bits hold each sum, and one brings the sums.
+        """Two small all_reduces say whether all goes well and how few bits will hold each sum, and one brings the sums; another
+        those that were larger than was likely.
 
         Raises CheckpointError: that of the lowest rank that has one; unsupported, where ranks count unlike things.
         """
         if not self._has_group:
             self._group, self._has_group = _group_of(self.members), True
         self._calls += 1
-        largest = np.zeros(0, np.int64)
+        facts = np.zeros(0, np.int64)
         try:
-            largest = largest_counts(arrays)
+            facts = facts_of(arrays)
         except ValueError as fault:  # of this rank; the others wait to hear of it
             error = error or CheckpointError("unsupported", str(fault))
         self._meet(arrays, error)
-        packing = Packing(arrays, self._sum(largest))
-        return packing.unpacked(self._sum(packing.packed()))
+        packing = Packing(arrays, self._sum(facts))
+        packing.take(self._sum(packing.words()))
+        if packing.is_doubtful:
+            packing.take_again(self._sum(packing.words_again()))
+        return packing.sums
 
     def _meet(self, arrays: Sequence[np.ndarray], error: CheckpointError | None) -> None:
         """One number of every rank, which says what it is about to add: as long everywhere, whatever went wrong."""

@@ -17,15 +17,20 @@ def byte_planes(parts: Sequence[np.ndarray]) -> np.ndarray:
     parts: int32 or int64, any shapes, whose numbers follow each other in C order. There are as many planes as the largest needs,
     at least one. Raises ValueError: a number is negative.
     """
-    if any(part.min(initial=0) < 0 for part in parts):
-        raise ValueError("integers that are not negative were expected")
-    largest = max((int(part.max(initial=0)) for part in parts), default=0)
+    largest = 0
+    for part in parts:
+        most = int(
+            part.view(f"u{part.itemsize}").max(initial=0)
+        )  # of a negative number as well, and then beyond all others
+        if most > np.iinfo(part.dtype).max:
+            raise ValueError("integers that are not negative were expected")
+        largest = max(largest, most)
     planes = np.empty((max(-(-largest.bit_length() // 8), 1), sum(part.size for part in parts)), np.uint8)
     first = 0
     for part in parts:
-        numbers = part.reshape(-1)
         for plane in range(len(planes)):
-            planes[plane, first : first + part.size] = (numbers >> (8 * plane)).astype(np.uint8)
+            there = planes[plane, first : first + part.size].reshape(part.shape)
+            np.copyto(there, part >> (8 * plane) if plane else part, casting="unsafe")  # of a number its lowest byte
         first += part.size
     return planes
 
@@ -49,8 +54,8 @@ def of_byte_planes(planes: np.ndarray, shapes: Sequence[tuple[int, ...]], dtype:
 
 def packed_counts(layers: Mapping[str, LayerCounts]) -> tuple[np.ndarray, np.ndarray]:
     """(planes of the edges per bin and node, planes of the sums of distances), layer after layer: of `byte_planes`."""
-    histograms = [np.ascontiguousarray(counts.histogram.T) for counts in layers.values()]
-    return byte_planes(histograms), byte_planes([counts.distances for counts in layers.values()])
+    histograms = byte_planes([counts.histogram.T for counts in layers.values()])
+    return histograms, byte_planes([counts.distances for counts in layers.values()])
 
 
 def unpacked_counts(

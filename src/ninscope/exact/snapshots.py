@@ -24,12 +24,12 @@ from ninscope.multifractal.spectrum import Spectrum
 from ninscope.networks.neuron_network import NeuronNetwork
 from ninscope.parameters import Parameters
 from ninscope.shown import Shown
+from ninscope.weights.exact_sums import DTYPES, rms_of_sums, std_of
 from ninscope.wording import joined_clauses
 
 # What counts can still be asked for; every other parameter decides the counts.
 CHANGEABLE = ("q", "derivative", "parts", "min_degree", "per_node", "fit_radii")
 MAX_DRAWS = 1000
-_FLOAT32_UNIT = 149  # exact sums of weights are in units of 2**-149, those of squares in units of 2**-298
 
 
 @dataclass(frozen=True)
@@ -67,22 +67,9 @@ class SnapshotMatrix:
             raise RequestError(
                 f"the sums of {self.name} were not kept, and this null model needs its standard deviation; ask for shuffled"
             )
-        n = self.weights
-        total, squares = _sums(self.squares)
         if self.taps > 1:
-            return math.sqrt(squares / (n * self.taps << 2 * _FLOAT32_UNIT))
-        return math.sqrt((n * squares - total * total) / (n * n << 2 * _FLOAT32_UNIT))  # integers up to the division
-
-
-def _sums(squares: np.ndarray) -> tuple[int, int]:
-    """(sum of weights, sum of their squares) as whole numbers of 2**-149 and of 2**-298."""
-    total = of_squares = 0
-    for exponent in np.flatnonzero(squares.any(axis=1)).tolist():
-        signed, high, middle, low = (int(value) for value in squares[exponent])
-        shift = max(exponent, 1) - 1
-        total += signed << shift
-        of_squares += ((high << 24) + (middle << 13) + low) << 2 * shift
-    return total, of_squares
+            return rms_of_sums(self.squares, self.weights * self.taps)
+        return std_of(self.squares, self.weights)
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,9 +205,16 @@ def snapshot_of(
         edges, nodes = network.edges_of(block)
         if name not in totals:
             raise ValueError(f"no bins of the matrix {name}")
+        summed = network.matrices[block.tensor].dtype in DTYPES  # of others there are no exact sums
         matrices.append(
             SnapshotMatrix(
-                block.source, block.target, edges, nodes, network.taps_of_norms(block), totals[name], squares.get(name)
+                block.source,
+                block.target,
+                edges,
+                nodes,
+                network.taps_of_norms(block),
+                totals[name],
+                squares.get(name) if summed else None,
             )
         )
     ordered = {layer.name: counts[layer.name] for layer in network.source_layers if layer.name in counts}

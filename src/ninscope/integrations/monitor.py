@@ -116,7 +116,7 @@ class EmergenceMonitor:
         if not makes_rows(self._model):
             return None
         row = replace(row, seconds=time.perf_counter() - began)
-        if row.status not in ("ok", "duplicate"):
+        if not row.ok:
             self._troubles.tell(row.status, f"step {number} was not measured ({row.status}): {row.message}")
         self._tell(row, found)
         return row

@@ -23,9 +23,9 @@ class PartRow(NamedTuple):
 class MonitorRow(Shown):
     """What was measured at one step, the exact analysis of the whole network; NaN where there is none.
 
-    status: "ok"; "duplicate": the weights are those of an earlier step; "nonfinite", "unsupported", "corrupt", "missing": as in
-    the table `checkpoints`; "failed": something that nobody foresaw. message: why, or why there is no E, or empty. alpha0, width,
-    emergence: as `ninscope.measure` has them, E against the first row. controls: as the table `controls`, by the column's name.
+    status: "ok"; "nonfinite", "unsupported", "corrupt", "missing": as in the table `checkpoints`; "failed": something that nobody
+    foresaw. message: why, or why there is no E, or what to know of it, or empty. alpha0, width, emergence: as `ninscope.measure`
+    has them, E against the first row. controls: as the table `controls`, by the column's name.
     degree_kurtosis: of the average weighted degree, the mean over node layers. norm: Euclidean, of all matrices. seconds: that
     measuring took. parts: by the part's name ("block/block0"), where they were asked for.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from ninscope.checkpoints.saved_pieces import SavedPieces, copied_pieces, open_pieces, save_pieces
 from ninscope.errors import CheckpointError, NinscopeError, one_line
 from ninscope.exact.control_columns import Against, control_columns
-from ninscope.exact.controls import GROWTH, SHUFFLED, UNIT, ControlReading
+from ninscope.exact.controls import GROWTH, ControlReading
 from ninscope.integrations.reading import (
     Baseline,
     Found,
@@ -75,11 +75,11 @@ class Steps:
         found = Found(look, readings, note, bins_of(look, settings.parameters) if settings.snapshot else {})
         if ranks.number:
             return row, None
-        reason, status = self._no_emergence(row.step, look, baseline, kind)
-        self._fingerprints[row.step] = look.fingerprint
+        reason = f"its tensors are wired otherwise than those of {baseline.revision}: no E" if kind == _UNLIKE else ""
+        row = replace(row, message=self._same_weights(row.step, look))
         trust, is_baseline = settings.trust_unlike_counts, baseline.step == row.step
         against = Against(baseline.measurement, baseline.revision, Bootstrap.confidence, is_baseline, reason, trust)
-        return self._row(replace(row, status=status), found, against), found
+        return self._row(row, found, against), found
 
     def _kind_of(self, step: int, look: Look) -> int:
         baseline = self._baseline
@@ -173,27 +173,23 @@ class Steps:
         assert self._settings.folder is not None  # there is no session with a folder without one
         return self._settings.folder / BASELINE_FOLDER
 
-    def _no_emergence(self, step: int, look: Look, baseline: Baseline, kind: int) -> tuple[str, str]:
-        """(why this step has no E, or empty; its status)."""
-        if kind == _UNLIKE:
-            return f"its tensors are wired otherwise than those of {baseline.revision}: no E", "ok"
-        for other, seen in self._fingerprints.items():
-            if kind == _COMPARED and seen == look.fingerprint and other != step:
-                return f"no E: the same weights as step{other}, nothing was learned in between", "duplicate"
-        return "", "ok"
+    def _same_weights(self, step: int, look: Look) -> str:
+        """A clause where no weight has changed since an earlier step: nothing is wrong with that, and E is what it was."""
+        same = next(
+            (other for other, seen in self._fingerprints.items() if seen == look.fingerprint and other != step), None
+        )
+        self._fingerprints[step] = look.fingerprint
+        return "" if same is None else f"the same weights as step{same}"
 
     def _row(self, row: MonitorRow, found: Found, against: Against) -> MonitorRow:
         now, controls = found.look.measurement, {}
         emergence, message = self._emergence(now, against.start, against)
         if self._settings.controls:
-            readings, note = found.readings, found.note
-            if readings is not None and against.no_emergence:
-                readings, note = {name: readings[name] for name in (UNIT, SHUFFLED)}, ""
-            controls = control_columns(now, against, readings, note)
+            controls = control_columns(now, against, found.readings, found.note)
             message = controls.pop("message")
         return replace(
             row,
-            message=one_line(joined_clauses(now.message, message)),
+            message=one_line(joined_clauses(now.message, row.message, message)),
             alpha0=now.alpha0,
             width=now.width,
             emergence=emergence,

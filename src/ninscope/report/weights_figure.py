@@ -15,7 +15,7 @@ _PANELS = (
     ("distance_from_start", r"$\|W - W_0\|\,/\,\|W_0\|$"),
     ("stable_rank", "stable rank"),
 )
-_ALWAYS = 2  # panels that are there even where they have no value
+_ALWAYS = 1  # panels that are there even where they have no value
 _MOST_KINDS = 10  # that a legend can hold
 _COLOURS = mpl.colormaps["tab10"]
 _WHOLE = "all"
@@ -25,8 +25,8 @@ _LEGEND_SIZE = 7.0
 def weights_figure(weights: pd.DataFrame, title: str) -> Figure:
     """Statistics of the weights against step: of all together in black, and of matrices of each kind their median.
 
-    weights: rows of the table `weights` of one model. A kind is what joins two kinds of layers: "x -> q" of every block. Distances
-    from the start and stable ranks have a panel where there are any.
+    weights: rows of the table `weights` of one model. A kind is what joins two kinds of layers: "x -> q" of every block. All but
+    norms have a panel where there are any.
     """
     known = weights.dropna(subset=["step"]).sort_values("step", kind="stable")
     shown = [

@@ -75,17 +75,20 @@ def _of_parametrize(module: Module) -> Iterator[Parametrised]:
 
 
 def _like(parametrizations: Any) -> Tensor | None:
-    """What is stored in a weight's shape and type, of a ParametrizationList, where that is known: torch has checked it then."""
-    own = [type(one).__module__ == "torch.nn.utils.parametrizations" for one in parametrizations]
+    """What is stored in a weight's shape and type, of a ParametrizationList, where that is known."""
+    first, *others = parametrizations
     like: Tensor | None = None
-    if parametrizations.unsafe:
-        return None
-    if parametrizations.is_tensor:
-        stays = (is_own or not hasattr(one, "right_inverse") for one, is_own in zip(parametrizations, own, strict=True))
-        like = parametrizations.original if all(stays) else None
-    elif all(own) and type(parametrizations[0]).__name__ == "_WeightNorm":
+    if parametrizations.is_tensor and all(_keeps_shape(one, parametrizations) for one in (first, *others)):
+        like = parametrizations.original
+    elif type(first).__name__ == "_WeightNorm" and all(_keeps_shape(one, parametrizations) for one in (first, *others)):
         like = parametrizations.original1
     return like
+
+
+def _keeps_shape(one: Any, parametrizations: Any) -> bool:
+    """Whether what a parametrization gives is like what it is given: torch's own, and those that torch has checked."""
+    is_own = type(one).__module__ == "torch.nn.utils.parametrizations"
+    return is_own or not (parametrizations.unsafe or hasattr(one, "right_inverse"))
 
 
 def _of_hooks(module: Module) -> Iterator[Parametrised]:
