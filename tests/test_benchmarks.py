@@ -76,3 +76,15 @@ def test_small_benchmarks_run():
         "figures of a run as SVG, CPU",
     ):
         assert case in done.stdout
+
+
+@pytest.mark.slow
+def test_without_a_gpu_nothing_is_claimed_of_one():
+    pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.strip().endswith("nothing was compared, nothing was measured")
