@@ -30,7 +30,7 @@ def test_a_device_without_kernels_is_named_once(device):
 
 def test_numba_cuda_that_is_missing_is_asked_for(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match=r"numba-cuda is not installed \(pip install 'ninscope\[cuda\]'\)"):
+    with pytest.warns(UserWarning, match=r"numba-cuda is not installed \(pip install 'ninscope\[cuda13\]', or cuda12\)"):
         assert devices.kernel_of("cuda") is None
 
 
@@ -38,7 +38,7 @@ def test_a_gpu_is_counted_on_or_it_says_why_not():
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         engine = devices.kernel_of("cuda")
-    reason = r"weights on cuda are copied .* numba-cuda compiles nothing here \(.+\); pip install 'numba-cuda\[cu13\]'"
+    reason = r"weights on cuda are copied .* numba-cuda compiles nothing here \(.+\); pip install 'ninscope\[cuda13\]', or cuda12"
     assert (engine is None) == any(re.search(reason, str(warning.message)) for warning in told)
 
 

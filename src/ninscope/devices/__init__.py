@@ -128,13 +128,11 @@ def _kernel_of(device_type: str, simulated: bool) -> Engine | None:
 def _problem_of_cuda() -> str:
     """Why kernels cannot run on an NVIDIA GPU here, and what to do; empty where they can."""
     if importlib.util.find_spec("numba_cuda") is None:
-        return "numba-cuda is not installed (pip install 'ninscope[cuda]')"
+        return "numba-cuda is not installed (pip install 'ninscope[cuda13]', or cuda12)"
     from ninscope.devices import cuda_probe
 
     reason = cuda_probe.failure()
-    return (
-        reason and f"numba-cuda compiles nothing here ({reason}); pip install 'numba-cuda[cu13]', or [cu12] for CUDA 12"
-    )
+    return reason and f"numba-cuda compiles nothing here ({reason}); pip install 'ninscope[cuda13]', or cuda12"
 
 
 def _engine_of(values: Any) -> Engine:
