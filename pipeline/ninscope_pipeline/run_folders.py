@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ninscope.errors import RequestError
+from ninscope.integrations.settings import FOLDER
 from ninscope_pipeline.live.state import training_state
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
@@ -32,7 +33,13 @@ def is_run_folder(path: Path) -> bool:
 
 
 def not_a_run(path: str | Path, near: str) -> RequestError:
-    """The error that says so. near: which run may be meant, a clause with its "; ", or empty."""
+    """The error that says so. near: which run may be meant, a clause with its "; ", or empty.
+
+    In the folder that a trainer writes, the run of its training is meant.
+    """
+    with suppress(OSError, RuntimeError, ValueError):
+        inside = Path(path) / FOLDER
+        near = f"; did you mean {str(inside)!r}?" if is_run_folder(inside.expanduser()) else near
     return RequestError(f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}")
 
 

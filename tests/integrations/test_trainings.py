@@ -546,6 +546,18 @@ def test_a_wrong_request_of_a_callback(make):
         LightningEmergenceCallback(module=3)
 
 
+@pytest.mark.parametrize(
+    ("make", "hook", "other"),
+    [
+        (EmergenceCallback, "setup", "for Lightning there is ninscope.integrations.LightningEmergenceCallback"),
+        (LightningEmergenceCallback, "on_init_end", "Trainer there is ninscope.integrations.EmergenceCallback"),
+    ],
+)
+def test_a_callback_of_the_other_library_is_named(make, hook, other):
+    with pytest.raises(AttributeError, match=f"no attribute '{hook}': .*{other}"):
+        getattr(make(), hook)
+
+
 def test_a_callback_that_was_attached_knows_where_to_log(tmp_path, warned):
     """And one that is called by nobody that hands values round says so."""
     trainer = trainer_of(tmp_path, [], max_steps=1, save_strategy="no")

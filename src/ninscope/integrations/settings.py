@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ninscope.checkpoints.in_memory.source import is_module
 from ninscope.checks import MAX_SEED, checked_integer, did_you_mean
 from ninscope.errors import RequestError
 from ninscope.parameters import ALL, Parameters
@@ -12,11 +13,13 @@ from ninscope.parameters import ALL, Parameters
 Log = Callable[[dict[str, float], int], object]  # log(values, step)
 
 BLOCK = "block"
+FOLDER = "ninscope"  # the run folder in that of a trainer
 MOST_STEPS = 2**53
 PARAMETERS = (
     "transfer", "max_distance", "min_degree", "q", "derivative", "convolutions", "wiring", "architecture", "parts", "gauge",
     "fit_radii",
 )  # fmt: skip
+_ALWAYS = ("every", "log")
 _SWITCHES = ("blocks", "controls", "snapshot", "trust_unlike_counts")
 
 
@@ -38,7 +41,7 @@ def checked_settings(
     every: object, log: object, switches: Mapping[str, object], parameters: Mapping[str, Any]
 ) -> Settings:
     """Raises RequestError."""
-    known = [*switches, *PARAMETERS]
+    known = [*_ALWAYS, *switches, *PARAMETERS]
     for name in parameters:
         if name not in PARAMETERS:
             raise RequestError(_unknown(name, known))
@@ -103,8 +106,7 @@ def _path(given: str | Path) -> Path:
 
 def checked_model(model: object) -> None:
     """Raises RequestError: neither a module nor a state dict."""
-    is_module = hasattr(model, "state_dict") and not isinstance(model, type)
-    if not is_module and not isinstance(model, Mapping):
+    if not is_module(model) and not isinstance(model, Mapping):
         raise RequestError(
             f"an object of type {type(model).__name__} is no model; give a torch module, or a state dict"
         )

@@ -60,7 +60,8 @@ class WeightStatistics:
         if self.weights == 0:
             return "no weights"
         if math.isnan(self.zeros):
-            return "only norms, mean and deviation are known: the weights were not counted one by one"
+            known = "norms and mean" if math.isnan(self.std) else "norms, mean and deviation"
+            return f"only {known} are known: the weights were not counted one by one"
         if self.norm == 0:
             return "all weights are 0: no kurtosis, gini, hoyer or near_zero"
         if math.isinf(self.norm):
