@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from ninscope.errors import RequestError
 from ninscope.integrations.monitor import EmergenceMonitor
 from ninscope.integrations.rows import MonitorRow, prefix_among
-from ninscope.integrations.settings import FOLDER, checked_settings, with_default_folder
+from ninscope.integrations.run_names import FOLDER
+from ninscope.integrations.settings import checked_settings, with_default_folder
 from ninscope.integrations.troubles import Troubles, in_words
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # which hold unlike classes of the same names

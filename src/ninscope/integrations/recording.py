@@ -15,7 +15,8 @@ from typing import Any
 from ninscope.errors import RequestError
 from ninscope.integrations.reading import Found, Look
 from ninscope.integrations.rows import MonitorRow
-from ninscope.integrations.settings import FOLDER, Settings
+from ninscope.integrations.run_names import name_of_run
+from ninscope.integrations.settings import Settings
 from ninscope.integrations.troubles import Troubles, in_words
 from ninscope.weights.counting import WHOLE, weights_of_matrices
 from ninscope.weights.exact_sums import mean_of, norm_of
@@ -61,7 +62,7 @@ class Recording:
             raise RequestError("another monitor of this process writes there; give this one a folder of its own (log)")
         live, settings = import_module("ninscope_pipeline.live"), self._settings
         request = live.LiveRequest(
-            name=live.fit_name(_name_of_run(place)),
+            name=live.fit_name(name_of_run(place)),
             model=live.fit_name(self._model),
             parameters=settings.parameters,
             controls=settings.controls,
@@ -129,12 +130,6 @@ class Recording:
 
     def _tell(self, what: str) -> None:
         self._troubles.tell("folder", f"{self._settings.folder}: {what}; the training goes on")
-
-
-def _name_of_run(folder: Path) -> str:
-    """The folder's; of one that a trainer's settings led to, its parent's too: all trainings would have one name else."""
-    is_default = folder.name == FOLDER or folder.name.startswith(f"{FOLDER}-")
-    return f"{folder.parent.name}{folder.name.removeprefix(FOLDER)}" if is_default else folder.name
 
 
 def _norms(look: Look) -> Iterator[tuple[str, tuple[int, float, float, float]]]:

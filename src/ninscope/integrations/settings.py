@@ -13,7 +13,6 @@ from ninscope.parameters import ALL, Parameters
 Log = Callable[[dict[str, float], int], object]  # log(values, step)
 
 BLOCK = "block"
-FOLDER = "ninscope"  # the run folder in that of a trainer
 MOST_STEPS = 2**53
 PARAMETERS = (
     "transfer", "max_distance", "min_degree", "q", "derivative", "convolutions", "wiring", "architecture", "parts", "gauge",

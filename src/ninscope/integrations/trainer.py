@@ -23,7 +23,8 @@ from transformers.trainer_callback import CallbackHandler
 
 from ninscope.integrations.monitor import EmergenceMonitor
 from ninscope.integrations.rows import MonitorRow, prefix_among
-from ninscope.integrations.settings import FOLDER, checked_settings, with_default_folder
+from ninscope.integrations.run_names import FOLDER
+from ninscope.integrations.settings import checked_settings, with_default_folder
 from ninscope.integrations.troubles import Troubles, in_words
 
 _NEAR_CALLERS = 12  # a handler is the caller, or the caller of what wraps this callback
