@@ -540,6 +540,8 @@ def test_a_callback_goes_to_processes_that_are_started():
 def test_a_wrong_request_of_a_callback(make):
     with pytest.raises(RequestError, match="every is 0"):
         make(every=0)
+    with pytest.raises(RequestError, match=r"every is a Linear; .*a callback is given the model by its trainer"):
+        make(torch.nn.Linear(4, 4))
     with pytest.raises(RequestError, match="unknown parameter blocs; did you mean 'blocks'"):
         make(blocs=True)
     with pytest.raises(RequestError, match="module is 3; the name of an attribute"):

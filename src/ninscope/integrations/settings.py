@@ -47,6 +47,11 @@ def checked_settings(
     for name in _SWITCHES:
         if not isinstance(switches[name], bool):
             raise RequestError(f"{name} is {switches[name]!r}; True or False was expected")
+    if hasattr(every, "state_dict"):
+        raise RequestError(
+            f"every is a {type(every).__name__}; the number of steps between measures was expected: a callback is given the model "
+            "by its trainer"
+        )
     folder, functions = checked_log(log)
     return Settings(
         checked_integer("every", every, 1, MOST_STEPS),
