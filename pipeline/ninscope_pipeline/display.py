@@ -134,6 +134,8 @@ def show_fetched(fetched: Fetched) -> None:
 
 def show_progress(path: Path, progress: "RunProgress") -> None:
     """The state of a run as a small table."""
+    from ninscope_pipeline.run_folders import name_of
+
     table = Table("stage", "done", "of", title=escape(str(path)))
     for stage, (done, total) in progress.stages.items():
         table.add_row(_title(stage), str(done), str(total))
@@ -146,7 +148,7 @@ def show_progress(path: Path, progress: "RunProgress") -> None:
         verb = "is" if absent == 1 else "are"
         state += f", but {of_number(absent, 'stored result')} of its plan {verb} not there; {again}"
     bad = f"{of_number(len(progress.problems), 'checkpoint')} not ok"
-    print(f"{path.name}: {state}; {with_own_models(bad, progress.checkpoints, progress.own_models)}")
+    print(f"{name_of(path)}: {state}; {with_own_models(bad, progress.checkpoints, progress.own_models)}")
 
 
 def show_runs(folder: Path, runs: "Sequence[RunState]") -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ninscope.errors import RequestError
+from ninscope.integrations.run_names import FOLDER, name_of_run
 from ninscope_pipeline.live.state import training_state
 from ninscope_pipeline.storing.manifest import is_finished
 from ninscope_pipeline.storing.runfolder import RUNS, RunFolder
@@ -32,7 +33,13 @@ def is_run_folder(path: Path) -> bool:
 
 
 def not_a_run(path: str | Path, near: str) -> RequestError:
-    """The error that says so. near: which run may be meant, a clause with its "; ", or empty."""
+    """The error that says so. near: which run may be meant, a clause with its "; ", or empty.
+
+    In the folder that a trainer writes, the run of its training is meant.
+    """
+    with suppress(OSError, RuntimeError, ValueError):
+        inside = Path(path) / FOLDER
+        near = f"; did you mean {str(inside)!r}?" if is_run_folder(inside.expanduser()) else near
     return RequestError(f"{path}: not a run folder (it has no run.toml); give a folder that `ninscope run` wrote{near}")
 
 
@@ -48,8 +55,9 @@ def run_path(run: str) -> Path:
 
 
 def name_of(path: Path) -> str:
-    """What a run is called: its folder, also where that is "." or ".."."""
-    return path.name if path.name not in ("", "..") else path.resolve().name
+    """What a run is called: its folder, also where that is "." or ".."; of a training's in a trainer's folder that one."""
+    needs_links = not path.name or ".." in (path.name, path.parent.name)
+    return name_of_run(path.resolve() if needs_links else path.absolute())
 
 
 def runs_in(folder: Path) -> list[RunState]:
@@ -75,7 +83,7 @@ def state_of(path: Path) -> RunState:
     state = training.word if training is not None else "finished" if finished else "not finished"
     checkpoints = training.steps if training is not None else len(plan["checkpoints"])
     counts = checkpoints, len(plan.get("own_models", []))
-    return RunState(name_of(path), finished, state, *counts, bytes_on_disk(path), changed)
+    return RunState(path.name, finished, state, *counts, bytes_on_disk(path), changed)
 
 
 def bytes_on_disk(path: Path) -> int:

@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import shutil
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -124,6 +125,7 @@ def test_rows_are_what_measure_says(weights, rng):
         assert row.ok
         assert row.revision == f"step{step}"
         assert (row.alpha0, row.width) == (measurement.alpha0, measurement.width)
+        assert row.warning == measurement.warning
         assert row.emergence == emergence(measurement, start)
         assert row.emergence == row.controls["emergence"]
         for name, (part,) in measurement.parts.items():
@@ -134,6 +136,13 @@ def test_rows_are_what_measure_says(weights, rng):
         )
         assert row.seconds > 0
     assert measured[2][0].alpha0 != start.alpha0
+
+
+def test_a_row_says_why_not_to_trust_it():
+    weights = {"weight": np.full((20, 20), 0.1, np.float32) * np.arange(1, 21, dtype=np.float32)}
+    row = EmergenceMonitor(weights, every=1, controls=False).update(0)
+    assert row.warning == ninscope.measure(weights).warning
+    assert "warning the largest f is at q = -3" in repr(row)
 
 
 def test_norms_and_controls_are_those_of_the_stage(weights, rng):
@@ -203,6 +212,7 @@ def test_without_controls_there_are_none(weights, rng):
         ({"log": "~nobody-is-called-so/run"}, "name a folder for this run"),
         ({"blocks": "yes"}, "blocks is 'yes'; True or False was expected"),
         ({"seed": -1}, "seed is -1; an integer from 0"),
+        ({"evry": 4}, "unknown parameter evry; did you mean 'every'"),
         ({"max_distanse": 4}, "unknown parameter max_distanse; did you mean 'max_distance'"),
         ({"samples": 4}, "samples is no parameter of a monitor, which measures every neuron"),
         ({"layers_crossed": 2}, "layers_crossed is no parameter of a monitor"),
@@ -220,6 +230,39 @@ def test_a_wrong_request_raises_when_the_monitor_is_made(weights, arguments, mes
 def test_what_is_no_model(model):
     with pytest.raises(RequestError, match="is no model; give a torch module, or a state dict"):
         EmergenceMonitor(model)
+
+
+def test_an_optimizer_is_no_model():
+    """Though it has a state dict."""
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD(torch.nn.Linear(4, 4).parameters(), lr=0.1)
+    with pytest.raises(RequestError, match="of type SGD is no model; give a torch module"):
+        EmergenceMonitor(optimizer)
+    with pytest.raises(RequestError, match="of type SGD is no source; give a path"):
+        ninscope.measure(optimizer)
+
+
+def test_a_callback_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ninscope.integrations.trainer", raising=False)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"EmergenceCallback is for the Trainer .* 'ninscope\[training\]'"):
+        from ninscope.integrations import EmergenceCallback  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("runs/mine", "mine"),
+        ("runs/big/ninscope", "big"),
+        ("runs/big/ninscope-0123", "big-0123"),
+        ("a/ninscope2", "ninscope2"),
+    ],
+)
+def test_a_run_in_the_folder_of_a_trainer_is_called_after_that(weights, kept, tmp_path, folder, name):
+    monitor = EmergenceMonitor(weights, every=1, log=tmp_path / folder, controls=False)
+    monitor.update(0)
+    monitor.finish()
+    assert [request.name for request in kept.requests] == [name]
 
 
 def test_a_step_is_measured_once(weights):

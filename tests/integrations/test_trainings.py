@@ -540,10 +540,24 @@ def test_a_callback_goes_to_processes_that_are_started():
 def test_a_wrong_request_of_a_callback(make):
     with pytest.raises(RequestError, match="every is 0"):
         make(every=0)
+    with pytest.raises(RequestError, match=r"every is a Linear; .*a callback is given the model by its trainer"):
+        make(torch.nn.Linear(4, 4))
     with pytest.raises(RequestError, match="unknown parameter blocs; did you mean 'blocks'"):
         make(blocs=True)
     with pytest.raises(RequestError, match="module is 3; the name of an attribute"):
         LightningEmergenceCallback(module=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "hook", "other"),
+    [
+        (EmergenceCallback, "setup", "for Lightning there is ninscope.integrations.LightningEmergenceCallback"),
+        (LightningEmergenceCallback, "on_init_end", "Trainer there is ninscope.integrations.EmergenceCallback"),
+    ],
+)
+def test_a_callback_of_the_other_library_is_named(make, hook, other):
+    with pytest.raises(AttributeError, match=f"no attribute '{hook}': .*{other}"):
+        getattr(make(), hook)
 
 
 def test_a_callback_that_was_attached_knows_where_to_log(tmp_path, warned):

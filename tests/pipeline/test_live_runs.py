@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from shutil import copytree
@@ -337,6 +338,16 @@ def test_controls_that_failed_are_a_row_that_says_so(tmp_path):
     assert table(tmp_path / "mine", "controls").loc[64, "status"] == "ok"
 
 
+def test_the_folder_of_a_trainer_is_no_run_and_names_the_one_in_it(tmp_path):
+    record(tmp_path / "trainer" / "ninscope", result(0))
+    meant = rf"not a run folder .*; did you mean '{re.escape(str(tmp_path / 'trainer' / 'ninscope'))}'\?"
+    with pytest.raises(RequestError, match=meant):
+        ninscope.open_run(tmp_path / "trainer")
+    ended = command("status", tmp_path / "trainer")
+    assert ended.code == 2
+    assert re.search(meant, ended.err)
+
+
 def test_without_controls_and_with_norms_alone(tmp_path):
     few = {
         name: norms_alone(one.weights, one.norm, one.rms, one.mean, one.std) for name, one in result(0).norms.items()
@@ -348,6 +359,10 @@ def test_without_controls_and_with_norms_alone(tmp_path):
     assert rows.loc["all", "norm"] == result(0).norms["all"].norm
     assert rows.loc["all", ["kurtosis", "gini", "q50"]].isna().all()
     assert rows.loc["all", "message"].startswith("only norms, mean and deviation are known")
+    fewer = {name: norms_alone(one.weights, one.norm, one.rms, one.mean) for name, one in result(0).norms.items()}
+    record(tmp_path / "fewer", result(0, norms=fewer, readings=None), controls=False)
+    messages = ninscope.open_run(tmp_path / "fewer").table("weights")["message"]
+    assert set(messages) == {"only norms and mean are known: the weights were not counted one by one"}
     assert command("status", tmp_path / "mine").code == 0
 
 
@@ -425,6 +440,10 @@ def test_two_trainings_do_not_share_a_folder(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
+    with pytest.raises(
+        RequestError, match=r"file: the run folder cannot be written \(a file has this name\); give the"
+    ):
+        LiveRun(tmp_path / "file", asked())
     with pytest.raises(
         RequestError, match=r"cannot be written \(Not a directory\); give the training another log folder"
     ):

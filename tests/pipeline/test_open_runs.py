@@ -130,3 +130,12 @@ def test_what_is_not_there_is_named(folders, request_of, says):
 def test_a_run_is_called_by_its_folder_however_it_is_reached(folders, monkeypatch, inside, path):
     monkeypatch.chdir(folders[0] / inside)
     assert ninscope.open_runs([path]).names == ["first"]
+
+
+@pytest.mark.parametrize("start", ["", "mine/ninscope"])
+def test_trainings_in_the_folders_of_their_trainers_are_called_after_these(tmp_path, monkeypatch, start):
+    for folder in ("mine/ninscope", "yours/ninscope", "yours/ninscope-0123"):
+        write_run(tmp_path / folder, ["m"])
+    monkeypatch.chdir(tmp_path / start)
+    given = [".", "../../yours/ninscope"] if start else ["mine/ninscope", "yours/ninscope", "yours/ninscope-0123"]
+    assert ninscope.open_runs(given).names == ["mine", "yours", "yours-0123"][: len(given)]

@@ -73,7 +73,8 @@ class RunFolder:
         except OSError as error:
             if error.errno in _FULL:
                 raise self._store_error(error) from None
-            raise RequestError(f"{self.root}: the run folder cannot be written ({error.strerror}); {advice}") from None
+            why = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
+            raise RequestError(f"{self.root}: the run folder cannot be written ({why}); {advice}") from None
 
     def partial(self) -> Path:
         """A new path to build something in, on the same file system, to be moved into place when complete."""

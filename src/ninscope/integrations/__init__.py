@@ -20,7 +20,13 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _HOMES[name]
-    return getattr(import_module(f"{__name__}.{module}"), attribute)
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        needs = f"{name} is for the Trainer of transformers, which is not installed: pip install 'ninscope[training]'"
+        raise ModuleNotFoundError(needs, name=error.name) from None
 
 
 def __dir__() -> list[str]:

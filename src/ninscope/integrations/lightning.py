@@ -16,15 +16,15 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ninscope.errors import RequestError
 from ninscope.integrations.monitor import EmergenceMonitor
 from ninscope.integrations.rows import MonitorRow, prefix_among
+from ninscope.integrations.run_names import FOLDER
 from ninscope.integrations.settings import checked_settings, with_default_folder
 from ninscope.integrations.troubles import Troubles, in_words
 
-FOLDER = "ninscope"
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # which hold unlike classes of the same names
 _STATE = "EmergenceCallback"  # in the callbacks of a checkpoint, where Lightning keeps those of that class
 
@@ -74,6 +74,15 @@ class EmergenceCallback:
     def __reduce__(self) -> tuple[Any, ...]:  # its class is made where it is, and a process that is started has its own
         made = type(self)
         return _remade, (made.__bases__[0] if made in _classes.values() else made, {**vars(self), "monitor": None})
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Of what it does not have: transformers' Trainer calls hooks that a callback of Lightning has not."""
+            raise AttributeError(
+                f"this EmergenceCallback has no attribute {name!r}: it is the one for Lightning; for "
+                "transformers' Trainer there is ninscope.integrations.EmergenceCallback"
+            )
 
     @property
     def rows(self) -> list[MonitorRow]:

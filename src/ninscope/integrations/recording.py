@@ -15,6 +15,7 @@ from typing import Any
 from ninscope.errors import RequestError
 from ninscope.integrations.reading import Found, Look
 from ninscope.integrations.rows import MonitorRow
+from ninscope.integrations.run_names import name_of_run
 from ninscope.integrations.settings import Settings
 from ninscope.integrations.troubles import Troubles, in_words
 from ninscope.weights.counting import WHOLE, weights_of_matrices
@@ -61,7 +62,7 @@ class Recording:
             raise RequestError("another monitor of this process writes there; give this one a folder of its own (log)")
         live, settings = import_module("ninscope_pipeline.live"), self._settings
         request = live.LiveRequest(
-            name=live.fit_name(place.name),
+            name=live.fit_name(name_of_run(place)),
             model=live.fit_name(self._model),
             parameters=settings.parameters,
             controls=settings.controls,

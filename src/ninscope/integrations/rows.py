@@ -25,9 +25,10 @@ class MonitorRow(Shown):
 
     status: "ok"; "nonfinite", "unsupported", "corrupt", "missing": as in the table `checkpoints`; "failed": something that nobody
     foresaw. message: why, or why there is no E, or what to know of it, or empty. alpha0, width, emergence: as `ninscope.measure`
-    has them, E against the first row. controls: as the table `controls`, by the column's name.
-    degree_kurtosis: of the average weighted degree, the mean over node layers. norm: Euclidean, of all matrices. seconds: that
-    measuring took. parts: by the part's name ("block/block0"), where they were asked for.
+    has them, E against the first row. warning: why not to trust alpha0 and width, as `ninscope.measure` has it, or empty.
+    controls: as the table `controls`, by the column's name. degree_kurtosis: of the average weighted degree, the mean over node
+    layers. norm: Euclidean, of all matrices. seconds: that measuring took. parts: by the part's name ("block/block0"), where they
+    were asked for.
     """
 
     step: int
@@ -42,6 +43,7 @@ class MonitorRow(Shown):
     norm: float = math.nan
     seconds: float = 0.0
     parts: Mapping[str, PartRow] = field(default_factory=dict)
+    warning: str = ""
 
     @property
     def ok(self) -> bool:
@@ -52,7 +54,12 @@ class MonitorRow(Shown):
         measured = {"alpha0": self.alpha0, "width": self.width, "E": self.emergence}
         told = {name: value for name, value in measured.items() if not math.isnan(value)}
         status = None if self.ok else self.status
-        return {"step": self.step} | without_empty(status=status) | told | without_empty(message=self.message)
+        return (
+            {"step": self.step}
+            | without_empty(status=status)
+            | told
+            | without_empty(warning=self.warning, message=self.message)
+        )
 
     def values(self, prefix: str = PREFIX) -> dict[str, float]:
         """What is logged, by name ("ninscope/alpha0"): the numbers that are finite."""

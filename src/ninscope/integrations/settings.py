@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ninscope.checkpoints.in_memory.source import is_module
 from ninscope.checks import MAX_SEED, checked_integer, did_you_mean
 from ninscope.errors import RequestError
 from ninscope.parameters import ALL, Parameters
@@ -17,6 +18,7 @@ PARAMETERS = (
     "transfer", "max_distance", "min_degree", "q", "derivative", "convolutions", "wiring", "architecture", "parts", "gauge",
     "fit_radii",
 )  # fmt: skip
+_ALWAYS = ("every", "log")
 _SWITCHES = ("blocks", "controls", "snapshot", "trust_unlike_counts")
 
 
@@ -38,13 +40,18 @@ def checked_settings(
     every: object, log: object, switches: Mapping[str, object], parameters: Mapping[str, Any]
 ) -> Settings:
     """Raises RequestError."""
-    known = [*switches, *PARAMETERS]
+    known = [*_ALWAYS, *switches, *PARAMETERS]
     for name in parameters:
         if name not in PARAMETERS:
             raise RequestError(_unknown(name, known))
     for name in _SWITCHES:
         if not isinstance(switches[name], bool):
             raise RequestError(f"{name} is {switches[name]!r}; True or False was expected")
+    if hasattr(every, "state_dict"):
+        raise RequestError(
+            f"every is a {type(every).__name__}; the number of steps between measures was expected: a callback is given the model "
+            "by its trainer"
+        )
     folder, functions = checked_log(log)
     return Settings(
         checked_integer("every", every, 1, MOST_STEPS),
@@ -103,8 +110,7 @@ def _path(given: str | Path) -> Path:
 
 def checked_model(model: object) -> None:
     """Raises RequestError: neither a module nor a state dict."""
-    is_module = hasattr(model, "state_dict") and not isinstance(model, type)
-    if not is_module and not isinstance(model, Mapping):
+    if not is_module(model) and not isinstance(model, Mapping):
         raise RequestError(
             f"an object of type {type(model).__name__} is no model; give a torch module, or a state dict"
         )

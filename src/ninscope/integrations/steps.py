@@ -197,6 +197,7 @@ class Steps:
             degree_kurtosis=_mean([layer.kurtosis for layer in now.layers]),
             norm=found.look.norms.norm,
             parts={name: self._part(name, now, against) for name in now.parts},
+            warning=now.warning,
         )
 
     def _part(self, name: str, measurement: Measurement, against: Against) -> PartRow:

@@ -16,17 +16,17 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
 from ninscope.integrations.monitor import EmergenceMonitor
 from ninscope.integrations.rows import MonitorRow, prefix_among
+from ninscope.integrations.run_names import FOLDER
 from ninscope.integrations.settings import checked_settings, with_default_folder
 from ninscope.integrations.troubles import Troubles, in_words
 
-FOLDER = "ninscope"
 _NEAR_CALLERS = 12  # a handler is the caller, or the caller of what wraps this callback
 _LAST_LOG = "train_runtime"  # what the Trainer logs when it has trained, before it loads the best model
 
@@ -62,6 +62,15 @@ class EmergenceCallback(TrainerCallback):
         self._handler: CallbackHandler | None = None
         self._troubles = Troubles()
         self.monitor: EmergenceMonitor | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Of what it does not have: Lightning asks for hooks that a callback of the Trainer has not."""
+            raise AttributeError(
+                f"this EmergenceCallback has no attribute {name!r}: it is the one for transformers' Trainer; for "
+                "Lightning there is ninscope.integrations.LightningEmergenceCallback"
+            )
 
     @property
     def rows(self) -> list[MonitorRow]:

@@ -12,6 +12,7 @@ from numba import njit
 
 from ninscope.weights.exact_sums import Moments, moments_of, rms_of_sums, square_sums
 from ninscope.weights.patterns import ACCURACY, ROW_SUMS, PatternCounts, as_wide, magnitudes, row_sums, widened
+from ninscope.wording import listed
 
 NEAR_ZERO = 0.01  # of the rms: smaller weights are near zero
 SIGNED_QUANTILES = {"q01": 0.01, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "q99": 0.99}
@@ -60,7 +61,8 @@ class WeightStatistics:
         if self.weights == 0:
             return "no weights"
         if math.isnan(self.zeros):
-            return "only norms, mean and deviation are known: the weights were not counted one by one"
+            moments = [name for name, value in (("mean", self.mean), ("deviation", self.std)) if not math.isnan(value)]
+            return f"only {listed(['norms', *moments])} are known: the weights were not counted one by one"
         if self.norm == 0:
             return "all weights are 0: no kurtosis, gini, hoyer or near_zero"
         if math.isinf(self.norm):

@@ -107,13 +107,18 @@ def in_memory_source(model: object) -> InMemorySource:
     try:
         if isinstance(model, Mapping):
             return InMemorySource(label, {}, held_tensors(_checked(model)))
-        if isinstance(model, type) or not hasattr(model, "state_dict"):
+        if not is_module(model):
             raise RequestError(
                 f"an object of type {label} is no source; give a path, a repository id, a torch module or a state dict"
             )
         return _of_module(model)
     except CheckpointError as error:
         return InMemorySource(label, {}, {}, error)
+
+
+def is_module(model: object) -> bool:
+    """Whether it is a torch module, or behaves like one. An optimizer has a state dict too, and no modules."""
+    return not isinstance(model, type) and hasattr(model, "state_dict") and hasattr(model, "_modules")
 
 
 def _of_module(model: Any) -> InMemorySource:

@@ -20,7 +20,8 @@ _UNKNOWN = {
     CONTROLS: "what trainings reach that learn nothing (control_spread of [controls])",
 }
 _RUN_CONTROLS = (
-    "add a section [controls], which may be empty, to the DAG file, with exact = true in [analysis], and run it again"
+    "add a section [controls], which may be empty, to the DAG file, with exact = true in [analysis], and run it again; a "
+    "training that is measured while it runs has them unless controls=False"
 )
 
 
@@ -64,7 +65,7 @@ def _of_nulls(model: ModelRows) -> Iterator[str]:
     if not model.nulls:
         yield (
             "No null models were run, so nothing here says what E random weights would give: add a section [nulls] to the DAG "
-            "file and run it again."
+            "file and run it again; of a training that was measured while it ran, its snapshots give them (snapshot=True)."
         )
     elif not nulls:
         yield f"The null models have no E at {name}, so nothing says what E random weights would give there."

@@ -45,7 +45,7 @@ def _generic(model: ModelRows) -> Iterator[str]:
         yield (
             f"At {checkpoints([checkpoint_name(row) for row in model.checkpoints], generic)} the model is of no known family: "
             "every matrix is read by itself, embedding and head too, and none is joined to another. A description of the model, "
-            "[architecture] in the DAG file, gives other numbers, and the coupling of matrices."
+            "[architecture] in the DAG file or architecture= in Python, gives other numbers, and the coupling of matrices."
         )
 
 
