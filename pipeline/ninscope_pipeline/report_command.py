@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +88,8 @@ def contents_of(runs: Sequence[Run]) -> Contents:
     names = _run_names(runs)
     stored = [_stored_tables(run) for run in runs]
     facts = [_facts(run, name, rows) for run, name, rows in zip(runs, names, stored, strict=True)]
-    tables = _page_tables(dict(zip(names, stored, strict=True)))
+    trainings = {name for run, name in zip(runs, names, strict=True) if run.training is not None}
+    tables = _page_tables(dict(zip(names, stored, strict=True)), trainings)
     del stored  # a copy of what the page holds by now
     parts: list[PagePart] = []
     for stage in stages().values():
@@ -184,15 +185,16 @@ def _older(stored: StoredTables, version: str) -> list[str]:
 
 
 # --- tables side by side -----------------------------------------------------------------------------------------------
-def _page_tables(stored: Mapping[str, StoredTables]) -> PageTables:
-    """stored: tables by run."""
+def _page_tables(stored: Mapping[str, StoredTables], trainings: Collection[str]) -> PageTables:
+    """stored: tables by run. trainings: the runs that were measured while a model trained."""
     known = [*all_tables(), *sorted({table for tables in stored.values() for table in tables} - set(all_tables()))]
     by_run = {run: {table: _table_of(tables, table) for table in known} for run, tables in stored.items()}
     labels = model_labels(by_run)
     tables = {
         table: together({run: _labelled(rows[table], run, labels) for run, rows in by_run.items()}) for table in known
     }
-    return PageTables(tables, list(labels.values()), partial(measured_on_page, list(stages().values())))
+    in_training = [label for (run, _, _), label in labels.items() if run in trainings]
+    return PageTables(tables, list(labels.values()), partial(measured_on_page, list(stages().values())), in_training)
 
 
 def _table_of(stored: StoredTables, name: str) -> pd.DataFrame:

@@ -30,7 +30,9 @@ def test_a_device_without_kernels_is_named_once(device):
 
 def test_numba_cuda_that_is_missing_is_asked_for(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match=r"numba-cuda is not installed \(pip install 'ninscope\[cuda13\]', or cuda12\)"):
+    with pytest.warns(
+        UserWarning, match=r"numba-cuda is not installed \(pip install 'ninscope\[cuda13\]', or cuda12\)"
+    ):
         assert devices.kernel_of("cuda") is None
 
 

@@ -145,6 +145,15 @@ def test_a_row_says_why_not_to_trust_it():
     assert "warning the largest f is at q = -3" in repr(row)
 
 
+def test_a_monitor_shows_itself(weights):
+    monitor = EmergenceMonitor(weights, every=2)
+    assert repr(monitor) == "<EmergenceMonitor: model state-dict, every 2, rows 0>"
+    row = monitor.update(4)
+    assert repr(monitor).startswith(
+        f"<EmergenceMonitor: model state-dict, every 2, rows 1, step 4, alpha0 {row.alpha0:.4g}"
+    )
+
+
 def test_norms_and_controls_are_those_of_the_stage(weights, rng):
     """By `exact.controls`, of weights that were copied; norms by numpy."""
     from ninscope.checkpoints.in_memory import in_memory_source

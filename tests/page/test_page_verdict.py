@@ -141,6 +141,18 @@ def test_without_controls_growth_is_not_ruled_out_and_what_to_run_is_said():
     assert "verdict" not in text
 
 
+def test_of_a_training_that_was_monitored_no_dag_file_is_advised():
+    note = "there is no configuration with a model_type; read as generic, each of 4 matrices by itself"
+    rows = history()
+    tables = page(rows, checkpoints=[keys(row["step"]) | {"status": "ok", "message": note} for row in rows])
+    for in_training in (True, False):
+        (words,) = verdicts(PageTables(tables.tables, tables.labels, in_training=["m"] if in_training else ["other"]))
+        text = " ".join([*words.sentences, *words.warnings])
+        assert ("DAG file" in text) is not in_training
+        for advice in ("snapshot(...).nulls()", "controls=False", "architecture=..."):
+            assert (advice in text) is in_training
+
+
 def test_controls_of_an_older_version_hold_no_verdict():
     controls = [control_row(step, None) for step in STEPS]
     headline, text, _ = told(history(), controls=controls)

@@ -1,10 +1,12 @@
 """A training's rows in a run folder are the rows of a run over the checkpoints that it would have saved, and read like any."""
 
+import errno
 import json
 import os
 import re
 import signal
 from dataclasses import replace
+from pathlib import Path
 from shutil import copytree
 
 import numpy as np
@@ -19,9 +21,11 @@ from suites import write_suite
 import ninscope
 from ninscope.errors import RequestError
 from ninscope.parameters import Parameters
+from ninscope_pipeline import report_command
 from ninscope_pipeline.live import LiveRun, fit_name, norms_alone
 from ninscope_pipeline.live.request import dag_of
 from ninscope_pipeline.report_command import _unfinished
+from ninscope_pipeline.storing.runfolder import StoreError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -98,6 +102,15 @@ def test_commands_read_it_like_any_other(files, live, place):
     compared = command("compare", live.path, files.path).out
     assert f"{len(SAME)} tables hold the same numbers in both" in compared
     assert "models[training/neox].source a training that was measured while it ran and" in compared
+
+
+def test_the_report_tells_a_training_from_a_run(files, live, monkeypatch):
+    """Beside each other on one page: what a DAG file could ask for is advised of the run alone."""
+    monkeypatch.setattr(report_command, "stages", dict)  # whose charts take seconds
+    page = report_command.contents_of([files, live])
+    of_files, of_live = (" ".join(words.sentences) for words in page.verdicts)
+    assert ("a section [nulls] to the DAG file" in of_files, "snapshot(...).nulls()" in of_files) == (True, False)
+    assert ("DAG file" in of_live, "snapshot(...).nulls()" in of_live) == (False, True)
 
 
 def test_a_second_look_writes_nothing(live):
@@ -448,6 +461,23 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         RequestError, match=r"cannot be written \(Not a directory\); give the training another log folder"
     ):
         LiveRun(tmp_path / "file" / "mine", asked())
+
+
+def test_a_full_disk_says_nothing_of_commands(tmp_path, monkeypatch):
+    live = LiveRun(tmp_path / "mine", asked())
+    monkeypatch.setattr(Path, "rename", full_disk)
+    with pytest.raises(
+        StoreError, match=r"mine: the disk is full \(No space .*\); free space and later steps are written$"
+    ):
+        live.add(result(0))
+    monkeypatch.undo()
+    live.add(result(0))
+    live.finish()
+    assert table(tmp_path / "mine", "samples").index.tolist() == [0]
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_folder_of_a_dag_file_is_not_a_trainings(files):

@@ -46,7 +46,7 @@ class LiveRun:
 
         Raises RequestError: it cannot be written, holds another experiment, or another process records there; StoreError.
         """
-        self._folder = RunFolder(Path(folder).expanduser().resolve())
+        self._folder = RunFolder(Path(folder).expanduser().resolve(), once_mended="later steps are written")
         self._about, self._parameters = about, about.parameters
         self._store = ArtefactStore(self._folder)
         self._held = ExitStack()

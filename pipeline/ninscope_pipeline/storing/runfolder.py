@@ -41,8 +41,10 @@ class StoreError(NinscopeError):
 class RunFolder:
     """runs/<name>/: store.zarr, checksums/, tables/, figures/, run.toml, plan.json, log/."""
 
-    def __init__(self, root: Path | str):
+    def __init__(self, root: Path | str, once_mended: str = "run the same command again"):
+        """once_mended: what errors advise where a cause of them, such as a full disk, is out of the way."""
         self.root = Path(root)
+        self._once_mended = once_mended
         self.store = self.root / "store.zarr"
         self.checksums = self.root / "checksums"
         self.tables = self.root / "tables"
@@ -226,7 +228,7 @@ class RunFolder:
         path = (
             self.root if known else error.filename2 or error.filename or self.root
         )  # what stands in the way of a file
-        return StoreError(f"{path}: {cause} ({error.strerror or error}); {remedy} and run the same command again")
+        return StoreError(f"{path}: {cause} ({error.strerror or error}); {remedy} and {self._once_mended}")
 
     def _clear_abandoned(self, now: float) -> None:
         """now: by the clock of the file system."""

@@ -24,9 +24,10 @@ from ninscope.integrations.rows import MonitorRow
 from ninscope.integrations.settings import MOST_STEPS, Settings, checked_model, checked_settings, name_of_model
 from ninscope.integrations.steps import Steps, makes_rows
 from ninscope.integrations.troubles import Troubles, in_words
+from ninscope.shown import Shown, without_empty
 
 
-class EmergenceMonitor:
+class EmergenceMonitor(Shown):
     """Measures a model every so many steps of its training, exactly, against the first measure.
 
     model: a torch module, or a state dict of it whose tensors are the ones that train. every: steps between measures. log: a run
@@ -74,8 +75,9 @@ class EmergenceMonitor:
 
     def _start(self, model: Any, settings: Settings) -> None:
         self.rows: list[MonitorRow] = []
+        self._name = name_of_model(model)
         self._model, self._settings, self._troubles = model, settings, Troubles()
-        self._recording = Recording(settings, name_of_model(model), self._troubles)
+        self._recording = Recording(settings, self._name, self._troubles)
         self._steps = Steps(settings, self._recording, self._troubles)
         self._measured: set[int] = set()  # in this session, unless the training went back behind them
         self._last_step = -1
@@ -87,6 +89,14 @@ class EmergenceMonitor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.finish(ended=kind is None)
+
+    def facts(self) -> dict[str, object]:
+        """What a terminal or a notebook shows of it."""
+        last = self.rows[-1].facts() if self.rows else {}
+        folder = self._settings.folder
+        return (
+            {"model": self._name, "every": self._settings.every} | without_empty(log=folder, rows=len(self.rows)) | last
+        )
 
     def update(self, step: int) -> MonitorRow | None:
         """Measure if the step is due, a multiple of `every`, and was not measured; else None.

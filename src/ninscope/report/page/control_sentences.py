@@ -20,9 +20,12 @@ _UNKNOWN = {
     CONTROLS: "what trainings reach that learn nothing (control_spread of [controls])",
 }
 _RUN_CONTROLS = (
-    "add a section [controls], which may be empty, to the DAG file, with exact = true in [analysis], and run it again; a "
-    "training that is measured while it runs has them unless controls=False"
+    "add a section [controls], which may be empty, to the DAG file, with exact = true in [analysis], and run it again"
 )
+_RUN_NULLS = "add a section [nulls] to the DAG file and run it again"
+# The same for a training that is monitored, which no DAG file asks for.
+_MONITOR_CONTROLS = "leave the monitor its controls: controls=False takes them away"
+_ASK_NULLS = "of a training with snapshot=True, ninscope.open_run(...).snapshot(...).nulls() gives their spectra"
 
 
 def growth_clause(model: ModelRows) -> str:
@@ -64,8 +67,8 @@ def _of_nulls(model: ModelRows) -> Iterator[str]:
     name, nulls = checkpoint_name(last), model.nulls_of(last)
     if not model.nulls:
         yield (
-            "No null models were run, so nothing here says what E random weights would give: add a section [nulls] to the DAG "
-            "file and run it again; of a training that was measured while it ran, its snapshots give them (snapshot=True)."
+            "No null models were run, so nothing here says what E random weights would give: "
+            f"{_ASK_NULLS if model.in_training else _RUN_NULLS}."
         )
     elif not nulls:
         yield f"The null models have no E at {name}, so nothing says what E random weights would give there."
@@ -130,7 +133,7 @@ def _of_growth(model: ModelRows) -> Iterator[str]:
     if not model.controls:
         yield (
             "Growth of weight norms is not ruled out: weights that only become larger raise E as well. To compare with that, "
-            f"{_RUN_CONTROLS}."
+            f"{_MONITOR_CONTROLS if model.in_training else _RUN_CONTROLS}."
         )
     elif not known(control, "emergence_growth"):
         yield f"E of growth alone is missing at {name}, so growth of weight norms is not ruled out there."

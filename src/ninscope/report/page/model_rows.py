@@ -66,7 +66,8 @@ class ModelRows:
 
     method: of `emergence`, whose rows are one a measured checkpoint; other_method: the rows of the same checkpoints by the other
     one, if the run has both. controls, nulls: what stands beside the method's rows; none where the run has none. interactions: of
-    the first and the last checkpoint that have any coupling, since there are many of every checkpoint.
+    the first and the last checkpoint that have any coupling, since there are many of every checkpoint. in_training: whether it was
+    measured while it trained, by no DAG file.
     """
 
     label: str
@@ -78,6 +79,7 @@ class ModelRows:
     nulls: Sequence[Row]
     interactions: Sequence[Row]
     benchmarks: Sequence[Row]
+    in_training: bool = False
 
     @classmethod
     def of(cls, tables: PageTables, label: str) -> "ModelRows":
@@ -95,6 +97,7 @@ class ModelRows:
             _records(of_label(tables, "nulls", label)),
             _records(_of_ends(of_label(tables, "interactions", label))),
             _records(of_label(tables, "benchmarks", label)),
+            label in tables.in_training,
         )
 
     @cached_property

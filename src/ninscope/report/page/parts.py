@@ -1,6 +1,6 @@
 """What a stage hands over for report.html: parts of the page, with their charts, and the tables that they are drawn from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,8 @@ class PageTables:
 
     tables: by name; besides the columns of docs/tables.md each has `run` and `label`. labels: one a model of a run, in the order
     of the page: the model's name, with suite and run where two have one of that name. Charts tell models apart by it.
-    measured: makes of both what `measured` returns, when a part asks for it; without it there is nothing.
+    measured: makes of both what `measured` returns, when a part asks for it; without it there is nothing. in_training: the labels
+    of models that were measured while they trained, by no DAG file.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class PageTables:
         tables: "Mapping[str, pd.DataFrame]",
         labels: Sequence[str],
         measured: "Callable[[Mapping[str, pd.DataFrame], Sequence[str]], pd.DataFrame] | None" = None,
+        in_training: "Collection[str]" = (),
     ):
         self.tables, self.labels, self._measured = tables, tuple(labels), measured
+        self.in_training = frozenset(in_training)
 
     def every_row(self, name: str) -> "pd.DataFrame":
         """The rows of a table, of all variants and parts; none where the runs are older than the table."""

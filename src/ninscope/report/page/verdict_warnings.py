@@ -42,10 +42,11 @@ def _generic(model: ModelRows) -> Iterator[str]:
     """That no architecture is known, since E of a description of the model is another number."""
     generic = ["read as generic" in text_of(row, "message") for row in model.checkpoints]
     if any(generic):
+        where = "architecture=... of the monitor" if model.in_training else "[architecture] in the DAG file"
         yield (
             f"At {checkpoints([checkpoint_name(row) for row in model.checkpoints], generic)} the model is of no known family: "
             "every matrix is read by itself, embedding and head too, and none is joined to another. A description of the model, "
-            "[architecture] in the DAG file or architecture= in Python, gives other numbers, and the coupling of matrices."
+            f"{where}, gives other numbers, and the coupling of matrices."
         )
 
 
