@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ninscope.errors import CheckpointError, one_line
+from ninscope.errors import CheckpointError, RequestError, one_line
 
 T = TypeVar("T")
 
@@ -49,16 +49,23 @@ ALONE: Ranks = _Alone()
 
 
 def on_all_ranks(ranks: Ranks, make: Callable[[], T]) -> T:
-    """What each rank makes for itself. Raises CheckpointError, on every rank, where one of them has an error."""
+    """What each rank makes for itself. Raises CheckpointError, on every rank, where one of them has an error; where this one has a
+    RequestError, that.
+    """
     made: list[T] = []
-    error = None
+    error, request = None, None
     try:
         made.append(make())
     except CheckpointError as raised:
         error = raised
     except Exception as raised:
-        error = _told(ranks, raised)
-    ranks.added([], error)
+        error, request = _told(ranks, raised), raised if isinstance(raised, RequestError) else None
+    try:
+        ranks.added([], error)
+    except CheckpointError:
+        if request is not None:
+            raise request from None
+        raise
     return made[0]
 
 
