@@ -3,8 +3,10 @@
 import copy
 import logging
 import math
+import random
 import shutil
 import threading
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -348,6 +350,24 @@ def test_an_interrupt_passes(weights, monkeypatch, interrupt):
     monkeypatch.setattr(steps, "look_at", stopped)
     with pytest.raises(interrupt):
         monitor.update(1)
+
+
+def test_random_numbers_of_python_go_on(weights, tmp_path, monkeypatch):
+    """What is loaded for a folder draws some."""
+
+    def drawing(name):
+        random.random()
+        return import_module(name)
+
+    monkeypatch.setattr(recording, "import_module", drawing)
+    state = random.getstate()
+    monitor = EmergenceMonitor(weights, every=1, log=[tmp_path / "mine", lambda values, step: random.random()])
+    monitor.update(0)
+    monitor.finish()
+    after = random.getstate()
+    random.setstate(state)
+    random.random()  # of the function alone, which is the training's
+    assert random.getstate() == after
 
 
 def test_a_logger_that_fails_is_told_once(weights, rng, warned):

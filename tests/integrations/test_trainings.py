@@ -3,6 +3,7 @@
 Rows must be what `ninscope.measure` says of the checkpoints that the same training saved, and the training must not notice.
 """
 
+import copy
 import logging
 import math
 import pickle
@@ -534,6 +535,13 @@ def test_a_callback_goes_to_processes_that_are_started():
     assert type(again) is type(callback)
     assert again._settings.every == 3
     assert again._settings.parameters.q.tolist() == [-2, -1, 0, 1, 2]
+
+
+def test_a_callback_that_has_measured_can_be_copied_and_sent(trained):
+    """As that of a Trainer which a search of hyperparameters hands to other processes."""
+    for again in (copy.deepcopy(trained.callback), pickle.loads(pickle.dumps(trained.callback))):
+        assert (again.rows, again._settings.every) == ([], EVERY)
+    assert trained.callback.rows
 
 
 @pytest.mark.parametrize("make", [EmergenceCallback, LightningEmergenceCallback])

@@ -12,7 +12,10 @@ goes wrong is in the row, or told once; only a wrong request raises, when the mo
 """
 
 import operator
+import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -112,7 +115,8 @@ class EmergenceMonitor:
         self._go_to(number)
         self._measured.add(number)
         began = time.perf_counter()
-        row, found = self._row(MonitorRow(number, f"step{number}"))
+        with _same_random_numbers():
+            row, found = self._row(MonitorRow(number, f"step{number}"))
         if not makes_rows(self._model):
             return None
         row = replace(row, seconds=time.perf_counter() - began)
@@ -126,7 +130,8 @@ class EmergenceMonitor:
 
         ended: whether the training is at its end; if not, the folder waits for it to be resumed.
         """
-        self._recording.close(ended)
+        with _same_random_numbers():
+            self._recording.close(ended)
 
     def _checked_step(self, step: Any) -> int | None:
         try:
@@ -165,4 +170,15 @@ class EmergenceMonitor:
             except Exception as error:
                 text = f"the function that values are logged with failed at step {row.step}: {in_words(error)}"
                 self._troubles.tell(f"log {number}", text)
-        self._recording.add(row, found)
+        with _same_random_numbers():
+            self._recording.add(row, found)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Python's own random numbers go on as if nothing had been: libraries that are loaded for a folder draw some (rich)."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)

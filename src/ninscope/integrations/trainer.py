@@ -63,6 +63,11 @@ class EmergenceCallback(TrainerCallback):
         self._troubles = Troubles()
         self.monitor: EmergenceMonitor | None = None
 
+    def __getstate__(
+        self,
+    ) -> dict[str, Any]:  # of a Trainer that is copied, or sent to another process: what it is asked for
+        return {**vars(self), "monitor": None, "_handler": None}
+
     @property
     def rows(self) -> list[MonitorRow]:
         """Of the training that goes on, or went on last."""
