@@ -352,6 +352,15 @@ def test_an_interrupt_passes(weights, monkeypatch, interrupt):
         monitor.update(1)
 
 
+def test_an_interrupt_of_compiled_code_passes(weights, monkeypatch):
+    def stopped(*_):
+        raise SystemError("CPUDispatcher returned a result with an exception set") from KeyboardInterrupt()
+
+    monkeypatch.setattr(steps, "look_at", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        EmergenceMonitor(weights, every=1).update(0)
+
+
 def test_random_numbers_of_python_go_on(weights, tmp_path, monkeypatch):
     """What is loaded for a folder draws some."""
 

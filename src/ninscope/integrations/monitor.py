@@ -159,6 +159,8 @@ class EmergenceMonitor:
         except MemoryError:
             return replace(row, status="failed", message="there is not enough memory to measure it"), None
         except Exception as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # which compiled code has made a SystemError of
+                raise error.__cause__ from None
             return replace(row, status="failed", message=in_words(error)), None
 
     def _tell(self, row: MonitorRow, found: Found | None) -> None:
