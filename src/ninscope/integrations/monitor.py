@@ -20,6 +20,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from ninscope.devices import default_streams
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.integrations.reading import Found
 from ninscope.integrations.recording import Recording
@@ -115,7 +116,7 @@ class EmergenceMonitor:
         self._go_to(number)
         self._measured.add(number)
         began = time.perf_counter()
-        with _same_random_numbers():
+        with _same_random_numbers(), default_streams():
             row, found = self._row(MonitorRow(number, f"step{number}"))
         if not makes_rows(self._model):
             return None
