@@ -116,9 +116,10 @@ def default_streams() -> Iterator[None]:
     Which stream is current is told of each thread apart: those that count are on the default ones, which wait for no other stream
     of torch. So weights that are still to be changed on the caller's would be counted as they are, and sums read too early.
     """
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+    count = cuda.device_count() if cuda is not None and cuda.is_initialized() else 0
     with ExitStack() as stack:
-        for number in range(cuda.device_count()) if cuda is not None and cuda.is_initialized() else ():
+        for number in range(count):
             current, default = cuda.current_stream(number), cuda.default_stream(number)
             if current != default:
                 current.synchronize()
