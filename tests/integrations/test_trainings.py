@@ -544,6 +544,21 @@ def test_a_callback_that_has_measured_can_be_copied_and_sent(trained):
     assert trained.callback.rows
 
 
+def test_a_module_that_holds_its_monitor_can_be_copied(tmp_path, warned):
+    """As an average of weights is, or a module that goes to another process."""
+    model = torch.nn.Sequential(torch.nn.Linear(12, 24), torch.nn.Linear(24, 12))
+    model.monitor = EmergenceMonitor(model, every=1, log=tmp_path / "mine")
+    model.monitor.update(0)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.deepcopy(model.monitor)._model):
+        assert again.monitor._model is again is not model
+        assert again.monitor.rows == []
+        row = again.monitor.update(0)
+        assert (row.alpha0, row.width) == (model.monitor.rows[0].alpha0, model.monitor.rows[0].width)
+    assert len(warned) == 3
+    assert "another monitor of this process writes there" in warned[0]
+    model.monitor.finish()
+
+
 @pytest.mark.parametrize("make", [EmergenceCallback, LightningEmergenceCallback])
 def test_a_wrong_request_of_a_callback(make):
     with pytest.raises(RequestError, match="every is 0"):

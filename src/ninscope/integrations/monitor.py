@@ -76,13 +76,21 @@ class EmergenceMonitor:
         monitor._start(model, settings)
         return monitor
 
-    def _start(self, model: Any, settings: Settings) -> None:
+    def _start(self, model: Any, settings: Settings, name: str | None = None) -> None:
         self.rows: list[MonitorRow] = []
+        self._name = name_of_model(model) if name is None else name
         self._model, self._settings, self._troubles = model, settings, Troubles()
-        self._recording = Recording(settings, name_of_model(model), self._troubles)
+        self._recording = Recording(settings, self._name, self._troubles)
         self._steps = Steps(settings, self._recording, self._troubles)
         self._measured: set[int] = set()  # in this session, unless the training went back behind them
         self._last_step = -1
+
+    # A copy, as of a module that holds its monitor, is asked for the same and has measured nothing; the folder stays with the first.
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._model, self._settings, self._name
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._start(*state)
 
     def __enter__(self) -> "EmergenceMonitor":
         return self
