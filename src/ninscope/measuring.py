@@ -11,6 +11,7 @@ import numpy as np
 from ninscope.architectures.layout import parts_of
 from ninscope.checkpoints.baseline import Baseline
 from ninscope.checkpoints.source import Source, open_source
+from ninscope.devices import default_streams
 from ninscope.errors import CheckpointError
 from ninscope.exact.live import check_held_alike, counts_alone, held_analysis, lies_on_devices, ranks_of
 from ninscope.exact.whole import ExactAnalysis, Passenger, exact_analysis, uncounted_layers
@@ -126,7 +127,9 @@ def measured_network(
     passenger: sees every weight that an exact analysis of single layers reads.
     """
     if parameters.exact:
-        measurement = exact_measurement(_exact_analysis(network, parameters, threads, layers, passenger))
+        with default_streams():
+            analysis = _exact_analysis(network, parameters, threads, layers, passenger)
+        measurement = exact_measurement(analysis)
     else:
         measurement = analyse_network(sample_network(network, parameters), parameters)
     message = joined_clauses(network.note, measurement.message)

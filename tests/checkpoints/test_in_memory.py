@@ -156,7 +156,7 @@ class TestRanks:
     def test_bytes_of_a_part_are_refused_with_what_to_do(self):
         match = (
             r"tensor w lies on several ranks \(12 of its 24 numbers here\); have every rank measure together "
-            r"\(ninscope.integrations.EmergenceMonitor\), or gather it$"
+            r'\(ninscope.integrations.EmergenceMonitor, without gauge="fixed"\), or gather it$'
         )
         held = shared(torch.randn(6, 4), 2, 5)
         with pytest.raises(CheckpointError, match=match) as no:

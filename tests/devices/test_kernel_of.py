@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,3 +62,33 @@ def test_importing_it_takes_neither_torch_nor_numba_cuda():
     code = "import sys, ninscope.devices; print([name for name in ('torch', 'numba_cuda') if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_the_default_streams_wait_for_the_callers(monkeypatch):
+    """No GPU is at hand: what torch would be asked for, of two GPUs, of which one trains on a stream of its own."""
+    done = []
+
+    class Stream(str):
+        def synchronize(self):
+            done.append(f"waits for {self}")
+
+    @contextmanager
+    def stream(one):
+        done.append(f"on {one}")
+        yield
+        done.append(f"no more on {one}")
+
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: 2,
+        current_stream=lambda number: Stream(["default 0", "own 1"][number]),
+        default_stream=lambda number: Stream(f"default {number}"),
+        stream=stream,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with devices.default_streams():
+        assert done == ["waits for own 1", "on default 1"]
+    assert done[2:] == ["no more on default 1"]
+    cuda.is_initialized = lambda: False
+    with devices.default_streams():
+        assert len(done) == 3

@@ -9,7 +9,9 @@ import gc
 import json
 import math
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,10 +39,11 @@ from ninscope.checkpoints.in_memory import in_memory_source
 from ninscope.distributed.packing import Packing, facts_of
 from ninscope.distributed.ranks import TorchRanks, leads, ranks_of
 from ninscope.distributed.shards import Share, check_same_model, live_tensors, pieces_of
-from ninscope.errors import CheckpointError
+from ninscope.errors import CheckpointError, RequestError
 from ninscope.exact.controls import Start, control_readings
 from ninscope.exact.live import is_spread, live_analysis, live_rescaling
 from ninscope.exact.whole import ExactAnalysis, exact_analysis
+from ninscope.integrations import reading, steps
 from ninscope.integrations.monitor import EmergenceMonitor
 from ninscope.integrations.reading import open_model
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
@@ -475,6 +478,88 @@ def measure_and_monitor_find_what_they_find_of_the_whole() -> None:
     assert repr([vars(row) for row in rows[0]]) == repr([vars(row) for row in rows[1]])
     assert all(row.ok and "emergence_growth" in row.controls for row in rows[1])
     assert measured[0] == measured[1]
+
+
+@contextmanager
+def failing(module: object, name: str, fails: bool) -> Iterator[None]:
+    """A function fails in a way that nobody foresaw, on some ranks."""
+
+    def fail(*given: object, **named: object) -> None:
+        raise MemoryError
+
+    before = getattr(module, name)
+    setattr(module, name, fail if fails else before)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def messages_of(monitor: EmergenceMonitor, model: nn.Module) -> list[str]:
+    """What its rows say after two steps; between them the ranks meet as those of a training do."""
+    for step in range(2):
+        monitor.update(step)
+        ones = torch.ones(3)
+        dist.all_reduce(ones)
+        assert ones.tolist() == [dist.get_world_size()] * 3, "a rank was at another sum"
+        with torch.no_grad():
+            model[0].weight.mul_(1.1)
+    monitor.finish()
+    told = [f"{row.status}: {row.message}; growth {row.controls.get('emergence_growth')}" for row in monitor.rows]
+    return told or ["of rank 0", "of rank 0"]
+
+
+@case(2)
+def one_rank_that_fails_alone_leaves_no_other_waiting() -> None:
+    model, rank = layers(32, 48, 16), dist.get_rank()
+    fully_shard(model)
+    for module, name, words in (
+        (steps, "copied_pieces", "no growth: the weights of step0 were not kept (rank 1 failed (MemoryError"),
+        (reading, "control_readings", "no controls: rank 1 failed (MemoryError"),
+        (steps, "look_at", "unsupported: rank 1 failed (MemoryError"),
+    ):
+        with failing(module, name, rank == 1):
+            last = messages_of(EmergenceMonitor(model, every=1), model)[-1]
+        assert words in last or rank == 1, last
+    last = messages_of(EmergenceMonitor(model, every=1, controls=rank == 0), model)[-1]
+    assert "unsupported: rank 1 was asked for other things than rank 0" in last or rank == 1, last
+    with refused_request():
+        ninscope.measure(model, architecture="no-such-thing")
+
+
+@contextmanager
+def refused_request() -> Iterator[None]:
+    try:
+        yield
+    except RequestError:
+        return
+    raise AssertionError("nothing was refused")
+
+
+@case(2)
+def a_folder_that_rank_0_alone_is_given_has_the_weights_of_all() -> None:
+    model, rank, place = layers(32, 48, 16), dist.get_rank(), [None]
+    fully_shard(model)
+    if rank == 0:
+        place = [tempfile.mkdtemp()]
+    dist.broadcast_object_list(place)
+    run = Path(str(place[0])) / "run"
+    for first in (0, 2):  # and the same once more, resumed
+        monitor = EmergenceMonitor(model, every=1, log=run if rank == 0 else None)
+        for step in (first, first + 1):
+            row = monitor.update(step)
+            assert row is None or (row.ok and math.isfinite(row.controls["emergence_growth"])), row
+            with torch.no_grad():
+                model[0].weight.mul_(1.1)
+        monitor.finish()
+    dist.barrier()
+    assert {path.name for path in (run / "baseline").iterdir()} == {
+        f"rank{number}-of-2.safetensors" for number in (0, 1)
+    }
+    assert len(ninscope.open_run(run).table("emergence")) == 4
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(run.parent)
 
 
 @case(2, 3)

@@ -3,9 +3,11 @@
 import copy
 import logging
 import math
+import random
 import shutil
 import sys
 import threading
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -400,6 +402,33 @@ def test_an_interrupt_passes(weights, monkeypatch, interrupt):
     monkeypatch.setattr(steps, "look_at", stopped)
     with pytest.raises(interrupt):
         monitor.update(1)
+
+
+def test_an_interrupt_of_compiled_code_passes(weights, monkeypatch):
+    def stopped(*_):
+        raise SystemError("CPUDispatcher returned a result with an exception set") from KeyboardInterrupt()
+
+    monkeypatch.setattr(steps, "look_at", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        EmergenceMonitor(weights, every=1).update(0)
+
+
+def test_random_numbers_of_python_go_on(weights, tmp_path, monkeypatch):
+    """What is loaded for a folder draws some."""
+
+    def drawing(name):
+        random.random()
+        return import_module(name)
+
+    monkeypatch.setattr(recording, "import_module", drawing)
+    state = random.getstate()
+    monitor = EmergenceMonitor(weights, every=1, log=[tmp_path / "mine", lambda values, step: random.random()])
+    monitor.update(0)
+    monitor.finish()
+    after = random.getstate()
+    random.setstate(state)
+    random.random()  # of the function alone, which is the training's
+    assert random.getstate() == after
 
 
 def test_a_logger_that_fails_is_told_once(weights, rng, warned):

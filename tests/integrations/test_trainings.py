@@ -3,6 +3,7 @@
 Rows must be what `ninscope.measure` says of the checkpoints that the same training saved, and the training must not notice.
 """
 
+import copy
 import logging
 import math
 import pickle
@@ -534,6 +535,28 @@ def test_a_callback_goes_to_processes_that_are_started():
     assert type(again) is type(callback)
     assert again._settings.every == 3
     assert again._settings.parameters.q.tolist() == [-2, -1, 0, 1, 2]
+
+
+def test_a_callback_that_has_measured_can_be_copied_and_sent(trained):
+    """As that of a Trainer which a search of hyperparameters hands to other processes."""
+    for again in (copy.deepcopy(trained.callback), pickle.loads(pickle.dumps(trained.callback))):
+        assert (again.rows, again._settings.every) == ([], EVERY)
+    assert trained.callback.rows
+
+
+def test_a_module_that_holds_its_monitor_can_be_copied(tmp_path, warned):
+    """As an average of weights is, or a module that goes to another process."""
+    model = torch.nn.Sequential(torch.nn.Linear(12, 24), torch.nn.Linear(24, 12))
+    model.monitor = EmergenceMonitor(model, every=1, log=tmp_path / "mine")
+    model.monitor.update(0)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.deepcopy(model.monitor)._model):
+        assert again.monitor._model is again is not model
+        assert again.monitor.rows == []
+        row = again.monitor.update(0)
+        assert (row.alpha0, row.width) == (model.monitor.rows[0].alpha0, model.monitor.rows[0].width)
+    assert len(warned) == 3
+    assert "another monitor of this process writes there" in warned[0]
+    model.monitor.finish()
 
 
 @pytest.mark.parametrize("make", [EmergenceCallback, LightningEmergenceCallback])

@@ -506,7 +506,17 @@ def test_a_run_of_the_same_name_replaces_a_training_only_where_asked(place, tmp_
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"", b"[]", b"{}", {"format": 2}, {"baseline": 65}, {"session": "1"}, {"rows": [{"step": 1}]}, {"wirings": {}}],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        {"format": 2},
+        {"baseline": 65},
+        {"session": "1"},
+        {"rows": [{"step": 1}]},
+        {"wirings": {}},
+        {"wirings": []},
+    ],
     ids=str,
 )
 def test_a_damaged_record_is_refused(tmp_path, live, damaged):

@@ -202,6 +202,8 @@ def _record_of(stored: Any) -> LiveRecord:
     """Raises ValueError, TypeError, KeyError, RequestError."""
     if stored["format"] != FORMAT:
         raise ValueError(f"its format is {stored['format']!r}, and this version reads {FORMAT}")
+    if not isinstance(stored["wirings"], dict):
+        raise ValueError("it says nothing that a training writes")
     rows = [_checked(LiveRow(**row | {"controls": tuple(row["controls"])})) for row in stored["rows"]]
     wirings = {str(digest): _checked(LiveWiring(**wiring)) for digest, wiring in stored["wirings"].items()}
     baseline, session, ended = (stored[name] for name in ("baseline", "session", "ended"))

@@ -95,7 +95,7 @@ def open_pieces(folder: Path, number: int = 0, count: int = 1) -> SavedPieces:
     """
     files = _files(folder)
     numbers = {ranks for _, ranks in files.values()}
-    if len(numbers) != 1 or sorted(rank for rank, _ in files.values()) != list(range(*numbers)):
+    if numbers != {len(files)} or {rank for rank, _ in files.values()} != set(range(len(files))):
         raise CheckpointError("missing", f"{folder}: the weights of the baseline are not all there; {_ADVICE}")
     read = [_read(path) for path in sorted(files, key=lambda path: files[path])]
     described = _checked_whole(folder, [piece for file in read for piece in file.pieces])

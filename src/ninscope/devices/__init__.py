@@ -6,7 +6,10 @@ device. Where there is no kernel, for another kind of device or for a table, wei
 
 import importlib.util
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -104,6 +107,24 @@ def device_square_sums(values: Any) -> np.ndarray:
     values: a torch tensor of float16, bfloat16 or float32, two axes, any strides. Raises ValueError: the device has no kernel.
     """
     return _engine_of(values).square_sums(values)
+
+
+@contextmanager
+def default_streams() -> Iterator[None]:
+    """Everything on GPUs' default streams, after what the caller's own streams have to do.
+
+    Which stream is current is told of each thread apart: those that count are on the default ones, which wait for no other stream
+    of torch. So weights that are still to be changed on the caller's would be counted as they are, and sums read too early.
+    """
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+    count = cuda.device_count() if cuda is not None and cuda.is_initialized() else 0
+    with ExitStack() as stack:
+        for number in range(count):
+            current, default = cuda.current_stream(number), cuda.default_stream(number)
+            if current != default:
+                current.synchronize()
+                stack.enter_context(cuda.stream(default))
+        yield
 
 
 def kernel_of(device_type: str) -> Engine | None:

@@ -5,7 +5,6 @@ alike, the lowest of them has. Tensors that are not sharded are whole on every r
 (`exact.bands.held_bands`). torch is not imported before a model is there that needs it.
 """
 
-import hashlib
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 
 from ninscope.checkpoints.held_pieces import HeldPiece
 from ninscope.errors import CheckpointError
-from ninscope.ranks import ALONE, Ranks
+from ninscope.ranks import ALONE, Ranks, unlike_rank
 
 STORED_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 
@@ -115,15 +114,12 @@ def check_same_model(tensors: Mapping[str, Held], ranks: Ranks) -> None:
 
 
 def _check_same_tensors(tensors: Mapping[str, Held], ranks: Ranks) -> None:
-    described = repr([(name, held.shape, held.dtype, held.is_spread) for name, held in tensors.items()]).encode()
-    digests = np.zeros(ranks.count, np.int64)
-    digests[ranks.number] = int.from_bytes(hashlib.sha256(described).digest()[:7], "little")
-    (digests,) = ranks.added([digests])
-    unlike = np.flatnonzero(digests != digests[0])
-    if unlike.size:
+    described = repr([(name, held.shape, held.dtype, held.is_spread) for name, held in tensors.items()])
+    unlike = unlike_rank(ranks, described)
+    if unlike is not None:
         raise CheckpointError(
             "unsupported",
-            f"rank {unlike[0]} holds other tensors than rank 0, as stages of a pipeline do; save the model and measure that",
+            f"rank {unlike} holds other tensors than rank 0, as stages of a pipeline do; save the model and measure that",
         )
 
 

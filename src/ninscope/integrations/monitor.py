@@ -12,11 +12,15 @@ goes wrong is in the row, or told once; only a wrong request raises, when the mo
 """
 
 import operator
+import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from ninscope.devices import default_streams
 from ninscope.errors import CheckpointError, RequestError
 from ninscope.integrations.reading import Found
 from ninscope.integrations.recording import Recording
@@ -73,14 +77,21 @@ class EmergenceMonitor(Shown):
         monitor._start(model, settings)
         return monitor
 
-    def _start(self, model: Any, settings: Settings) -> None:
+    def _start(self, model: Any, settings: Settings, name: str | None = None) -> None:
         self.rows: list[MonitorRow] = []
-        self._name = name_of_model(model)
+        self._name = name_of_model(model) if name is None else name
         self._model, self._settings, self._troubles = model, settings, Troubles()
         self._recording = Recording(settings, self._name, self._troubles)
         self._steps = Steps(settings, self._recording, self._troubles)
         self._measured: set[int] = set()  # in this session, unless the training went back behind them
         self._last_step = -1
+
+    # A copy, as of a module that holds its monitor, is asked for the same and has measured nothing; the folder stays with the first.
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._model, self._settings, self._name
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._start(*state)
 
     def __enter__(self) -> "EmergenceMonitor":
         return self
@@ -122,7 +133,8 @@ class EmergenceMonitor(Shown):
         self._go_to(number)
         self._measured.add(number)
         began = time.perf_counter()
-        row, found = self._row(MonitorRow(number, f"step{number}"))
+        with _same_random_numbers(), default_streams():
+            row, found = self._row(MonitorRow(number, f"step{number}"))
         if not makes_rows(self._model):
             return None
         row = replace(row, seconds=time.perf_counter() - began)
@@ -136,7 +148,8 @@ class EmergenceMonitor(Shown):
 
         ended: whether the training is at its end; if not, the folder waits for it to be resumed.
         """
-        self._recording.close(ended)
+        with _same_random_numbers():
+            self._recording.close(ended)
 
     def _checked_step(self, step: Any) -> int | None:
         try:
@@ -164,6 +177,8 @@ class EmergenceMonitor(Shown):
         except MemoryError:
             return replace(row, status="failed", message="there is not enough memory to measure it"), None
         except Exception as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # which compiled code has made a SystemError of
+                raise error.__cause__ from None
             return replace(row, status="failed", message=in_words(error)), None
 
     def _tell(self, row: MonitorRow, found: Found | None) -> None:
@@ -175,4 +190,15 @@ class EmergenceMonitor(Shown):
             except Exception as error:
                 text = f"the function that values are logged with failed at step {row.step}: {in_words(error)}"
                 self._troubles.tell(f"log {number}", text)
-        self._recording.add(row, found)
+        with _same_random_numbers():
+            self._recording.add(row, found)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Python's own random numbers go on as if nothing had been: libraries that are loaded for a folder draw some (rich)."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)

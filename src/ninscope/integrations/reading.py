@@ -23,7 +23,7 @@ from ninscope.exact.live import (
 from ninscope.measurement import Measurement, exact_measurement, origin_of, with_origin
 from ninscope.networks.neuron_network import NeuronNetwork, neuron_network
 from ninscope.parameters import Parameters
-from ninscope.ranks import Ranks, on_all_ranks
+from ninscope.ranks import Ranks, on_all_ranks, together
 from ninscope.weights.norms import NetworkNorms
 from ninscope.wording import joined_clauses
 
@@ -154,14 +154,14 @@ def readings_of(
 
     Raises CheckpointError.
     """
-    network, rms, rescaled = look.network, look.norms.rms, live_rescaling(look.opened.ranks)
-    if baseline is None:
-        return control_readings(network, rms, parameters, None, seed, rescaled)
-    start, note = _start(look.opened, baseline)
-    if start is not None:
-        return control_readings(network, rms, parameters, start, seed, rescaled)
+    network, rms, ranks = look.network, look.norms.rms, look.opened.ranks
+    rescaled = live_rescaling(ranks)
+    start, note = (None, "") if baseline is None else _start(look.opened, baseline)
+    if baseline is None or start is not None:
+        return together(ranks, lambda: control_readings(network, rms, parameters, start, seed, rescaled))
     before = baseline.rms if baseline.rms.keys() == rms.keys() else None
-    return unit_readings(network, rms, parameters, before, seed, rescaled), f"no growth: {note}"
+    readings = together(ranks, lambda: unit_readings(network, rms, parameters, before, seed, rescaled))
+    return readings, f"no growth: {note}"
 
 
 def _start(opened: OpenedModel, baseline: Baseline) -> tuple[Start | None, str]:

@@ -31,7 +31,7 @@ from ninscope.integrations.settings import Settings
 from ninscope.integrations.troubles import Troubles, in_words
 from ninscope.measurement import Measurement
 from ninscope.multifractal.emergence import Bootstrap, compared
-from ninscope.ranks import on_all_ranks
+from ninscope.ranks import Ranks, on_all_ranks, text_of_first, together, unlike_rank
 from ninscope.threads import cores
 from ninscope.wording import joined_clauses
 
@@ -47,6 +47,7 @@ class Steps:
     def __init__(self, settings: Settings, recording: Recording, troubles: Troubles) -> None:
         self._settings, self._recording, self._troubles = settings, recording, troubles
         self._session: int | None = None
+        self._baseline_folder = Path(BASELINE_FOLDER)  # known with the session
         self._baseline: Baseline | None = None
         self._fingerprints: dict[int, str] = {}  # by step
 
@@ -61,18 +62,19 @@ class Steps:
         if opened.ranks.count == 1 and not makes_rows(model):
             return row, None  # rank 0 has all of it
         self._open_folder(row.step, opened)
-        look = look_at(opened, settings.parameters, _threads(), settings.snapshot)
         ranks = opened.ranks
+        look = together(ranks, lambda: look_at(opened, settings.parameters, _threads(), settings.snapshot))
         (kinds,) = ranks.added([np.array([0 if ranks.number else self._kind_of(row.step, look)], np.int32)])
         kind = int(kinds[0])
         if kind == _OTHER:
-            self._leave_folder(row.revision)
+            self._leave_folder(row.revision, tells=ranks.number == 0)
         if kind in (_FIRST, _OTHER):
             self._baseline = self._kept(row, look)
         baseline = self._baseline
         assert baseline is not None
         readings, note = self._readings(look, baseline if kind == _COMPARED else None)
-        found = Found(look, readings, note, bins_of(look, settings.parameters) if settings.snapshot else {})
+        bins = together(ranks, lambda: bins_of(look, settings.parameters)) if settings.snapshot else {}
+        found = Found(look, readings, note, bins)
         if ranks.number:
             return row, None
         reason = f"its tensors are wired otherwise than those of {baseline.revision}: no E" if kind == _UNLIKE else ""
@@ -91,12 +93,13 @@ class Steps:
         is_unlike = before is not None and before.wiring not in (None, look.network.digest)
         return _UNLIKE if is_unlike else _COMPARED
 
-    def _leave_folder(self, revision: str) -> None:
+    def _leave_folder(self, revision: str, tells: bool) -> None:
         """What the folder compares with is another training's, from here on if not from the beginning."""
         self._session = _NO_FOLDER
-        self._recording.give_up(
-            f"its {revision} has other weights, so it holds another training; this one needs a new folder"
-        )
+        if tells:
+            self._recording.give_up(
+                f"its {revision} has other weights, so it holds another training; this one needs a new folder"
+            )
 
     def _readings(self, look: Look, baseline: Baseline | None) -> tuple[dict[str, ControlReading] | None, str]:
         if not self._settings.controls:
@@ -119,12 +122,27 @@ class Steps:
         session = _NO_FOLDER
         if recording.is_open:
             session = _NEW_FOLDER if recording.start is None else _CONTINUED
+        self._check_asked_alike(ranks)
         (known,) = ranks.added([np.array([session], np.int32)])
+        # Where rank 0 alone was given a folder the others keep their weights there too.
+        self._baseline_folder = (
+            Path(text_of_first(ranks, str((self._settings.folder or Path()).absolute()))) / BASELINE_FOLDER
+        )
         self._session = int(known[0])
         if self._session == _CONTINUED:
             self._baseline = self._continued(opened)
             earlier = recording.contents
             self._fingerprints |= {other: content for other, content in earlier.items() if other < step}
+
+    def _check_asked_alike(self, ranks: Ranks) -> None:
+        """Raises CheckpointError, on every rank: what they were asked for would have them add up unlike things."""
+        asked = replace(self._settings, folder=None, functions=())
+        unlike = unlike_rank(ranks, repr((asked, asked.parameters.q.tolist())))
+        if unlike is not None:
+            raise CheckpointError(
+                "unsupported",
+                f"rank {unlike} was asked for other things than rank 0; give every rank the same arguments (log may differ)",
+            )
 
     def _continued(self, opened: OpenedModel) -> Baseline:
         """The baseline of an earlier session, with its weights if they are still there."""
@@ -152,7 +170,7 @@ class Steps:
         if not self._settings.controls:
             return baseline
         try:
-            weights = self._kept_weights(look)
+            weights = on_all_ranks(look.opened.ranks, lambda: self._kept_weights(look))
         except (MemoryError, CheckpointError) as error:
             return replace(baseline, without_weights=f"the weights of {row.revision} were not kept ({in_words(error)})")
         return replace(baseline, weights=weights)
@@ -167,11 +185,6 @@ class Steps:
                 text = f"{self._baseline_folder}: the weights of the baseline are not kept there: {in_words(error)}"
                 self._troubles.tell("folder", text)
         return copied_pieces(tensors)
-
-    @property
-    def _baseline_folder(self) -> Path:
-        assert self._settings.folder is not None  # there is no session with a folder without one
-        return self._settings.folder / BASELINE_FOLDER
 
     def _same_weights(self, step: int, look: Look) -> str:
         """A clause where no weight has changed since an earlier step: nothing is wrong with that, and E is what it was."""

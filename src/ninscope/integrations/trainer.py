@@ -72,6 +72,10 @@ class EmergenceCallback(TrainerCallback):
                 "Lightning there is ninscope.integrations.LightningEmergenceCallback"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a Trainer that is copied, or sent to another process: what it is asked for."""
+        return {**vars(self), "monitor": None, "_handler": None}
+
     @property
     def rows(self) -> list[MonitorRow]:
         """Of the training that goes on, or went on last."""

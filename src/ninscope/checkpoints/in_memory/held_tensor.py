@@ -100,7 +100,7 @@ class HeldTensor:
                 raise CheckpointError(
                     "unsupported",
                     f"tensor {self.name} lies on several ranks ({here} of its {math.prod(self.shape)} numbers here); have every "
-                    "rank measure together (ninscope.integrations.EmergenceMonitor), or gather it",
+                    'rank measure together (ninscope.integrations.EmergenceMonitor, without gauge="fixed"), or gather it',
                 )
             return self._sharded[0].values
         if self._values is not None:
