@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import SEED
+from modes import SEED
 
 pytestmark = pytest.mark.slow
 

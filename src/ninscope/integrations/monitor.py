@@ -86,7 +86,7 @@ class EmergenceMonitor(Shown):
         self._measured: set[int] = set()  # in this session, unless the training went back behind them
         self._last_step = -1
 
-    # A copy, as of a module that holds its monitor, is asked for the same and has measured nothing; the folder stays with the first.
+    # A copy, as of a module that holds its monitor, has measured nothing yet; the folder stays with the first.
     def __getstate__(self) -> tuple[Any, ...]:
         return self._model, self._settings, self._name
 
