@@ -1,7 +1,6 @@
 """Shared by all tests: seeds that are printed and can be set, hypothesis profiles, whether kernels are compiled."""
 
 import gc
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How this pass of the tests runs: compiled kernels, or (NUMBA_DISABLE_JIT=1) the same kernels as plain Python; from which seed."""
+"""How this pass of the tests runs: compiled kernels, or (NUMBA_DISABLE_JIT=1) the same kernels as plain Python; its seed."""
 
 import os
 
