@@ -9,7 +9,7 @@ from driving import command, contents, write_dag
 from forked import dask_workers
 from suites import write_suite
 
-from ninscope_pipeline import prepared_run, survey
+from ninscope_pipeline import result_files, survey
 from ninscope_pipeline.execution.here import ThreadsHere
 from ninscope_pipeline.execution.job import run_job
 from ninscope_pipeline.outcome import Outcome, attempt
@@ -108,7 +108,7 @@ def test_tables_that_cannot_be_made_are_told_of(dag, run, monkeypatch):
 
         return attempt("tables", "all", work)
 
-    monkeypatch.setattr(prepared_run, "store_tables", broken)
+    monkeypatch.setattr(result_files, "store_tables", broken)
     outcomes = performed(dag)
     monkeypatch.undo()
     assert outcomes["tables", "all"].message == "ZeroDivisionError: a fault of ours (see log/tables-all.txt)"
