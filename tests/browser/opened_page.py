@@ -38,7 +38,6 @@ class OpenedPage:
         self.cdp("Emulation.setScrollbarsHidden", hidden=True)  # as those of telephones, which take no width
         cut = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
         self.cdp("Network.emulateNetworkConditions", **cut)
-        self.cdp("Network.overrideNetworkState", **cut)  # what pages are told of it
         # Of every page, before its own scripts: what it would show in a window of its own.
         self.cdp(
             "Page.addScriptToEvaluateOnNewDocument",
