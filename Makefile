@@ -56,10 +56,11 @@ lint: $(VENV)/tools
 check: $(VENV)/tools
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not slurm"
 
-# Compiled first, three files of tests at a time on two cores, since many wait for processes; then the kernels once more as plain
-# Python, so that an index error cannot hide in machine code.
+# Compiled first, four files of tests at a time on two cores, since many wait for processes, each with one thread of linear algebra:
+# two that wait for each other take twice the CPU time. Then the kernels once more as plain Python, so that an index error cannot
+# hide in machine code.
 test: $(VENV)/timm
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest --numprocesses 2 -m "not slow" tests/kernels
 
 #   make soak    kill runs at 200 random moments (ten minutes or more); NINSCOPE_TEST_SEED=1 takes others

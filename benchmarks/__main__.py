@@ -292,7 +292,7 @@ def training(folder: Path, small: bool):
     if all(map(importlib.util.find_spec, ("torch", "transformers", "accelerate"))):
         from benchmarks import training as measured
 
-        yield from measured.training(folder, *(("tiny", 2, 16, 2, 1) if small else ("14m", 8, 256, 100, 2)))
+        yield from measured.training(folder, *(("tiny", 2, 16, 2, 1) if small else ("14m", 8, 256, 100, 1)))
 
 
 def imports():
