@@ -17,6 +17,8 @@ HEIGHT = 900
 # Vega-Lite says so of every chart whose rows have a height of their own, whatever its specification asks for.
 OF_STEPS = r'"WARN" "Dropping \"fit-y\" because spec has discrete height."'
 
+CUT = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+
 
 @dataclass(frozen=True)
 class RunAndPage:
@@ -36,8 +38,7 @@ class OpenedPage:
         self.driver, self._file = driver, None
         self.cdp("Network.enable")
         self.cdp("Emulation.setScrollbarsHidden", hidden=True)  # as those of telephones, which take no width
-        cut = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        self.cdp("Network.emulateNetworkConditions", **cut)
+        self.cdp("Network.emulateNetworkConditions", **CUT)
         # Of every page, before its own scripts: what it would show in a window of its own.
         self.cdp(
             "Page.addScriptToEvaluateOnNewDocument",
@@ -62,6 +63,8 @@ class OpenedPage:
         """Open a file, as if for the first time."""
         self.requests()
         self.driver.get(file.as_uri())
+        if self.run("return navigator.onLine"):  # chromium 150 cuts the network without telling the page
+            self.cdp("Network.overrideNetworkState", **CUT)
         self._file = file
 
     def open(self, file: Path) -> None:

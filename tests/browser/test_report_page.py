@@ -119,6 +119,7 @@ def test_it_opens_from_a_file_without_a_network_and_asks_for_nothing(page, real)
     page.until("return document.getElementById('table-view').dataset.table")
     assert page.requests() == [real.page.as_uri()]
     assert page.run("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
+    assert page.run("return navigator.onLine") is False
     assert page.run("return document.documentElement.lang") == "en"
 
 

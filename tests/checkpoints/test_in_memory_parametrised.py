@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 from held_models import assert_equal, in_memory, on_disk
+from own_parametrizations import LowRank, Symmetric
 
 import ninscope
 from ninscope.checkpoints.held_pieces import held_pieces
@@ -17,23 +18,6 @@ old = torch.nn.utils
 new = torch.nn.utils.parametrizations
 parametrize = torch.nn.utils.parametrize
 prune = __import__("torch.nn.utils.prune", fromlist=["prune"])
-
-
-class Symmetric(torch.nn.Module):
-    """A parametrization of one's own."""
-
-    def forward(self, weight):
-        return weight.triu() + weight.triu(1).T
-
-
-class LowRank(torch.nn.Module):
-    """Of two tensors, with another shape than either."""
-
-    def forward(self, left, right):
-        return left @ right
-
-    def right_inverse(self, weight):
-        return weight[:, :4].clone(), weight[:4].clone()
 
 
 class Widened(torch.nn.Module):

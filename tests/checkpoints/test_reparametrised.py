@@ -20,7 +20,10 @@ from ninscope.measuring import measured_network
 from ninscope.networks.neuron_network import neuron_network
 from ninscope.parameters import parameters_of_call
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+import torch
+from own_parametrizations import LowRank, Symmetric
+
 old = torch.nn.utils
 new = torch.nn.utils.parametrizations
 parametrize = torch.nn.utils.parametrize
@@ -56,23 +59,6 @@ COMPUTED = {
     "old spectral_norm of a transposed convolution": (lambda module: old.spectral_norm(module), TURNED),
     "prune": (pruned, LINEAR),
 }
-
-
-class Symmetric(torch.nn.Module):
-    """A parametrization of one's own."""
-
-    def forward(self, weight):
-        return weight.triu() + weight.triu(1).T
-
-
-class LowRank(torch.nn.Module):
-    """Another, of two tensors."""
-
-    def forward(self, left, right):
-        return left @ right
-
-    def right_inverse(self, weight):
-        return weight[:, :4].clone(), weight[:4].clone()
 
 
 SQUARE = (torch.nn.Linear, 20, 20)

@@ -37,17 +37,6 @@ def weights(rng):
     }
 
 
-@pytest.fixture
-def warned():
-    """Messages that were logged."""
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    troubles.LOGGER.addHandler(handler)
-    yield messages
-    troubles.LOGGER.removeHandler(handler)
-
-
 class FolderOfTheTest:
     """In place of `ninscope_pipeline.live`: it keeps what it is given, and fails when it is told to."""
 

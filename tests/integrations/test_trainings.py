@@ -4,7 +4,6 @@ Rows must be what `ninscope.measure` says of the checkpoints that the same train
 """
 
 import copy
-import logging
 import math
 import pickle
 import shutil
@@ -24,7 +23,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainerCall
 
 import ninscope
 from ninscope.errors import RequestError
-from ninscope.integrations import EmergenceCallback, EmergenceMonitor, LightningEmergenceCallback, troubles
+from ninscope.integrations import EmergenceCallback, EmergenceMonitor, LightningEmergenceCallback
 from ninscope.multifractal.emergence import emergence
 
 pytestmark = pytest.mark.slow
@@ -66,17 +65,6 @@ def trainer_of(folder, callbacks, report_to="none", model=None, **settings):
     args = TrainingArguments(output_dir=str(folder), **arguments)
     model = model if model is not None else small_model()
     return Trainer(model, args, train_dataset=Texts(), eval_dataset=Texts(8), callbacks=callbacks)
-
-
-@pytest.fixture
-def warned():
-    """Messages that were logged."""
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    troubles.LOGGER.addHandler(handler)
-    yield messages
-    troubles.LOGGER.removeHandler(handler)
 
 
 class Seen(TrainerCallback):
